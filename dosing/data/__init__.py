@@ -1,0 +1,1 @@
+"""Datasets: reading, writing, sampling. Importing this package imports nothing heavy."""

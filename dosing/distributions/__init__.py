@@ -1,0 +1,1 @@
+"""Probability laws for doses. Import the law from its own module."""
