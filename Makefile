@@ -64,13 +64,14 @@ $(STAMP): pyproject.toml constraints.txt .ci/install_torch.py
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	    echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)"; \
 	    exit 1; }
-	@echo "Set-up, once (1 to 5 minutes, mostly downloads, about 1.5 GB on disk):"
+	@echo "Set-up, once (1 to 5 minutes, mostly downloads, about 2 GB on disk):"
 	@echo "1/3 virtual environment in $(VENV)"
 	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --quiet --upgrade --constraint constraints.txt pip setuptools
 	@echo "2/3 torch (about 200 MB; several GB where there is a GPU)"
 	@$(PY) .ci/install_torch.py
 	@echo "3/3 the other dependencies (about 300 MB) and the project itself"
-	@$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
+	@PYTHONWARNINGS="ignore:Editable installation" \
+	    $(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 	@echo "Set-up done."
