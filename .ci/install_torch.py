@@ -110,8 +110,8 @@ def main() -> None:
         pip_install(*from_index)
         return
     print(
-        f"    No CPU build of torch to be had from {index}: taking the default wheel instead, which brings several"
-        " GB of CUDA packages; set TORCH_INDEX to an index that has the CPU build to avoid that.",
+        f"    No CPU build of torch to be had from {index}: taking the default wheel instead, which brings"
+        " several GB of CUDA packages; set TORCH_INDEX to an index that has the CPU build to avoid that.",
         flush=True,
     )
     pip_install()
@@ -121,4 +121,6 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"torch could not be installed: pip ended with exit status {error.returncode}, its message is above.")
+        sys.exit(
+            f"torch was not installed: pip ended with exit status {error.returncode}, its message is above."
+        )

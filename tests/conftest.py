@@ -1,7 +1,7 @@
 """Shared rules of the test run: one thread per worker, optional parts skipped with a reason, never in CI.
 
-``DOSING_REQUIRE=browser,mujoco`` (a comma-separated list of markers) turns every skip of a test that carries one of
-these markers into a failure: where everything is supposed to be installed, a skipped test is a broken set-up.
+``DOSING_REQUIRE=browser,mujoco`` (a comma-separated list of markers) turns every skip of a test that carries one
+of these markers into a failure: where everything is supposed to be installed, a skipped test is a broken set-up.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 
 # Before numpy or torch load: several test workers share the cores, and results are compared bit by bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,7 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-# Time limits per example fail on a busy machine; hypothesis' own "ci" profile, taken where CI is set, has none either.
+# Time limits per example fail on a busy machine; hypothesis' own "ci" profile (taken where CI is set) has none.
 settings.register_profile("dosing", deadline=None)
 if not os.environ.get("CI"):
     settings.load_profile("dosing")
@@ -64,13 +64,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the skip of a required test into a failure."""
     report = yield
     demanded = required() & {mark.name for mark in item.iter_markers()}
     if report.skipped and demanded and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{', '.join(sorted(demanded))} is required here (DOSING_REQUIRE), but: {report.longrepr[2]}"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"{', '.join(sorted(demanded))} is required here (DOSING_REQUIRE), but: {reason}"
     return report
 
 
