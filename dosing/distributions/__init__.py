@@ -1,1 +1,50 @@
-"""Probability laws for doses. Import the law from its own module."""
+"""Probability laws for doses: ``from dosing.distributions import QGaussian``.
+
+Names are resolved on first use, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dosing.distributions.bounded import ScaledBeta, TanhNormal, TruncatedNormal
+    from dosing.distributions.clipped import Clipped
+    from dosing.distributions.q_exponential import exp_q, log_q
+    from dosing.distributions.q_gaussian import QGaussian, support_radius
+    from dosing.distributions.student_t import StudentT
+    from dosing.distributions.univariate import Univariate, central_interval
+
+__all__ = [
+    "Clipped",
+    "QGaussian",
+    "ScaledBeta",
+    "StudentT",
+    "TanhNormal",
+    "TruncatedNormal",
+    "Univariate",
+    "central_interval",
+    "exp_q",
+    "log_q",
+    "support_radius",
+]
+
+_MODULES = {
+    "Clipped": "clipped",
+    "QGaussian": "q_gaussian",
+    "ScaledBeta": "bounded",
+    "StudentT": "student_t",
+    "TanhNormal": "bounded",
+    "TruncatedNormal": "bounded",
+    "Univariate": "univariate",
+    "central_interval": "univariate",
+    "exp_q": "q_exponential",
+    "log_q": "q_exponential",
+    "support_radius": "q_gaussian",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

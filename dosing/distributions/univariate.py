@@ -1,0 +1,128 @@
+"""What every law of a dose offers: density, both tails, quantiles, mode, draws from given noise."""
+
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from dosing.errors import UserError
+
+
+class Univariate(Distribution):
+    """A batched law of one real quantity.
+
+    Several action dimensions go through ``torch.distributions.Independent``.
+    A subclass provides ``log_prob``, ``cdf``, ``sf``, ``icdf``, ``mode``, ``support`` and ``rsample_from``.
+    Its parameters are the names in ``arg_constraints``, each a tensor of shape ``batch_shape``. Unlike in
+    torch, a value outside the support is no error: its ``log_prob`` is exactly -inf and its ``cdf`` 0 or 1. With
+    argument checks on (torch's default) a NaN value is refused; training loops pass ``validate_args=False``,
+    which also avoids the device synchronisation of the checks.
+    """
+
+    has_rsample = True
+    n_uniforms: int = 1
+    """Independent uniform numbers that :meth:`rsample_from` uses up for one draw."""
+
+    def __init__(self, batch_shape: torch.Size, validate_args: bool | None) -> None:
+        """Store shape and checking mode; the subclass has already set its parameters.
+
+        Raises:
+            UserError: checks are on and a parameter is not finite.
+        """
+        check = Distribution._validate_args if validate_args is None else validate_args
+        super().__init__(batch_shape, validate_args=False)  # checked here instead, in one sentence
+        self._validate_args = check
+        if check:
+            for name in self.arg_constraints:
+                self._refuse_unless(torch.isfinite(getattr(self, name)), name, "finite")
+
+    def sf(self, value: Tensor) -> Tensor:
+        """Return the survival function 1 - cdf(value), accurate in the upper tail."""
+        raise NotImplementedError
+
+    def rsample_from(self, u: Tensor) -> Tensor:
+        """Return draws as a deterministic, differentiable function of uniform noise.
+
+        Args:
+            u: ``[*sample_shape, *batch_shape, n_uniforms]``, uniform on [0, 1) as from ``torch.rand``, in the
+                precision of the parameters.
+
+        Returns:
+            ``[*sample_shape, *batch_shape]``; finite and inside the support for every u in [0, 1].
+        """
+        raise NotImplementedError
+
+    def rsample_with_log_prob(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``rsample_from(u)`` and the log-density at these draws, both differentiable.
+
+        Laws that can do so compute the density before the draw is rounded: it is then finite even where the
+        rounded draw lies on the edge of the support.
+        """
+        value = self.rsample_from(u)
+        return value, self.log_prob(value)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Return differentiable draws, ``[*sample_shape, *batch_shape]``."""
+        like = self._parameters()[0]
+        shape = (*self._extended_shape(torch.Size(sample_shape)), self.n_uniforms)
+        return self.rsample_from(torch.rand(shape, dtype=like.dtype, device=like.device))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """Return this law with its parameters expanded to ``batch_shape``, without copying them."""
+        new = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
+        new.__dict__.update(self.__dict__)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name).expand(torch.Size(batch_shape)))
+        new._batch_shape = torch.Size(batch_shape)
+        return cast(Self, new)
+
+    def _parameters(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.arg_constraints]
+
+    def _refuse_unless(self, good: Tensor, name: str, wanted: str) -> None:
+        """Raise unless every element of ``good`` holds; the first offending parameter value is named."""
+        if not bool(good.all()):
+            worst = getattr(self, name)[~good].reshape(-1)[0].item()
+            raise UserError(f"{type(self).__name__}: {name} must be {wanted}, got {worst:g}.")
+
+    def _check_value(self, value: Tensor) -> None:
+        """Refuse a NaN value when checks are on."""
+        if self._validate_args and bool(torch.isnan(value).any()):
+            raise UserError(f"{type(self).__name__}: the value must not contain NaN.")
+
+
+def centred(u: Tensor) -> Tensor:
+    """Return u - 1/2 moved to the middle of its rounding cell: exact, symmetric, and never -1/2 or 1/2.
+
+    ``torch.rand`` returns multiples of h = 2^-24 (float32) or 2^-53 (float64) in [0, 1). Adding h/2 after the
+    subtraction is free of rounding in both, and makes the smallest and the largest value mirror images. This
+    sets the resolution of every law drawn from one uniform: probabilities below h/2 are never reached.
+    """
+    half_cell = torch.finfo(u.dtype).eps / 4.0
+    return (u - 0.5 + half_cell).clamp(half_cell - 0.5, 0.5 - half_cell)
+
+
+def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
+    """Return the interval that holds ``mass`` and leaves out (1 - mass)/2 on either side.
+
+    It is not a support: for a law on the whole line it leaves probability outside.
+
+    Args:
+        law: a law with ``icdf``, or an ``Independent`` over one (the interval is then per dimension).
+        mass: strictly between 0 and 1.
+
+    Returns:
+        lower and upper end, each of the shape of the law's parameters.
+
+    Raises:
+        UserError: mass is not strictly between 0 and 1.
+    """
+    if not 0.0 < mass < 1.0:
+        raise UserError(f"The mass of a central interval must lie strictly between 0 and 1, got {mass!r}.")
+    while isinstance(law, Independent):
+        law = law.base_dist
+    like = getattr(law, next(iter(law.arg_constraints)))
+    tail = torch.full_like(like, (1.0 - mass) / 2.0)
+    return law.icdf(tail), law.icdf(1.0 - tail)
