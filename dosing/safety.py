@@ -1,0 +1,94 @@
+"""Hard dose limits: the one rule by which a requested dose becomes a delivered dose.
+
+The environments and the recommendation door share this module, so that what the simulator delivers and what
+the screen promises cannot differ. NumPy only.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.errors import UserError
+
+LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit")
+"""Name of each code that ``deliver`` returns: the rule that changed the dose, empty when none did."""
+
+
+@dataclass(frozen=True)
+class DoseLimits:
+    """Hard limits of a dose of A dimensions, in the unit in which it is given."""
+
+    low: tuple[float, ...]
+    """Lowest dose that is ever delivered, one number per dose dimension."""
+    high: tuple[float, ...]
+    """Highest dose that is ever delivered, one number per dose dimension."""
+    unit: str = "1"
+    """Unit of the dose; "1" for a synthetic dose without unit."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that are not finite, not of one length, or upside down."""
+        low = tuple(float(x) for x in np.atleast_1d(np.asarray(self.low, dtype=np.float64)))
+        high = tuple(float(x) for x in np.atleast_1d(np.asarray(self.high, dtype=np.float64)))
+        if len(low) != len(high):
+            raise UserError(f"dose limits need as many low as high values, got {len(low)} and {len(high)}")
+        if not np.isfinite(low + high).all() or any(lo >= hi for lo, hi in zip(low, high, strict=True)):
+            raise UserError(f"dose limits must be finite with low < high, got low {low} and high {high}")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def n_act(self) -> int:
+        """Number of dose dimensions A."""
+        return len(self.low)
+
+    def deliver(self, requested: Any) -> tuple[NDArray[np.floating[Any]], NDArray[np.int8]]:
+        """Give the dose that is delivered when ``requested`` is asked for.
+
+        Args:
+            requested: Doses of shape [..., A] in ``unit``; float32 stays float32, all else becomes float64.
+
+        Returns:
+            ``(delivered, limited)``: the doses [..., A] within the limits, and one code [...] per dose: 0 where
+            the dose is delivered as requested, else the index into ``LIMITED_BY`` of the limit that held it.
+
+        Raises:
+            UserError: If the last axis is not A long, or a dose is not a number, NaN or infinite.
+        """
+        dose = as_dose(requested, self.n_act)
+        low = np.asarray(self.low, dtype=dose.dtype)
+        high = np.asarray(self.high, dtype=dose.dtype)
+        below, above = dose < low, dose > high
+        if not (below.any() or above.any()):
+            return dose.copy(), np.zeros(dose.shape[:-1], dtype=np.int8)
+        code = np.where(above, np.int8(2), below.astype(np.int8))
+        return np.clip(dose, low, high), code.max(axis=-1)
+
+    def contains(self, dose: Any) -> NDArray[np.bool_]:
+        """Tell for each dose [..., A] whether all its dimensions are finite and within the limits: [...]."""
+        value = np.asarray(dose, dtype=np.float64)
+        inside: NDArray[np.bool_] = (value >= np.asarray(self.low)) & (value <= np.asarray(self.high))
+        return np.asarray(inside.all(axis=-1), dtype=np.bool_)
+
+
+def as_dose(requested: Any, n_act: int) -> NDArray[np.floating[Any]]:
+    """Return ``requested`` as a finite float array [..., n_act], without copying float32 or float64.
+
+    Raises:
+        UserError: If it is not numeric, has another last axis, or holds NaN or infinity.
+    """
+    try:
+        dose = np.asarray(requested)
+        if dose.dtype.kind not in "fiu":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise UserError(f"a dose must be {n_act} finite number(s), got {requested!r}") from None
+    if dose.dtype != np.float32:
+        dose = dose.astype(np.float64)
+    if dose.ndim == 0 or dose.shape[-1] != n_act:
+        raise UserError(f"a dose must have {n_act} dimension(s) on its last axis, got shape {dose.shape}")
+    if not np.isfinite(dose).all():
+        where = np.argwhere(~np.isfinite(dose))[0].tolist()
+        raise UserError(f"a dose must be finite, got {dose[tuple(where)]} at index {where}")
+    return dose

@@ -1,0 +1,248 @@
+"""The gymnasium face of the simulator: one patient, or a cohort of any size, over the same core.
+
+Contract of every environment here (both forms):
+
+- ``reset(seed=s)`` starts at patient number ``first_patient`` (default 0) of that seed; every further ``reset()``
+  moves on to the next patients. ``reset(options={"patient_id": k})`` pins patient k (the vector form: k and the
+  ones after it). A patient's first state, covariance and noise never depend on the doses given.
+- Episodes end by ``truncated`` after the scenario's number of visits, never by ``terminated``.
+- A finite dose outside the hard limits is delivered at the limit and ``info`` says so in ``dose_requested``,
+  ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` it is an error. NaN, inf and wrong shapes
+  always are.
+- ``info["cost"]`` and ``info["events"]`` carry the safety signal, which the reward never contains.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from dosing.errors import UserError
+from dosing.safety import LIMITED_BY, as_dose
+from simulator.core import Core
+from simulator.observation import OPTION_NAMES, Observation, ObservationOptions
+from simulator.registry import SCENARIOS
+from simulator.scenario import Array, Scenario
+from simulator.streams import COHORTS
+
+EXTREME = 0.9
+"""Share of the largest allowed |dose| above which a delivered dose counts as the event ``extreme_dose``."""
+
+MOST_VISITS = 10_000
+"""Longest episode that can be asked for."""
+
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """All options of an environment id, checked."""
+
+    scenario: Scenario
+    cohort: str = "train"
+    """``train`` or ``evaluation``: different patients of the same seed."""
+    steps: int = 24
+    """Visits of one episode."""
+    first_patient: int = 0
+    """Number of the patient at which ``reset(seed=...)`` starts."""
+    out_of_range: str = "deliver"
+    """``deliver`` a dose outside the limits at the limit, or ``raise``."""
+    observation: ObservationOptions = field(default_factory=ObservationOptions)
+
+    @classmethod
+    def of(cls, env_id: str, options: dict[str, Any]) -> "EnvOptions":
+        """Check ``options`` of ``gymnasium.make(env_id, **options)``; raises UserError for what is wrong."""
+        known = ("variant", "cohort", "steps", "first_patient", "out_of_range", "realism", *OPTION_NAMES)
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise UserError(f"{env_id} has no option {unknown[0]!r}, it has {', '.join(known)}")
+        law = SCENARIOS[env_id]
+        scenario = law(options.get("variant", law.variants[0]))
+        cohort = options.get("cohort", "train")
+        if cohort not in COHORTS:
+            raise UserError(f"cohort must be one of {', '.join(COHORTS)}, got {cohort!r}")
+        out_of_range = options.get("out_of_range", "deliver")
+        if out_of_range not in ("deliver", "raise"):
+            raise UserError(f'out_of_range must be "deliver" or "raise", got {out_of_range!r}')
+        steps = options.get("steps")
+        shown = {name: options[name] for name in OPTION_NAMES if name in options}
+        return cls(
+            scenario=scenario,
+            cohort=cohort,
+            steps=scenario.visits if steps is None else whole_number("steps", steps, 1, MOST_VISITS),
+            first_patient=whole_number("first_patient", options.get("first_patient", 0), 0),
+            out_of_range=out_of_range,
+            observation=ObservationOptions.of(options.get("realism"), **shown),
+        )
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return ``value`` as an int; raises UserError unless it is a whole number from ``low`` to ``high``."""
+    top = "" if high is None else f" to {high}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise UserError(f"{name} must be a whole number from {low}{top or ' up'}, got {value!r}")
+    if high is not None and value > high:
+        raise UserError(f"{name} must be a whole number from {low}{top}, got {value!r}")
+    return int(value)
+
+
+def _spaces(options: EnvOptions, observation: Observation) -> tuple[Box, Box]:
+    limits = options.scenario.limits
+    action = Box(np.array(limits.low, dtype=np.float32), np.array(limits.high, dtype=np.float32))
+    return Box(observation.low, observation.high), action
+
+
+class Visits:
+    """``n`` patients stepped together: the part that the single and the vector environment share."""
+
+    def __init__(self, env_id: str, n: int, options: dict[str, Any]) -> None:
+        """Check the options and lay everything out; no patient exists before ``start``."""
+        self.n = n
+        self.options = EnvOptions.of(env_id, options)
+        scenario, shown = self.options.scenario, self.options.observation
+        self.core = Core(scenario, n, self.options.cohort, shown.variation, shown.confounding)
+        self.observation = Observation(shown, scenario, n)
+        self.limits = scenario.limits
+        self.next_patient = self.options.first_patient
+        self.time = -1
+        largest = np.maximum(np.abs(scenario.limits.low), np.abs(scenario.limits.high))
+        self._extreme = (EXTREME * largest).astype(np.float32)
+
+    def start(self, seed: int, patient: int) -> Array:
+        """Bring patients ``patient`` to ``patient + n - 1`` to their first visit; returns observations [n, O]."""
+        self.core.start(seed, patient)
+        self.next_patient = patient + self.n
+        self.patients = np.arange(patient, patient + self.n)
+        self.time = 0
+        return self.observation.start(self.core, seed)
+
+    def step(self, requested: Any) -> tuple[Array, Array, Info]:
+        """Deliver doses [n, A]; returns observations [n, O], rewards [n] and info of arrays."""
+        dose = as_dose(requested, self.limits.n_act)
+        if dose.shape != (self.n, self.limits.n_act):
+            raise UserError(f"doses must have shape {(self.n, self.limits.n_act)}, got {dose.shape}")
+        exact, limited = self.limits.deliver(dose)
+        if self.options.out_of_range == "raise" and limited.any():
+            row = int(np.flatnonzero(limited)[0])
+            raise UserError(
+                f"dose {dose[row].tolist()} of patient {self.patients[row]} is outside the hard limits "
+                f"{list(self.limits.low)} to {list(self.limits.high)} {self.limits.unit}"
+            )
+        delivered = exact.astype(np.float32, copy=False)
+        reward = np.array(self.core.step(delivered[:, 0]))
+        self.time += 1
+        extreme = (np.abs(delivered) > self._extreme).any(axis=1)
+        info: Info = {
+            "patient": self.patients,
+            "dose_requested": dose,
+            "dose_delivered": delivered,
+            "limited_by": limited,
+            "cost": extreme.astype(np.float32),
+            "events": {"extreme_dose": extreme},
+        }
+        return self.observation.next(self.core, delivered), reward, info
+
+    @property
+    def over(self) -> bool:
+        """Whether the last visit has been made."""
+        return self.time >= self.options.steps
+
+
+def _patient(options: dict[str, Any] | None, following: int) -> int:
+    """Return the patient that a reset starts with."""
+    unknown = [name for name in options or {} if name != "patient_id"]
+    if unknown:
+        raise UserError(f"reset has no option {unknown[0]!r}, it has patient_id")
+    return whole_number("patient_id", options["patient_id"], 0) if options else following
+
+
+def _seed(seed: Any) -> int | None:
+    return None if seed is None else whole_number("seed", seed, 0)
+
+
+class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """One patient at a time."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own attribute)
+
+    def __init__(self, env_id: str, **options: Any) -> None:
+        """Build the environment of a registered id; ``options`` as in :class:`EnvOptions`."""
+        self.visits = Visits(env_id, 1, options)
+        self.observation_space, self.action_space = _spaces(self.visits.options, self.visits.observation)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Start the next patient, the first one of a new ``seed``, or ``options={"patient_id": k}``."""
+        seed = _seed(seed)
+        super().reset(seed=seed)
+        following = self.visits.next_patient if seed is None else self.visits.options.first_patient
+        obs = self.visits.start(self.np_random_seed, _patient(options, following))
+        return obs[0], {"patient": int(self.visits.patients[0])}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
+        """Give one dose of shape (A,); returns observation, reward, terminated, truncated, info."""
+        if self.visits.time < 0 or self.visits.over:
+            raise UserError("the episode is over or has not begun: call reset() before step()")
+        dose = as_dose(action, self.visits.limits.n_act)
+        if dose.ndim != 1:
+            raise UserError(f"a dose must have shape ({self.visits.limits.n_act},), got {dose.shape}")
+        obs, reward, info = self.visits.step(dose[None])
+        single: Info = {
+            "patient": int(info["patient"][0]),
+            "dose_requested": info["dose_requested"][0],
+            "dose_delivered": info["dose_delivered"][0],
+            "limited_by": LIMITED_BY[info["limited_by"][0]],
+            "cost": float(info["cost"][0]),
+            "events": {name: bool(flag[0]) for name, flag in info["events"].items()},
+        }
+        return obs[0], float(reward[0]), False, self.visits.over, single
+
+
+class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
+    """N patients in step: all start together and end together, then the next N begin.
+
+    Autoreset is gymnasium's next-step mode: the step after the last visit ignores its doses, rewards 0 and returns
+    the first observations of the next N patients. ``info["limited_by"]`` holds codes into
+    ``dosing.safety.LIMITED_BY``.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, env_id: str, num_envs: int = 1, **options: Any) -> None:
+        """Build the vector environment of a registered id for ``num_envs`` patients."""
+        self.num_envs = whole_number("num_envs (patients)", num_envs, 1)
+        self.visits = Visits(env_id, self.num_envs, options)
+        spaces = _spaces(self.visits.options, self.visits.observation)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space = batch_space(spaces[0], self.num_envs)
+        self.action_space = batch_space(spaces[1], self.num_envs)
+        self._never = np.zeros(self.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Start the next N patients, the first ones of a new ``seed``, or those from ``patient_id`` on."""
+        seed = _seed(seed)
+        super().reset(seed=seed)
+        following = self.visits.next_patient if seed is None else self.visits.options.first_patient
+        obs = self.visits.start(self.np_random_seed, _patient(options, following))
+        return obs, {"patient": self.visits.patients}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """Give doses [N, A]; returns observations [N, O], rewards [N], terminated, truncated and info."""
+        if self.visits.time < 0:
+            raise UserError("the episode has not begun: call reset() before step()")
+        if self.visits.over:
+            obs, info = self.reset()
+            return obs, np.zeros(self.num_envs, dtype=np.float32), self._never, self._never, info
+        obs, reward, info = self.visits.step(actions)
+        truncated = np.full(self.num_envs, self.visits.over)
+        return obs, reward, self._never.copy(), truncated, info

@@ -1,0 +1,94 @@
+"""Environments I and II of Li, Zhou, Zhu 2023 (ICLR 2023, arXiv 2301.08940): two observed states, dose in [0, 1].
+
+I:   k(a) = 2/(1 + exp(-a)) - 1
+     s1' =  k(a) s1 + s1 s2/4 + N(0, 1/4);    s2' = -k(a) s2 + s1 s2/4 + N(0, 1/4)
+     r = -3 exp(s1' - s2') a^2 + 3 (s1' + s2' + 1/2) a + 3 s1' + 3 s2'
+II:  s1' = 0.75 (2a-1) s1 + s1 s2/4 + N(0, 1/4);  s2' = 0.75 (1-2a) s2 + s1 s2/4 + N(0, 1/4);  both cut to [-2, 2]
+     r = s1'^3/4 + 2 s1' + s2'^3/2 + s2' + (2a-1)/4
+Both start at s_0 ~ N(0, I/4). The latent mean is the mean of the state before its noise.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from dosing.errors import UserError
+from dosing.safety import DoseLimits
+from simulator.scenario import Array, Draws, Marker, Scenario
+from simulator.streams import BLOCK
+
+HALF, QUARTER = np.float32(0.5), np.float32(0.25)
+
+
+class LiI(Scenario):
+    """Environment I: quadratic reward."""
+
+    env_id = "dosing/LiI-v0"
+    title = "Two-state treatment, quadratic reward (environment I of Li et al. 2023)"
+    variants: ClassVar[tuple[str, ...]] = ("published",)
+    n_state = 2
+    state_names = ("s1", "s2")
+    marker = Marker(weights=(0.5, 0.5), target=0.0, gain=0.5, start=0.25)
+    # The motion is quadratic and has no exact bound; none of 10^9 simulated visits left a quarter of this one.
+    state_bound = 50.0
+    mean_bound = 50.0
+    visits = 24
+
+    def __init__(self, variant: str) -> None:
+        """Build the scenario; raises UserError for an unknown variant."""
+        if variant not in self.variants:
+            raise UserError(f"{self.env_id} has no variant {variant!r}, it has {', '.join(self.variants)}")
+        self.variant = variant
+        self.limits = DoseLimits(low=(0.0,), high=(1.0,))
+
+    def draw(self, generators: list[Generator]) -> Draws:
+        """Every patient starts around zero; nothing else is drawn."""
+        return Draws(mean=np.zeros((len(generators), 2, BLOCK), dtype=np.float32), factor=None)
+
+    def shared_factor(self, seed: int) -> Array | None:
+        """Independent noise of standard deviation 1/2."""
+        return HALF * np.eye(2, dtype=np.float32)
+
+    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+        """Move both states; k(a) = 2/(1 + exp(-a)) - 1 = tanh(a/2)."""
+        product = QUARTER * state[:, 0] * state[:, 1]
+        pull = np.tanh(HALF * dose)
+        mean[:, 0] = pull * state[:, 0] + product
+        mean[:, 1] = product - pull * state[:, 1]
+        np.add(mean, noise, out=state)
+
+    def reward(self, state: Array, dose: Array) -> Array:
+        """Reward of environment I."""
+        total = state[:, 0] + state[:, 1]
+        toxic = np.exp(state[:, 0] - state[:, 1]) * dose
+        out: Array = np.float32(3) * (dose * (total + HALF - toxic) + total)
+        return out
+
+
+class LiII(LiI):
+    """Environment II: cubic reward, states cut to [-2, 2]."""
+
+    env_id = "dosing/LiII-v0"
+    title = "Two-state treatment, cubic reward (environment II of Li et al. 2023)"
+    marker = Marker(weights=(0.5, 0.5), target=0.5, gain=0.5, start=0.5)
+    # Only the first state is not cut: |s_0| <= 8.25/2; then |mean| <= 0.75 * 4.125 + 4.125^2 / 4 < 7.4.
+    state_bound = 4.2
+    mean_bound = 7.4
+
+    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+        """Move both states and cut them to [-2, 2], as published."""
+        product = QUARTER * state[:, 0] * state[:, 1]
+        pull = np.float32(1.5) * dose - np.float32(0.75)
+        mean[:, 0] = pull * state[:, 0] + product
+        mean[:, 1] = product - pull * state[:, 1]
+        np.add(mean, noise, out=state)
+        np.clip(state, np.float32(-2), np.float32(2), out=state)
+
+    def reward(self, state: Array, dose: Array) -> Array:
+        """Reward of environment II."""
+        first, second = state[:, 0], state[:, 1]
+        out: Array = QUARTER * first * first * first + np.float32(2) * first
+        out += HALF * second * second * second + second
+        out += HALF * dose - QUARTER
+        return out

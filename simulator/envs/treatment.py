@@ -1,0 +1,136 @@
+"""Environments III and IV: eight states around a latent mean that the dose pushes.
+
+Sources: Li, Zhou, Zhu 2023, "Quasi-optimal reinforcement learning with continuous actions", ICLR 2023,
+arXiv 2301.08940 (environments III and IV); Zhu, Wang, Nagai 2025, "Fat-to-thin policy optimization", ICLR 2025,
+arXiv 2501.14373 (SimEnv3, the eight-state treatment task).
+
+    m'_i = tanh(m_i + a), i = 1..4;    m'_i = tanh(m_i - a), i = 5..8;    s' ~ N(m', C)
+    III:  r = -exp(s'_1/2 + s'_5/2) a^2 + 2 (s'_2 + s'_3 + s'_6 + s'_7 + 1/2) a + s'_4 + s'_8
+    IV:   r = (s'_1/2)^3 + (s'_2/2)^3 + 2 [(s'_5/2)^3 + (s'_6/2)^3] + s'_3 + s'_4 + (s'_7 + s'_8)/2
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from dosing.errors import UserError
+from dosing.safety import DoseLimits
+from simulator.covariance import lkj_factor, published_factor, shared_lkj_factor
+from simulator.scenario import (
+    LARGEST_NORMAL,
+    Array,
+    Draws,
+    Marker,
+    Scenario,
+    normal_blocks,
+    uniform_blocks,
+)
+from simulator.streams import replication_stream
+
+HALF = np.float32(0.5)
+
+
+class Treatment(Scenario):
+    """Environment III, in four variants.
+
+    - ``corrected``: a full-rank LKJ(1) correlation over two and m_0 ~ U(-1,1)^8 for each patient; 24 visits.
+    - ``simenv3``: as fat2thin publishes it, the sample correlation of eight uniform vectors over two for each
+      patient (rank 7) and m_0 ~ U(-1,1)^8; 24 visits.
+    - ``li-data``: one LKJ(1) correlation over two per replication (seed), m_0 ~ N(0, 1/4); 24 visits.
+    - ``li-evaluation``: the same covariance, m_0 = 0, doses to [-3, 3], 100 visits, and the published lag: s' is
+      drawn around m instead of m', so that states and rewards see a dose one visit late.
+    """
+
+    env_id = "dosing/Treatment-v0"
+    title = "Eight-state treatment (environment III of Li et al. 2023; SimEnv3 of fat2thin)"
+    variants: ClassVar[tuple[str, ...]] = ("corrected", "simenv3", "li-data", "li-evaluation")
+    n_state = 8
+    state_names = tuple(f"s{i}" for i in range(1, 9))
+    # Under a constant dose a the mean of this marker tends to the root of m = tanh(m + a): 0.86 at a = 0.44.
+    marker = Marker(weights=(0.125,) * 4 + (-0.125,) * 4, target=0.85, gain=0.5, start=0.0)
+    evaluation_limit: ClassVar[float] = 3.0
+
+    def __init__(self, variant: str) -> None:
+        """Build one variant; raises UserError for an unknown one."""
+        if variant not in self.variants:
+            raise UserError(f"{self.env_id} has no variant {variant!r}, it has {', '.join(self.variants)}")
+        self.variant = variant
+        self.lag = variant == "li-evaluation"
+        reach = self.evaluation_limit if self.lag else 1.0
+        self.limits = DoseLimits(low=(-reach,), high=(reach,))
+        self.visits = 100 if self.lag else 24
+        self.mean_bound = HALF * LARGEST_NORMAL if variant == "li-data" else 1.0
+        # A row of the factor has length sqrt(1/2), so |L z| <= sqrt(1/2) |z| and |z| <= sqrt(8) * 8.25.
+        self.state_bound = float(np.ceil(self.mean_bound + 2.0 * LARGEST_NORMAL))
+
+    def draw(self, generators: list[Generator]) -> Draws:
+        """Draw each patient's noise factor and first mean."""
+        factor: Array | None = None
+        if self.variant == "corrected":
+            factor = lkj_factor(normal_blocks(generators, 8, 9))
+        elif self.variant == "simenv3":
+            factor = published_factor(uniform_blocks(generators, 8, 8))
+        if self.variant == "li-data":
+            mean = HALF * normal_blocks(generators, 8)
+        else:
+            mean = 2 * uniform_blocks(generators, 8) - 1
+        if self.variant == "li-evaluation":
+            mean[:] = 0.0
+        return Draws(mean=mean, factor=factor)
+
+    def shared_factor(self, seed: int) -> Array | None:
+        """Return the replication's covariance factor for the two published laws of Li et al."""
+        return shared_lkj_factor(replication_stream(seed), 8) if self.variant.startswith("li-") else None
+
+    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+        """Push the mean by the dose, squash it, and draw the state around it (around the old one under lag)."""
+        if self.lag:
+            np.add(mean, noise, out=state)
+        up, down = mean[:, :4], mean[:, 4:]
+        np.add(up, dose[:, None], out=up)
+        np.subtract(down, dose[:, None], out=down)
+        np.tanh(mean, out=mean)
+        if not self.lag:
+            np.add(mean, noise, out=state)
+
+    def reward(self, state: Array, dose: Array) -> Array:
+        """Reward of environment III."""
+        toxic = state[:, 0] + state[:, 4]
+        toxic *= HALF
+        np.exp(toxic, out=toxic)
+        toxic *= dose
+        gain = state[:, 1] + state[:, 2]
+        gain += state[:, 5]
+        gain += state[:, 6]
+        gain += HALF
+        gain += gain
+        gain -= toxic
+        gain *= dose
+        gain += state[:, 3]
+        gain += state[:, 7]
+        return gain
+
+
+class LiIV(Treatment):
+    """Environment IV: the motion of environment III with a cubic reward that has no dose term."""
+
+    env_id = "dosing/LiIV-v0"
+    title = "Eight-state treatment, cubic reward (environment IV of Li et al. 2023)"
+    variants = ("li-data", "li-evaluation")
+    evaluation_limit = 2.0
+
+    def reward(self, state: Array, dose: Array) -> Array:
+        """Reward of environment IV; the dose acts only through the state."""
+        half = state * HALF
+        cube = half * half
+        cube *= half
+        reward = cube[:, 0] + cube[:, 1]
+        late = cube[:, 4] + cube[:, 5]
+        reward += late
+        reward += late
+        reward += state[:, 2]
+        reward += state[:, 3]
+        reward += half[:, 6]
+        reward += half[:, 7]
+        return reward
