@@ -1,7 +1,7 @@
 """Shared rules of the test run: one thread per worker, optional parts skipped with a reason, never in CI.
 
-``DOSING_REQUIRE=browser,mujoco`` (a comma-separated list of markers) turns every skip of a test that carries one
-of these markers into a failure: where everything is supposed to be installed, a skipped test is a broken set-up.
+``DOSING_REQUIRE=browser,mujoco`` (a comma-separated list of markers) turns every skip of a test that carries
+one of these markers into a failure: where everything should be there, a skipped test is a broken set-up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-# Time limits per example fail on a busy machine; hypothesis' own "ci" profile (taken where CI is set) has none.
+# Time limits per example fail on a busy machine; hypothesis takes its own "ci" profile, without one, in CI.
 settings.register_profile("dosing", deadline=None)
 if not os.environ.get("CI"):
     settings.load_profile("dosing")
