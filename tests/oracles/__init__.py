@@ -1,1 +1,1 @@
-"""Slow reference losses, one module per agent: loops over the papers' equations, written without the agents' code."""
+"""Slow reference losses, one module per agent: loops over the published equations, no code of the agents."""

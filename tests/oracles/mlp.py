@@ -1,7 +1,7 @@
 """Multi-layer perceptrons evaluated one row at a time, from the named arrays of one seed's parameters.
 
-Layer ``i`` of a network ``net`` is ``net.layers.i.weight [in, out]`` and ``net.layers.i.bias [1, out]``; an ensemble
-has a leading member axis on both.
+Layer ``i`` of a network ``net`` is ``net.layers.i.weight [in, out]`` and ``net.layers.i.bias [1, out]``; an
+ensemble has a leading member axis on both.
 """
 
 from __future__ import annotations
