@@ -4,8 +4,8 @@ Both policies are products of one-dimensional q-Gaussians, for z = (x - mu) / si
 
     p(x) = exp_q(-z^2 / (3 - q)) / (sigma Z_q),     exp_q(u) = [1 + (1 - q) u]_+^(1 / (1 - q))
 
-(Tsallis' exponential; Z_q makes the density integrate to 1). The heavy-tailed proposal pi_phi is fitted to the
-data, the bounded actor pi_theta to the proposal. With a~ = m + sigma z drawn from the actor, Qmin the smaller
+(Tsallis' exponential; Z_q makes the density integrate to 1). The heavy-tailed proposal pi_phi is fitted to
+the data, the bounded actor pi_theta to the proposal. With a~ = m + sigma z drawn from the actor, Qmin the smaller
 critic, a bar for targets:
 
     L_V    = mean 1/2 (V(s) - Qbar_min(s, a~))^2
@@ -14,8 +14,8 @@ critic, a bar for targets:
     L_actor = mean  -H(pi_theta) - ln pi_phi(a~|s)                      (reverse KL; H in closed form)
            or mean  min(exp(l), 1e4) - 1 - l,  l = ln pi_phi(a~|s) - ln pi_theta(a~|s), ln pi_phi a constant
 
-``frozen`` holds the parameters wherever an equation takes no gradient, so that finite differences in ``params``
-see the same path as automatic differentiation does.
+``frozen`` holds the parameters wherever an equation takes no gradient, so that finite differences in
+``params`` see the same path as automatic differentiation does.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def losses(
     Args:
         params: The seed's parameters.
         batch: obs [B, O], act [B, A], reward [B], next_obs [B, O], terminated [B] (0 or 1); standard
-            q-Gaussian noise z_act [B, A] of the actor at s, and z_next_act [B, A] of the policy that bootstraps.
+            q-Gaussian noise z_act [B, A] of the actor, z_next_act [B, A] of the policy that bootstraps.
         config: discount, temperature, q_proposal, q_actor, weight_clip, bootstrap ('actor' or 'proposal'),
             actor_loss ('reverse_kl' or 'detached_k3'), share_mean.
         frozen: The parameters where no gradient flows; ``params`` if None.

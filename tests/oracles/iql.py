@@ -6,8 +6,8 @@ With Qmin the smaller of the two *target* critics at the logged action:
     L_Q  = sum_i mean  (r + gamma (1 - d) V(s') - Q_i(s, a))^2
     L_pi = -mean  min(exp(beta u), clip) ln N(a; tanh(mean(s)), std)
 
-``frozen`` holds the parameters wherever an equation takes no gradient, so that finite differences in ``params``
-see the same path as automatic differentiation does.
+``frozen`` holds the parameters wherever an equation takes no gradient, so that finite differences in
+``params`` see the same path as automatic differentiation does.
 """
 
 from __future__ import annotations
