@@ -299,11 +299,11 @@ def cvar(
         tail = float(round(tail))
     if tail < 1:
         raise UserError(f"CVaR {level:g} needs at least {math.ceil(1 / level)} patients, got {rows.shape[1]}")
-    weights = np.clip(tail - np.arange(math.ceil(tail)), 0, 1) / tail  # 1, ..., 1, remainder
+    k = math.ceil(tail)
+    weights = np.clip(tail - np.arange(k), 0, 1)  # 1, ..., 1, remainder for the k-th lowest
 
     def statistic(v: Array) -> Array:
-        k = weights.size
-        return np.asarray(np.sort(np.partition(v, k - 1, axis=-1)[..., :k], axis=-1) @ weights)
+        return np.asarray(np.partition(v, k - 1, axis=-1)[..., :k] @ weights / tail)
 
     return _over_patients(rows, statistic, replicates, rng, confidence)
 
