@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dosing.distributions.bounded import ScaledBeta, TanhNormal, TruncatedNormal
+    from dosing.distributions.bounded import TanhNormal, TruncatedNormal
     from dosing.distributions.clipped import Clipped
     from dosing.distributions.q_exponential import exp_q, log_q
     from dosing.distributions.q_gaussian import QGaussian, support_radius
+    from dosing.distributions.scaled_beta import ScaledBeta
     from dosing.distributions.student_t import StudentT
     from dosing.distributions.univariate import Univariate, central_interval
 
@@ -31,7 +32,7 @@ __all__ = [
 _MODULES = {
     "Clipped": "clipped",
     "QGaussian": "q_gaussian",
-    "ScaledBeta": "bounded",
+    "ScaledBeta": "scaled_beta",
     "StudentT": "student_t",
     "TanhNormal": "bounded",
     "TruncatedNormal": "bounded",

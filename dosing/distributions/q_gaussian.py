@@ -26,7 +26,7 @@ from torch.distributions.utils import broadcast_all
 
 from dosing.distributions import special
 from dosing.distributions.q_exponential import finite_index
-from dosing.distributions.univariate import Univariate, centred
+from dosing.distributions.univariate import Univariate, centred, polar_draw
 from dosing.errors import UserError
 
 
@@ -103,7 +103,11 @@ def from_uniform(u: Tensor, q: float) -> Tensor:
             f"Noise for q = {q:g} needs a last axis of length {columns}, got shape {tuple(u.shape)}."
         )
     if columns == 2:
-        return _box_muller(u, q)
+        z = polar_draw(u, (3.0 - q) / (q - 1.0))
+        if q > 1.0:
+            return z
+        edge = support_radius(q) * (1.0 - 4.0 * torch.finfo(u.dtype).eps)
+        return z.clamp(-edge, edge)
     v = centred(u[..., 0])
     if q == 0.0:
         return torch.asin(2.0 * v).div(3.0).sin() * (2.0 * math.sqrt(3.0))
@@ -111,21 +115,6 @@ def from_uniform(u: Tensor, q: float) -> Tensor:
     if q == 1.0:
         return torch.copysign(torch.special.ndtri(tail), v)
     return torch.sin(math.pi * v) / torch.sin(math.pi * tail)  # tan(pi v) without its pole
-
-
-def _box_muller(u: Tensor, q: float) -> Tensor:
-    """Draw from two uniforms by z = sqrt(-2 ln_qhat(U1)) cos(2 pi U2), qhat = (1 + q)/(3 - q)."""
-    finfo = torch.finfo(u.dtype)
-    rate = 2.0 * (1.0 - q) / (3.0 - q)  # 1 - qhat
-    exponent = rate * (u[..., 0].double() + finfo.eps / 4.0).clamp(max=1.0).log()
-    if q > 1.0:
-        largest = 1e18 if finfo.bits == 32 else 1e150
-        exponent = exponent.clamp(max=2.0 * math.log(largest) + math.log(-rate / 2.0))
-    z = torch.sqrt(torch.expm1(exponent) * (-2.0 / rate)) * torch.cos(2.0 * math.pi * u[..., 1].double())
-    if q < 1.0:
-        edge = support_radius(q) * (1.0 - 4.0 * finfo.eps)
-        z = z.clamp(-edge, edge)
-    return z.to(u.dtype)
 
 
 def standard_log_prob(z: Tensor, q: float) -> Tensor:
@@ -171,7 +160,8 @@ class _Cdf(torch.autograd.Function):
         return grads[0] * standard_log_prob(z, ctx.q).exp(), None
 
 
-def _standard_cdf(z: Tensor, q: float) -> Tensor:
+def standard_cdf(z: Tensor, q: float) -> Tensor:
+    """Return the distribution function of the standard q-Gaussian at z, accurate in the lower tail."""
     return cast(Tensor, _Cdf.apply(z, q))  # type: ignore[no-untyped-call]
 
 
@@ -193,7 +183,8 @@ class _Icdf(torch.autograd.Function):
         return torch.where(inside, grads[0] * torch.where(inside, -log_density, 0.0).exp(), 0.0), None
 
 
-def _standard_icdf(p: Tensor, q: float) -> Tensor:
+def standard_icdf(p: Tensor, q: float) -> Tensor:
+    """Return the quantile of the standard q-Gaussian at p; NaN for p outside [0, 1]."""
     return cast(Tensor, _Icdf.apply(p, q))  # type: ignore[no-untyped-call]
 
 
@@ -293,16 +284,16 @@ class QGaussian(Univariate):
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value), accurate in the lower tail."""
         self._check_value(value)
-        return _standard_cdf((value - self.loc) / self.scale, self.q)
+        return standard_cdf((value - self.loc) / self.scale, self.q)
 
     def sf(self, value: Tensor) -> Tensor:
         """Return P(X > value), accurate in the upper tail."""
         self._check_value(value)
-        return _standard_cdf((self.loc - value) / self.scale, self.q)
+        return standard_cdf((self.loc - value) / self.scale, self.q)
 
     def icdf(self, p: Tensor) -> Tensor:
         """Return the quantile at probability ``p``; NaN for p outside [0, 1]."""
-        return self.loc + self.scale * _standard_icdf(p, self.q)
+        return self.loc + self.scale * standard_icdf(p, self.q)
 
     def rsample_from(self, u: Tensor) -> Tensor:
         """Return loc + scale * z with z from :func:`from_uniform`; see the base class."""

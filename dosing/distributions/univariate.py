@@ -1,8 +1,10 @@
 """What every law of a dose offers: density, both tails, quantiles, mode, draws from given noise."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -11,14 +13,14 @@ from dosing.errors import UserError
 
 
 class Univariate(Distribution):
-    """A batched law of one real quantity.
+    """A batched law of one real quantity; ``torch.distributions.Independent`` makes it one of several.
 
-    Several action dimensions go through ``torch.distributions.Independent``.
     A subclass provides ``log_prob``, ``cdf``, ``sf``, ``icdf``, ``mode``, ``support`` and ``rsample_from``.
-    Its parameters are the names in ``arg_constraints``, each a tensor of shape ``batch_shape``. Unlike in
-    torch, a value outside the support is no error: its ``log_prob`` is exactly -inf and its ``cdf`` 0 or 1. With
-    argument checks on (torch's default) a NaN value is refused; training loops pass ``validate_args=False``,
-    which also avoids the device synchronisation of the checks.
+    Its parameters are the names in ``arg_constraints``, each a tensor of shape ``batch_shape``.
+
+    Unlike in torch, a value outside the support is no error: its ``log_prob`` is exactly -inf and its ``cdf``
+    0 or 1. With argument checks on (torch's default) a NaN value is refused; training loops pass
+    ``validate_args=False``, which also avoids the device synchronisation of the checks.
     """
 
     has_rsample = True
@@ -104,6 +106,25 @@ def centred(u: Tensor) -> Tensor:
     return (u - 0.5 + half_cell).clamp(half_cell - 0.5, 0.5 - half_cell)
 
 
+def polar_draw(u: Tensor, nu: Tensor | float) -> Tensor:
+    """Return generalised Box-Muller draws z = sqrt(nu (U1^(-2/nu) - 1)) cos(2 pi U2).
+
+    For nu > 0 this is Student's t with nu degrees of freedom (Bailey 1994, Math. Comp. 62:779), for nu =
+    -R_q^2 the bounded q-Gaussian: sqrt(-2 ln_qhat(U1)) with 1 - qhat = -2/nu in both. Differentiable with
+    respect to nu.
+
+    Args:
+        u: ``[..., 2]``, uniform on [0, 1); computed in double precision, returned in that of u.
+        nu: not 0, broadcasts against ``[...]``.
+    """
+    half_cell = torch.finfo(u.dtype).eps / 4.0
+    log_u = (u[..., 0].double() + half_cell).clamp(max=1.0 - 1e-15).log()  # below 0, where sqrt has a slope
+    largest = 1e18 if u.dtype == torch.float32 else 1e150
+    exponent = (log_u * -2.0 / nu).clamp(max=2.0 * math.log(largest))  # reached for nu < 1 only
+    z = torch.sqrt(nu * torch.expm1(exponent)) * torch.cos(2.0 * math.pi * u[..., 1].double())
+    return z.to(u.dtype)
+
+
 def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
     """Return the interval that holds ``mass`` and leaves out (1 - mass)/2 on either side.
 
@@ -126,3 +147,23 @@ def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
     like = getattr(law, next(iter(law.arg_constraints)))
     tail = torch.full_like(like, (1.0 - mass) / 2.0)
     return law.icdf(tail), law.icdf(1.0 - tail)
+
+
+def limits(low: float, high: float) -> tuple[float, float]:
+    """Return the limits as floats.
+
+    Raises:
+        UserError: they are not finite, or the lower is not below the upper.
+    """
+    low, high = float(low), float(high)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(
+            f"The limits of a law must be finite, the lower below the upper; got {low:g} and {high:g}."
+        )
+    return low, high
+
+
+def strictly_inside(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Return the smallest and the largest number of this precision strictly between the limits."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    return float(np.nextafter(kind(low), kind(high))), float(np.nextafter(kind(high), kind(low)))
