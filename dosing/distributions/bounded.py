@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from dosing.distributions.q_gaussian import from_uniform, standard_cdf, standard_icdf, standard_log_prob
-from dosing.distributions.univariate import Univariate, centred, limits, strictly_inside
+from dosing.distributions.univariate import Univariate, centred, interval, limits, strictly_inside
 
 
 class TanhNormal(Univariate):
@@ -25,7 +25,6 @@ class TanhNormal(Univariate):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  as in torch
-    support = constraints.interval(-1.0, 1.0)
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         """Build the law of tanh(X), X normal with mean ``loc`` and standard deviation ``scale``.
@@ -37,6 +36,11 @@ class TanhNormal(Univariate):
         super().__init__(self.loc.shape, validate_args)
         if self._validate_args:
             self._refuse_unless(self.scale > 0.0, "scale", "above 0")
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The interval from -1 to 1, ends excluded."""
+        return interval(-1.0, 1.0, self.loc)
 
     @property
     def mode(self) -> Tensor:
@@ -127,7 +131,7 @@ class TruncatedNormal(Univariate):
     @property
     def support(self) -> constraints.Constraint:
         """The closed interval [low, high]."""
-        return constraints.interval(self.low, self.high)
+        return interval(self.low, self.high, self.loc)
 
     @property
     def mode(self) -> Tensor:

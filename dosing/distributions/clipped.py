@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from dosing.distributions.univariate import Univariate, limits
+from dosing.distributions.univariate import Univariate, interval, limits
 from dosing.errors import UserError
 
 
@@ -43,7 +43,7 @@ class Clipped(Univariate):
     @property
     def support(self) -> constraints.Constraint:
         """The closed interval [low, high]."""
-        return constraints.interval(self.low, self.high)
+        return interval(self.low, self.high, self._parameters()[0])
 
     @property
     def mass_low(self) -> Tensor:

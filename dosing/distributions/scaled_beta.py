@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from dosing.distributions import special
-from dosing.distributions.univariate import Univariate, centred, limits, strictly_inside
+from dosing.distributions.univariate import Univariate, centred, interval, limits, strictly_inside
 
 
 class ScaledBeta(Univariate):
@@ -47,8 +47,8 @@ class ScaledBeta(Univariate):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The interval (low, high)."""
-        return constraints.interval(self.low, self.high)
+        """The interval from low to high, ends excluded."""
+        return interval(self.low, self.high, self.alpha)
 
     @property
     def mode(self) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, constraints
 
 from dosing.errors import UserError
 
@@ -18,9 +18,10 @@ class Univariate(Distribution):
     A subclass provides ``log_prob``, ``cdf``, ``sf``, ``icdf``, ``mode``, ``support`` and ``rsample_from``.
     Its parameters are the names in ``arg_constraints``, each a tensor of shape ``batch_shape``.
 
-    Unlike in torch, a value outside the support is no error: its ``log_prob`` is exactly -inf and its ``cdf``
-    0 or 1. With argument checks on (torch's default) a NaN value is refused; training loops pass
-    ``validate_args=False``, which also avoids the device synchronisation of the checks.
+    A bounded ``support`` carries its ends as tensors of shape ``batch_shape`` (``lower_bound``,
+    ``upper_bound``). Unlike in torch, a value outside the support is no error: its ``log_prob`` is exactly
+    -inf and its ``cdf`` 0 or 1. With argument checks on (torch's default) a NaN value is refused; training
+    loops pass ``validate_args=False``, which also avoids the device synchronisation of the checks.
     """
 
     has_rsample = True
@@ -161,6 +162,11 @@ def limits(low: float, high: float) -> tuple[float, float]:
             f"The limits of a law must be finite, the lower below the upper; got {low:g} and {high:g}."
         )
     return low, high
+
+
+def interval(low: float, high: float, like: Tensor) -> constraints.Constraint:
+    """Return the support [low, high] with ends of the shape, precision and device of ``like``."""
+    return constraints.interval(torch.full_like(like, low), torch.full_like(like, high))
 
 
 def strictly_inside(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
