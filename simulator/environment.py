@@ -57,6 +57,8 @@ class EnvOptions:
     @classmethod
     def of(cls, env_id: str, options: dict[str, Any]) -> "EnvOptions":
         """Check ``options`` of ``gymnasium.make(env_id, **options)``; raises UserError for what is wrong."""
+        if env_id not in SCENARIOS:
+            raise UserError(f"unknown environment {env_id!r}, known are {', '.join(SCENARIOS)}")
         known = ("variant", "cohort", "steps", "first_patient", "out_of_range", "realism", *OPTION_NAMES)
         unknown = [name for name in options if name not in known]
         if unknown:
@@ -146,6 +148,11 @@ class Visits:
             "events": {"extreme_dose": extreme},
         }
         return self.observation.next(self.core, delivered), reward, info
+
+    @property
+    def covariate(self) -> Array:
+        """Hidden covariate of each patient [n], for behaviour policies only."""
+        return self.core.per_patient(self.core.covariate[:, None])[:, 0]
 
     @property
     def over(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from simulator.core import Core
@@ -134,6 +135,14 @@ class Observation:
             self._given[:, a:] = self._given[:, :-a].copy()
             self._given[:, :a] = dose
         return self._show(core)
+
+    def marker(self, obs: Array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted sum [n] of the measured state in ``obs`` [n, O], NaN where an entry is missing."""
+        k = len(weights)
+        value: NDArray[np.float64] = obs[:, :k] @ weights
+        if self._masked:
+            value[(obs[:, k : 2 * k] == 0).any(axis=1)] = np.nan
+        return value
 
     def _show(self, core: Core) -> Array:
         now = self._measure(core)

@@ -55,6 +55,11 @@ class Scenario(ABC):
     """Entries k of the state, of the latent mean and of the noise."""
     state_names: ClassVar[tuple[str, ...]]
     marker: ClassVar[Marker]
+    version: ClassVar[str]
+    """Raised whenever a number that the scenario produces changes."""
+    sources: ClassVar[tuple[str, ...]]
+    motion_text: ClassVar[str]
+    reward_text: ClassVar[str]
 
     variant: str
     limits: DoseLimits
@@ -64,6 +69,8 @@ class Scenario(ABC):
     """Bound on the absolute value of an observed state entry."""
     mean_bound: float
     """Bound on the absolute value of a latent mean entry."""
+    start_text: str
+    noise_text: str
 
     @abstractmethod
     def draw(self, generators: list[Generator]) -> Draws:

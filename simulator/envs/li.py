@@ -30,6 +30,12 @@ class LiI(Scenario):
     n_state = 2
     state_names = ("s1", "s2")
     marker = Marker(weights=(0.5, 0.5), target=0.0, gain=0.5, start=0.25)
+    version = "1.0"
+    sources = ("Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment I",)
+    motion_text = "m1 = k s1 + s1 s2/4, m2 = -k s2 + s1 s2/4, k = 2/(1 + exp(-a)) - 1"
+    reward_text = "-3 exp(s1' - s2') a^2 + 3 (s1' + s2' + 1/2) a + 3 s1' + 3 s2', s' the next true state"
+    start_text = "s_0 ~ N(0, I/4)"
+    noise_text = "s' ~ N(m, I/4)"
     # The motion is quadratic and has no exact bound; none of 10^9 simulated visits left a quarter of this one.
     state_bound = 50.0
     mean_bound = 50.0
@@ -72,6 +78,10 @@ class LiII(LiI):
     env_id = "dosing/LiII-v0"
     title = "Two-state treatment, cubic reward (environment II of Li et al. 2023)"
     marker = Marker(weights=(0.5, 0.5), target=0.5, gain=0.5, start=0.5)
+    sources = ("Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment II",)
+    motion_text = "m1 = 0.75 (2a - 1) s1 + s1 s2/4, m2 = 0.75 (1 - 2a) s2 + s1 s2/4"
+    reward_text = "s1'^3/4 + 2 s1' + s2'^3/2 + s2' + (2a - 1)/4, s' the next true state"
+    noise_text = "s' ~ N(m, I/4), cut to [-2, 2]"
     # Only the first state is not cut: |s_0| <= 8.25/2; then |mean| <= 0.75 * 4.125 + 4.125^2 / 4 < 7.4.
     state_bound = 4.2
     mean_bound = 7.4

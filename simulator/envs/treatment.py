@@ -49,6 +49,26 @@ class Treatment(Scenario):
     state_names = tuple(f"s{i}" for i in range(1, 9))
     # Under a constant dose a the mean of this marker tends to the root of m = tanh(m + a): 0.86 at a = 0.44.
     marker = Marker(weights=(0.125,) * 4 + (-0.125,) * 4, target=0.85, gain=0.5, start=0.0)
+    version = "1.0"
+    sources = (
+        "Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment III",
+        "Zhu, Wang, Nagai 2025, ICLR, arXiv 2501.14373, SimEnv3",
+        "Lewandowski, Kurowicka, Joe 2009, J Multivar Anal 100:1989, LKJ correlation matrices",
+    )
+    motion_text = "m'_i = tanh(m_i + a) for i = 1..4, tanh(m_i - a) for i = 5..8"
+    reward_text = "-exp(s1'/2 + s5'/2) a^2 + 2 (s2' + s3' + s6' + s7' + 1/2) a + s4' + s8', s' the next true state"
+    start_texts: ClassVar[dict[str, str]] = {
+        "corrected": "m_0 ~ U(-1, 1)^8 per patient",
+        "simenv3": "m_0 ~ U(-1, 1)^8 per patient",
+        "li-data": "m_0 ~ N(0, 1/4)^8 per patient",
+        "li-evaluation": "m_0 = 0",
+    }
+    noise_texts: ClassVar[dict[str, str]] = {
+        "corrected": "s' ~ N(m', C), C = LKJ(1) correlation / 2, full rank, one per patient",
+        "simenv3": "s' ~ N(m', C), C = sample correlation of eight U(0,1)^8 vectors / 2, rank 7, one per patient",
+        "li-data": "s' ~ N(m', C), C = LKJ(1) correlation / 2, one per seed, shared by both cohorts",
+        "li-evaluation": "s' ~ N(m, C): the mean before the dose; C as in li-data",
+    }
     evaluation_limit: ClassVar[float] = 3.0
 
     def __init__(self, variant: str) -> None:
@@ -60,6 +80,7 @@ class Treatment(Scenario):
         reach = self.evaluation_limit if self.lag else 1.0
         self.limits = DoseLimits(low=(-reach,), high=(reach,))
         self.visits = 100 if self.lag else 24
+        self.start_text, self.noise_text = self.start_texts[variant], self.noise_texts[variant]
         self.mean_bound = HALF * LARGEST_NORMAL if variant == "li-data" else 1.0
         # A row of the factor has length sqrt(1/2), so |L z| <= sqrt(1/2) |z| and |z| <= sqrt(8) * 8.25.
         self.state_bound = float(np.ceil(self.mean_bound + 2.0 * LARGEST_NORMAL))
@@ -118,6 +139,8 @@ class LiIV(Treatment):
     env_id = "dosing/LiIV-v0"
     title = "Eight-state treatment, cubic reward (environment IV of Li et al. 2023)"
     variants = ("li-data", "li-evaluation")
+    sources = ("Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment IV",)
+    reward_text = "(s1'/2)^3 + (s2'/2)^3 + 2 [(s5'/2)^3 + (s6'/2)^3] + s3' + s4' + (s7' + s8')/2, s' the next true state"
     evaluation_limit = 2.0
 
     def reward(self, state: Array, dose: Array) -> Array:

@@ -1,0 +1,213 @@
+"""Recorded episodes and the files that keep them: parquet, CSV, HDF5 (D4RL layout) and Minari data sets.
+
+One flat table of M visits in episode-major, time-ordered rows. Every format gives back exactly the arrays that
+went in; a SHA-256 over the arrays, the same for every format, is stored with them and checked on reading. Files
+are written to a temporary name in the same folder and moved into place when complete.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.data.formats import open_sink, read_arrays
+from dosing.errors import UserError
+
+SCHEMA = "dosing-episodes/1"
+"""Version of the layout below; readers refuse any other."""
+
+COLUMNS: dict[str, str] = {
+    "episode": "<i8",
+    "step": "<i4",
+    "obs": "<f4",
+    "act_requested": "<f4",
+    "act": "<f4",
+    "limited_by": "|i1",
+    "reward": "<f4",
+    "cost": "<f4",
+    "behaviour_log_prob": "<f4",
+    "next_obs": "<f4",
+    "terminated": "|b1",
+    "truncated": "|b1",
+}
+"""Every array and its type; obs and next_obs are [M, O], act and act_requested [M, A], the others [M]."""
+
+WIDE = ("obs", "next_obs", "act", "act_requested")
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """M visits of one or more episodes, rows in order of episode and time."""
+
+    obs: NDArray[np.float32]
+    """Observation before the dose [M, O]."""
+    act: NDArray[np.float32]
+    """Dose delivered [M, A]."""
+    act_requested: NDArray[np.float32]
+    """Dose asked for [M, A]."""
+    limited_by: NDArray[np.int8]
+    """Code into ``dosing.safety.LIMITED_BY`` of the rule that changed the dose, 0 where none did [M]."""
+    reward: NDArray[np.float32]
+    """Reward of the visit [M]."""
+    next_obs: NDArray[np.float32]
+    """Observation after the dose [M, O]."""
+    terminated: NDArray[np.bool_]
+    """The process ended here: nothing follows [M]."""
+    truncated: NDArray[np.bool_]
+    """Recording ended here: the process would have gone on [M]."""
+    cost: NDArray[np.float32]
+    """Safety cost of the visit, never part of the reward [M]."""
+    behaviour_log_prob: NDArray[np.float32]
+    """Log density of the requested dose under the policy that gave it, NaN where unknown [M]."""
+    episode: NDArray[np.int64]
+    """Patient number [M]."""
+    step: NDArray[np.int32]
+    """Visit within the episode, from 0 [M]."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-able: schema, env_id, env_options, seed, patients, versions, limits, names, units, card, content_hash."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of other types or shapes than documented."""
+        m = len(self.reward)
+        for name, kind in COLUMNS.items():
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != np.dtype(kind):
+                raise UserError(f"{name} must be a {np.dtype(kind)} array, got {getattr(array, 'dtype', array)!r}")
+            if array.ndim != (2 if name in WIDE else 1) or len(array) != m:
+                raise UserError(f"{name} must have {m} rows, got shape {array.shape}")
+        if self.obs.shape != self.next_obs.shape or self.act.shape != self.act_requested.shape:
+            raise UserError("obs and next_obs, act and act_requested must have the same shapes")
+
+    def __len__(self) -> int:
+        """Number of visits M."""
+        return len(self.reward)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all arrays by name, in the fixed order of ``COLUMNS``."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    def content_hash(self) -> str:
+        """SHA-256 over all arrays, independent of file format and metadata."""
+        digest = ContentHash()
+        digest.update(self.arrays())
+        return digest.hexdigest()
+
+
+class ContentHash:
+    """SHA-256 of the arrays, fed in pieces of rows: the same however the rows are cut."""
+
+    def __init__(self) -> None:
+        """Start with no rows."""
+        self._columns = {name: hashlib.sha256() for name in COLUMNS}
+        self._widths: dict[str, int] = {}
+
+    def update(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Add the next rows."""
+        for name, digest in self._columns.items():
+            array = np.ascontiguousarray(arrays[name])
+            self._widths[name] = array.shape[1] if array.ndim == 2 else 1
+            digest.update(array.view(np.uint8).data if array.size else b"")
+
+    def hexdigest(self) -> str:
+        """Return the hash of all rows so far."""
+        lines = [f"{name} {COLUMNS[name]} {self._widths.get(name)} {d.hexdigest()}" for name, d in self._columns.items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class EpisodeWriter:
+    """Writes episodes piece by piece in constant memory; nothing appears under ``path`` before ``close``.
+
+    Use as a context manager: leaving it normally closes the file, leaving it by an exception removes what was
+    written. Parquet, CSV and HDF5 stream; Minari streams episode by episode.
+    """
+
+    def __init__(self, path: str | Path, metadata: dict[str, Any]) -> None:
+        """Open ``path`` for writing; its suffix chooses the format.
+
+        Args:
+            path: File ending in .parquet, .csv or .hdf5, or ``minari:namespace/name-v0``.
+            metadata: What the file says about itself; must name ``obs_names`` and ``dose_name`` where known.
+
+        Raises:
+            UserError: If the suffix is unknown, the folder is missing or not writable, or a package is missing.
+        """
+        self.metadata = {**metadata, "schema": SCHEMA}
+        self._hash = ContentHash()
+        self._rows = 0
+        self._sink = open_sink(path, self.metadata)
+
+    def write(self, episodes: Episodes) -> None:
+        """Append whole episodes."""
+        arrays = episodes.arrays()
+        self.metadata |= {"n_obs": episodes.obs.shape[1], "n_act": episodes.act.shape[1]}
+        self._hash.update(arrays)
+        self._rows += len(episodes)
+        self._sink.append(arrays)
+
+    def close(self) -> dict[str, Any]:
+        """Complete the file, move it into place and return its final metadata."""
+        self.metadata |= {"rows": self._rows, "content_hash": self._hash.hexdigest()}
+        self._sink.finish(self.metadata)
+        return self.metadata
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close after success, remove the partial file after an exception."""
+        if kind is None:
+            self.close()
+        else:
+            self._sink.discard()
+
+
+def write_episodes(episodes: Episodes, path: str | Path) -> dict[str, Any]:
+    """Write ``episodes`` to ``path`` (see :class:`EpisodeWriter`) and return the metadata stored with them."""
+    with EpisodeWriter(path, episodes.metadata) as writer:
+        writer.write(episodes)
+    return writer.metadata
+
+
+def read_episodes(path: str | Path) -> Episodes:
+    """Read back exactly what was written.
+
+    Raises:
+        UserError: If the file is missing, of another kind, truncated, of another schema version, or if its arrays
+            do not match their content hash.
+    """
+    arrays, metadata = read_arrays(path)
+    if metadata.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
+    try:
+        typed = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in COLUMNS.items()}
+    except KeyError as error:
+        raise UserError(f"{path} lacks the column {error.args[0]!r}") from None
+    episodes = Episodes(**typed, metadata=metadata)
+    found = episodes.content_hash()
+    if found != metadata.get("content_hash"):
+        raise UserError(
+            f"{path} is damaged or was edited: its arrays hash to {found[:12]}..., "
+            f"its metadata say {str(metadata.get('content_hash'))[:12]}..."
+        )
+    return episodes
+
+
+def concatenate(pieces: Iterable[Episodes], metadata: dict[str, Any]) -> Episodes:
+    """Join pieces of rows into one, with ``metadata`` completed by schema, rows and content hash."""
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+    for piece in pieces:
+        for name, array in piece.arrays().items():
+            columns[name].append(array)
+    whole = Episodes(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
+    complete = {**metadata, "schema": SCHEMA, "rows": len(whole), "content_hash": whole.content_hash()}
+    complete |= {"n_obs": whole.obs.shape[1], "n_act": whole.act.shape[1]}
+    return replace(whole, metadata=complete)
+
