@@ -5,8 +5,8 @@ Both policies are products of one-dimensional q-Gaussians, for z = (x - mu) / si
     p(x) = exp_q(-z^2 / (3 - q)) / (sigma Z_q),     exp_q(u) = [1 + (1 - q) u]_+^(1 / (1 - q))
 
 (Tsallis' exponential; Z_q makes the density integrate to 1). The heavy-tailed proposal pi_phi is fitted to
-the data, the bounded actor pi_theta to the proposal. With a~ = m + sigma z drawn from the actor, Qmin the smaller
-critic, a bar for targets:
+the data, the bounded actor pi_theta to the proposal. With a~ = m + sigma z drawn from the actor, Qmin the
+smaller critic and a bar for targets:
 
     L_V    = mean 1/2 (V(s) - Qbar_min(s, a~))^2
     L_Q    = 1/2 sum_i mean 1/2 (r + gamma (1 - d) Qbar_min(s', a') - Q_i(s, a))^2
