@@ -50,8 +50,9 @@ class DoseLimits:
             requested: Doses of shape [..., A] in ``unit``; float32 stays float32, all else becomes float64.
 
         Returns:
-            ``(delivered, limited)``: the doses [..., A] within the limits, and one code [...] per dose: 0 where
-            the dose is delivered as requested, else the index into ``LIMITED_BY`` of the limit that held it.
+            ``(delivered, limited)``: the doses [..., A] within the limits, and one code [...] per dose: 0
+            where the dose is delivered as requested, else the index into ``LIMITED_BY`` of the limit that
+            held it.
 
         Raises:
             UserError: If the last axis is not A long, or a dose is not a number, NaN or infinite.

@@ -20,7 +20,9 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
     limits = scenario.limits
     observations = [
         {"name": name, "unit": unit, "low": float(low), "high": float(high)}
-        for name, unit, low, high in zip(seen.names, ["1"] * len(seen.names), seen.low, seen.high, strict=True)
+        for name, unit, low, high in zip(
+            seen.names, ["1"] * len(seen.names), seen.low, seen.high, strict=True
+        )
     ]
     if not limits.unit or not all(entry["unit"] for entry in observations):
         raise UserError(f"the scenario {env_id} does not state all its units")
@@ -36,7 +38,12 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
         "decision_interval": "one visit (no unit of time)",
         "terminates": False,
         "observations": observations,
-        "dose": {"name": "dose", "unit": limits.unit, "hard_low": list(limits.low), "hard_high": list(limits.high)},
+        "dose": {
+            "name": "dose",
+            "unit": limits.unit,
+            "hard_low": list(limits.low),
+            "hard_high": list(limits.high),
+        },
         "motion": scenario.motion_text,
         "start": scenario.start_text,
         "noise": scenario.noise_text,
@@ -47,7 +54,9 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
             "uniform": "uniform over the hard limits",
             "constant:DOSE": "one dose for everyone",
             "titration:SPREAD": f"towards marker = {scenario.marker.target:g}, marker = "
-            + " + ".join(f"{w:g} {s}" for w, s in zip(scenario.marker.weights, scenario.state_names, strict=True)),
+            + " + ".join(
+                f"{w:g} {s}" for w, s in zip(scenario.marker.weights, scenario.state_names, strict=True)
+            ),
         },
         "options": {
             "cohort": chosen.cohort,

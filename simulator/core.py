@@ -1,10 +1,12 @@
 """The batched core: one visit of all patients in a few array operations, no loop over patients.
 
-State lives in block layout [B blocks, k entries, W patients], W = 256, and is worked through in groups of blocks
-that fit the processor cache. A cohort inside one block keeps only its own columns and the noise it has made;
-both forms give the same bits, because every operation on the state is elementwise along the patients and the
-noise is always made for whole blocks.
+State lives in block layout [B blocks, k entries, W patients], W = 256, and is worked through in groups of
+blocks that fit the processor cache. A cohort inside one block keeps only its own columns and the noise it
+has made; both forms give the same bits, because every operation on the state is elementwise along the
+patients and the noise is always made for whole blocks.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +87,10 @@ class Core:
         rows = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
         return rows if self._one_block else rows[self._low : self._low + self.n]
 
-    def whole(self, blocks: NDArray[np.float32]) -> Array:
-        """Turn draws for whole blocks [B, k, 256] into the rows of this cohort's patients [n, k]."""
-        rows = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
-        return rows[self._low : self._low + self.n]
+    def rows(self, blocks: NDArray[Any]) -> NDArray[Any]:
+        """Turn draws for whole blocks [B, k, 256] into one row per patient of this cohort [n, k]."""
+        every = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
+        return every[self._low : self._low + self.n]
 
     def factor(self) -> NDArray[np.float32]:
         """Return the noise factor: [k, k] when shared, else [n, k, k]."""

@@ -1,7 +1,8 @@
 """Random covariance matrices and exact factors of them.
 
-A factor L gives correlated noise ``L @ z`` from independent standard normals z. All matrices here are a random
-correlation matrix divided by two, as in Li et al. 2023 (arXiv 2301.08940) and fat2thin (arXiv 2501.14373).
+A factor L gives correlated noise ``L @ z`` from independent standard normals z. All matrices here are a
+random correlation matrix divided by two, as in Li et al. 2023 (arXiv 2301.08940) and fat2thin (arXiv
+2501.14373).
 """
 
 import numpy as np
@@ -14,10 +15,10 @@ Array = NDArray[np.float32]
 def lkj_factor(normals: Array) -> Array:
     """Lower-triangular factor of a uniform (LKJ(1)) random correlation matrix, halved.
 
-    The onion method (Lewandowski, Kurowicka, Joe 2009, section 3.2) at eta = 1: row i of the factor of a k x k
-    matrix has squared length of its first i entries ~ Beta(i/2, (k+1-i)/2) and a uniform direction. Both come from
-    one point uniform on the sphere in R^(k+1): keep its first i coordinates, put the length of the rest on the
-    diagonal.
+    The onion method (Lewandowski, Kurowicka, Joe 2009, section 3.2) at eta = 1: row i of the factor of a k
+    x k matrix has squared length of its first i entries ~ Beta(i/2, (k+1-i)/2) and a uniform direction.
+    Both come from one point uniform on the sphere in R^(k+1): keep its first i coordinates, put the length
+    of the rest on the diagonal.
 
     Args:
         normals: Standard normals [..., k, k+1, W], W patients last.
@@ -38,8 +39,8 @@ def lkj_factor(normals: Array) -> Array:
 def published_factor(uniforms: Array) -> Array:
     """Exact factor of the published covariance: the sample correlation of k uniform vectors, halved.
 
-    With X [k samples, k variables] centred and its columns scaled to length one, corrcoef(X) = X'X, so X' itself
-    is the factor. Centring k samples leaves rank k-1: the noise lies in a hyperplane.
+    With X [k samples, k variables] centred and its columns scaled to length one, corrcoef(X) = X'X, so X'
+    itself is the factor. Centring k samples leaves rank k-1: the noise lies in a hyperplane.
 
     Args:
         uniforms: X as [..., sample, variable, W].
@@ -59,7 +60,7 @@ def shared_lkj_factor(generator: Generator, k: int) -> Array:
 
 
 def correlate(factor: Array, normals: Array, out: Array) -> None:
-    """Write ``factor @ normals`` to ``out`` [B, k, W]; the factor is [k, k] shared or [B, k, k, W] per patient."""
+    """Write ``factor @ normals`` to ``out`` [B, k, W]; the factor is [k, k] or one each, [B, k, k, W]."""
     if factor.ndim == 2:
         np.matmul(factor, normals, out=out)
     else:

@@ -2,13 +2,13 @@
 
 Contract of every environment here (both forms):
 
-- ``reset(seed=s)`` starts at patient number ``first_patient`` (default 0) of that seed; every further ``reset()``
-  moves on to the next patients. ``reset(options={"patient_id": k})`` pins patient k (the vector form: k and the
-  ones after it). A patient's first state, covariance and noise never depend on the doses given.
+- ``reset(seed=s)`` starts at patient number ``first_patient`` (default 0) of that seed; every further
+  ``reset()`` moves on to the next patients. ``reset(options={"patient_id": k})`` pins patient k (the vector
+  form: k and the ones after it). A patient's first state, covariance and noise never depend on the doses.
 - Episodes end by ``truncated`` after the scenario's number of visits, never by ``terminated``.
 - A finite dose outside the hard limits is delivered at the limit and ``info`` says so in ``dose_requested``,
-  ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` it is an error. NaN, inf and wrong shapes
-  always are.
+  ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` it is an error. NaN, inf and wrong
+  shapes always are.
 - ``info["cost"]`` and ``info["events"]`` carry the safety signal, which the reward never contains.
 """
 
@@ -37,6 +37,7 @@ MOST_VISITS = 10_000
 """Longest episode that can be asked for."""
 
 Info = dict[str, Any]
+Space = gymnasium.Space[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
     return int(value)
 
 
-def _spaces(options: EnvOptions, observation: Observation) -> tuple[Box, Box]:
+def _spaces(options: EnvOptions, observation: Observation) -> tuple[Space, Space]:
     limits = options.scenario.limits
     action = Box(np.array(limits.low, dtype=np.float32), np.array(limits.high, dtype=np.float32))
     return Box(observation.low, observation.high), action
@@ -116,7 +117,7 @@ class Visits:
         self._extreme = (EXTREME * largest).astype(np.float32)
 
     def start(self, seed: int, patient: int) -> Array:
-        """Bring patients ``patient`` to ``patient + n - 1`` to their first visit; returns observations [n, O]."""
+        """Bring n patients from number ``patient`` on to their first visit; returns observations [n, O]."""
         self.core.start(seed, patient)
         self.next_patient = patient + self.n
         self.patients = np.arange(patient, patient + self.n)
@@ -168,6 +169,13 @@ def _patient(options: dict[str, Any] | None, following: int) -> int:
     return whole_number("patient_id", options["patient_id"], 0) if options else following
 
 
+def _entropy(seed: int | None) -> int:
+    """Return the seed that gymnasium keeps, drawn from the system where none was given."""
+    if seed is None or seed < 0:  # gymnasium marks a generator that was set from outside with -1
+        raise UserError("this environment is seeded through reset(seed=...), not by setting np_random")
+    return seed
+
+
 def _seed(seed: Any) -> int | None:
     return None if seed is None else whole_number("seed", seed, 0)
 
@@ -189,7 +197,7 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         seed = _seed(seed)
         super().reset(seed=seed)
         following = self.visits.next_patient if seed is None else self.visits.options.first_patient
-        obs = self.visits.start(self.np_random_seed, _patient(options, following))
+        obs = self.visits.start(_entropy(self.np_random_seed), _patient(options, following))
         return obs[0], {"patient": int(self.visits.patients[0])}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
@@ -214,8 +222,8 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """N patients in step: all start together and end together, then the next N begin.
 
-    Autoreset is gymnasium's next-step mode: the step after the last visit ignores its doses, rewards 0 and returns
-    the first observations of the next N patients. ``info["limited_by"]`` holds codes into
+    Autoreset is gymnasium's next-step mode: the step after the last visit ignores its doses, rewards 0 and
+    returns the first observations of the next N patients. ``info["limited_by"]`` holds codes into
     ``dosing.safety.LIMITED_BY``.
     """
 
@@ -238,7 +246,7 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
         seed = _seed(seed)
         super().reset(seed=seed)
         following = self.visits.next_patient if seed is None else self.visits.options.first_patient
-        obs = self.visits.start(self.np_random_seed, _patient(options, following))
+        obs = self.visits.start(_entropy(self.np_random_seed), _patient(options, following))
         return obs, {"patient": self.visits.patients}
 
     def step(

@@ -1,7 +1,8 @@
 """Roll out a behaviour policy on simulated patients and keep every visit.
 
-Patients are simulated in chunks that fit a constant memory. Chunks are independent of each other because every
-patient belongs to a stream of its own block, so neither their size nor the number of workers changes a bit.
+Patients are simulated in chunks that fit a constant memory. Chunks are independent of each other because
+every patient belongs to a stream of its own block, so neither their size nor the number of workers changes
+a bit.
 """
 
 from collections import deque
@@ -25,7 +26,8 @@ CHUNK_VISITS = 100_000
 """Visits held in memory at once, per worker: about 10 MB for eight states."""
 
 GAMMA = 0.9
-"""Discount with which the published work learns on these scenarios; a hint for learners, stored with the data."""
+"""Discount with which the published work learns on these scenarios; a hint for learners, stored with the
+data."""
 
 
 def simulate(
@@ -73,7 +75,7 @@ def simulate_to(
     workers: int = 1,
     **env_options: Any,
 ) -> dict[str, Any]:
-    """As :func:`simulate`, but stream the visits to ``path`` in constant memory; returns the stored metadata."""
+    """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata."""
     plan = Plan(env_id, patients, steps, policy, seed, cohort, env_options)
     with EpisodeWriter(path, plan.metadata) as writer:
         for chunk in plan.chunks(workers, progress):
@@ -180,14 +182,18 @@ class Plan:
         o, a = obs.shape[1], limits.n_act
         out = {"obs": rows(o), "next_obs": rows(o), "act": rows(a), "act_requested": rows(a)}
         out |= {name: rows(0) for name in ("reward", "cost", "behaviour_log_prob")}
-        out |= {"limited_by": rows(0, np.int8), "terminated": rows(0, np.bool_), "truncated": rows(0, np.bool_)}
+        out |= {
+            "limited_by": rows(0, np.int8),
+            "terminated": rows(0, np.bool_),
+            "truncated": rows(0, np.bool_),
+        }
         weights = np.asarray(marker.weights)
-        last: NDArray[np.float64] | None = None
+        last: NDArray[np.float32] | None = None
         for t in range(steps):
             for stream, block in zip(streams, dice, strict=True):
                 stream.random(out=block)
             seen = env.visits.observation.marker(obs, weights)
-            view = View(obs, seen, env.visits.covariate, last, env.visits.core.whole(dice))
+            view = View(obs, seen, env.visits.covariate, last, env.visits.core.rows(dice))
             dose, log_prob = act(view)
             out["obs"][:, t] = obs
             obs, out["reward"][:, t], terminated, truncated, info = env.step(dose.astype(np.float32))
@@ -197,7 +203,9 @@ class Plan:
             out["limited_by"][:, t], out["cost"][:, t] = info["limited_by"], info["cost"]
             out["behaviour_log_prob"][:, t] = log_prob
             last = info["dose_delivered"]
-        flat = {name: array.reshape(n * steps, *array.shape[2:]) for name, array in out.items()}
+        flat: dict[str, Any] = {
+            name: array.reshape(n * steps, *array.shape[2:]) for name, array in out.items()
+        }
         return Episodes(
             **flat,
             episode=np.repeat(np.arange(first, end, dtype=np.int64), steps),

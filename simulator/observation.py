@@ -7,7 +7,8 @@ Order of one observation vector of O entries::
     [dose 1 visit ago] ... [dose k visits ago]      with history=k
     [latent mean]                                   with latent=True
 
-Entries of visits and doses that lie before the first visit are 0. The reward always comes from the true state.
+Entries of visits and doses that lie before the first visit are 0. The reward always comes from the true
+state.
 """
 
 from dataclasses import dataclass, fields
@@ -28,9 +29,9 @@ REALISM: dict[int, dict[str, float]] = {
     4: {"variation": 0.25, "noise": 0.3, "missing_visits": 0.2},
     5: {"variation": 0.25, "noise": 0.3, "missing_visits": 0.2, "confounding": 0.25},
 }
-"""Graded realism; each level adds one difficulty: none (ideal), patients who differ in how strongly a dose acts
-on them, measurement noise, unmeasured visits, and a hidden covariate of that sensitivity which the behaviour
-policy sees and the learner does not. Our choice of sizes, without a published source."""
+"""Graded realism; each level adds one difficulty: none (ideal), patients who differ in how strongly a dose
+acts on them, measurement noise, unmeasured visits, and a hidden covariate of that sensitivity which the
+behaviour policy sees and the learner does not. Our choice of sizes, without a published source."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class ObservationOptions:
     """Options on what is observed and on how patients differ; every one composes with every other."""
 
     history: int = 0
-    """Number k of past observations and doses that are shown; 0 shows the present visit alone, without doses."""
+    """Number k of past observations and doses that are shown; 0 shows the present visit alone, without
+    doses."""
     latent: bool = False
     """Show the privileged latent mean too. For oracles only."""
     noise: float = 0.0
@@ -50,11 +52,16 @@ class ObservationOptions:
     variation: float = 0.0
     """Standard deviation between patients of the log factor on the dose inside the law of motion."""
     confounding: float = 0.0
-    """Change of that log factor per unit of a standard normal hidden covariate, shown to behaviour policies only."""
+    """Change of that log factor per unit of a standard normal hidden covariate, shown to behaviour policies
+    only."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        if isinstance(self.history, bool) or not isinstance(self.history, int) or not 0 <= self.history <= 1000:
+        if (
+            isinstance(self.history, bool)
+            or not isinstance(self.history, int)
+            or not 0 <= self.history <= 1000
+        ):
             raise UserError(f"history must be a whole number from 0 to 1000, got {self.history!r}")
         if not isinstance(self.latent, bool):
             raise UserError(f"latent must be True or False, got {self.latent!r}")
@@ -137,7 +144,7 @@ class Observation:
         return self._show(core)
 
     def marker(self, obs: Array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weighted sum [n] of the measured state in ``obs`` [n, O], NaN where an entry is missing."""
+        """Return the weighted sum [n] of the state measured in ``obs`` [n, O], NaN where entries lack."""
         k = len(weights)
         value: NDArray[np.float64] = obs[:, :k] @ weights
         if self._masked:
@@ -165,9 +172,9 @@ class Observation:
         for stream, normals, uniforms in zip(self._streams, self._normals, self._uniforms, strict=True):
             stream.standard_normal(dtype=np.float32, out=normals)
             stream.random(dtype=np.float32, out=uniforms)
-        value = core.per_patient(core.state) + np.float32(self.options.noise) * core.whole(self._normals)
+        value = core.per_patient(core.state) + np.float32(self.options.noise) * core.rows(self._normals)
         if not self._masked:
             return np.ascontiguousarray(value)
-        dice = core.whole(self._uniforms)
+        dice = core.rows(self._uniforms)
         seen = (dice[:, 1:] >= self.options.missing) & (dice[:, :1] >= self.options.missing_visits)
         return np.concatenate([np.where(seen, value, np.float32(0)), seen.astype(np.float32)], axis=1)

@@ -1,8 +1,8 @@
 """Behaviour policies: who gave the logged doses, with the density of each dose.
 
-A policy proposes a dose from what it sees and says with what density it did so. Densities are per dose unit, of
-the requested dose. A policy that gives one dose with certainty has no density and logs NaN, so that importance
-weights built on it are refused instead of wrong.
+A policy proposes a dose from what it sees and says with what density it did so. Densities are per dose
+unit, of the requested dose. A policy that gives one dose with certainty has no density and logs NaN, so
+that importance weights built on it are refused instead of wrong.
 """
 
 from abc import ABC, abstractmethod
@@ -29,8 +29,9 @@ class View:
     marker: Array
     """The scenario's clinical marker from the measured state; NaN where it was not measured [N]."""
     covariate: NDArray[np.float32]
-    """Hidden covariate that shifts a patient's log sensitivity by ``confounding``; the learner never sees it [N]."""
-    last_dose: Array | None
+    """Hidden covariate that shifts a patient's log sensitivity by ``confounding``; the learner never sees
+    it [N]."""
+    last_dose: NDArray[np.float32] | None
     """Dose delivered at the visit before [N, A]; None at the first visit."""
     dice: Array
     """Independent uniforms on (0, 1) for this policy, [N, A + 1]."""
@@ -111,8 +112,8 @@ class Constant(BehaviourPolicy):
 class Titration(BehaviourPolicy):
     """Clinician-like: raise or lower a planned dose until the marker reaches its target, with noise.
 
-    plan += gain (target - marker), kept within the limits; an unmeasured marker leaves the plan alone. The dose is
-    drawn from a normal around plan / exp(confounding * covariate), truncated to the limits.
+    plan += gain (target - marker), kept within the limits; an unmeasured marker leaves the plan alone. The
+    dose is drawn from a normal around plan / exp(confounding * covariate), truncated to the limits.
     """
 
     spread: float = 0.1
@@ -160,7 +161,9 @@ class EpsilonGreedy(BehaviourPolicy):
     def __post_init__(self) -> None:
         """Refuse settings that give no density everywhere."""
         if not 0 < self.epsilon <= 1 or not 0 < self.spread <= 10:
-            raise UserError(f"need 0 < epsilon <= 1 and 0 < spread <= 10, got {self.epsilon} and {self.spread}")
+            raise UserError(
+                f"need 0 < epsilon <= 1 and 0 < spread <= 10, got {self.epsilon} and {self.spread}"
+            )
 
     @property
     def name(self) -> str:
@@ -181,7 +184,9 @@ class EpsilonGreedy(BehaviourPolicy):
             explore = view.dice[:, -1:] < self.epsilon
             dose = np.where(explore, low + (high - low) * dice, truncated_normal(centre, sd, low, high, dice))
             greedy = truncated_normal_log_prob(dose, centre, sd, low, high).sum(axis=1)
-            return dose, np.logaddexp(np.log1p(-self.epsilon) + greedy if self.epsilon < 1 else -np.inf, log_uniform)
+            return dose, np.logaddexp(
+                np.log1p(-self.epsilon) + greedy if self.epsilon < 1 else -np.inf, log_uniform
+            )
 
         return act
 
@@ -201,10 +206,10 @@ def truncated_normal_log_prob(dose: Array, centre: Array, sd: Array, low: Array,
 
 
 def parse_policy(policy: str | BehaviourPolicy) -> BehaviourPolicy:
-    """Return the policy that a text names: ``uniform``, ``constant:DOSE``, ``titration`` or ``titration:SPREAD``.
+    """Return the policy that a text names.
 
     Raises:
-        UserError: For any other text.
+        UserError: If it is not ``uniform``, ``constant:DOSE``, ``titration`` or ``titration:SPREAD``.
     """
     if isinstance(policy, BehaviourPolicy):
         return policy
@@ -219,4 +224,6 @@ def parse_policy(policy: str | BehaviourPolicy) -> BehaviourPolicy:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-    raise UserError(f"unknown policy {policy!r}: it must be uniform, constant:DOSE, titration or titration:SPREAD")
+    raise UserError(
+        f"unknown policy {policy!r}: it must be uniform, constant:DOSE, titration or titration:SPREAD"
+    )

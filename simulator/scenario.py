@@ -1,7 +1,7 @@
 """What a synthetic scenario must say about itself, so that one batched core can run it.
 
-All arrays are float32 in block layout: [B blocks, k entries, W patients] for vectors, [B, W] for scalars. Every
-method works elementwise along B and W, so a patient's numbers do not depend on the neighbours.
+All arrays are float32 in block layout: [B blocks, k entries, W patients] for vectors, [B, W] for scalars.
+Every method works elementwise along B and W, so a patient's numbers do not depend on the neighbours.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ LARGEST_NORMAL = 8.25
 
 @dataclass(frozen=True)
 class Marker:
-    """What a titrating clinician looks at: a weighted sum of the observed state that should reach a target."""
+    """What a titrating clinician looks at: a weighted sum of observed states with a target."""
 
     weights: tuple[float, ...]
     """Weight of each observed state entry."""

@@ -1,13 +1,13 @@
 """Random streams: patient 7 is the same patient in a cohort of ten or of a million.
 
-Patients are grouped into fixed blocks of 256 by their number. Every block owns one SFC64 generator per purpose,
-keyed by ``SeedSequence(seed, spawn_key=(cohort, purpose, block))``, and always draws for all of its 256 patients.
-So nothing depends on how many patients are simulated, in which chunks, by how many workers, or which doses are
-given. SFC64 is the fastest of NumPy's generators (126 M float32 normals/s against Philox 95 M on the machine of
-``benchmarks/results/simulator.md``), and a block of 256 is long enough to keep that speed.
+Patients are grouped into fixed blocks of 256 by their number. Every block owns one SFC64 generator per
+purpose, keyed by ``SeedSequence(seed, spawn_key=(cohort, purpose, block))``, and always draws for all of
+its 256 patients. So nothing depends on how many patients are simulated, in which chunks, by how many
+workers, or which doses are given. SFC64 is the fastest of NumPy's generators (126 M float32 normals/s
+against Philox 95 M on the machine of ``benchmarks/results/simulator.md``), and a block of 256 is long
+enough to keep that speed.
 """
 
-import numpy as np
 from numpy.random import SFC64, Generator, SeedSequence
 
 BLOCK = 256
@@ -33,5 +33,3 @@ def block_streams(seed: int, cohort: str, purpose: int, first: int, n: int) -> l
 def replication_stream(seed: int) -> Generator:
     """Return the generator of what a replication draws once for both cohorts (the shared covariance)."""
     return Generator(SFC64(SeedSequence(seed, spawn_key=(REPLICATION,))))
-
-

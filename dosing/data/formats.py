@@ -1,4 +1,4 @@
-"""The four file formats behind ``dosing.data.store``: each a sink that takes rows and a reader that gives them back.
+"""The four file formats behind ``dosing.data.store``: a sink that takes rows and a reader for each.
 
 pyarrow, h5py and minari are imported only when their format is used.
 """
@@ -10,7 +10,7 @@ import re
 import shutil
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
+
+_NOTHING: Any = None
 
 MINARI = "minari:"
 """Prefix of a Minari data set id."""
@@ -69,6 +71,7 @@ def open_sink(path: str | Path, metadata: dict[str, Any]) -> Sink:
     """Open the sink that the suffix or prefix of ``path`` names."""
     if str(path).startswith(MINARI):
         return MinariSink(str(path)[len(MINARI) :], metadata)
+    sinks: dict[str, Callable[[Path, dict[str, Any]], Sink]]
     sinks = {".parquet": ParquetSink, ".csv": CsvSink, ".hdf5": Hdf5Sink}
     return sinks[_suffix(path)](Path(path), metadata)
 
@@ -85,7 +88,13 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         return reader(Path(path))
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:  # pyarrow errors are these too
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        UnicodeDecodeError,
+    ) as error:  # pyarrow errors are these too
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise UserError(f"{path} is truncated or not an episode file of this program ({reason})") from error
 
@@ -101,7 +110,9 @@ def _need(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(f"{purpose} needs the package {module.split('.')[0]}, which is not installed") from None
+        raise UserError(
+            f"{purpose} needs the package {module.split('.')[0]}, which is not installed"
+        ) from None
 
 
 def _load_json(text: str | bytes, path: Path) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def _load_json(text: str | bytes, path: Path) -> dict[str, Any]:
     return metadata
 
 
-class FileSink(Sink):
+class FileSink(Sink, ABC):
     """A sink that writes to a temporary name beside its target and moves it into place."""
 
     def __init__(self, path: Path) -> None:
@@ -177,7 +188,9 @@ def _from_table(table: Any, metadata: dict[str, Any]) -> Arrays:
             column = table.column(label).combine_chunks()
             if name == "limited_by":
                 coded = column if hasattr(column, "dictionary") else column.dictionary_encode()
-                codes = np.array([LIMITED_BY.index(text) for text in coded.dictionary.to_pylist()], dtype=np.int8)
+                codes = np.array(
+                    [LIMITED_BY.index(text) for text in coded.dictionary.to_pylist()], dtype=np.int8
+                )
                 parts.append(codes[coded.indices.to_numpy(zero_copy_only=False)])
             else:
                 parts.append(column.to_numpy(zero_copy_only=False))
@@ -199,12 +212,12 @@ class ParquetSink(FileSink):
         """Open the file."""
         self._parquet = _need("pyarrow.parquet", "parquet")
         super().__init__(path)
-        self._metadata, self._writer = metadata, None
+        self._metadata, self._writer = metadata, _NOTHING
 
     def append(self, arrays: Arrays) -> None:
         """Write one row group."""
         table = _table(arrays, self._metadata)
-        if self._writer is None:
+        if self._writer is _NOTHING:
             self._writer = self._parquet.ParquetWriter(
                 self.partial, table.schema, use_dictionary=["limited_by"], compression="snappy"
             )
@@ -212,7 +225,7 @@ class ParquetSink(FileSink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the footer and move the file into place."""
-        if self._writer is None:
+        if self._writer is _NOTHING:
             self.discard()
             raise UserError(f"{self.path} would hold no rows")
         self._writer.add_key_value_metadata({_KEY: json.dumps(metadata)})
@@ -231,13 +244,13 @@ def _read_parquet(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 class CsvSink(FileSink):
-    """A first line ``# dosing {metadata}``, a header, then one line per visit, floats in shortest exact form."""
+    """A first line ``# dosing {metadata}``, a header, one line per visit, floats in shortest exact form."""
 
     def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
         """Open the file; the metadata go in front when it is finished."""
         self._csv = _need("pyarrow.csv", "CSV")
         super().__init__(path)
-        self._metadata, self._writer = metadata, None
+        self._metadata, self._writer = metadata, _NOTHING
         self._rows = path.with_name(self.partial.name + ".rows")
 
     def append(self, arrays: Arrays) -> None:
@@ -245,13 +258,13 @@ class CsvSink(FileSink):
         table = _table(arrays, self._metadata)
         index = table.column_names.index("limited_by")
         table = table.set_column(index, "limited_by", table.column("limited_by").cast("string"))
-        if self._writer is None:
+        if self._writer is _NOTHING:
             self._writer = self._csv.CSVWriter(self._rows, table.schema)
         self._writer.write_table(table)
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Put the metadata in front of the rows and move the file into place."""
-        if self._writer is None:
+        if self._writer is _NOTHING:
             self.discard()
             raise UserError(f"{self.path} would hold no rows")
         self._writer.close()
@@ -272,7 +285,9 @@ def _read_csv(path: Path) -> tuple[Arrays, dict[str, Any]]:
     with path.open("rb") as file:
         line = file.readline()
     if not line.startswith(_CSV_MARK.encode()):
-        raise UserError(f"{path} is a CSV file of another program: its first line does not begin {_CSV_MARK!r}")
+        raise UserError(
+            f"{path} is a CSV file of another program: its first line does not begin {_CSV_MARK!r}"
+        )
     metadata = _load_json(line[len(_CSV_MARK) :], path)
     kinds = {"limited_by": pa.string(), "episode": pa.int64(), "step": pa.int32()}
     kinds |= {"terminated": pa.bool_(), "truncated": pa.bool_()}
@@ -335,23 +350,30 @@ class MinariSink(Sink):
     def __init__(self, dataset_id: str, metadata: dict[str, Any]) -> None:
         """Check the id; the data set is created with its first rows."""
         self._minari = _need("minari", "a Minari data set")
-        self.id, self._metadata, self._set = dataset_id, metadata, None
+        self.id, self._metadata, self._set = dataset_id, metadata, _NOTHING
         pattern = r"([\w-]+/)+[\w-]+-v\d+"
         if not re.fullmatch(pattern, dataset_id):
             raise UserError(f"{dataset_id!r} is not a Minari id; it needs the form namespace/name-v0")
         if dataset_id in self._minari.list_local_datasets():
-            raise UserError(f"the Minari data set {dataset_id} already exists; delete it or choose another version")
+            raise UserError(
+                f"the Minari data set {dataset_id} already exists; delete it or choose another version"
+            )
 
     def append(self, arrays: Arrays) -> None:
         """Add whole episodes, one at a time."""
         buffers = self._buffers(arrays)
-        if self._set is not None:
+        if self._set is not _NOTHING:
             self._set.storage.update_episodes(buffers)
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # minari warns about every field it would like to have from an author
+            warnings.simplefilter(
+                "ignore"
+            )  # minari warns about every field it would like to have from an author
             self._set = self._minari.create_dataset_from_buffers(
-                self.id, buffers, algorithm_name=str(self._metadata.get("policy")), **self._environment(arrays)
+                self.id,
+                buffers,
+                algorithm_name=str(self._metadata.get("policy")),
+                **self._environment(arrays),
             )
 
     def _environment(self, arrays: Arrays) -> dict[str, Any]:
@@ -360,14 +382,23 @@ class MinariSink(Sink):
 
         box, meta = gymnasium.spaces.Box, self._metadata
         o, a = arrays["obs"].shape[1], arrays["act"].shape[1]
-        low, high = (np.asarray(meta.get(f"obs_{end}", [np.inf * sign] * o), dtype=np.float32) for end, sign in _ENDS)
-        dose_low, dose_high = (
-            np.asarray(meta.get(f"action_{end}", [np.inf * sign] * a), dtype=np.float32) for end, sign in _ENDS
+        low, high = (
+            np.asarray(meta.get(f"obs_{end}", [np.inf * sign] * o), dtype=np.float32) for end, sign in _ENDS
         )
-        out = {"observation_space": box(low, high), "action_space": box(dose_low, dose_high), "env": None}
+        dose_low, dose_high = (
+            np.asarray(meta.get(f"action_{end}", [np.inf * sign] * a), dtype=np.float32)
+            for end, sign in _ENDS
+        )
+        out: dict[str, Any] = {
+            "observation_space": box(low, high),
+            "action_space": box(dose_low, dose_high),
+            "env": None,
+        }
         if meta.get("env_id") in gymnasium.registry:
             spec = gymnasium.spec(meta["env_id"])
-            out["env"] = spec.__class__(**{**_spec_fields(spec), "kwargs": {**spec.kwargs, **meta["env_options"]}})
+            out["env"] = spec.__class__(
+                **{**_spec_fields(spec), "kwargs": {**spec.kwargs, **meta["env_options"]}}
+            )
         return out
 
     def _buffers(self, arrays: Arrays) -> Iterator[Any]:
@@ -386,13 +417,13 @@ class MinariSink(Sink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Store our metadata beside Minari's own."""
-        if self._set is None:
+        if self._set is _NOTHING:
             raise UserError(f"the Minari data set {self.id} would hold no rows")
         self._set.storage.update_metadata({"dosing": metadata})
 
     def discard(self) -> None:
         """Delete the unfinished data set."""
-        if self._set is not None:
+        if self._set is not _NOTHING:
             self._minari.delete_dataset(self.id)
 
 
@@ -415,8 +446,16 @@ def _read_minari(dataset_id: str) -> tuple[Arrays, dict[str, Any]]:
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in D4RL}
     for episode in data.iterate_episodes():
         own = {name: episode.infos[name] for name in _MINARI_INFOS}
-        own |= {"obs": episode.observations[:-1], "next_obs": episode.observations[1:], "act": episode.actions}
-        own |= {"reward": episode.rewards, "terminated": episode.terminations, "truncated": episode.truncations}
+        own |= {
+            "obs": episode.observations[:-1],
+            "next_obs": episode.observations[1:],
+            "act": episode.actions,
+        }
+        own |= {
+            "reward": episode.rewards,
+            "terminated": episode.terminations,
+            "truncated": episode.truncations,
+        }
         for name, array in own.items():
             columns[name].append(array)
     return {name: np.concatenate(parts) for name, parts in columns.items()}, metadata

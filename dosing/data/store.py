@@ -1,8 +1,8 @@
 """Recorded episodes and the files that keep them: parquet, CSV, HDF5 (D4RL layout) and Minari data sets.
 
-One flat table of M visits in episode-major, time-ordered rows. Every format gives back exactly the arrays that
-went in; a SHA-256 over the arrays, the same for every format, is stored with them and checked on reading. Files
-are written to a temporary name in the same folder and moved into place when complete.
+One flat table of M visits in episode-major, time-ordered rows. Every format gives back exactly the arrays
+that went in; a SHA-256 over the arrays, the same for every format, is stored with them and checked on
+reading. Files are written to a temporary name in the same folder and moved into place when complete.
 """
 
 import hashlib
@@ -69,7 +69,8 @@ class Episodes:
     step: NDArray[np.int32]
     """Visit within the episode, from 0 [M]."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON-able: schema, env_id, env_options, seed, patients, versions, limits, names, units, card, content_hash."""
+    """JSON-able: schema, env_id, env_options, seed, patients, versions, limits, names, units, card,
+    content_hash."""
 
     def __post_init__(self) -> None:
         """Refuse arrays of other types or shapes than documented."""
@@ -77,7 +78,9 @@ class Episodes:
         for name, kind in COLUMNS.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.dtype != np.dtype(kind):
-                raise UserError(f"{name} must be a {np.dtype(kind)} array, got {getattr(array, 'dtype', array)!r}")
+                raise UserError(
+                    f"{name} must be a {np.dtype(kind)} array, got {getattr(array, 'dtype', array)!r}"
+                )
             if array.ndim != (2 if name in WIDE else 1) or len(array) != m:
                 raise UserError(f"{name} must have {m} rows, got shape {array.shape}")
         if self.obs.shape != self.next_obs.shape or self.act.shape != self.act_requested.shape:
@@ -115,7 +118,10 @@ class ContentHash:
 
     def hexdigest(self) -> str:
         """Return the hash of all rows so far."""
-        lines = [f"{name} {COLUMNS[name]} {self._widths.get(name)} {d.hexdigest()}" for name, d in self._columns.items()]
+        lines = [
+            f"{name} {COLUMNS[name]} {self._widths.get(name)} {d.hexdigest()}"
+            for name, d in self._columns.items()
+        ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -134,7 +140,8 @@ class EpisodeWriter:
             metadata: What the file says about itself; must name ``obs_names`` and ``dose_name`` where known.
 
         Raises:
-            UserError: If the suffix is unknown, the folder is missing or not writable, or a package is missing.
+            UserError: If the suffix is unknown, the folder is missing or not writable, or a package is
+            missing.
         """
         self.metadata = {**metadata, "schema": SCHEMA}
         self._hash = ContentHash()
@@ -170,7 +177,7 @@ class EpisodeWriter:
 
 
 def write_episodes(episodes: Episodes, path: str | Path) -> dict[str, Any]:
-    """Write ``episodes`` to ``path`` (see :class:`EpisodeWriter`) and return the metadata stored with them."""
+    """Write ``episodes`` to ``path`` as :class:`EpisodeWriter` does; returns the stored metadata."""
     with EpisodeWriter(path, episodes.metadata) as writer:
         writer.write(episodes)
     return writer.metadata
@@ -180,7 +187,8 @@ def read_episodes(path: str | Path) -> Episodes:
     """Read back exactly what was written.
 
     Raises:
-        UserError: If the file is missing, of another kind, truncated, of another schema version, or if its arrays
+        UserError: If the file is missing, of another kind, truncated, of another schema version, or if its
+        arrays
             do not match their content hash.
     """
     arrays, metadata = read_arrays(path)
@@ -206,8 +214,8 @@ def concatenate(pieces: Iterable[Episodes], metadata: dict[str, Any]) -> Episode
     for piece in pieces:
         for name, array in piece.arrays().items():
             columns[name].append(array)
-    whole = Episodes(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
+    joined: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in columns.items()}
+    whole = Episodes(**joined)
     complete = {**metadata, "schema": SCHEMA, "rows": len(whole), "content_hash": whole.content_hash()}
     complete |= {"n_obs": whole.obs.shape[1], "n_act": whole.act.shape[1]}
     return replace(whole, metadata=complete)
-

@@ -1,9 +1,10 @@
-"""Environments I and II of Li, Zhou, Zhu 2023 (ICLR 2023, arXiv 2301.08940): two observed states, dose in [0, 1].
+"""Environments I and II of Li, Zhou, Zhu 2023 (arXiv 2301.08940): two observed states, dose in [0, 1].
 
 I:   k(a) = 2/(1 + exp(-a)) - 1
      s1' =  k(a) s1 + s1 s2/4 + N(0, 1/4);    s2' = -k(a) s2 + s1 s2/4 + N(0, 1/4)
      r = -3 exp(s1' - s2') a^2 + 3 (s1' + s2' + 1/2) a + 3 s1' + 3 s2'
-II:  s1' = 0.75 (2a-1) s1 + s1 s2/4 + N(0, 1/4);  s2' = 0.75 (1-2a) s2 + s1 s2/4 + N(0, 1/4);  both cut to [-2, 2]
+II:  s1' = 0.75 (2a-1) s1 + s1 s2/4 + N(0, 1/4);  s2' = 0.75 (1-2a) s2 + s1 s2/4 + N(0, 1/4);
+     both cut to [-2, 2]
      r = s1'^3/4 + 2 s1' + s2'^3/2 + s2' + (2a-1)/4
 Both start at s_0 ~ N(0, I/4). The latent mean is the mean of the state before its noise.
 """
@@ -36,7 +37,7 @@ class LiI(Scenario):
     reward_text = "-3 exp(s1' - s2') a^2 + 3 (s1' + s2' + 1/2) a + 3 s1' + 3 s2', s' the next true state"
     start_text = "s_0 ~ N(0, I/4)"
     noise_text = "s' ~ N(m, I/4)"
-    # The motion is quadratic and has no exact bound; none of 10^9 simulated visits left a quarter of this one.
+    # The motion is quadratic and has no exact bound; see tests/simulator/test_bounds.py for what is reached.
     state_bound = 50.0
     mean_bound = 50.0
     visits = 24

@@ -1,8 +1,8 @@
 """Environments III and IV: eight states around a latent mean that the dose pushes.
 
 Sources: Li, Zhou, Zhu 2023, "Quasi-optimal reinforcement learning with continuous actions", ICLR 2023,
-arXiv 2301.08940 (environments III and IV); Zhu, Wang, Nagai 2025, "Fat-to-thin policy optimization", ICLR 2025,
-arXiv 2501.14373 (SimEnv3, the eight-state treatment task).
+arXiv 2301.08940 (environments III and IV); Zhu, Wang, Nagai 2025, "Fat-to-thin policy optimization", ICLR
+2025, arXiv 2501.14373 (SimEnv3, the eight-state treatment task).
 
     m'_i = tanh(m_i + a), i = 1..4;    m'_i = tanh(m_i - a), i = 5..8;    s' ~ N(m', C)
     III:  r = -exp(s'_1/2 + s'_5/2) a^2 + 2 (s'_2 + s'_3 + s'_6 + s'_7 + 1/2) a + s'_4 + s'_8
@@ -38,8 +38,8 @@ class Treatment(Scenario):
     - ``simenv3``: as fat2thin publishes it, the sample correlation of eight uniform vectors over two for each
       patient (rank 7) and m_0 ~ U(-1,1)^8; 24 visits.
     - ``li-data``: one LKJ(1) correlation over two per replication (seed), m_0 ~ N(0, 1/4); 24 visits.
-    - ``li-evaluation``: the same covariance, m_0 = 0, doses to [-3, 3], 100 visits, and the published lag: s' is
-      drawn around m instead of m', so that states and rewards see a dose one visit late.
+    - ``li-evaluation``: the same covariance, m_0 = 0, doses to [-3, 3], 100 visits, and the published lag:
+      s' is drawn around m instead of m', so that states and rewards see a dose one visit late.
     """
 
     env_id = "dosing/Treatment-v0"
@@ -50,13 +50,15 @@ class Treatment(Scenario):
     # Under a constant dose a the mean of this marker tends to the root of m = tanh(m + a): 0.86 at a = 0.44.
     marker = Marker(weights=(0.125,) * 4 + (-0.125,) * 4, target=0.85, gain=0.5, start=0.0)
     version = "1.0"
-    sources = (
+    sources: ClassVar[tuple[str, ...]] = (
         "Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment III",
         "Zhu, Wang, Nagai 2025, ICLR, arXiv 2501.14373, SimEnv3",
         "Lewandowski, Kurowicka, Joe 2009, J Multivar Anal 100:1989, LKJ correlation matrices",
     )
     motion_text = "m'_i = tanh(m_i + a) for i = 1..4, tanh(m_i - a) for i = 5..8"
-    reward_text = "-exp(s1'/2 + s5'/2) a^2 + 2 (s2' + s3' + s6' + s7' + 1/2) a + s4' + s8', s' the next true state"
+    reward_text = (
+        "-exp(s1'/2 + s5'/2) a^2 + 2 (s2' + s3' + s6' + s7' + 1/2) a + s4' + s8', s' the next true state"
+    )
     start_texts: ClassVar[dict[str, str]] = {
         "corrected": "m_0 ~ U(-1, 1)^8 per patient",
         "simenv3": "m_0 ~ U(-1, 1)^8 per patient",
@@ -65,7 +67,7 @@ class Treatment(Scenario):
     }
     noise_texts: ClassVar[dict[str, str]] = {
         "corrected": "s' ~ N(m', C), C = LKJ(1) correlation / 2, full rank, one per patient",
-        "simenv3": "s' ~ N(m', C), C = sample correlation of eight U(0,1)^8 vectors / 2, rank 7, one per patient",
+        "simenv3": "s' ~ N(m', C), C = sample correlation of 8 uniform vectors / 2, rank 7, one per patient",
         "li-data": "s' ~ N(m', C), C = LKJ(1) correlation / 2, one per seed, shared by both cohorts",
         "li-evaluation": "s' ~ N(m, C): the mean before the dose; C as in li-data",
     }
@@ -81,7 +83,7 @@ class Treatment(Scenario):
         self.limits = DoseLimits(low=(-reach,), high=(reach,))
         self.visits = 100 if self.lag else 24
         self.start_text, self.noise_text = self.start_texts[variant], self.noise_texts[variant]
-        self.mean_bound = HALF * LARGEST_NORMAL if variant == "li-data" else 1.0
+        self.mean_bound = 0.5 * LARGEST_NORMAL if variant == "li-data" else 1.0
         # A row of the factor has length sqrt(1/2), so |L z| <= sqrt(1/2) |z| and |z| <= sqrt(8) * 8.25.
         self.state_bound = float(np.ceil(self.mean_bound + 2.0 * LARGEST_NORMAL))
 
@@ -105,7 +107,7 @@ class Treatment(Scenario):
         return shared_lkj_factor(replication_stream(seed), 8) if self.variant.startswith("li-") else None
 
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
-        """Push the mean by the dose, squash it, and draw the state around it (around the old one under lag)."""
+        """Push and squash the mean; put the state around it, or around the old mean under lag."""
         if self.lag:
             np.add(mean, noise, out=state)
         up, down = mean[:, :4], mean[:, 4:]
@@ -140,7 +142,10 @@ class LiIV(Treatment):
     title = "Eight-state treatment, cubic reward (environment IV of Li et al. 2023)"
     variants = ("li-data", "li-evaluation")
     sources = ("Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment IV",)
-    reward_text = "(s1'/2)^3 + (s2'/2)^3 + 2 [(s5'/2)^3 + (s6'/2)^3] + s3' + s4' + (s7' + s8')/2, s' the next true state"
+    reward_text = (
+        "(s1'/2)^3 + (s2'/2)^3 + 2 [(s5'/2)^3 + (s6'/2)^3] + s3' + s4' + (s7' + s8')/2, "
+        "s' the next true state"
+    )
     evaluation_limit = 2.0
 
     def reward(self, state: Array, dose: Array) -> Array:
