@@ -5,5 +5,7 @@ Importing this package imports nothing heavy, so that ``simulator`` runs without
 
 __version__ = "0.1.0"
 
-NOT_FOR_PATIENTS = "Research simulator. Not a medical device. Simulated patients only; never use a dose shown here."
+NOT_FOR_PATIENTS = (
+    "Research simulator. Not a medical device. Simulated patients only; never use a dose shown here."
+)
 """The one sentence that stands wherever a dose is shown."""

@@ -1,0 +1,116 @@
+"""The suite: one file per method, and the registry that names them. Importing this imports no agent."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dosing.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dosing.agent import Agent, Problem
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One agent of the suite.
+
+    Attributes:
+        module: the file that holds it.
+        name: its class; the configuration is ``<name>Config`` in the same file.
+        title: name as the field writes it.
+        paper: authors, year, arXiv number.
+        family: law of its policy.
+        support: kind of its dose set (``interval``, ``infinite_clipped``, ...).
+    """
+
+    module: str
+    name: str
+    title: str
+    paper: str
+    family: str
+    support: str
+
+    def config_class(self) -> type[Any]:
+        """Import the agent's file and return its configuration dataclass."""
+        found: type[Any] = getattr(importlib.import_module(self.module), f"{self.name}Config")
+        return found
+
+    def agent_class(self) -> type[Agent]:
+        """Import the agent's file and return its class."""
+        found: type[Agent] = getattr(importlib.import_module(self.module), self.name)
+        return found
+
+
+AGENTS: dict[str, Entry] = {
+    "fttpo": Entry(
+        "agents.fttpo",
+        "FtTPO",
+        "FtTPO",
+        "Zhu, Wang, Nagai 2025, arXiv 2501.14373",
+        "sparse q-Gaussian",
+        "interval",
+    ),
+    "iql": Entry(
+        "agents.iql",
+        "IQL",
+        "IQL",
+        "Kostrikov, Nair, Levine 2022, arXiv 2110.06169",
+        "Gaussian",
+        "infinite_clipped",
+    ),
+}
+
+
+def find(name: str) -> Entry:
+    """Return the entry called ``name``.
+
+    Raises:
+        UserError: there is no such agent; the message lists those there are.
+    """
+    if name not in AGENTS:
+        raise UserError(f"there is no agent {name!r}; the suite has: {', '.join(AGENTS)}.")
+    return AGENTS[name]
+
+
+def build(
+    name: str,
+    config: Mapping[str, Any] | Any,
+    problem: Problem,
+    seeds: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Agent:
+    """Build a stack of agents with fresh weights.
+
+    Args:
+        name: registry key.
+        config: the agent's configuration object, or its fields as stored in a run.
+        problem: sizes of the task.
+        seeds: S different integers.
+        device: where the parameters live.
+        dtype: their type, float32 if None.
+
+    Raises:
+        UserError: unknown agent, or fields its configuration does not have.
+    """
+    import torch
+
+    from dosing.networks import Initialiser
+
+    entry = find(name)
+    if isinstance(config, Mapping):
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        try:
+            config = entry.config_class()(**fields)
+        except TypeError as error:
+            raise UserError(f"the stored configuration does not fit agent {name!r}: {error}.") from error
+    init = Initialiser(seeds, device, dtype or torch.float32)
+    build_stack: Any = entry.agent_class()
+    built: Agent = build_stack(init, problem, config)
+    return built

@@ -1,0 +1,114 @@
+"""IQL, implicit Q-learning. Kostrikov, Nair, Levine 2022, arXiv 2110.06169.
+
+Q is fitted to V of the next state, V to an upper expectile of Q at recorded doses only, and a Gaussian policy
+to the recorded doses by advantage-weighted regression. With kappa the expectile, beta the inverse temperature:
+
+    L_V  = E [ |kappa - 1{u < 0}| u^2 ],          u = min_i Qbar_i(s, a) - V(s)                     (eq. 5)
+    L_Q  = sum_i E [ (r + gamma (1 - d) V(s') - Q_i(s, a))^2 ]                                      (eq. 6)
+    L_pi = - E [ min(exp(beta u), clip) ln pi(a | s) ]                                              (eq. 7)
+
+The three losses are taken at the same parameters and stepped together; the target critics follow by Polyak
+averaging. The policy is N(tanh(m(s)), diag(sigma^2)) with a state-independent sigma: it has a density on the
+whole real line, so the executed dose is clipped, and that clipping is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.distributions.q_gaussian import QGaussian
+from dosing.networks import Critic, Initialiser, Mlp, Value
+from dosing.targets import expectile_loss, polyak, target_copy, td_target
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """Settings of IQL; defaults from the paper's locomotion experiments, discount for 24-visit treatments."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of every network."""
+    learning_rate: float = 3e-4
+    """Adam step size of every network."""
+    discount: float = 0.9
+    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
+    target_rate: float = 0.005
+    """Polyak rate of the target critics."""
+    expectile: float = 0.7
+    """kappa: 0.5 learns the value of the recorded policy, towards 1 the best recorded dose."""
+    inverse_temperature: float = 3.0
+    """beta: 0 imitates, large follows the advantage."""
+    weight_clip: float = 100.0
+    """Largest weight a recorded dose can have."""
+    log_std_min: float = -5.0
+    """Lower bound of the policy's log standard deviation."""
+    log_std_max: float = 2.0
+    """Upper bound of the policy's log standard deviation."""
+    actor_decay_steps: int | None = None
+    """Cosine decay of the policy's step size to 0 over this many updates; None keeps it constant."""
+
+
+class IQL(Agent):
+    """S stacked seeds of IQL with a clipped Gaussian policy."""
+
+    def __init__(self, init: Initialiser, problem: Problem, config: IQLConfig) -> None:
+        super().__init__(problem, init.seeds)
+        self.config = config
+        n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
+        self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")
+        self.value = Value(init, n_obs, hidden, scheme="orthogonal")
+        self.mean = Mlp(init, [n_obs, *hidden, n_act], scheme="orthogonal")
+        self.log_std = init.constant(0.0, 1, n_act)
+        self.critic_target = target_copy(self.critic)
+        self.optimizers = {
+            "critic": adam([*self.critic.parameters(), *self.value.parameters()], config.learning_rate),
+            "actor": adam([*self.mean.parameters(), self.log_std], config.learning_rate),
+        }
+
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """IQL's update is deterministic given the batch."""
+        return {}
+
+    def policy(self, obs: Tensor) -> Independent:
+        """N(tanh(m(s)), sigma^2) on the real line; executed doses are clipped to the limits."""
+        log_std = self.log_std.clamp(self.config.log_std_min, self.config.log_std_max)
+        mean = torch.tanh(self.mean(obs))
+        return Independent(QGaussian(mean, log_std.exp(), 1.0, validate_args=False), 1, validate_args=False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
+        c = self.config
+        with torch.no_grad():
+            q_target = self.critic_target(batch.obs, batch.act).amin(1)  # [S, B]
+            target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
+        q = self.critic(batch.obs, batch.act)  # [S, E, B]
+        v = self.value(batch.obs)  # [S, B]
+        advantage = q_target - v
+        weight = torch.exp(c.inverse_temperature * advantage.detach()).clamp(max=c.weight_clip)
+        log_prob = self.policy(batch.obs).log_prob(batch.act)
+        return {
+            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "value": expectile_loss(advantage, c.expectile).mean(-1),
+            "actor": -(weight * log_prob).mean(-1),
+        }
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One joint gradient step of critic, value and policy, then the target critics."""
+        c = self.config
+        if c.actor_decay_steps is not None:
+            done = min(batch.step / c.actor_decay_steps, 1.0)
+            for group in self.optimizers["actor"].param_groups:
+                group["lr"] = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        losses = self.losses(batch)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        polyak(self.critic_target, self.critic, c.target_rate)
+        return {f"loss/{name}": loss.detach() for name, loss in losses.items()}

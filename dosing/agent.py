@@ -1,0 +1,151 @@
+"""What an agent is to the rest of the product: a stack of seeds that updates on a batch and has a policy.
+
+The training loop, evaluation, recommendation and the dashboard know agents through this module only; none of
+them asks for an agent's name.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from dosing.errors import UserError
+from dosing.streams import Law
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes of the task an agent is built for.
+
+    Attributes:
+        n_obs: observation width O.
+        n_act: action width A; actions inside agents are in [-1, 1].
+        horizon: decisions per episode, None if unknown.
+    """
+
+    n_obs: int
+    n_act: int
+    horizon: int | None = None
+
+
+class Noise(NamedTuple):
+    """Noise one update needs under one name: a standard law and the shape that follows ``[S]``."""
+
+    law: Law
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions of S seeds, with every random number the update will use.
+
+    An update is a deterministic function of its batch; that is what makes a stacked seed equal to the seed
+    alone, a resumed run equal to an uninterrupted one, and a diverged update reproducible.
+
+    Attributes:
+        obs: ``[S, B, O]``.
+        act: ``[S, B, A]`` in [-1, 1].
+        reward: ``[S, B]``.
+        next_obs: ``[S, B, O]``.
+        terminated: ``[S, B]``, 1.0 where the episode ended for good; never the time limit.
+        noise: one tensor ``[S, ...]`` per name in :meth:`Agent.noise`.
+        extra: what the agent asked for in ``needs``, such as ``next_act`` or ``return_to_go``.
+        step: number of this update, counted from 0; schedules and delayed steps read it.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    noise: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+
+
+class Agent(nn.Module):
+    """A stack of S seeds of one method: networks with a leading seed axis, and their optimisers.
+
+    A method's file defines ``noise``, ``losses``, ``update`` and ``policy``. Losses are per seed, ``[S]``,
+    and are *summed* over seeds before the gradient (a mean would scale each seed's gradient by 1/S).
+
+    Attributes:
+        seeds: the S seeds.
+        problem: the sizes it was built for.
+        context: number of visits the policy looks at (1 unless it is a sequence agent).
+        needs: extra batch columns, served by ``dosing.data.sampling``.
+    """
+
+    context: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, problem: Problem, seeds: tuple[int, ...]) -> None:
+        super().__init__()
+        self.problem = problem
+        self.seeds = seeds
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    @abstractmethod
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """Noise that one update draws, by name."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss of the method on one batch, each ``[S]``."""
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one training step; returns metrics ``[S]`` that stay on the device."""
+
+    @abstractmethod
+    def policy(self, obs: Tensor) -> Distribution:
+        """Law of the action at ``obs [S, B, O]``: batch_shape ``[S, B]``, event_shape ``[A]``."""
+
+    def densities(self, obs: Tensor) -> dict[str, Distribution]:
+        """Further laws worth drawing beside the policy, such as the proposal it was distilled from."""
+        del obs
+        return {}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs as named tensors: weights, targets, optimiser moments."""
+        state = {f"agent.{name}": value for name, value in self.state_dict().items()}
+        for label, optimizer in self.optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                for name, value in moments.items():
+                    state[f"optimizer.{label}.{index}.{name}"] = torch.as_tensor(value)
+        return state
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`training_state` exactly; refuses a state of another agent or size.
+
+        Raises:
+            UserError: names are missing or shapes differ.
+        """
+        weights = {name[6:]: value for name, value in state.items() if name.startswith("agent.")}
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UserError(f"the checkpoint does not fit this agent: {first}") from error
+        for label, optimizer in self.optimizers.items():
+            prefix = f"optimizer.{label}."
+            moments: dict[int, dict[str, Any]] = {}
+            for name, value in state.items():
+                if name.startswith(prefix):
+                    index, key = name[len(prefix) :].split(".", 1)
+                    moments.setdefault(int(index), {})[key] = value.clone()
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors."""
+    if isinstance(module_or_parameters, nn.Module):
+        module_or_parameters = list(module_or_parameters.parameters())
+    return torch.optim.Adam(module_or_parameters, lr=learning_rate, fused=True)

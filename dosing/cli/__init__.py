@@ -1,0 +1,323 @@
+"""The command line, and the one place that joins agents, simulator and core.
+
+``python -m dosing demo | simulate | train | evaluate | recommend | agents | app``. Heavy imports happen
+inside the commands, so that help and listings are instant and need no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import agents
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.errors import UserError
+
+if TYPE_CHECKING:
+    from dosing.recommendation import Recommendation
+
+DEFAULT_ENV = "dosing/Treatment-v0"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Bad input prints one sentence and returns 2."""
+    parser, commands = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "train":
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        _on_terminate()
+        status: int = arguments.run(arguments, rest)
+    except UserError as error:
+        print(f"dosing: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
+        return 1
+    except KeyboardInterrupt:
+        print("dosing: interrupted; a run folder continues from its last checkpoint.", file=sys.stderr)
+        return 130
+    return status
+
+
+def _on_terminate() -> None:
+    """Make SIGTERM end like Ctrl-C, with files whole and locks freed, and exit status 143."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m dosing",
+        description="Simulate patients, learn doses, look at them.",
+        epilog=NOT_FOR_PATIENTS,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def command(name: str, run: Any, text: str, **options: Any) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = sub.add_parser(
+            name, help=text, description=text, epilog=NOT_FOR_PATIENTS, **options
+        )
+        made.set_defaults(run=run)
+        commands[name] = made
+        return made
+
+    demo = command(
+        "demo", _demo, "simulate a cohort, train FtTPO and IQL, evaluate, print the table, serve it"
+    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
+    demo.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")
+    demo.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    demo.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
+    demo.add_argument("--variant", default="corrected", help="variant of the environment [%(default)s]")
+    _device(demo)
+    demo.add_argument("--no-serve", action="store_true", help="end after the table")
+    demo.add_argument("--port", type=int, default=8501, help="port of the dashboard [%(default)s]")
+
+    simulate = command("simulate", _simulate, "simulate patients and record their visits in a file")
+    simulate.add_argument("env", nargs="?", default=DEFAULT_ENV, help="environment id [%(default)s]")
+    simulate.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .csv or .hdf5")
+    _cohort(simulate)
+
+    train = command("train", _train, "train an agent on recorded visits", add_help=False)
+    train.add_argument("agent", nargs="?", metavar="AGENT", help="see: python -m dosing agents")
+    train.add_argument(
+        "-h", "--help", action="store_true", help="with AGENT, also lists that agent's settings"
+    )
+    train.add_argument("--data", metavar="SOURCE", help="environment id (simulated on the spot) or a file")
+    train.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
+    train.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
+    train.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    train.add_argument("--batch-size", type=int, default=256, help="transitions per update [%(default)s]")
+    train.add_argument("--log-every", type=int, default=100, help="updates between log rows [%(default)s]")
+    train.add_argument(
+        "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
+    )
+    train.add_argument("--threads", type=int, default=1, help="torch threads; two rarely help [%(default)s]")
+    _device(train)
+    _cohort(train)
+
+    evaluate = command("evaluate", _evaluate, "evaluate a finished run on new simulated patients")
+    evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
+    evaluate.add_argument("--patients", type=int, default=1000, help="new patients per seed [%(default)s]")
+
+    recommend = command("recommend", _recommend, "recommend a dose for one patient state")
+    recommend.add_argument("path", type=Path, metavar="RUN", help="run folder")
+    recommend.add_argument(
+        "--state", nargs="+", required=True, help="as many numbers as the scenario observes"
+    )
+    recommend.add_argument("--json", action="store_true", help="print the whole recommendation as JSON")
+
+    command("agents", _agents, "list the agents")
+
+    app = command("app", _app, "open the dashboard")
+    app.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder to show [%(default)s]")
+    app.add_argument("--port", type=int, default=8501, help="port on localhost [%(default)s]")
+    return parser, commands
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
+
+
+def _cohort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--patients", type=int, default=50, help="simulated patients [%(default)s]")
+    parser.add_argument(
+        "--data-seed", type=int, default=0, help="seed of the simulated patients [%(default)s]"
+    )
+    parser.add_argument("--policy", default="uniform", help="rule that doses them [%(default)s]")
+    parser.add_argument(
+        "--env-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="such as variant=simenv3; repeatable",
+    )
+
+
+def _seed_range(count: int) -> tuple[int, ...]:
+    if count < 1:
+        raise UserError(f"--seeds must be at least 1, got {count}.")
+    return tuple(range(count))
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE; a value that reads as JSON (3, 0.5, true) is that, else it is text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UserError(f"an environment option is written NAME=VALUE, got {pair!r}.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _agents(arguments: argparse.Namespace, rest: list[str]) -> int:
+    lines = [(name, e.title, e.family, e.support, e.paper) for name, e in agents.AGENTS.items()]
+    head = ("agent", "title", "policy", "dose set", "paper")
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    for line in [head, *lines]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.data.store import write_episodes
+    from simulator.generate import simulate
+
+    episodes = simulate(
+        arguments.env,
+        patients=arguments.patients,
+        policy=arguments.policy,
+        seed=arguments.data_seed,
+        progress=True,
+        **_options(arguments.env_option),
+    )
+    metadata = write_episodes(episodes, arguments.out)
+    print(f"{len(episodes):,} visits of {arguments.patients:,} patients in {arguments.out}")
+    print(f"content hash {metadata['content_hash']}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
+    if arguments.help or arguments.agent is None:
+        _, commands = _parser()
+        commands["train"].print_help()
+        if arguments.agent is None:
+            return 0 if arguments.help else 2
+        import tyro
+
+        tyro.cli(agents.find(arguments.agent).config_class(), prog=arguments.agent, args=["--help"])
+    entry = agents.find(arguments.agent)
+    if arguments.data is None:
+        raise UserError("train needs --data: an environment id such as dosing/Treatment-v0, or a file.")
+    import torch
+    import tyro
+
+    from dosing.cli import studies
+    from dosing.training import TrainingSettings
+
+    torch.set_num_threads(max(1, arguments.threads))
+
+    config = tyro.cli(entry.config_class(), prog=f"python -m dosing train {arguments.agent}", args=rest)
+    settings = TrainingSettings(
+        arguments.steps, arguments.batch_size, arguments.log_every, arguments.checkpoint_every
+    )
+    settings.check()
+    data = studies.obtain_data(
+        arguments.data,
+        arguments.out,
+        patients=arguments.patients,
+        policy=arguments.policy,
+        seed=arguments.data_seed,
+        options=_options(arguments.env_option),
+    )
+    run = studies.train_run(
+        arguments.agent, config, data, arguments.out, _seed_range(arguments.seeds), settings, arguments.device
+    )
+    print(run.path)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import studies
+    from dosing.comparison import render
+    from dosing.runs import RunFolder
+
+    rows = studies.evaluate_runs([RunFolder(arguments.path)], arguments.patients)
+    print(render(rows))
+    print(NOT_FOR_PATIENTS)
+    return 0
+
+
+def _recommend(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import studies
+    from dosing.runs import RunFolder
+
+    found = studies.recommend_from(RunFolder(arguments.path), arguments.state)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    if found.status == "refused":
+        print(f"dosing: no dose is recommended: {' '.join(found.reasons)}", file=sys.stderr)
+        return 2
+    if not arguments.json:
+        print(_describe(found))
+    return 0
+
+
+def _describe(found: Recommendation) -> str:
+    def words(values: Sequence[float]) -> str:
+        return ", ".join(f"{v:.4g}" for v in values)
+
+    unit = "" if found.unit == "1" else f" {found.unit}"
+    assert found.dose is not None
+    assert found.support is not None
+    assert found.mass_outside is not None
+    mass = "0 (exactly)" if found.mass_outside == 0.0 else f"{found.mass_outside:.3g}"
+    lines = [
+        f"status             {found.status}",
+        f"recommended dose   {words(found.dose)}{unit}  (mean of the modes of {len(found.seeds)} seeds: "
+        + "; ".join(words(s.dose) for s in found.seeds)
+        + ")",
+        f"dose interval      {words(found.support[0])} to {words(found.support[1])}{unit}  "
+        f"({found.support_words}, union over seeds)",
+        f"hard limits        {words(found.limits[0])} to {words(found.limits[1])}{unit}",
+        f"mass outside them  {mass}  (before any clipping)",
+        *(f"reason             {reason}" for reason in found.reasons),
+        f"run                {found.provenance['run']}  weights {found.provenance['weights'][:12]}",
+        found.notice,
+    ]
+    return "\n".join(lines)
+
+
+def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import studies
+    from dosing.comparison import render
+
+    rows = studies.demo(
+        arguments.out,
+        seeds=_seed_range(arguments.seeds),
+        steps=arguments.steps,
+        patients=arguments.patients,
+        variant=arguments.variant,
+        device=arguments.device,
+    )
+    print(render(rows))
+    print(NOT_FOR_PATIENTS)
+    if arguments.no_serve:
+        return 0
+    return _serve(arguments.out, arguments.port)
+
+
+def _app(arguments: argparse.Namespace, rest: list[str]) -> int:
+    if not arguments.out.is_dir():
+        raise UserError(f"there is no study folder {arguments.out}; make one with: python -m dosing demo.")
+    return _serve(arguments.out, arguments.port)
+
+
+def _serve(study: Path, port: int) -> int:
+    """Run the dashboard on localhost until it is stopped."""
+    root = Path(__file__).resolve().parents[2]
+    print(f"dashboard: http://localhost:{port}  (stop with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "app" / "main.py")]
+    command += ["--server.address", "localhost", "--server.port", str(port), "--server.headless", "true"]
+    environment = os.environ | {"DOSING_STUDY": str(study.resolve())}
+    try:
+        return subprocess.run(command, cwd=root, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0

@@ -1,0 +1,226 @@
+"""Runs side by side: reference rules on the same patients, and one table row per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dosing.evaluation import (
+    EnvFactory,
+    Outcomes,
+    best_constant,
+    constant,
+    read_outcomes,
+    rollout,
+    uniform,
+    write_outcomes,
+)
+from dosing.policy import CENTRAL, DosePolicy, Observations
+from dosing.runs import EPISODES, read_json, write_json
+from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verdict
+
+REFERENCES = "references.json"
+SEARCH_PATIENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison; every number stands on the patients named in its estimate.
+
+    Attributes:
+        name: agent or reference rule.
+        family: law of the policy.
+        recommended: return when the recommended dose is given.
+        sampled: return when doses are drawn from the law; None for a rule without one.
+        difference: recommended return minus that of the best constant dose, paired by patient.
+        verdict: what the difference says.
+        half_width: mean half-width of the dose interval, in dose units, over recorded visits and seeds.
+        width_kind: ``exact support`` or the central mass that stands in for it.
+        mass_outside_limits: mean probability outside the hard limits before any clipping.
+        mass_outside_sparse: mean probability outside the sparse agent's interval at the same states.
+        cost: mean safety cost per patient when the recommended dose is given.
+    """
+
+    name: str
+    family: str
+    recommended: Estimate
+    sampled: Estimate | None
+    difference: Estimate | None
+    verdict: str | None
+    half_width: float | None
+    width_kind: str | None
+    mass_outside_limits: float | None
+    mass_outside_sparse: float | None
+    cost: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Row:
+        """Inverse of :meth:`to_json`."""
+        estimates = ("recommended", "sampled", "difference", "cost")
+        values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class References:
+    """Rules that need no learning, on the patients every agent is evaluated on.
+
+    Attributes:
+        dose: the best constant dose.
+        search_return: its mean return on the separate patients it was found on.
+        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it) and ``constant``.
+    """
+
+    dose: float
+    search_return: float
+    outcomes: dict[str, Outcomes]
+
+
+def references(folder: Path, factory: EnvFactory, seeds: Sequence[int], patients: int) -> References:
+    """Evaluate the reference rules, or read them if ``folder`` already holds them for these patients.
+
+    Args:
+        folder: where they are kept, one folder per scenario.
+        factory: the scenario.
+        seeds: training seeds whose evaluation patients are used.
+        patients: per seed.
+    """
+    wanted = {"seeds": list(seeds), "patients": patients, "search_patients": SEARCH_PATIENTS}
+    record = folder / REFERENCES
+    if record.is_file():
+        found = read_json(record)
+        if found["settings"] == wanted:
+            return References(found["dose"], found["search_return"], read_outcomes(folder / EPISODES))
+    dose, value = best_constant(factory, SEARCH_PATIENTS)
+    rules = {"uniform": uniform(factory.limits, seeds), "none": constant(0.0), "constant": constant(dose)}
+    if not factory.limits.contains(np.zeros(1)):
+        del rules["none"]
+    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
+    write_outcomes(folder / EPISODES, outcomes)
+    write_json(record, {"settings": wanted, "dose": dose, "search_return": value})
+    return References(dose, value, outcomes)
+
+
+def reference_rows(found: References) -> list[Row]:
+    """Rows of the rules that need no learning; all their patients count as one sample."""
+    titles = {
+        "uniform": ("uniform dosing", "uniform"),
+        "none": ("no dose", "constant"),
+        "constant": (f"best constant dose {found.dose:.3f}", "constant"),
+    }
+    base = found.outcomes["constant"].returns.reshape(1, -1)
+    rows = []
+    for rule, outcome in found.outcomes.items():
+        returns = outcome.returns.reshape(1, -1)
+        difference = None if rule == "constant" else paired_difference(returns, base)
+        rows.append(
+            Row(
+                name=titles[rule][0],
+                family=titles[rule][1],
+                recommended=mean_over_seeds(returns),
+                sampled=None,
+                difference=difference,
+                verdict=verdict(difference) if difference else None,
+                half_width=None,
+                width_kind=None,
+                mass_outside_limits=None,
+                mass_outside_sparse=None,
+                cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
+            )
+        )
+    return rows
+
+
+def agent_row(
+    name: str,
+    family: str,
+    policy: DosePolicy,
+    outcomes: dict[str, Outcomes],
+    found: References,
+    states: Observations,
+    sparse: DosePolicy | None,
+) -> Row:
+    """Row of one trained stack.
+
+    Args:
+        name: title of the agent.
+        family: law of its policy.
+        policy: the trained stack.
+        outcomes: ``recommended`` and ``sampled``, on the same patients as ``found``.
+        found: the reference rules.
+        states: recorded visits ``[B, O]`` at which dose sets are measured.
+        sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
+    """
+    best = outcomes["recommended"]
+    difference = paired_difference(best.returns, found.outcomes["constant"].returns)
+    obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
+    sets = policy.dose_set(obs)
+    outside = None
+    if sparse is not None and sparse.seeds == policy.seeds:
+        interval = sparse.dose_set(obs)
+        outside = float(policy.mass_outside(obs, interval.low, interval.high).mean())
+    return Row(
+        name=name,
+        family=family,
+        recommended=mean_over_seeds(best.returns),
+        sampled=mean_over_seeds(outcomes["sampled"].returns),
+        difference=difference,
+        verdict=verdict(difference),
+        half_width=float(sets.half_width.mean()),
+        width_kind="exact support" if sets.bounded else f"central {CENTRAL:.0%}",
+        mass_outside_limits=float(sets.mass_outside.mean()),
+        mass_outside_sparse=outside,
+        cost=mean_over_seeds(best.cost),
+    )
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The table as text with one line per row; intervals are 95 %."""
+    head = (
+        "agent",
+        "policy",
+        "return, recommended dose",
+        "return, sampled dose",
+        "minus best constant",
+        "verdict",
+        "half-width",
+        "outside limits",
+        "outside sparse interval",
+        "cost",
+    )
+    body = [
+        (
+            row.name,
+            row.family,
+            str(row.recommended),
+            str(row.sampled) if row.sampled else "-",
+            str(row.difference) if row.difference else "-",
+            row.verdict or "-",
+            f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
+            _mass(row.mass_outside_limits),
+            _mass(row.mass_outside_sparse),
+            f"{row.cost.value:.2f}",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _mass(value: float | None) -> str:
+    """A probability; an exact zero is written as one."""
+    if value is None:
+        return "-"
+    return "0 (exactly)" if value == 0.0 else f"{value:.2e}" if value < 1e-3 else f"{value:.4f}"

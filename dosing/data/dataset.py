@@ -1,0 +1,167 @@
+"""A data set as agents see it: standardised observations, doses mapped to [-1, 1], scaled rewards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The one map between the world's units and the agents' units, kept with every run.
+
+    Attributes:
+        obs_mean: ``[O]``, subtracted from an observation.
+        obs_scale: ``[O]``, an observation is divided by it (standard deviation + 1e-3).
+        act_low: ``[A]`` hard lower dose limits, mapped to -1.
+        act_high: ``[A]`` hard upper dose limits, mapped to +1.
+        reward_scale: agents see reward divided by it.
+    """
+
+    obs_mean: tuple[float, ...]
+    obs_scale: tuple[float, ...]
+    act_low: tuple[float, ...]
+    act_high: tuple[float, ...]
+    reward_scale: float = 1.0
+
+    @classmethod
+    def fit(cls, episodes: Episodes, *, standardise_obs: bool = True, scale_reward: bool = True) -> Transform:
+        """Fit to the recorded visits; the dose limits come from the data's own card."""
+        width = episodes.obs.shape[1]
+        mean, scale = np.zeros(width), np.ones(width)
+        if standardise_obs:
+            mean = episodes.obs.mean(0, dtype=np.float64)
+            scale = episodes.obs.std(0, dtype=np.float64) + 1e-3
+        spread = float(episodes.reward.std(dtype=np.float64))
+        return cls(
+            obs_mean=tuple(mean.tolist()),
+            obs_scale=tuple(scale.tolist()),
+            act_low=tuple(float(x) for x in episodes.metadata["action_low"]),
+            act_high=tuple(float(x) for x in episodes.metadata["action_high"]),
+            reward_scale=spread if scale_reward and spread > 0 else 1.0,
+        )
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Transform:
+        """Inverse of :meth:`to_json`."""
+        lists = {k: tuple(fields[k]) for k in ("obs_mean", "obs_scale", "act_low", "act_high")}
+        return cls(**lists, reward_scale=float(fields["reward_scale"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields; JSON keeps every bit of a float."""
+        return asdict(self)
+
+    def obs(self, raw: Tensor) -> Tensor:
+        """Standardise observations ``[..., O]``."""
+        mean = torch.tensor(self.obs_mean, dtype=raw.dtype, device=raw.device)
+        scale = torch.tensor(self.obs_scale, dtype=raw.dtype, device=raw.device)
+        return (raw - mean) / scale
+
+    def to_unit(self, dose: Array) -> Array:
+        """Map doses ``[..., A]`` to [-1, 1]."""
+        middle, half = self._affine()
+        unit: Array = (dose - middle) / half
+        return unit
+
+    def to_dose(self, unit: Array) -> Array:
+        """Map agent actions ``[..., A]`` in [-1, 1] to doses; the inverse of :meth:`to_unit`."""
+        middle, half = self._affine()
+        dose: Array = middle + half * unit
+        return dose
+
+    def dose_width(self, unit_width: Array) -> Array:
+        """Map a width on the [-1, 1] axis ``[..., A]`` to dose units."""
+        width: Array = self._affine()[1] * unit_width
+        return width
+
+    def _affine(self) -> tuple[Array, Array]:
+        """Middle and half-width of the dose range, ``[A]`` each."""
+        low, high = np.asarray(self.act_low), np.asarray(self.act_high)
+        return 0.5 * (low + high), 0.5 * (high - low)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """M transitions in agents' units, whole on one device, in episode-major, time order.
+
+    Attributes:
+        obs: ``[M, O]`` standardised.
+        act: ``[M, A]`` in [-1, 1].
+        reward: ``[M]`` scaled.
+        next_obs: ``[M, O]`` standardised.
+        terminated: ``[M]`` 1.0 where bootstrapping stops; the time limit is not here.
+        starts: ``[N + 1]`` first row of each of the N episodes, then M.
+        transform: the map to and from the world's units.
+        metadata: the card of the data, with its content hash.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    starts: Tensor
+    transform: Transform
+    metadata: dict[str, Any]
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Episodes,
+        transform: Transform | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Dataset:
+        """Build the agents' view of recorded visits.
+
+        Args:
+            episodes: recorded visits in the world's units.
+            transform: the map to use; fitted to the data if None.
+            device: where the tensors live.
+            dtype: their type.
+
+        Raises:
+            UserError: there are no rows, or a recorded dose lies outside the hard limits of the card.
+        """
+        if len(episodes.reward) == 0:
+            raise UserError("the data set has no rows; simulate or load at least one visit.")
+        transform = transform or Transform.fit(episodes)
+        act = transform.to_unit(episodes.act.astype(np.float64))
+        worst = float(np.abs(act).max())
+        if worst > 1.0 + 1e-6:
+            raise UserError(
+                f"a recorded dose lies outside the hard limits {list(transform.act_low)} to "
+                f"{list(transform.act_high)} of the data's own card (by a factor {worst:.3g})."
+            )
+
+        def tensor(values: npt.NDArray[Any]) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device=device)
+
+        raw = torch.float64
+        change = np.flatnonzero(np.diff(episodes.episode)) + 1
+        starts = np.concatenate(([0], change, [len(episodes.reward)]))
+        return cls(
+            obs=transform.obs(torch.as_tensor(episodes.obs, dtype=raw)).to(device, dtype),
+            act=tensor(np.clip(act, -1.0, 1.0)),  # rounding of the affine map only, see the check above
+            reward=tensor(episodes.reward.astype(np.float64) / transform.reward_scale),
+            next_obs=transform.obs(torch.as_tensor(episodes.next_obs, dtype=raw)).to(device, dtype),
+            terminated=tensor(episodes.terminated),
+            starts=torch.as_tensor(starts, device=device),
+            transform=transform,
+            metadata=dict(episodes.metadata),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of transitions M."""
+        return self.obs.shape[0]

@@ -1,0 +1,91 @@
+"""Batches for S seeds: indices and noise drawn per seed, many updates at once, addressed by update number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dosing.agent import Agent, Batch
+from dosing.data.dataset import Dataset
+from dosing.errors import UserError
+from dosing.streams import draw, generator
+
+BLOCK = 64
+"""Updates whose indices and noise are drawn together; part of the definition of the random streams."""
+
+
+class Sampler:
+    """Uniform minibatches of transitions for every seed of an agent.
+
+    ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches.
+
+    Args:
+        dataset: transitions in agents' units.
+        agent: says which seeds, which noise and which extra columns.
+        batch_size: B.
+
+    Raises:
+        UserError: the batch size is not positive, or the agent needs a column this sampler cannot serve.
+    """
+
+    def __init__(self, dataset: Dataset, agent: Agent, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size must be at least 1, got {batch_size}.")
+        if agent.needs:
+            raise UserError(f"the sampler cannot serve {sorted(agent.needs)}.")
+        self.dataset = dataset
+        self.seeds = agent.seeds
+        self.batch_size = batch_size
+        self._noise_plan = agent.noise(batch_size)
+        n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
+        self._widths = [n_obs, n_act, n_obs, 1, 1]
+        # One row per transition, so that a batch is one gather instead of five.
+        self._rows = torch.cat(
+            (
+                dataset.obs,
+                dataset.act,
+                dataset.next_obs,
+                dataset.reward[:, None],
+                dataset.terminated[:, None],
+            ),
+            dim=1,
+        )
+        self._block = -1
+        self._index = torch.empty(0)
+        self._noise: Mapping[str, Tensor] = {}
+
+    def _refill(self, block: int) -> None:
+        """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
+        shape = (BLOCK, self.batch_size)
+        index = np.stack(
+            [generator(s, "indices", block).integers(len(self.dataset), size=shape) for s in self.seeds],
+            axis=1,
+        )
+        device, dtype = self._rows.device, self._rows.dtype
+        self._index = torch.from_numpy(index.reshape(BLOCK, -1)).to(device)
+        self._noise = {
+            name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+            for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
+        }
+        self._block = block
+
+    def __call__(self, step: int) -> Batch:
+        """Batch of update number ``step``, counted from 0."""
+        block, offset = divmod(step, BLOCK)
+        if block != self._block:
+            self._refill(block)
+        rows = self._rows.index_select(0, self._index[offset])
+        rows = rows.view(len(self.seeds), self.batch_size, -1)
+        obs, act, next_obs, reward, terminated = rows.split(self._widths, dim=-1)
+        return Batch(
+            obs=obs,
+            act=act,
+            reward=reward.squeeze(-1),
+            next_obs=next_obs,
+            terminated=terminated.squeeze(-1),
+            noise={name: values[offset] for name, values in self._noise.items()},
+            step=step,
+        )

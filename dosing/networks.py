@@ -1,0 +1,196 @@
+"""Networks whose parameters are born with a leading seed axis S (and, for ensembles, a member axis E).
+
+``x @ W`` with ``W [S, in, out]`` trains S independent seeds in one call. Each slice is initialised
+from its own seed's stream, so slice k is the network that seed k alone would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dosing.streams import check_seeds, generator
+
+Init = Literal["default", "xavier", "orthogonal"]
+
+
+class Initialiser:
+    """Initial weights for S seeds: seed k draws from its own stream, in the order the layers are built.
+
+    Args:
+        seeds: S different integers.
+        device: where the parameters live.
+        dtype: their type.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seeds = check_seeds(seeds)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._streams = [generator(seed, "weights") for seed in self.seeds]
+
+    def stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> nn.Parameter:
+        """Stack one array per seed into a parameter ``[S, ...]``."""
+        values = np.stack([draw(stream) for stream in self._streams])
+        return nn.Parameter(torch.as_tensor(values, dtype=self.dtype, device=self.device))
+
+    def constant(self, value: float, *shape: int) -> nn.Parameter:
+        """Parameter ``[S, *shape]`` filled with one value."""
+        full = torch.full((len(self.seeds), *shape), value, dtype=self.dtype, device=self.device)
+        return nn.Parameter(full)
+
+
+def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> np.ndarray:
+    rows, cols = shape[-2:]
+    square = rng.standard_normal((*shape[:-2], max(rows, cols), min(rows, cols)))
+    q, r = np.linalg.qr(square)
+    q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]  # uniform over orthogonal matrices
+    scaled: np.ndarray = gain * (q if rows >= cols else np.swapaxes(q, -1, -2))
+    return scaled
+
+
+class Linear(nn.Module):
+    """Affine map per seed (and member): ``[S, B, in] -> [S, B, out]`` or ``[S, E, B, in] -> [S, E, B, out]``.
+
+    Args:
+        init: initialiser of the S seeds.
+        n_in: input width.
+        n_out: output width.
+        members: E for an ensemble, None for a single network. An ensemble also takes ``[S, B, in]``.
+        scheme: ``default`` (weights and bias uniform within 1/sqrt(n_in), as ``torch.nn.Linear``), ``xavier``
+            (Glorot uniform, zero bias) or ``orthogonal`` (gain sqrt 2, zero bias).
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        n_in: int,
+        n_out: int,
+        *,
+        members: int | None = None,
+        scheme: Init = "default",
+        gain: float = 2.0**0.5,
+    ) -> None:
+        super().__init__()
+        lead = () if members is None else (members,)
+        shape = (*lead, n_in, n_out)
+        bias_shape = (*lead, 1, n_out)
+        self.members = members
+        if scheme == "orthogonal":
+            self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
+            self.bias = init.constant(0.0, *bias_shape)
+        elif scheme == "xavier":
+            bound = (6.0 / (n_in + n_out)) ** 0.5
+            self.weight = init.stack(lambda rng: rng.uniform(-bound, bound, shape))
+            self.bias = init.constant(0.0, *bias_shape)
+        else:
+            bound = n_in**-0.5
+            self.weight = init.stack(lambda rng: rng.uniform(-bound, bound, shape))
+            self.bias = init.stack(lambda rng: rng.uniform(-bound, bound, bias_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the map; see the class for shapes."""
+        weight, bias = self.weight, self.bias
+        if self.members is None:
+            return torch.baddbmm(bias, x, weight)
+        seeds, members, n_in, n_out = weight.shape
+        if x.dim() == 3:
+            x = x.unsqueeze(1).expand(-1, members, -1, -1)
+        flat = torch.baddbmm(
+            bias.view(seeds * members, 1, n_out),
+            x.reshape(seeds * members, -1, n_in),
+            weight.view(seeds * members, n_in, n_out),
+        )
+        return flat.view(seeds, members, -1, n_out)
+
+
+class Mlp(nn.Module):
+    """Multi-layer perceptron with ReLU between layers and, by default, none after the last.
+
+    Args:
+        init: initialiser of the S seeds.
+        widths: ``[n_in, hidden..., n_out]``.
+        members: E for an ensemble.
+        scheme: initialisation of every layer.
+        activate_last: also apply ReLU after the last layer (a trunk of features).
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        widths: Sequence[int],
+        *,
+        members: int | None = None,
+        scheme: Init = "default",
+        activate_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Linear(init, n_in, n_out, members=members, scheme=scheme) for n_in, n_out in pairwise(widths)
+        )
+        self.activate_last = activate_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble)."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i < last or self.activate_last:
+                x = torch.relu(x)
+        return x
+
+
+class Critic(nn.Module):
+    """Ensemble of E state-action values Q(s, a).
+
+    Args:
+        init: initialiser of the S seeds.
+        n_obs: observation width.
+        n_act: action width.
+        hidden: hidden widths.
+        members: E, two for the usual twin critics.
+        scheme: initialisation of every layer.
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        n_obs: int,
+        n_act: int,
+        hidden: Sequence[int],
+        *,
+        members: int = 2,
+        scheme: Init = "default",
+    ) -> None:
+        super().__init__()
+        self.net = Mlp(init, [n_obs + n_act, *hidden, 1], members=members, scheme=scheme)
+
+    def forward(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Values ``[S, E, B]`` of ``obs [S, B, O]`` and ``act [S, B, A]``; the member axis is kept."""
+        values: Tensor = self.net(torch.cat((obs, act), -1)).squeeze(-1)
+        return values
+
+
+class Value(nn.Module):
+    """State value V(s): ``[S, B, O] -> [S, B]``."""
+
+    def __init__(
+        self, init: Initialiser, n_obs: int, hidden: Sequence[int], *, scheme: Init = "default"
+    ) -> None:
+        super().__init__()
+        self.net = Mlp(init, [n_obs, *hidden, 1], scheme=scheme)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Values ``[S, B]`` of ``obs [S, B, O]``."""
+        values: Tensor = self.net(obs).squeeze(-1)
+        return values

@@ -1,0 +1,195 @@
+"""A trained stack of agents in the world's units: observations in, laws and doses out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.distributions import Distribution
+
+from dosing.agent import Agent, Problem
+from dosing.data.dataset import Transform
+from dosing.errors import UserError
+from dosing.runs import WEIGHTS, RunFolder, read_tensors
+from dosing.streams import generator
+
+Array = npt.NDArray[np.float64]
+Observations = npt.NDArray[np.float32]
+
+Build = Callable[..., Agent]
+"""``build(name, config, problem, seeds, device=...)``: the suite's way to make a stack of agents."""
+
+CENTRAL = 0.99
+"""Mass of the effective interval that stands in for a support where the law has none."""
+
+
+@dataclass(frozen=True)
+class DoseSet:
+    """The doses S policies could give at B states, in dose units; every array is ``[S, B, A]``.
+
+    Attributes:
+        bounded: whether ``low`` and ``high`` are exact edges outside which the density is zero.
+        low: lower edge of the support, or of the central 99 % where there is no bounded support.
+        high: upper edge, likewise.
+        mass_outside: probability outside the hard dose limits before any clipping; exactly 0 if bounded.
+    """
+
+    bounded: bool
+    low: Array
+    high: Array
+    mass_outside: Array
+
+    @property
+    def half_width(self) -> Array:
+        """Half the width of the interval, ``[S, B, A]``."""
+        half: Array = 0.5 * (self.high - self.low)
+        return half
+
+
+class DosePolicy:
+    """S stacked seeds of an agent behind the map to and from the world's units.
+
+    Args:
+        agent: the trained stack.
+        transform: the map fitted to its training data.
+    """
+
+    def __init__(self, agent: Agent, transform: Transform) -> None:
+        self.agent = agent.eval()
+        self.transform = transform
+        parameter = next(agent.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The S seeds."""
+        return self.agent.seeds
+
+    def _obs(self, obs: Observations) -> torch.Tensor:
+        raw = torch.from_numpy(np.asarray(obs, dtype=np.float64, order="C").copy())
+        return self.transform.obs(raw).to(self._device, self._dtype)
+
+    @torch.no_grad()
+    def law(self, obs: Observations) -> Distribution:
+        """Law of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``."""
+        return self.agent.policy(self._obs(obs))
+
+    @torch.no_grad()
+    def densities(self, obs: Observations) -> dict[str, Distribution]:
+        """Further laws of the agent, such as a proposal, at ``obs [S, B, O]``."""
+        return self.agent.densities(self._obs(obs))
+
+    def recommended(self, obs: Observations) -> Array:
+        """The recommended dose ``[S, B, A]``: the mode of each seed's law."""
+        mode = self.law(obs).mode
+        return self.transform.to_dose(mode.double().cpu().numpy())
+
+    @torch.no_grad()
+    def sampled(self, obs: Observations, visit: int) -> Array:
+        """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit."""
+        law = self.law(obs)
+        base: Any = law.base_dist  # type: ignore[attr-defined]
+        shape = (*base.batch_shape[1:], base.n_uniforms)
+        noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.seeds])
+        unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
+        return self.transform.to_dose(unit.double().cpu().numpy())
+
+    def dose_set(self, obs: Observations) -> DoseSet:
+        """The doses each seed could give at ``obs [S, B, O]``, computed in double precision."""
+        law = self._double(obs)
+        edges = _edges(law)
+        if edges is not None:
+            low, high = edges
+            outside = torch.zeros_like(low)
+        else:
+            tail = torch.full_like(law.mode, 0.5 * (1.0 - CENTRAL))
+            low, high = law.icdf(tail), law.icdf(1.0 - tail)
+            one = torch.ones_like(law.mode)
+            outside = law.cdf(-one) + law.sf(one)
+        dose = self.transform.to_dose
+        return DoseSet(edges is not None, dose(low.numpy()), dose(high.numpy()), outside.numpy())
+
+    def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
+        """Probability ``[S, B, A]`` that each law puts outside the dose interval ``[low, high]``.
+
+        It is exactly 0 where a bounded law's edges lie within the interval.
+        """
+        law = self._double(obs)
+        lower = torch.as_tensor(self.transform.to_unit(low))
+        upper = torch.as_tensor(self.transform.to_unit(high))
+        mass = law.cdf(lower) + law.sf(upper)
+        edges = _edges(law)
+        if edges is not None:
+            mass = torch.where((edges[0] >= lower) & (edges[1] <= upper), 0.0, mass)
+        return np.asarray(mass.numpy())
+
+    def density(self, obs: Observations, dose: Array) -> Array:
+        """Mean over seeds of the density at ``dose [K]`` (one dose dimension), per dose unit: ``[K]``.
+
+        Args:
+            obs: one state ``[O]``.
+            dose: the doses to evaluate at.
+        """
+        state = np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
+        return self._mixture(self.law(state), dose)
+
+    def extra_densities(self, obs: Observations, dose: Array) -> dict[str, Array]:
+        """As :meth:`density`, for the agent's further laws by name."""
+        state = np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
+        return {name: self._mixture(law, dose) for name, law in self.densities(state).items()}
+
+    def _mixture(self, law: Distribution, dose: Array) -> Array:
+        base = in_double(law)
+        unit = torch.as_tensor(self.transform.to_unit(dose[:, None])[:, 0])  # [K]
+        per_unit = base.log_prob(unit).exp().mean((0, 1))  # [S, 1, 1] against [K] -> [S, 1, K]
+        scale = self.transform.dose_width(np.ones(1))[0]
+        per_dose: Array = np.asarray(per_unit.numpy()).reshape(-1) / scale
+        return per_dose
+
+    def _double(self, obs: Observations) -> Any:
+        return in_double(self.law(obs))
+
+
+def in_double(law: Distribution) -> Any:
+    """The per-dimension law ``[S, B, A]`` on the CPU in double precision, for tails and edges."""
+    base: Any = law.base_dist  # type: ignore[attr-defined]
+    double = copy.copy(base)
+    for name in base.arg_constraints:
+        setattr(double, name, getattr(base, name).detach().cpu().double())
+    return double
+
+
+def _edges(law: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Exact edges of a bounded support, None for a law on the whole line."""
+    support = law.support
+    if not hasattr(support, "lower_bound"):
+        return None
+    return support.lower_bound, support.upper_bound
+
+
+def load_policy(run: RunFolder, build: Build, *, device: torch.device | str = "cpu") -> DosePolicy:
+    """Load the policy of a finished run, after checking the run against its hashes.
+
+    Args:
+        run: the folder.
+        build: makes an agent from its name, settings, sizes and seeds (the suite's registry).
+        device: where to put it.
+
+    Raises:
+        UserError: missing, unfinished, changed or truncated files, or weights of another agent.
+    """
+    config = run.config()
+    run.verify()
+    problem = Problem(**config["problem"])
+    agent = build(config["agent"], config["agent_config"], problem, config["seeds"], device=device)
+    tensors, _ = read_tensors(run.path / WEIGHTS)
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {run.path} do not fit agent {config['agent']!r}.") from error
+    return DosePolicy(agent, Transform.from_json(config["transform"]))

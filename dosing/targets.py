@@ -1,0 +1,32 @@
+"""Target networks and the scalar losses that several agents share."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def target_copy(module: M) -> M:
+    """Deep copy whose parameters receive no gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """Move every target parameter by ``target <- rate * online + (1 - rate) * target``."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """Asymmetric square |kappa - 1{u<0}| u^2, elementwise (Kostrikov et al. 2022, arXiv 2110.06169)."""
+    return torch.where(error < 0, 1.0 - expectile, expectile) * error.square()
+
+
+def td_target(reward: Tensor, terminated: Tensor, discount: float, bootstrap: Tensor) -> Tensor:
+    """One-step target r + gamma (1 - d) * bootstrap, where d is termination and never the time limit."""
+    return reward + discount * (1.0 - terminated) * bootstrap

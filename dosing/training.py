@@ -1,0 +1,193 @@
+"""The training loop: any agent, any data set; logging, checkpoints, exact resume, and a stop on NaN."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dosing.agent import Agent, Batch
+from dosing.data.dataset import Dataset
+from dosing.data.sampling import Sampler
+from dosing.errors import UserError
+from dosing.runs import (
+    CHECKPOINT,
+    DONE,
+    METRICS,
+    WEIGHTS,
+    RunFolder,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
+
+
+class TrainingDivergedError(UserError):
+    """Training met NaN or infinity and stopped; the last good state is kept in the run folder."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how to train."""
+
+    steps: int = 2000
+    """Gradient updates."""
+    batch_size: int = 256
+    """Transitions per update and seed."""
+    log_every: int = 100
+    """Updates between log rows; NaN is noticed here."""
+    checkpoint_every: int = 1000
+    """Updates between checkpoints on disk; at most this much is lost to a kill."""
+
+    def check(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+
+
+class _Log:
+    """The long metrics table: step, seed, name, value, seconds."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {k: [] for k in ("step", "seed", "name", "value", "seconds")}
+
+    @classmethod
+    def resumed(cls, run: RunFolder, step: int) -> _Log:
+        log = cls()
+        if step > 0:
+            table = read_table(run.path / METRICS).to_pydict()
+            keep = [i for i, s in enumerate(table["step"]) if s <= step]
+            log.columns = {k: [table[k][i] for i in keep] for k in log.columns}
+        return log
+
+    def add(self, step: int, seeds: tuple[int, ...], values: dict[str, Tensor], seconds: float) -> bool:
+        """Append one row per seed and metric; False if any value is not finite."""
+        table = torch.stack([v.detach() for v in values.values()]).double().cpu().numpy()  # one transfer
+        for name, row in zip(values, table, strict=True):
+            for seed, value in zip(seeds, row, strict=True):
+                self.columns["step"].append(step)
+                self.columns["seed"].append(seed)
+                self.columns["name"].append(name)
+                self.columns["value"].append(float(value))
+                self.columns["seconds"].append(seconds)
+        return bool(np.isfinite(table).all())
+
+
+def _finite(agent: Agent) -> bool:
+    norms = torch._foreach_norm(list(agent.parameters()))
+    return bool(torch.stack(norms).isfinite().all())
+
+
+def _snapshot(agent: Agent) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in agent.training_state().items()}
+
+
+def train(
+    agent: Agent,
+    dataset: Dataset,
+    run: RunFolder,
+    settings: TrainingSettings,
+    *,
+    progress: tqdm[Any] | None = None,
+) -> None:
+    """Train to ``settings.steps`` updates, continuing from the run's checkpoint if it has one.
+
+    The caller has written ``config.json`` and holds the run's lock. On the CPU, with the same number of threads,
+    the finished weights and metrics are bit-identical whether or not the run was interrupted.
+
+    Args:
+        agent: a stack of S seeds with fresh weights, on the data set's device.
+        dataset: transitions in agents' units.
+        run: where everything is written.
+        settings: length and batch size.
+        progress: a bar to advance, or None.
+
+    Raises:
+        TrainingDivergedError: a loss or a weight became NaN or infinite.
+        UserError: the checkpoint does not fit, or the folder cannot be written.
+    """
+    settings.check()
+    (run.path / DONE).unlink(missing_ok=True)
+    sampler = Sampler(dataset, agent, settings.batch_size)
+    start, before = 0, 0.0
+    if (run.path / CHECKPOINT).is_file():
+        state, metadata = read_tensors(run.path / CHECKPOINT)
+        agent.load_training_state(state)
+        start, before = int(metadata["step"]), float(metadata["seconds"])
+    log = _Log.resumed(run, start)
+    if progress is not None:
+        progress.update(start)
+    began = time.perf_counter() - before
+    good, good_step, saved = _snapshot(agent), start, start
+
+    for step in range(start, settings.steps):
+        metrics = agent.update(sampler(step))
+        count = step + 1
+        last = count == settings.steps
+        if count % settings.log_every == 0 or last:
+            seconds = time.perf_counter() - began
+            if not (log.add(count, agent.seeds, metrics, seconds) and _finite(agent)):
+                _diverged(agent, sampler, run, good, good_step, count)
+            good, good_step = _snapshot(agent), count
+            if progress is not None:
+                progress.update(count - progress.n)
+            if count - saved >= settings.checkpoint_every and not last:
+                saved = count
+                write_table(run.path / METRICS, log.columns)
+                _save(agent, run, CHECKPOINT, count, seconds)
+    write_table(run.path / METRICS, log.columns)
+    _save(agent, run, WEIGHTS, settings.steps, time.perf_counter() - began)
+    run.finish()
+    (run.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _save(agent: Agent, run: RunFolder, name: str, step: int, seconds: float) -> None:
+    state = agent.training_state() if name == CHECKPOINT else agent.state_dict()
+    kept = {"step": str(step)} | ({"seconds": f"{seconds:.3f}"} if name == CHECKPOINT else {})
+    write_tensors(run.path / name, state, kept)
+
+
+def _diverged(
+    agent: Agent, sampler: Sampler, run: RunFolder, good: dict[str, Tensor], good_step: int, noticed: int
+) -> None:
+    """Keep the last good state, find the first bad update by replay from it, save its batch, and stop."""
+    agent.load_training_state(good)
+    _save(agent, run, "last_good.safetensors", good_step, 0.0)
+    for step in range(good_step, noticed):
+        batch = sampler(step)
+        metrics = agent.update(batch)
+        values = torch.stack(list(metrics.values()))
+        if not (bool(values.isfinite().all()) and _finite(agent)):
+            break
+    bad = ~values.isfinite().all(0)
+    seeds = [seed for seed, wrong in zip(agent.seeds, bad.tolist(), strict=True) if wrong]
+    write_tensors(run.path / "diverged_batch.safetensors", _batch_tensors(batch), {"step": str(step)})
+    write_json(
+        run.path / "diverged.json",
+        {
+            "update": step,
+            "noticed_after_update": noticed,
+            "last_good_update": good_step,
+            "seeds": seeds,
+            "not_finite": [name for name, value in metrics.items() if not bool(value.isfinite().all())],
+        },
+    )
+    raise TrainingDivergedError(
+        f"training diverged at update {step} (seeds {seeds or list(agent.seeds)}): a loss or weight is not "
+        f"finite; the last good state and the offending batch are in {run.path}."
+    )
+
+
+def _batch_tensors(batch: Batch) -> dict[str, Tensor]:
+    columns = {"obs": batch.obs, "act": batch.act, "reward": batch.reward, "next_obs": batch.next_obs}
+    columns["terminated"] = batch.terminated
+    columns |= {f"noise.{name}": value for name, value in batch.noise.items()}
+    return columns | {f"extra.{name}": value for name, value in batch.extra.items()}
