@@ -50,15 +50,15 @@ class TanhNormal(Univariate):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at ``value``; -inf outside (-1, 1)."""
         self._check_value(value)
-        inside = value.abs() < 1.0
-        safe = torch.where(inside, value, 0.0)
+        outside = value.abs() >= 1.0
+        safe = torch.where(outside, 0.0, value)
         above, below = (
             torch.log1p(safe),
             torch.log1p(-safe),
         )  # atanh = (above - below)/2, log(1-a^2) = their sum
         z = (0.5 * (above - below) - self.loc) / self.scale
-        density = standard_log_prob(z, 1.0) - self.scale.log() - (above + below)
-        return torch.where(inside, density, -math.inf)
+        density = standard_log_prob(z, 1.0, self.scale.log()) - (above + below)
+        return torch.where(outside, -math.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value)."""
@@ -82,14 +82,14 @@ class TanhNormal(Univariate):
         x = torch.addcmul(self.loc, self.scale, z)
         log_slope = 2.0 * (math.log(2.0) - x - torch.nn.functional.softplus(-2.0 * x))
         least, most = strictly_inside(-1.0, 1.0, x.dtype)
-        return torch.tanh(x).clamp(least, most), standard_log_prob(z, 1.0) - self.scale.log() - log_slope
+        return torch.tanh(x).clamp(least, most), standard_log_prob(z, 1.0, self.scale.log()) - log_slope
 
     def _latent(self, value: Tensor) -> Tensor:
         """Return the standardised X at ``value``: -inf or inf, without gradient, beyond -1 or 1."""
         self._check_value(value)
-        inside = value.abs() < 1.0
-        z = (torch.atanh(torch.where(inside, value, 0.0)) - self.loc) / self.scale
-        return torch.where(inside, z, torch.where(torch.isnan(value), value, value.sign() * math.inf))
+        outside = value.abs() >= 1.0
+        z = (torch.atanh(torch.where(outside, 0.0, value)) - self.loc) / self.scale
+        return torch.where(outside, value.detach() * math.inf, z)
 
 
 class TruncatedNormal(Univariate):
@@ -161,14 +161,14 @@ class TruncatedNormal(Univariate):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at ``value``; -inf outside [low, high]."""
         self._check_value(value)
-        inside = (value >= self.low) & (value <= self.high)
-        z = (torch.where(inside, value, self.low) - self.loc) / self.scale
+        outside = (value < self.low) | (value > self.high)
+        z = (torch.where(outside, self.low, value) - self.loc) / self.scale
         root_half = math.sqrt(0.5) / self.scale
         twice_mass = torch.erf((self.high - self.loc) * root_half) + torch.erf(
             (self.loc - self.low) * root_half
         )
-        density = standard_log_prob(z, 1.0) - (0.5 * self.scale * twice_mass).log()
-        return torch.where(inside, density, -math.inf)
+        density = standard_log_prob(z, 1.0, (0.5 * self.scale * twice_mass).log())
+        return torch.where(outside, -math.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value)."""

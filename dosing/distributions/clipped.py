@@ -69,8 +69,8 @@ class Clipped(Univariate):
     def density(self, value: Tensor) -> Tensor:
         """Return the density strictly between the limits, 0 elsewhere; it integrates to 1 less both atoms."""
         self._check_value(value)
-        between = (value > self.low) & (value < self.high)
-        return torch.where(between, self.base.log_prob(value).exp(), 0.0)
+        elsewhere = (value <= self.low) | (value >= self.high)
+        return torch.where(elsewhere, 0.0, self.base.log_prob(value).exp())
 
     def mixed_log_likelihood(self, value: Tensor) -> Tensor:
         """Return the log-likelihood of a delivered dose with respect to length plus one unit at either limit.
@@ -80,13 +80,13 @@ class Clipped(Univariate):
         likelihood.
         """
         self._check_value(value)
-        between = (value > self.low) & (value < self.high)
+        elsewhere = (value <= self.low) | (value >= self.high)
         middle = self.base.mode.detach().clamp(self.low, self.high)
-        density = self.base.log_prob(torch.where(between, value, middle))
+        density = self.base.log_prob(torch.where(elsewhere, middle, value))
         atom = self.prob_atom(value)
-        positive = atom > 0.0
-        log_atom = torch.where(positive, torch.where(positive, atom, 1.0).log(), -math.inf)
-        return torch.where(between, density, log_atom)
+        impossible = atom == 0.0
+        log_atom = torch.where(impossible, -math.inf, torch.where(impossible, 1.0, atom).log())
+        return torch.where(elsewhere, log_atom, density)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Refuse: a mixed law has no density.

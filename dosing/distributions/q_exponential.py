@@ -32,9 +32,9 @@ def exp_q(x: Tensor, q: float) -> Tensor:
     if q == 1.0:
         return x.exp()
     y = (1.0 - q) * x
-    inside = y > -1.0
-    value = torch.log1p(torch.where(inside, y, 0.0)).div(1.0 - q).exp()
-    return torch.where(inside, value, 0.0 if q < 1.0 else math.inf)
+    outside = y <= -1.0  # this way round, so that NaN stays NaN
+    value = torch.log1p(torch.where(outside, 0.0, y)).div(1.0 - q).exp()
+    return torch.where(outside, 0.0 if q < 1.0 else math.inf, value)
 
 
 def log_q(x: Tensor, q: float) -> Tensor:

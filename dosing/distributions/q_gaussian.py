@@ -117,23 +117,24 @@ def from_uniform(u: Tensor, q: float) -> Tensor:
     return torch.sin(math.pi * v) / torch.sin(math.pi * tail)  # tan(pi v) without its pole
 
 
-def standard_log_prob(z: Tensor, q: float) -> Tensor:
-    """Return the log-density of the standard q-Gaussian at z.
+def standard_log_prob(z: Tensor, q: float, log_scale: Tensor | float = 0.0) -> Tensor:
+    """Return the log-density of the standard q-Gaussian at z, less ``log_scale``.
 
-    It is exactly -inf, with zero gradient, outside the support.
+    It is exactly -inf, with zero gradient by z and by log_scale, outside the support.
 
     Raises:
         UserError: q is not a finite number below 3.
     """
     shape = _shape(q)
+    log_norm = shape.log_norm + log_scale
     if shape.q == 1.0:
-        return -0.5 * z * z - shape.log_norm
+        return -0.5 * z * z - log_norm
     y = z * z * -shape.curvature
     if shape.q > 1.0:
-        return torch.log1p(y) * -shape.power - shape.log_norm
-    inside = y > -1.0
-    density = torch.log1p(torch.where(inside, y, 0.0)) * shape.power - shape.log_norm
-    return torch.where(inside, density, -math.inf)
+        return torch.log1p(y) * -shape.power - log_norm
+    outside = y <= -1.0  # this way round, so that NaN stays NaN
+    density = torch.log1p(torch.where(outside, 0.0, y)) * shape.power - log_norm
+    return torch.where(outside, -math.inf, density)
 
 
 class _Cdf(torch.autograd.Function):
@@ -279,7 +280,7 @@ class QGaussian(Univariate):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at ``value``, which broadcasts against ``batch_shape``."""
         self._check_value(value)
-        return standard_log_prob((value - self.loc) / self.scale, self.q) - self.scale.log()
+        return standard_log_prob((value - self.loc) / self.scale, self.q, self.scale.log())
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value), accurate in the lower tail."""
@@ -305,4 +306,4 @@ class QGaussian(Univariate):
         Its total derivative with respect to loc is exactly 0, and with respect to ln(scale) exactly -1.
         """
         z = from_uniform(u, self.q)
-        return torch.addcmul(self.loc, self.scale, z), standard_log_prob(z, self.q) - self.scale.log()
+        return torch.addcmul(self.loc, self.scale, z), standard_log_prob(z, self.q, self.scale.log())

@@ -78,11 +78,11 @@ class ScaledBeta(Univariate):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density per unit of dose at ``value``; -inf outside (low, high)."""
         self._check_value(value)
-        inside = (value > self.low) & (value < self.high)
-        safe = torch.where(inside, value, 0.5 * (self.low + self.high))
+        outside = (value <= self.low) | (value >= self.high)
+        safe = torch.where(outside, 0.5 * (self.low + self.high), value)
         width = self.high - self.low
         density = _beta_log_prob((safe - self.low) / width, (self.high - safe) / width, self.alpha, self.beta)
-        return torch.where(inside, density - math.log(width), -math.inf)
+        return torch.where(outside, -math.inf, density - math.log(width))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value), through scipy on the CPU."""

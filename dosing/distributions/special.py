@@ -126,9 +126,12 @@ def _square_and_rest(p: Array, b: Array | float) -> tuple[Array, Array]:
     offset, tail = np.abs(p - 0.5), np.minimum(p, 1.0 - p)
     valid = (p >= 0.0) & (p <= 1.0)
     near_centre = offset < 0.25
-    x = special.betaincinv(0.5, b, np.where(near_centre, 2.0 * offset, 0.5))
-    rest = special.betaincinv(b, 0.5, np.where(near_centre | ~valid, 0.5, 2.0 * tail))
-    x, rest = np.where(near_centre, x, 1.0 - rest), np.where(near_centre, 1.0 - x, rest)
+    by_offset = special.betaincinv(0.5, b, np.where(near_centre, 2.0 * offset, 0.5))
+    by_tail = special.betainccinv(0.5, b, np.where(near_centre | ~valid, 0.5, 2.0 * tail))
+    x = np.where(near_centre, by_offset, by_tail)
+    far = valid & (x > 0.5)
+    rest = np.where(far, special.betaincinv(b, 0.5, np.where(far, 2.0 * tail, 0.5)), 1.0 - x)
+    x = np.where(far, 1.0 - rest, x)
     return np.where(valid, x, np.nan).astype(np.float64), rest.astype(np.float64)
 
 
