@@ -201,10 +201,10 @@ def test_detached_ratio_loss_widens_the_actor_without_end() -> None:
 def test_fttpo_reaches_its_fixed_point() -> None:
     """Four seeds at once: mode, both widths and the value.
 
-    With V = 1 - h^2 / 5 (the reward averaged over a parabola of half-width h), the weight, the positive part of
-    1 + (r - V) / tau, is itself a parabola; it vanishes at W from the best dose, W^2 = tau + h^2 / 5. The Cauchy law most likely
-    under a parabola, and the parabola of least divergence from a Cauchy law, meet one and the same condition,
-    E[x (ln p)'(x)] = -1 under the parabola. So h = W, which is h = sqrt(5 tau / 4).
+    With V = 1 - h^2 / 5 (the reward averaged over a parabola of half-width h) the weight, the positive part
+    of 1 + (r - V) / tau, is itself a parabola; it vanishes at W from the best dose, W^2 = tau + h^2 / 5.
+    The Cauchy law most likely under a parabola, and the parabola of least divergence from a Cauchy law, meet
+    one and the same condition, E[x (ln p)'(x)] = -1 under the parabola. So h = W = sqrt(5 tau / 4).
     """
     temperature = 0.1
     width = math.sqrt(1.25 * temperature)
