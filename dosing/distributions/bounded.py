@@ -70,7 +70,11 @@ class TanhNormal(Univariate):
 
     def icdf(self, p: Tensor) -> Tensor:
         """Return the quantile at probability ``p``; NaN for p outside [0, 1]."""
-        return torch.tanh(self.loc + self.scale * standard_icdf(p, 1.0))
+        z = standard_icdf(p, 1.0)
+        end = z.isinf()  # p = 0 or 1
+        return torch.where(
+            end, z.detach().sign(), torch.tanh(self.loc + self.scale * torch.where(end, 0.0, z))
+        )
 
     def rsample_from(self, u: Tensor) -> Tensor:
         """Return draws from noise ``[..., 1]``; see the base class."""

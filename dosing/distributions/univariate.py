@@ -53,7 +53,7 @@ class Univariate(Distribution):
                 precision of the parameters.
 
         Returns:
-            ``[*sample_shape, *batch_shape]``; finite and inside the support for every u in [0, 1].
+            ``[*sample_shape, *batch_shape]``; finite, and never beyond the support, for every u in [0, 1].
         """
         raise NotImplementedError
 
@@ -129,7 +129,8 @@ def polar_draw(u: Tensor, nu: Tensor | float) -> Tensor:
 def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
     """Return the interval that holds ``mass`` and leaves out (1 - mass)/2 on either side.
 
-    It is not a support: for a law on the whole line it leaves probability outside.
+    It is not a support: for a law on the whole line it leaves probability outside. Its upper end comes from
+    1 - tail in the precision of the parameters: take them in double where the last digits matter.
 
     Args:
         law: a law with ``icdf``, or an ``Independent`` over one (the interval is then per dimension).
@@ -145,8 +146,7 @@ def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
         raise UserError(f"The mass of a central interval must lie strictly between 0 and 1, got {mass!r}.")
     while isinstance(law, Independent):
         law = law.base_dist
-    like = getattr(law, next(iter(law.arg_constraints)))
-    tail = torch.full_like(like, (1.0 - mass) / 2.0)
+    tail = torch.full_like(law.mode, (1.0 - mass) / 2.0)
     return law.icdf(tail), law.icdf(1.0 - tail)
 
 
