@@ -129,26 +129,27 @@ class DosePolicy:
         return np.asarray(mass.numpy())
 
     def density(self, obs: Observations, dose: Array) -> Array:
-        """Mean over seeds of the density at ``dose [K]`` (one dose dimension), per dose unit: ``[K]``.
+        """Mean over seeds of the density of each dose dimension at ``dose [K, A]``, per dose unit: ``[K, A]``.
 
         Args:
             obs: one state ``[O]``.
-            dose: the doses to evaluate at.
+            dose: the doses to evaluate at, a grid of its own for every dimension.
         """
-        state = np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
-        return self._mixture(self.law(state), dose)
+        return self._mixture(self.law(self._one(obs)), dose)
 
     def extra_densities(self, obs: Observations, dose: Array) -> dict[str, Array]:
         """As :meth:`density`, for the agent's further laws by name."""
-        state = np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
-        return {name: self._mixture(law, dose) for name, law in self.densities(state).items()}
+        laws = self.densities(self._one(obs))
+        return {name: self._mixture(law, dose) for name, law in laws.items()}
+
+    def _one(self, obs: Observations) -> Observations:
+        """One state ``[O]`` for every seed: ``[S, 1, O]``."""
+        return np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
 
     def _mixture(self, law: Distribution, dose: Array) -> Array:
-        base = in_double(law)
-        unit = torch.as_tensor(self.transform.to_unit(dose[:, None])[:, 0])  # [K]
-        per_unit = base.log_prob(unit).exp().mean((0, 1))  # [S, 1, 1] against [K] -> [S, 1, K]
-        scale = self.transform.dose_width(np.ones(1))[0]
-        per_dose: Array = np.asarray(per_unit.numpy()).reshape(-1) / scale
+        unit = torch.as_tensor(self.transform.to_unit(dose))[:, None, None]  # [K, 1, 1, A]
+        per_unit = in_double(law).log_prob(unit).exp().mean((1, 2))  # [K, S, 1, A] -> [K, A]
+        per_dose: Array = per_unit.numpy() / self.transform.dose_width(np.ones(dose.shape[1]))
         return per_dose
 
     def _double(self, obs: Observations) -> Any:
