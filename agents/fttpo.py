@@ -2,24 +2,24 @@
 
 A policy of bounded support cannot be fitted to recorded doses by likelihood: one dose outside makes it -inf.
 So a heavy-tailed *proposal* pi_phi (q-Gaussian, q > 1) is fitted to the data with a weight that cuts off bad
-doses, and a bounded *actor* pi_theta (q-Gaussian, q < 1) of the same mean follows the proposal by reverse KL, on
-its own samples only. With tau the temperature and exp_0(x) = [1 + x]_+:
+doses, and a bounded *actor* pi_theta (q-Gaussian, q < 1) of the same mean follows the proposal by reverse KL,
+on its own samples only. With tau the temperature and exp_0(x) = [1 + x]_+:
 
     L_V     = E_s 1/2 (V(s) - min_i Qbar_i(s, a~))^2,                                   a~ ~ pi_theta(.|s)
     L_Q     = 1/2 sum_i E 1/2 (r + gamma (1 - d) min_j Qbar_j(s', a') - Q_i(s, a))^2,   a' ~ pi_theta(.|s')
     L_phi   = - E_D [ w ln pi_phi(a|s) ],   w = min(exp_0((min_i Q_i(s, a) - V(s)) / tau), clip)
     L_theta = E_s [ - H(pi_theta(.|s)) - E_{a ~ pi_theta} ln pi_phi(a|s) ],   phi frozen, path through a kept
 
-All four are taken at the same parameters and stepped together; the target critics follow by Polyak averaging.
+All four are taken at the same parameters and stepped together; target critics follow by Polyak averaging.
 
 The support [m - h, m + h] stays inside the hard limits by parametrisation: m = tanh(.), and the half-width is
 h = u (1 - |m|) with u in (0, 1), so nothing is ever clipped and the density is exact. With ``share_mean`` the
 actor reads the proposal's trunk and mean and owns its width only; that is the limit of copying trunk and mean
 before every actor step, without the discarded step in between. The entropy H is in closed form.
 
-Where this differs from the released code (its behaviour stays available by name): the reverse KL keeps the action
-path and a normalised proposal (``actor_loss``), and critics bootstrap from the policy that will be deployed
-(``bootstrap``).
+Where this differs from the released code (its behaviour stays available by name): the reverse KL keeps the
+action path and a normalised proposal (``actor_loss``), and critics bootstrap from the policy that will be
+deployed (``bootstrap``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam
 from dosing.distributions.q_exponential import exp_q
@@ -154,20 +154,17 @@ class FtTPO(Agent):
         own = self.actor.trunk(obs)
         return self.actor.law(own, MEAN_LIMIT * torch.tanh(self.actor.mean(own)))
 
-    def policy(self, obs: Tensor) -> Independent:
+    def policy(self, obs: Tensor) -> Distribution:
         """The bounded actor: exactly zero density outside [m - h, m + h], which lies inside the limits."""
         return Independent(self._actor_law(obs, self.proposal.trunk(obs)), 1, validate_args=False)
 
-    def densities(self, obs: Tensor) -> dict[str, torch.distributions.Distribution]:
+    def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """The heavy-tailed proposal the actor was distilled from."""
         law = self.proposal.law(self.proposal.trunk(obs))
         return {"proposal": Independent(law, 1, validate_args=False)}
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``proposal``, ``actor``, each ``[S]``."""
-        return self._losses(batch)[0]
-
-    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         c = self.config
         features = self.proposal.trunk(batch.obs)
         proposal = self.proposal.law(features)
@@ -211,12 +208,6 @@ class FtTPO(Agent):
         }
         return losses, metrics
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One joint gradient step of critics, value, proposal and actor, then the target critics."""
-        losses, metrics = self._losses(batch)
-        optimizer = self.optimizers["all"]
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
+    def follow(self) -> None:
+        """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
-        return {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics

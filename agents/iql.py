@@ -1,7 +1,7 @@
 """IQL, implicit Q-learning. Kostrikov, Nair, Levine 2022, arXiv 2110.06169.
 
 Q is fitted to V of the next state, V to an upper expectile of Q at recorded doses only, and a Gaussian policy
-to the recorded doses by advantage-weighted regression. With kappa the expectile, beta the inverse temperature:
+to the recorded doses by advantage-weighted regression. With expectile kappa and inverse temperature beta:
 
     L_V  = E [ |kappa - 1{u < 0}| u^2 ],          u = min_i Qbar_i(s, a) - V(s)                     (eq. 5)
     L_Q  = sum_i E [ (r + gamma (1 - d) V(s') - Q_i(s, a))^2 ]                                      (eq. 6)
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
 from dosing.distributions.q_gaussian import QGaussian
 from dosing.networks import Critic, Initialiser, Mlp, Value
 from dosing.targets import expectile_loss, polyak, target_copy, td_target
@@ -74,13 +74,21 @@ class IQL(Agent):
         """IQL's update is deterministic given the batch."""
         return {}
 
-    def policy(self, obs: Tensor) -> Independent:
+    def policy(self, obs: Tensor) -> Distribution:
         """N(tanh(m(s)), sigma^2) on the real line; executed doses are clipped to the limits."""
         log_std = self.log_std.clamp(self.config.log_std_min, self.config.log_std_max)
         mean = torch.tanh(self.mean(obs))
         return Independent(QGaussian(mean, log_std.exp(), 1.0, validate_args=False), 1, validate_args=False)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def schedule(self, step: int) -> None:
+        """Cosine decay of the policy's step size, if asked for."""
+        c = self.config
+        if c.actor_decay_steps is not None:
+            done = min(step / c.actor_decay_steps, 1.0)
+            rate = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+            set_learning_rate(self.optimizers["actor"], rate)
+
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
         with torch.no_grad():
@@ -91,24 +99,13 @@ class IQL(Agent):
         advantage = q_target - v
         weight = torch.exp(c.inverse_temperature * advantage.detach()).clamp(max=c.weight_clip)
         log_prob = self.policy(batch.obs).log_prob(batch.act)
-        return {
+        losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": expectile_loss(advantage, c.expectile).mean(-1),
             "actor": -(weight * log_prob).mean(-1),
         }
+        return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.detach().mean(-1)}
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One joint gradient step of critic, value and policy, then the target critics."""
-        c = self.config
-        if c.actor_decay_steps is not None:
-            done = min(batch.step / c.actor_decay_steps, 1.0)
-            for group in self.optimizers["actor"].param_groups:
-                group["lr"] = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-        losses = self.losses(batch)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        polyak(self.critic_target, self.critic, c.target_rate)
-        return {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+    def follow(self) -> None:
+        """Target critics by Polyak averaging."""
+        polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -7,7 +7,7 @@ them asks for an agent's name.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -56,7 +56,7 @@ class Batch:
         terminated: ``[S, B]``, 1.0 where the episode ended for good; never the time limit.
         noise: one tensor ``[S, ...]`` per name in :meth:`Agent.noise`.
         extra: what the agent asked for in ``needs``, such as ``next_act`` or ``return_to_go``.
-        step: number of this update, counted from 0; schedules and delayed steps read it.
+        step: number of this update, counted from 0; delayed steps read it.
     """
 
     obs: Tensor
@@ -72,8 +72,10 @@ class Batch:
 class Agent(nn.Module):
     """A stack of S seeds of one method: networks with a leading seed axis, and their optimisers.
 
-    A method's file defines ``noise``, ``losses``, ``update`` and ``policy``. Losses are per seed, ``[S]``,
-    and are *summed* over seeds before the gradient (a mean would scale each seed's gradient by 1/S).
+    A method's file defines ``noise``, ``losses_and_metrics``, ``policy`` and, where there is something to do
+    after the gradient step, ``follow``. Losses are per seed, ``[S]``, and are *summed* over seeds before the
+    gradient (a mean would scale each seed's gradient by 1/S). A method that alternates its steps overrides
+    ``update`` and tells its alternatives apart by ``phase``.
 
     Attributes:
         seeds: the S seeds.
@@ -96,12 +98,38 @@ class Agent(nn.Module):
         """Noise that one update draws, by name."""
 
     @abstractmethod
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses by name and further metrics by name, each ``[S]``; changes nothing."""
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss of the method on one batch, each ``[S]``."""
+        return self.losses_and_metrics(batch)[0]
 
-    @abstractmethod
+    def schedule(self, step: int) -> None:
+        """Set what changes with the update number, such as a step size; called before every update."""
+
+    def phase(self, step: int) -> int:
+        """Which of the method's alternating updates number ``step`` is; each is one static computation."""
+        del step
+        return 0
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one training step; returns metrics ``[S]`` that stay on the device."""
+        losses, metrics = self.losses_and_metrics(batch)
+        self.descend(list(losses.values()), self.optimizers.values())
+        self.follow()
+        return {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
+
+    def descend(self, losses: list[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """One gradient step on the sum of the losses ``[S]`` over seeds."""
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def follow(self) -> None:
+        """What comes after the gradient step: target networks."""
 
     @abstractmethod
     def policy(self, obs: Tensor) -> Distribution:
@@ -145,7 +173,24 @@ class Agent(nn.Module):
 
 
 def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors."""
+    """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors.
+
+    On a GPU the step size is a tensor and the state stays on the device, so that a step can be captured in a
+    graph; :func:`set_learning_rate` changes it either way.
+    """
     if isinstance(module_or_parameters, nn.Module):
         module_or_parameters = list(module_or_parameters.parameters())
-    return torch.optim.Adam(module_or_parameters, lr=learning_rate, fused=True)
+    device = module_or_parameters[0].device
+    if device.type != "cuda":
+        return torch.optim.Adam(module_or_parameters, lr=learning_rate, fused=True)
+    rate = torch.tensor(learning_rate, device=device)
+    return torch.optim.Adam(module_or_parameters, lr=rate, fused=True, capturable=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the step size, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate

@@ -168,7 +168,7 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
     refines it.
 
     Returns:
-        The dose, and its mean return on the search patients (optimistic by the search; report another cohort).
+        The dose, and its mean return on the search patients (optimistic: report another cohort).
 
     Raises:
         UserError: the dose has more than one dimension.

@@ -36,6 +36,12 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return seeds
 
 
+def _on_device(seed: int, purpose: str, address: tuple[int, ...], device: torch.device) -> torch.Generator:
+    """Generator of a GPU for the stream at ``(seed, purpose, *address)``: Philox, keyed by 63 bits."""
+    key = np.random.SeedSequence([seed, _PURPOSES[purpose], *address]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(key[0] >> np.uint64(1)))
+
+
 def draw(
     seeds: Sequence[int],
     law: Law,
@@ -52,17 +58,28 @@ def draw(
     """
     count, *rest = shape
     out = torch.empty((count, len(seeds), *rest), dtype=dtype, device=device)
+    kind = np.float64 if dtype == torch.float64 else np.float32
     for k, seed in enumerate(seeds):  # the only loop over seeds: once per block of updates
         if device.type == "cuda":
-            state = np.random.SeedSequence([seed, _PURPOSES["noise"], *address]).generate_state(1, np.uint64)
-            rng = torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
+            rng = _on_device(seed, "noise", address, device)
             block = torch.empty(shape, dtype=dtype, device=device)
             out[:, k] = block.normal_(generator=rng) if law == "normal" else block.uniform_(generator=rng)
         else:
             cpu = generator(seed, "noise", *address)
-            kind = np.float64 if dtype == torch.float64 else np.float32
-            values = (
-                cpu.standard_normal(shape, dtype=kind) if law == "normal" else cpu.random(shape, dtype=kind)
-            )
+            values = cpu.standard_normal(shape, kind) if law == "normal" else cpu.random(shape, kind)
             out[:, k] = torch.from_numpy(values)
     return out
+
+
+def draw_indices(
+    seeds: Sequence[int], rows: int, shape: tuple[int, int], block: int, *, device: torch.device
+) -> Tensor:
+    """Uniform row numbers below ``rows`` for every seed: ``[shape[0], S, shape[1]]``."""
+    parts = []
+    for seed in seeds:
+        if device.type == "cuda":
+            rng = _on_device(seed, "indices", (block,), device)
+            parts.append(torch.randint(rows, shape, generator=rng, device=device))
+        else:
+            parts.append(torch.from_numpy(generator(seed, "indices", block).integers(rows, size=shape)))
+    return torch.stack(parts, 1)

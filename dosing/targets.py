@@ -24,7 +24,8 @@ def polyak(target: nn.Module, online: nn.Module, rate: float) -> None:
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Asymmetric square |kappa - 1{u<0}| u^2, elementwise (Kostrikov et al. 2022, arXiv 2110.06169)."""
-    return torch.where(error < 0, 1.0 - expectile, expectile) * error.square()
+    square = error.square()
+    return torch.where(error < 0, (1.0 - expectile) * square, expectile * square)
 
 
 def td_target(reward: Tensor, terminated: Tensor, discount: float, bootstrap: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dosing.acceleration import Mode, updater
 from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
@@ -45,6 +46,8 @@ class TrainingSettings:
     """Updates between log rows; NaN is noticed here."""
     checkpoint_every: int = 1000
     """Updates between checkpoints on disk; at most this much is lost to a kill."""
+    mode: Mode = "auto"
+    """How an update is executed; see ``dosing.acceleration``."""
 
     def check(self) -> None:
         """Refuse settings that cannot work."""
@@ -100,8 +103,8 @@ def train(
 ) -> None:
     """Train to ``settings.steps`` updates, continuing from the run's checkpoint if it has one.
 
-    The caller has written ``config.json`` and holds the run's lock. On the CPU, with the same number of threads,
-    the finished weights and metrics are bit-identical whether or not the run was interrupted.
+    The caller has written ``config.json`` and holds the run's lock. On the CPU, with the same number of
+    threads, the finished weights and metrics are bit-identical whether or not the run was interrupted.
 
     Args:
         agent: a stack of S seeds with fresh weights, on the data set's device.
@@ -116,7 +119,7 @@ def train(
     """
     settings.check()
     (run.path / DONE).unlink(missing_ok=True)
-    sampler = Sampler(dataset, agent, settings.batch_size)
+    sampler = Sampler(dataset, agent, settings.batch_size, in_place=True)
     start, before = 0, 0.0
     if (run.path / CHECKPOINT).is_file():
         state, metadata = read_tensors(run.path / CHECKPOINT)
@@ -128,8 +131,9 @@ def train(
     began = time.perf_counter() - before
     good, good_step, saved = _snapshot(agent), start, start
 
+    update = updater(agent, settings.mode)
     for step in range(start, settings.steps):
-        metrics = agent.update(sampler(step))
+        metrics = update(sampler(step))
         count = step + 1
         last = count == settings.steps
         if count % settings.log_every == 0 or last:
@@ -163,6 +167,7 @@ def _diverged(
     _save(agent, run, "last_good.safetensors", good_step, 0.0)
     for step in range(good_step, noticed):
         batch = sampler(step)
+        agent.schedule(step)
         metrics = agent.update(batch)
         values = torch.stack(list(metrics.values()))
         if not (bool(values.isfinite().all()) and _finite(agent)):

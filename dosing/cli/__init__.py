@@ -106,6 +106,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
     )
     train.add_argument("--threads", type=int, default=1, help="torch threads; two rarely help [%(default)s]")
+    train.add_argument(
+        "--mode",
+        choices=("auto", "eager", "compile", "graph"),
+        default="auto",
+        help="execution [%(default)s]",
+    )
     _device(train)
     _cohort(train)
 
@@ -216,7 +222,11 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     config = tyro.cli(entry.config_class(), prog=f"python -m dosing train {arguments.agent}", args=rest)
     settings = TrainingSettings(
-        arguments.steps, arguments.batch_size, arguments.log_every, arguments.checkpoint_every
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        log_every=arguments.log_every,
+        checkpoint_every=arguments.checkpoint_every,
+        mode=arguments.mode,
     )
     settings.check()
     data = studies.obtain_data(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
-from dosing.streams import draw, generator
+from dosing.streams import draw, draw_indices
 
 BLOCK = 64
 """Updates whose indices and noise are drawn together; part of the definition of the random streams."""
@@ -26,12 +25,14 @@ class Sampler:
         dataset: transitions in agents' units.
         agent: says which seeds, which noise and which extra columns.
         batch_size: B.
+        in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
+            until the next one is drawn.
 
     Raises:
         UserError: the batch size is not positive, or the agent needs a column this sampler cannot serve.
     """
 
-    def __init__(self, dataset: Dataset, agent: Agent, batch_size: int) -> None:
+    def __init__(self, dataset: Dataset, agent: Agent, batch_size: int, *, in_place: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
         if agent.needs:
@@ -54,18 +55,22 @@ class Sampler:
             dim=1,
         )
         self._block = -1
+        self._static: tuple[Tensor, dict[str, Tensor]] | None = None
+        if in_place:
+            shape = (len(self.seeds) * batch_size, self._rows.shape[1])
+            noise = {
+                name: self._rows.new_empty((len(self.seeds), *plan.shape))
+                for name, plan in self._noise_plan.items()
+            }
+            self._static = (self._rows.new_empty(shape), noise)
         self._index = torch.empty(0)
         self._noise: Mapping[str, Tensor] = {}
 
     def _refill(self, block: int) -> None:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
-        shape = (BLOCK, self.batch_size)
-        index = np.stack(
-            [generator(s, "indices", block).integers(len(self.dataset), size=shape) for s in self.seeds],
-            axis=1,
-        )
         device, dtype = self._rows.device, self._rows.dtype
-        self._index = torch.from_numpy(index.reshape(BLOCK, -1)).to(device)
+        index = draw_indices(self.seeds, len(self.dataset), (BLOCK, self.batch_size), block, device=device)
+        self._index = index.view(BLOCK, -1)
         self._noise = {
             name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
             for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
@@ -77,15 +82,23 @@ class Sampler:
         block, offset = divmod(step, BLOCK)
         if block != self._block:
             self._refill(block)
-        rows = self._rows.index_select(0, self._index[offset])
-        rows = rows.view(len(self.seeds), self.batch_size, -1)
-        obs, act, next_obs, reward, terminated = rows.split(self._widths, dim=-1)
+        noise = {name: values[offset] for name, values in self._noise.items()}
+        if self._static is None:
+            rows = self._rows.index_select(0, self._index[offset])
+        else:
+            rows, kept = self._static
+            torch.index_select(self._rows, 0, self._index[offset], out=rows)
+            for name, values in noise.items():
+                kept[name].copy_(values)
+            noise = kept
+        columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
+        obs, act, next_obs, reward, terminated = columns
         return Batch(
             obs=obs,
             act=act,
             reward=reward.squeeze(-1),
             next_obs=next_obs,
             terminated=terminated.squeeze(-1),
-            noise={name: values[offset] for name, values in self._noise.items()},
+            noise=noise,
             step=step,
         )
