@@ -83,8 +83,8 @@ def from_uniform(u: Tensor, q: float) -> Tensor:
     independent of the cosine one unless q = 1, so it is never used.)
 
     In float32 the noise has a resolution of 2^-24: no |z| above 5.4 (q = 1) or 1.1e7 (q = 2) is ever drawn.
-    Bounded laws stay strictly inside their support. The heaviest tails (q above 2.4, in float64 above 2.8) are
-    held at |z| = 1e18 (float64: 1e150), so that the square of a draw is finite.
+    Bounded laws stay strictly inside their support. The heaviest tails (q above 2.4, in float64 above 2.8)
+    are held at |z| = 1e18 (float64: 1e150), so that the square of a draw is finite.
 
     Args:
         u: ``[..., n_uniforms(q)]``, uniform on [0, 1).

@@ -204,6 +204,19 @@ def test_gradients_at_and_over_the_edge_are_zero_and_inside_finite(q, dtype):
     assert slope[3] > 100.0
 
 
+@pytest.mark.parametrize("q", [*BOUNDED, 1.0 / 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite_on_every_number_around_the_edge(q, dtype):
+    steps = torch.arange(-8, 9, dtype=dtype) * torch.finfo(dtype).eps / 2
+    x = (support_radius(q) * (1.0 + steps)).requires_grad_()
+    loc, scale = (torch.tensor(v, dtype=dtype, requires_grad=True) for v in (0.0, 1.0))
+    log_prob = QGaussian(loc, scale, q).log_prob(x)
+    assert (log_prob == -math.inf).any()
+    assert log_prob.isfinite().any()
+    for slope in torch.autograd.grad(log_prob.sum(), (x, loc, scale)):
+        assert slope.isfinite().all()
+
+
 @pytest.mark.parametrize("q", INDICES)
 def test_quantiles_at_the_ends(q):
     p = tensor(0.0, 1.0, -0.1, 1.1, grad=True)
