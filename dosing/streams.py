@@ -24,8 +24,12 @@ _PURPOSES = {"weights": 0, "indices": 1, "noise": 2, "evaluation": 3, "split": 4
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
     """NumPy generator of the stream at ``(seed, purpose, *address)``."""
-    key = [seed, _PURPOSES[purpose], *address]
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.SFC64(_sequence(seed, purpose, address)))
+
+
+def _sequence(seed: int, purpose: str, address: tuple[int, ...]) -> np.random.SeedSequence:
+    """The address as a spawn key: as plain entropy, (1,) and (1, 0) would be the same stream."""
+    return np.random.SeedSequence(seed, spawn_key=(_PURPOSES[purpose], *address))
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
