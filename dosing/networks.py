@@ -26,6 +26,8 @@ class Initialiser:
         seeds: S different integers.
         device: where the parameters live.
         dtype: their type.
+        product_dtype: type in which matrix products are taken, such as bfloat16; the parameters, their
+            gradients and everything outside the networks keep ``dtype``. None takes products in ``dtype``.
     """
 
     def __init__(
@@ -33,10 +35,12 @@ class Initialiser:
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        product_dtype: torch.dtype | None = None,
     ) -> None:
         self.seeds = check_seeds(seeds)
         self.device = torch.device(device)
         self.dtype = dtype
+        self.product_dtype = None if product_dtype == dtype else product_dtype
         self._streams = [generator(seed, "weights") for seed in self.seeds]
 
     def stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> nn.Parameter:
@@ -86,6 +90,7 @@ class Linear(nn.Module):
         shape = (*lead, n_in, n_out)
         bias_shape = (*lead, 1, n_out)
         self.members = members
+        self.dtype, self.product_dtype = init.dtype, init.product_dtype
         if scheme == "orthogonal":
             self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
             self.bias = init.constant(0.0, *bias_shape)
@@ -100,7 +105,13 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map; see the class for shapes."""
+        return self.product(x).to(self.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As :meth:`forward`, with the result left in ``product_dtype``."""
         weight, bias = self.weight, self.bias
+        if self.product_dtype is not None:
+            x, weight, bias = (t.to(self.product_dtype) for t in (x, weight, bias))
         if self.members is None:
             return torch.baddbmm(bias, x, weight)
         seeds, members, n_in, n_out = weight.shape
@@ -139,15 +150,16 @@ class Mlp(nn.Module):
             Linear(init, n_in, n_out, members=members, scheme=scheme) for n_in, n_out in pairwise(widths)
         )
         self.activate_last = activate_last
+        self.dtype = init.dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble)."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x)
+            x = layer.product(x)
             if i < last or self.activate_last:
                 x = torch.relu(x)
-        return x
+        return x.to(self.dtype)
 
 
 class Critic(nn.Module):

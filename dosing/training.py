@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class TrainingSettings:
     """Updates between checkpoints on disk; at most this much is lost to a kill."""
     mode: Mode = "auto"
     """How an update is executed; see ``dosing.acceleration``."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of matrix products; bfloat16 changes results and is faster where the processor has it."""
 
     def check(self) -> None:
         """Refuse settings that cannot work."""

@@ -112,6 +112,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         default="auto",
         help="execution [%(default)s]",
     )
+    train.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products [%(default)s]"
+    )
     _device(train)
     _cohort(train)
 
@@ -227,6 +230,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         log_every=arguments.log_every,
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
+        precision=arguments.precision,
     )
     settings.check()
     data = studies.obtain_data(

@@ -219,7 +219,7 @@ def train_run(
             run.verify()
             return run
         write_json(run.path / CONFIG, config)
-        stack = agents.build(agent, agent_config, problem, seeds, device=place)
+        stack = agents.build(agent, agent_config, problem, seeds, device=place, precision=settings.precision)
         with _bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
             train(stack, dataset, run, settings, progress=bar)
     return run

@@ -1,0 +1,96 @@
+"""The same update, however it is executed."""
+
+import copy
+
+import pytest
+import torch
+
+import agents
+from dosing.acceleration import updater
+from dosing.agent import Agent, Batch, Problem
+from dosing.errors import UserError
+from dosing.streams import draw
+
+SEEDS = (0, 3)
+PROBLEM = Problem(n_obs=5, n_act=2)
+
+
+def stack(name: str, device: str = "cpu", **options: object) -> Agent:
+    return agents.build(name, {"hidden": (16, 16)}, PROBLEM, SEEDS, device=device, **options)  # type: ignore[arg-type]
+
+
+def batch(agent: Agent, step: int, device: str = "cpu") -> Batch:
+    rng = torch.Generator().manual_seed(step)
+    shape = (len(SEEDS), 32)
+    noise = {
+        name: draw(SEEDS, law, (1, *rest), (step, i), device=torch.device("cpu"), dtype=torch.float32)[0].to(
+            device
+        )
+        for i, (name, (law, rest)) in enumerate(agent.noise(32).items())
+    }
+    return Batch(
+        obs=torch.randn(*shape, 5, generator=rng).to(device),
+        act=(2 * torch.rand(*shape, 2, generator=rng) - 1).to(device),
+        reward=torch.randn(shape, generator=rng).to(device),
+        next_obs=torch.randn(*shape, 5, generator=rng).to(device),
+        terminated=(torch.rand(shape, generator=rng) < 0.2).float().to(device),
+        noise=noise,
+        step=step,
+    )
+
+
+def refill(target: Batch, source: Batch) -> None:
+    """Write one batch into another's memory, as the sampler does for a captured graph."""
+    for field in ("obs", "act", "reward", "next_obs", "terminated"):
+        getattr(target, field).copy_(getattr(source, field))
+    for name, values in source.noise.items():
+        target.noise[name].copy_(values)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_compiled_losses_equal_eager(name: str) -> None:
+    eager, compiled = stack(name), stack(name)
+    take_eager, take_compiled = updater(eager, "eager"), updater(compiled, "compile")
+    for step in range(3):
+        a, b = take_eager(batch(eager, step)), take_compiled(batch(compiled, step))
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_captured_graph_equals_eager(name: str) -> None:
+    eager = stack(name, "cuda")
+    captured = copy.deepcopy(eager)
+    fresh = stack(name, "cuda")
+    fresh.load_state_dict(captured.state_dict())
+    take_eager, take_graph = updater(eager, "eager"), updater(fresh, "graph")
+    static = batch(fresh, 0, "cuda")
+    for step in range(12):
+        source = batch(eager, step, "cuda")
+        refill(static, source)
+        a, b = take_eager(source), take_graph(static)
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_bfloat16_products_stay_near_float32_and_leave_parameters_alone(name: str) -> None:
+    exact, coarse = stack(name), stack(name, precision="bfloat16")
+    first = batch(exact, 0)
+    a, b = exact.losses(first), coarse.losses(first)
+    for key, value in a.items():
+        assert b[key].dtype == torch.float32
+        torch.testing.assert_close(b[key], value, rtol=0.1, atol=0.05)
+        assert not torch.equal(b[key], value)  # the option is not ignored
+    coarse.update(first)
+    assert {p.dtype for p in coarse.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_graph_without_a_gpu_is_refused() -> None:
+    with pytest.raises(UserError, match="CUDA"):
+        updater(stack("iql"), "graph")
