@@ -42,7 +42,7 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 def _on_device(seed: int, purpose: str, address: tuple[int, ...], device: torch.device) -> torch.Generator:
     """Generator of a GPU for the stream at ``(seed, purpose, *address)``: Philox, keyed by 63 bits."""
-    key = np.random.SeedSequence([seed, _PURPOSES[purpose], *address]).generate_state(1, np.uint64)
+    key = _sequence(seed, purpose, address).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(key[0] >> np.uint64(1)))
 
 
