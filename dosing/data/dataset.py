@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.safety import DoseLimits
 
 Array = npt.NDArray[np.float64]
 
@@ -36,7 +37,13 @@ class Transform:
 
     @classmethod
     def fit(cls, episodes: Episodes, *, standardise_obs: bool = True, scale_reward: bool = True) -> Transform:
-        """Fit to the recorded visits; the dose limits come from the data's own card."""
+        """Fit to the recorded visits; the dose limits come from the data's own card.
+
+        Raises:
+            UserError: there are no visits, a number is not finite, or the card names no hard limits.
+        """
+        _check(episodes)
+        limits = dose_limits(episodes)
         width = episodes.obs.shape[1]
         mean, scale = np.zeros(width), np.ones(width)
         if standardise_obs:
@@ -46,8 +53,8 @@ class Transform:
         return cls(
             obs_mean=tuple(mean.tolist()),
             obs_scale=tuple(scale.tolist()),
-            act_low=tuple(float(x) for x in episodes.metadata["action_low"]),
-            act_high=tuple(float(x) for x in episodes.metadata["action_high"]),
+            act_low=limits.low,
+            act_high=limits.high,
             reward_scale=spread if scale_reward and spread > 0 else 1.0,
         )
 
@@ -132,18 +139,13 @@ class Dataset:
             dtype: their type.
 
         Raises:
-            UserError: there are no rows, or a recorded dose lies outside the hard limits of the card.
+            UserError: there are no visits, a number is not finite, or a recorded dose lies outside the hard
+                limits.
         """
-        if len(episodes.reward) == 0:
-            raise UserError("the data set has no rows; simulate or load at least one visit.")
+        _check(episodes)
         transform = transform or Transform.fit(episodes)
+        _check_doses(episodes, transform)
         act = transform.to_unit(episodes.act.astype(np.float64))
-        worst = float(np.abs(act).max())
-        if worst > 1.0 + 1e-6:
-            raise UserError(
-                f"a recorded dose lies outside the hard limits {list(transform.act_low)} to "
-                f"{list(transform.act_high)} of the data's own card (by a factor {worst:.3g})."
-            )
 
         def tensor(values: npt.NDArray[Any]) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device=device)
@@ -153,7 +155,7 @@ class Dataset:
         starts = np.concatenate(([0], change, [len(episodes.reward)]))
         return cls(
             obs=transform.obs(torch.as_tensor(episodes.obs, dtype=raw)).to(device, dtype),
-            act=tensor(np.clip(act, -1.0, 1.0)),  # rounding of the affine map only, see the check above
+            act=tensor(np.clip(act, -1.0, 1.0)),  # rounding of float32 doses only, see the check above
             reward=tensor(episodes.reward.astype(np.float64) / transform.reward_scale),
             next_obs=transform.obs(torch.as_tensor(episodes.next_obs, dtype=raw)).to(device, dtype),
             terminated=tensor(episodes.terminated),
@@ -165,3 +167,49 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of transitions M."""
         return self.obs.shape[0]
+
+
+def dose_limits(episodes: Episodes) -> DoseLimits:
+    """Hard dose limits from the card of recorded visits.
+
+    Raises:
+        UserError: the card names none, or not one per dose dimension.
+    """
+    try:
+        low, high = episodes.metadata["action_low"], episodes.metadata["action_high"]
+    except KeyError as error:
+        raise UserError(
+            f"the data set's own card lacks {error}: no agent learns without hard limits."
+        ) from None
+    limits = DoseLimits(tuple(low), tuple(high), str(episodes.metadata.get("dose_unit", "1")))
+    if limits.n_act != episodes.act.shape[1]:
+        raise UserError(
+            f"the data set has {episodes.act.shape[1]} dose(s) per visit, its card limits {limits.n_act}."
+        )
+    return limits
+
+
+def _check(episodes: Episodes) -> None:
+    """Refuse an empty table and any number that is not finite."""
+    if len(episodes) == 0:
+        raise UserError("the data set has no rows; simulate or load at least one visit.")
+    for name in ("obs", "act", "reward", "next_obs"):
+        values = getattr(episodes, name).reshape(len(episodes), -1)
+        bad = ~np.isfinite(values).all(1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise UserError(
+                f"{name} of row {row} of the data set is {values[row].tolist()}; every number must be finite."
+            )
+
+
+def _check_doses(episodes: Episodes, transform: Transform) -> None:
+    """Refuse a recorded dose outside the hard limits, in the precision in which doses are recorded."""
+    low, high = (np.asarray(x, dtype=np.float32) for x in (transform.act_low, transform.act_high))
+    outside = ((episodes.act < low) | (episodes.act > high)).any(1)
+    if outside.any():
+        row = int(outside.argmax())
+        raise UserError(
+            f"the recorded dose {episodes.act[row].tolist()} of row {row} lies outside the hard limits "
+            f"{list(transform.act_low)} to {list(transform.act_high)} of the data's own card."
+        )
