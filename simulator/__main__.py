@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     _environment_options(command)
     command.add_argument("--patients", type=int, default=300, help="patients of the clairvoyant bound (300)")
     command.add_argument(
+        "--gamma", type=float, default=1.0, help="discount of the return (1: add rewards up)"
+    )
+    command.add_argument(
         "--trained", action="store_true", help="also train memoryless and recurrent policies (needs torch)"
     )
     command.set_defaults(run=_ceiling)
@@ -135,26 +138,27 @@ def _print_table(episodes: Episodes) -> None:
     if len(episodes) > ROWS_SHOWN:
         print(f"... {len(episodes) - ROWS_SHOWN:,} more visits; --out FILE keeps them all")
     returns = np.bincount(episodes.episode - episodes.episode[0], weights=episodes.reward.astype(np.float64))
-    half = 1.96 * returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else float("nan")
-    print(
-        f"mean undiscounted return {returns.mean():.2f} +- {half:.2f} (95 % interval, {len(returns)} patients); "
-        f"cost {episodes.cost.sum() / len(returns):.2f} per patient"
-    )
+    n = len(returns)
+    half = 1.96 * returns.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+    print(f"mean undiscounted return {returns.mean():.2f} +- {half:.2f} (95 % interval, {n} patients)")
+    print(f"mean cost {episodes.cost.sum() / n:.2f} per patient")
 
 
 def _ceiling(chosen: argparse.Namespace) -> None:
     from simulator.oracle import ceilings, print_ceilings
 
-    print_ceilings(
-        ceilings(
-            chosen.env_id,
-            patients=chosen.patients,
-            seed=chosen.seed,
-            trained=chosen.trained,
-            progress=True,
-            **_options(chosen),
-        )
+    table = ceilings(
+        chosen.env_id,
+        patients=chosen.patients,
+        seed=chosen.seed,
+        gamma=chosen.gamma,
+        trained=chosen.trained,
+        progress=True,
+        **_options(chosen),
     )
+    print(f"{chosen.env_id}, {chosen.patients} patients of seed {chosen.seed}, discount {chosen.gamma:g}")
+    print_ceilings(table)
+    print(NOT_FOR_PATIENTS)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,27 @@
 """The batched core: one visit of all patients in a few array operations, no loop over patients.
 
-State lives in block layout [B blocks, k entries, W patients], W = 256, and is worked through in groups of
-blocks that fit the processor cache. A cohort inside one block keeps only its own columns and the noise it
-has made; both forms give the same bits, because every operation on the state is elementwise along the
+Patients are worked through in groups of whole blocks that fit the processor cache; inside a group all state
+is float32 [k, P] with the patients last. A cohort inside one block keeps only its own columns and the noise
+it has made. Both forms give the same bits, because every operation on the state is elementwise along the
 patients and the noise is always made for whole blocks.
 """
 
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from simulator.covariance import correlate
-from simulator.scenario import Array, Scenario, normal_blocks
+from simulator.covariance import correlate, matrices
+from simulator.scenario import Array, Scenario, normal_blocks, patients_last
 from simulator.streams import BLOCK, NOISE, PATIENT, block_streams
 
-GROUP = 16
-"""Blocks worked through together: 4,096 patients, whose arrays stay in a second-level cache."""
+GROUP = 32
+"""Blocks worked through together: 8,192 patients, whose arrays stay in a second-level cache."""
 
 
 class Core:
-    """The patients ``first`` to ``first + n - 1`` of one cohort, all at the same visit.
-
-    Attributes:
-        state: True state [B, k, W] at the present visit.
-        mean: Latent mean [B, k, W].
-        sensitivity: Factor [B, W] on the dose inside the law of motion, or None where all are 1.
-        covariate: Hidden covariate [B, W], standard normal; None without between-patient variation.
-    """
+    """The patients ``first`` to ``first + n - 1`` of one cohort, all at the same visit."""
 
     def __init__(
         self, scenario: Scenario, n: int, cohort: str, variation: float = 0.0, confounding: float = 0.0
@@ -43,103 +37,165 @@ class Core:
         """
         self.scenario, self.n, self.cohort = scenario, n, cohort
         self.variation, self.confounding = variation, confounding
-        self._block_key: tuple[int, int] | None = None
+        self._groups: list[Group] = []
+        self._held: tuple[int, int] | None = None
 
     def start(self, seed: int, first: int) -> None:
         """Bring the patients to their first visit."""
-        self.first = first
-        self._low = first % BLOCK
-        self._one_block = self._low + self.n <= BLOCK
-        if not (self._one_block and self._block_key == (seed, first // BLOCK)):
-            self._draw(seed)
-        self._time = 0
-        if self._one_block:
-            columns = slice(self._low, self._low + self.n)
-            self.mean = self._first_mean[..., columns].copy()
-            self.sensitivity = None if self._sensitivity is None else self._sensitivity[..., columns]
-            self.covariate = self._covariate[..., columns]
-        else:
-            self.mean, self.sensitivity, self.covariate = self._first_mean, self._sensitivity, self._covariate
-        self.state = np.empty_like(self.mean)
-        self._dose = np.zeros((self.mean.shape[0], self.mean.shape[2]), dtype=np.float32)
-        self._reward = np.empty_like(self._dose)
+        self.first, self._low = first, first % BLOCK
+        one_block = self._low + self.n <= BLOCK
+        if not (one_block and self._held == (seed, first // BLOCK)):
+            self._draw(seed, one_block)
+        self._held = (seed, first // BLOCK) if one_block else None
         for group in self._groups:
-            np.add(self.mean[group], self._noise(group), out=self.state[group])
-        self._time = 1
+            group.start(slice(self._low, self._low + self.n) if one_block else None)
 
     def step(self, dose: Array) -> Array:
-        """Deliver ``dose`` [n] and return the reward [n] (a view that the next step overwrites)."""
-        if self._one_block:
-            self._dose[0] = dose
-        else:
-            self._dose.reshape(-1)[self._low : self._low + self.n] = dose
-        for group in self._groups:
-            given = self._dose[group]
-            felt = given if self.sensitivity is None else given * self.sensitivity[group]
-            state = self.state[group]
-            self.scenario.advance(self.mean[group], state, felt, self._noise(group))
-            self._reward[group] = self.scenario.reward(state, given)
-        self._time += 1
-        return self.per_patient(self._reward[:, None])[:, 0]
+        """Deliver ``dose`` [n] and return the reward [n]."""
+        reward = np.empty(self.n, dtype=np.float32)
+        for group, mine, own in self._places():
+            if own is None:
+                reward[mine] = group.step(dose[mine])
+            else:  # the first or last group of a cohort that does not begin or end with it
+                given = np.zeros(group.state.shape[1], dtype=np.float32)
+                given[own] = dose[mine]
+                reward[mine] = group.step(given)[own]
+        return reward
 
-    def per_patient(self, blocks: NDArray[np.float32]) -> Array:
-        """Turn block layout [B, k, W] into one row per patient [n, k]."""
-        rows = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
-        return rows if self._one_block else rows[self._low : self._low + self.n]
+    def states(self) -> Array:
+        """Return the true state of every patient [n, k]."""
+        return self._gather([group.state for group in self._groups])
+
+    def means(self) -> Array:
+        """Return the latent mean of every patient [n, k]."""
+        return self._gather([group.mean for group in self._groups])
+
+    def covariates(self) -> Array:
+        """Return the hidden covariate of every patient [n], which acts only through ``confounding``."""
+        return self._gather([group.covariate[None] for group in self._groups])[:, 0]
+
+    def sensitivities(self) -> Array:
+        """Return each patient's factor on the dose inside the law of motion [n]."""
+        every = [group.sensitivity for group in self._groups]
+        if any(factor is None for factor in every):
+            return np.ones(self.n, dtype=np.float32)
+        return self._gather([factor[None] for factor in every if factor is not None])[:, 0]
+
+    def factors(self) -> Array:
+        """Return the noise factor of each patient [n, k, entries], or the shared one [1, k, k]."""
+        if self._groups[0].shared is not None:
+            return self._groups[0].shared[None]
+        return np.concatenate([matrices(group.rows) for group in self._groups])[self._low :][: self.n]
 
     def rows(self, blocks: NDArray[Any]) -> NDArray[Any]:
         """Turn draws for whole blocks [B, k, 256] into one row per patient of this cohort [n, k]."""
-        every = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
-        return every[self._low : self._low + self.n]
+        return patients_last(blocks).T[self._low : self._low + self.n]
 
-    def factor(self) -> NDArray[np.float32]:
-        """Return the noise factor: [k, k] when shared, else [n, k, k]."""
-        if self._factor.ndim == 2:
-            return self._factor
-        k = self.scenario.n_state
-        flat = self._factor.transpose(0, 3, 1, 2).reshape(-1, k, k)
-        return flat[self._low : self._low + self.n]
+    def _gather(self, parts: list[Array]) -> Array:
+        """Join the [k, P] arrays of all groups into one row per patient [n, k]."""
+        out = np.empty((self.n, parts[0].shape[0]), dtype=np.float32)
+        for (_, mine, own), part in zip(self._places(), parts, strict=True):
+            out[mine] = part.T if own is None else part.T[own]
+        return out
 
-    def _draw(self, seed: int) -> None:
+    def _places(self) -> list[tuple["Group", slice, slice | None]]:
+        """Return each group with its place in [n], and which of its columns are ours if not all are."""
+        places: list[tuple[Group, slice, slice | None]] = []
+        at = 0
+        for group in self._groups:
+            held = group.state.shape[1]
+            skip = 0 if self._held else max(self._low - at, 0)
+            begin = 0 if self._held else max(at - self._low, 0)
+            count = min(held - skip, self.n - begin)
+            own = None if count == held else slice(skip, skip + count)
+            places.append((group, slice(begin, begin + count), own))
+            at += held
+        return places
+
+    def _draw(self, seed: int, one_block: bool) -> None:
         """Draw who the patients are and open their noise streams."""
-        first, n = self.first, self.n
-        who = block_streams(seed, self.cohort, PATIENT, first, n)
-        draws = self.scenario.draw(who)
-        traits = normal_blocks(who, 2)  # always drawn, so that options never change who a patient is
-        self._first_mean = draws.mean
+        who = block_streams(seed, self.cohort, PATIENT, self.first, self.n)
+        noise = block_streams(seed, self.cohort, NOISE, self.first, self.n)
         shared = self.scenario.shared_factor(seed)
-        factor = draws.factor if shared is None else shared
-        if factor is None:
-            raise AssertionError(f"{self.scenario.env_id} gives neither a shared nor a patient's own factor")
-        self._factor = factor
-        self._covariate = traits[:, 1]
-        self._sensitivity: Array | None = None
-        if self.variation or self.confounding:
-            log = np.float32(self.variation) * traits[:, 0] + np.float32(self.confounding) * traits[:, 1]
-            self._sensitivity = np.exp(log)
-        self._streams = block_streams(seed, self.cohort, NOISE, first, n)
-        blocks = len(self._streams)
-        self._groups = [slice(i, min(i + GROUP, blocks)) for i in range(0, blocks, GROUP)]
-        self._block_key = (seed, first // BLOCK) if self._one_block else None
-        self._tape: list[Array] = []
-        k = self.scenario.n_state
-        self._normals = np.empty((min(blocks, GROUP), k, BLOCK), dtype=np.float32)
-        self._correlated = np.empty_like(self._normals)
+        room = Room(self.scenario.n_state, min(len(who), GROUP))
+        traits = (self.variation, self.confounding)
+        self._groups = [
+            Group(self.scenario, shared, who[b : b + GROUP], noise[b : b + GROUP], *traits, room, one_block)
+            for b in range(0, len(who), GROUP)
+        ]
 
-    def _noise(self, group: slice) -> Array:
-        """Return the correlated noise [b, k, W] of the present visit for one group of blocks."""
-        if not self._one_block:
-            return self._make_noise(group)
-        # The tape outlives the episode: the next patient of this block finds the noise already made.
+
+class Room:
+    """Memory that all groups of a cohort work in, one after the other, so that it stays in the cache."""
+
+    def __init__(self, k: int, blocks: int) -> None:
+        """Make room for ``blocks`` blocks of noise of up to ``k`` entries."""
+        self.blocks = np.empty((blocks, k, BLOCK), dtype=np.float32)
+        self.normals = np.empty(k * blocks * BLOCK, dtype=np.float32)
+        self.noise = np.empty(k * blocks * BLOCK, dtype=np.float32)
+
+
+class Group:
+    """Whole blocks of patients, or some columns of one block."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        shared: Array | None,
+        who: list[Generator],
+        noise: list[Generator],
+        variation: float,
+        confounding: float,
+        room: Room,
+        keep_noise: bool,
+    ) -> None:
+        """Draw the patients of all blocks; arguments as of :class:`Core`, streams one per block."""
+        self.scenario, self.shared, self._streams = scenario, shared, noise
+        draws = scenario.draw(who)
+        self._first_mean, self.rows = draws.mean, draws.rows
+        # The traits are drawn whatever the options, so that no option changes who a patient is.
+        varied, self._covariate = normal_blocks(who, 2)
+        log = np.float32(variation) * varied + np.float32(confounding) * self._covariate
+        self._sensitivity = np.exp(log) if variation or confounding else None
+        self._entries = max((len(row) for row in self.rows), default=scenario.n_state)
+        self._room = room
+        # The noise outlives the episode: the next patient of the same block finds it already made.
+        self._tape: list[Array] | None = [] if keep_noise else None
+
+    def start(self, columns: slice | None) -> None:
+        """Bring the patients, or only those in some columns, to their first visit."""
+        kept = slice(None) if columns is None else columns
+        self._kept, self._time = kept, 0
+        self.mean = self._first_mean[:, kept].copy()
+        self.covariate = self._covariate[kept]
+        self.sensitivity = None if self._sensitivity is None else self._sensitivity[kept]
+        self.state = self.mean + self._noise()
+
+    def step(self, dose: Array) -> Array:
+        """Deliver ``dose`` [P] and return the reward [P]."""
+        self._time += 1
+        felt = dose if self.sensitivity is None else dose * self.sensitivity
+        self.scenario.advance(self.mean, self.state, felt, self._noise())
+        return self.scenario.reward(self.state, dose)
+
+    def _noise(self) -> Array:
+        """Return the correlated noise [k, P] of the present visit."""
+        if self._tape is None:
+            return self._make_noise()
         while len(self._tape) <= self._time:
-            self._tape.append(self._make_noise(group).copy())
-        return self._tape[self._time][..., self._low : self._low + self.n]
+            self._tape.append(self._make_noise().copy())
+        return self._tape[self._time][:, self._kept]
 
-    def _make_noise(self, group: slice) -> Array:
-        streams = self._streams[group]
-        normals, correlated = self._normals[: len(streams)], self._correlated[: len(streams)]
-        for stream, block in zip(streams, normals, strict=True):
+    def _make_noise(self) -> Array:
+        b, k, z = len(self._streams), self.scenario.n_state, self._entries
+        blocks = self._room.blocks.reshape(-1)[: b * z * BLOCK].reshape(b, z, BLOCK)
+        for stream, block in zip(self._streams, blocks, strict=True):
             stream.standard_normal(dtype=np.float32, out=block)
-        factor = self._factor if self._factor.ndim == 2 else self._factor[group]
-        correlate(factor, normals, correlated)
-        return correlated
+        normals = self._room.normals[: z * b * BLOCK].reshape(z, b, BLOCK)
+        normals[...] = blocks.transpose(1, 0, 2)
+        noise = self._room.noise[: k * b * BLOCK].reshape(k, b * BLOCK)
+        if self.shared is None:
+            correlate(self.rows, normals.reshape(z, -1), noise)
+        else:
+            np.matmul(self.shared, normals.reshape(z, -1), out=noise)
+        return noise

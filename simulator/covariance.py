@@ -3,6 +3,9 @@
 A factor L gives correlated noise ``L @ z`` from independent standard normals z. All matrices here are a
 random correlation matrix divided by two, as in Li et al. 2023 (arXiv 2301.08940) and fat2thin (arXiv
 2501.14373).
+
+A factor that all patients share is one matrix [k, k]. Factors of P patients are kept as a tuple of k rows,
+row i as [entries, P]; a row with fewer entries than there are normals ends in zeros.
 """
 
 import numpy as np
@@ -10,64 +13,79 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Rows = tuple[Array, ...]
+
+ROOT_HALF = np.float32(np.sqrt(0.5))
 
 
-def lkj_factor(normals: Array) -> Array:
-    """Lower-triangular factor of a uniform (LKJ(1)) random correlation matrix, halved.
+def lkj_rows(normals: Array) -> Rows:
+    """Lower-triangular factors of uniform (LKJ(1)) random correlation matrices, halved.
 
-    The onion method (Lewandowski, Kurowicka, Joe 2009, section 3.2) at eta = 1: row i of the factor of a k
-    x k matrix has squared length of its first i entries ~ Beta(i/2, (k+1-i)/2) and a uniform direction.
-    Both come from one point uniform on the sphere in R^(k+1): keep its first i coordinates, put the length
-    of the rest on the diagonal.
-
-    Args:
-        normals: Standard normals [..., k, k+1, W], W patients last.
-
-    Returns:
-        [..., k, k, W] float32: L with L L' = R/2.
-    """
-    k = normals.shape[-3]
-    point = normals / np.sqrt(np.square(normals).sum(axis=-2, keepdims=True))
-    factor = np.zeros((*normals.shape[:-3], k, k, normals.shape[-1]), dtype=np.float32)
-    for i in range(k):
-        factor[..., i, :i, :] = point[..., i, :i, :]
-        factor[..., i, i, :] = np.sqrt(np.square(point[..., i, i:, :]).sum(axis=-2))
-    factor *= np.float32(np.sqrt(0.5))
-    return factor
-
-
-def published_factor(uniforms: Array) -> Array:
-    """Exact factor of the published covariance: the sample correlation of k uniform vectors, halved.
-
-    With X [k samples, k variables] centred and its columns scaled to length one, corrcoef(X) = X'X, so X'
-    itself is the factor. Centring k samples leaves rank k-1: the noise lies in a hyperplane.
+    The onion method (Lewandowski, Kurowicka, Joe 2009, section 3.2) at eta = 1: of row i of the factor of a
+    k x k matrix, the squared length of the first i entries is Beta(i/2, (k+1-i)/2) and their direction
+    uniform. Both come from one point uniform on the sphere in R^(k+1): keep its first i coordinates and put
+    the length of the rest on the diagonal.
 
     Args:
-        uniforms: X as [..., sample, variable, W].
+        normals: Standard normals [k, k+1, P].
 
     Returns:
-        [..., k, k, W] float32: L with L L' = corrcoef(X)/2.
+        k rows, row i [i + 1, P], with L L' = R/2.
     """
-    x = uniforms - uniforms.mean(axis=-3, keepdims=True)
-    x /= np.sqrt(np.square(x).sum(axis=-3, keepdims=True))
-    x *= np.float32(np.sqrt(0.5))
-    return np.ascontiguousarray(np.swapaxes(x, -3, -2))
+    k, _, patients = normals.shape
+    point = normals * (ROOT_HALF / np.sqrt(np.square(normals).sum(axis=1, keepdims=True)))
+    packed = np.empty((k * (k + 1) // 2, patients), dtype=np.float32)  # one piece of memory streams fastest
+    rows = tuple(packed[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(k))
+    for i, row in enumerate(rows):
+        row[:i] = point[i, :i]
+        row[i] = np.sqrt(np.square(point[i, i:]).sum(axis=0))
+    return rows
+
+
+def published_rows(uniforms: Array) -> Rows:
+    """Exact factors of the published covariance: the sample correlation of k uniform vectors, halved.
+
+    With X [k samples, k variables] and A the k-1 Helmert contrasts (orthonormal, each summing to 0), A X is
+    X centred without its redundant dimension: (A X)'(A X) is the scatter matrix. Scaling the columns of A X
+    to length one gives corrcoef(X), so (A X)' is a factor for free. It has k-1 columns because the matrix
+    has rank k-1: the noise lies in a hyperplane.
+
+    Args:
+        uniforms: X as [sample, variable, P].
+
+    Returns:
+        k rows [k-1, P], with L L' = corrcoef(X)/2.
+    """
+    k = len(uniforms)
+    scores = (helmert(k) @ uniforms.reshape(k, -1)).reshape(k - 1, k, -1)
+    scores *= ROOT_HALF / np.sqrt(np.square(scores).sum(axis=0))
+    return tuple(np.ascontiguousarray(scores.swapaxes(0, 1)))
+
+
+def helmert(k: int) -> Array:
+    """Return the k-1 orthonormal Helmert contrasts [k-1, k]: row i compares entry i+1 with those before
+    it."""
+    rows = np.tril(np.ones((k - 1, k)))
+    index = np.arange(1, k)
+    rows[index - 1, index] = -index
+    out: Array = (rows / np.sqrt(index * (index + 1.0))[:, None]).astype(np.float32)
+    return out
 
 
 def shared_lkj_factor(generator: Generator, k: int) -> Array:
     """Draw one LKJ(1) correlation matrix over two and return its factor [k, k]."""
-    return lkj_factor(generator.standard_normal((k, k + 1, 1), dtype=np.float32))[..., 0]
+    return matrices(lkj_rows(generator.standard_normal((k, k + 1, 1), dtype=np.float32)))[0]
 
 
-def correlate(factor: Array, normals: Array, out: Array) -> None:
-    """Write ``factor @ normals`` to ``out`` [B, k, W]; the factor is [k, k] or one each, [B, k, k, W]."""
-    if factor.ndim == 2:
-        np.matmul(factor, normals, out=out)
-    else:
-        np.einsum("bijw,bjw->biw", factor, normals, out=out)
+def correlate(rows: Rows, normals: Array, out: Array) -> None:
+    """Write each patient's ``L @ z`` to ``out`` [k, P], from the rows of L and z ``normals`` [entries, P]."""
+    for row, entry in zip(rows, out, strict=True):
+        np.einsum("jp,jp->p", row, normals[: len(row)], out=entry)
 
 
-def covariance(factor: Array) -> NDArray[np.float64]:
-    """Return L L' in float64: [k, k] for a shared factor, [n, k, k] for factors [n, k, k]."""
-    wide = factor.astype(np.float64)
-    return wide @ np.swapaxes(wide, -1, -2)
+def matrices(rows: Rows) -> Array:
+    """Return the factors of P patients as matrices [P, k, entries]."""
+    full = np.zeros((rows[0].shape[1], len(rows), max(len(row) for row in rows)), dtype=np.float32)
+    for i, row in enumerate(rows):
+        full[:, i, : len(row)] = row.T
+    return full

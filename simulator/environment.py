@@ -137,7 +137,7 @@ class Visits:
                 f"{list(self.limits.low)} to {list(self.limits.high)} {self.limits.unit}"
             )
         delivered = exact.astype(np.float32, copy=False)
-        reward = np.array(self.core.step(delivered[:, 0]))
+        reward = self.core.step(delivered[:, 0])
         self.time += 1
         extreme = (np.abs(delivered) > self._extreme).any(axis=1)
         info: Info = {
@@ -153,7 +153,7 @@ class Visits:
     @property
     def covariate(self) -> Array:
         """Hidden covariate of each patient [n], for behaviour policies only."""
-        return self.core.per_patient(self.core.covariate[:, None])[:, 0]
+        return self.core.covariates()
 
     @property
     def over(self) -> bool:

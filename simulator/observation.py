@@ -161,18 +161,18 @@ class Observation:
         self._visits[:, :v] = now
         parts = [self._visits, self._given]
         if self.options.latent:
-            parts.append(core.per_patient(core.mean))
+            parts.append(core.means())
         return np.concatenate(parts, axis=1)
 
     def _measure(self, core: Core) -> Array:
         """Return the state as measured at this visit, with its mask when there is one."""
         if not self._measured:
-            return np.array(core.per_patient(core.state), order="C")
+            return core.states()
         # Both draws are always made, so that one option never changes the dice of another.
         for stream, normals, uniforms in zip(self._streams, self._normals, self._uniforms, strict=True):
             stream.standard_normal(dtype=np.float32, out=normals)
             stream.random(dtype=np.float32, out=uniforms)
-        value = core.per_patient(core.state) + np.float32(self.options.noise) * core.rows(self._normals)
+        value = core.states() + np.float32(self.options.noise) * core.rows(self._normals)
         if not self._masked:
             return np.ascontiguousarray(value)
         dice = core.rows(self._uniforms)

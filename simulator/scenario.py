@@ -1,12 +1,12 @@
 """What a synthetic scenario must say about itself, so that one batched core can run it.
 
-All arrays are float32 in block layout: [B blocks, k entries, W patients] for vectors, [B, W] for scalars.
-Every method works elementwise along B and W, so a patient's numbers do not depend on the neighbours.
+All arrays are float32 with the patients last: [k, P] for vectors of k entries, [P] for scalars. Every method
+works elementwise along P, so a patient's numbers do not depend on the neighbours.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -37,12 +37,12 @@ class Marker:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn once per patient: whole blocks [B, ..., 256]."""
+    """What is drawn once per patient, for the P patients of whole blocks."""
 
     mean: Array
-    """Latent mean at the first visit [B, k, 256]."""
-    factor: Array | None
-    """Noise factor per patient [B, k, k, 256]; None when the replication shares one."""
+    """Latent mean at the first visit [k, P]."""
+    rows: tuple[Array, ...]
+    """Rows of each patient's own noise factor (``simulator.covariance``); empty when all share one."""
 
 
 class Scenario(ABC):
@@ -52,7 +52,7 @@ class Scenario(ABC):
     title: ClassVar[str]
     variants: ClassVar[tuple[str, ...]]
     n_state: ClassVar[int]
-    """Entries k of the state, of the latent mean and of the noise."""
+    """Entries k of the state and of the latent mean."""
     state_names: ClassVar[tuple[str, ...]]
     marker: ClassVar[Marker]
     version: ClassVar[str]
@@ -78,28 +78,33 @@ class Scenario(ABC):
 
     @abstractmethod
     def shared_factor(self, seed: int) -> Array | None:
-        """Return the noise factor [k, k] of the replication, or None when each patient has one."""
+        """Return the noise factor [k, k] that all patients of a seed share, or None when each has one."""
 
     @abstractmethod
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
-        """Move latent ``mean`` and ``state`` [B, k, W] in place by one visit under ``dose`` [B, W]."""
+        """Move latent ``mean`` and ``state`` [k, P] in place by one visit under ``dose`` [P]."""
 
     @abstractmethod
     def reward(self, state: Array, dose: Array) -> Array:
-        """Return the reward [B, W] of ``dose`` [B, W] from the *next* state [B, k, W]."""
+        """Return the reward [P] of ``dose`` [P] from the *next* state [k, P]."""
 
 
 def normal_blocks(generators: list[Generator], *shape: int) -> Array:
-    """Draw standard normals [B, *shape, 256], each block from its own generator."""
+    """Draw standard normals [*shape, P], the 256 columns of each block from its own generator."""
     out = np.empty((len(generators), *shape, BLOCK), dtype=np.float32)
     for generator, block in zip(generators, out, strict=True):
         generator.standard_normal(dtype=np.float32, out=block)
-    return out
+    return patients_last(out)
 
 
 def uniform_blocks(generators: list[Generator], *shape: int) -> Array:
-    """Draw uniforms on [0, 1) as [B, *shape, 256], each block from its own generator."""
+    """Draw uniforms on [0, 1) as [*shape, P], the 256 columns of each block from its own generator."""
     out = np.empty((len(generators), *shape, BLOCK), dtype=np.float32)
     for generator, block in zip(generators, out, strict=True):
         generator.random(dtype=np.float32, out=block)
-    return out
+    return patients_last(out)
+
+
+def patients_last(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Turn draws [B, ..., 256] into [..., B * 256]."""
+    return np.moveaxis(blocks, 0, -2).reshape(*blocks.shape[1:-1], -1)

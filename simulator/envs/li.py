@@ -51,7 +51,7 @@ class LiI(Scenario):
 
     def draw(self, generators: list[Generator]) -> Draws:
         """Every patient starts around zero; nothing else is drawn."""
-        return Draws(mean=np.zeros((len(generators), 2, BLOCK), dtype=np.float32), factor=None)
+        return Draws(mean=np.zeros((2, len(generators) * BLOCK), dtype=np.float32), rows=())
 
     def shared_factor(self, seed: int) -> Array | None:
         """Independent noise of standard deviation 1/2."""
@@ -59,16 +59,16 @@ class LiI(Scenario):
 
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
         """Move both states; k(a) = 2/(1 + exp(-a)) - 1 = tanh(a/2)."""
-        product = QUARTER * state[:, 0] * state[:, 1]
+        product = QUARTER * state[0] * state[1]
         pull = np.tanh(HALF * dose)
-        mean[:, 0] = pull * state[:, 0] + product
-        mean[:, 1] = product - pull * state[:, 1]
+        mean[0] = pull * state[0] + product
+        mean[1] = product - pull * state[1]
         np.add(mean, noise, out=state)
 
     def reward(self, state: Array, dose: Array) -> Array:
         """Reward of environment I."""
-        total = state[:, 0] + state[:, 1]
-        toxic = np.exp(state[:, 0] - state[:, 1]) * dose
+        total = state[0] + state[1]
+        toxic = np.exp(state[0] - state[1]) * dose
         out: Array = np.float32(3) * (dose * (total + HALF - toxic) + total)
         return out
 
@@ -89,16 +89,16 @@ class LiII(LiI):
 
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
         """Move both states and cut them to [-2, 2], as published."""
-        product = QUARTER * state[:, 0] * state[:, 1]
+        product = QUARTER * state[0] * state[1]
         pull = np.float32(1.5) * dose - np.float32(0.75)
-        mean[:, 0] = pull * state[:, 0] + product
-        mean[:, 1] = product - pull * state[:, 1]
+        mean[0] = pull * state[0] + product
+        mean[1] = product - pull * state[1]
         np.add(mean, noise, out=state)
         np.clip(state, np.float32(-2), np.float32(2), out=state)
 
     def reward(self, state: Array, dose: Array) -> Array:
         """Reward of environment II."""
-        first, second = state[:, 0], state[:, 1]
+        first, second = state[0], state[1]
         out: Array = QUARTER * first * first * first + np.float32(2) * first
         out += HALF * second * second * second + second
         out += HALF * dose - QUARTER

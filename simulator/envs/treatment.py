@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.covariance import lkj_factor, published_factor, shared_lkj_factor
+from simulator.covariance import lkj_rows, published_rows, shared_lkj_factor
 from simulator.scenario import (
     LARGEST_NORMAL,
     Array,
@@ -89,18 +89,18 @@ class Treatment(Scenario):
 
     def draw(self, generators: list[Generator]) -> Draws:
         """Draw each patient's noise factor and first mean."""
-        factor: Array | None = None
+        rows: tuple[Array, ...] = ()
         if self.variant == "corrected":
-            factor = lkj_factor(normal_blocks(generators, 8, 9))
+            rows = lkj_rows(normal_blocks(generators, 8, 9))
         elif self.variant == "simenv3":
-            factor = published_factor(uniform_blocks(generators, 8, 8))
+            rows = published_rows(uniform_blocks(generators, 8, 8))
         if self.variant == "li-data":
             mean = HALF * normal_blocks(generators, 8)
         else:
             mean = 2 * uniform_blocks(generators, 8) - 1
         if self.variant == "li-evaluation":
             mean[:] = 0.0
-        return Draws(mean=mean, factor=factor)
+        return Draws(mean=mean, rows=rows)
 
     def shared_factor(self, seed: int) -> Array | None:
         """Return the replication's covariance factor for the two published laws of Li et al."""
@@ -110,28 +110,28 @@ class Treatment(Scenario):
         """Push and squash the mean; put the state around it, or around the old mean under lag."""
         if self.lag:
             np.add(mean, noise, out=state)
-        up, down = mean[:, :4], mean[:, 4:]
-        np.add(up, dose[:, None], out=up)
-        np.subtract(down, dose[:, None], out=down)
+        up, down = mean[:4], mean[4:]
+        np.add(up, dose, out=up)
+        np.subtract(down, dose, out=down)
         np.tanh(mean, out=mean)
         if not self.lag:
             np.add(mean, noise, out=state)
 
     def reward(self, state: Array, dose: Array) -> Array:
         """Reward of environment III."""
-        toxic = state[:, 0] + state[:, 4]
+        toxic = state[0] + state[4]
         toxic *= HALF
         np.exp(toxic, out=toxic)
         toxic *= dose
-        gain = state[:, 1] + state[:, 2]
-        gain += state[:, 5]
-        gain += state[:, 6]
+        gain: Array = state[1] + state[2]
+        gain += state[5]
+        gain += state[6]
         gain += HALF
         gain += gain
         gain -= toxic
         gain *= dose
-        gain += state[:, 3]
-        gain += state[:, 7]
+        gain += state[3]
+        gain += state[7]
         return gain
 
 
@@ -153,12 +153,12 @@ class LiIV(Treatment):
         half = state * HALF
         cube = half * half
         cube *= half
-        reward = cube[:, 0] + cube[:, 1]
-        late = cube[:, 4] + cube[:, 5]
+        reward: Array = cube[0] + cube[1]
+        late = cube[4] + cube[5]
         reward += late
         reward += late
-        reward += state[:, 2]
-        reward += state[:, 3]
-        reward += half[:, 6]
-        reward += half[:, 7]
+        reward += state[2]
+        reward += state[3]
+        reward += half[6]
+        reward += half[7]
         return reward
