@@ -99,19 +99,21 @@ def build(
         precision: of matrix products; bfloat16 is faster where the processor has it, and changes results.
 
     Raises:
-        UserError: unknown agent, or fields its configuration does not have.
+        UserError: unknown agent, fields its configuration does not have, or values out of range.
     """
     import torch
 
+    from dosing.agent import check_settings
     from dosing.networks import Initialiser
 
     entry = find(name)
-    if isinstance(config, Mapping):
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        try:
+    try:
+        if isinstance(config, Mapping):
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
             config = entry.config_class()(**fields)
-        except TypeError as error:
-            raise UserError(f"the stored configuration does not fit agent {name!r}: {error}.") from error
+        check_settings(config)
+    except TypeError as error:
+        raise UserError(f"the configuration does not fit agent {name!r}: {error}.") from error
     product_dtype = torch.bfloat16 if precision == "bfloat16" else None
     init = Initialiser(seeds, device, dtype or torch.float32, product_dtype)
     build_stack: Any = entry.agent_class()

@@ -23,6 +23,7 @@ from torch.distributions import Distribution, Independent
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
 from dosing.distributions.q_gaussian import QGaussian
+from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Mlp, Value
 from dosing.targets import expectile_loss, polyak, target_copy, td_target
 
@@ -58,6 +59,16 @@ class IQL(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: IQLConfig) -> None:
         super().__init__(problem, init.seeds)
+        if not 0.0 < config.expectile < 1.0:
+            raise UserError(f"expectile must be above 0 and below 1, got {config.expectile}.")
+        if config.inverse_temperature < 0.0:
+            raise UserError(f"inverse_temperature must be at least 0, got {config.inverse_temperature}.")
+        if config.log_std_min > config.log_std_max:
+            raise UserError(
+                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
+            )
+        if config.actor_decay_steps is not None and config.actor_decay_steps < 1:
+            raise UserError(f"actor_decay_steps must be at least 1 or None, got {config.actor_decay_steps}.")
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")

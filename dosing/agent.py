@@ -6,10 +6,11 @@ them asks for an agent's name.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -163,13 +164,43 @@ class Agent(nn.Module):
             raise UserError(f"the checkpoint does not fit this agent: {first}") from error
         for label, optimizer in self.optimizers.items():
             prefix = f"optimizer.{label}."
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             moments: dict[int, dict[str, Any]] = {}
             for name, value in state.items():
                 if name.startswith(prefix):
                     index, key = name[len(prefix) :].split(".", 1)
+                    if int(index) >= len(parameters) or value.shape not in ((), parameters[int(index)].shape):
+                        raise UserError(f"the checkpoint does not fit this agent: {name} has no place in it.")
                     moments.setdefault(int(index), {})[key] = value.clone()
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
+    "learning_rate": (lambda x: x > 0.0, "above 0"),
+    "discount": (lambda x: 0.0 <= x <= 1.0, "between 0 and 1"),
+    "target_rate": (lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
+    "weight_clip": (lambda x: x > 0.0, "above 0"),
+}
+"""What the settings that methods share by name have to be."""
+
+
+def check_settings(config: Any) -> None:
+    """Refuse settings no method can work with; what concerns one method alone is checked in its own file.
+
+    Raises:
+        UserError: a number is not finite, a choice is unknown, or a setting shared by name is out of range.
+    """
+    hints = get_type_hints(type(config))
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} must be a finite number, got {value}.")
+        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            raise UserError(f"{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}.")
+        good, wanted = _RANGES.get(name, (None, ""))
+        if good is not None and not good(value):
+            raise UserError(f"{name} must be {wanted}, got {value}.")
 
 
 def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:

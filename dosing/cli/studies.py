@@ -181,6 +181,7 @@ def train_run(
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = _factory(episodes.metadata)
     problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
+    stack = agents.build(agent, agent_config, problem, seeds, device=place, precision=settings.precision)
     meta = episodes.metadata
     config: dict[str, Any] = {
         "schema": SCHEMA,
@@ -219,7 +220,6 @@ def train_run(
             run.verify()
             return run
         write_json(run.path / CONFIG, config)
-        stack = agents.build(agent, agent_config, problem, seeds, device=place, precision=settings.precision)
         with _bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
             train(stack, dataset, run, settings, progress=bar)
     return run
