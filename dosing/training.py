@@ -86,9 +86,13 @@ class _Log:
         return bool(np.isfinite(table).all())
 
 
-def _finite(agent: Agent) -> bool:
-    norms = torch._foreach_norm(list(agent.parameters()))
-    return bool(torch.stack(norms).isfinite().all())
+def _damaged(agent: Agent) -> Tensor:
+    """Which seeds hold a weight or optimiser moment that is not finite, ``[S]``.
+
+    Moments count: an infinite second moment stops a weight from moving and leaves it finite for ever.
+    """
+    stacked = [x for x in agent.training_state().values() if x.dim() > 0]
+    return torch.stack([~x.isfinite().flatten(1).all(1) for x in stacked]).any(0)
 
 
 def _snapshot(agent: Agent) -> dict[str, Tensor]:
@@ -126,7 +130,10 @@ def train(
     if (run.path / CHECKPOINT).is_file():
         state, metadata = read_tensors(run.path / CHECKPOINT)
         agent.load_training_state(state)
-        start, before = int(metadata["step"]), float(metadata["seconds"])
+        try:
+            start, before = int(metadata["step"]), float(metadata["seconds"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{run.path / CHECKPOINT} is not a checkpoint: {error} is amiss.") from error
     log = _Log.resumed(run, start)
     if progress is not None:
         progress.update(start)
@@ -140,7 +147,8 @@ def train(
         last = count == settings.steps
         if count % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
-            if not (log.add(count, agent.seeds, metrics, seconds) and _finite(agent)):
+            if not log.add(count, agent.seeds, metrics, seconds) or bool(_damaged(agent).any()):
+                write_table(run.path / METRICS, log.columns)
                 _diverged(agent, sampler, run, good, good_step, count)
             good, good_step = _snapshot(agent), count
             if progress is not None:
@@ -171,10 +179,9 @@ def _diverged(
         batch = sampler(step)
         agent.schedule(step)
         metrics = agent.update(batch)
-        values = torch.stack(list(metrics.values()))
-        if not (bool(values.isfinite().all()) and _finite(agent)):
+        bad = ~torch.stack(list(metrics.values())).isfinite().all(0) | _damaged(agent)
+        if bool(bad.any()):
             break
-    bad = ~values.isfinite().all(0)
     seeds = [seed for seed, wrong in zip(agent.seeds, bad.tolist(), strict=True) if wrong]
     write_tensors(run.path / "diverged_batch.safetensors", _batch_tensors(batch), {"step": str(step)})
     write_json(
