@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -109,7 +109,8 @@ class Linear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """As :meth:`forward`, with the result left in ``product_dtype``."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self.product_dtype is not None:
             x, weight, bias = (t.to(self.product_dtype) for t in (x, weight, bias))
         if self.members is None:
@@ -156,7 +157,7 @@ class Mlp(nn.Module):
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble)."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer.product(x)
+            x = cast(Linear, layer).product(x)
             if i < last or self.activate_last:
                 x = torch.relu(x)
         return x.to(self.dtype)
