@@ -1,0 +1,403 @@
+"""What every agent of the suite must pass; nothing here names an agent."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import inspect
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import PROBLEM, dataset, small, stack
+from torch import Tensor
+from torch.distributions import constraints
+
+import agents
+from dosing.agent import Agent, Batch, Problem
+from dosing.data.sampling import BLOCK, Sampler
+from dosing.errors import UserError
+
+SEEDS = (3, 7, 1)
+TWO_DOSES = Problem(n_obs=5, n_act=2)
+
+every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
+
+
+def train(agent: Agent, steps: int, start: int = 0, batch_size: int = 32) -> list[dict[str, Tensor]]:
+    """Updates number ``start`` to ``start + steps - 1`` on the small cohort."""
+    dtype = next(agent.parameters()).dtype
+    sampler = Sampler(dataset(dtype=dtype), agent, batch_size)
+    metrics = []
+    for step in range(start, start + steps):
+        agent.schedule(step)
+        metrics.append(agent.update(sampler(step)))
+    return metrics
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def one_batch(agent: Agent, rows: int = 16) -> Batch:
+    return Sampler(dataset(dtype=next(agent.parameters()).dtype), agent, rows)(0)
+
+
+# Updates
+
+
+@every_agent
+def test_an_update_moves_every_weight_and_reports_per_seed(name: str) -> None:
+    agent = stack(name, SEEDS)
+    before = copy.deepcopy(agent.state_dict())
+    reports = train(agent, 8)
+    for report in reports:
+        assert all(value.shape == (3,) and not value.requires_grad for value in report.values())
+        assert all(bool(value.isfinite().all()) for value in report.values())
+    assert {k for k in reports[0] if k.startswith("loss/")} == {
+        f"loss/{k}" for k in agent.losses(one_batch(agent))
+    }
+    for key, value in agent.state_dict().items():
+        moved = (value != before[key]).flatten(1).any(1)
+        assert bool(moved.all()), f"{key} stood still"
+
+
+@every_agent
+def test_losses_are_per_seed_and_change_nothing(name: str) -> None:
+    agent = stack(name, SEEDS)
+    before = copy.deepcopy(agent.training_state())
+    batch = one_batch(agent)
+    first, second = agent.losses(batch), agent.losses(batch)
+    assert all(value.shape == (3,) for value in first.values())
+    assert equal(first, second)
+    assert equal(before, agent.training_state())
+
+
+@every_agent
+def test_an_update_leaves_its_batch_alone(name: str) -> None:
+    agent = stack(name)
+    batch = one_batch(agent)
+    kept = copy.deepcopy(batch)
+    agent.update(batch)
+    for field in dataclasses.fields(Batch):
+        value, was = getattr(batch, field.name), getattr(kept, field.name)
+        assert (
+            equal(dict(value), dict(was))
+            if isinstance(value, dict)
+            else torch.equal(torch.as_tensor(value), torch.as_tensor(was))
+        )
+
+
+@every_agent
+def test_gradients_of_one_seed_do_not_reach_another(name: str) -> None:
+    agent = stack(name, SEEDS)
+    parameters = [p for p in agent.parameters() if p.requires_grad]
+    reached = torch.zeros(len(parameters), dtype=torch.bool)
+    for loss in agent.losses(one_batch(agent)).values():
+        gradients = torch.autograd.grad(loss[1], parameters, retain_graph=True, allow_unused=True)
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                assert not bool(gradient[[0, 2]].any())
+                reached[i] |= bool(gradient[1].any())
+    assert bool(reached.all())
+
+
+@every_agent
+def test_the_order_of_a_batch_does_not_matter(name: str) -> None:
+    agent = stack(name, dtype=torch.float64)
+    train(agent, 3)
+    rows = 16
+    batch = one_batch(agent, rows)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(1))
+
+    def permuted(value: Any) -> Any:
+        """The columns [S, B, ...] in another order; what is no column stays."""
+        if isinstance(value, Tensor):
+            return value[:, order] if value.dim() > 1 and value.shape[1] == rows else value
+        return {k: permuted(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    shuffled = Batch(**{f.name: permuted(getattr(batch, f.name)) for f in dataclasses.fields(Batch)})
+    assert not torch.equal(shuffled.obs, batch.obs)
+    for key, value in agent.losses(batch).items():
+        torch.testing.assert_close(agent.losses(shuffled)[key], value, rtol=1e-12, atol=1e-12)
+
+
+# Stacks of seeds
+
+
+@every_agent
+def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
+    """Noise on, batches of its own, across a refill of the blocks of noise."""
+    steps = BLOCK + 6
+    together = stack(name, SEEDS, torch.float64)
+    whole = train(together, steps)
+    for k, seed in enumerate(SEEDS):
+        alone = stack(name, (seed,), torch.float64)
+        part = train(alone, steps)
+        for state, own in zip(
+            (together.training_state(), *whole), (alone.training_state(), *part), strict=True
+        ):
+            assert state.keys() == own.keys()
+            for key in state:
+                if state[key].dim() == 0:
+                    assert state[key] == own[key]
+                else:
+                    torch.testing.assert_close(state[key][k], own[key][0], rtol=1e-12, atol=1e-12, msg=key)
+
+
+@every_agent
+def test_seeds_of_a_stack_differ(name: str) -> None:
+    agent = stack(name, SEEDS)
+    train(agent, 2)
+    mode = agent.policy(torch.zeros(3, 1, 8)).mode
+    assert len(set(mode.flatten().tolist())) == 3
+
+
+@every_agent
+def test_a_seed_of_nan_leaves_the_others_untouched(name: str) -> None:
+    healthy, poisoned = stack(name, SEEDS), stack(name, SEEDS)
+    with torch.no_grad():
+        for parameter in poisoned.parameters():
+            parameter[1] = math.nan
+    good, bad = train(healthy, 5), train(poisoned, 5)
+    for a, b in zip((healthy.state_dict(), *good), (poisoned.state_dict(), *bad), strict=True):
+        for key in a:
+            assert torch.equal(a[key][[0, 2]], b[key][[0, 2]]), key
+    assert not bool(next(poisoned.parameters())[1].isfinite().any())
+
+
+# Reproducing and continuing
+
+
+@every_agent
+def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
+    first, second = stack(name), stack(name)
+    assert all(equal(a, b) for a, b in zip(train(first, 10), train(second, 10), strict=True))
+    assert equal(first.training_state(), second.training_state())
+
+
+@every_agent
+def test_a_loaded_agent_continues_identically(name: str) -> None:
+    """k updates, save, load in a new object, k updates: the same bits as 2k updates, moments included."""
+    straight = stack(name)
+    train(straight, 10)
+    first = stack(name)
+    train(first, 5)
+    saved = {key: value.clone() for key, value in first.training_state().items()}
+    train(first, 1, start=5)  # what was saved is a copy, not a view of the living agent
+    second = stack(name)
+    train(second, 3, start=20)  # other weights and moments, so that nothing is right by accident
+    assert not equal(second.training_state(), saved)
+    second.load_training_state(saved)
+    assert equal(second.training_state(), saved)
+    train(second, 5, start=5)
+    assert equal(second.training_state(), straight.training_state())
+    assert any(key.endswith("exp_avg_sq") for key in saved)
+
+
+@every_agent
+def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
+    agent = stack(name)
+    train(agent, 2)
+    state = agent.training_state()
+    moment = next(key for key in state if key.endswith("exp_avg"))
+    weight = next(key for key in state if key.startswith("agent."))
+    wrong = [
+        {k: v for k, v in state.items() if k != weight},
+        state | {weight: state[weight][:1]},
+        state | {moment: state[moment][:1]},
+        state | {moment.replace(moment.split(".")[2], "999"): state[moment]},
+        {},
+    ]
+    for broken in wrong:
+        with pytest.raises(UserError, match="does not fit"):
+            stack(name).load_training_state(broken)
+
+
+# Policies
+
+
+@every_agent
+@pytest.mark.parametrize("problem", [PROBLEM, TWO_DOSES], ids=["one dose", "two doses"])
+def test_the_policy_is_a_law_of_the_right_shape(name: str, problem: Problem) -> None:
+    agent = stack(name, SEEDS, problem=problem)
+    obs = torch.randn(3, 11, problem.n_obs, generator=torch.Generator().manual_seed(0))
+    law = agent.policy(obs)
+    assert law.batch_shape == (3, 11)
+    assert law.event_shape == (problem.n_act,)
+    draws = law.rsample()
+    assert draws.shape == law.mode.shape == (3, 11, problem.n_act)
+    assert draws.requires_grad
+    assert law.log_prob(draws).shape == (3, 11)
+    assert bool(law.log_prob(law.mode).isfinite().all())
+    assert bool((law.mode.abs() <= 1.0).all())
+    base: Any = law.base_dist  # type: ignore[attr-defined]
+    noise = torch.rand(3, 11, problem.n_act, base.n_uniforms, generator=torch.Generator().manual_seed(1))
+    assert base.rsample_from(noise).shape == (3, 11, problem.n_act)
+    for extra in agent.densities(obs).values():
+        assert extra.batch_shape == (3, 11)
+        assert extra.event_shape == (problem.n_act,)
+
+
+@every_agent
+def test_the_policy_of_a_state_does_not_depend_on_its_neighbours(name: str) -> None:
+    agent = stack(name, dtype=torch.float64)
+    obs = torch.randn(2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole, part = agent.policy(obs).mode, agent.policy(obs[:, 4:5]).mode
+    torch.testing.assert_close(whole[:, 4:5], part, rtol=1e-12, atol=1e-12)
+
+
+def states() -> Tensor:
+    """Usual, huge and degenerate states, ``[1, B, O]``."""
+    generator = torch.Generator().manual_seed(5)
+    usual = torch.randn(64, 8, generator=generator)
+    rows = [usual, 1e3 * usual[:16], 1e8 * usual[:16], 1e30 * usual[:8], torch.zeros(1, 8), -usual[:4]]
+    return torch.cat(rows).unsqueeze(0)
+
+
+def saturated(name: str, factor: float, dtype: torch.dtype = torch.float32) -> Agent:
+    """A stack of eight seeds whose weights are random, all biases included, times a factor."""
+    agent = stack(name, range(8), dtype)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator)).mul_(factor)
+    return agent
+
+
+@every_agent
+@pytest.mark.parametrize("factor", [1.0, 10.0, 100.0])
+def test_the_declared_dose_set_is_that_of_the_law(name: str, factor: float) -> None:
+    """An ``interval`` agent's support is inside the box for all weights and states: edges, draws, mass.
+
+    Every other kind must not claim a bounded support.
+    """
+    agent = saturated(name, factor)
+    obs = states().expand(8, -1, -1)
+    with torch.no_grad():
+        law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+        usable = law.mode.isfinite()  # 1e30 times large weights overflows: NaN there, which the door refuses
+        assert bool(usable[:, :80].all())
+        assert bool((law.mode[usable].abs() <= 1.0).all())
+        if agents.AGENTS[name].support != "interval":
+            assert not hasattr(law.support, "lower_bound"), "a bounded law declared as unbounded"
+            return
+        low, high = law.support.lower_bound, law.support.upper_bound
+        assert bool((low > -1.0)[usable].all())
+        assert bool((high < 1.0)[usable].all())
+        assert bool((low < high)[usable].all())
+        for u in (0.0, 2.0**-25, 0.25, 0.5, 0.999, 1.0 - 2.0**-24, 1.0):  # both ends of the noise as well
+            draws = law.rsample_from(torch.full((*law.batch_shape, law.n_uniforms), u))
+            assert bool(((draws >= low) & (draws <= high))[usable].all())
+        ends = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, *law.batch_shape)
+        assert bool((law.log_prob(ends) == -math.inf)[:, usable].all())
+        assert bool((law.cdf(ends)[0] == 0.0)[usable].all())
+        assert bool((law.sf(ends)[1] == 0.0)[usable].all())
+
+
+@every_agent
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_the_density_integrates_to_one_over_the_dose_set(name: str, factor: float) -> None:
+    """Quadrature of the density, in double: over the support if bounded, else between far quantiles."""
+    agent = saturated(name, factor, torch.float64)
+    with torch.no_grad():
+        law: Any = agent.policy(states()[:, :20].double().expand(8, -1, -1)).base_dist  # type: ignore[attr-defined]
+        if law.support is constraints.real:
+            low, high, expected = (
+                *(law.icdf(torch.full_like(law.mode, p)) for p in (1e-6, 1.0 - 1e-6)),
+                1.0 - 2e-6,
+            )
+        else:
+            low, high, expected = law.support.lower_bound, law.support.upper_bound, 1.0
+        nodes, weights = np.polynomial.legendre.leggauss(200)
+        x = 0.5 * (low + high) + 0.5 * (high - low) * torch.from_numpy(nodes).reshape(-1, 1, 1, 1)
+        density = law.log_prob(x).exp()
+        mass = (density * torch.from_numpy(weights).reshape(-1, 1, 1, 1)).sum(0) * 0.5 * (high - low)
+    np.testing.assert_allclose(mass.numpy(), expected, atol=1e-6)
+
+
+# Configurations
+
+
+@every_agent
+def test_a_configuration_survives_json(name: str) -> None:
+    entry = agents.find(name)
+    default = entry.config_class()()
+    agent = agents.build(name, json.loads(json.dumps(dataclasses.asdict(default))), PROBLEM, (0,))
+    assert agent.config == default
+    own = small(name)
+    rebuilt = agents.build(name, json.loads(json.dumps(dataclasses.asdict(own))), PROBLEM, (5,))
+    assert equal(rebuilt.state_dict(), agents.build(name, own, PROBLEM, (5,)).state_dict())
+    assert isinstance(rebuilt, entry.agent_class())
+    assert "**" not in repr(entry)
+    assert all(getattr(entry, f.name) for f in dataclasses.fields(entry))
+
+
+@every_agent
+def test_every_setting_is_explained(name: str) -> None:
+    """Each field of a configuration carries a sentence under it, which is also its help text."""
+    source = inspect.getsource(agents.find(name).config_class())
+    body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
+    for field, following in pairwise([*body, None]):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(following, ast.Expr), f"{ast.unparse(field)} is not explained"
+
+
+@every_agent
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"no_such_setting": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1e-3},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"learning_rate": "fast"},
+        {"hidden": ()},
+        {"hidden": (16, 0)},
+        {"hidden": 16},
+        {"discount": 1.5},
+        {"discount": -0.1},
+        {"target_rate": 0.0},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(name: str, wrong: dict[str, Any]) -> None:
+    config = dataclasses.asdict(small(name))
+    (setting,) = wrong
+    if setting not in config and setting != "no_such_setting":
+        pytest.skip(f"has no {setting}")
+    with pytest.raises(UserError) as error:
+        agents.build(name, config | wrong, PROBLEM, (0,))
+    assert "\n" not in str(error.value)
+    assert setting in str(error.value) or "does not fit" in str(error.value)
+
+
+@every_agent
+def test_every_number_and_choice_of_a_configuration_is_guarded(name: str) -> None:
+    """NaN in any number and an unknown word in any choice is refused."""
+    default = small(name)
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if not isinstance(value, float | str):
+            continue
+        wrong = math.nan if isinstance(value, float) else "no such choice"
+        with pytest.raises(UserError, match=field.name):
+            agents.build(name, dataclasses.replace(default, **{field.name: wrong}), PROBLEM, (0,))
+
+
+def test_an_unknown_agent_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError) as error:
+        agents.build("no_such_agent", {}, PROBLEM, (0,))
+    assert all(name in str(error.value) for name in agents.AGENTS)
+
+
+@every_agent
+def test_repeated_seeds_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="seeds"):
+        agents.build(name, small(name), PROBLEM, (2, 2))

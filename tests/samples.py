@@ -1,0 +1,42 @@
+"""Small cohorts, data sets and stacks that several tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import agents
+from dosing.agent import Agent, Problem
+from dosing.data.dataset import Dataset
+from dosing.data.store import Episodes
+from simulator.generate import simulate
+
+ENV = "dosing/Treatment-v0"
+PROBLEM = Problem(n_obs=8, n_act=1, horizon=24)
+
+
+@functools.cache
+def cohort(patients: int = 8, seed: int = 0) -> Episodes:
+    """Recorded visits of a few simulated patients."""
+    return simulate(ENV, patients=patients, seed=seed)
+
+
+def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
+    """The same in agents' units; the tensors are the caller's own."""
+    return Dataset.from_episodes(cohort(patients), dtype=dtype)
+
+
+def small(name: str, **settings: Any) -> Any:
+    """An agent's default configuration with networks of two narrow layers."""
+    return dataclasses.replace(agents.find(name).config_class()(), hidden=(16, 16), **settings)
+
+
+def stack(
+    name: str, seeds: Sequence[int] = (0, 1), dtype: torch.dtype = torch.float32, problem: Problem = PROBLEM
+) -> Agent:
+    """A small stack of fresh agents."""
+    return agents.build(name, small(name), problem, seeds, dtype=dtype)
