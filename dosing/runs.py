@@ -6,7 +6,7 @@
 * ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
 * ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
-* ``DONE``: SHA-256 of the files above it. A folder without it is resumed or ignored, never shown as a result.
+* ``DONE``: SHA-256 of config, weights and metrics. A folder without it is resumed or ignored, never shown.
 
 Checkpoints are data (safetensors and JSON), never code.
 """
@@ -18,7 +18,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,17 +52,17 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; the previous file is untouched.
     """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -196,8 +195,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Record the hashes of the result and mark the run as done."""
-        files = [n for n in (CONFIG, WEIGHTS, METRICS) if (self.path / n).is_file()]
-        write_json(self.path / DONE, {name: sha256(self.path / name) for name in files})
+        write_json(self.path / DONE, {name: sha256(self.path / name) for name in (CONFIG, WEIGHTS, METRICS)})
 
     def verify(self) -> None:
         """Check the finished run against its recorded hashes.
@@ -207,8 +205,12 @@ class RunFolder:
         """
         if not self.done:
             raise UserError(f"the run {self.path} is not finished; the same train command continues it.")
-        for name, recorded in read_json(self.path / DONE).items():
+        hashes = read_json(self.path / DONE)
+        for name in (CONFIG, WEIGHTS, METRICS):
             file = self.path / name
+            recorded = hashes.get(name)
+            if recorded is None:
+                raise UserError(f"{self.path / DONE} does not vouch for {name}; the run is not used.")
             if not file.is_file():
                 raise UserError(f"{file} is missing from a finished run.")
             if sha256(file) != recorded:
