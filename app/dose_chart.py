@@ -1,0 +1,285 @@
+"""The dose axis: what every policy could give to one patient, against the hard limits.
+
+True supports are solid; a central 99 % that stands in for one is hatched and dashed and never called a
+support. Everything drawn comes from recommendations; a refusal is drawn as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from app.answers import Answer, Curve, dose_range
+from app.charts import BOTTOM, finish
+from app.theme import GREY, SHADE, Mark, decimals, interval, number, unit_words
+from dosing.policy import CENTRAL
+
+Array = npt.NDArray[np.float64]
+
+TAIL_DECADES = 6
+"""Decades shown below the highest density on the log scale."""
+
+
+def dose_axis(
+    answers: Sequence[Answer],
+    curves: Sequence[Curve | None],
+    dimension: int = 0,
+    *,
+    name: str = "dose",
+    log: bool = False,
+    extras: bool = False,
+) -> go.Figure:
+    """Density, dose set, recommended dose and seeds of every policy on one dose axis, with the hard limits.
+
+    Exact supports are filled and have solid edges; a central 99 % that stands in for one is hatched, has
+    dashed edges and is never called a support. A refusal has neither density nor interval.
+
+    Args:
+        answers: what the policies say.
+        curves: their densities over this dimension, None after a refusal.
+        dimension: of the dose.
+        name: of the dose, for the axis title.
+        log: logarithmic density, so that tails are visible.
+        extras: draw the agents' further densities, dotted.
+    """
+    panel, gap, lane = 250, 14, 66
+    body = panel + gap + lane * len(answers)
+    lanes_top = lane * len(answers) / body
+    left, right = dose_range(answers, dimension)
+    limits = answers[0].source.limits
+    figure = finish(
+        go.Figure(),
+        body + 30 + BOTTOM,
+        xaxis={
+            "range": [left, right],
+            "anchor": "y2",
+            "title": f"{name} ({unit_words(limits.unit)})",
+            "zeroline": False,
+        },
+        yaxis={
+            "domain": [lanes_top + gap / body, 1],
+            "title": {"text": "density" + (", log scale" if log else ""), "standoff": 4},
+        },
+        yaxis2={"domain": [0, lanes_top], "range": [-len(answers), 0], "visible": False, "fixedrange": True},
+    )
+    top = max((float(c.density.max()) for c in curves if c), default=1.0)
+    floor = top * 10.0**-TAIL_DECADES
+    if log:
+        span = [np.log10(floor), np.log10(top) + 1.2]
+        figure.update_layout(yaxis={"type": "log", "range": span, "dtick": 2, "exponentformat": "power"})
+    else:
+        figure.update_layout(yaxis={"range": [0, 1.16 * top], "rangemode": "tozero"})
+    _limits(figure, limits.low[dimension], limits.high[dimension], left, right)
+    lines: list[tuple[str, Mark, Array, Array]] = []
+    for row, (answer, curve) in enumerate(zip(answers, curves, strict=True)):
+        _lane(figure, row, answer, dimension, left, right)
+        if curve is None:
+            continue
+        lines.append((answer.source.name, answer.mark, curve.dose, curve.density))
+        _density(figure, curve.dose, curve.density, answer.mark, answer.mark.dash, floor if log else 0.0)
+        _edges(figure, answer, curve, dimension, floor if log else 0.0)
+        for label, density in curve.extra.items() if extras else ():
+            lines.append((f"{answer.source.name} {label}", answer.mark, curve.dose, density))
+            _density(figure, curve.dose, density, answer.mark, "dot", floor if log else 0.0, fill=False)
+    _direct_labels(figure, lines, left, right, floor if log else None)
+    return figure
+
+
+def _limits(figure: go.Figure, low: float, high: float, left: float, right: float) -> None:
+    """Hard limits as labelled lines over the densities, and what lies outside them in grey."""
+    places = decimals(high - low)
+    for edge, end in ((low, left), (high, right)):
+        shade = {"fillcolor": SHADE, "line_width": 0, "layer": "below"}
+        figure.add_shape(type="rect", x0=edge, x1=end, yref="paper", y0=0, y1=1, **shade)
+        line = {"color": GREY, "width": 2.5}
+        figure.add_shape(type="line", x0=edge, x1=edge, yref="y domain", y0=0, y1=1, line=line)
+        figure.add_annotation(
+            x=edge,
+            yref="paper",
+            y=1,
+            yanchor="bottom",
+            xanchor=_anchor(edge, left, right),
+            showarrow=False,
+            text=f"hard limit {number(edge, places).rstrip('0').rstrip('.')}",
+            font={"size": 11.5},
+        )
+
+
+def _anchor(x: float, left: float, right: float) -> str:
+    """Side on which a text at ``x`` has room."""
+    position = (x - left) / (right - left)
+    return "left" if position < 0.2 else "right" if position > 0.8 else "center"
+
+
+def _density(
+    figure: go.Figure, dose: Array, density: Array, mark: Mark, dash: str, floor: float, *, fill: bool = True
+) -> None:
+    """One density; on the log scale a zero density is a gap, never a small number."""
+    shown = np.where(density > 0.0, density, np.nan) if floor else density
+    figure.add_trace(
+        go.Scatter(
+            x=dose,
+            y=shown,
+            mode="lines",
+            line={"color": mark.colour, "dash": dash, "width": 2.2},
+            fill="tozeroy" if fill and not floor else None,
+            fillcolor=mark.faint(0.12),
+            hovertemplate="dose %{x:.3f}, density %{y:.3g}<extra></extra>",
+        )
+    )
+
+
+def _edges(figure: go.Figure, answer: Answer, curve: Curve, dimension: int, floor: float) -> None:
+    """Lines at the ends of the interval: solid for a support, dashed for a central 99 %.
+
+    On the log scale an edge of a support reaches up to the density that ends there.
+    """
+    assert answer.found.support is not None
+    inside = curve.dose[curve.density > floor]
+    for end in answer.found.support:
+        x, line = end[dimension], {"color": answer.mark.colour, "width": 2.2}
+        if not answer.found.bounded:
+            ends = {"yref": "y domain", "y0": 0, "y1": 0.14}
+            figure.add_shape(type="line", x0=x, x1=x, line=line | {"dash": "2px,3px"}, **ends)
+        elif not floor or not len(inside):
+            figure.add_shape(type="line", x0=x, x1=x, line=line, yref="y domain", y0=0, y1=0.14)
+        else:
+            nearest = inside[int(np.argmin(np.abs(inside - x)))]
+            height = float(curve.density[curve.dose == nearest][0])
+            figure.add_shape(type="line", x0=x, x1=x, line=line, yref="y", y0=floor, y1=height)
+
+
+def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: float, right: float) -> None:
+    """One policy under the densities: name, interval, the seeds' own intervals and doses, the dose."""
+    found, mark = answer.found, answer.mark
+    title = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{answer.source.name}</b>'
+    if found.dose is None or found.support is None or found.proposed is None:
+        _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
+        return
+    places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
+    low, high = (end[dimension] for end in found.support)
+    words = "exact support" if found.bounded else f"central {CENTRAL:.0%}, not a support"
+    _lane_text(figure, left, -row - 0.17, f"{title}: {words}", "left")
+    middle = -row - 0.5
+    for limit in found.limits:
+        ends = {"x0": limit[dimension], "x1": limit[dimension], "y0": middle - 0.24, "y1": middle + 0.24}
+        figure.add_shape(type="line", yref="y2", line={"color": GREY, "width": 2.5}, **ends)
+    if not found.bounded:
+        box = {"x0": low, "x1": high, "y0": middle - 0.18, "y1": middle + 0.18}
+        dashed = {"color": mark.colour, "width": 1.5, "dash": "4px,3px"}
+        figure.add_shape(type="rect", yref="y2", line=dashed, **box)
+    figure.add_trace(
+        go.Bar(
+            x=[high - low],
+            base=[low],
+            y=[middle],
+            width=0.36,
+            orientation="h",
+            yaxis="y2",
+            marker={
+                "color": mark.faint(0.22) if found.bounded else "rgba(0,0,0,0)",
+                "line": {"color": mark.colour, "width": 1.5 if found.bounded else 0},
+                "pattern": {
+                    "shape": "" if found.bounded else "/",
+                    "fgcolor": mark.faint(0.5),
+                    "size": 8,
+                    "solidity": 0.2,
+                },
+            },
+            hovertemplate=f"{answer.source.name}: {interval(low, high, places)}, {words}<extra></extra>",
+        )
+    )
+    for place, seed in enumerate(found.seeds):
+        y = middle + 0.26 * (0.5 - (place + 0.5) / len(found.seeds))
+        figure.add_trace(
+            go.Scatter(
+                x=[seed.low[dimension], seed.dose[dimension], seed.high[dimension]],
+                y=[y, y, y],
+                yaxis="y2",
+                mode="lines+markers",
+                line={"color": mark.colour, "width": 1},
+                marker={"symbol": "line-ns", "size": [0, 9, 0], "line": {"color": mark.colour, "width": 2.5}},
+                hovertemplate=f"seed {seed.seed}: "
+                f"{interval(seed.low[dimension], seed.high[dimension], places)}, "
+                f"dose {number(seed.dose[dimension], places)}<extra></extra>",
+            )
+        )
+    _dose(figure, middle, answer, dimension, places, _anchor(found.dose[dimension], left, right))
+    for end, beyond, sign, anchor in ((low, low < left, "◂", "left"), (high, high > right, "▸", "right")):
+        if beyond:
+            text = f"{sign} {number(end, places)}" if anchor == "left" else f"{number(end, places)} {sign}"
+            _lane_text(figure, left if anchor == "left" else right, -row - 0.84, text, anchor)
+
+
+def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
+    """The recommended dose with its number; after a limit also the dose that was proposed."""
+    found, mark = answer.found, answer.mark
+    assert found.dose is not None
+    assert found.proposed is not None
+    dose, proposed = found.dose[dimension], found.proposed[dimension]
+    text = f"<b>{number(dose, places)}</b>"
+    if dose != proposed:
+        figure.add_trace(
+            go.Scatter(
+                x=[dose, proposed],
+                y=[y, y],
+                yaxis="y2",
+                mode="lines+markers",
+                line={"color": mark.colour, "width": 2, "dash": "dot"},
+                marker={"symbol": "x-thin", "size": [0, 10], "line": {"color": mark.colour, "width": 2.5}},
+                hovertemplate=f"proposed {number(proposed, places)}, held at the limit<extra></extra>",
+            )
+        )
+        text += f" LIMITED, proposed {number(proposed, places)}"
+    figure.add_trace(
+        go.Scatter(
+            x=[dose],
+            y=[y],
+            yaxis="y2",
+            mode="markers",
+            marker={
+                "symbol": mark.symbol,
+                "size": 15,
+                "color": mark.colour,
+                "line": {"color": "white", "width": 1.5},
+            },
+            hovertemplate=f"{answer.source.name}: recommended dose {number(dose, places)}<extra></extra>",
+        )
+    )
+    _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")
+
+
+def _lane_text(figure: go.Figure, x: float, y: float, text: str, anchor: str) -> None:
+    figure.add_annotation(
+        x=x, y=y, yref="y2", xanchor=anchor, yanchor="middle", text=text, showarrow=False, font={"size": 12.5}
+    )
+
+
+def _direct_labels(
+    figure: go.Figure,
+    lines: Sequence[tuple[str, Mark, Array, Array]],
+    left: float,
+    right: float,
+    floor: float | None,
+) -> None:
+    """Name every density where it stands out most from the others, instead of in a legend."""
+    grid = np.linspace(left + 0.15 * (right - left), right - 0.15 * (right - left), 201)
+    heights = [np.interp(grid, dose, density) for _, _, dose, density in lines]
+    if floor is not None:
+        heights = [np.log10(np.maximum(height, floor)) for height in heights]
+    steepness = 0.1 * (len(grid) - 1)  # of one panel width: a name on a slope would cover its line
+    for index, (name, mark, _, _) in enumerate(lines):
+        others = [h for i, h in enumerate(heights) if i != index]
+        lead = heights[index] - np.max(others, axis=0) if others else heights[index]
+        best = int(np.argmax(lead - steepness * np.abs(np.gradient(heights[index]))))
+        figure.add_annotation(
+            x=grid[best],
+            y=heights[index][best],
+            yshift=11,
+            showarrow=False,
+            text=f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}',
+            font={"size": 12.5},
+        )

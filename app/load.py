@@ -1,0 +1,176 @@
+"""Cached readers of a study folder.
+
+Everything is keyed by path and modification times, so a changed file is read again, and a damaged one gives a
+sentence while the rest still shows. Nothing is written or trained here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+import agents
+from dosing.cli import studies
+from dosing.comparison import Row
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.policy import DosePolicy
+from dosing.runs import CONFIG, DONE, METRICS, WEIGHTS, RunFolder, find_runs, read_json, read_table
+
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as the pages need it.
+
+    Attributes:
+        folder: where it is.
+        config: its ``config.json``.
+        entry: its agent in the registry.
+        label: the agent's title, with the run's key where the study holds several runs of that agent.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    entry: agents.Entry
+    label: str
+
+    @property
+    def data(self) -> str:
+        """Hash of the data it was trained on: runs that share it can stand in one chart."""
+        return str(self.config["data"]["content_hash"])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a study folder holds: readable runs, sentences about the unreadable, unfinished folders."""
+
+    runs: tuple[Run, ...]
+    problems: tuple[str, ...]
+    unfinished: tuple[Path, ...]
+
+
+def study() -> Path:
+    """The study folder on show, set by ``python -m dosing app --out``."""
+    return Path(os.environ.get("DOSING_STUDY", "runs/demo"))
+
+
+def listing() -> Listing:
+    """List the study's runs."""
+    found: list[tuple[RunFolder, dict[str, Any], agents.Entry]] = []
+    problems = []
+    for folder in find_runs(study()):
+        try:
+            config = _config(str(folder.path), _stamp(folder.path / CONFIG))
+            found.append((folder, config, agents.find(config["agent"])))
+        except UserError as error:
+            problems.append(str(error))
+    titles = [entry.title for _, _, entry in found]
+    runs = tuple(
+        Run(f, c, e, e.title if titles.count(e.title) == 1 else f"{e.title} {f.path.name[:6]}")
+        for f, c, e in found
+    )
+    unfinished = sorted(p.parent for p in study().glob(f"*/*/*/{CONFIG}") if not (p.parent / DONE).is_file())
+    return Listing(runs, tuple(problems), tuple(unfinished))
+
+
+def policy(run: Run) -> DosePolicy:
+    """The run's policy, verified against the hashes of its files.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    path = run.folder.path
+    files = [path / name for name in (CONFIG, WEIGHTS, METRICS, DONE)]
+    return _policy(str(path), _stamp(*files))
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What a recommendation of this run rests on.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    path = run.folder.path
+    return _provenance(str(path), _stamp(path / CONFIG, path / WEIGHTS, path / DONE))
+
+
+def episodes(run: Run) -> Episodes:
+    """The recorded visits the run was trained on.
+
+    Raises:
+        UserError: the file has gone, was changed or is another one.
+    """
+    file = Path(os.path.normpath(run.folder.path / run.config["data_file"]))
+    return _episodes(str(run.folder.path), _stamp(run.folder.path / CONFIG, file))
+
+
+def metrics(run: Run) -> pd.DataFrame:
+    """The run's training metrics: step, seed, name, value.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = run.folder.path / METRICS
+    return _metrics(str(file), _stamp(file))
+
+
+def table() -> tuple[list[Row], list[str]] | None:
+    """Rows of the study's table and the run folders it was made from; None if there is none yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = study() / studies.TABLE
+    return _table(str(file), _stamp(file)) if file.is_file() else None
+
+
+def _stamp(*files: Path) -> Stamp:
+    """Modification times in ns; 0 for a file that is not there."""
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+@st.cache_data(show_spinner=False)
+def _config(path: str, stamp: Stamp) -> dict[str, Any]:
+    config = RunFolder(Path(path)).config()
+    if missing := {"agent", "seeds", "problem", "limits", "data", "data_file", "versions"} - config.keys():
+        raise UserError(f"{path}/{CONFIG} lacks {', '.join(sorted(missing))}; the file is damaged.")
+    return config
+
+
+@st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
+def _policy(path: str, stamp: Stamp) -> DosePolicy:
+    return studies.policy_of(RunFolder(Path(path)))
+
+
+@st.cache_data(show_spinner=False)
+def _provenance(path: str, stamp: Stamp) -> dict[str, Any]:
+    run = RunFolder(Path(path))
+    run.verify()
+    return studies.provenance(run)
+
+
+@st.cache_resource(show_spinner="Reading the recorded visits", max_entries=4)
+def _episodes(path: str, stamp: Stamp) -> Episodes:
+    return studies.episodes_of(RunFolder(Path(path)))
+
+
+@st.cache_data(show_spinner="Reading the training curves", max_entries=32)
+def _metrics(path: str, stamp: Stamp) -> pd.DataFrame:
+    frame: pd.DataFrame = read_table(Path(path)).to_pandas()
+    return frame
+
+
+@st.cache_data(show_spinner=False)
+def _table(path: str, stamp: Stamp) -> tuple[list[Row], list[str]]:
+    content = read_json(Path(path))
+    try:
+        return [Row.from_json(row) for row in content["rows"]], list(content["runs"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a study table of this version; run the demo again.") from error

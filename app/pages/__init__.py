@@ -1,0 +1,1 @@
+"""The pages: layout and words; figures come from ``app.charts``, numbers from ``dosing``."""

@@ -1,0 +1,104 @@
+"""Agents side by side: intervals first, the study table second, training curves third."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, frame, load
+from app.theme import mark, probability
+from dosing.comparison import Row
+from dosing.errors import UserError
+
+
+def minus(text: object) -> str:
+    """Numbers with a real minus sign."""
+    return str(text).replace("-", "\N{MINUS SIGN}")
+
+
+def as_frame(rows: list[Row]) -> pd.DataFrame:
+    """The study table in words, one line per agent or reference rule; a dash where nothing applies."""
+    dash = "\N{EM DASH}"
+    return pd.DataFrame(
+        {
+            "agent or rule": row.name,
+            "policy": row.family,
+            "verdict": row.verdict or "reference",
+            "return, recommended dose": minus(row.recommended),
+            "return, sampled dose": minus(row.sampled) if row.sampled else dash,
+            "minus best constant": minus(row.difference) if row.difference else dash,
+            "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
+            "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
+            "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
+            "cost": f"{row.cost.value:.2f}",
+        }
+        for row in rows
+    )
+
+
+def show_table(listing: load.Listing) -> None:
+    """Interval chart and table, or the command that makes them."""
+    try:
+        found = load.table()
+    except UserError as error:
+        frame.problems([str(error)])
+        found = None
+    if found is None:
+        frame.nothing_yet(
+            "These runs have not been compared yet. This command evaluates agents and reference rules on the "
+            "same new patients and writes the table:",
+            "python -m dosing demo",
+        )
+        return
+    rows, paths = found
+    here = {str(run.folder.path.relative_to(load.study())): run.label for run in listing.runs}
+    if gone := [path for path in paths if path not in here]:
+        frame.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
+    if new := [label for path, label in here.items() if path not in paths]:
+        st.info(f"Finished but not in the table yet: {', '.join(new)}.")
+    runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
+    visits = runs[0].config["problem"]["horizon"] if runs else None
+    frame.draw(
+        charts.intervals(rows, visits), "intervals", "Mean return of each agent and rule, 95 % interval"
+    )
+    basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
+    st.caption(
+        f"Filled: recommended dose given; open: doses sampled from the policy. {basis.basis} for agents; "
+        f"n = {rows[-1].recommended.n:,} for reference rules, which have no seeds. All on the same new simulated "
+        "patients. Dotted line: the best constant dose, found on separate patients."
+    )
+    st.subheader("Study table")
+    st.table(as_frame(rows), hide_index=True)
+    st.caption(
+        "Returns and differences with 95 % intervals. The difference is paired by patient; the verdict says "
+        "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and seeds, "
+        "before any clipping; the sparse set is each seed's own. Cost: mean number of safety events per patient."
+    )
+
+
+@st.fragment
+def show_training(listing: load.Listing) -> None:
+    """Training curves of one run."""
+    st.subheader("Training")
+    runs = {run.label: run for run in listing.runs}
+    label = st.selectbox("Run", list(runs), key="run", bind="query-params")
+    run = runs[label]
+    try:
+        metrics = load.metrics(run)
+    except UserError as error:
+        frame.problems([f"{label}: {error}"])
+        return
+    columns = st.columns(2)
+    look = mark(min(list(runs).index(label), 3))
+    for index, (name, part) in enumerate(metrics.groupby("name", sort=False)):
+        wide = part.pivot(index="step", columns="seed", values="value")
+        figure = charts.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
+        with columns[index % 2]:
+            frame.draw(figure, f"curve{index}", f"{name} of {label} over training")
+    seeds = len(run.config["seeds"])
+    st.caption(f"Strong line: interquartile mean over {seeds} seeds. Faint lines: the seeds.")
+
+
+found = frame.open_page("Comparison")
+show_table(found)
+show_training(found)

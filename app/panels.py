@@ -1,0 +1,110 @@
+"""The parts of the patient page: recommendations side by side, the dose axis, the recorded course."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app import charts, frame
+from app.answers import Answer, Source, curves, sparse_of
+from app.dose_chart import dose_axis
+from app.theme import decimals, interval, number, probability, with_unit
+from dosing.data.store import Episodes
+
+
+def card(answer: Answer, sparse: Answer | None) -> None:
+    """One recommendation: status first, number second, then what the policy could give."""
+    found, source = answer.found, answer.source
+    st.markdown(f"{answer.mark.sign} **{source.name}** · {source.family}")
+    if found.dose is None or found.support is None or found.proposed is None:
+        st.error(f"**REFUSED: no dose.** {' '.join(found.reasons)}")
+        return
+    places = decimals(max(h - low for low, h in zip(*found.limits, strict=True)))
+    dose, proposed = (", ".join(number(v, places) for v in values) for values in (found.dose, found.proposed))
+    if found.status == "ok":
+        st.badge("✓ OK: within the hard limits", color="green")
+    else:
+        st.badge(f"▲ {found.status.upper()}: proposed {proposed}, held at a hard limit", color="orange")
+    st.metric("Recommended dose", with_unit(dose, found.unit))
+    sets = "; ".join(interval(low, high, places) for low, high in zip(*found.support, strict=True))
+    own = "; ".join(
+        interval(min(column), max(column), places)
+        for column in zip(*(seed.dose for seed in found.seeds), strict=True)
+    )
+    kind = (
+        "Can give only (exact support)" if found.bounded else "99 % of its doses (it has no bounded support)"
+    )
+    lines = [
+        f"{kind}: **{sets}**",
+        f"Probability outside the hard limits, before clipping: **{probability(found.mass_outside)}**",
+    ]
+    if sparse is not None:
+        lines.append(
+            f"Probability outside {sparse.source.name}'s set: **{probability(answer.outside_sparse)}**"
+        )
+    count = len(found.seeds)
+    lines.append(f"{count} training seed{'s' if count > 1 else ''}, their own doses: {own}")
+    st.markdown("\n".join(f"- {line}" for line in lines))
+
+
+def answers(found: list[Answer]) -> None:
+    """Recommendations side by side, then every policy on one dose axis per dose dimension."""
+    sparse = sparse_of(found)
+    for column, answer in zip(st.columns(len(found)), found, strict=True):
+        with column.container(border=True, height="stretch"):
+            card(answer, sparse)
+    if not any(answer.found.dose for answer in found):
+        return
+    st.subheader("What each policy could give")
+    with st.container(horizontal=True):
+        log = st.toggle("Log scale: shows tails", key="log", bind="query-params")
+        extras = st.toggle("Proposals, dotted", key="proposals", bind="query-params")
+    dimensions = found[0].source.limits.n_act
+    columns = st.columns(min(dimensions, 2))
+    for dimension in range(dimensions):
+        name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
+        drawn = curves(found, dimension)
+        figure = dose_axis(found, drawn, dimension, name=name, log=log, extras=extras)
+        with columns[dimension % len(columns)]:
+            frame.draw(figure, f"axis{dimension}", f"Densities and intervals of {name} for each policy")
+    st.caption(
+        "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is zero "
+        "outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's own interval "
+        "and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside the hard limits; "
+        "probabilities there are before any clipping. Dotted: the proposal a policy was learned from, which gives "
+        "no doses itself."
+    )
+
+
+def course(episodes: Episodes, row: int, source: Source) -> None:
+    """The recorded course of the patient: observations, doses given, rewards."""
+    rows = np.flatnonzero(episodes.episode == episodes.episode[row])
+    meta, current = episodes.metadata, int(row - rows[0])
+    visits = episodes.step[rows].astype(float) + 1
+    width = episodes.obs.shape[1]
+    names = meta.get("obs_names") or [f"s{i + 1}" for i in range(width)]
+    patient = int(episodes.episode[row])
+    st.subheader(f"Course of patient {patient}")
+    left, right = st.columns(2)
+    with left:
+        figure = charts.course_observations(
+            visits, episodes.obs[rows], names, meta.get("obs_units") or ["1"] * width, current
+        )
+        frame.draw(figure, "observations", f"Observations of patient {patient} over the visits")
+    with right:
+        for dimension in range(source.limits.n_act):
+            figure = charts.course_doses(
+                visits,
+                episodes.act[rows, dimension],
+                episodes.reward[rows],
+                episodes.limited_by[rows] > 0,
+                (source.limits.low[dimension], source.limits.high[dimension]),
+                current,
+                name=str(meta.get("dose_name", "dose")),
+                unit=source.limits.unit,
+            )
+            frame.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
+    st.caption(
+        f"Recorded visits; doses by the behaviour policy {meta.get('policy', 'of the file')!r}, not by an agent. "
+        "Dotted line: the visit on show. Numbers at the right: its observations. A cross: changed by a limit."
+    )

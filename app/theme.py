@@ -1,0 +1,129 @@
+"""Colours, marks and number formats of the dashboard: one place, so that words and charts agree.
+
+Colours are those of Okabe and Ito that keep a contrast of 3:1 for lines on the light and on the dark
+background; they are never the only sign: every policy also has a dash and a marker.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from dosing import NOT_FOR_PATIENTS
+
+GREY = "#767676"
+SHADE = "rgba(118,118,118,0.16)"
+NBSP = "\N{NO-BREAK SPACE}"
+HIGHLIGHTS = 4
+"""Most policies that colour can name in one chart."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one policy looks everywhere.
+
+    Attributes:
+        colour: of lines and markers.
+        dash: of its density.
+        symbol: plotly's name of its marker.
+        sign: the same marker as text, coloured, in Streamlit's markdown.
+        glyph: the same marker as plain text.
+    """
+
+    colour: str
+    dash: str
+    symbol: str
+    sign: str
+    glyph: str
+
+    def faint(self, alpha: float) -> str:
+        """The colour as rgba with the given opacity."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{alpha})"
+
+
+MARKS = (
+    Mark("#0072B2", "solid", "diamond", ":blue[◆]", "◆"),
+    Mark("#D55E00", "dash", "circle", ":orange[●]", "●"),
+    Mark("#009E73", "dashdot", "square", ":green[■]", "■"),
+    Mark("#CC79A7", "longdash", "triangle-up", ":violet[▲]", "▲"),
+)
+OTHER = Mark(GREY, "solid", "cross", ":gray[✚]", "✚")
+"""What is not highlighted: reference rules, and policies beyond the fourth."""
+
+NOTICE = "<br>".join(textwrap.wrap(NOT_FOR_PATIENTS, 56))
+"""The sentence as the last lines of every figure, narrow enough for a telephone."""
+
+
+def template(dark: bool) -> go.layout.Template:
+    """The one plotly template: text, grid and labels that are read on the light or on the dark page."""
+    text = "#E8EAED" if dark else "#1F2328"
+    axis = {"gridcolor": SHADE, "zerolinecolor": SHADE, "linecolor": GREY}
+    return go.layout.Template(
+        layout={
+            "font": {"color": text, "family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "hoverlabel": {
+                "bgcolor": "#22272C" if dark else "#FFFFFF",
+                "bordercolor": GREY,
+                "font": {"color": text},
+            },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": text},
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+
+
+def mark(index: int) -> Mark:
+    """Mark of the policy at this position of a chart."""
+    return MARKS[index] if index < HIGHLIGHTS else OTHER
+
+
+def decimals(span: float) -> int:
+    """Decimals that resolve a thousandth of ``span``, for the numbers on one dose axis."""
+    return min(max(3 - math.floor(math.log10(span)), 0), 6) if span > 0 else 3
+
+
+def number(value: float, places: int = 3) -> str:
+    """A number with fixed decimals and a real minus sign; minus zero is zero."""
+    text = f"{value:z.{places}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(low: float, high: float, places: int = 3) -> str:
+    """``low to high``: a dash between two numbers would read as a minus."""
+    return f"{number(low, places)}{NBSP}to{NBSP}{number(high, places)}"
+
+
+def unit_words(unit: str) -> str:
+    """A unit for an axis title: ``mg``, or ``no unit`` for a synthetic quantity."""
+    return "no unit" if unit in ("", "1") else unit
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A number's text followed by its unit, if it has one."""
+    return text if unit in ("", "1") else f"{text} {unit}"
+
+
+def probability(value: float | None) -> str:
+    """A probability as per cent; only an exact zero is written as zero, only an exact one as 100 %."""
+    if value is None:
+        return "not measured"
+    if value == 0.0:
+        return f"0{NBSP}(exactly)"
+    if value < 1e-3:
+        return f"{100 * value:.1e}{NBSP}%".replace("-", "\N{MINUS SIGN}")
+    if 0.999 < value < 1.0:
+        return f"more than 99.9{NBSP}%"
+    return f"{100 * value:.1f}{NBSP}%"
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
