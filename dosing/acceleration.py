@@ -21,8 +21,8 @@ def updater(agent: Agent, mode: Mode = "auto") -> Update:
     Args:
         agent: the stack to train.
         mode: ``eager``; ``compile`` (losses through ``torch.compile``, one graph without breaks); ``graph``
-            (the whole update captured per phase, GPU only, batches written in place); ``auto`` is ``graph`` on
-            a GPU and ``eager`` on the CPU, where compiled losses measured slower.
+            (the whole update captured per phase, GPU only, batches written in place); ``auto`` is ``graph``
+            on a GPU and ``eager`` on the CPU, where compiled losses measured slower.
 
     Raises:
         UserError: a graph is asked for without a GPU.

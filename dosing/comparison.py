@@ -20,7 +20,7 @@ from dosing.evaluation import (
     write_outcomes,
 )
 from dosing.policy import CENTRAL, DosePolicy, Observations
-from dosing.runs import EPISODES, read_json, write_json
+from dosing.runs import EPISODES, read_json, sha256, write_json
 from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verdict
 
 REFERENCES = "references.json"
@@ -94,18 +94,19 @@ def references(folder: Path, factory: EnvFactory, seeds: Sequence[int], patients
         patients: per seed.
     """
     wanted = {"seeds": list(seeds), "patients": patients, "search_patients": SEARCH_PATIENTS}
-    record = folder / REFERENCES
-    if record.is_file():
+    record, episodes = folder / REFERENCES, folder / EPISODES
+    if record.is_file() and episodes.is_file():
         found = read_json(record)
-        if found["settings"] == wanted:
-            return References(found["dose"], found["search_return"], read_outcomes(folder / EPISODES))
+        if found.get("settings") == wanted and found.get("episodes") == sha256(episodes):
+            return References(found["dose"], found["search_return"], read_outcomes(episodes))
     dose, value = best_constant(factory, SEARCH_PATIENTS)
     rules = {"uniform": uniform(factory.limits, seeds), "none": constant(0.0), "constant": constant(dose)}
     if not factory.limits.contains(np.zeros(1)):
         del rules["none"]
     outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
-    write_outcomes(folder / EPISODES, outcomes)
-    write_json(record, {"settings": wanted, "dose": dose, "search_return": value})
+    write_outcomes(episodes, outcomes)
+    kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
+    write_json(record, kept)
     return References(dose, value, outcomes)
 
 

@@ -36,7 +36,8 @@ class DoseSet:
         bounded: whether ``low`` and ``high`` are exact edges outside which the density is zero.
         low: lower edge of the support, or of the central 99 % where there is no bounded support.
         high: upper edge, likewise.
-        mass_outside: probability outside the hard dose limits before any clipping; exactly 0 if bounded.
+        mass_outside: probability outside the training data's hard dose limits before any clipping; exactly 0
+            where a bounded support lies within them.
     """
 
     bounded: bool
@@ -105,31 +106,34 @@ class DosePolicy:
         edges = _edges(law)
         if edges is not None:
             low, high = edges
-            outside = torch.zeros_like(low)
         else:
             tail = torch.full_like(law.mode, 0.5 * (1.0 - CENTRAL))
             low, high = law.icdf(tail), law.icdf(1.0 - tail)
-            one = torch.ones_like(law.mode)
-            outside = law.cdf(-one) + law.sf(one)
+        limits = np.asarray(self.transform.act_low), np.asarray(self.transform.act_high)
         dose = self.transform.to_dose
-        return DoseSet(edges is not None, dose(low.numpy()), dose(high.numpy()), outside.numpy())
+        return DoseSet(
+            edges is not None, dose(low.numpy()), dose(high.numpy()), self._mass_outside(law, *limits)
+        )
 
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
         """Probability ``[S, B, A]`` that each law puts outside the dose interval ``[low, high]``.
 
         It is exactly 0 where a bounded law's edges lie within the interval.
         """
-        law = self._double(obs)
-        lower = torch.as_tensor(self.transform.to_unit(low))
-        upper = torch.as_tensor(self.transform.to_unit(high))
-        mass = law.cdf(lower) + law.sf(upper)
+        return self._mass_outside(self._double(obs), low, high)
+
+    def _mass_outside(self, law: Any, low: Array, high: Array) -> Array:
+        to_unit, to_dose = self.transform.to_unit, self.transform.to_dose
+        mass = law.cdf(torch.as_tensor(to_unit(low))) + law.sf(torch.as_tensor(to_unit(high)))
         edges = _edges(law)
-        if edges is not None:
-            mass = torch.where((edges[0] >= lower) & (edges[1] <= upper), 0.0, mass)
-        return np.asarray(mass.numpy())
+        if edges is None:
+            return np.asarray(mass.numpy())
+        # in dose units, where an interval that came from these very edges compares without rounding
+        within = (to_dose(edges[0].numpy()) >= low) & (to_dose(edges[1].numpy()) <= high)
+        return np.where(within, 0.0, mass.numpy())
 
     def density(self, obs: Observations, dose: Array) -> Array:
-        """Mean over seeds of the density of each dose dimension at ``dose [K, A]``, per dose unit: ``[K, A]``.
+        """Mean over seeds of each dose dimension's density at ``dose [K, A]``, per dose unit: ``[K, A]``.
 
         Args:
             obs: one state ``[O]``.
@@ -182,7 +186,7 @@ def load_policy(run: RunFolder, build: Build, *, device: torch.device | str = "c
         device: where to put it.
 
     Raises:
-        UserError: missing, unfinished, changed or truncated files, or weights of another agent.
+        UserError: missing, unfinished, changed or truncated files, weights of another agent or not finite.
     """
     config = run.config()
     run.verify()
@@ -193,4 +197,7 @@ def load_policy(run: RunFolder, build: Build, *, device: torch.device | str = "c
         agent.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"the weights in {run.path} do not fit agent {config['agent']!r}.") from error
+    broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(f"the weights in {run.path} hold NaN or infinity ({broken[0]}); they are not used.")
     return DosePolicy(agent, Transform.from_json(config["transform"]))

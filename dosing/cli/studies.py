@@ -177,6 +177,8 @@ def train_run(
     """
     place = device_of(device)
     episodes = read_episodes(data)
+    if episodes.metadata.get("env_options", {}).get("cohort") == "evaluation":
+        raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
     transform = Transform.fit(episodes)
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = _factory(episodes.metadata)
@@ -298,18 +300,22 @@ def provenance(run: RunFolder) -> dict[str, Any]:
 
 
 def evaluate_run(run: RunFolder, patients: int, *, position: int = 0) -> None:
-    """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice."""
+    """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice.
+
+    The record names the weights and the hash of the outcome, so that no other or half-written one passes.
+    """
     factory = factory_of(run)
     policy = policy_of(run)
-    wanted = {"patients": patients, "seeds": list(policy.seeds)}
-    record = run.path / EVALUATION
-    if record.is_file() and read_json(record) == wanted:
+    wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(run.path / WEIGHTS)}
+    record, episodes = run.path / EVALUATION, run.path / EPISODES
+    present = record.is_file() and episodes.is_file()
+    if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
         return
     name = run.config()["agent"]
     with _bar(2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position) as bar:
         outcomes = evaluate(policy, factory, patients, progress=bar)
-    write_outcomes(run.path / EPISODES, outcomes)
-    write_json(record, wanted)
+    write_outcomes(episodes, outcomes)
+    write_json(record, wanted | {"episodes": sha256(episodes)})
 
 
 def references_for(study: Path, factory: Factory, seeds: Sequence[int], patients: int) -> References:
@@ -390,8 +396,13 @@ def demo(
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
-            futures = [pool.submit(_job, *job) for job in jobs]
-            runs = [future.result() for future in futures]
+            try:
+                futures = [pool.submit(_job, *job) for job in jobs]
+                runs = [future.result() for future in futures]
+            except BaseException:  # SIGTERM, Ctrl-C or one failed job: do not wait for the other job's end
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
     rows = evaluate_runs(runs, evaluation_patients)
     write_json(
         study / TABLE,
