@@ -9,7 +9,7 @@ to the recorded doses by advantage-weighted regression. With expectile kappa and
 
 The three losses are taken at the same parameters and stepped together; the target critics follow by Polyak
 averaging. The policy is N(tanh(m(s)), diag(sigma^2)) with a state-independent sigma: it has a density on the
-whole real line, so the executed dose is clipped, and that clipping is counted.
+whole real line, so the executed dose is clipped, and that clipping is counted. Other laws are a setting.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
-from dosing.distributions.q_gaussian import QGaussian
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Mlp, Value
+from dosing.networks import Critic, Initialiser, Value
+from dosing.policies import Family, Policy, check_likelihood
 from dosing.targets import expectile_loss, polyak, target_copy, td_target
 
 
@@ -49,10 +49,12 @@ class IQLConfig:
     """beta: 0 imitates, large follows the advantage."""
     weight_clip: float = 100.0
     """Largest weight a recorded dose can have."""
+    policy_family: Family = "clipped_gaussian"
+    """Law of the policy; any whose density is positive on the whole box."""
     log_std_min: float = -5.0
-    """Lower bound of the policy's log standard deviation."""
+    """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
-    """Upper bound of the policy's log standard deviation."""
+    """Upper bound of the policy's log scale."""
     actor_decay_steps: int | None = None
     """Cosine decay of the policy's step size to 0 over this many updates; None keeps it constant."""
 
@@ -76,12 +78,20 @@ class IQL(Agent):
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")
         self.value = Value(init, n_obs, hidden, scheme="orthogonal")
-        self.mean = Mlp(init, [n_obs, *hidden, n_act], scheme="orthogonal")
-        self.log_std = init.constant(0.0, 1, n_act)
+        check_likelihood(config.policy_family)
+        self.actor = Policy(
+            init,
+            problem,
+            hidden,
+            config.policy_family,
+            scheme="orthogonal",
+            log_std=(config.log_std_min, config.log_std_max),
+            free_scale=True,
+        )
         self.critic_target = target_copy(self.critic)
         self.optimizers = {
             "critic": adam([*self.critic.parameters(), *self.value.parameters()], config.learning_rate),
-            "actor": adam([*self.mean.parameters(), self.log_std], config.learning_rate),
+            "actor": adam(self.actor, config.learning_rate),
         }
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
@@ -89,10 +99,9 @@ class IQL(Agent):
         return {}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """N(tanh(m(s)), sigma^2) on the real line; executed doses are clipped to the limits."""
-        log_std = self.log_std.clamp(self.config.log_std_min, self.config.log_std_max)
-        mean = torch.tanh(self.mean(obs))
-        return Independent(QGaussian(mean, log_std.exp(), 1.0, validate_args=False), 1, validate_args=False)
+        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        law: Distribution = self.actor(obs)
+        return law
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
@@ -112,7 +121,7 @@ class IQL(Agent):
         v = self.value(batch.obs)  # [S, B]
         advantage = q_target - v
         weight = torch.exp(c.inverse_temperature * advantage.detach()).clamp(max=c.weight_clip)
-        log_prob = self.policy(batch.obs).log_prob(batch.act)
+        log_prob = self.actor.log_prob(batch.obs, batch.act)
         losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": expectile_loss(advantage, c.expectile).mean(-1),

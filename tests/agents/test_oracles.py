@@ -23,6 +23,8 @@ from scipy.optimize import brentq
 
 import agents
 from dosing.agent import Agent, Batch, Problem
+from dosing.errors import UserError
+from dosing.policies import LIKELIHOOD_FAMILIES
 from dosing.streams import draw
 
 SEEDS = (3, 11)
@@ -44,7 +46,7 @@ IQL = {
 FTTPO = {
     "hidden": HIDDEN,
     "discount": 0.9,
-    "temperature": 0.5,
+    "temperature": 2.0,
     "q_proposal": 2.0,
     "q_actor": 0.0,
     "weight_clip": 1e4,
@@ -53,7 +55,7 @@ FTTPO = {
     "share_mean": True,
 }
 OWN = {
-    "iql": {"critic": ("critic.",), "value": ("value.",), "actor": ("mean.", "log_std")},
+    "iql": {"critic": ("critic.",), "value": ("value.",), "actor": ("actor.",)},
     "fttpo": {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)},
 }
 
@@ -167,6 +169,18 @@ def test_iql_losses(n_act: int, expectile: float, inverse_temperature: float) ->
     assert_same("iql", agent, make_batch(agent), config)
 
 
+@pytest.mark.parametrize("family", LIKELIHOOD_FAMILIES)
+def test_iql_losses_of_every_policy_family(family: str) -> None:
+    config = IQL | {"policy_family": family}
+    agent = build("iql", config)
+    assert_same("iql", agent, make_batch(agent), config)
+
+
+def test_a_sparse_law_is_refused_for_a_likelihood() -> None:
+    with pytest.raises(UserError, match="probability zero"):
+        build("iql", IQL | {"policy_family": "sparse_q_gaussian"})
+
+
 @pytest.mark.parametrize(
     ("bootstrap", "actor_loss", "share_mean"),
     list(itertools.product(("actor", "proposal"), ("reverse_kl", "detached_k3"), (True, False))),
@@ -193,7 +207,7 @@ def test_iql_bounds() -> None:
     config = IQL | {"weight_clip": 0.05}
     agent = build("iql", config)
     with torch.no_grad():
-        agent.state_dict()["log_std"].copy_(torch.tensor([[-7.0, 3.0]]))
+        agent.state_dict()["actor.scale"].copy_(torch.tensor([[-7.0, 3.0]]))
     batch = make_batch(agent)
     assert_same("iql", agent, batch, config)
     unbounded = expected("iql", agent, batch, config | {"weight_clip": math.inf})

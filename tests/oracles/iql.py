@@ -4,7 +4,7 @@ With Qmin the smaller of the two *target* critics at the logged action:
 
     L_V  = mean  |kappa - 1{u < 0}| u^2,                       u = Qmin(s, a) - V(s)
     L_Q  = sum_i mean  (r + gamma (1 - d) V(s') - Q_i(s, a))^2
-    L_pi = -mean  min(exp(beta u), clip) ln N(a; tanh(mean(s)), std)
+    L_pi = -mean  min(exp(beta u), clip) ln pi(a|s)
 
 ``frozen`` holds the parameters wherever an equation takes no gradient, so that finite differences in
 ``params`` see the same path as automatic differentiation does.
@@ -18,22 +18,7 @@ from typing import Any
 import numpy as np
 
 from oracles import mlp as nets
-
-
-def log_normal(x: float, mean: float, std: float) -> float:
-    """``ln N(x; mean, std^2)``."""
-    return -((x - mean) ** 2) / (2.0 * std**2) - math.log(std) - 0.5 * math.log(2.0 * math.pi)
-
-
-def log_policy(params: nets.Arrays, obs: np.ndarray, act: np.ndarray, config: dict[str, Any]) -> float:
-    """``ln pi(a|s)``: independent normals around ``tanh(mean(s))``, one standard deviation per dimension."""
-    means = nets.mlp(params, "mean", [float(x) for x in obs])
-    total = 0.0
-    for i, mean in enumerate(means):
-        log_std = float(params["log_std"][0, i])
-        log_std = min(max(log_std, config["log_std_min"]), config["log_std_max"])
-        total += log_normal(float(act[i]), math.tanh(mean), math.exp(log_std))
-    return total
+from oracles import policies
 
 
 def losses(
@@ -44,7 +29,7 @@ def losses(
     Args:
         params: The seed's parameters.
         batch: obs [B, O], act [B, A], reward [B], next_obs [B, O], terminated [B] (0 or 1).
-        config: discount, expectile, inverse_temperature, weight_clip, log_std_min, log_std_max.
+        config: discount, expectile, inverse_temperature, weight_clip, log_std_min, log_std_max, policy_family.
         frozen: The parameters where no gradient flows; ``params`` if None.
     """
     frozen = params if frozen is None else frozen
@@ -64,5 +49,5 @@ def losses(
 
         advantage = q_target - nets.state_value(frozen, obs)
         weight = min(math.exp(config["inverse_temperature"] * advantage), config["weight_clip"])
-        actor -= weight * log_policy(params, obs, act, config) / n
+        actor -= weight * policies.log_policy(params, "actor", obs, act, config) / n
     return {"value": value, "critic": critic, "actor": actor}

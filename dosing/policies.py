@@ -1,0 +1,158 @@
+"""Policy networks: one trunk, one head per parameter of the law, a choice of laws.
+
+Every law lives on the [-1, 1] axis of a dose, one independent law per dose dimension. Which families a loss
+allows is the method's business: a likelihood of recorded doses needs a law that is positive on the whole box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+from torch.nn.functional import softplus
+
+from dosing.agent import Problem
+from dosing.distributions.bounded import TanhNormal
+from dosing.distributions.q_gaussian import QGaussian, n_uniforms, support_radius
+from dosing.distributions.scaled_beta import ScaledBeta
+from dosing.distributions.student_t import StudentT
+from dosing.distributions.univariate import Univariate
+from dosing.errors import UserError
+from dosing.networks import Init, Initialiser, Linear, Mlp
+
+Family = Literal[
+    "clipped_gaussian", "squashed_gaussian", "student_t", "beta", "heavy_q_gaussian", "sparse_q_gaussian"
+]
+LIKELIHOOD_FAMILIES: tuple[Family, ...] = (
+    "clipped_gaussian",
+    "squashed_gaussian",
+    "student_t",
+    "beta",
+    "heavy_q_gaussian",
+)
+"""Families whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
+
+MEAN_LIMIT = 0.999
+"""Largest |mean| of a sparse law; leaves room for a support of positive width at every mean."""
+MIN_WIDTH = 1e-3
+"""Smallest half-width of a sparse law, as a fraction of the room between the mean and the nearer limit."""
+EDGE = 1e-6
+"""Laws on the open box see recorded doses at most this close to its edges."""
+
+
+def sparse_law(mean: Tensor, width: Tensor, q: float) -> QGaussian:
+    """Bounded q-Gaussian whose support [m - h, m + h] lies inside (-1, 1) by parametrisation.
+
+    Args:
+        mean: ``[S, B, A]`` with ``|mean| <= MEAN_LIMIT``.
+        width: unconstrained; h = u (1 - |m|) with u = MIN_WIDTH + (1 - 2 MIN_WIDTH) sigmoid(width).
+        q: index below 1.
+    """
+    fraction = MIN_WIDTH + (1.0 - 2.0 * MIN_WIDTH) * torch.sigmoid(width)
+    half_width = fraction * (1.0 - mean.abs())
+    return QGaussian(mean, half_width / support_radius(q), q, validate_args=False)
+
+
+def check_likelihood(family: Family) -> None:
+    """Refuse a law that gives some recorded doses probability zero.
+
+    Raises:
+        UserError: the family has bounded support, so the log-likelihood of a dose outside it is -inf.
+    """
+    if family not in LIKELIHOOD_FAMILIES:
+        raise UserError(
+            f"policy family {family!r} cannot be fitted by likelihood: a recorded dose outside its interval "
+            f"has probability zero; choose one of {', '.join(LIKELIHOOD_FAMILIES)}, or the agent fttpo."
+        )
+
+
+class Policy(nn.Module):
+    """Law of the dose given the observation.
+
+    Families and their parameters, from linear heads h on the trunk's features:
+
+    * ``clipped_gaussian``: N(tanh(h_loc), sigma^2), executed clipped; sigma = exp(clip(h_scale));
+    * ``squashed_gaussian``: tanh of N(h_loc, sigma^2);
+    * ``student_t``: location tanh(h_loc), scale sigma, df = 1 + softplus(h_df);
+    * ``beta``: Beta(1 + softplus(h_loc), 1 + softplus(h_scale)) on the box, unimodal;
+    * ``heavy_q_gaussian``: q-Gaussian with 1 < q < 3, location tanh(h_loc), scale sigma;
+    * ``sparse_q_gaussian``: q-Gaussian with q < 1, see :func:`sparse_law`; exactly zero outside its interval.
+
+    Args:
+        init: initialiser of the S seeds.
+        problem: sizes.
+        hidden: widths of the trunk.
+        family: the law.
+        q: index of the q-Gaussian families; None is 2 for the heavy and 0 for the sparse one.
+        scheme: initialisation of every layer.
+        log_std: bounds of ln sigma.
+        free_scale: one state-independent ln sigma per seed and dimension, starting at 0, in place of a head;
+            a Beta law, which has no sigma, keeps its head.
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        problem: Problem,
+        hidden: Sequence[int],
+        family: Family,
+        *,
+        q: float | None = None,
+        scheme: Init = "default",
+        log_std: tuple[float, float] = (-5.0, 2.0),
+        free_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.family, self.log_std = family, log_std
+        self.q = q if q is not None else {"heavy_q_gaussian": 2.0, "sparse_q_gaussian": 0.0}.get(family, 1.0)
+        if family == "sparse_q_gaussian" and not self.q < 1.0:
+            raise UserError(f"a sparse q-Gaussian needs q below 1, got {self.q}.")
+        if family == "heavy_q_gaussian" and not 1.0 < self.q < 3.0:
+            raise UserError(f"a heavy-tailed q-Gaussian needs q above 1 and below 3, got {self.q}.")
+        width, n_act = hidden[-1], problem.n_act
+        self.trunk = Mlp(init, [problem.n_obs, *hidden], scheme=scheme, activate_last=True)
+        self.loc = Linear(init, width, n_act, scheme=scheme)
+        self.scale: Linear | nn.Parameter
+        if free_scale and family != "beta":
+            self.scale = init.constant(0.0, 1, n_act)
+        else:
+            self.scale = Linear(init, width, n_act, scheme=scheme)
+        if family == "student_t":
+            self.df = Linear(init, width, n_act, scheme=scheme)
+
+    def law(self, features: Tensor) -> Univariate:
+        """Per-dimension law with batch shape ``[S, B, A]`` at the trunk's ``features``."""
+        loc = self.loc(features)
+        raw = self.scale(features) if isinstance(self.scale, Linear) else self.scale.expand_as(loc)
+        if self.family == "sparse_q_gaussian":
+            return sparse_law(MEAN_LIMIT * torch.tanh(loc), raw, self.q)
+        if self.family == "beta":
+            return ScaledBeta(1.0 + softplus(loc), 1.0 + softplus(raw), -1.0, 1.0, validate_args=False)
+        scale = torch.exp(raw.clamp(*self.log_std))
+        if self.family == "squashed_gaussian":
+            return TanhNormal(loc, scale, validate_args=False)
+        if self.family == "student_t":
+            return StudentT(1.0 + softplus(self.df(features)), torch.tanh(loc), scale, validate_args=False)
+        return QGaussian(torch.tanh(loc), scale, self.q, validate_args=False)
+
+    def forward(self, obs: Tensor) -> Distribution:
+        """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``."""
+        return Independent(self.law(self.trunk(obs)), 1, validate_args=False)
+
+    def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Log-density ``[S, B]`` of recorded actions ``[S, B, A]``.
+
+        The open-box families see actions moved inside by ``EDGE``, where their density is finite.
+        """
+        if self.family in ("squashed_gaussian", "beta"):
+            act = act.clamp(-1.0 + EDGE, 1.0 - EDGE)
+        log_prob: Tensor = self.law(self.trunk(obs)).log_prob(act).sum(-1)
+        return log_prob
+
+    @property
+    def n_uniforms(self) -> int:
+        """Uniform numbers that one draw of one dose dimension uses."""
+        return StudentT.n_uniforms if self.family == "student_t" else n_uniforms(self.q)

@@ -1,0 +1,93 @@
+"""Laws of a policy network at one state, one dose dimension at a time, from the parameters of one seed.
+
+A network ``name`` has a trunk ``name.trunk`` and linear heads ``name.loc``, ``name.scale`` (or one free number per
+dimension) and ``name.df``. With sigma = exp(clip(scale)):
+
+    clipped_gaussian    N(tanh(loc), sigma^2)
+    squashed_gaussian   tanh of N(loc, sigma^2):  ln N(atanh a) - ln(1 - a^2)
+    student_t           location tanh(loc), scale sigma, df = 1 + softplus(df)
+    beta                a = 2x - 1, x ~ Beta(1 + softplus(loc), 1 + softplus(scale)):  ln Beta(x) - ln 2
+    heavy_q_gaussian    q-Gaussian(q), location tanh(loc), scale sigma
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from oracles import mlp as nets
+
+EDGE = 1e-6
+
+
+def softplus(x: float) -> float:
+    """``ln(1 + e^x)``."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def heads(params: nets.Arrays, name: str, obs: np.ndarray) -> list[dict[str, float]]:
+    """Raw head outputs of every dose dimension."""
+    features = nets.mlp(params, f"{name}.trunk", [float(x) for x in obs], trunk=True)
+    raw = {"loc": nets.head(params, f"{name}.loc", features)}
+    if f"{name}.scale" in params:
+        raw["scale"] = [float(x) for x in params[f"{name}.scale"][0]]
+    else:
+        raw["scale"] = nets.head(params, f"{name}.scale", features)
+    if f"{name}.df.weight" in params:
+        raw["df"] = nets.head(params, f"{name}.df", features)
+    return [{key: values[i] for key, values in raw.items()} for i in range(len(raw["loc"]))]
+
+
+def scipy_law(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
+    """The law on its own axis (before tanh for the squashed Gaussian, on [0, 1] for Beta) as scipy has it."""
+    if family == "beta":
+        return stats.beta(1.0 + softplus(raw["loc"]), 1.0 + softplus(raw["scale"]))
+    sigma = math.exp(min(max(raw["scale"], config["log_std_min"]), config["log_std_max"]))
+    if family == "squashed_gaussian":
+        return stats.norm(raw["loc"], sigma)
+    mean = math.tanh(raw["loc"])
+    if family == "clipped_gaussian":
+        return stats.norm(mean, sigma)
+    if family == "student_t":
+        return stats.t(1.0 + softplus(raw["df"]), mean, sigma)
+    assert family == "heavy_q_gaussian"
+    q = config.get("policy_q", 2.0)
+    return stats.t((3.0 - q) / (q - 1.0), mean, sigma)
+
+
+def log_policy(
+    params: nets.Arrays, name: str, obs: np.ndarray, act: list[float], config: dict[str, Any]
+) -> float:
+    """``ln pi(a|s)``, summed over independent dose dimensions."""
+    family = config.get("policy_family", "clipped_gaussian")
+    total = 0.0
+    for raw, a in zip(heads(params, name, obs), act, strict=True):
+        law = scipy_law(family, raw, config)
+        if family in ("squashed_gaussian", "beta"):
+            a = min(max(float(a), -1.0 + EDGE), 1.0 - EDGE)
+        if family == "squashed_gaussian":
+            total += float(law.logpdf(math.atanh(a))) - math.log(1.0 - a * a)
+        elif family == "beta":
+            total += float(law.logpdf(0.5 * (a + 1.0))) - math.log(2.0)
+        else:
+            total += float(law.logpdf(float(a)))
+    return total
+
+
+def sample(
+    params: nets.Arrays, name: str, obs: np.ndarray, uniform: np.ndarray, config: dict[str, Any]
+) -> list[float]:
+    """One action per dose dimension by the inverse distribution function at ``uniform [A, 1]``.
+
+    Only for laws that the product, too, samples by inversion (one uniform number per draw).
+    """
+    family = config.get("policy_family", "clipped_gaussian")
+    assert uniform.shape[1] == 1
+    drawn = []
+    for raw, u in zip(heads(params, name, obs), uniform[:, 0], strict=True):
+        value = float(scipy_law(family, raw, config).ppf(float(u)))
+        drawn.append({"squashed_gaussian": math.tanh(value), "beta": 2.0 * value - 1.0}.get(family, value))
+    return drawn
