@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -415,6 +416,15 @@ def _start_worker(lock: Any) -> None:
     """One torch thread per worker: seeds and runs go side by side, small products do not gain from two."""
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A command that was killed cannot stop its workers; without this they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _job(
