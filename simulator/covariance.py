@@ -63,8 +63,7 @@ def published_rows(uniforms: Array) -> Rows:
 
 
 def helmert(k: int) -> Array:
-    """Return the k-1 orthonormal Helmert contrasts [k-1, k]: row i compares entry i+1 with those before
-    it."""
+    """Return the k-1 orthonormal Helmert contrasts [k-1, k]: entry i+1 against those before it."""
     rows = np.tril(np.ones((k - 1, k)))
     index = np.arange(1, k)
     rows[index - 1, index] = -index
@@ -74,11 +73,12 @@ def helmert(k: int) -> Array:
 
 def shared_lkj_factor(generator: Generator, k: int) -> Array:
     """Draw one LKJ(1) correlation matrix over two and return its factor [k, k]."""
-    return matrices(lkj_rows(generator.standard_normal((k, k + 1, 1), dtype=np.float32)))[0]
+    factor: Array = matrices(lkj_rows(generator.standard_normal((k, k + 1, 1), dtype=np.float32)))[0]
+    return factor
 
 
 def correlate(rows: Rows, normals: Array, out: Array) -> None:
-    """Write each patient's ``L @ z`` to ``out`` [k, P], from the rows of L and z ``normals`` [entries, P]."""
+    """Write ``L @ z`` of each patient to ``out`` [k, P]; the z are ``normals`` [entries, P]."""
     for row, entry in zip(rows, out, strict=True):
         np.einsum("jp,jp->p", row, normals[: len(row)], out=entry)
 

@@ -1,11 +1,13 @@
 """Expected reward of environments III and IV in closed form, with its gradient in the doses.
 
-The latent mean m moves deterministically under a dose sequence and the noise never feeds back, so the expected
-return of a sequence is a smooth function of the doses. With s ~ N(m, C) and the normal moments
+The latent mean m moves deterministically under a dose sequence and the noise never feeds back, so the
+expected return of a sequence is a smooth function of the doses. With s ~ N(m, C) and the normal moments
 E[exp(x)] = exp(mean + variance/2) and E[x^3] = mean^3 + 3 mean variance::
 
-    III:  E r = -exp((m_1 + m_5)/2 + (C_11 + C_55 + 2 C_15)/8) a^2 + 2 (m_2 + m_3 + m_6 + m_7 + 1/2) a + m_4 + m_8
-    IV:   E r = q(m_1) + q(m_2) + 2 q(m_5) + 2 q(m_6) + m_3 + m_4 + (m_7 + m_8)/2,  q(m_i) = (m_i^3 + 3 m_i C_ii)/8
+    III:  E r = -exp((m_1 + m_5)/2 + (C_11 + C_55 + 2 C_15)/8) a^2
+                + 2 (m_2 + m_3 + m_6 + m_7 + 1/2) a + m_4 + m_8
+    IV:   E r = q(m_1) + q(m_2) + 2 q(m_5) + 2 q(m_6) + m_3 + m_4 + (m_7 + m_8)/2,
+                q(m_i) = (m_i^3 + 3 m_i C_ii)/8
 
 m is the mean after the dose; under the published evaluation lag it is the mean before it.
 """
@@ -50,7 +52,7 @@ class Patients:
     @property
     def n(self) -> int:
         """Number of patients."""
-        return self.mean.shape[1]
+        return len(self.spread)
 
     def repeat(self, times: int) -> "Patients":
         """Return every patient ``times`` times, all of one patient's copies side by side."""
@@ -81,7 +83,8 @@ def known_patients(env_id: str, n: int, seed: int, **options: Any) -> Patients:
     scenario = env.visits.options.scenario
     if not isinstance(scenario, Treatment):
         raise UserError(
-            f"{env_id} has no deterministic latent mean: ceilings are known for {Treatment.env_id} and {LiIV.env_id}"
+            f"{env_id} has no deterministic latent mean: "
+            f"ceilings are known for {Treatment.env_id} and {LiIV.env_id}"
         )
     env.reset(seed=seed)
     core = env.visits.core
@@ -135,8 +138,9 @@ def reward_gradient(patients: Patients, mean: Float, dose: Float) -> tuple[Float
 def expected_return(patients: Patients, doses: Float, gamma: float = 1.0) -> Float:
     """Return the expected (discounted) return [n] of dose sequences [T, n].
 
-    For a policy that looks at noisy states, pass the doses it gave: each depends on noise of earlier visits only,
-    so this is the return with the noise of its own visit averaged out, and its mean over patients is unbiased.
+    For a policy that looks at noisy states, pass the doses it gave: each depends on noise of earlier visits
+    only, so this is the return with the noise of its own visit averaged out, and its mean over patients is
+    unbiased.
     """
     mean, total, weight = patients.mean, np.zeros(patients.n), 1.0
     for dose in doses:
@@ -147,7 +151,7 @@ def expected_return(patients: Patients, doses: Float, gamma: float = 1.0) -> Flo
 
 
 def value_and_gradient(patients: Patients, doses: Float, gamma: float = 1.0) -> tuple[Float, Float]:
-    """Return the expected return [n] of dose sequences [T, n] and its gradient [T, n], by the adjoint method."""
+    """Return the expected return [n] of doses [T, n] and its gradient [T, n], by the adjoint method."""
     means = [patients.mean]
     for dose in doses:
         means.append(move(patients, means[-1], dose))

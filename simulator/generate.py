@@ -20,6 +20,7 @@ from dosing.safety import LIMITED_BY
 from simulator.card import scenario_card
 from simulator.environment import CohortEnv, whole_number
 from simulator.policies import BehaviourPolicy, Clinic, View, parse_policy
+from simulator.progress import progress_bar
 from simulator.streams import BLOCK, POLICY, block_streams
 
 CHUNK_VISITS = 100_000
@@ -139,12 +140,7 @@ class Plan:
         end = self.first + self.patients
         starts = range(self.first // BLOCK * BLOCK, end, size)
         jobs = [(max(low, self.first), min(low + size, end)) for low in starts if low + size > self.first]
-        if not progress:
-            yield from self._in_order(jobs, workers)
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=self.patients * self.steps, unit="visit", unit_scale=True, disable=None) as bar:
+        with progress_bar(progress, total=self.patients * self.steps, unit="visit", unit_scale=True) as bar:
             for chunk in self._in_order(jobs, workers):
                 yield chunk
                 bar.update(len(chunk))

@@ -1,6 +1,6 @@
 """Ceilings: how good a policy can be at all on a scenario with a deterministic latent mean (III and IV).
 
-- *clairvoyant*: knows a patient's latent mean and covariance. Because noise never feeds back into the mean, the
+- *clairvoyant*: knows a patient's mean and covariance. Because noise never feeds back into the mean, the
   best open-loop dose sequence is the best of all policies; it is found by batched spectral projected gradient
   ascent (Birgin, Martinez, Raydan 2000) from many starts, with a certificate of convergence.
 - *myopic, true mean*: maximises each visit's expected reward, knowing mean and covariance.
@@ -63,7 +63,8 @@ def clairvoyant(
 ) -> Clairvoyant:
     """Find each patient's best dose sequence by spectral projected gradient ascent from several starts.
 
-    Half of the starts are constant doses spread over the limits, one is the myopic sequence, the others random.
+    Half of the starts are constant doses spread over the limits, one is the best constant dose, one myopic,
+    the others are random.
     """
     low, high, steps, n = patients.low, patients.high, patients.visits, patients.n
     rng = np.random.default_rng(seed)
@@ -71,6 +72,7 @@ def clairvoyant(
     constants = restarts // 2
     start[:, :, :constants] = np.linspace(low, high, constants + 2)[1:-1]
     start[:, :, -1] = myopic_doses(patients)
+    start[:, :, -2] = best_constant_dose(patients, gamma)[0]
     many = patients.repeat(restarts)
     doses, gradient_size, used = _ascend(many, start.reshape(steps, -1), gamma, iterations, tolerance)
     value = expected_return(many, doses, gamma).reshape(n, restarts)
@@ -91,8 +93,9 @@ def _ascend(
 ) -> tuple[Float, Float, int]:
     """Climb from ``doses`` [T, N] until every projected gradient is below ``tolerance``.
 
-    Barzilai-Borwein steps with a non-monotone Armijo rule over the last ten values, each sequence on its own.
-    Sequences that have converged leave the batch. Returns doses, largest projected gradient entries, iterations.
+    Barzilai-Borwein steps with a non-monotone Armijo rule over the last ten values, each sequence on its
+    own. Sequences that have converged leave the batch. Returns doses, largest projected gradient entries,
+    iterations.
     """
     low, high, memory = patients.low, patients.high, 10
     final, size = doses.copy(), np.full(doses.shape[1], np.inf)
@@ -148,7 +151,7 @@ def myopic_doses(patients: Patients, means: Float | None = None) -> Float:
 
 
 def best_next_dose(patients: Patients, mean: Float, points: int = 81, rounds: int = 4) -> Float:
-    """Return the dose [n] with the largest expected reward of this visit, by a grid that narrows ``rounds`` times."""
+    """Return the dose [n] with the largest expected reward of this visit, by a grid that narrows."""
     low, high = np.full(patients.n, patients.low), np.full(patients.n, patients.high)
     best = low
     for _ in range(rounds):

@@ -1,24 +1,22 @@
 """Reachable ceilings: the best memoryless and the best recurrent policy, trained through the simulator.
 
-The expected reward is differentiable in the doses and a state is its mean plus noise that does not depend on the
-doses, so a policy can be trained by back-propagation through whole episodes, every episode with patients never
-seen before. This is no learning from data: it needs the law itself, and so bounds what any learner can reach.
+The expected reward is differentiable in the doses and a state is its mean plus noise that does not depend
+on the doses, so a policy can be trained by back-propagation through whole episodes, every episode with
+patients never seen before. This is no learning from data: it needs the law itself, and so bounds what any
+learner can reach.
 
 torch is an optional package here and is imported only when a policy is trained.
 """
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from simulator.environment import CohortEnv
 from simulator.expectation import Float, Patients, known_patients
-
-Observe = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+from simulator.progress import progress_bar
 
 TRAINING_SEED_OFFSET = 1_000_003
 """Training patients come from another seed than the patients of the table."""
@@ -87,26 +85,25 @@ def train(
             "the memoryless and recurrent ceilings are trained with torch, which is not installed"
         ) from None
     seed += TRAINING_SEED_OFFSET
+    options.pop("first_patient", None)  # the training patients are chosen here
     patients = known_patients(env_id, batch, seed, **options)
     policy = TrainedPolicy(torch, recurrent, patients.low, patients.high, hidden, seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
     dice = torch.Generator().manual_seed(seed)
-    rounds: Any = range(iterations)
-    if progress:
-        tqdm = importlib.import_module("tqdm").tqdm
-        rounds = tqdm(rounds, desc="recurrent" if recurrent else "memoryless", unit="batch", disable=None)
-    for i in rounds:
-        env = CohortEnv(env_id, num_envs=batch, first_patient=i * batch, **options)
-        patients = known_patients(env_id, batch, seed, first_patient=i * batch, **options)
-        env.reset(seed=seed)
-        factors = torch.from_numpy(env.visits.core.factors())
-        loss = -_episode(torch, policy, patients, factors, dice, gamma).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
-        optimiser.step()
-        schedule.step()
+    with progress_bar(progress, total=iterations, desc="recurrent" if recurrent else "memoryless") as bar:
+        for i in range(iterations):
+            env = CohortEnv(env_id, num_envs=batch, first_patient=i * batch, **options)
+            patients = known_patients(env_id, batch, seed, first_patient=i * batch, **options)
+            env.reset(seed=seed)
+            factors = torch.from_numpy(env.visits.core.factors())
+            loss = -_episode(torch, policy, patients, factors, dice, gamma).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
+            optimiser.step()
+            schedule.step()
+            bar.update()
     return policy
 
 

@@ -225,9 +225,6 @@ class ParquetSink(FileSink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the footer and move the file into place."""
-        if self._writer is _NOTHING:
-            self.discard()
-            raise UserError(f"{self.path} would hold no rows")
         self._writer.add_key_value_metadata({_KEY: json.dumps(metadata)})
         self._writer.close()
         self.replace()
@@ -264,9 +261,6 @@ class CsvSink(FileSink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Put the metadata in front of the rows and move the file into place."""
-        if self._writer is _NOTHING:
-            self.discard()
-            raise UserError(f"{self.path} would hold no rows")
         self._writer.close()
         with self.partial.open("wb") as out, self._rows.open("rb") as rows:
             out.write(_CSV_MARK.encode() + json.dumps(metadata).encode() + b"\n")
@@ -361,20 +355,13 @@ class MinariSink(Sink):
 
     def append(self, arrays: Arrays) -> None:
         """Add whole episodes, one at a time."""
-        buffers = self._buffers(arrays)
-        if self._set is not _NOTHING:
-            self._set.storage.update_episodes(buffers)
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # minari warns about every field it would like to have from an author
-            self._set = self._minari.create_dataset_from_buffers(
-                self.id,
-                buffers,
-                algorithm_name=str(self._metadata.get("policy")),
-                **self._environment(arrays),
-            )
+        if self._set is _NOTHING:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # minari warns about every field that an author leaves out
+                self._set = self._minari.create_dataset_from_buffers(
+                    self.id, [], algorithm_name=str(self._metadata.get("policy")), **self._environment(arrays)
+                )
+        self._set.storage.update_episodes(self._buffers(arrays))
 
     def _environment(self, arrays: Arrays) -> dict[str, Any]:
         """Name the environment where gymnasium knows it, and always its spaces."""
@@ -406,6 +393,10 @@ class MinariSink(Sink):
         starts = np.flatnonzero(np.r_[True, np.diff(arrays["episode"]) != 0])
         for low, high in zip(starts, [*starts[1:], len(arrays["episode"])], strict=True):
             rows = {name: array[low:high] for name, array in arrays.items()}
+            if rows["obs"][1:].tobytes() != rows["next_obs"][:-1].tobytes():
+                raise UserError(
+                    f"Minari cannot keep episode {rows['episode'][0]}: its next_obs are not its next obs"
+                )
             yield buffer(
                 observations=np.concatenate([rows["obs"], rows["next_obs"][-1:]]),
                 actions=rows["act"],
@@ -417,8 +408,6 @@ class MinariSink(Sink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Store our metadata beside Minari's own."""
-        if self._set is _NOTHING:
-            raise UserError(f"the Minari data set {self.id} would hold no rows")
         self._set.storage.update_metadata({"dosing": metadata})
 
     def discard(self) -> None:

@@ -6,7 +6,7 @@ reading. Files are written to a temporary name in the same folder and moved into
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +146,7 @@ class EpisodeWriter:
         self.metadata = {**metadata, "schema": SCHEMA}
         self._hash = ContentHash()
         self._rows = 0
+        self._path = path
         self._sink = open_sink(path, self.metadata)
 
     def write(self, episodes: Episodes) -> None:
@@ -154,13 +155,24 @@ class EpisodeWriter:
         self.metadata |= {"n_obs": episodes.obs.shape[1], "n_act": episodes.act.shape[1]}
         self._hash.update(arrays)
         self._rows += len(episodes)
-        self._sink.append(arrays)
+        self._try(lambda: self._sink.append(arrays))
 
     def close(self) -> dict[str, Any]:
         """Complete the file, move it into place and return its final metadata."""
+        if not self._rows:
+            self._sink.discard()
+            raise UserError(f"{self._path} would hold no rows and was not written")
         self.metadata |= {"rows": self._rows, "content_hash": self._hash.hexdigest()}
-        self._sink.finish(self.metadata)
+        self._try(lambda: self._sink.finish(self.metadata))
         return self.metadata
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """Turn a full disk and the like into one sentence, and leave nothing half written."""
+        try:
+            action()
+        except OSError as error:
+            self._sink.discard()
+            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -188,8 +200,7 @@ def read_episodes(path: str | Path) -> Episodes:
 
     Raises:
         UserError: If the file is missing, of another kind, truncated, of another schema version, or if its
-        arrays
-            do not match their content hash.
+            arrays do not match their content hash.
     """
     arrays, metadata = read_arrays(path)
     if metadata.get("schema") != SCHEMA:

@@ -37,7 +37,7 @@ class LiI(Scenario):
     reward_text = "-3 exp(s1' - s2') a^2 + 3 (s1' + s2' + 1/2) a + 3 s1' + 3 s2', s' the next true state"
     start_text = "s_0 ~ N(0, I/4)"
     noise_text = "s' ~ N(m, I/4)"
-    # The motion is quadratic and has no exact bound; see tests/simulator/test_bounds.py for what is reached.
+    # The motion is quadratic and has no exact bound; tests/simulator/test_sanity.py shows what is reached.
     state_bound = 50.0
     mean_bound = 50.0
     visits = 24
@@ -83,9 +83,10 @@ class LiII(LiI):
     motion_text = "m1 = 0.75 (2a - 1) s1 + s1 s2/4, m2 = 0.75 (1 - 2a) s2 + s1 s2/4"
     reward_text = "s1'^3/4 + 2 s1' + s2'^3/2 + s2' + (2a - 1)/4, s' the next true state"
     noise_text = "s' ~ N(m, I/4), cut to [-2, 2]"
-    # Only the first state is not cut: |s_0| <= 8.25/2; then |mean| <= 0.75 * 4.125 + 4.125^2 / 4 < 7.4.
+    # Only the first state is not cut: |s_0| <= 8.25/2. The mean is bounded for doses felt up to 60 times as
+    # strongly as given, further than any patient of realism 5 can be (exp(0.5 * 8.25) = 62).
     state_bound = 4.2
-    mean_bound = 7.4
+    mean_bound = 400.0
 
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
         """Move both states and cut them to [-2, 2], as published."""

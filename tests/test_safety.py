@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dosing.errors import UserError
+from dosing.safety import LIMITED_BY, DoseLimits
+
+LIMITS = DoseLimits(low=(-1.0,), high=(2.0,), unit="mg")
+
+
+def test_doses_inside_pass_unchanged_and_unmarked() -> None:
+    dose = np.array([[-1.0], [0.3], [2.0]], dtype=np.float32)
+    delivered, limited = LIMITS.deliver(dose)
+    assert delivered.dtype == np.float32
+    np.testing.assert_array_equal(delivered, dose)
+    assert limited.tolist() == [0, 0, 0]
+
+
+def test_doses_outside_are_held_at_the_limit_and_name_it() -> None:
+    delivered, limited = LIMITS.deliver([[-1.5], [0.0], [2.5], [1e300]])
+    assert delivered[:, 0].tolist() == [-1.0, 0.0, 2.0, 2.0]
+    assert [LIMITED_BY[code] for code in limited] == ["low limit", "", "high limit", "high limit"]
+
+
+def test_delivering_does_not_change_the_request() -> None:
+    dose = np.array([[5.0]])
+    LIMITS.deliver(dose)
+    assert dose[0, 0] == 5.0
+    inside = np.array([[0.5]])
+    delivered, _ = LIMITS.deliver(inside)
+    delivered[0, 0] = 9.0
+    assert inside[0, 0] == 0.5
+
+
+def test_two_dimensional_doses_are_limited_each_by_its_own_limits() -> None:
+    limits = DoseLimits(low=(0.0, 10.0), high=(1.0, 20.0))
+    delivered, limited = limits.deliver([[0.5, 25.0], [-1.0, 15.0], [0.5, 15.0]])
+    assert delivered.tolist() == [[0.5, 20.0], [0.0, 15.0], [0.5, 15.0]]
+    assert limited.tolist() == [2, 1, 0]
+    assert limits.n_act == 2
+
+
+@pytest.mark.parametrize(
+    "bad", [[[np.nan]], [[np.inf]], [[-np.inf]], [[0.1, 0.2]], 0.3, [["a lot"]], None, [[True]], [[1 + 1j]]]
+)
+def test_what_is_no_finite_dose_of_the_right_shape_is_refused(bad: object) -> None:
+    with pytest.raises(UserError, match="dose"):
+        LIMITS.deliver(bad)
+
+
+@pytest.mark.parametrize(("low", "high"), [((1.0,), (1.0,)), ((0.0,), (np.inf,)), ((0.0, 1.0), (2.0,))])
+def test_limits_that_make_no_sense_are_refused(low: tuple[float, ...], high: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="limits"):
+        DoseLimits(low=low, high=high)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_every_finite_request_is_delivered_inside_and_marked_exactly_when_changed(doses: list[float]) -> None:
+    limits = DoseLimits(low=(0.1,), high=(0.7,))  # neither is a float32 number
+    dose = np.array(doses, dtype=np.float32)[:, None]
+    delivered, limited = limits.deliver(dose)
+    assert (delivered >= np.float32(0.1)).all()
+    assert (delivered <= np.float32(0.7)).all()
+    np.testing.assert_array_equal(limited > 0, (delivered != dose)[:, 0])
+
+
+def test_contains() -> None:
+    assert LIMITS.contains([[0.0], [2.1], [np.nan]]).tolist() == [True, False, False]
