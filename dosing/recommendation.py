@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -116,7 +117,7 @@ def recommend(
         mass_outside=None,
         seeds=(),
         reasons=(reason,),
-        state=tuple(_echo(value) for value in state),
+        state=_echoes(state),
         provenance=provenance or {},
         time=_now(),
     )
@@ -125,22 +126,32 @@ def recommend(
 def check_state(state: Sequence[Any], n_obs: int, names: Sequence[str] = ()) -> tuple[float, ...]:
     """Return the state as finite numbers.
 
+    Args:
+        state: a list, tuple or array of numbers or of texts that read as numbers.
+        n_obs: how many there have to be.
+        names: of the entries, for the messages.
+
     Raises:
-        UserError: wrong length, not a number, NaN or infinite; the message names the entry.
+        UserError: no list, wrong length, not a number, NaN or infinite; the message names the entry.
     """
+    table = isinstance(state, np.ndarray) and state.ndim != 1
+    if table or not isinstance(state, Sequence | np.ndarray) or isinstance(state, str | bytes):
+        raise UserError(f"the state must be a list of {n_obs} numbers, got a {type(state).__name__}.")
     if len(state) != n_obs:
         raise UserError(f"the state needs {n_obs} numbers, got {len(state)}.")
     numbers = []
     for index, value in enumerate(state):
         name = f"{names[index]} (entry {index + 1})" if index < len(names) else f"entry {index + 1}"
         try:
-            if isinstance(value, bool):
+            if isinstance(value, bool | np.bool_ | bytes) or (isinstance(value, str) and "_" in value):
                 raise TypeError
             number = float(value)
         except (TypeError, ValueError):
-            raise UserError(f"{name} of the state must be a number, got {value!r}.") from None
+            raise UserError(f"{name} of the state must be a number, got {_echo(value)!r}.") from None
+        except OverflowError:  # a whole number of more than 308 digits
+            number = math.inf
         if not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
-            raise UserError(f"{name} of the state must be a finite number, got {value}.")
+            raise UserError(f"{name} of the state must be a finite number, got {_echo(value)}.")
         numbers.append(number)
     return tuple(numbers)
 
@@ -151,13 +162,15 @@ def _answer(
     obs = np.broadcast_to(np.asarray(state, dtype=np.float32), (len(policy.seeds), 1, len(state)))
     doses = policy.recommended(obs)[:, 0]  # [S, A]
     sets = policy.dose_set(obs)
-    low, high, mass = sets.low[:, 0], sets.high[:, 0], sets.mass_outside[:, 0]
+    mass = policy.mass_outside(obs, np.asarray(limits.low), np.asarray(limits.high))[:, 0]
+    low, high = sets.low[:, 0], sets.high[:, 0]
     for what, values in (("dose", doses), ("interval", low), ("interval", high), ("probability", mass)):
         bad = np.atleast_1d(~np.isfinite(values).all(-1))
         if bad.any():
             seeds = [seed for seed, wrong in zip(policy.seeds, bad, strict=True) if wrong]
             raise UserError(
-                f"the policy's {what} is not finite for seed(s) {seeds}: its weights are damaged."
+                f"the policy's {what} is not finite for seed(s) {seeds}: its weights are damaged, or the "
+                "state is beyond anything it can compute with."
             )
     proposed = doses.mean(0)
     dose, code = limits.deliver(proposed)
@@ -194,11 +207,22 @@ def _words(values: Any) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
 
 
+def _echoes(state: Any) -> tuple[Any, ...]:
+    """Whatever came in place of a state, as JSON can carry it; no more than the first 100 entries."""
+    try:
+        return (_echo(state),) if isinstance(state, str) else tuple(_echo(x) for x in islice(state, 100))
+    except Exception:  # the door answers, whatever stands before it
+        return (_echo(state),)
+
+
 def _echo(value: Any) -> Any:
-    """The input as JSON can carry it: finite numbers stay, all else becomes its text."""
-    if isinstance(value, int | float) and math.isfinite(value):
+    """A value as JSON can carry it: usual numbers stay, all else becomes a short text."""
+    if isinstance(value, int | float) and abs(value) < 1e300:
         return value
-    return str(value)
+    try:
+        return str(value)[:80]
+    except Exception:
+        return f"an unreadable {type(value).__name__}"
 
 
 def _now() -> str:
