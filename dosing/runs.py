@@ -134,7 +134,8 @@ def read_table(path: Path) -> pa.Table:
         UserError: the file is missing, truncated or of another format.
     """
     try:
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # this one file; pq.read_table would also take a folder of them
+            return file.read()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except (pa.ArrowException, OSError) as error:
