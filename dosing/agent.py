@@ -98,6 +98,11 @@ class Agent(nn.Module):
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Noise that one update draws, by name."""
 
+    def rows(self, dataset: Any) -> Tensor | None:
+        """Rows of the ``dosing.data.dataset.Dataset`` this method trains on; None for all of them."""
+        del dataset
+        return None
+
     @abstractmethod
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name and further metrics by name, each ``[S]``; changes nothing."""

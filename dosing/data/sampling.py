@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,24 @@ from dosing.streams import draw, draw_indices
 
 BLOCK = 64
 """Updates whose indices and noise are drawn together; part of the definition of the random streams."""
+
+
+def _next_act(dataset: Dataset) -> Tensor:
+    """Recorded action of the next visit ``[M, A]``; 0 at the last visit of an episode."""
+    following = torch.zeros_like(dataset.act)
+    following[:-1] = dataset.act[1:]
+    return following * _has_next(dataset)
+
+
+def _has_next(dataset: Dataset) -> Tensor:
+    """1.0 where the next visit of the same episode was recorded, ``[M, 1]``."""
+    has = torch.ones_like(dataset.reward)
+    has[dataset.starts[1:] - 1] = 0.0
+    return has[:, None]
+
+
+EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {"next_act": _next_act, "has_next": _has_next}
+"""Columns an agent can ask for in ``needs``, each ``[M, width]``."""
 
 
 class Sampler:
@@ -35,14 +53,17 @@ class Sampler:
     def __init__(self, dataset: Dataset, agent: Agent, batch_size: int, *, in_place: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
-        if agent.needs:
-            raise UserError(f"the sampler cannot serve {sorted(agent.needs)}.")
+        unknown = sorted(agent.needs - EXTRAS.keys())
+        if unknown:
+            raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(EXTRAS)}.")
         self.dataset = dataset
         self.seeds = agent.seeds
         self.batch_size = batch_size
         self._noise_plan = agent.noise(batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
-        self._widths = [n_obs, n_act, n_obs, 1, 1]
+        self._extras = sorted(agent.needs)
+        extras = [EXTRAS[name](dataset) for name in self._extras]
+        self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
         # One row per transition, so that a batch is one gather instead of five.
         self._rows = torch.cat(
             (
@@ -51,9 +72,13 @@ class Sampler:
                 dataset.next_obs,
                 dataset.reward[:, None],
                 dataset.terminated[:, None],
+                *extras,
             ),
             dim=1,
         )
+        chosen = agent.rows(dataset)
+        if chosen is not None:
+            self._rows = self._rows[chosen]
         self._block = -1
         self._static: tuple[Tensor, dict[str, Tensor]] | None = None
         if in_place:
@@ -69,7 +94,7 @@ class Sampler:
     def _refill(self, block: int) -> None:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
         device, dtype = self._rows.device, self._rows.dtype
-        index = draw_indices(self.seeds, len(self.dataset), (BLOCK, self.batch_size), block, device=device)
+        index = draw_indices(self.seeds, len(self._rows), (BLOCK, self.batch_size), block, device=device)
         self._index = index.view(BLOCK, -1)
         self._noise = {
             name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
@@ -92,7 +117,7 @@ class Sampler:
                 kept[name].copy_(values)
             noise = kept
         columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
-        obs, act, next_obs, reward, terminated = columns
+        obs, act, next_obs, reward, terminated, *extras = columns
         return Batch(
             obs=obs,
             act=act,
@@ -100,5 +125,6 @@ class Sampler:
             next_obs=next_obs,
             terminated=terminated.squeeze(-1),
             noise=noise,
+            extra=dict(zip(self._extras, extras, strict=True)),
             step=step,
         )
