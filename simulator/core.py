@@ -130,9 +130,8 @@ class Room:
 
     def __init__(self, k: int, blocks: int) -> None:
         """Make room for ``blocks`` blocks of noise of up to ``k`` entries."""
-        self.blocks = np.empty((blocks, k, BLOCK), dtype=np.float32)
+        self.drawn = np.empty(k * blocks * BLOCK, dtype=np.float32)
         self.normals = np.empty(k * blocks * BLOCK, dtype=np.float32)
-        self.noise = np.empty(k * blocks * BLOCK, dtype=np.float32)
 
 
 class Group:
@@ -188,12 +187,12 @@ class Group:
 
     def _make_noise(self) -> Array:
         b, k, z = len(self._streams), self.scenario.n_state, self._entries
-        blocks = self._room.blocks.reshape(-1)[: b * z * BLOCK].reshape(b, z, BLOCK)
+        blocks = self._room.drawn[: b * z * BLOCK].reshape(b, z, BLOCK)
         for stream, block in zip(self._streams, blocks, strict=True):
             stream.standard_normal(dtype=np.float32, out=block)
         normals = self._room.normals[: z * b * BLOCK].reshape(z, b, BLOCK)
         normals[...] = blocks.transpose(1, 0, 2)
-        noise = self._room.noise[: k * b * BLOCK].reshape(k, b * BLOCK)
+        noise = self._room.drawn[: k * b * BLOCK].reshape(k, b * BLOCK)  # over the draws: less cache is used
         if self.shared is None:
             correlate(self.rows, normals.reshape(z, -1), noise)
         else:

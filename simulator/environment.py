@@ -141,8 +141,8 @@ class Visits:
         self.time += 1
         extreme = (np.abs(delivered) > self._extreme).any(axis=1)
         info: Info = {
-            "patient": self.patients,
-            "dose_requested": dose,
+            "patient": self.patients.copy(),
+            "dose_requested": dose.copy(),  # the caller may use the array again
             "dose_delivered": delivered,
             "limited_by": limited,
             "cost": extreme.astype(np.float32),
@@ -247,7 +247,7 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
         super().reset(seed=seed)
         following = self.visits.next_patient if seed is None else self.visits.options.first_patient
         obs = self.visits.start(_entropy(self.np_random_seed), _patient(options, following))
-        return obs, {"patient": self.visits.patients}
+        return obs, {"patient": self.visits.patients.copy()}
 
     def step(
         self, actions: Any

@@ -181,6 +181,24 @@ def test_seeds_differ_and_repeat() -> None:
     assert not np.array_equal(*unseeded)
 
 
+@pytest.mark.parametrize("options", [{}, {"realism": 5, "history": 2}], ids=str)
+def test_an_episode_through_gymnasiums_own_checks_gives_no_warning(options: dict[str, Any]) -> None:
+    env = gymnasium.make(TREATMENT, **options)
+    env.reset(seed=0)
+    dose = np.array([1.4], dtype=np.float32)  # the same array every time, beyond the limit
+    for t in range(24):
+        assert env.step(dose)[3] == (t == 23)
+
+
+def test_info_keeps_what_was_requested_when_the_caller_changes_the_array() -> None:
+    dose = np.zeros((2, 1), dtype=np.float32)
+    env = CohortEnv(TREATMENT, num_envs=2)
+    env.reset(seed=0)
+    info = env.step(dose)[4]
+    dose[:] = 0.7
+    assert not info["dose_requested"].any()
+
+
 def test_what_is_returned_is_not_overwritten_by_the_next_step() -> None:
     env = CohortEnv(TREATMENT, num_envs=4)
     first, _ = env.reset(seed=0)

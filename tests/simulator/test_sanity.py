@@ -97,11 +97,11 @@ def test_table_b2_simenv3_myopic() -> None:
 
 
 def replication_like_the_table() -> int:
-    """The published columns come from one random covariance; pick the seed whose rho_15 fits its +1 row.
+    """The published columns come from one random covariance; pick the seed whose rho_15 fits their +-1 rows.
 
-    Under dose 1 the discounted return is about 10 (1 - kappa), kappa = exp((1 + rho_15)/8): -1.5 says 0.12.
+    The returns under +1 and -1 add up to -20 kappa, kappa = exp((1 + rho_15)/8): -1.5 - 21.0 says 1.125.
     """
-    wanted = 8 * np.log(1.15) - 1
+    wanted = 8 * np.log(1.125) - 1
 
     def rho(seed: int) -> float:
         core = Core(SCENARIOS[TREATMENT]("li-data"), 1, "train")
@@ -119,7 +119,7 @@ def test_table_b2_environment_iii(variant: str, table: dict[float | str, tuple[f
     for policy, figure in table.items():
         value = returns(TREATMENT, policy, 4000, 0.9, seed, variant=variant, steps=100)
         # the rest of the covariance is another one: its effect on the spread is not part of the comparison
-        check(value, (figure[0], None), 4000, 0.15)
+        check(value, (figure[0], None), 4000, 0.05)
 
 
 def test_simenv3_quickly() -> None:
