@@ -1,8 +1,7 @@
-"""Every loss of an agent equals its equations written out in loops, in value and in gradient.
+"""Every loss of IQL and FtTPO equals its equations written out in loops, in value and in gradient.
 
-The comparison is per seed of a stack of two, in double precision, at random weights, with all biases and the
-target networks moved away from their initial values. Where the agent draws, the oracle receives noise that is
-obtained from the same uniform numbers through formulas of its own.
+Where FtTPO draws, the oracle receives noise that is obtained from the same uniform numbers through formulas
+of its own.
 """
 
 from __future__ import annotations
@@ -10,30 +9,40 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from oracle_cases import (
+    HIDDEN,
+    N_OBS,
+    SEEDS,
+    Config,
+    Oracle,
+    assert_gradients,
+    assert_routed,
+    assert_same,
+    assert_seen,
+    build,
+    discount_sign,
+    found,
+    larger_critic,
+    make_batch,
+    no_terminal_mask,
+    seed_params,
+    seed_rows,
+    targets_are_online,
+)
 from oracles import fttpo, iql
 from oracles import mlp as nets
 from scipy import stats
 from scipy.optimize import brentq
 
-import agents
-from dosing.agent import Agent, Batch, Problem
+from dosing.agent import Batch
 from dosing.errors import UserError
 from dosing.policies import LIKELIHOOD_FAMILIES
-from dosing.streams import draw
 
-SEEDS = (3, 11)
-N_OBS = 4
-N_ROWS = 7
-HIDDEN = (8, 6)
-RTOL = 1e-9
-
-ORACLES: dict[str, ModuleType] = {"fttpo": fttpo, "iql": iql}
 IQL = {
     "hidden": HIDDEN,
     "discount": 0.9,
@@ -54,45 +63,6 @@ FTTPO = {
     "actor_loss": "reverse_kl",
     "share_mean": True,
 }
-OWN = {
-    "iql": {"critic": ("critic.",), "value": ("value.",), "actor": ("actor.",)},
-    "fttpo": {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)},
-}
-
-
-def build(name: str, config: dict[str, Any], n_act: int = 2) -> Agent:
-    """A stack of two seeds whose every parameter, targets included, is shifted by its own random amount."""
-    agent = agents.build(name, config, Problem(N_OBS, n_act), SEEDS, dtype=torch.float64)
-    rng = np.random.default_rng(1)
-    with torch.no_grad():
-        for parameter in agent.parameters():
-            parameter += torch.from_numpy(0.25 * rng.standard_normal(parameter.shape))
-    return agent
-
-
-def make_batch(agent: Agent) -> Batch:
-    """Random transitions: two of seven terminal, one action on each edge of the box."""
-    rng = np.random.default_rng(6)
-    shape = (len(SEEDS), N_ROWS)
-    n_act = agent.problem.n_act
-    act = rng.uniform(-1.0, 1.0, (*shape, n_act))
-    act[:, 0], act[:, 1] = 1.0, -1.0
-    terminated = np.zeros(shape)
-    terminated[:, 2:4] = 1.0
-    noise = {
-        name: draw(
-            SEEDS, law, (1, *rest), (0, number), device=torch.device("cpu"), dtype=torch.float64
-        ).squeeze(0)
-        for number, (name, (law, rest)) in enumerate(agent.noise(N_ROWS).items())
-    }
-    return Batch(
-        obs=torch.from_numpy(rng.standard_normal((*shape, N_OBS))),
-        act=torch.from_numpy(act),
-        reward=torch.from_numpy(2.0 * rng.standard_normal(shape)),
-        next_obs=torch.from_numpy(rng.standard_normal((*shape, N_OBS))),
-        terminated=torch.from_numpy(terminated),
-        noise=noise,
-    )
 
 
 def standard_noise(uniform: np.ndarray, q: float) -> float:
@@ -116,45 +86,24 @@ def standard_noise(uniform: np.ndarray, q: float) -> float:
     return math.sqrt(-2.0 * log_q) * math.cos(2.0 * math.pi * u2)
 
 
-def seed_params(agent: Agent, seed: int) -> nets.Arrays:
-    """The parameters of one seed of the stack."""
-    return {name: value[seed].numpy().copy() for name, value in agent.state_dict().items()}
-
-
-def seed_batch(batch: Batch, seed: int, config: dict[str, Any]) -> nets.Arrays:
+def fttpo_rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
     """The batch of one seed, noise as standard q-Gaussian draws."""
-    rows = {
-        name: getattr(batch, name)[seed].numpy()
-        for name in ("obs", "act", "reward", "next_obs", "terminated")
-    }
-    for name, uniform in batch.noise.items():
+    rows = seed_rows(batch, seed, config)
+    for name in batch.noise:
         actor = name == "act" or config["bootstrap"] == "actor"
         q = config["q_actor"] if actor else config["q_proposal"]
-        flat = uniform[seed].numpy()
-        z = [[standard_noise(u, q) for u in row] for row in flat]
-        rows[f"z_{name}"] = np.array(z)
+        rows[f"z_{name}"] = np.array([[standard_noise(u, q) for u in row] for row in rows.pop(f"u_{name}")])
     return rows
 
 
-def expected(name: str, agent: Agent, batch: Batch, config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The oracle's losses, ``[S]`` each."""
-    per_seed = [
-        ORACLES[name].losses(seed_params(agent, k), seed_batch(batch, k, config), config)
-        for k in range(len(SEEDS))
-    ]
-    return {key: np.array([losses[key] for losses in per_seed]) for key in per_seed[0]}
-
-
-def found(agent: Agent, batch: Batch) -> dict[str, np.ndarray]:
-    """The agent's losses, ``[S]`` each."""
-    return {name: loss.detach().numpy() for name, loss in agent.losses(batch).items()}
-
-
-def assert_same(name: str, agent: Agent, batch: Batch, config: dict[str, Any]) -> None:
-    have, want = found(agent, batch), expected(name, agent, batch, config)
-    assert have.keys() == want.keys()
-    for key, values in want.items():
-        np.testing.assert_allclose(have[key], values, rtol=RTOL, err_msg=key)
+ORACLES = {
+    "iql": Oracle(iql.losses, {"critic": ("critic.",), "value": ("value.",), "actor": ("actor.",)}),
+    "fttpo": Oracle(
+        fttpo.losses,
+        {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)},
+        fttpo_rows,
+    ),
+}
 
 
 # Values
@@ -166,14 +115,14 @@ def assert_same(name: str, agent: Agent, batch: Batch, config: dict[str, Any]) -
 def test_iql_losses(n_act: int, expectile: float, inverse_temperature: float) -> None:
     config = IQL | {"expectile": expectile, "inverse_temperature": inverse_temperature}
     agent = build("iql", config, n_act)
-    assert_same("iql", agent, make_batch(agent), config)
+    assert_same(ORACLES["iql"], agent, make_batch(agent), config)
 
 
 @pytest.mark.parametrize("family", LIKELIHOOD_FAMILIES)
 def test_iql_losses_of_every_policy_family(family: str) -> None:
     config = IQL | {"policy_family": family}
     agent = build("iql", config)
-    assert_same("iql", agent, make_batch(agent), config)
+    assert_same(ORACLES["iql"], agent, make_batch(agent), config)
 
 
 def test_a_sparse_law_is_refused_for_a_likelihood() -> None:
@@ -199,7 +148,7 @@ def test_fttpo_losses(
         "share_mean": share_mean,
     }
     agent = build("fttpo", config, n_act)
-    assert_same("fttpo", agent, make_batch(agent), config)
+    assert_same(ORACLES["fttpo"], agent, make_batch(agent), config)
 
 
 def test_iql_bounds() -> None:
@@ -209,13 +158,13 @@ def test_iql_bounds() -> None:
     with torch.no_grad():
         agent.state_dict()["actor.scale"].copy_(torch.tensor([[-7.0, 3.0]]))
     batch = make_batch(agent)
-    assert_same("iql", agent, batch, config)
-    unbounded = expected("iql", agent, batch, config | {"weight_clip": math.inf})
-    assert (unbounded["actor"] != expected("iql", agent, batch, config)["actor"]).all(), (
+    assert_same(ORACLES["iql"], agent, batch, config)
+    unbounded = ORACLES["iql"].expected(agent, batch, config | {"weight_clip": math.inf})
+    assert (unbounded["actor"] != ORACLES["iql"].expected(agent, batch, config)["actor"]).all(), (
         "no weight was clipped"
     )
     for bound in ({"log_std_min": -9.0}, {"log_std_max": 9.0}):
-        loose = expected("iql", agent, batch, config | bound)
+        loose = ORACLES["iql"].expected(agent, batch, config | bound)
         assert (loose["actor"] != found(agent, batch)["actor"]).all(), f"{bound} was not reached"
 
 
@@ -228,9 +177,9 @@ def test_fttpo_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         weights = agent.state_dict()
         weights["proposal.log_variance.bias"].copy_(torch.tensor([[-40.0, 40.0]]))
         weights["actor.width.bias"].copy_(torch.tensor([[-40.0, 40.0]]))
-    assert_same("fttpo", agent, batch, config)
-    looser = expected("fttpo", agent, batch, config | {"weight_clip": 1e4})
-    assert (looser["proposal"] != expected("fttpo", agent, batch, config)["proposal"]).any()
+    assert_same(ORACLES["fttpo"], agent, batch, config)
+    looser = ORACLES["fttpo"].expected(agent, batch, config | {"weight_clip": 1e4})
+    assert (looser["proposal"] != ORACLES["fttpo"].expected(agent, batch, config)["proposal"]).any()
 
     # Wide actor, narrow proposal, draws at the mean: with eight dimensions the ratio passes its bound.
     config = FTTPO | {"actor_loss": "detached_k3"}
@@ -242,9 +191,11 @@ def test_fttpo_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         weights["proposal.log_variance.bias"].fill_(-40.0)
         weights["actor.width.bias"].fill_(40.0)
         batch.noise["act"].fill_(0.5)
-    assert_same("fttpo", agent, batch, config)
+    assert_same(ORACLES["fttpo"], agent, batch, config)
     monkeypatch.setattr(fttpo, "MAX_RATIO", math.inf)
-    assert (expected("fttpo", agent, batch, config)["actor"] > 2.0 * found(agent, batch)["actor"]).all()
+    assert (
+        ORACLES["fttpo"].expected(agent, batch, config)["actor"] > 2.0 * found(agent, batch)["actor"]
+    ).all()
 
 
 def test_both_branches_are_compared() -> None:
@@ -253,7 +204,7 @@ def test_both_branches_are_compared() -> None:
         agent = build(name, config)
         sides = set()
         for seed in range(len(SEEDS)):
-            params, rows = seed_params(agent, seed), seed_batch(make_batch(agent), seed, config)
+            params, rows = seed_params(agent, seed), ORACLES[name].rows(make_batch(agent), seed, config)
             for obs, act in zip(rows["obs"], rows["act"], strict=True):
                 low = nets.pessimistic(nets.action_values(params, f"{members}.net", obs, list(act)))
                 sides.add(low - nets.state_value(params, obs) > cut)
@@ -261,23 +212,6 @@ def test_both_branches_are_compared() -> None:
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-
-def discount_sign(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    config["discount"] *= -1.0
-
-
-def no_terminal_mask(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["terminated"] = np.zeros_like(rows["terminated"])
-
-
-def larger_critic(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(nets, "pessimistic", max)
-
-
-def targets_are_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in params if k.startswith("critic.")]:
-        params[key.replace("critic.", "critic_target.", 1)] = params[key]
 
 
 def expectile_mirrored(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -328,25 +262,10 @@ def proposal_not_normalised(config: Any, params: Any, rows: Any, patch: pytest.M
 def test_a_mistake_is_seen(
     name: str, mistake: Callable[..., None], reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config: dict[str, Any] = dict(IQL if name == "iql" else FTTPO)
-    agent = build(name, config)
-    batch = make_batch(agent)
-    have = found(agent, batch)
-    params, rows = seed_params(agent, 0), seed_batch(batch, 0, config)
-    mistake(config, params, rows, monkeypatch)
-    wrong = ORACLES[name].losses(params, rows, config)
-    differs = {key for key in have if wrong[key] != pytest.approx(have[key][0], rel=1e-4)}
-    agrees = {key for key in have if wrong[key] == pytest.approx(have[key][0], rel=RTOL)}
-    assert differs == reached
-    assert agrees == set(have) - reached
+    assert_seen(ORACLES[name], name, IQL if name == "iql" else FTTPO, mistake, reached, monkeypatch)
 
 
 # Gradients
-
-
-def own(name: str, loss: str, parameter: str) -> bool:
-    """Whether the equations let this loss reach this parameter."""
-    return parameter.startswith(OWN[name][loss])
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -361,68 +280,12 @@ CASE_IDS = ["iql", "fttpo-shared-kl", "fttpo-own-kl", "fttpo-shared-k3", "fttpo-
 
 @pytest.mark.parametrize(("name", "config"), CASES, ids=CASE_IDS)
 def test_gradients_equal_finite_differences_of_the_equations(name: str, config: dict[str, Any]) -> None:
-    """Central differences of the oracle in its live parameters, everything else frozen, against autograd.
-
-    Two entries of every parameter, of the second seed; every loss, so zeros count as well.
-    """
-    seed, step = 1, 1e-6
-    agent = build(name, config)
-    batch = make_batch(agent)
-    rows = seed_batch(batch, seed, config)
-    frozen = seed_params(agent, seed)
-    losses = agent.losses(batch)
-    named = {key: p for key, p in agent.named_parameters() if p.requires_grad}
-    gradients = {
-        loss: dict(
-            zip(
-                named,
-                torch.autograd.grad(
-                    value[seed], list(named.values()), retain_graph=True, materialize_grads=True
-                ),
-                strict=True,
-            )
-        )
-        for loss, value in losses.items()
-    }
-    rng = np.random.default_rng(7)
-    moved = dict.fromkeys(losses, 0)
-    for key in named:
-        size = frozen[key].size
-        for index in rng.choice(size, min(2, size), replace=False):
-            ends = []
-            for sign in (1.0, -1.0):
-                live = dict(frozen)
-                live[key] = frozen[key].copy()
-                live[key].flat[index] += sign * step
-                ends.append(ORACLES[name].losses(live, rows, config, frozen))
-            for loss in losses:
-                difference = (ends[0][loss] - ends[1][loss]) / (2.0 * step)
-                gradient = float(gradients[loss][key][seed].flatten()[int(index)])
-                assert gradient == pytest.approx(difference, rel=1e-5, abs=2e-8), f"{loss} by {key}[{index}]"
-                moved[loss] += gradient != 0.0
-    assert all(count >= 4 for count in moved.values()), f"too few gradients to compare: {moved}"
+    assert_gradients(ORACLES[name], name, config)
 
 
 @pytest.mark.parametrize(("name", "config"), CASES, ids=CASE_IDS)
 def test_each_loss_reaches_its_own_network_only(name: str, config: dict[str, Any]) -> None:
-    """Each loss moves every parameter of its own network, no other network, and no other seed."""
-    agent = build(name, config)
-    batch = make_batch(agent)
-    named = dict(agent.named_parameters())
-    for key, parameter in named.items():
-        assert parameter.requires_grad == (not key.startswith("critic_target.")), key
-    trained = {key: p for key, p in named.items() if p.requires_grad}
-    for loss, value in agent.losses(batch).items():
-        gradients = torch.autograd.grad(
-            value[0], list(trained.values()), allow_unused=True, retain_graph=True
-        )
-        for key, gradient in zip(trained, gradients, strict=True):
-            if own(name, loss, key):
-                assert gradient is not None
-                assert bool(gradient[0].any()), f"{loss} leaves {key} without gradient"
-                assert not bool(gradient[1].any()), f"{loss} of seed 0 reaches {key} of seed 1"
-            else:
-                assert gradient is None or not bool(gradient.any()), f"{loss} reaches {key}"
+    assert_routed(ORACLES[name], name, config)
 
 
 # The one-sample reverse KL is unbiased
