@@ -45,7 +45,8 @@ class Initialiser:
 
     def stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> nn.Parameter:
         """Stack one array per seed into a parameter ``[S, ...]``."""
-        values = np.stack([draw(stream) for stream in self._streams])
+        # contiguous: Adam's fused step walks through weights and moments by memory, whatever their strides
+        values = np.ascontiguousarray(np.stack([draw(stream) for stream in self._streams]))
         return nn.Parameter(torch.as_tensor(values, dtype=self.dtype, device=self.device))
 
     def constant(self, value: float, *shape: int) -> nn.Parameter:
