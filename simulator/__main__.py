@@ -145,7 +145,7 @@ def _print_table(episodes: Episodes) -> None:
 
 
 def _ceiling(chosen: argparse.Namespace) -> None:
-    from simulator.oracle import ceilings, print_ceilings
+    from simulator.ceilings import ceilings, print_ceilings
 
     table = ceilings(
         chosen.env_id,

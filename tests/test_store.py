@@ -169,6 +169,24 @@ def test_a_truncated_file_is_one_clear_error(tmp_path: Path, name: str, share: f
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    data = episodes((40, 30))
+    write_episodes(data, path)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for at in rng.integers(0, len(content), 60):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            same(data, read_episodes(path))
+        except UserError:
+            refused += 1
+    assert refused > 3  # HDF5 is mostly padding when it holds so little
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_foreign_files_are_one_clear_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"this is something else\n")

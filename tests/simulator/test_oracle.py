@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dosing.errors import UserError
+from simulator.ceilings import ceilings
 from simulator.environment import CohortEnv
 from simulator.expectation import Patients, expected_return, known_patients, value_and_gradient
 from simulator.generate import simulate
@@ -12,7 +13,6 @@ from simulator.oracle import (
     TOLERANCE,
     best_constant_dose,
     best_next_dose,
-    ceilings,
     clairvoyant,
     myopic_doses,
 )

@@ -1,0 +1,96 @@
+"""What the file formats of episodes share: a sink that takes rows and appears whole or not at all."""
+
+import importlib
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dosing.errors import UserError
+
+Arrays = dict[str, NDArray[Any]]
+
+NOTHING: Any = None
+"""Stands for a writer that is opened with the first rows."""
+
+D4RL = {
+    "obs": "observations",
+    "act": "actions",
+    "reward": "rewards",
+    "next_obs": "next_observations",
+    "terminated": "terminals",
+    "truncated": "timeouts",
+    "act_requested": "actions_requested",
+    "cost": "costs",
+    "behaviour_log_prob": "infos/action_log_probs",
+    "episode": "infos/episode",
+    "step": "infos/step",
+    "limited_by": "infos/limited_by",
+}
+"""Name of each array in the D4RL layout."""
+
+
+class Sink(ABC):
+    """Takes rows and becomes a file or data set when finished."""
+
+    @abstractmethod
+    def append(self, arrays: Arrays) -> None:
+        """Write the next rows."""
+
+    @abstractmethod
+    def finish(self, metadata: dict[str, Any]) -> None:
+        """Store the metadata and make the result visible."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove what was written."""
+
+
+class FileSink(Sink, ABC):
+    """A sink that writes to a temporary name beside its target and moves it into place."""
+
+    def __init__(self, path: Path) -> None:
+        """Check the folder and choose the temporary name."""
+        if not path.parent.is_dir():
+            raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
+        self.path = path
+        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            self.partial.touch()
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+    def replace(self) -> None:
+        """Flush the temporary file to the disk and give it its name, then flush the folder."""
+        for target, flags in ((self.partial, os.O_RDWR), (self.path.parent, os.O_RDONLY)):
+            handle = os.open(target, flags)
+            os.fsync(handle)
+            os.close(handle)
+            if target is self.partial:
+                os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        self.partial.unlink(missing_ok=True)
+
+
+def need(module: str, purpose: str) -> ModuleType:
+    """Import a package that only ``purpose`` needs; raises UserError when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"{purpose} needs the package {module.split('.')[0]}, which is not installed"
+        ) from None
+
+
+def load_json(text: str | bytes, path: Path) -> dict[str, Any]:
+    """Return the metadata of ``path`` from their JSON text."""
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} is not an episode file of this program (its metadata are not a table)")
+    return metadata
