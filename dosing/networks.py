@@ -13,6 +13,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dosing.streams import check_seeds, generator
 
@@ -127,6 +128,25 @@ class Linear(nn.Module):
         return flat.view(seeds, members, -1, n_out)
 
 
+class StackedLayerNorm(nn.Module):
+    """Layer normalisation per seed (Ba, Kiros, Hinton 2016, arXiv 1607.06450), in the parameters' precision.
+
+    Every row of ``[S, B, n]`` (``[S, E, B, n]`` for an ensemble) is brought to mean 0 and variance 1 over its
+    n units, then scaled and shifted by the seed's own ``weight`` and ``bias``, which start at 1 and 0.
+    """
+
+    def __init__(self, init: Initialiser, width: int, *, members: int | None = None) -> None:
+        super().__init__()
+        lead = () if members is None else (members,)
+        self.weight = init.constant(1.0, *lead, 1, width)
+        self.bias = init.constant(0.0, *lead, 1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis; the variance is the biased one, plus 1e-5 as in ``torch.nn.LayerNorm``."""
+        weight: Tensor = self.weight
+        return torch.addcmul(self.bias, functional.layer_norm(x.to(weight.dtype), x.shape[-1:]), weight)
+
+
 class Mlp(nn.Module):
     """Multi-layer perceptron with ReLU between layers and, by default, none after the last.
 
@@ -136,6 +156,7 @@ class Mlp(nn.Module):
         members: E for an ensemble.
         scheme: initialisation of every layer.
         activate_last: also apply ReLU after the last layer (a trunk of features).
+        layer_norm: normalise before every ReLU, see :class:`StackedLayerNorm`.
     """
 
     def __init__(
@@ -146,10 +167,15 @@ class Mlp(nn.Module):
         members: int | None = None,
         scheme: Init = "default",
         activate_last: bool = False,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             Linear(init, n_in, n_out, members=members, scheme=scheme) for n_in, n_out in pairwise(widths)
+        )
+        normed = widths[1:] if activate_last else widths[1:-1]
+        self.norms = nn.ModuleList(
+            StackedLayerNorm(init, width, members=members) for width in normed if layer_norm
         )
         self.activate_last = activate_last
         self.dtype = init.dtype
@@ -160,6 +186,8 @@ class Mlp(nn.Module):
         for i, layer in enumerate(self.layers):
             x = cast(Linear, layer).product(x)
             if i < last or self.activate_last:
+                if self.norms:
+                    x = self.norms[i](x)
                 x = torch.relu(x)
         return x.to(self.dtype)
 
@@ -199,10 +227,16 @@ class Value(nn.Module):
     """State value V(s): ``[S, B, O] -> [S, B]``."""
 
     def __init__(
-        self, init: Initialiser, n_obs: int, hidden: Sequence[int], *, scheme: Init = "default"
+        self,
+        init: Initialiser,
+        n_obs: int,
+        hidden: Sequence[int],
+        *,
+        scheme: Init = "default",
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.net = Mlp(init, [n_obs, *hidden, 1], scheme=scheme)
+        self.net = Mlp(init, [n_obs, *hidden, 1], scheme=scheme, layer_norm=layer_norm)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Values ``[S, B]`` of ``obs [S, B, O]``."""

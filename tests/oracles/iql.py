@@ -15,8 +15,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from oracles import mlp as nets
 from oracles import policies
 
@@ -29,7 +27,8 @@ def losses(
     Args:
         params: The seed's parameters.
         batch: obs [B, O], act [B, A], reward [B], next_obs [B, O], terminated [B] (0 or 1).
-        config: discount, expectile, inverse_temperature, weight_clip, log_std_min, log_std_max, policy_family.
+        config: discount, expectile, inverse_temperature, weight_clip, log_std_min, log_std_max,
+            policy_family.
         frozen: The parameters where no gradient flows; ``params`` if None.
     """
     frozen = params if frozen is None else frozen

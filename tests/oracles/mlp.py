@@ -1,10 +1,13 @@
 """Multi-layer perceptrons evaluated one row at a time, from the named arrays of one seed's parameters.
 
 Layer ``i`` of a network ``net`` is ``net.layers.i.weight [in, out]`` and ``net.layers.i.bias [1, out]``; an
-ensemble has a leading member axis on both.
+ensemble has a leading member axis on both. Where there is a ``net.norms.i.weight [1, out]``, the layer's
+output is normalised over its units before the ReLU, then scaled by it and shifted by ``net.norms.i.bias``.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -22,6 +25,17 @@ def affine(weight: np.ndarray, bias: np.ndarray, row: list[float]) -> list[float
 def head(params: Arrays, name: str, row: list[float]) -> list[float]:
     """A single linear layer."""
     return affine(params[f"{name}.weight"], params[f"{name}.bias"], row)
+
+
+def normalised(weight: np.ndarray, bias: np.ndarray, row: list[float]) -> list[float]:
+    """``w (x - mean) / sqrt(variance + 1e-5) + b`` over the units of one row (Ba, Kiros, Hinton 2016)."""
+    mean = sum(row) / len(row)
+    variance = sum((x - mean) ** 2 for x in row) / len(row)
+    assert weight.shape == bias.shape == (1, len(row))
+    return [
+        float(weight[0, j]) * (x - mean) / math.sqrt(variance + 1e-5) + float(bias[0, j])
+        for j, x in enumerate(row)
+    ]
 
 
 def relu(row: list[float]) -> list[float]:
@@ -51,6 +65,11 @@ def mlp(
             weight, bias = weight[member], bias[member]
         row = affine(weight, bias, row)
         if trunk or layer < depth - 1:
+            if f"{name}.norms.{layer}.weight" in params:
+                assert member is None, "no ensemble has layer normalisation"
+                row = normalised(
+                    params[f"{name}.norms.{layer}.weight"], params[f"{name}.norms.{layer}.bias"], row
+                )
             row = relu(row)
     return row
 

@@ -1,7 +1,7 @@
 """Laws of a policy network at one state, one dose dimension at a time, from the parameters of one seed.
 
-A network ``name`` has a trunk ``name.trunk`` and linear heads ``name.loc``, ``name.scale`` (or one free number per
-dimension) and ``name.df``. With sigma = exp(clip(scale)):
+A network ``name`` has a trunk ``name.trunk`` and linear heads ``name.loc``, ``name.scale`` (or one free number
+per dimension) and ``name.df``. With sigma = exp(clip(scale)):
 
     clipped_gaussian    N(tanh(loc), sigma^2)
     squashed_gaussian   tanh of N(loc, sigma^2):  ln N(atanh a) - ln(1 - a^2)
@@ -82,12 +82,24 @@ def sample(
 ) -> list[float]:
     """One action per dose dimension by the inverse distribution function at ``uniform [A, 1]``.
 
-    Only for laws that the product, too, samples by inversion (one uniform number per draw).
+    Student's t takes ``uniform [A, 2]``: t = sqrt(df (U1^(-2/df) - 1)) cos(2 pi U2) (Bailey 1994, Math. Comp.
+    62:779).
     """
     family = config.get("policy_family", "clipped_gaussian")
-    assert uniform.shape[1] == 1
+    assert uniform.shape[1] == (2 if family == "student_t" else 1)
     drawn = []
-    for raw, u in zip(heads(params, name, obs), uniform[:, 0], strict=True):
-        value = float(scipy_law(family, raw, config).ppf(float(u)))
+    for raw, u in zip(heads(params, name, obs), uniform, strict=True):
+        law = scipy_law(family, raw, config)
+        if family == "student_t":
+            df, mean, sigma = law.args
+            t = math.sqrt(df * (float(u[0]) ** (-2.0 / df) - 1.0)) * math.cos(2.0 * math.pi * float(u[1]))
+            drawn.append(mean + sigma * t)
+            continue
+        value = float(law.ppf(float(u[0])))
         drawn.append({"squashed_gaussian": math.tanh(value), "beta": 2.0 * value - 1.0}.get(family, value))
     return drawn
+
+
+def executed(act: list[float]) -> list[float]:
+    """The action as it is carried out: every dose dimension moved to the nearer end of [-1, 1] if outside."""
+    return [min(max(a, -1.0), 1.0) for a in act]
