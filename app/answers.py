@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,10 @@ class Source:
     provenance: dict[str, Any]
 
 
+Piece = tuple[float, float]
+"""One interval of doses."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One policy's recommendation, with how it is drawn.
@@ -40,14 +44,40 @@ class Answer:
         source: the policy that was asked.
         mark: colour, dash and marker.
         found: dose or refusal.
-        outside_sparse: probability outside the interval of the sparse policy on screen, largest over dose
-            dimensions; None without one or after a refusal.
+        outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
+            over dose dimensions; None without one or after a refusal.
     """
 
     source: Source
     mark: Mark
     found: Recommendation
-    outside_sparse: float | None
+    outside_sparse: float | None = None
+
+    def pieces(self, dimension: int) -> list[Piece]:
+        """The doses that some seed could give: one interval, or several where the seeds are apart.
+
+        Without a bounded support it is the one interval that holds every seed's central 99 %.
+        """
+        if self.found.support is None:
+            return []
+        if not self.found.bounded:
+            return [(self.found.support[0][dimension], self.found.support[1][dimension])]
+        merged: list[Piece] = []
+        for low, high in sorted((s.low[dimension], s.high[dimension]) for s in self.found.seeds):
+            if merged and low <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+            else:
+                merged.append((low, high))
+        return merged
+
+    @property
+    def between_seeds(self) -> bool:
+        """Whether the recommended dose lies where no seed would dose: the seeds disagree."""
+        doses = self.found.dose or ()
+        return bool(self.found.bounded) and not all(
+            any(low <= dose <= high for low, high in self.pieces(dimension))
+            for dimension, dose in enumerate(doses)
+        )
 
 
 @dataclass(frozen=True)
@@ -82,25 +112,27 @@ def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
                 obs_names=source.obs_names,
                 provenance=source.provenance,
             ),
-            None,
         )
         for index, source in enumerate(sources)
     ]
     sparse = sparse_of(answers)
-    if sparse is None or sparse.found.support is None:
+    if sparse is None:
         return answers
-    low, high = (np.asarray(edge) for edge in sparse.found.support)
-    return [
-        Answer(a.source, a.mark, a.found, _mass_outside(a, low, high) if a.found.dose else None)
-        for a in answers
-    ]
+    return [replace(a, outside_sparse=_outside(a, sparse)) if a.found.dose else a for a in answers]
 
 
-def _mass_outside(answer: Answer, low: Array, high: Array) -> float:
-    """Mean over seeds of the probability outside the interval, largest over dose dimensions."""
-    policy = answer.source.policy
+def _outside(answer: Answer, sparse: Answer) -> float:
+    """Mean over seeds of the probability outside the sparse policy's set, largest over dose dimensions."""
+    policy, width = answer.source.policy, answer.source.limits.n_act
     obs = np.broadcast_to(_obs(answer.found), (len(policy.seeds), 1, len(answer.found.state)))
-    return float(policy.mass_outside(obs, low, high).mean((0, 1)).max())
+    largest = 0.0
+    for dimension in range(width):
+        pieces = sparse.pieces(dimension)
+        # Outside a union of k disjoint intervals: the sum of what is outside each, less k - 1.
+        each = [policy.mass_outside(obs, np.full(width, lo), np.full(width, hi)) for lo, hi in pieces]
+        outside = np.sum(each, axis=0)[:, 0, dimension] - (len(pieces) - 1)
+        largest = max(largest, float(np.maximum(outside, 0.0).mean()))
+    return largest
 
 
 def _obs(found: Recommendation) -> npt.NDArray[np.float32]:

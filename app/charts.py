@@ -36,27 +36,24 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 30, "b": BOTTOM, "autoexpand": True},
+        title={
+            "text": NOTICE,
+            "font": {"size": 10.5},
+            "xref": "container",
+            "x": 0,
+            "yref": "container",
+            "y": 30 / height,
+            "yanchor": "top",
+            "pad": {"l": 8},
+        },
         showlegend=False,
         dragmode=False,
         hovermode="closest",
         bargap=0.2,
         **layout,
     )
-    figure.update_xaxes(fixedrange=True, automargin=True, title_font_size=13)
+    figure.update_xaxes(fixedrange=True, automargin=True, title_font_size=13, title_standoff=4)
     figure.update_yaxes(fixedrange=True, automargin=True, title_font_size=13)
-    figure.add_annotation(
-        text=NOTICE,
-        xref="paper",
-        yref="paper",
-        x=0,
-        y=0,
-        yshift=-BOTTOM + 4,
-        xanchor="left",
-        yanchor="bottom",
-        align="left",
-        showarrow=False,
-        font={"size": 10.5},
-    )
     return figure
 
 
@@ -232,20 +229,18 @@ def course_doses(
     return figure
 
 
-def intervals(rows: Sequence[Row], visits: int | None = None) -> go.Figure:
+def intervals(rows: Sequence[Row]) -> go.Figure:
     """Mean return of every agent and reference rule with its interval, the best constant dose as a line.
 
     Args:
         rows: of the study table.
-        visits: per patient, for the axis title.
     """
     lane = 60
     agents_ = [row for row in rows if row.sampled is not None]
-    span = f" over {visits} visits" if visits else ""
     figure = finish(
         go.Figure(),
         lane * len(rows) + 30 + BOTTOM,
-        xaxis={"title": f"mean return per patient: sum of rewards{span} (no unit)", "zeroline": False},
+        xaxis={"title": "mean return per patient (no unit)", "zeroline": False},
         yaxis={"range": [-len(rows), 0], "visible": False},
     )
     best = next((row for row in rows if row.difference is None), None)

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from app.answers import Answer, Curve, dose_range
 from app.charts import BOTTOM, finish
-from app.theme import GREY, SHADE, Mark, decimals, interval, number, unit_words
+from app.theme import GREY, SHADE, Mark, decimals, interval, number, per_unit, unit_words
 from dosing.policy import CENTRAL
 
 Array = npt.NDArray[np.float64]
@@ -61,7 +61,10 @@ def dose_axis(
         },
         yaxis={
             "domain": [lanes_top + gap / body, 1],
-            "title": {"text": "density" + (", log scale" if log else ""), "standoff": 4},
+            "title": {
+                "text": f"density ({per_unit(limits.unit)}{', log scale' if log else ''})",
+                "standoff": 4,
+            },
         },
         yaxis2={"domain": [0, lanes_top], "range": [-len(answers), 0], "visible": False, "fixedrange": True},
     )
@@ -137,10 +140,9 @@ def _edges(figure: go.Figure, answer: Answer, curve: Curve, dimension: int, floo
 
     On the log scale an edge of a support reaches up to the density that ends there.
     """
-    assert answer.found.support is not None
     inside = curve.dose[curve.density > floor]
-    for end in answer.found.support:
-        x, line = end[dimension], {"color": answer.mark.colour, "width": 2.2}
+    line = {"color": answer.mark.colour, "width": 2.2}
+    for x in (end for piece in answer.pieces(dimension) for end in piece):
         if not answer.found.bounded:
             ends = {"yref": "y domain", "y0": 0, "y1": 0.14}
             figure.add_shape(type="line", x0=x, x1=x, line=line | {"dash": "2px,3px"}, **ends)
@@ -160,38 +162,14 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
         _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
         return
     places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
-    low, high = (end[dimension] for end in found.support)
     words = "exact support" if found.bounded else f"central {CENTRAL:.0%}, not a support"
     _lane_text(figure, left, -row - 0.17, f"{title}: {words}", "left")
     middle = -row - 0.5
     for limit in found.limits:
         ends = {"x0": limit[dimension], "x1": limit[dimension], "y0": middle - 0.24, "y1": middle + 0.24}
         figure.add_shape(type="line", yref="y2", line={"color": GREY, "width": 2.5}, **ends)
-    if not found.bounded:
-        box = {"x0": low, "x1": high, "y0": middle - 0.18, "y1": middle + 0.18}
-        dashed = {"color": mark.colour, "width": 1.5, "dash": "4px,3px"}
-        figure.add_shape(type="rect", yref="y2", line=dashed, **box)
-    figure.add_trace(
-        go.Bar(
-            x=[high - low],
-            base=[low],
-            y=[middle],
-            width=0.36,
-            orientation="h",
-            yaxis="y2",
-            marker={
-                "color": mark.faint(0.22) if found.bounded else "rgba(0,0,0,0)",
-                "line": {"color": mark.colour, "width": 1.5 if found.bounded else 0},
-                "pattern": {
-                    "shape": "" if found.bounded else "/",
-                    "fgcolor": mark.faint(0.5),
-                    "size": 8,
-                    "solidity": 0.2,
-                },
-            },
-            hovertemplate=f"{answer.source.name}: {interval(low, high, places)}, {words}<extra></extra>",
-        )
-    )
+    for low, high in answer.pieces(dimension):
+        _interval(figure, middle, low, high, answer, f"{interval(low, high, places)}, {words}")
     for place, seed in enumerate(found.seeds):
         y = middle + 0.26 * (0.5 - (place + 0.5) / len(found.seeds))
         figure.add_trace(
@@ -208,10 +186,36 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
             )
         )
     _dose(figure, middle, answer, dimension, places, _anchor(found.dose[dimension], left, right))
+    low, high = (end[dimension] for end in found.support)
     for end, beyond, sign, anchor in ((low, low < left, "◂", "left"), (high, high > right, "▸", "right")):
         if beyond:
             text = f"{sign} {number(end, places)}" if anchor == "left" else f"{number(end, places)} {sign}"
             _lane_text(figure, left if anchor == "left" else right, -row - 0.84, text, anchor)
+
+
+def _interval(figure: go.Figure, y: float, low: float, high: float, answer: Answer, words: str) -> None:
+    """One interval of a dose set: filled and solid, or hatched and dashed where it is no support."""
+    mark, bounded = answer.mark, answer.found.bounded
+    outline = {"color": mark.colour, "width": 1.5, "dash": "solid" if bounded else "4px,3px"}
+    box = {"x0": low, "x1": high, "y0": y - 0.18, "y1": y + 0.18}
+    figure.add_shape(type="rect", yref="y2", line=outline, **box)
+    pattern = {"shape": "" if bounded else "/", "fgcolor": mark.faint(0.5), "size": 8, "solidity": 0.2}
+    figure.add_trace(
+        go.Bar(
+            x=[high - low],
+            base=[low],
+            y=[y],
+            width=0.36,
+            orientation="h",
+            yaxis="y2",
+            marker={
+                "color": mark.faint(0.22) if bounded else "rgba(0,0,0,0)",
+                "line": {"width": 0},
+                "pattern": pattern,
+            },
+            hovertemplate=f"{answer.source.name}: {words}<extra></extra>",
+        )
+    )
 
 
 def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
@@ -270,7 +274,7 @@ def _direct_labels(
     heights = [np.interp(grid, dose, density) for _, _, dose, density in lines]
     if floor is not None:
         heights = [np.log10(np.maximum(height, floor)) for height in heights]
-    steepness = 0.1 * (len(grid) - 1)  # of one panel width: a name on a slope would cover its line
+    steepness = 0.3 * (len(grid) - 1)  # of one panel width: a name on a slope would cover its line
     for index, (name, mark, _, _) in enumerate(lines):
         others = [h for i, h in enumerate(heights) if i != index]
         lead = heights[index] - np.max(others, axis=0) if others else heights[index]

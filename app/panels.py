@@ -6,10 +6,11 @@ import numpy as np
 import streamlit as st
 
 from app import charts, frame
-from app.answers import Answer, Source, curves, sparse_of
+from app.answers import Answer, Piece, Source, curves, sparse_of
 from app.dose_chart import dose_axis
 from app.theme import decimals, interval, number, probability, with_unit
 from dosing.data.store import Episodes
+from dosing.policy import CENTRAL
 
 
 def card(answer: Answer, sparse: Answer | None) -> None:
@@ -26,25 +27,30 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     else:
         st.badge(f"▲ {found.status.upper()}: proposed {proposed}, held at a hard limit", color="orange")
     st.metric("Recommended dose", with_unit(dose, found.unit))
-    sets = "; ".join(interval(low, high, places) for low, high in zip(*found.support, strict=True))
+    if answer.between_seeds:
+        st.warning("**No seed would give this dose.** The seeds disagree, and it lies between their doses.")
+    sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
         for column in zip(*(seed.dose for seed in found.seeds), strict=True)
     )
-    kind = (
-        "Can give only (exact support)" if found.bounded else "99 % of its doses (it has no bounded support)"
-    )
-    lines = [
-        f"{kind}: **{sets}**",
-        f"Probability outside the hard limits, before clipping: **{probability(found.mass_outside)}**",
-    ]
+    if found.bounded:
+        lines = [f"Could give **{sets}** (exact support: nothing outside)"]
+    else:
+        lines = [f"Could give any dose; central {CENTRAL:.0%}: **{sets}**"]
+    lines.append(f"Probability outside the hard limits: **{probability(found.mass_outside)}**")
     if sparse is not None:
-        lines.append(
-            f"Probability outside {sparse.source.name}'s set: **{probability(answer.outside_sparse)}**"
-        )
+        name = sparse.source.name
+        lines.append(f"Probability outside {name}'s set: **{probability(answer.outside_sparse)}**")
     count = len(found.seeds)
-    lines.append(f"{count} training seed{'s' if count > 1 else ''}, their own doses: {own}")
+    lines.append(f"{count} training seed{'s' if count > 1 else ''}, own doses {own}")
     st.markdown("\n".join(f"- {line}" for line in lines))
+
+
+def _words(pieces: list[Piece], places: int) -> str:
+    """A dose set in words; several intervals are counted, the chart shows them."""
+    hull = interval(pieces[0][0], pieces[-1][1], places)
+    return hull if len(pieces) == 1 else f"{len(pieces)} separate intervals from {hull}"
 
 
 def answers(found: list[Answer]) -> None:
@@ -68,11 +74,11 @@ def answers(found: list[Answer]) -> None:
         with columns[dimension % len(columns)]:
             frame.draw(figure, f"axis{dimension}", f"Densities and intervals of {name} for each policy")
     st.caption(
-        "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is zero "
-        "outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's own interval "
-        "and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside the hard limits; "
-        "probabilities there are before any clipping. Dotted: the proposal a policy was learned from, which gives "
-        "no doses itself."
+        "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is "
+        "zero outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's "
+        "own interval and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside "
+        "the hard limits; probabilities there are before any clipping. Dotted: the proposal that a policy "
+        "was learned from, which gives no doses itself."
     )
 
 
@@ -105,6 +111,7 @@ def course(episodes: Episodes, row: int, source: Source) -> None:
             )
             frame.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
     st.caption(
-        f"Recorded visits; doses by the behaviour policy {meta.get('policy', 'of the file')!r}, not by an agent. "
-        "Dotted line: the visit on show. Numbers at the right: its observations. A cross: changed by a limit."
+        f"Recorded visits; doses by the behaviour policy {meta.get('policy', 'of the file')!r}, not by an "
+        "agent. Dotted line: the visit on show; the numbers beside the strips are its observations. "
+        "A cross: changed by a limit."
     )

@@ -52,7 +52,7 @@ MARKS = (
     Mark("#009E73", "dashdot", "square", ":green[■]", "■"),
     Mark("#CC79A7", "longdash", "triangle-up", ":violet[▲]", "▲"),
 )
-OTHER = Mark(GREY, "solid", "cross", ":gray[✚]", "✚")
+OTHER = Mark(GREY, "solid", "x-thin", ":gray[✕]", "✕")
 """What is not highlighted: reference rules, and policies beyond the fourth."""
 
 NOTICE = "<br>".join(textwrap.wrap(NOT_FOR_PATIENTS, 56))
@@ -104,6 +104,11 @@ def interval(low: float, high: float, places: int = 3) -> str:
 def unit_words(unit: str) -> str:
     """A unit for an axis title: ``mg``, or ``no unit`` for a synthetic quantity."""
     return "no unit" if unit in ("", "1") else unit
+
+
+def per_unit(unit: str) -> str:
+    """The unit of a density over a quantity with this unit."""
+    return "no unit" if unit in ("", "1") else f"per {unit}"
 
 
 def with_unit(text: str, unit: str) -> str:

@@ -18,11 +18,11 @@ give.
 and a dose on its screen is the output of a program under study.
 
 **How a dose gets here.** A state goes to a trained policy, and its answer passes one guarded door. The door
-refuses bad input and damaged weights, holds the dose within the hard limits and says so, and reports the doses
-the policy could give, with the probability outside the limits before any clipping. Only an exact zero is
-written 0 (exactly).
+refuses bad input and damaged weights, holds the dose within the hard limits and says so, and reports which
+doses the policy could give, with the probability outside the limits before any clipping. Only an exact zero
+is written 0 (exactly).
 
-**How the numbers are made.** Every agent is trained with several seeds on the same recorded visits. Agents and
+**How the numbers are made.** Every agent is trained with several seeds on recorded visits. Agents and
 reference rules are evaluated on the same new simulated patients; intervals are 95 %.
 
 **How to link.** The address of a page names the patient, the visit and the scale: whoever opens it on this

@@ -58,21 +58,21 @@ def show_table(listing: load.Listing) -> None:
         st.info(f"Finished but not in the table yet: {', '.join(new)}.")
     runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
     visits = runs[0].config["problem"]["horizon"] if runs else None
-    frame.draw(
-        charts.intervals(rows, visits), "intervals", "Mean return of each agent and rule, 95 % interval"
-    )
+    frame.draw(charts.intervals(rows), "intervals", "Mean return of each agent and rule, 95 % interval")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
+    span = f"over {visits} visits " if visits else ""
     st.caption(
-        f"Filled: recommended dose given; open: doses sampled from the policy. {basis.basis} for agents; "
-        f"n = {rows[-1].recommended.n:,} for reference rules, which have no seeds. All on the same new simulated "
-        "patients. Dotted line: the best constant dose, found on separate patients."
+        f"Return: sum of rewards {span}of a patient. Filled: recommended dose given; open: doses sampled "
+        f"from the policy. Agents: {basis.basis}; reference rules have no seeds, "
+        f"n = {rows[-1].recommended.n:,}. All on the same new simulated patients. Dotted line: the best "
+        "constant dose, found on separate patients."
     )
     st.subheader("Study table")
     st.table(as_frame(rows), hide_index=True)
     st.caption(
-        "Returns and differences with 95 % intervals. The difference is paired by patient; the verdict says "
-        "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and seeds, "
-        "before any clipping; the sparse set is each seed's own. Cost: mean number of safety events per patient."
+        "Intervals are 95 %. The difference is paired by patient; the verdict says whether its interval "
+        "excludes 0. Half-width and probabilities: means over recorded visits and seeds, before any "
+        "clipping; the sparse set is each seed's own. Cost: mean number of safety events per patient."
     )
 
 

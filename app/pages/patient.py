@@ -59,7 +59,10 @@ def link_problem(key: str, allowed: list[int]) -> str | None:
     asked = st.query_params.get(key)
     if asked is None or asked in map(str, allowed):
         return None
-    return f"The link asks for {key} {asked!r}, but this study has {key}s {allowed[0]} to {allowed[-1]}."
+    return (
+        f"The link asks for {key} {asked!r}, but this study has {key}s {allowed[0]} to {allowed[-1]}; "
+        f"below is {key} {allowed[0]}."
+    )
 
 
 def question(episodes: Episodes | None) -> tuple[list[object], int | None]:
@@ -87,15 +90,7 @@ def question(episodes: Episodes | None) -> tuple[list[object], int | None]:
     text = st.text_input(
         "Observations, separated by spaces or commas (decimal point)", key="numbers", bind="query-params"
     )
-    return [_number(word) for word in re.split(r"[\s,;]+", text.strip()) if word], None
-
-
-def _number(word: str) -> object:
-    """The number that a word is; a word that is none goes to the door as it is, to be refused by name."""
-    try:
-        return float(word)
-    except ValueError:
-        return word
+    return [word for word in re.split(r"[\s,;]+", text) if word], None
 
 
 @st.fragment

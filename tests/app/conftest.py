@@ -1,0 +1,48 @@
+"""Study folders for the pages: empty, complete, and with one damaged run; made by a tiny real training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dosing.cli import studies
+from dosing.runs import WEIGHTS
+
+PATIENTS, SEEDS = 3, (0, 1)
+
+
+@pytest.fixture(scope="session")
+def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two agents of two seeds, trained for a moment, evaluated on a few patients: small, nothing faked."""
+    study = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dosing.comparison.SEARCH_PATIENTS", 50)
+        patch.setattr(studies.os, "cpu_count", lambda: 1)  # in this process: no workers to start
+        studies.demo(
+            study,
+            seeds=SEEDS,
+            steps=100,
+            patients=PATIENTS,
+            variant="corrected",
+            device="cpu",
+            evaluation_patients=4,
+        )
+    return study
+
+
+@pytest.fixture
+def damaged_study(full_study: Path, tmp_path: Path) -> Path:
+    """The same study, in which the weights of IQL were cut short."""
+    study = tmp_path / "damaged"
+    shutil.copytree(full_study, study)
+    (weights,) = study.glob(f"iql/*/*/{WEIGHTS}")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return study
+
+
+@pytest.fixture
+def empty_study(tmp_path: Path) -> Path:
+    """A folder without a run."""
+    return tmp_path

@@ -1,0 +1,78 @@
+"""The dashboard as a stranger gets it: the real server on a free port, and a Chromium that looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+)
+"""No sandbox, as root in a container has none; nothing that Chromium would ask for on its own."""
+
+
+@contextlib.contextmanager
+def server(study: Path) -> Iterator[str]:
+    """Serve a study folder with the product's own command; yields the address."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dosing", "app", "--out", str(study), "--port", str(port)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://localhost:{port}"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
+                break
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended with status {process.returncode}")
+            time.sleep(0.25)
+        else:
+            raise TimeoutError("the server did not answer within a minute")
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(timeout=20)
+
+
+def settle(page: Any, charts: int = 1) -> None:
+    """Wait until the script has run and at least so many charts are drawn."""
+    page.wait_for_selector("h1", timeout=60_000)
+    drawn = (
+        "count => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
+        " && document.querySelectorAll('.js-plotly-plot .main-svg .xtick').length > 0"
+        " && document.querySelectorAll('.js-plotly-plot').length >= count"
+    )
+    page.wait_for_function(drawn, arg=charts, timeout=60_000)
+    page.wait_for_timeout(700)
+
+
+def full_height(page: Any) -> None:
+    """Make the window as high as the page, so that one picture holds all of it."""
+    height = "Math.max(...[...document.querySelectorAll('[data-testid=stMain]')].map(e => e.scrollHeight))"
+    width = page.viewport_size["width"]
+    for _ in range(2):  # a chart below the fold may change the height when it is drawn
+        page.set_viewport_size({"width": width, "height": int(page.evaluate(height)) + 10})
+        page.wait_for_timeout(700)

@@ -1,0 +1,228 @@
+"""Every page in every state: nothing yet, partial, full; what is typed wrong is refused in a sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.theme import number
+from dosing import NOT_FOR_PATIENTS
+from dosing.cli.studies import TABLE, episodes_of, recommend_from
+from dosing.runs import DONE, RunFolder, find_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("pages/patient.py", "pages/comparison.py", "pages/about.py")
+
+
+@pytest.fixture
+def open_app(monkeypatch: pytest.MonkeyPatch):
+    def start(study: Path, page: str = PAGES[0], **link: str) -> AppTest:
+        monkeypatch.setenv("DOSING_STUDY", str(study))
+        at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
+        for name, value in link.items():
+            at.query_params[name] = value
+        at.run()
+        if page != PAGES[0]:
+            at.switch_page(page).run()
+        assert not at.exception
+        return at
+
+    return start
+
+
+def words(at: AppTest) -> str:
+    """All text on the page."""
+    kinds = (at.title, at.subheader, at.markdown, at.caption, at.warning, at.info, at.error, at.code)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def run_of(study: Path, agent: str) -> RunFolder:
+    (run,) = (run for run in find_runs(study) if run.config()["agent"] == agent)
+    return run
+
+
+def doses(at: AppTest) -> list[str]:
+    return [metric.value for metric in at.metric]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_study_names_the_command_that_fills_it(open_app, empty_study: Path, page: str) -> None:
+    at = open_app(empty_study, page)
+    assert NOT_FOR_PATIENTS in at.warning[0].value
+    assert "no finished run" in words(at)
+    assert at.code[0].value == "python -m dosing demo"
+    assert not at.metric
+    assert not at.get("plotly_chart")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_carries_the_banner_and_no_error(open_app, full_study: Path, page: str) -> None:
+    at = open_app(full_study, page)
+    assert NOT_FOR_PATIENTS in at.warning[0].value
+    assert not at.error
+
+
+def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) -> None:
+    at = open_app(full_study)
+    run = run_of(full_study, "fttpo")
+    episodes = episodes_of(run)
+    at.selectbox(key="patient").select(2)
+    at.slider(key="visit").set_value(7).run()
+    assert not at.exception
+    row = int(((episodes.episode == 2) & (episodes.step == 6)).argmax())
+    expected = []
+    for agent in ("fttpo", "iql"):
+        found = recommend_from(run_of(full_study, agent), episodes.obs[row].tolist())
+        assert found.dose is not None
+        expected.append(number(found.dose[0]))
+    assert doses(at) == expected
+    assert len(at.get("plotly_chart")) == 3
+    text = words(at).replace("\N{NO-BREAK SPACE}", " ")
+    assert text.count("Probability outside the hard limits: **0 (exactly)**") == 1  # FtTPO, not the Gaussian
+    assert text.count("Probability outside FtTPO's set: **0 (exactly)**") == 1
+    assert "exact support" in text
+    assert "Could give any dose; central 99%" in text
+    assert "2 training seeds" in text
+
+
+def test_status_stands_before_the_number(open_app, full_study: Path) -> None:
+    at = open_app(full_study)
+    kinds = [element.type for element in at.main]
+    assert kinds.index("metric") > next(
+        i for i, element in enumerate(at.main) if element.type == "markdown" and "OK" in str(element.value)
+    )
+
+
+def test_the_charts_can_be_switched_to_tails_and_proposals(open_app, full_study: Path) -> None:
+    at = open_app(full_study)
+    for key in ("log", "proposals"):
+        at.toggle(key=key).set_value(True)
+    at.run()
+    assert not at.exception
+    chart = at.get("plotly_chart")[0].proto.spec
+    assert '"type":"log"' in chart.replace(" ", "")
+    assert "FtTPO proposal" in chart
+
+
+def test_two_people_with_one_link_see_the_same_patient(open_app, full_study: Path) -> None:
+    first, second = (open_app(full_study, patient="1", visit="5") for _ in range(2))
+    assert first.selectbox(key="patient").value == 1
+    assert first.slider(key="visit").value == 5
+    assert doses(first) == doses(second)
+    other = open_app(full_study)
+    assert doses(first) != doses(other)
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        ({"patient": "99"}, "asks for patient '99', but this study has patients 0 to 2"),
+        ({"visit": "soon"}, "asks for visit 'soon', but this study has visits 1 to 24"),
+    ],
+)
+def test_a_link_to_nobody_says_so(open_app, full_study: Path, link: dict[str, str], says: str) -> None:
+    at = open_app(full_study, **link)
+    assert says in words(at)
+    assert at.metric
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("1 2 3 nan 5 6 7 8", "s4 (entry 4) of the state must be a finite number"),
+        ("1 2 3 4 5 6 7 tall", "s8 (entry 8) of the state must be a number, got 'tall'"),
+        ("1, 2, 3, 4, 5, 6, 7", "the state needs 8 numbers, got 7"),
+        ("1 2 3 4 5 6 7 1e999", "must be a finite number"),
+    ],
+)
+def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, typed: str, says: str) -> None:
+    at = open_app(full_study)
+    at.segmented_control(key="state_from").set_value("typed numbers").run()
+    at.text_input(key="numbers").input(typed).run()
+    assert not at.exception
+    refusals = [element.value for element in at.error]
+    assert len(refusals) == 2
+    for refusal in refusals:
+        assert refusal.startswith("**REFUSED: no dose.**")
+        assert says in refusal
+    assert not at.metric
+    assert not at.get("plotly_chart")
+
+
+def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
+    state = [0.5, -0.25, 0, 1, 0, 0, 0.125, -1]
+    at = open_app(full_study, state_from="typed numbers", numbers=" ".join(map(str, state)))
+    found = recommend_from(run_of(full_study, "fttpo"), state)
+    assert found.dose is not None
+    assert doses(at)[0] == number(found.dose[0])
+    assert len(at.get("plotly_chart")) == 1  # no course: nobody recorded one
+
+
+def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_study: Path) -> None:
+    at = open_app(damaged_study)
+    assert [e.value for e in at.error if "IQL" in e.value and "changed or truncated" in e.value]
+    assert len(at.metric) == 1
+    at = open_app(damaged_study, PAGES[1])
+    assert at.get("plotly_chart")
+    at = open_app(damaged_study, PAGES[2])
+    table = at.table[0].value
+    assert table["files"].str.startswith("damaged").tolist() == [False, True]
+
+
+def test_an_unfinished_run_is_not_a_result(open_app, full_study: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (run_of(study, "iql").path / DONE).unlink()
+    at = open_app(study)
+    assert "1 run in" in words(at)
+    assert "is not finished and not shown" in words(at)
+    assert len(at.metric) == 1
+    at = open_app(study, PAGES[1])
+    assert "no longer a readable run" in words(at)
+
+
+def test_without_the_recorded_visits_typed_numbers_still_work(
+    open_app, full_study: Path, tmp_path: Path
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    for file in (study / "data").iterdir():
+        file.unlink()
+    at = open_app(study, numbers="0 0 0 0 0 0 0 0")
+    assert "Typed numbers still work" in words(at)
+    assert len(at.metric) == 2
+
+
+def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path) -> None:
+    at = open_app(full_study, PAGES[1])
+    table = at.table[0].value
+    assert table["agent or rule"].tolist()[:4] == ["FtTPO", "IQL", "uniform dosing", "no dose"]
+    assert set(table["verdict"]) <= {"better", "worse", "not distinguishable", "reference"}
+    assert table["outside hard limits"][0].replace("\N{NO-BREAK SPACE}", " ") == "0 (exactly)"
+    assert "2 seeds" in words(at)
+    charts = len(at.get("plotly_chart"))
+    at.selectbox(key="run").select("IQL").run()
+    assert not at.exception
+    assert 1 < len(at.get("plotly_chart")) != charts
+
+
+def test_a_study_that_was_not_compared_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (study / TABLE).unlink()
+    at = open_app(study, PAGES[1])
+    assert "not been compared yet" in words(at)
+    assert at.code[0].value.startswith("python -m dosing")
+    (study / TABLE).write_text("{}")
+    at = open_app(study, PAGES[1])
+    assert "not a study table" in words(at)
+
+
+def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> None:
+    at = open_app(full_study, PAGES[2])
+    table = at.table[0].value
+    for agent, line in zip(("fttpo", "iql"), table.to_dict("records"), strict=True):
+        config = run_of(full_study, agent).config()
+        assert config["data"]["content_hash"].startswith(line["data hash"])
+        assert line["files"] == "verified"
+        assert line["seeds"] == 2
