@@ -107,11 +107,15 @@ def course(n: int, first: int, pick: slice, **options: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("variant", SCENARIOS[TREATMENT].variants)
 @pytest.mark.parametrize("options", [{}, {"realism": 5, "history": 2}], ids=str)
-def test_patient_300_is_the_same_in_every_cohort_and_chunk(variant: str, options: dict[str, Any]) -> None:
-    pick = slice(300, 303)
-    whole = course(20_000, 0, pick, variant=variant, **options)  # more than one group of blocks
-    for n, first in ((303, 0), (3, 300), (50, 290), (9000, 260)):
-        part = course(n, first, slice(300 - first, 303 - first), variant=variant, **options)
+@pytest.mark.parametrize("patient", [300, 8191, 19_997])
+def test_a_patient_is_the_same_in_every_cohort_and_chunk(
+    variant: str, options: dict[str, Any], patient: int
+) -> None:
+    whole = course(
+        20_000, 0, slice(patient, patient + 3), variant=variant, **options
+    )  # three groups of blocks
+    for n, before in ((3, 0), (50, 10), (9000, 40), (patient + 3, patient)):
+        part = course(n, patient - before, slice(before, before + 3), variant=variant, **options)
         for a, b in itertools.zip_longest(whole, part):
             np.testing.assert_array_equal(a, b)
 
