@@ -111,7 +111,7 @@ def move(patients: Patients, mean: Float, dose: Float) -> Float:
 def expected_reward(patients: Patients, mean: Float, dose: Float) -> Float:
     """Return E r [n] of ``dose`` [n] for states around ``mean`` [8, n]."""
     if patients.cubic:
-        q = (mean**3 + 1.5 * mean) / 8  # C_ii = 1/2
+        q = (mean * mean + 1.5) * mean / 8  # C_ii = 1/2
         out: Float = q[0] + q[1] + 2 * (q[4] + q[5]) + mean[2] + mean[3] + (mean[6] + mean[7]) / 2
         return out
     toxic = np.exp((mean[0] + mean[4]) / 2 + patients.spread)
@@ -124,7 +124,7 @@ def reward_gradient(patients: Patients, mean: Float, dose: Float) -> tuple[Float
     """Return the derivatives of E r in the mean [8, n] and in the dose [n]."""
     by_mean = np.zeros_like(mean)
     if patients.cubic:
-        slope = (3 * mean**2 + 1.5) / 8
+        slope = (3 * mean * mean + 1.5) / 8
         by_mean[:2], by_mean[4:6] = slope[:2], 2 * slope[4:6]
         by_mean[2:4], by_mean[6:] = 1.0, 0.5
         return by_mean, np.zeros_like(dose)
@@ -164,7 +164,7 @@ def value_and_gradient(patients: Patients, doses: Float, gamma: float = 1.0) -> 
         by_mean, by_dose = reward_gradient(patients, seen, doses[t])
         if not patients.lag:
             adjoint += weight * by_mean
-        adjoint *= 1 - means[t + 1] ** 2  # back through the tanh
+        adjoint *= 1 - means[t + 1] * means[t + 1]  # back through the tanh
         gradient[t] = weight * by_dose + patients.sensitivity * (PUSH * adjoint).sum(axis=0)
         if patients.lag:
             adjoint += weight * by_mean

@@ -23,7 +23,7 @@ CASES = [
     (ENV_ID, {"variant": "simenv3"}),
     (ENV_ID, {"variant": "li-data", "realism": 2}),
     (ENV_ID, {"variant": "li-evaluation", "steps": 12}),
-    ("dosing/LiIV-v0", {"variant": "li-data"}),
+    ("dosing/LiIV-v0", {"variant": "li-data", "steps": 8}),
     ("dosing/LiIV-v0", {"variant": "li-evaluation", "steps": 12}),
 ]
 
