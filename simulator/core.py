@@ -117,15 +117,17 @@ class Core:
         who = block_streams(seed, self.cohort, PATIENT, self.first, self.n)
         noise = block_streams(seed, self.cohort, NOISE, self.first, self.n)
         shared = self.scenario.shared_factor(seed)
-        room = Room(self.scenario.n_state, min(len(who), GROUP))
+        workspace = Workspace(self.scenario.n_state, min(len(who), GROUP))
         traits = (self.variation, self.confounding)
         self._groups = [
-            Group(self.scenario, shared, who[b : b + GROUP], noise[b : b + GROUP], *traits, room, one_block)
+            Group(
+                self.scenario, shared, who[b : b + GROUP], noise[b : b + GROUP], *traits, workspace, one_block
+            )
             for b in range(0, len(who), GROUP)
         ]
 
 
-class Room:
+class Workspace:
     """Memory that all groups of a cohort work in, one after the other, so that it stays in the cache."""
 
     def __init__(self, k: int, blocks: int) -> None:
@@ -145,7 +147,7 @@ class Group:
         noise: list[Generator],
         variation: float,
         confounding: float,
-        room: Room,
+        workspace: Workspace,
         keep_noise: bool,
     ) -> None:
         """Draw the patients of all blocks; arguments as of :class:`Core`, streams one per block."""
@@ -157,7 +159,7 @@ class Group:
         log = np.float32(variation) * varied + np.float32(confounding) * self._covariate
         self._sensitivity = np.exp(log) if variation or confounding else None
         self._entries = max((len(row) for row in self.rows), default=scenario.n_state)
-        self._room = room
+        self._workspace = workspace
         # The noise outlives the episode: the next patient of the same block finds it already made.
         self._tape: list[Array] | None = [] if keep_noise else None
 
@@ -187,12 +189,14 @@ class Group:
 
     def _make_noise(self) -> Array:
         b, k, z = len(self._streams), self.scenario.n_state, self._entries
-        blocks = self._room.drawn[: b * z * BLOCK].reshape(b, z, BLOCK)
+        blocks = self._workspace.drawn[: b * z * BLOCK].reshape(b, z, BLOCK)
         for stream, block in zip(self._streams, blocks, strict=True):
             stream.standard_normal(dtype=np.float32, out=block)
-        normals = self._room.normals[: z * b * BLOCK].reshape(z, b, BLOCK)
+        normals = self._workspace.normals[: z * b * BLOCK].reshape(z, b, BLOCK)
         normals[...] = blocks.transpose(1, 0, 2)
-        noise = self._room.drawn[: k * b * BLOCK].reshape(k, b * BLOCK)  # over the draws: less cache is used
+        noise = self._workspace.drawn[: k * b * BLOCK].reshape(
+            k, b * BLOCK
+        )  # over the draws: less cache is used
         if self.shared is None:
             correlate(self.rows, normals.reshape(z, -1), noise)
         else:
