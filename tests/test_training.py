@@ -1,0 +1,405 @@
+"""An interrupted run ends bit-identical to an uninterrupted one; divergence stops, keeps and explains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from samples import cohort, dataset, stack
+
+import agents
+from dosing import training
+from dosing.agent import Agent
+from dosing.cli import main
+from dosing.data.dataset import Dataset
+from dosing.data.sampling import Sampler
+from dosing.data.store import write_episodes
+from dosing.errors import UserError
+from dosing.runs import (
+    CHECKPOINT,
+    CONFIG,
+    DONE,
+    METRICS,
+    SCHEMA,
+    WEIGHTS,
+    RunFolder,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from dosing.training import TrainingDivergedError, TrainingSettings, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = TrainingSettings(steps=60, batch_size=16, log_every=5, checkpoint_every=10)
+SEEDS = (3, 7)
+FIRST = next(iter(agents.AGENTS))
+
+every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
+
+
+def folder(path: Path) -> RunFolder:
+    write_json(path / CONFIG, {"schema": SCHEMA})
+    return RunFolder(path)
+
+
+def result(run: RunFolder) -> tuple[bytes, dict[str, list[Any]]]:
+    """What a run leaves behind, without its timing."""
+    assert run.done
+    run.verify()
+    table = read_table(run.path / METRICS).to_pydict()
+    seconds = table.pop("seconds")
+    assert seconds == sorted(seconds)
+    return (run.path / WEIGHTS).read_bytes(), table
+
+
+# What a run writes
+
+
+@every_agent
+def test_a_run_leaves_weights_and_a_long_table(name: str, tmp_path: Path) -> None:
+    run, agent = folder(tmp_path), stack(name, SEEDS)
+    train(agent, dataset(), run, SETTINGS)
+    _, table = result(run)
+    saved, metadata = read_tensors(run.path / WEIGHTS)
+    assert metadata == {"step": "60"}
+    assert all(torch.equal(saved[k], v) for k, v in agent.state_dict().items())
+    assert len(saved) == len(agent.state_dict())
+    names = sorted(set(table["name"]))
+    assert {f"loss/{k}" for k in agent.losses(Sampler(dataset(), agent, 16)(0))} <= set(names)
+    cells = list(zip(table["step"], table["seed"], table["name"], strict=True))
+    assert sorted(cells) == [(s, k, n) for s in range(5, 61, 5) for k in SEEDS for n in names]
+    assert sorted(p.name for p in run.path.iterdir()) == sorted([CONFIG, DONE, METRICS, WEIGHTS])
+
+
+def test_logged_values_are_those_of_the_update(tmp_path: Path) -> None:
+    run, agent, data = folder(tmp_path), stack(FIRST, SEEDS), dataset()
+    train(agent, data, run, SETTINGS)
+    _, table = result(run)
+    again = stack(FIRST, SEEDS)
+    sampler = Sampler(data, again, 16)
+    for step in range(15):
+        metrics = again.update(sampler(step))
+    for k, seed in enumerate(SEEDS):
+        logged = {
+            n: v
+            for s, i, n, v in zip(table["step"], table["seed"], table["name"], table["value"], strict=True)
+            if s == 15 and i == seed
+        }
+        assert logged == {name: float(value[k]) for name, value in metrics.items()}
+
+
+def test_the_last_update_is_always_logged(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    train(stack(FIRST), dataset(), run, TrainingSettings(steps=7, batch_size=8, log_every=5))
+    assert sorted(set(result(run)[1]["step"])) == [5, 7]
+
+
+@pytest.mark.parametrize("field", ["steps", "batch_size", "log_every", "checkpoint_every"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_settings_that_cannot_work_are_refused(field: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{field.replace('_', '-')} must be at least 1, got {value}"):
+        TrainingSettings(**{field: value}).check()  # type: ignore[arg-type]
+
+
+# Interruptions
+
+
+class Interruption(BaseException):
+    """Stands for a signal: no ``Exception``, so nothing may swallow it."""
+
+
+def interrupt_at(agent: Agent, number: int) -> Agent:
+    """Make the update of this number raise."""
+    update, schedule = agent.update, agent.schedule
+
+    def scheduled(step: int) -> None:
+        agent.__dict__["now"] = step
+        schedule(step)
+
+    def interrupted(batch: Any) -> Any:
+        if agent.__dict__["now"] == number:
+            raise Interruption
+        return update(batch)
+
+    agent.schedule, agent.update = scheduled, interrupted  # type: ignore[method-assign]
+    return agent
+
+
+@every_agent
+def test_a_resumed_run_ends_bit_identical(name: str, tmp_path: Path) -> None:
+    """Interrupted before the first checkpoint, right after one, between two, and at the last update."""
+    straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
+    train(stack(name, SEEDS), dataset(), straight, SETTINGS)
+    for step in (4, 10, 27, 59):
+        with pytest.raises(Interruption):
+            train(interrupt_at(stack(name, SEEDS), step), dataset(), broken, SETTINGS)
+        assert not broken.done
+        assert (broken.path / CHECKPOINT).is_file() == (step > 9)
+    train(stack(name, SEEDS), dataset(), broken, SETTINGS)
+    assert result(broken) == result(straight)
+    assert not (broken.path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("file", [METRICS, CHECKPOINT, WEIGHTS, DONE])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interruption_between_two_files_does_no_harm(
+    file: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just before and just after each file of a run gets its name, at its second writing if any."""
+    straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
+    train(stack(FIRST, SEEDS), dataset(), straight, SETTINGS)
+    replace, seen = os.replace, []
+
+    def interrupted(source: Any, target: Any) -> None:
+        hit = Path(target).name == file
+        seen.append(hit)
+        stop = hit and sum(seen) == (1 if file in (WEIGHTS, DONE) else 2)
+        if stop and when == "before":
+            raise Interruption
+        replace(source, target)
+        if stop:
+            raise Interruption
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(Interruption):
+        train(stack(FIRST, SEEDS), dataset(), broken, SETTINGS)
+    monkeypatch.undo()
+    assert broken.done == (file == DONE and when == "after")
+    train(stack(FIRST, SEEDS), dataset(), broken, SETTINGS)
+    assert result(broken) == result(straight)
+    assert not list(broken.path.glob(".*partial"))
+
+
+def damaged_checkpoint(path: Path, damage: str) -> None:
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "of another size":
+        write_tensors(path, stack(FIRST, (3,)).training_state(), {"step": "10", "seconds": "1"})
+    elif damage == "without its step":
+        write_tensors(path, stack(FIRST, SEEDS).training_state(), {})
+    else:
+        write_tensors(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "of another size", "without its step", "of another program"]
+)
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
+    """Nothing starts again from zero behind the user's back."""
+    run = folder(tmp_path)
+    with pytest.raises(Interruption):
+        train(interrupt_at(stack(FIRST, SEEDS), 15), dataset(), run, SETTINGS)
+    damaged_checkpoint(run.path / CHECKPOINT, damage)
+    with pytest.raises(UserError, match="checkpoint") as error:
+        train(stack(FIRST, SEEDS), dataset(), run, SETTINGS)
+    assert "\n" not in str(error.value)
+    assert not run.done
+
+
+# Divergence
+
+
+def poisoned(row: int, value: float) -> Dataset:
+    """The cohort with one reward spoilt, past the checks of reading."""
+    data = dataset()
+    data.reward[row] = value
+    return data
+
+
+def first_meeting(data: Dataset, row: int, agent: Agent, batch_size: int) -> tuple[int, list[int]]:
+    """The first update whose batch holds the row, and the seeds it is served to."""
+    sampler = Sampler(data, agent, batch_size)
+    for step in range(10_000):
+        met = ~sampler(step).reward.isfinite().all(1)
+        if bool(met.any()):
+            return step, [seed for seed, bad in zip(agent.seeds, met.tolist(), strict=True) if bad]
+    raise AssertionError("the row is never drawn")
+
+
+@every_agent
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: float, tmp_path: Path) -> None:
+    row, run = 17, folder(tmp_path)
+    data = poisoned(row, value)
+    settings = TrainingSettings(steps=600, batch_size=2, log_every=8, checkpoint_every=16)
+    update, seeds = first_meeting(data, row, stack(name, SEEDS), 2)
+    assert update > 16
+    with pytest.raises(TrainingDivergedError, match=f"diverged at update {update} ") as error:
+        train(stack(name, SEEDS), data, run, settings)
+    assert "\n" not in str(error.value)
+    assert not run.done
+
+    told = read_json(run.path / "diverged.json")
+    assert told["update"] == update
+    assert told["seeds"] == seeds
+    assert told["last_good_update"] == update // 8 * 8
+    assert told["noticed_after_update"] == update // 8 * 8 + 8
+    assert told["not_finite"]
+
+    batch, metadata = read_tensors(run.path / "diverged_batch.safetensors")
+    assert metadata == {"step": str(update)}
+    for k, seed in enumerate(SEEDS):
+        bad = ~batch["reward"][k].isfinite()
+        assert bool(bad.any()) == (seed in seeds)
+        assert all(torch.equal(obs, data.obs[row]) for obs in batch["obs"][k][bad])
+    assert {key for key in batch if key.startswith("noise.")} == {
+        f"noise.{key}" for key in stack(name).noise(2)
+    }
+
+    # the last good state is that of a training that never met the row
+    clean = stack(name, SEEDS)
+    sampler = Sampler(dataset(), clean, 2)
+    for step in range(told["last_good_update"]):
+        clean.schedule(step)
+        clean.update(sampler(step))
+    state, metadata = read_tensors(run.path / "last_good.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    good = state if set(state) == set(clean.training_state()) else {f"agent.{k}": v for k, v in state.items()}
+    for key, tensor in good.items():
+        assert torch.equal(tensor, clean.training_state()[key])
+    assert metadata["step"] == str(told["last_good_update"])
+
+    # the metrics up to the end are kept, and the same command meets the same end
+    steps = read_table(run.path / METRICS).to_pydict()["step"]
+    assert max(steps) == told["noticed_after_update"]
+    with pytest.raises(TrainingDivergedError, match=f"diverged at update {update} "):
+        train(stack(name, SEEDS), data, run, settings)
+    assert read_json(run.path / "diverged.json") == told
+
+
+@pytest.mark.parametrize("what", ["weight", "moment"])
+def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Path) -> None:
+    """A weight or moment of one seed that is not finite while every reported number still is."""
+    run, agent = folder(tmp_path), stack(FIRST, SEEDS)
+    schedule, follow = agent.schedule, agent.follow
+    now = 0
+
+    def scheduled(step: int) -> None:
+        nonlocal now
+        now = step
+        schedule(step)
+
+    def damaging() -> None:
+        follow()
+        if now != 6:
+            return
+        optimizer = next(iter(agent.optimizers.values()))
+        parameter = optimizer.param_groups[0]["params"][-1]
+        target = parameter if what == "weight" else optimizer.state[parameter]["exp_avg_sq"]
+        with torch.no_grad():
+            target[1] = float("inf")
+
+    agent.schedule, agent.follow = scheduled, damaging  # type: ignore[method-assign]
+    with pytest.raises(TrainingDivergedError, match=r"at update 6 \(seeds \[7\]\)"):
+        train(agent, dataset(), run, TrainingSettings(steps=20, batch_size=8, log_every=7))
+    told = read_json(run.path / "diverged.json")
+    assert told["seeds"] == [7]
+    assert told["not_finite"] == []
+
+
+def test_a_run_that_never_diverges_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay is not reached on good data."""
+
+    def unreachable(*arguments: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(training, "_diverged", unreachable)
+    train(stack(FIRST), dataset(), folder(tmp_path), SETTINGS)
+
+
+# Signals and other processes, through the command line
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """The command line's handler of SIGTERM does not stay in this process."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+def arguments(study: Path, data: Path) -> list[str]:
+    """Of the command line: a training of two small seeds with a checkpoint every 20 updates."""
+    options = f"--data {data} --out {study} --seeds 2 --steps 300 --batch-size 32 --log-every 10"
+    small = "--checkpoint-every 20 --device cpu --hidden 16 16"
+    return ["train", FIRST, *options.split(), *small.split()]
+
+
+def trained(study: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> RunFolder:
+    """The run that the command ends with, in this process."""
+    assert main(arguments(study, data)) == 0
+    return RunFolder(Path(capsys.readouterr().out.strip()))
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM (exit 143), Ctrl-C (exit 130) and kill -9, each after new progress, then to the end."""
+    data, broken, stamp = tmp_path / "visits.parquet", tmp_path / "broken", 0
+    write_episodes(cohort(), data)
+    straight = trained(tmp_path / "straight", data, capsys)
+    for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        command = [sys.executable, "-m", "dosing", *arguments(broken, data)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        ) as process:
+
+            def progressed(since: int = stamp) -> bool:
+                found = list(broken.glob(f"*/*/*/{CHECKPOINT}"))
+                return bool(found) and found[0].stat().st_mtime_ns > since
+
+            wait_for(progressed, process)
+            process.send_signal(sent)
+            _, stderr = process.communicate(timeout=60)
+        assert process.returncode == expected
+        assert len(stderr.splitlines()) == (1 if sent == signal.SIGINT else 0), stderr
+        (checkpoint,) = broken.glob(f"*/*/*/{CHECKPOINT}")
+        stamp = checkpoint.stat().st_mtime_ns
+        read_tensors(checkpoint)
+    again = trained(broken, data, capsys)
+    assert result(again) == result(straight)
+    assert again.path.relative_to(broken) == straight.path.relative_to(tmp_path / "straight")
+
+
+def test_a_run_being_written_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "visits.parquet"
+    write_episodes(cohort(), data)
+    run = trained(tmp_path, data, capsys)
+    (run.path / DONE).unlink()
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    with run.lock():
+        assert main(arguments(tmp_path, data)) == 2
+    assert "another process is writing the run" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_divergence_ends_the_command_with_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "visits.parquet"
+    write_episodes(cohort(), data)
+    assert main([*arguments(tmp_path, data), "--learning-rate", "1e30"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "training diverged at update" in line
+    assert list(tmp_path.glob("*/*/*/diverged.json"))
+    assert not list(tmp_path.glob(f"*/*/*/{DONE}"))
