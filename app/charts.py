@@ -191,13 +191,14 @@ def course_doses(
     )
     for edge in limits:
         figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
+    late = current > len(visits) // 2
     figure.add_annotation(
-        x=0,
+        x=0 if late else 1,
         xref="paper",
         y=limits[1],
         text="hard limits",
         showarrow=False,
-        xanchor="left",
+        xanchor="left" if late else "right",
         yanchor="bottom",
         font={"size": 11.5},
     )

@@ -14,8 +14,7 @@ import plotly.graph_objects as go
 
 from app.answers import Answer, Curve, dose_range
 from app.charts import BOTTOM, finish
-from app.theme import GREY, SHADE, Mark, decimals, interval, number, per_unit, unit_words
-from dosing.policy import CENTRAL
+from app.theme import CENTRAL_WORDS, GREY, SHADE, Mark, decimals, interval, number, per_unit, unit_words
 
 Array = npt.NDArray[np.float64]
 
@@ -162,7 +161,7 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
         _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
         return
     places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
-    words = "exact support" if found.bounded else f"central {CENTRAL:.0%}, not a support"
+    words = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
     _lane_text(figure, left, -row - 0.17, f"{title}: {words}", "left")
     middle = -row - 0.5
     for limit in found.limits:

@@ -8,9 +8,8 @@ import streamlit as st
 from app import charts, frame
 from app.answers import Answer, Piece, Source, curves, sparse_of
 from app.dose_chart import dose_axis
-from app.theme import decimals, interval, number, probability, with_unit
+from app.theme import CENTRAL_WORDS, decimals, interval, number, probability, with_unit
 from dosing.data.store import Episodes
-from dosing.policy import CENTRAL
 
 
 def card(answer: Answer, sparse: Answer | None) -> None:
@@ -35,9 +34,9 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         for column in zip(*(seed.dose for seed in found.seeds), strict=True)
     )
     if found.bounded:
-        lines = [f"Could give **{sets}** (exact support: nothing outside)"]
+        lines = [f"Could give **{sets}** (exact support)"]
     else:
-        lines = [f"Could give any dose; central {CENTRAL:.0%}: **{sets}**"]
+        lines = [f"Could give any dose; central {CENTRAL_WORDS}: **{sets}**"]
     lines.append(f"Probability outside the hard limits: **{probability(found.mass_outside)}**")
     if sparse is not None:
         name = sparse.source.name

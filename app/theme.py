@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dosing import NOT_FOR_PATIENTS
+from dosing.policy import CENTRAL
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"
 NBSP = "\N{NO-BREAK SPACE}"
+CENTRAL_WORDS = f"{100 * CENTRAL:.0f}{NBSP}%"
+"""Mass of the interval that stands in for a support where there is none."""
 HIGHLIGHTS = 4
 """Most policies that colour can name in one chart."""
 

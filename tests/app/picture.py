@@ -17,14 +17,16 @@ LINK = "/?patient=4&visit=5"
 
 
 def take(study: Path, file: Path) -> None:
-    """Photograph the patient page, 1280 pixels wide, light theme."""
+    """Photograph the patient page down to the dose axis, 1280 pixels wide, light theme."""
     with server(study) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(address + LINK)
         settle(page, charts=3)
         full_height(page)
-        page.screenshot(path=str(file))
+        end = page.get_by_role("heading", name="Course of patient").bounding_box()
+        assert end is not None
+        page.screenshot(path=str(file), clip={"x": 0, "y": 0, "width": 1280, "height": end["y"] - 20})
         browser.close()
 
 

@@ -66,7 +66,7 @@ def settle(page: Any, charts: int = 1) -> None:
         " && document.querySelectorAll('.js-plotly-plot').length >= count"
     )
     page.wait_for_function(drawn, arg=charts, timeout=60_000)
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(400)
 
 
 def full_height(page: Any) -> None:
@@ -75,4 +75,4 @@ def full_height(page: Any) -> None:
     width = page.viewport_size["width"]
     for _ in range(2):  # a chart below the fold may change the height when it is drawn
         page.set_viewport_size({"width": width, "height": int(page.evaluate(height)) + 10})
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(400)

@@ -12,7 +12,6 @@ from dosing import NOT_FOR_PATIENTS
 from tests.app.served import FLAGS, full_height, server, settle
 
 pytestmark = pytest.mark.browser
-WIDTHS, THEMES = (1280, 375), ("light", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +42,12 @@ class Watched:
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", lambda r: None if r.url.startswith(here) else self.elsewhere.append(r.url))
         self.page.on("websocket", lambda w: None if w.url.startswith(here) else self.elsewhere.append(w.url))
+
+    def close(self) -> None:
+        """Close the page, which must have reported no error and asked no other host."""
+        assert self.errors == []
+        assert self.elsewhere == []
+        self.page.close()
 
 
 def visible_doses(page: Any) -> list[str]:
@@ -83,29 +88,50 @@ def overlapping_labels(page: Any) -> list[str]:
     }""")
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_story(browser: Any, address: str, tmp_path: Path, width: int, theme: str) -> None:
-    watched = Watched(browser, address, width, theme)
+def check_layout(page: Any, picture: Path) -> None:
+    """At both widths nothing is cut off or covered; leaves a picture of each to look at."""
+    for width in (1280, 375):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(400)
+        full_height(page)
+        page.screenshot(path=str(picture.with_name(f"{picture.name}-{width}.png")))
+        assert texts_outside(page) == []
+        assert overlapping_labels(page) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, theme: str) -> None:
+    watched = Watched(browser, address, 1280, theme)
     page = watched.page
-    page.goto(f"{address}/?patient=1&visit=5")
+    page.goto(f"{address}/?patient=1&visit=5&log=true&proposals=true")
     settle(page, charts=3)
     assert NOT_FOR_PATIENTS in page.inner_text("body")
-    first = visible_doses(page)
-    assert len(first) == 2
-    full_height(page)
-    page.screenshot(path=str(tmp_path / f"patient-{width}-{theme}.png"))
-    assert texts_outside(page) == []
-    assert overlapping_labels(page) == []
     background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     ink = page.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtitle')).fill")
     assert (background, ink) == {
         "light": ("rgb(255, 255, 255)", "rgb(31, 35, 40)"),
         "dark": ("rgb(20, 23, 26)", "rgb(232, 234, 237)"),
     }[theme]
-    page.set_viewport_size({"width": width, "height": 900})
+    check_layout(page, tmp_path / "patient")
+    page.get_by_test_id("stExpandSidebarButton").click()  # on a narrow window the pages are in the side bar
+    page.get_by_role("link", name="Comparison").click()
+    page.get_by_role("heading", name="Study table").wait_for(timeout=30_000)
+    page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").click()
+    settle(page)
+    check_layout(page, tmp_path / "comparison")
+    watched.close()
 
-    slider = page.get_by_role("slider")  # with the keyboard alone
+
+def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
+    browser: Any, address: str
+) -> None:
+    watched = Watched(browser, address, 1280, "light")
+    page = watched.page
+    page.goto(f"{address}/?patient=1&visit=5")
+    settle(page, charts=3)
+    first = visible_doses(page)
+    assert len(first) == 2
+    slider = page.get_by_role("slider")
     slider.focus()
     slider.press("ArrowRight")
     page.wait_for_url("**visit=6**", timeout=20_000)
@@ -118,24 +144,17 @@ def test_the_story(browser: Any, address: str, tmp_path: Path, width: int, theme
     settle(page, charts=3)
     assert visible_doses(page) != moved
 
-    other = Watched(browser, address, width, theme)  # a second person opens the same link
+    other = Watched(browser, address, 1280, "light")
     other.page.goto(page.url)
     settle(other.page, charts=3)
     assert visible_doses(other.page) == visible_doses(page)
-
-    if width < 600:
-        page.get_by_test_id("stExpandSidebarButton").click()
-    page.get_by_role("link", name="Comparison").click()
-    page.get_by_role("heading", name="Study table").wait_for(timeout=30_000)
-    settle(page)
-    full_height(page)
-    page.screenshot(path=str(tmp_path / f"comparison-{width}-{theme}.png"))
-    assert texts_outside(page) == []
-    assert overlapping_labels(page) == []
+    page.get_by_role("link", name="About").click()
+    page.get_by_role("heading", name="Provenance").wait_for(timeout=30_000)
+    page.get_by_role("link", name="Patient").click()
+    settle(page, charts=3)
+    assert visible_doses(other.page) == visible_doses(page)  # the choice outlives a visit to another page
     for one in (watched, other):
-        assert one.errors == []
-        assert one.elsewhere == []
-        one.page.close()
+        one.close()
 
 
 def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: Path) -> None:
@@ -147,6 +166,4 @@ def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: P
     assert "must be a finite number" in page.inner_text("body")
     assert visible_doses(page) == []
     page.screenshot(path=str(tmp_path / "refused.png"))
-    assert watched.errors == []
-    assert watched.elsewhere == []
-    page.close()
+    watched.close()

@@ -140,7 +140,7 @@ def test_a_support_is_solid_and_a_central_interval_hatched_and_never_called_a_su
     assert not exact.marker.pattern.shape
     assert central.marker.pattern.shape == "/"
     assert "Agent 0</b>: exact support" in texts(figure)
-    assert "Agent 1</b>: central 99%, not a support" in texts(figure)
+    assert "Agent 1</b>: central 99\N{NO-BREAK SPACE}%, not a support" in texts(figure)
     dashes = {
         (s.line.color, s.line.dash) for s in figure.layout.shapes if s.type == "rect" and not s.fillcolor
     }

@@ -84,7 +84,7 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
     assert text.count("Probability outside the hard limits: **0 (exactly)**") == 1  # FtTPO, not the Gaussian
     assert text.count("Probability outside FtTPO's set: **0 (exactly)**") == 1
     assert "exact support" in text
-    assert "Could give any dose; central 99%" in text
+    assert "Could give any dose; central 99 %" in text
     assert "2 training seeds" in text
 
 
