@@ -87,7 +87,7 @@ class DosePolicy:
 
     def recommended(self, obs: Observations) -> Array:
         """The recommended dose ``[S, B, A]``: the mode of each seed's law."""
-        mode = self.law(obs).mode
+        mode = self.law(obs).mode.detach()
         return self.transform.to_dose(mode.double().cpu().numpy())
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class DosePolicy:
         shape = (*base.batch_shape[1:], base.n_uniforms)
         noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.seeds])
         unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
-        return self.transform.to_dose(unit.double().cpu().numpy())
+        return self.transform.to_dose(unit.detach().double().cpu().numpy())
 
     def dose_set(self, obs: Observations) -> DoseSet:
         """The doses each seed could give at ``obs [S, B, O]``, computed in double precision."""
