@@ -1,0 +1,118 @@
+"""CORL (github.com/corl-team/CORL): its own update functions at its own settings.
+
+    python -m benchmarks.references.corl {iql,td3_bc,awac} FOLDER_OF_THE_CHECKOUT
+
+A CORL file imports its simulator and its logger at the top. No update uses them, so they need not be
+installed: empty stand-ins take their place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+
+from benchmarks.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
+
+NOT_NEEDED = ("d4rl", "gym", "pyrallis", "wandb")
+
+
+def iql(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it."""
+    q, v = module.TwinQ(N_OBS, N_ACT), module.ValueFunction(N_OBS)
+    actor = module.GaussianPolicy(N_OBS, N_ACT, 1.0, dropout=config.actor_dropout)
+    adam = torch.optim.Adam
+    trainer = module.ImplicitQLearning(
+        max_action=1.0,
+        actor=actor,
+        actor_optimizer=adam(actor.parameters(), lr=config.actor_lr),
+        q_network=q,
+        q_optimizer=adam(q.parameters(), lr=config.qf_lr),
+        v_network=v,
+        v_optimizer=adam(v.parameters(), lr=config.vf_lr),
+        discount=config.discount,
+        tau=config.tau,
+        beta=config.beta,
+        iql_tau=config.iql_tau,
+        max_steps=config.max_timesteps,
+        device="cpu",
+    )
+    return trainer.train, "2x256, Gaussian policy"
+
+
+def td3_bc(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it."""
+    adam = torch.optim.Adam
+    actor = module.Actor(N_OBS, N_ACT, 1.0)
+    critics = [module.Critic(N_OBS, N_ACT) for _ in range(2)]
+    trainer = module.TD3_BC(
+        max_action=1.0,
+        actor=actor,
+        actor_optimizer=adam(actor.parameters(), lr=3e-4),
+        critic_1=critics[0],
+        critic_1_optimizer=adam(critics[0].parameters(), lr=3e-4),
+        critic_2=critics[1],
+        critic_2_optimizer=adam(critics[1].parameters(), lr=3e-4),
+        discount=config.discount,
+        tau=config.tau,
+        policy_noise=config.policy_noise,
+        noise_clip=config.noise_clip,
+        policy_freq=config.policy_freq,
+        alpha=config.alpha,
+        device="cpu",
+    )
+    return trainer.train, "2x256, actor every 2nd update"
+
+
+def awac(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it."""
+    adam = torch.optim.Adam
+    sizes = {"state_dim": N_OBS, "action_dim": N_ACT, "hidden_dim": config.hidden_dim}
+    actor = module.Actor(**sizes)
+    critics = [module.Critic(**sizes) for _ in range(2)]
+    trainer = module.AdvantageWeightedActorCritic(
+        actor=actor,
+        actor_optimizer=adam(actor.parameters(), lr=config.learning_rate),
+        critic_1=critics[0],
+        critic_1_optimizer=adam(critics[0].parameters(), lr=config.learning_rate),
+        critic_2=critics[1],
+        critic_2_optimizer=adam(critics[1].parameters(), lr=config.learning_rate),
+        gamma=config.gamma,
+        tau=config.tau,
+        awac_lambda=config.awac_lambda,
+    )
+    return trainer.update, "3x256, Gaussian policy"
+
+
+METHODS = {"iql": iql, "td3_bc": td3_bc, "awac": awac}
+
+
+def build(method: str, folder: str) -> Learner:
+    """Import the method's file from the checkout and put its learner on the synthetic data."""
+    for name in NOT_NEEDED:
+        sys.modules[name] = MagicMock()
+    sys.path.insert(0, folder)
+    module = importlib.import_module(f"algorithms.offline.{method}")
+    update, settings = METHODS[method](module, module.TrainConfig())
+    data = synthetic()
+    buffer = module.ReplayBuffer(N_OBS, N_ACT, ROWS, "cpu")
+    buffer.load_d4rl_dataset(
+        {
+            "observations": data["obs"],
+            "actions": data["act"],
+            "rewards": data["reward"],
+            "next_observations": data["next_obs"],
+            "terminals": data["terminal"],
+        }
+    )
+    ready = cycle([buffer.sample(BATCH) for _ in range(READY)])
+    return Learner(lambda: update(next(ready)), lambda: update(buffer.sample(BATCH)), settings)
+
+
+if __name__ == "__main__":
+    serve(lambda: build(sys.argv[1], sys.argv[2]))

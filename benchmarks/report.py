@@ -1,0 +1,217 @@
+"""The benchmark's numbers as one page of markdown tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COMMAND = "python benchmarks/training.py --references FOLDER"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median (smallest to largest)."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table; the first column is text, the others are numbers."""
+    rule = [":--"] + ["--:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+
+def widths(hidden: Sequence[int]) -> str:
+    """Such as 2x256."""
+    return f"{len(hidden)}x{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))
+
+
+def partner(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Our float32 row a row is compared with: same method, same widths; None if it was not measured."""
+    for other in rows:
+        if (
+            not other["title"]
+            and other["precision"] == "float32"
+            and (other["agent"], other["hidden"]) == (row["agent"], row["hidden"])
+            and other["rates"]
+        ):
+            return other
+    return None
+
+
+def ratios(ours: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[float]:
+    """Our rate over the other's, round by round."""
+    return [a / b for a, b in zip(ours["rates"][name], other["rates"][name], strict=True)]
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Throughput beside the references."""
+    head = (
+        "learner",
+        "widths and settings",
+        "updates per CPU-second",
+        "with sampling",
+        "ours / this",
+        "with sampling",
+        "2 threads, per CPU-second",
+        "2 threads, per second",
+        "ours / this",
+    )
+    lines = []
+    for row in rows:
+        if not row["title"] and row["precision"] != "float32":
+            continue
+        label = f"{row['agent']}: {row['title'] or 'ours'}"
+        if row["absent"]:
+            lines.append([label, widths(row["hidden"]), f"absent: {row['absent']}", *[""] * 6])
+            continue
+        ours = partner(row, rows)
+        versus = ours if ours is not row else None
+        cells = [_rate(row, "update"), _rate(row, "sampled")]
+        cells += [_ratio(versus, row, "update"), _ratio(versus, row, "sampled")]
+        cells += [_rate(row, "two threads"), _rate(row, "two threads", "wall_rates")]
+        cells.append(_ratio(versus, row, "two threads"))
+        lines.append([label, row["about"]["settings"], *cells])
+    return table(head, lines)
+
+
+def _rate(row: Mapping[str, Any], name: str, clock: str = "rates") -> str:
+    return spread(row[clock][name]) if name in row[clock] else ""
+
+
+def _ratio(ours: Mapping[str, Any] | None, other: Mapping[str, Any], name: str) -> str:
+    if ours is None or name not in other["rates"]:
+        return ""
+    return spread(ratios(ours, other, name), 2)
+
+
+def precisions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Other precisions of ours against our float32."""
+    head = (
+        "agent",
+        "widths",
+        "precision",
+        "updates per CPU-second",
+        "with sampling",
+        "this / float32",
+        "with sampling",
+    )
+    lines = []
+    for row in rows:
+        ours = partner(row, rows)
+        if row["title"] or row["precision"] == "float32" or ours is None or row["absent"]:
+            continue
+        cells = [row["agent"], widths(row["hidden"]), row["precision"]]
+        cells += [_rate(row, "update"), _rate(row, "sampled")]
+        cells += [_ratio(row, ours, "update"), _ratio(row, ours, "sampled")]
+        lines.append(cells)
+    return table(head, lines)
+
+
+def costs(found: Mapping[str, Any]) -> str:
+    """What an update of ours costs and what eats it."""
+    head = (
+        "agent",
+        "widths",
+        "precision",
+        "seeds",
+        "ms per update",
+        "useful MFLOP",
+        "executed MFLOP",
+        "GFLOP/s, useful",
+        "share of best float32",
+        "tensor calls",
+        "matmul",
+        "other kernels",
+        "optimiser, targets",
+        "rest",
+        "peak MiB",
+        "of it torch",
+    )
+    lines: list[list[str]] = []
+    for stack in found["stacks"]:
+        cells = [stack["agent"], widths(stack["hidden"]), stack["precision"], str(stack["seeds"])]
+        cells += _work(stack, found["best_float32"])
+        lines.append([*cells, *_eaten(stack), f"{stack['peak']:.0f}", f"{stack['import']:.0f}"])
+    for row in found["rows"]:
+        if row["cost"]:
+            cost = row["cost"] | {"seconds": 1.0 / statistics.median(row["rates"]["sampled"]), "useful": None}
+            cells = [f"{row['agent']}: {row['title']}", widths(row["hidden"]), "float32", "1"]
+            cells += _work(cost, found["best_float32"])
+            lines.append([*cells, *_eaten(cost), f"{cost['peak']:.0f}", f"{cost['import']:.0f}"])
+    return table(head, lines)
+
+
+def _work(cost: Mapping[str, Any], best: float) -> list[str]:
+    """Milliseconds, FLOPs and rates; what an update executes stands in where its useful part is not known."""
+    useful, executed = cost["useful"], cost.get("flops")
+    cells = [f"{1e3 * cost['seconds']:.2f}"]
+    cells += [f"{1e-6 * x:.1f}" if x else "" for x in (useful, executed)]
+    rate = (useful or executed or 0.0) / cost["seconds"] * 1e-9
+    return [*cells, f"{rate:.1f}", f"{rate / best:.0%}"]
+
+
+def _eaten(cost: Mapping[str, Any]) -> list[str]:
+    """Calls, and the shares of the processor time."""
+    if "calls" not in cost:
+        return [""] * 5
+    parts = ("matmul", "elementwise", "optimiser", "rest")
+    return [f"{cost['calls']:.0f}", *(f"{cost[name] / cost['total']:.0%}" for name in parts)]
+
+
+def products(found: Mapping[str, Any]) -> str:
+    """Matrix products by kind."""
+    head = ("product", "size", "GFLOP/s of one core", "relative error")
+    lines = [
+        [p["kind"], f"{p['count']} x {p['n']}^3", f"{p['rate']:.0f}", f"{p['error']:.1e}"]
+        for p in found["products"]
+    ]
+    return table(head, lines)
+
+
+def pairs(found: Mapping[str, Any]) -> str:
+    """Two processes against one."""
+    head = ("agent", "gain by the clock", "gain by processor time", "share of a core each process got")
+    lines = [
+        [p["agent"], spread(p["gain"], 2), spread(p["gain_cpu"], 2), f"{statistics.median(p['share']):.0%}"]
+        for p in found["pairs"]
+    ]
+    return table(head, lines)
+
+
+def product(found: Mapping[str, Any]) -> str:
+    """The product around training: its commands, evaluation, and a whole treatment study."""
+    head = ("what", "seconds", "processor seconds", "target")
+    lines = [
+        [m["what"], f"{m['wall']:.2f}", f"{m['cpu']:.2f}", f"{m['target']:g} s"] for m in found["product"]
+    ]
+    return table(head, lines)
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The whole page."""
+    first, last = found["load"]
+    parts = [
+        "# Training speed",
+        f"Made by `{COMMAND}`, {found['date']}, on: {found['machine']}. Load average {first:.1f} before and "
+        f"{last:.1f} after. {found['rounds']} rounds, {found['seconds']:g} s each measurement. Best float32 "
+        f"matrix product of one core: {found['best_float32']:.0f} GFLOP/s.",
+        "Work: batch 256, observation 17, action 6, 100,000 random transitions, one seed. Medians over "
+        "rounds (smallest to largest); a ratio above 1 means ours is faster.",
+        "## Beside the references",
+        comparison(found["rows"]),
+        "## Lower precision",
+        precisions(found["rows"]),
+        "## What an update costs",
+        "Sampling included, one thread. Useful products are those the method's equations need. Calls are "
+        "what torch's profiler records in `aten`. The last columns share out the processor time without "
+        "sampling; the rest is Python, autograd's bookkeeping and dispatch.",
+        costs(found),
+        "## Two single-thread processes against one",
+        pairs(found),
+        "## Matrix products of this machine",
+        products(found),
+    ]
+    if found["product"]:
+        parts += ["## Around training", product(found)]
+    return "\n\n".join(parts) + "\n"
