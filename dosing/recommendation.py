@@ -150,7 +150,7 @@ def check_state(state: Sequence[Any], n_obs: int, names: Sequence[str] = ()) -> 
             raise UserError(f"{name} of the state must be a number, got {_echo(value)!r}.") from None
         except OverflowError:  # a whole number of more than 308 digits
             number = math.inf
-        if not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
+        if not math.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
             raise UserError(f"{name} of the state must be a finite number, got {_echo(value)}.")
         numbers.append(number)
     return tuple(numbers)
