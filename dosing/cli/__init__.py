@@ -1,6 +1,6 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | evaluate | recommend | agents | app``. Heavy imports happen
+``python -m dosing demo | simulate | train | compare | evaluate | recommend | agents | app``. Heavy imports happen
 inside the commands, so that help and listings are instant and need no torch.
 """
 
@@ -118,6 +118,21 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _device(train)
     _cohort(train)
 
+    compare = command("compare", _compare, "train and evaluate several agents on the same visits; resumable")
+    compare.add_argument("--agents", nargs="+", default=["all"], help="agents, or all [%(default)s]")
+    compare.add_argument("--policy-families", nargs="+", default=[], help="cross agents with these laws")
+    compare.add_argument("--data", metavar="SOURCE", default=DEFAULT_ENV, help="id or file [%(default)s]")
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="study folder [%(default)s]")
+    compare.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
+    compare.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    compare.add_argument("--evaluation-patients", type=int, default=1000, help="per seed [%(default)s]")
+    compare.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    compare.add_argument(
+        "--set", action="append", default=[], metavar="[AGENT.]NAME=VALUE", help="a setting; repeatable"
+    )
+    _device(compare)
+    _cohort(compare)
+
     evaluate = command("evaluate", _evaluate, "evaluate a finished run on new simulated patients")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
     evaluate.add_argument("--patients", type=int, default=1000, help="new patients per seed [%(default)s]")
@@ -163,12 +178,12 @@ def _seed_range(count: int) -> tuple[int, ...]:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse NAME=VALUE; a value that reads as JSON (3, 0.5, true) is that, else it is text."""
+    """Parse NAME=VALUE; a value that reads as JSON (3, 0.5, true, [64, 64]) is that, else it is text."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise UserError(f"an environment option is written NAME=VALUE, got {pair!r}.")
+            raise UserError(f"an option is written NAME=VALUE, got {pair!r}.")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -248,6 +263,42 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import compare, studies
+    from dosing.comparison import render
+    from dosing.training import TrainingSettings
+
+    training = TrainingSettings(steps=arguments.steps)
+    training.check()
+    configured = _options(arguments.set)
+    compare.configurations(
+        arguments.agents, arguments.policy_families, configured
+    )  # refuse before simulating
+    data = studies.obtain_data(
+        arguments.data,
+        arguments.out,
+        patients=arguments.patients,
+        policy=arguments.policy,
+        seed=arguments.data_seed,
+        options=_options(arguments.env_option),
+    )
+    rows = compare.compare(
+        arguments.out,
+        arguments.agents,
+        data,
+        families=arguments.policy_families,
+        settings=configured,
+        seeds=_seed_range(arguments.seeds),
+        training=training,
+        device=arguments.device,
+        evaluation_patients=arguments.evaluation_patients,
+        workers=arguments.workers,
+    )
+    print(render(rows))
+    print(NOT_FOR_PATIENTS)
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.cli import studies
     from dosing.comparison import render
@@ -300,10 +351,10 @@ def _describe(found: Recommendation) -> str:
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli import studies
+    from dosing.cli import compare
     from dosing.comparison import render
 
-    rows = studies.demo(
+    rows = compare.demo(
         arguments.out,
         seeds=_seed_range(arguments.seeds),
         steps=arguments.steps,

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -348,10 +345,11 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> list[Row]:
     sparse = next((p for p in policies.values() if _bounded(p, states)), None)
     rows = []
     for run in runs:
-        entry = agents.find(run.config()["agent"])
+        config = run.config()
+        entry = agents.find(config["agent"])
+        family = config["agent_config"].get("policy_family", entry.family).replace("_", " ")
         outcomes = read_outcomes(run.path / EPISODES)
-        policy = policies[run.path]
-        rows.append(agent_row(entry.title, entry.family, policy, outcomes, found, states, sparse))
+        rows.append(agent_row(entry.title, family, policies[run.path], outcomes, found, states, sparse))
     return [*rows, *reference_rows(found)]
 
 
@@ -365,82 +363,6 @@ def recorded_states(episodes: Episodes) -> Observations:
 def _bounded(policy: DosePolicy, states: Observations) -> bool:
     one = np.broadcast_to(states[:1], (len(policy.seeds), 1, states.shape[1]))
     return policy.dose_set(one).bounded
-
-
-def demo(
-    study: Path,
-    *,
-    seeds: Sequence[int],
-    steps: int,
-    patients: int,
-    variant: str,
-    device: str,
-    evaluation_patients: int = 1000,
-) -> list[Row]:
-    """The main job: simulate, train FtTPO and IQL, evaluate both, write the table."""
-    settings = TrainingSettings(steps=steps)
-    settings.check()
-    place = device_of(device)
-    env_id = "dosing/Treatment-v0"
-    data = obtain_data(
-        env_id, study, patients=patients, policy="uniform", seed=0, options={"variant": variant}
-    )
-    jobs = [
-        (name, data, study, tuple(seeds), settings, device, evaluation_patients, position)
-        for position, name in enumerate(("fttpo", "iql"))
-    ]
-    workers = min(len(jobs), os.cpu_count() or 1) if place.type == "cpu" else 1
-    factory = Factory.of(env_id, {"variant": variant})
-    if workers == 1:
-        runs = [_job(*job) for job in jobs]
-        references_for(study, factory, seeds, evaluation_patients)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
-            try:
-                futures = [pool.submit(_job, *job) for job in jobs]
-                runs = [future.result() for future in futures]
-            except BaseException:  # SIGTERM, Ctrl-C or one failed job: do not wait for the other job's end
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                raise
-    rows = evaluate_runs(runs, evaluation_patients)
-    write_json(
-        study / TABLE,
-        {"rows": [row.to_json() for row in rows], "runs": [os.path.relpath(r.path, study) for r in runs]},
-    )
-    return rows
-
-
-def _start_worker(lock: Any) -> None:
-    """One torch thread per worker: seeds and runs go side by side, small products do not gain from two."""
-    torch.set_num_threads(1)
-    tqdm.set_lock(lock)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A command that was killed cannot stop its workers; without this they would wait for it for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _job(
-    name: str,
-    data: Path,
-    study: Path,
-    seeds: tuple[int, ...],
-    settings: TrainingSettings,
-    device: str,
-    evaluation_patients: int,
-    position: int,
-) -> RunFolder:
-    config = agents.find(name).config_class()()
-    run = train_run(name, config, data, study, seeds, settings, device, position=position)
-    evaluate_run(run, evaluation_patients, position=position)
-    return run
 
 
 def _bar(total: int, text: str, unit: str, position: int) -> tqdm[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dosing.cli import studies
+from dosing.cli import compare
 from dosing.runs import WEIGHTS
 
 PATIENTS, SEEDS = 3, (0, 1)
@@ -19,8 +19,8 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.comparison.SEARCH_PATIENTS", 50)
-        patch.setattr(studies.os, "cpu_count", lambda: 1)  # in this process: no workers to start
-        studies.demo(
+        patch.setattr(compare.os, "cpu_count", lambda: 1)  # in this process: no workers to start
+        compare.demo(
             study,
             seeds=SEEDS,
             steps=100,
