@@ -5,13 +5,13 @@
   ascent (Birgin, Martinez, Raydan 2000) from many starts, with a certificate of convergence.
 - *myopic, true mean*: maximises each visit's expected reward, knowing mean and covariance.
 - *best constant dose*: the same dose for everyone at every visit.
-- *myopic, observed state*: the same rule with the noisy state in place of the mean.
+- *myopic, observed state*: the same rule, taking the noisy state for the mean.
 - *memoryless* and *recurrent*: what can be reached from observations (``simulator.trained``, needs torch).
 
 All rows are expected returns of the same patients, so that differences between rows are not noise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -188,12 +188,13 @@ def best_constant_dose(patients: Patients, gamma: float = 1.0) -> tuple[float, F
 
 
 def myopic_on_observation(env_id: str, patients: Patients, seed: int, **options: Any) -> Float:
-    """Return the doses [T, n] of the myopic rule when it takes the noisy state for the mean."""
+    """Return the doses [T, n] of the myopic rule when it takes the noisy state for the mean, free of noise."""
     env = CohortEnv(env_id, num_envs=patients.n, **options)
     obs, _ = env.reset(seed=seed)
+    naive = replace(patients, spread=np.zeros(patients.n))
     doses = []
     for _ in range(patients.visits):
-        dose = best_next_dose(patients, obs[:, :8].T.astype(np.float64))
+        dose = best_next_dose(naive, obs[:, :8].T.astype(np.float64))
         doses.append(dose)
         obs, *_ = env.step(dose[:, None].astype(np.float32))
     return np.array(doses)
