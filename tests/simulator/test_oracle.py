@@ -142,7 +142,7 @@ def test_scenarios_with_feedback_from_the_noise_have_no_such_ceiling() -> None:
 @pytest.mark.slow
 def test_ceilings_of_simenv3_agree_with_independent_measurements() -> None:
     """Independent figures, 24 visits, undiscounted: 7.4-8.0, 6.6, 5.7, 5.6, 5.2, -3.6, in this order."""
-    table = {row.policy: row for row in ceilings(ENV_ID, patients=4000, variant="simenv3", trained=True)}
+    table = {row.policy: row for row in ceilings(ENV_ID, patients=2000, variant="simenv3", trained=True)}
     expected = {
         "clairvoyant": (7.4, 8.0),
         "recurrent": (6.6, 6.6),
