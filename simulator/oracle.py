@@ -188,7 +188,7 @@ def best_constant_dose(patients: Patients, gamma: float = 1.0) -> tuple[float, F
 
 
 def myopic_on_observation(env_id: str, patients: Patients, seed: int, **options: Any) -> Float:
-    """Return the doses [T, n] of the myopic rule when it takes the noisy state for the mean, free of noise."""
+    """Return the doses [T, n] of the myopic rule when it takes the noisy state for the exact mean."""
     env = CohortEnv(env_id, num_envs=patients.n, **options)
     obs, _ = env.reset(seed=seed)
     naive = replace(patients, spread=np.zeros(patients.n))
