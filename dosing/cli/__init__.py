@@ -1,7 +1,7 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | compare | evaluate | recommend | agents | app``. Heavy imports happen
-inside the commands, so that help and listings are instant and need no torch.
+``python -m dosing demo | simulate | train | compare | evaluate | recommend | agents | app``. Heavy imports
+happen inside the commands, so that help and listings are instant and need no torch.
 """
 
 from __future__ import annotations
@@ -326,6 +326,8 @@ def _recommend(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _describe(found: Recommendation) -> str:
+    from dosing.comparison import mass_words
+
     def words(values: Sequence[float]) -> str:
         return ", ".join(f"{v:.4g}" for v in values)
 
@@ -333,7 +335,7 @@ def _describe(found: Recommendation) -> str:
     assert found.dose is not None
     assert found.support is not None
     assert found.mass_outside is not None
-    mass = "0 (exactly)" if found.mass_outside == 0.0 else f"{found.mass_outside:.3g}"
+    mass = mass_words(found.mass_outside, bool(found.bounded))
     lines = [
         f"status             {found.status}",
         f"recommended dose   {words(found.dose)}{unit}  (mean of the modes of {len(found.seeds)} seeds: "
