@@ -25,6 +25,8 @@ from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verd
 
 REFERENCES = "references.json"
 SEARCH_PATIENTS = 10_000
+EXACT = "exact support"
+"""The ``width_kind`` of a bounded law."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def agent_row(
         difference=difference,
         verdict=verdict(difference),
         half_width=float(sets.half_width.mean()),
-        width_kind="exact support" if sets.bounded else f"central {CENTRAL:.0%}",
+        width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
         mass_outside_limits=float(sets.mass_outside.mean()),
         mass_outside_sparse=outside,
         cost=mean_over_seeds(best.cost),
@@ -206,8 +208,8 @@ def render(rows: Sequence[Row]) -> str:
             str(row.difference) if row.difference else "-",
             row.verdict or "-",
             f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
-            _mass(row.mass_outside_limits),
-            _mass(row.mass_outside_sparse),
+            mass_words(row.mass_outside_limits, row.width_kind == EXACT),
+            mass_words(row.mass_outside_sparse, row.width_kind == EXACT),
             f"{row.cost.value:.2f}",
         )
         for row in rows
@@ -220,8 +222,10 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _mass(value: float | None) -> str:
-    """A probability; an exact zero is written as one."""
+def mass_words(value: float | None, bounded: bool) -> str:
+    """A probability in words; only a bounded law has an exact zero, any other has run out of digits."""
     if value is None:
         return "-"
-    return "0 (exactly)" if value == 0.0 else f"{value:.2e}" if value < 1e-3 else f"{value:.4f}"
+    if value == 0.0:
+        return "0 (exactly)" if bounded else "< 1e-300"
+    return f"{value:.2e}" if value < 1e-3 else f"{value:.4f}"

@@ -1,0 +1,236 @@
+"""References are computed once per question, rows are paired with them, and the table says what is exact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import ENV, cohort, stack
+from scipy import stats
+
+import agents
+from dosing import comparison
+from dosing.cli.studies import Factory
+from dosing.comparison import References, Row, agent_row, mass_words, reference_rows, references, render
+from dosing.data.dataset import Transform
+from dosing.evaluation import Outcomes, constant, evaluate, rollout
+from dosing.policy import DosePolicy
+from dosing.runs import EPISODES, read_json, write_json
+from dosing.safety import DoseLimits
+
+SEEDS = (0, 1, 2)
+PATIENTS = 40
+NAMES = list(agents.AGENTS)
+BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
+UNBOUNDED = [name for name in NAMES if name not in BOUNDED]
+
+
+@pytest.fixture(autouse=True)
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SEARCH_PATIENTS", 200)
+
+
+@pytest.fixture(scope="module")
+def factory() -> Factory:
+    return Factory.of(ENV, {})
+
+
+@pytest.fixture(scope="module")
+def found(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "SEARCH_PATIENTS", 200)
+        return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS)
+
+
+def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
+    return DosePolicy(stack(name, seeds), Transform.fit(cohort()))
+
+
+def row(name: str, found: References, factory: Factory, sparse: DosePolicy | None) -> Row:
+    own = policy(name)
+    return agent_row(name, "law", own, evaluate(own, factory, PATIENTS), found, cohort().obs[:50], sparse)
+
+
+# References
+
+
+def test_reference_rules_meet_the_agents_patients(found: References, factory: Factory) -> None:
+    assert list(found.outcomes) == ["uniform", "none", "constant"]
+    for rule, dose in (("none", 0.0), ("constant", found.dose)):
+        again = rollout(factory, constant(dose), SEEDS, PATIENTS)
+        np.testing.assert_array_equal(found.outcomes[rule].returns, again.returns)
+    assert -1.0 < found.dose < 1.0
+    assert found.outcomes["uniform"].returns.mean() < found.outcomes["constant"].returns.mean()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+    real = rollout
+
+    def counting(*arguments: Any, **options: Any) -> Outcomes:
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "rollout", counting)
+    return calls
+
+
+def test_references_are_kept_for_the_same_question_only(
+    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    first = references(tmp_path, factory, SEEDS, PATIENTS)
+    assert len(calls) == 3
+    second = references(tmp_path, factory, SEEDS, PATIENTS)
+    assert len(calls) == 3
+    assert (second.dose, second.search_return) == (first.dose, first.search_return)
+    for rule in first.outcomes:
+        np.testing.assert_array_equal(first.outcomes[rule].returns, second.outcomes[rule].returns)
+    references(tmp_path, factory, SEEDS, PATIENTS + 1)
+    assert len(calls) == 6
+    other = references(tmp_path, factory, (0, 1), PATIENTS)
+    assert len(calls) == 9
+    assert other.outcomes["uniform"].returns.shape == (2, PATIENTS)
+
+
+def test_kept_references_that_do_not_belong_together_are_made_again(
+    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two files, or one of them changed: neither is shown beside the other."""
+    first = references(tmp_path, factory, SEEDS, PATIENTS)
+    calls = counted(monkeypatch)
+    (tmp_path / EPISODES).write_bytes((tmp_path / EPISODES).read_bytes()[:-1])
+    again = references(tmp_path, factory, SEEDS, PATIENTS)
+    assert len(calls) == 3
+    assert again.dose == first.dose
+    (tmp_path / EPISODES).unlink()
+    references(tmp_path, factory, SEEDS, PATIENTS)
+    assert len(calls) == 6
+    write_json(tmp_path / comparison.REFERENCES, {"some": "other file"})
+    references(tmp_path, factory, SEEDS, PATIENTS)
+    assert len(calls) == 9
+    assert read_json(tmp_path / comparison.REFERENCES)["dose"] == first.dose
+
+
+def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
+    base = Factory.of(ENV, {})
+    factory = Factory(ENV, {}, DoseLimits((0.1,), (1.0,)), base.horizon)
+    assert list(references(tmp_path, factory, (0,), 5).outcomes) == ["uniform", "constant"]
+
+
+def test_reference_rows_are_one_sample_of_all_patients(found: References) -> None:
+    rows = {row.name.rstrip(" 0123456789.-"): row for row in reference_rows(found)}
+    assert set(rows) == {"uniform dosing", "no dose", "best constant dose"}
+    best = found.outcomes["constant"].returns.ravel()
+    for name, rule in (("uniform dosing", "uniform"), ("no dose", "none")):
+        returns = found.outcomes[rule].returns.ravel()
+        difference = rows[name].difference
+        assert difference is not None
+        assert difference.value == pytest.approx((returns - best).mean())
+        low, high = stats.t.interval(0.95, len(best) - 1, (returns - best).mean(), stats.sem(returns - best))
+        assert (difference.low, difference.high) == pytest.approx((low, high))
+        assert rows[name].recommended.value == pytest.approx(returns.mean())
+        assert rows[name].recommended.n == len(SEEDS) * PATIENTS
+    assert rows["best constant dose"].difference is None
+    assert rows["uniform dosing"].verdict == "worse"
+    assert rows["no dose"].cost.value == 0.0 < rows["uniform dosing"].cost.value
+
+
+# Agents
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agents_row_is_paired_with_the_best_constant(
+    name: str, found: References, factory: Factory
+) -> None:
+    sparse = policy(BOUNDED[0])
+    line = row(name, found, factory, sparse)
+    own = policy(name)
+    outcome = evaluate(own, factory, PATIENTS)
+    gain = (outcome["recommended"].returns - found.outcomes["constant"].returns).mean(1)
+    assert line.difference is not None
+    assert line.difference.value == pytest.approx(gain.mean())
+    low, high = stats.t.interval(0.95, len(SEEDS) - 1, gain.mean(), stats.sem(gain))  # seeds are the sample
+    assert (line.difference.low, line.difference.high) == pytest.approx((low, high))
+    assert line.recommended.value == pytest.approx(outcome["recommended"].returns.mean())
+    assert line.sampled is not None
+    assert line.sampled.value == pytest.approx(outcome["sampled"].returns.mean())
+    assert line.cost.value == pytest.approx(outcome["recommended"].cost.mean())
+
+    obs = np.broadcast_to(cohort().obs[:50], (3, 50, 8))
+    sets, interval = own.dose_set(obs), sparse.dose_set(obs)
+    assert line.half_width == pytest.approx(sets.half_width.mean())
+    assert line.mass_outside_limits == pytest.approx(sets.mass_outside.mean())
+    assert line.mass_outside_sparse == pytest.approx(
+        own.mass_outside(obs, interval.low, interval.high).mean()
+    )
+    if name in BOUNDED:
+        assert line.width_kind == "exact support"
+        assert line.mass_outside_limits == 0.0
+    else:
+        assert line.width_kind == "central 99%"
+        assert (line.mass_outside_limits or 0.0) > 0.0
+        assert (line.mass_outside_sparse or 0.0) > 0.0
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_bounded_agent_has_exactly_no_mass_outside_its_own_interval(
+    name: str, found: References, factory: Factory
+) -> None:
+    assert row(name, found, factory, policy(name)).mass_outside_sparse == 0.0
+
+
+@pytest.mark.parametrize("sparse", [None, policy(BOUNDED[0], (0, 1, 5))], ids=["none", "other seeds"])
+def test_without_a_comparable_interval_there_is_no_mass(
+    sparse: DosePolicy | None, found: References, factory: Factory
+) -> None:
+    assert row(UNBOUNDED[0], found, factory, sparse).mass_outside_sparse is None
+
+
+# The table
+
+
+def test_rows_survive_json(found: References, factory: Factory) -> None:
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found)]
+    back = [Row.from_json(json.loads(json.dumps(line.to_json(), allow_nan=False))) for line in rows]
+    assert back == rows
+
+
+def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, factory: Factory) -> None:
+    sparse = policy(BOUNDED[0])
+    rows = [row(BOUNDED[0], found, factory, sparse), row(UNBOUNDED[0], found, factory, sparse)]
+    text = render([*rows, *reference_rows(found)])
+    head, rule, *lines = text.splitlines()
+    assert len(lines) == 5
+    assert set(rule) == {"-"}
+    for title in ("return", "minus best constant", "half-width", "outside limits", "outside sparse interval"):
+        assert title in head
+    bounded, unbounded, *rest = lines
+    assert bounded.count("0 (exactly)") == 2
+    assert "exact support" in bounded
+    assert "exactly" not in unbounded
+    assert "central 99%" in unbounded
+    assert [line.split("  ")[0] for line in rest] == [
+        "uniform dosing",
+        "no dose",
+        f"best constant dose {found.dose:.3f}",
+    ]
+    columns = {name: head.index(name) for name in ("policy", "minus best constant", "cost")}
+    assert all(line[start - 2 : start] == "  " for line in lines for start in columns.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "bounded", "text"),
+    [
+        (0.0, True, "0 (exactly)"),
+        (0.0, False, "< 1e-300"),  # a Gaussian's mass that a computer number cannot hold is not zero
+        (1e-12, True, "1.00e-12"),
+        (0.25, False, "0.2500"),
+        (None, True, "-"),
+    ],
+)
+def test_only_a_bounded_law_has_an_exact_zero(value: float | None, bounded: bool, text: str) -> None:
+    assert mass_words(value, bounded) == text
