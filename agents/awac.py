@@ -1,0 +1,128 @@
+"""AWAC, advantage-weighted actor-critic. Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359.
+
+Q is that of the policy itself, which is fitted to the recorded doses with a weight that grows with their
+advantage over the policy's own dose. With temperature lambda:
+
+    L_Q  = sum_i E [ (r + gamma (1 - d) min_j Qbar_j(s', a') - Q_i(s, a))^2 ],     a' ~ pi(.|s')
+    L_pi = - E [ w ln pi(a | s) ],   A = min_i Q_i(s, a) - min_i Q_i(s, a~),       a~ ~ pi(.|s)
+    w    = min(exp(A / lambda), clip)
+
+Drawn doses reach the critics as they would be executed, inside the limits. Both losses are taken at the same
+parameters and stepped together; the target critics follow by Polyak averaging.
+
+The weight may instead be normalised over the batch, w_b = B exp(A_b / lambda) / sum_j exp(A_j / lambda),
+which needs no clip and does not change when every advantage moves by the same amount. The mean of the
+Gaussian policy is tanh(.), where the public reimplementation lets it drift beyond the limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.errors import UserError
+from dosing.networks import Critic, Initialiser
+from dosing.policies import Family, Policy, check_likelihood
+from dosing.targets import polyak, target_copy, td_target
+
+
+@dataclass(frozen=True)
+class AWACConfig:
+    """Settings of AWAC: the common start of the treatment tasks, for which none were published.
+
+    The locomotion experiments of the public reimplementation (CORL) use three layers of 256, a discount of
+    0.99, a temperature of 1/3 (0.1 in mazes) and a log scale between -20 and 2.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of every network."""
+    learning_rate: float = 3e-4
+    """Adam step size of every network."""
+    discount: float = 0.9
+    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
+    target_rate: float = 0.005
+    """Polyak rate of the target critics."""
+    temperature: float = 1.0 / 3.0
+    """lambda: large imitates, small follows the advantage."""
+    weighting: Literal["exp", "softmax"] = "exp"
+    """exp clips the weight; softmax normalises it over the batch."""
+    weight_clip: float = 100.0
+    """Largest weight a recorded dose can have; softmax does without."""
+    policy_family: Family = "clipped_gaussian"
+    """Law of the policy; any whose density is positive on the whole box."""
+    log_std_min: float = -5.0
+    """Lower bound of the policy's log scale."""
+    log_std_max: float = 2.0
+    """Upper bound of the policy's log scale."""
+
+
+class AWAC(Agent):
+    """S stacked seeds of AWAC."""
+
+    def __init__(self, init: Initialiser, problem: Problem, config: AWACConfig) -> None:
+        super().__init__(problem, init.seeds)
+        if not config.temperature > 0.0:
+            raise UserError(f"temperature must be above 0, got {config.temperature}.")
+        if config.log_std_min > config.log_std_max:
+            raise UserError(
+                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
+            )
+        check_likelihood(config.policy_family)
+        self.config = config
+        self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
+        self.actor = Policy(
+            init,
+            problem,
+            config.hidden,
+            config.policy_family,
+            log_std=(config.log_std_min, config.log_std_max),
+            free_scale=True,
+        )
+        self.critic_target = target_copy(self.critic)
+        self.optimizers = {
+            "critic": adam(self.critic, config.learning_rate),
+            "actor": adam(self.actor, config.learning_rate),
+        }
+
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """Uniform noise of the policy's dose at the state and at the next state."""
+        shape = (batch_size, self.problem.n_act, self.actor.n_uniforms)
+        return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
+
+    def policy(self, obs: Tensor) -> Distribution:
+        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        law: Distribution = self.actor(obs)
+        return law
+
+    def _drawn(self, obs: Tensor, uniform: Tensor) -> Tensor:
+        """Executed doses ``[S, B, A]`` of the policy."""
+        return self.actor.law(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
+
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses ``critic``, ``actor``, each ``[S]``."""
+        c = self.config
+        q = self.critic(batch.obs, batch.act)  # [S, E, B]
+        with torch.no_grad():
+            next_act = self._drawn(batch.next_obs, batch.noise["next_act"])
+            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
+            baseline = self.critic(batch.obs, self._drawn(batch.obs, batch.noise["act"])).amin(1)
+            advantage = q.amin(1) - baseline
+            if c.weighting == "exp":
+                weight = torch.exp(advantage / c.temperature).clamp(max=c.weight_clip)
+            else:
+                weight = advantage.shape[-1] * torch.softmax(advantage / c.temperature, -1)
+        losses = {
+            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "actor": -(weight * self.actor.log_prob(batch.obs, batch.act)).mean(-1),
+        }
+        return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.mean(-1)}
+
+    def follow(self) -> None:
+        """Target critics by Polyak averaging."""
+        polyak(self.critic_target, self.critic, self.config.target_rate)
