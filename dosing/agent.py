@@ -58,6 +58,7 @@ class Batch:
         noise: one tensor ``[S, ...]`` per name in :meth:`Agent.noise`.
         extra: what the agent asked for in ``needs``, such as ``next_act`` or ``return_to_go``.
         step: number of this update, counted from 0; delayed steps read it.
+        length: rows of one episode that stand together in time order; 1 where rows were drawn one by one.
     """
 
     obs: Tensor
@@ -68,6 +69,7 @@ class Batch:
     noise: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    length: int = 1
 
 
 class Agent(nn.Module):
@@ -83,10 +85,13 @@ class Agent(nn.Module):
         problem: the sizes it was built for.
         context: number of visits the policy looks at (1 unless it is a sequence agent).
         needs: extra batch columns, served by ``dosing.data.sampling``.
+        episodes: whole episodes in a batch of each seed, for a method whose loss spans episodes; None where a
+            batch is transitions drawn one by one.
     """
 
     context: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
+    episodes: int | None = None
 
     def __init__(self, problem: Problem, seeds: tuple[int, ...]) -> None:
         super().__init__()
@@ -97,6 +102,14 @@ class Agent(nn.Module):
     @abstractmethod
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Noise that one update draws, by name."""
+
+    def prepare(self, dataset: Any) -> None:
+        """Take from the ``dosing.data.dataset.Dataset`` what the method fixes before its first update.
+
+        Called whenever a sampler is made for the agent. What it takes is part of ``state_dict``, and a method
+        that has taken it keeps it, so that neither loading nor further data changes what a weight means.
+        """
+        del dataset
 
     def rows(self, dataset: Any) -> Tensor | None:
         """Rows of the ``dosing.data.dataset.Dataset`` this method trains on; None for all of them."""
@@ -187,6 +200,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "discount": (lambda x: 0.0 <= x <= 1.0, "between 0 and 1"),
     "target_rate": (lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
     "weight_clip": (lambda x: x > 0.0, "above 0"),
+    "actor_every": (lambda x: x >= 1, "at least 1"),
+    "target_noise": (lambda x: x >= 0.0, "at least 0"),
+    "noise_clip": (lambda x: x >= 0.0, "at least 0"),
 }
 """What the settings that methods share by name have to be."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dosing.streams import check_seeds, generator
 
-Init = Literal["default", "xavier", "orthogonal"]
+Init = Literal["default", "xavier", "orthogonal", "edac"]
 
 
 class Initialiser:
@@ -74,7 +74,9 @@ class Linear(nn.Module):
         n_out: output width.
         members: E for an ensemble, None for a single network. An ensemble also takes ``[S, B, in]``.
         scheme: ``default`` (weights and bias uniform within 1/sqrt(n_in), as ``torch.nn.Linear``), ``xavier``
-            (Glorot uniform, zero bias) or ``orthogonal`` (gain sqrt 2, zero bias).
+            (Glorot uniform, zero bias), ``orthogonal`` (gain sqrt 2, zero bias) or ``edac`` (weights uniform
+            within 1/sqrt(n_in), bias 0.1; An et al. 2021, arXiv 2110.01548).
+        bound: weights and bias uniform within it, whatever the scheme; for a last layer that starts near 0.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Linear(nn.Module):
         members: int | None = None,
         scheme: Init = "default",
         gain: float = 2.0**0.5,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
         lead = () if members is None else (members,)
@@ -93,17 +96,16 @@ class Linear(nn.Module):
         bias_shape = (*lead, 1, n_out)
         self.members = members
         self.dtype, self.product_dtype = init.dtype, init.product_dtype
-        if scheme == "orthogonal":
+        if scheme == "orthogonal" and bound is None:
             self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
             self.bias = init.constant(0.0, *bias_shape)
-        elif scheme == "xavier":
-            bound = (6.0 / (n_in + n_out)) ** 0.5
-            self.weight = init.stack(lambda rng: rng.uniform(-bound, bound, shape))
-            self.bias = init.constant(0.0, *bias_shape)
+            return
+        reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
+        self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
+        if bound is not None or scheme == "default":
+            self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
         else:
-            bound = n_in**-0.5
-            self.weight = init.stack(lambda rng: rng.uniform(-bound, bound, shape))
-            self.bias = init.stack(lambda rng: rng.uniform(-bound, bound, bias_shape))
+            self.bias = init.constant(0.1 if scheme == "edac" else 0.0, *bias_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map; see the class for shapes."""
@@ -157,6 +159,8 @@ class Mlp(nn.Module):
         scheme: initialisation of every layer.
         activate_last: also apply ReLU after the last layer (a trunk of features).
         layer_norm: normalise before every ReLU, see :class:`StackedLayerNorm`.
+        norm_after_relu: normalise after every ReLU instead of before.
+        last_bound: weights and bias of the last layer start uniform within it.
     """
 
     def __init__(
@@ -168,16 +172,20 @@ class Mlp(nn.Module):
         scheme: Init = "default",
         activate_last: bool = False,
         layer_norm: bool = False,
+        norm_after_relu: bool = False,
+        last_bound: float | None = None,
     ) -> None:
         super().__init__()
+        bounds = [None] * (len(widths) - 2) + [last_bound]
         self.layers = nn.ModuleList(
-            Linear(init, n_in, n_out, members=members, scheme=scheme) for n_in, n_out in pairwise(widths)
+            Linear(init, n_in, n_out, members=members, scheme=scheme, bound=bound)
+            for (n_in, n_out), bound in zip(pairwise(widths), bounds, strict=True)
         )
         normed = widths[1:] if activate_last else widths[1:-1]
         self.norms = nn.ModuleList(
             StackedLayerNorm(init, width, members=members) for width in normed if layer_norm
         )
-        self.activate_last = activate_last
+        self.activate_last, self.norm_after_relu = activate_last, norm_after_relu
         self.dtype = init.dtype
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,10 +194,24 @@ class Mlp(nn.Module):
         for i, layer in enumerate(self.layers):
             x = cast(Linear, layer).product(x)
             if i < last or self.activate_last:
-                if self.norms:
+                if self.norms and not self.norm_after_relu:
                     x = self.norms[i](x)
                 x = torch.relu(x)
+                if self.norms and self.norm_after_relu:
+                    x = self.norms[i](x)
         return x.to(self.dtype)
+
+
+def frozen(network: nn.Module, *inputs: Tensor, members: int | None = None) -> Any:
+    """Evaluate a network with its parameters held constant: gradients reach the inputs and nothing else.
+
+    Args:
+        network: the network.
+        inputs: what it takes.
+        members: evaluate only this many members of an ensemble; None for all, and for a single network.
+    """
+    constants = {name: p.detach()[:, :members] for name, p in network.named_parameters()}
+    return torch.func.functional_call(network, constants, inputs)
 
 
 class Critic(nn.Module):
@@ -202,6 +224,9 @@ class Critic(nn.Module):
         hidden: hidden widths.
         members: E, two for the usual twin critics.
         scheme: initialisation of every layer.
+        layer_norm: normalise, see :class:`Mlp`.
+        norm_after_relu: normalise after every ReLU instead of before.
+        last_bound: weights and bias of the last layer start uniform within it.
     """
 
     def __init__(
@@ -213,9 +238,20 @@ class Critic(nn.Module):
         *,
         members: int = 2,
         scheme: Init = "default",
+        layer_norm: bool = False,
+        norm_after_relu: bool = False,
+        last_bound: float | None = None,
     ) -> None:
         super().__init__()
-        self.net = Mlp(init, [n_obs + n_act, *hidden, 1], members=members, scheme=scheme)
+        self.net = Mlp(
+            init,
+            [n_obs + n_act, *hidden, 1],
+            members=members,
+            scheme=scheme,
+            layer_norm=layer_norm,
+            norm_after_relu=norm_after_relu,
+            last_bound=last_bound,
+        )
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         """Values ``[S, E, B]`` of ``obs [S, B, O]`` and ``act [S, B, A]``; the member axis is kept."""

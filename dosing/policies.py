@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from dosing.agent import Problem
 from dosing.distributions.bounded import TanhNormal
+from dosing.distributions.point import Point
 from dosing.distributions.q_gaussian import QGaussian, n_uniforms, support_radius
 from dosing.distributions.scaled_beta import ScaledBeta
 from dosing.distributions.student_t import StudentT
@@ -156,3 +157,35 @@ class Policy(nn.Module):
     def n_uniforms(self) -> int:
         """Uniform numbers that one draw of one dose dimension uses."""
         return StudentT.n_uniforms if self.family == "student_t" else n_uniforms(self.q)
+
+
+class PointPolicy(nn.Module):
+    """Deterministic policy: the dose is tanh of a network's output.
+
+    Args:
+        init: initialiser of the S seeds.
+        problem: sizes.
+        hidden: hidden widths.
+        scheme: initialisation of every layer.
+        last_bound: weights and bias of the last layer start uniform within it.
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        problem: Problem,
+        hidden: Sequence[int],
+        *,
+        scheme: Init = "default",
+        last_bound: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = Mlp(init, [problem.n_obs, *hidden, problem.n_act], scheme=scheme, last_bound=last_bound)
+
+    def action(self, obs: Tensor) -> Tensor:
+        """Action ``[S, B, A]`` in [-1, 1] at ``obs [S, B, O]``."""
+        return torch.tanh(self.net(obs))
+
+    def forward(self, obs: Tensor) -> Distribution:
+        """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``: all at one dose."""
+        return Independent(Point(self.action(obs), validate_args=False), 1, validate_args=False)

@@ -31,3 +31,15 @@ def expectile_loss(error: Tensor, expectile: float) -> Tensor:
 def td_target(reward: Tensor, terminated: Tensor, discount: float, bootstrap: Tensor) -> Tensor:
     """One-step target r + gamma (1 - d) * bootstrap, where d is termination and never the time limit."""
     return reward + discount * (1.0 - terminated) * bootstrap
+
+
+def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor:
+    """Action ``[S, B, A]`` with clipped noise, inside the box (Fujimoto et al. 2018, arXiv 1802.09477).
+
+    Args:
+        act: what the target policy would do.
+        noise: standard normal, of the same shape.
+        scale: standard deviation of the noise.
+        largest: bound of the noise.
+    """
+    return (act + (scale * noise).clamp(-largest, largest)).clamp(-1.0, 1.0)

@@ -12,10 +12,10 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from dosing.errors import UserError
-from dosing.networks import Critic, Init, Initialiser, Linear, Mlp, Value
+from dosing.networks import Critic, Init, Initialiser, Linear, Mlp, Value, frozen
 
 SEEDS = (3, 7, 1)
-SCHEMES: tuple[Init, ...] = ("default", "xavier", "orthogonal")
+SCHEMES: tuple[Init, ...] = ("default", "xavier", "orthogonal", "edac")
 
 
 def build(seeds: tuple[int, ...] = SEEDS) -> Initialiser:
@@ -90,6 +90,24 @@ def test_xavier_weights_are_uniform_within_the_glorot_bound() -> None:
         assert 0.99 * bound < float(weight.abs().max()) <= bound
         assert float(weight.std()) == pytest.approx(bound / math.sqrt(3.0), rel=0.05)
         assert not layer.bias.any()
+
+
+def test_edac_weights_are_those_of_torch_with_a_bias_of_a_tenth() -> None:
+    layer = Linear(build(tuple(range(20))), 64, 200, scheme="edac")
+    weight = layer.weight.detach()
+    assert 0.99 / 8.0 < float(weight.abs().max()) <= 1.0 / 8.0
+    assert float(weight.std()) == pytest.approx(1.0 / (8.0 * math.sqrt(3.0)), rel=0.02)
+    assert bool((layer.bias == 0.1).all())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_bound_on_the_last_layer_holds_there_alone(scheme: Init) -> None:
+    bounded = Mlp(build(tuple(range(20))), [64, 200, 30], scheme=scheme, last_bound=3e-3)
+    usual = Mlp(build(tuple(range(20))), [64, 200, 30], scheme=scheme)
+    for values in (bounded.layers[1].weight.detach(), bounded.layers[1].bias.detach()):
+        assert 0.98 * 3e-3 < float(values.abs().max()) <= 3e-3
+        assert float(values.std()) == pytest.approx(3e-3 / math.sqrt(3.0), rel=0.08)
+    assert torch.equal(bounded.layers[0].weight, usual.layers[0].weight)
 
 
 @pytest.mark.parametrize("members", [None, 2])
@@ -173,3 +191,38 @@ def test_parameters_have_the_asked_type() -> None:
         assert {p.dtype for p in Mlp(init, [2, 3, 1]).parameters()} == {dtype}
         assert init.constant(0.5, 1, 4).dtype == dtype
     assert np.allclose(Initialiser((0, 1)).constant(0.5, 1, 4).detach().numpy(), np.full((2, 1, 4), 0.5))
+
+
+def test_normalisation_after_the_relu_is_that_of_torch() -> None:
+    net = Critic(build(), 3, 1, (8, 6), layer_norm=True, norm_after_relu=True)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    obs, act = torch.randn(3, 5, 3, dtype=torch.float64), torch.randn(3, 5, 1, dtype=torch.float64)
+    values = net(obs, act)
+    layers: list[Linear] = list(net.net.layers)  # type: ignore[arg-type]
+    for s in range(3):
+        for e in range(2):
+            x = torch.cat((obs[s], act[s]), -1)
+            for i, layer in enumerate(layers):
+                x = as_torch(layer.weight[s, e], layer.bias[s, e])(x)
+                if i < 2:
+                    norm: nn.Module = net.net.norms[i]
+                    x = nn.functional.layer_norm(
+                        x.relu(), x.shape[-1:], norm.weight[s, e, 0], norm.bias[s, e, 0]
+                    )
+            torch.testing.assert_close(values[s, e], x[:, 0])
+
+
+@pytest.mark.parametrize("members", [None, 1])
+def test_a_frozen_network_passes_gradients_to_its_inputs_alone(members: int | None) -> None:
+    net = Critic(build(), 3, 1, (8, 6), layer_norm=True)
+    obs = torch.randn(3, 5, 3, dtype=torch.float64)
+    act = torch.randn(3, 5, 1, dtype=torch.float64, requires_grad=True)
+    usual, held = net(obs, act)[:, :members], frozen(net, obs, act, members=members)
+    assert torch.equal(usual, held)
+    (wanted,) = torch.autograd.grad(usual.sum(), act)
+    held.sum().backward()
+    assert act.grad is not None
+    torch.testing.assert_close(act.grad, wanted)
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())

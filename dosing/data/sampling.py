@@ -34,20 +34,39 @@ EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {"next_act": _next_act, "has
 """Columns an agent can ask for in ``needs``, each ``[M, width]``."""
 
 
-class Sampler:
-    """Uniform minibatches of transitions for every seed of an agent.
+def _episode_length(dataset: Dataset) -> int:
+    """Visits per episode, the same in every episode.
 
-    ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches.
+    Raises:
+        UserError: the lengths differ.
+    """
+    lengths = dataset.starts.diff()
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest != longest:
+        raise UserError(
+            f"this agent learns from whole episodes of one length; the data set's have {shortest} to "
+            f"{longest} visits."
+        )
+    return longest
+
+
+class Sampler:
+    """Uniform minibatches for every seed of an agent: of transitions or, if it asks for them, whole episodes.
+
+    ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches. The
+    agent is shown the data set once (:meth:`~dosing.agent.Agent.prepare`).
 
     Args:
         dataset: transitions in agents' units.
-        agent: says which seeds, which noise and which extra columns.
-        batch_size: B.
+        agent: says which seeds, which noise and which extra columns, and whether it learns from whole
+            episodes; these are drawn with replacement and their rows stand together in time order.
+        batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length.
         in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
             until the next one is drawn.
 
     Raises:
-        UserError: the batch size is not positive, or the agent needs a column this sampler cannot serve.
+        UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
+            learns from whole episodes and theirs is not one length.
     """
 
     def __init__(self, dataset: Dataset, agent: Agent, batch_size: int, *, in_place: bool = False) -> None:
@@ -56,9 +75,11 @@ class Sampler:
         unknown = sorted(agent.needs - EXTRAS.keys())
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(EXTRAS)}.")
+        agent.prepare(dataset)
         self.dataset = dataset
         self.seeds = agent.seeds
-        self.batch_size = batch_size
+        self.length = 1 if agent.episodes is None else _episode_length(dataset)
+        self.batch_size = batch_size = batch_size if agent.episodes is None else agent.episodes * self.length
         self._noise_plan = agent.noise(batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.needs)
@@ -77,6 +98,8 @@ class Sampler:
             dim=1,
         )
         chosen = agent.rows(dataset)
+        if chosen is not None and agent.episodes is not None:
+            raise UserError("an agent that learns from whole episodes cannot choose among their rows.")
         if chosen is not None:
             self._rows = self._rows[chosen]
         self._block = -1
@@ -94,8 +117,10 @@ class Sampler:
     def _refill(self, block: int) -> None:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
         device, dtype = self._rows.device, self._rows.dtype
-        index = draw_indices(self.seeds, len(self._rows), (BLOCK, self.batch_size), block, device=device)
-        self._index = index.view(BLOCK, -1)
+        shape = (BLOCK, self.batch_size // self.length)
+        first = draw_indices(self.seeds, len(self._rows) // self.length, shape, block, device=device)
+        within = torch.arange(self.length, device=device)
+        self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
         self._noise = {
             name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
             for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
@@ -127,4 +152,5 @@ class Sampler:
             noise=noise,
             extra=dict(zip(self._extras, extras, strict=True)),
             step=step,
+            length=self.length,
         )
