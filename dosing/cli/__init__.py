@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
         return 1
+    except OSError as error:  # a full disk, a file without permission
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"dosing: {error.strerror or error}{where}; nothing half-written is left.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("dosing: interrupted; a run folder continues from its last checkpoint.", file=sys.stderr)
         return 130
@@ -142,6 +147,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recommend.add_argument(
         "--state", nargs="+", required=True, help="as many numbers as the scenario observes"
     )
+    recommend._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
     recommend.add_argument("--json", action="store_true", help="print the whole recommendation as JSON")
 
     command("agents", _agents, "list the agents")
@@ -191,6 +197,14 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
+    options = _options(pairs)
+    for name in ("env_id", "patients", "policy", "seed", "progress", "workers"):
+        if name in options:
+            raise UserError(f"{name} is not an option of an environment; see the help of this command.")
+    return options
+
+
 def _agents(arguments: argparse.Namespace, rest: list[str]) -> int:
     lines = [(name, e.title, e.family, e.support, e.paper) for name, e in agents.AGENTS.items()]
     head = ("agent", "title", "policy", "dose set", "paper")
@@ -210,7 +224,7 @@ def _simulate(arguments: argparse.Namespace, rest: list[str]) -> int:
         policy=arguments.policy,
         seed=arguments.data_seed,
         progress=True,
-        **_options(arguments.env_option),
+        **_env_options(arguments.env_option),
     )
     metadata = write_episodes(episodes, arguments.out)
     print(f"{len(episodes):,} visits of {arguments.patients:,} patients in {arguments.out}")
@@ -236,7 +250,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.cli import studies
     from dosing.training import TrainingSettings
 
-    torch.set_num_threads(max(1, arguments.threads))
+    if arguments.threads < 1:
+        raise UserError(f"--threads must be at least 1, got {arguments.threads}.")
+    torch.set_num_threads(arguments.threads)
 
     config = tyro.cli(entry.config_class(), prog=f"python -m dosing train {arguments.agent}", args=rest)
     settings = TrainingSettings(
@@ -248,17 +264,16 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         precision=arguments.precision,
     )
     settings.check()
+    seeds = _seed_range(arguments.seeds)
     data = studies.obtain_data(
         arguments.data,
         arguments.out,
         patients=arguments.patients,
         policy=arguments.policy,
         seed=arguments.data_seed,
-        options=_options(arguments.env_option),
+        options=_env_options(arguments.env_option),
     )
-    run = studies.train_run(
-        arguments.agent, config, data, arguments.out, _seed_range(arguments.seeds), settings, arguments.device
-    )
+    run = studies.train_run(arguments.agent, config, data, arguments.out, seeds, settings, arguments.device)
     print(run.path)
     return 0
 
@@ -270,6 +285,8 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     training = TrainingSettings(steps=arguments.steps)
     training.check()
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     configured = _options(arguments.set)
     compare.configurations(
         arguments.agents, arguments.policy_families, configured
@@ -280,7 +297,7 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
         patients=arguments.patients,
         policy=arguments.policy,
         seed=arguments.data_seed,
-        options=_options(arguments.env_option),
+        options=_env_options(arguments.env_option),
     )
     rows = compare.compare(
         arguments.out,

@@ -221,7 +221,13 @@ def train_run(
             return run
         write_json(run.path / CONFIG, config)
         with _bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
-            train(stack, dataset, run, settings, progress=bar)
+            try:
+                train(stack, dataset, run, settings, progress=bar)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
+                    "take fewer or smaller ones, or --device cpu."
+                ) from error
     return run
 
 
