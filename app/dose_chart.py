@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+from scipy.ndimage import minimum_filter1d
 
 from app.answers import Answer, Curve, dose_range
 from app.charts import BOTTOM, finish
@@ -268,19 +269,25 @@ def _direct_labels(
     right: float,
     floor: float | None,
 ) -> None:
-    """Name every density where it stands out most from the others, instead of in a legend."""
-    grid = np.linspace(left + 0.15 * (right - left), right - 0.15 * (right - left), 201)
+    """Name every density beside its line, instead of in a legend, where no other line crosses the name."""
+    grid = np.linspace(left + 0.2 * (right - left), right - 0.2 * (right - left), 201)
     heights = [np.interp(grid, dose, density) for _, _, dose, density in lines]
     if floor is not None:
         heights = [np.log10(np.maximum(height, floor)) for height in heights]
-    steepness = 0.3 * (len(grid) - 1)  # of one panel width: a name on a slope would cover its line
+    panel = float(np.ptp(heights)) if lines else 1.0
+    room = 0.14 * panel  # height of a name with air above it
     for index, (name, mark, _, _) in enumerate(lines):
-        others = [h for i, h in enumerate(heights) if i != index]
-        lead = heights[index] - np.max(others, axis=0) if others else heights[index]
-        best = int(np.argmax(lead - steepness * np.abs(np.gradient(heights[index]))))
+        own = heights[index]
+        clear = np.full(len(grid), room)
+        for other in heights[:index] + heights[index + 1 :]:
+            clear = np.minimum(clear, np.where(other > own - 0.03 * panel, np.abs(other - own), room))
+        steep = 0.3 * (len(grid) - 1) * np.abs(np.gradient(own))  # on a slope the name would cover its line
+        score = minimum_filter1d(clear, 41) - np.minimum(steep, panel) + 0.3 * own
+        low = own < min(own.max(), np.min(heights) + 0.06 * panel)  # where there is next to no density
+        best = int(np.argmax(np.where(low, -np.inf, score)))
         figure.add_annotation(
             x=grid[best],
-            y=heights[index][best],
+            y=own[best],
             yshift=11,
             showarrow=False,
             text=f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}',

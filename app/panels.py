@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from app import charts, frame
+from app import course_chart, frame
 from app.answers import Answer, Piece, Source, curves, sparse_of
 from app.dose_chart import dose_axis
 from app.theme import CENTRAL_WORDS, decimals, interval, number, probability, with_unit
@@ -21,13 +21,15 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         return
     places = decimals(max(h - low for low, h in zip(*found.limits, strict=True)))
     dose, proposed = (", ".join(number(v, places) for v in values) for values in (found.dose, found.proposed))
-    if found.status == "ok":
+    if found.status == "ok" and answer.between_seeds:
+        st.badge("▲ Within the hard limits, but the seeds disagree", color="orange")
+    elif found.status == "ok":
         st.badge("✓ OK: within the hard limits", color="green")
     else:
         st.badge(f"▲ {found.status.upper()}: proposed {proposed}, held at a hard limit", color="orange")
     st.metric("Recommended dose", with_unit(dose, found.unit))
     if answer.between_seeds:
-        st.warning("**No seed would give this dose.** The seeds disagree, and it lies between their doses.")
+        st.warning("**No seed would give this dose.** It lies between what they would give.")
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
@@ -92,13 +94,13 @@ def course(episodes: Episodes, row: int, source: Source) -> None:
     st.subheader(f"Course of patient {patient}")
     left, right = st.columns(2)
     with left:
-        figure = charts.course_observations(
+        figure = course_chart.observations(
             visits, episodes.obs[rows], names, meta.get("obs_units") or ["1"] * width, current
         )
         frame.draw(figure, "observations", f"Observations of patient {patient} over the visits")
     with right:
         for dimension in range(source.limits.n_act):
-            figure = charts.course_doses(
+            figure = course_chart.doses(
                 visits,
                 episodes.act[rows, dimension],
                 episodes.reward[rows],

@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from tests.app.served import FLAGS, ROOT, full_height, server, settle
 from tests.conftest import find_chromium
 
-LINK = "/?patient=4&visit=5"
+LINK = "/?patient=7&visit=9"
 
 
 def take(study: Path, file: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app import charts
+from app import charts, course_chart
 from app.answers import Answer, Curve, Source, ask, curves, dose_range
 from app.dose_chart import dose_axis
 from app.theme import GREY, MARKS, NOTICE, OTHER, decimals, interval, mark, number, probability
@@ -104,8 +104,8 @@ def figures() -> dict[str, go.Figure]:
     return {
         "dose axis": dose_axis([one], [curve(0.1, 0.4)]),
         "refused": dose_axis([refusal()], [None]),
-        "observations": charts.course_observations(VISITS, WAVES, ["a", "b"], ["1", "mg/L"], 2),
-        "doses": charts.course_doses(VISITS, VISITS / 10, VISITS, VISITS > 4, (-1.0, 1.0), 2),
+        "observations": course_chart.observations(VISITS, WAVES, ["a", "b"], ["1", "mg/L"], 2),
+        "doses": course_chart.doses(VISITS, VISITS / 10, VISITS, VISITS > 4, (-1.0, 1.0), 2),
         "intervals": charts.intervals(ROWS),
         "training": charts.training_curve(VISITS, np.ones((3, 5)), "loss", MARKS[0]),
     }
@@ -151,6 +151,7 @@ def test_seeds_that_are_apart_keep_their_own_intervals() -> None:
     apart = answer(seeds=((-0.8, -0.9, -0.7), (0.5, 0.4, 0.6), (0.6, 0.55, 0.7)))
     assert apart.pieces(0) == [(-0.9, -0.7), (0.4, 0.7)]
     assert np.allclose(bars(dose_axis([apart], [curve(0.4, 0.7)])), [(-0.9, -0.7), (0.4, 0.7)])
+    assert dose_axis([apart], [curve(0.4, 0.7)]).layout.barmode == "overlay"  # not side by side
     assert apart.between_seeds  # the mean, 0.1, is where no seed would dose
     assert not answer().between_seeds
     assert answer().pieces(0) == [(0.1, 0.4)]
@@ -188,6 +189,15 @@ def test_a_very_wide_law_does_not_squeeze_the_limits() -> None:
     figure = dose_axis([wide], [curve(-1.0, 1.0)])
     assert "◂ \N{MINUS SIGN}50.000" in texts(figure)
     assert "80.000 ▸" in texts(figure)
+
+
+def test_names_of_densities_stand_clear_of_other_densities() -> None:
+    dose = np.linspace(-1.2, 1.2, 481)
+    broad = Curve(dose, np.full(481, 0.3), {})
+    figure = dose_axis([answer(), answer(bounded=False, position=1)], [curve(0.1, 0.4), broad])
+    (name,) = (a for a in figure.layout.annotations if str(a.text).endswith("Agent 1") and a.yref != "y2")
+    assert not -0.1 < name.x < 0.6
+    assert name.y == pytest.approx(0.3)
 
 
 def test_one_chart_per_dose_dimension() -> None:
@@ -243,8 +253,7 @@ def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
         (0.0, -1.0, 2.0, OTHER.symbol),
         (2.0, 1.0, 4.0, OTHER.symbol),
     ]
-    (line,) = figure.layout.shapes
-    assert line.x0 == 2.0
+    assert {(line.x0, line.x1) for line in figure.layout.shapes} == {(2.0, 2.0)}  # the best constant dose
     assert "<b>Agent</b>: worse than best constant" in texts(figure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -12,6 +13,7 @@ from app.theme import number
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli.studies import TABLE, episodes_of, recommend_from
 from dosing.runs import DONE, RunFolder, find_runs
+from tests.app.test_charts import answer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("pages/patient.py", "pages/comparison.py", "pages/about.py")
@@ -226,3 +228,33 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
         assert config["data"]["content_hash"].startswith(line["data hash"])
         assert line["files"] == "verified"
         assert line["seeds"] == 2
+
+
+def card_of_one_answer() -> None:
+    import streamlit as st
+
+    from app import panels
+
+    panels.card(st.session_state["answer"], None)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "dose"),
+    [
+        (
+            {"status": "limited", "dose": (1.0,), "proposed": (1.25,), "bounded": False},
+            "LIMITED: proposed 1.250",
+            "1.000",
+        ),
+        ({"seeds": ((-0.8, -0.9, -0.7), (0.6, 0.5, 0.7))}, "the seeds disagree", "\N{MINUS SIGN}0.100"),
+        ({"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))}, "OK: within the hard limits", "0.550"),
+    ],
+)
+def test_the_card_says_what_happened_to_the_dose(found: dict[str, Any], status: str, dose: str) -> None:
+    at = AppTest.from_function(card_of_one_answer)
+    at.session_state["answer"] = answer(**found)
+    at.run(timeout=30)
+    assert not at.exception
+    assert status in words(at)
+    assert doses(at) == [dose]
+    assert ("No seed would give this dose" in words(at)) == ("disagree" in status)
