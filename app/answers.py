@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.theme import Mark, mark
+from dosing.comparison import Row
 from dosing.policy import DosePolicy
 from dosing.recommendation import Recommendation, recommend
 from dosing.safety import DoseLimits
@@ -22,7 +23,7 @@ POINTS = 401
 
 @dataclass(frozen=True)
 class Source:
-    """A policy to ask: its name on screen, the policy, its limits and what it rests on."""
+    """A policy to ask: its name on screen, the policy, its limits, what it rests on and what it is worth."""
 
     name: str
     family: str
@@ -30,6 +31,7 @@ class Source:
     limits: DoseLimits
     obs_names: tuple[str, ...]
     provenance: dict[str, Any]
+    measured: Row | None = None
 
 
 Piece = tuple[float, float]

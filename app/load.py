@@ -131,6 +131,17 @@ def table() -> tuple[list[Row], list[str]] | None:
     return _table(str(file), _stamp(file)) if file.is_file() else None
 
 
+def measured(run: Run) -> Row | None:
+    """The run's line in the study table; None if it is not there or the table cannot be read."""
+    try:
+        found = table()
+    except UserError:
+        return None
+    path = str(run.folder.path.relative_to(study()))
+    rows = dict(zip(found[1], found[0], strict=False)) if found else {}  # agents' rows come first
+    return rows.get(path)
+
+
 def _stamp(*files: Path) -> Stamp:
     """Modification times in ns; 0 for a file that is not there."""
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)

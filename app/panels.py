@@ -30,6 +30,7 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     st.metric("Recommended dose", with_unit(dose, found.unit))
     if answer.between_seeds:
         st.warning("**No seed would give this dose.** It lies between what they would give.")
+    worth(source)
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
@@ -46,6 +47,19 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     count = len(found.seeds)
     lines.append(f"{count} training seed{'s' if count > 1 else ''}, own doses {own}")
     st.markdown("\n".join(f"- {line}" for line in lines))
+
+
+def worth(source: Source) -> None:
+    """What following this policy was worth on new simulated patients, beside the number it recommends."""
+    row = source.measured
+    if row is None or row.difference is None:
+        st.info("Not measured on new patients yet: do not follow.")
+        return
+    found = row.difference
+    words = {"better": "better than", "worse": "worse than"}.get(row.verdict or "", f"{row.verdict} from")
+    size = f"{number(found.value, 1)} in return, 95 % interval {interval(found.low, found.high, 1)}"
+    show = st.success if row.verdict == "better" else st.warning
+    show(f"Measured on new simulated patients: **{words} one constant dose for everyone** ({size}).")
 
 
 def _words(pieces: list[Piece], places: int) -> str:

@@ -30,6 +30,7 @@ def sources(runs: list[load.Run]) -> list[Source]:
                     limits_of(run.folder),
                     tuple(run.config.get("obs_names") or ()),
                     load.provenance(run),
+                    load.measured(run),
                 )
             )
         except UserError as error:
