@@ -17,8 +17,8 @@ from simulator.scenario import Array, Scenario, normal_blocks, patients_last
 from simulator.streams import BLOCK, NOISE, PATIENT, block_streams
 
 GROUP = 128
-"""Blocks worked through together: 32,768 patients, so that a call costs little beside its work. From 24 to 400
-blocks the speed differs by a tenth."""
+"""Blocks worked through together: 32,768 patients, so that a call costs little beside its work. From 24 to
+400 blocks the speed differs by a tenth."""
 
 
 class Core:
