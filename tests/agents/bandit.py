@@ -1,6 +1,6 @@
 """A problem whose solution is known, and stacks trained on it.
 
-Doses uniform on [low, 1], reward 1 - (a - 0.3)^2, every transition terminal, observations without any meaning.
+Doses uniform on [low, 1], reward 1 - (a - 0.3)^2, every transition terminal, observations without meaning.
 Each method's fixed point on it follows from its equations by one-dimensional integrals.
 """
 
