@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dosing.distributions.bounded import TanhNormal, TruncatedNormal
     from dosing.distributions.clipped import Clipped
+    from dosing.distributions.parabola import Parabola
     from dosing.distributions.q_exponential import exp_q, log_q
     from dosing.distributions.q_gaussian import QGaussian, support_radius
     from dosing.distributions.scaled_beta import ScaledBeta
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clipped",
+    "Parabola",
     "QGaussian",
     "ScaledBeta",
     "StudentT",
@@ -31,6 +33,7 @@ __all__ = [
 
 _MODULES = {
     "Clipped": "clipped",
+    "Parabola": "parabola",
     "QGaussian": "q_gaussian",
     "ScaledBeta": "scaled_beta",
     "StudentT": "student_t",
