@@ -44,7 +44,7 @@ class Row:
         width_kind: ``exact support`` or the central mass that stands in for it.
         mass_outside_limits: mean probability outside the hard limits before any clipping.
         mass_outside_sparse: mean probability outside the sparse agent's interval at the same states.
-        cost: mean safety cost per patient when the recommended dose is given.
+        cost: mean safety cost per patient when the recommended dose is given; None where not measured.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Row:
     width_kind: str | None
     mass_outside_limits: float | None
     mass_outside_sparse: float | None
-    cost: Estimate
+    cost: Estimate | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
@@ -142,6 +142,26 @@ def reference_rows(found: References) -> list[Row]:
     return rows
 
 
+def ceiling_row(policy: str, knows: str, value: float, half_width: float, patients: int) -> Row:
+    """Row of a ceiling measured beforehand: a policy that knows, or was trained on, what no agent is told."""
+    estimate = Estimate(
+        value, value - half_width, value + half_width, 0.95, patients, None, "normal over patients"
+    )
+    return Row(
+        name=f"ceiling: {policy}",
+        family=f"knows {knows}",
+        recommended=estimate,
+        sampled=None,
+        difference=None,
+        verdict=None,
+        half_width=None,
+        width_kind=None,
+        mass_outside_limits=None,
+        mass_outside_sparse=None,
+        cost=None,
+    )
+
+
 def agent_row(
     name: str,
     family: str,
@@ -210,7 +230,7 @@ def render(rows: Sequence[Row]) -> str:
             f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
             mass_words(row.mass_outside_limits, row.width_kind == EXACT),
             mass_words(row.mass_outside_sparse, row.width_kind == EXACT),
-            f"{row.cost.value:.2f}",
+            f"{row.cost.value:.2f}" if row.cost else "-",
         )
         for row in rows
     ]

@@ -30,7 +30,7 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
             "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
             "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
             "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
-            "cost": f"{row.cost.value:.2f}",
+            "cost": f"{row.cost.value:.2f}" if row.cost else dash,
         }
         for row in rows
     )
@@ -60,12 +60,13 @@ def show_table(listing: load.Listing) -> None:
     visits = runs[0].config["problem"]["horizon"] if runs else None
     frame.draw(charts.intervals(rows), "intervals", "Mean return of each agent and rule, 95 % interval")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
+    rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
     st.caption(
         f"Return: sum of rewards {span}of a patient. Filled: recommended dose given; open: doses sampled "
         f"from the policy. Agents: {basis.basis}; reference rules have no seeds, "
-        f"n = {rows[-1].recommended.n:,}. All on the same new simulated patients. Dotted line: the best "
-        "constant dose, found on separate patients."
+        f"n = {rules.n:,}. All on the same new simulated patients. Dotted line: the best constant dose, "
+        "found on separate patients. Ceilings: measured beforehand, on 2,000 of these patients."
     )
     st.subheader("Study table")
     st.table(as_frame(rows), hide_index=True)

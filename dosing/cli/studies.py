@@ -26,7 +26,7 @@ from tqdm import tqdm
 import agents
 from dosing import __version__
 from dosing.agent import Problem
-from dosing.comparison import References, Row, agent_row, reference_rows, references
+from dosing.comparison import References, Row, agent_row, ceiling_row, reference_rows, references
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
@@ -49,6 +49,7 @@ from dosing.safety import DoseLimits
 from dosing.training import TrainingSettings, train
 from simulator.environment import EnvOptions
 from simulator.generate import simulate
+from simulator.measured import measured
 
 TABLE = "table.json"
 STATES = 2000
@@ -356,7 +357,9 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> list[Row]:
         family = config["agent_config"].get("policy_family", entry.family).replace("_", " ")
         outcomes = read_outcomes(run.path / EPISODES)
         rows.append(agent_row(entry.title, family, policies[run.path], outcomes, found, states, sparse))
-    return [*rows, *reference_rows(found)]
+    known = measured(factory.env_id, factory.options)
+    ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
+    return [*rows, *reference_rows(found), *ceilings]
 
 
 def recorded_states(episodes: Episodes) -> Observations:
