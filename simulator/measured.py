@@ -1,8 +1,8 @@
 """Ceilings as measured, to stand beside every result of their scenario without computing them again.
 
-Made by ``python -m simulator ceiling dosing/Treatment-v0 --variant VARIANT --cohort evaluation --patients 2000
---trained``: patients 0 to 1,999 of the evaluation cohort of seed 0, 24 visits, undiscounted. A slow test computes
-the untrained ones again.
+Made by ``python -m simulator ceiling dosing/Treatment-v0 --cohort evaluation --patients 2000 --trained`` with
+``--variant``: patients 0 to 1,999 of the evaluation cohort of seed 0, 24 visits, undiscounted. A slow test
+computes the untrained ones again.
 """
 
 from dataclasses import dataclass
