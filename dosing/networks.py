@@ -130,6 +130,10 @@ class Linear(nn.Module):
         return flat.view(seeds, members, -1, n_out)
 
 
+NORM_EPSILON = 1e-6
+"""Added to the variance by layer normalisation: that of flax, in which the methods with it were published."""
+
+
 class StackedLayerNorm(nn.Module):
     """Layer normalisation per seed (Ba, Kiros, Hinton 2016, arXiv 1607.06450), in the parameters' precision.
 
@@ -144,9 +148,10 @@ class StackedLayerNorm(nn.Module):
         self.bias = init.constant(0.0, *lead, 1, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis; the variance is the biased one, plus 1e-5 as in ``torch.nn.LayerNorm``."""
+        """Normalise the last axis; the variance is the biased one, plus ``NORM_EPSILON``."""
         weight: Tensor = self.weight
-        return torch.addcmul(self.bias, functional.layer_norm(x.to(weight.dtype), x.shape[-1:]), weight)
+        standard = functional.layer_norm(x.to(weight.dtype), x.shape[-1:], eps=NORM_EPSILON)
+        return torch.addcmul(self.bias, standard, weight)
 
 
 class Mlp(nn.Module):

@@ -31,7 +31,7 @@ def shifted(module: nn.Module) -> nn.Module:
 
 def single(weight: Tensor, bias: Tensor) -> nn.LayerNorm:
     """Torch's layer with the given parameters ``[1, n]``."""
-    norm = nn.LayerNorm(weight.shape[-1], dtype=weight.dtype)
+    norm = nn.LayerNorm(weight.shape[-1], eps=1e-6, dtype=weight.dtype)
     with torch.no_grad():
         norm.weight.copy_(weight[0])
         norm.bias.copy_(bias[0])

@@ -28,12 +28,12 @@ def head(params: Arrays, name: str, row: list[float]) -> list[float]:
 
 
 def normalised(weight: np.ndarray, bias: np.ndarray, row: list[float]) -> list[float]:
-    """``w (x - mean) / sqrt(variance + 1e-5) + b`` over the units of one row (Ba, Kiros, Hinton 2016)."""
+    """``w (x - mean) / sqrt(variance + 1e-6) + b`` over the units of one row (Ba, Kiros, Hinton 2016)."""
     mean = sum(row) / len(row)
     variance = sum((x - mean) ** 2 for x in row) / len(row)
     assert weight.shape == bias.shape == (1, len(row))
     return [
-        float(weight[0, j]) * (x - mean) / math.sqrt(variance + 1e-5) + float(bias[0, j])
+        float(weight[0, j]) * (x - mean) / math.sqrt(variance + 1e-6) + float(bias[0, j])
         for j, x in enumerate(row)
     ]
 
