@@ -209,7 +209,7 @@ def test_normalisation_after_the_relu_is_that_of_torch() -> None:
                 if i < 2:
                     norm: nn.Module = net.net.norms[i]
                     x = nn.functional.layer_norm(
-                        x.relu(), x.shape[-1:], norm.weight[s, e, 0], norm.bias[s, e, 0]
+                        x.relu(), x.shape[-1:], norm.weight[s, e, 0], norm.bias[s, e, 0], eps=1e-6
                     )
             torch.testing.assert_close(values[s, e], x[:, 0])
 
