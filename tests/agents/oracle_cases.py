@@ -39,8 +39,11 @@ def build(name: str, config: Config, n_act: int = 2) -> Agent:
     return agent
 
 
-def make_batch(agent: Agent) -> Batch:
-    """Random transitions: two of seven terminal, one action on each edge of the box."""
+def make_batch(agent: Agent, step: int = 0) -> Batch:
+    """Random transitions: two of seven terminal, one action on each edge of the box, no next action in two.
+
+    For an agent that learns from whole episodes they are one.
+    """
     rng = np.random.default_rng(6)
     shape = (len(SEEDS), N_ROWS)
     n_act = agent.problem.n_act
@@ -54,13 +57,21 @@ def make_batch(agent: Agent) -> Batch:
         ).squeeze(0)
         for number, (name, (law, rest)) in enumerate(agent.noise(N_ROWS).items())
     }
+    obs, reward = rng.standard_normal((*shape, N_OBS)), 2.0 * rng.standard_normal(shape)
+    next_obs = rng.standard_normal((*shape, N_OBS))
+    has_next = np.ones((*shape, 1))
+    has_next[:, 3:5] = 0.0
+    extra = {"next_act": rng.uniform(-1.0, 1.0, act.shape) * has_next, "has_next": has_next}
     return Batch(
-        obs=torch.from_numpy(rng.standard_normal((*shape, N_OBS))),
+        obs=torch.from_numpy(obs),
         act=torch.from_numpy(act),
-        reward=torch.from_numpy(2.0 * rng.standard_normal(shape)),
-        next_obs=torch.from_numpy(rng.standard_normal((*shape, N_OBS))),
+        reward=torch.from_numpy(reward),
+        next_obs=torch.from_numpy(next_obs),
         terminated=torch.from_numpy(terminated),
         noise=noise,
+        extra={name: torch.from_numpy(extra[name]) for name in agent.needs},
+        step=step,
+        length=1 if agent.episodes is None else N_ROWS,
     )
 
 
@@ -75,16 +86,23 @@ def seed_rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
         name: getattr(batch, name)[seed].numpy()
         for name in ("obs", "act", "reward", "next_obs", "terminated")
     }
+    rows |= {name: values[seed].numpy() for name, values in batch.extra.items()}
+    rows["length"] = np.array(batch.length)
     return rows | {f"u_{name}": values[seed].numpy() for name, values in batch.noise.items()}
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """Equations of one agent, and which parameters (by the start of their names) each loss may reach."""
+    """Equations of one agent, and which parameters (by the start of their names) each loss may reach.
+
+    ``step`` is the number of the update whose losses these are, ``n_act`` the dose dimensions of the cases.
+    """
 
     losses: Callable[..., dict[str, float]]
     own: Mapping[str, tuple[str, ...]]
     rows: Callable[[Batch, int, Config], nets.Arrays] = seed_rows
+    step: int = 0
+    n_act: int = 2
 
     def expected(self, agent: Agent, batch: Batch, config: Config) -> dict[str, np.ndarray]:
         """The oracle's losses, ``[S]`` each."""
@@ -136,8 +154,8 @@ def assert_seen(
 ) -> None:
     """An oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches."""
     config = dict(config)
-    agent = build(name, config)
-    batch = make_batch(agent)
+    agent = build(name, config, oracle.n_act)
+    batch = make_batch(agent, oracle.step)
     have = found(agent, batch)
     params, rows = seed_params(agent, 0), oracle.rows(batch, 0, config)
     mistake(config, params, rows, patch)
@@ -154,8 +172,8 @@ def assert_gradients(oracle: Oracle, name: str, config: Config) -> None:
     Two entries of every parameter, of the second seed; every loss, so zeros count as well.
     """
     seed, step = 1, 1e-6
-    agent = build(name, config)
-    batch = make_batch(agent)
+    agent = build(name, config, oracle.n_act)
+    batch = make_batch(agent, oracle.step)
     rows = oracle.rows(batch, seed, config)
     frozen = seed_params(agent, seed)
     losses = agent.losses(batch)
@@ -193,8 +211,8 @@ def assert_gradients(oracle: Oracle, name: str, config: Config) -> None:
 
 def assert_routed(oracle: Oracle, name: str, config: Config) -> None:
     """Each loss moves every parameter of its own network, no other network, and no other seed."""
-    agent = build(name, config)
-    batch = make_batch(agent)
+    agent = build(name, config, oracle.n_act)
+    batch = make_batch(agent, oracle.step)
     named = dict(agent.named_parameters())
     for key, parameter in named.items():
         assert parameter.requires_grad == ("_target." not in key), key

@@ -59,7 +59,7 @@ def coefficients(
     """alpha_1, alpha_2, alpha_3; the first within the bounds that keep an interval's width reasonable."""
     phi = features(state)
     dot = [sum(f * float(params["theta"][i, j]) for i, f in enumerate(phi)) for j in range(3)]
-    narrowest = math.log(3.0 * config["sparsity"] / (2.0 * 1e-3**3))
+    narrowest = math.log(3.0 * config["regularisation"] / (2.0 * 1e-3**3))
     return -math.exp(min(max(dot[0], -10.0), narrowest)), dot[1], dot[2]
 
 
@@ -79,7 +79,7 @@ class Best:
 
     def __init__(self, params: nets.Arrays, state: list[float], config: dict[str, Any]) -> None:
         self.alpha = coefficients(params, state, config)
-        self.sparsity = config["sparsity"]
+        self.weight = config["regularisation"]
         box = legal(params)
         a1, a2, _ = self.alpha
         middle = -a2 / (2.0 * a1)
@@ -91,7 +91,7 @@ class Best:
             return min(max(middle - reach, box[0]), peak), max(min(middle + reach, box[1]), peak)
 
         def missing(nu: float) -> float:
-            return integral(lambda x: (self.value(x) - nu) / (2.0 * self.sparsity), *interval(nu)) - 1.0
+            return integral(lambda x: (self.value(x) - nu) / (2.0 * self.weight), *interval(nu)) - 1.0
 
         top, drop = self.value(peak), 1e-3
         while missing(top - drop) < 0.0:
@@ -100,7 +100,7 @@ class Best:
         self.low, self.high = interval(self.nu)
         self.square = integral(lambda x: self.density(x) ** 2, self.low, self.high)
         gain = integral(lambda x: self.density(x) * self.value(x), self.low, self.high)
-        self.best = gain + self.sparsity * (1.0 - self.square)
+        self.best = gain + self.weight * (1.0 - self.square)
 
     def value(self, x: float) -> float:
         """Q."""
@@ -109,29 +109,29 @@ class Best:
 
     def density(self, x: float) -> float:
         """pi."""
-        return max(self.value(x) - self.nu, 0.0) / (2.0 * self.sparsity)
+        return max(self.value(x) - self.nu, 0.0) / (2.0 * self.weight)
 
 
 def residual(
     params: nets.Arrays, batch: nets.Arrays, b: int, config: dict[str, Any]
 ) -> tuple[list[float], float, float]:
     """Scaled state and dose of one visit, and its delta."""
-    sparsity = config["sparsity"]
+    weight = config["regularisation"]
     state = scaled_obs(params, batch["obs"][b])
     x = scaled_dose(params, float(batch["act"][b, 0]))
     here = Best(params, state, config)
     following = Best(params, scaled_obs(params, batch["next_obs"][b]), config)
     if config["value_multiplier"] == "exact":
-        big = -sparsity * here.square
+        big = -weight * here.square
     else:
         product = sum(float(w) * s for w, s in zip(params["w"], state, strict=True))
-        big = -5.0 * sparsity / (1.0 + math.exp(-0.5 * product - 0.5))
+        big = -5.0 * weight / (1.0 + math.exp(-0.5 * product - 0.5))
     small = max(here.nu - here.value(x), 0.0)
     if config["support_multiplier"] == "released":
-        small /= 2.0 * sparsity
+        small /= 2.0 * weight
     future = config["discount"] * (1.0 - float(batch["terminated"][b])) * following.best
-    delta = float(batch["reward"][b]) + future + sparsity
-    delta += -2.0 * sparsity * here.density(x) - big + small - here.best
+    delta = float(batch["reward"][b]) + future + weight
+    delta += -2.0 * weight * here.density(x) - big + small - here.best
     return state, x, delta
 
 
@@ -143,7 +143,7 @@ def losses(
     Args:
         params: theta [9 O + 1, 3], w [O]; recorded extremes obs_low, obs_high [O], act_low, act_high [1].
         batch: obs [B, O], act [B, 1], reward [B], next_obs [B, O], terminated [B]: episodes of ``length``.
-        config: discount, sparsity (lambda), state_bandwidth, dose_bandwidth, value_multiplier,
+        config: discount, regularisation (lambda), state_bandwidth, dose_bandwidth, value_multiplier,
             support_multiplier.
         frozen: Unused: everything takes gradient.
     """

@@ -1,7 +1,7 @@
 """Losses of ReBRAC (Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836), row by row.
 
     L_Q  = sum_i mean (r + gamma (1 - d) [min_j Qbar_j(s', a') - beta_2 h |a' - a'_D|^2] - Q_i(s, a))^2
-    L_pi = mean [ beta_1 |pi(s) - a|^2 - lambda min_j Q_j(s, pi(s)) ],  lambda = 1 / mean |min_j Q_j(s, pi(s))|
+    L_pi = mean [ beta_1 |pi(s) - a|^2 - lambda Q_min(s, pi(s)) ],   lambda = 1 / mean |Q_min(s, pi(s))|
 
 a'_D is the recorded next action and h is 1 where there is one. Squared norms are sums over dose dimensions.
 The critics normalise the units of every hidden layer after its ReLU.

@@ -1,0 +1,137 @@
+"""ReBRAC. Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836 (NeurIPS 2023).
+
+TD3+BC's penalty, decoupled: one weight where the policy is improved, another where it is valued. With a'_D
+the recorded next dose:
+
+    a'   = clip(pi_bar(s') + clip(sigma eps, -c, c), -1, 1),      eps ~ N(0, 1)
+    L_Q  = sum_i E [ (r + gamma (1 - d) (min_j Qbar_j(s', a') - beta_2 |a' - a'_D|^2) - Q_i(s, a))^2 ]
+    L_pi = E [ beta_1 |pi(s) - a|^2 - lambda min_j Q_j(s, pi(s)) ],   lambda = 1 / E |min_j Q_j(s, pi(s))|
+
+Squared norms are sums over dose dimensions; lambda is no part of the gradient. The critics have layer
+normalisation behind every ReLU. They are updated every time; every second time the policy is too, at the
+same parameters, and then both target networks follow. The last visit of an episode has no recorded next dose,
+so no penalty there. The lower bound of the target by the recorded return, which the authors' code adds to the
+paper's equations, is not part of this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.errors import UserError
+from dosing.networks import Critic, Initialiser, frozen
+from dosing.policies import PointPolicy
+from dosing.targets import polyak, smoothed, target_copy, td_target
+
+
+@dataclass(frozen=True)
+class ReBRACConfig:
+    """Settings of ReBRAC: widths, step size and discount of the treatment simulators, the rest as the paper.
+
+    The paper's locomotion experiments use three hidden layers of 256, a step size of 1e-3, batches of 1024, a
+    discount of 0.99, and (beta_1, beta_2) per data set (medium-expert, medium, medium-replay): HalfCheetah
+    (0.01, 0.1), (0.001, 0.01), (0.01, 0.001); Hopper (0.1, 0.01), (0.01, 0.01), (0.05, 0.5); Walker2d (0.01,
+    0.01), (0.05, 0.1), (0.05, 0.01).
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of every network."""
+    learning_rate: float = 3e-4
+    """Adam step size of every network."""
+    discount: float = 0.9
+    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
+    target_rate: float = 0.005
+    """Polyak rate of the target networks."""
+    actor_penalty: float = 0.01
+    """beta_1: distance from the recorded dose in the policy's loss; large imitates."""
+    critic_penalty: float = 0.01
+    """beta_2: distance from the recorded next dose in the critics' target; large mistrusts other doses."""
+    normalise_q: bool = True
+    """Divide the critic's value by its mean size, lambda; otherwise lambda is 1."""
+    layer_norm: bool = True
+    """Layer normalisation in the critics."""
+    target_noise: float = 0.2
+    """sigma of the noise on the target policy's action."""
+    noise_clip: float = 0.5
+    """c, the largest such noise."""
+    actor_every: int = 2
+    """Critic updates per update of the policy and of the target networks."""
+
+
+class ReBRAC(Agent):
+    """S stacked seeds of ReBRAC."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_act", "has_next"})
+
+    def __init__(self, init: Initialiser, problem: Problem, config: ReBRACConfig) -> None:
+        super().__init__(problem, init.seeds)
+        if config.actor_penalty < 0.0 or config.critic_penalty < 0.0:
+            raise UserError(
+                "actor_penalty and critic_penalty must be at least 0, got "
+                f"{config.actor_penalty} and {config.critic_penalty}."
+            )
+        self.config = config
+        self.actor = PointPolicy(init, problem, config.hidden, scheme="edac", last_bound=1e-3)
+        self.critic = Critic(
+            init,
+            problem.n_obs,
+            problem.n_act,
+            config.hidden,
+            scheme="edac",
+            layer_norm=config.layer_norm,
+            norm_after_relu=True,
+            last_bound=3e-3,
+        )
+        self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
+        self.optimizers = {
+            "critic": adam(self.critic, config.learning_rate),
+            "actor": adam(self.actor, config.learning_rate),
+        }
+
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """Normal noise on the target policy's action."""
+        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
+
+    def policy(self, obs: Tensor) -> Distribution:
+        """The law of one dose."""
+        law: Distribution = self.actor(obs)
+        return law
+
+    def phase(self, step: int) -> int:
+        """1 where the policy and the target networks move as well, else 0."""
+        return int((step + 1) % self.config.actor_every == 0)
+
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
+        c = self.config
+        with torch.no_grad():
+            next_act = self.actor_target.action(batch.next_obs)
+            next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
+            away = (next_act - batch.extra["next_act"]).square().sum(-1) * batch.extra["has_next"].squeeze(-1)
+            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1) - c.critic_penalty * away
+            target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
+        q = self.critic(batch.obs, batch.act)  # [S, E, B]
+        losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
+        metrics = {"q": q.detach().mean((1, 2))}
+        if self.phase(batch.step):
+            act = self.actor.action(batch.obs)
+            q_act = frozen(self.critic, batch.obs, act).amin(1)  # [S, B]
+            size = q_act.detach().abs().mean(-1) if c.normalise_q else 1.0
+            distance = (act - batch.act).square().sum(-1).mean(-1)
+            losses["actor"] = c.actor_penalty * distance - q_act.mean(-1) / size
+            metrics["distance"] = distance.detach()
+        return losses, metrics
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Critics every time; policy and target networks every ``actor_every``-th time."""
+        report = super().update(batch)
+        if self.phase(batch.step):
+            polyak(self.critic_target, self.critic, self.config.target_rate)
+            polyak(self.actor_target, self.actor, self.config.target_rate)
+        return report

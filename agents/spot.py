@@ -1,0 +1,257 @@
+"""SPOT, supported policy optimization. Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239 (NeurIPS 2022).
+
+TD3 whose policy is kept where recorded doses are likely, by the density of a conditional variational
+auto-encoder (CVAE) that is fitted first and then frozen. Its decoder law is p(a | z, s) = N(decoder(s, z),
+beta/4), its prior N(0, I), its posterior q(z | a, s) = N(mean, diag(sigma^2)); the latent has twice as many
+dimensions as the dose, n. With z_l drawn from q:
+
+    D(s, a) = mean_l |decoder(s, z_l) - a|^2 / n + beta KL(q(z | a, s) || N(0, I)) / 2n
+    L_vae   = E [ D(s, a) ]                                                   the first vae_steps updates
+    a'      = clip(pi_bar(s') + clip(sigma eps, -c, c), -1, 1),   eps ~ N(0, 1)
+    L_Q     = sum_i E [ (r + gamma (1 - d) min_j Qbar_j(s', a') - Q_i(s, a))^2 ]
+    L_pi    = - E [ Q_1(s, pi(s)) ] / E |Q_1(s, pi(s))| + lambda E [ P(s, pi(s)) ]
+
+The penalty P is D, which is beta/2n times the negative evidence lower bound (ELBO) of ln p(a | s), up to a
+constant; or, in the same unit, the tighter estimate by importance sampling over L draws,
+
+    P = - beta/2n [ ln 1/L sum_l exp(ln p(a | z_l, s) + ln p(z_l) - ln q(z_l | a, s)) - constant ].
+
+Gradients pass through the CVAE into pi(s) and stop there. After the CVAE's updates the critics are updated
+every time; every second time the policy is too, at the same parameters, and then both target networks follow.
+Dropout works on pi(s) in L_pi alone: neither the target policy nor the executed one ever has any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.errors import UserError
+from dosing.networks import Critic, Initialiser, Linear, Mlp, frozen
+from dosing.policies import PointPolicy
+from dosing.streams import generator
+from dosing.targets import polyak, smoothed, target_copy, td_target
+
+LOG_STD = (-4.0, 15.0)
+"""Bounds of ln sigma of the posterior, as published."""
+
+
+@dataclass(frozen=True)
+class SPOTConfig:
+    """Settings of SPOT: step size and lambda of FtTPO's treatment experiment, the rest as SPOT's paper.
+
+    The paper's experiments use a step size of 3e-4, a discount of 0.99, a CVAE with two hidden layers of 750
+    and 1e5 updates, and lambda per data set (medium-expert, medium, medium-replay): HalfCheetah 1, 0.05,
+    0.05; Hopper 0.2, 0.1, 0.1; Walker2d 0.5, 0.2, 0.2. Mazes: no dropout, lambda 0.25 (umaze), 0.05
+    (medium-play), 0.025 (all larger).
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of policy and critics."""
+    learning_rate: float = 1e-3
+    """Adam step size of policy and critics."""
+    discount: float = 0.9
+    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
+    target_rate: float = 0.005
+    """Polyak rate of the target networks."""
+    penalty: float = 0.05
+    """lambda: 0 follows the critic anywhere, large stays where recorded doses are dense."""
+    density: Literal["elbo", "importance"] = "elbo"
+    """Estimate of the recorded doses' density: the lower bound, or importance sampling, tighter with L."""
+    n_samples: int = 4
+    """L, draws of the latent per estimate; the paper's 1 is noisy where there are few dose dimensions."""
+    normalise_q: bool = True
+    """Divide the critic's value by its mean size, so that lambda does not depend on the reward's scale."""
+    dropout: float = 0.1
+    """Share of the policy's hidden units that are dropped in its own loss; 0.1 on MuJoCo."""
+    vae_steps: int = 1000
+    """First updates, which fit the CVAE and nothing else; the policy has not learned before they are over."""
+    vae_hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of the CVAE's encoder and decoder."""
+    vae_learning_rate: float = 1e-3
+    """Adam step size of the CVAE."""
+    vae_beta: float = 0.5
+    """beta: weight of the KL term; also four times the variance of the decoder's law."""
+    target_noise: float = 0.2
+    """sigma of the noise on the target policy's action."""
+    noise_clip: float = 0.5
+    """c, the largest such noise."""
+    actor_every: int = 2
+    """Critic updates per update of the policy and of the target networks."""
+
+
+class ConditionalVae(nn.Module):
+    """Conditional variational auto-encoder of recorded actions, with a latent of twice their dimension."""
+
+    def __init__(self, init: Initialiser, problem: Problem, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        n_obs, n_act, self.n_latent = problem.n_obs, problem.n_act, 2 * problem.n_act
+        self.encoder = Mlp(init, [n_obs + n_act, *hidden], activate_last=True)
+        self.mean = Linear(init, hidden[-1], self.n_latent)
+        self.log_std = Linear(init, hidden[-1], self.n_latent)
+        self.decoder = Mlp(init, [n_obs + self.n_latent, *hidden, n_act])
+
+    def forward(self, obs: Tensor, act: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encode, draw and decode.
+
+        Args:
+            obs: ``[S, B, O]``.
+            act: ``[S, B, A]``.
+            noise: standard normal, ``[S, B, L, Z]``.
+
+        Returns:
+            The L decoded actions ``[S, B, L, A]`` and latents ``[S, B, L, Z]``; mean and ln sigma of the
+            posterior, ``[S, B, Z]`` each.
+        """
+        features = self.encoder(torch.cat((obs, act), -1))
+        mean, log_std = self.mean(features), self.log_std(features).clamp(*LOG_STD)
+        z = mean.unsqueeze(2) + log_std.exp().unsqueeze(2) * noise
+        conditioned = torch.cat((obs.unsqueeze(2).expand(-1, -1, noise.shape[2], -1), z), -1)
+        decoded = torch.tanh(self.decoder(conditioned.flatten(1, 2)))
+        return decoded.view(*noise.shape[:3], -1), z, mean, log_std
+
+
+class SPOT(Agent):
+    """S stacked seeds of SPOT."""
+
+    def __init__(self, init: Initialiser, problem: Problem, config: SPOTConfig) -> None:
+        super().__init__(problem, init.seeds)
+        _check(config)
+        self.config = config
+        self.vae = ConditionalVae(init, problem, config.vae_hidden)
+        self.actor = PointPolicy(init, problem, config.hidden)
+        self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
+        self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
+        self.optimizers = {
+            "vae": adam(self.vae, config.vae_learning_rate),
+            "critic": adam(self.critic, config.learning_rate),
+            "actor": adam(self.actor, config.learning_rate),
+        }
+
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """Normal noise of the target action and of the latents; uniform noise of the dropout."""
+        c, n_act = self.config, self.problem.n_act
+        plan = {
+            "vae": Noise("normal", (batch_size, 1, 2 * n_act)),
+            "target": Noise("normal", (batch_size, n_act)),
+            "latent": Noise("normal", (batch_size, c.n_samples, 2 * n_act)),
+        }
+        if c.dropout > 0.0:
+            plan["dropout"] = Noise("uniform", (batch_size, sum(c.hidden)))
+        return plan
+
+    def policy(self, obs: Tensor) -> Distribution:
+        """The law of one dose, without dropout."""
+        law: Distribution = self.actor(obs)
+        return law
+
+    def phase(self, step: int) -> int:
+        """0 while the CVAE is fitted; then 1 for the critics alone, 2 for critics, policy and targets."""
+        done = step - self.config.vae_steps
+        return 0 if done < 0 else 1 + int((done + 1) % self.config.actor_every == 0)
+
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of the phase, each ``[S]``: ``vae``; or ``critic`` and, in the policy's turn, ``actor``."""
+        c, phase = self.config, self.phase(batch.step)
+        if phase == 0:
+            return {"vae": self._distance(batch.act, *self.vae(batch.obs, batch.act, batch.noise["vae"]))}, {}
+        with torch.no_grad():
+            next_act = self.actor_target.action(batch.next_obs)
+            next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
+            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
+        q = self.critic(batch.obs, batch.act)  # [S, E, B]
+        losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
+        metrics = {"q": q.detach().mean((1, 2))}
+        if phase == 2:
+            act = self._dropped_action(batch)
+            q_act = frozen(self.critic, batch.obs, act, members=1).squeeze(1)  # [S, B]
+            size = q_act.detach().abs().mean(-1) if c.normalise_q else 1.0
+            coded = frozen(self.vae, batch.obs, act, batch.noise["latent"])
+            if c.density == "elbo":
+                penalty = self._distance(act, *coded)
+            else:
+                unit = c.vae_beta / (2.0 * self.problem.n_act)
+                penalty = -unit * self._log_mean_weight(act, batch.noise["latent"], *coded).mean(-1)
+            losses["actor"] = c.penalty * penalty - q_act.mean(-1) / size
+            metrics["penalty"] = penalty.detach()
+        return losses, metrics
+
+    def _dropped_action(self, batch: Batch) -> Tensor:
+        """pi(s) ``[S, B, A]`` with dropout after every hidden layer, by the batch's noise."""
+        rate = self.config.dropout
+        if rate == 0.0:
+            return self.actor.action(batch.obs)
+        *hidden, last = self.actor.net.layers
+        x = batch.obs
+        for layer, u in zip(hidden, batch.noise["dropout"].split(self.config.hidden, -1), strict=True):
+            x = torch.relu(layer(x)) * (u >= rate) / (1.0 - rate)
+        return torch.tanh(last(x))
+
+    def _distance(self, act: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """Mean over the batch of D(s, a), ``[S]``."""
+        error = (decoded - act.unsqueeze(2)).square().mean((1, 2, 3))
+        divergence = -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp()).mean((1, 2))
+        return error + self.config.vae_beta * divergence
+
+    def _log_mean_weight(
+        self, act: Tensor, noise: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor
+    ) -> Tensor:
+        """Importance-sampling estimate ``[S, B]`` of ln p(a | s), without the decoder law's constant."""
+        error = (decoded - act.unsqueeze(2)).square().sum(-1)  # [S, B, L]
+        log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1).unsqueeze(-1)
+        log_weight = log_ratio - 2.0 / self.config.vae_beta * error
+        return torch.logsumexp(log_weight, -1) - math.log(noise.shape[2])
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """The step of the phase; the target networks follow the policy's."""
+        report = super().update(batch)
+        if self.phase(batch.step) == 2:
+            polyak(self.critic_target, self.critic, self.config.target_rate)
+            polyak(self.actor_target, self.actor, self.config.target_rate)
+        return report
+
+    @torch.no_grad()
+    def behaviour_log_density(self, obs: Tensor, act: Tensor, samples: int = 128) -> Tensor:
+        """Log-density of the recorded doses by importance sampling, for a drawing of where the data are.
+
+        The same draws serve every row, so that a grid of doses gives a smooth curve.
+
+        Args:
+            obs: ``[S, B, O]``.
+            act: ``[S, B, A]`` on the [-1, 1] axis.
+            samples: L, draws per estimate.
+
+        Returns:
+            Log-density per unit of the [-1, 1] axes, ``[S, B]``. It is that of the CVAE, which knows no
+            limits: a part of its mass may lie outside the box.
+        """
+        draws = [generator(s, "evaluation").standard_normal((samples, self.vae.n_latent)) for s in self.seeds]
+        noise = torch.stack([torch.as_tensor(d, dtype=obs.dtype, device=obs.device) for d in draws])
+        noise = noise.unsqueeze(1).expand(-1, obs.shape[1], -1, -1)
+        constant = 0.5 * act.shape[-1] * math.log(0.5 * math.pi * self.config.vae_beta)
+        return self._log_mean_weight(act, noise, *self.vae(obs, act, noise)) - constant
+
+
+def _check(config: SPOTConfig) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        UserError: one of the settings is out of range.
+    """
+    for name, low in (("penalty", 0.0), ("n_samples", 1), ("vae_steps", 1)):
+        if getattr(config, name) < low:
+            raise UserError(f"{name} must be at least {low:g}, got {getattr(config, name)}.")
+    for name in ("vae_beta", "vae_learning_rate"):
+        if not getattr(config, name) > 0.0:
+            raise UserError(f"{name} must be above 0, got {getattr(config, name)}.")
+    if not 0.0 <= config.dropout < 1.0:
+        raise UserError(f"dropout must be at least 0 and below 1, got {config.dropout}.")
+    if not config.vae_hidden or min(config.vae_hidden) < 1:
+        raise UserError(f"vae_hidden must be one or more widths of at least 1, got {config.vae_hidden}.")

@@ -1,0 +1,677 @@
+"""Every loss of BC, TD3+BC, ReBRAC, SPOT and quasi-optimal learning equals its equations in loops.
+
+Values and gradients, at every option; and what each update moves and leaves alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle_cases import (
+    HIDDEN,
+    N_OBS,
+    SEEDS,
+    Config,
+    Oracle,
+    assert_gradients,
+    assert_routed,
+    assert_same,
+    assert_seen,
+    build,
+    discount_sign,
+    found,
+    larger_critic,
+    make_batch,
+    no_terminal_mask,
+    seed_params,
+    seed_rows,
+    targets_are_online,
+)
+from oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
+from scipy import integrate
+
+from dosing.agent import Agent
+from dosing.data.dataset import Dataset, Transform
+from dosing.errors import UserError
+from dosing.policies import LIKELIHOOD_FAMILIES
+
+TD3 = {"hidden": HIDDEN, "discount": 0.9, "target_noise": 0.2, "noise_clip": 0.25, "actor_every": 2}
+BC = {"hidden": HIDDEN, "policy_family": "clipped_gaussian", "log_std_min": -5.0, "log_std_max": 2.0}
+TD3_BC = TD3 | {"alpha": 2.5}
+REBRAC = TD3 | {"actor_penalty": 0.3, "critic_penalty": 0.4, "normalise_q": True}
+SPOT = TD3 | {
+    "penalty": 0.5,
+    "density": "elbo",
+    "n_samples": 3,
+    "normalise_q": True,
+    "dropout": 0.3,
+    "vae_steps": 4,
+    "vae_hidden": (7, 5),
+    "vae_beta": 0.5,
+}
+QUASI = {
+    "discount": 0.9,
+    "regularisation": 0.05,
+    "state_bandwidth": 0.5,
+    "dose_bandwidth": 0.7,
+    "value_multiplier": "learned",
+    "support_multiplier": "derived",
+}
+
+
+def only(losses: Callable[..., dict[str, float]], *names: str) -> Callable[..., dict[str, float]]:
+    """Some of an oracle's losses: those of one phase."""
+
+    def chosen(*arguments: Any) -> dict[str, float]:
+        every = losses(*arguments)
+        return {name: every[name] for name in names}
+
+    return chosen
+
+
+TURN = TD3["actor_every"] - 1
+"""Number of the first update in which the policy moves as well."""
+PAIR = {"critic": ("critic.",), "actor": ("actor.",)}
+ORACLES = {
+    "bc": Oracle(bc.losses, {"actor": ("actor.",)}),
+    "pct_bc": Oracle(bc.losses, {"actor": ("actor.",)}),
+    "td3_bc": Oracle(td3_bc.losses, PAIR, step=TURN),
+    "rebrac": Oracle(rebrac.losses, PAIR, step=TURN),
+    "spot": Oracle(only(spot.losses, "critic", "actor"), PAIR, step=SPOT["vae_steps"] + TURN),
+    "spot vae": Oracle(only(spot.losses, "vae"), {"vae": ("vae.",)}),
+    "quasi_optimal": Oracle(quasi_optimal.losses, {"residual": ("theta", "w")}, n_act=1),
+}
+
+
+def agrees(key: str, config: Config, n_act: int = 2) -> None:
+    """The losses of both seeds are the oracle's."""
+    agent = build(key.split()[0], config, n_act)
+    assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), config)
+
+
+# Values
+
+
+@pytest.mark.parametrize("family", [*LIKELIHOOD_FAMILIES, "point"])
+@pytest.mark.parametrize("n_act", [1, 3])
+def test_bc_losses(family: str, n_act: int) -> None:
+    agrees("bc", BC | {"policy_family": family}, n_act)
+
+
+def test_bc_refuses_a_law_with_holes() -> None:
+    with pytest.raises(UserError, match="probability zero"):
+        build("bc", BC | {"policy_family": "sparse_q_gaussian"})
+
+
+def test_percent_bc_losses_are_those_of_bc() -> None:
+    agrees("pct_bc", BC)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize("option", [{}, {"alpha": 0.0}, {"target_noise": 0.0}, {"noise_clip": 0.01}], ids=str)
+def test_td3_bc_losses(n_act: int, option: dict[str, Any]) -> None:
+    agrees("td3_bc", TD3_BC | option, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize(
+    "option",
+    [{}, {"normalise_q": False}, {"layer_norm": False}, {"critic_penalty": 0.0}, {"actor_penalty": 0.0}],
+    ids=str,
+)
+def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
+    agrees("rebrac", REBRAC | option, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize("density", ["elbo", "importance"])
+@pytest.mark.parametrize("n_samples", [1, 5])
+@pytest.mark.parametrize("option", [{}, {"normalise_q": False}, {"dropout": 0.0}, {"vae_beta": 0.2}], ids=str)
+def test_spot_losses(n_act: int, density: str, n_samples: int, option: dict[str, Any]) -> None:
+    agrees("spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize("vae_beta", [0.5, 1.3])
+def test_spot_vae_loss(n_act: int, vae_beta: float) -> None:
+    agrees("spot vae", SPOT | {"vae_beta": vae_beta}, n_act)
+
+
+@pytest.mark.parametrize("bias", [-40.0, 40.0])
+def test_spot_bounds_the_posterior_width(bias: float) -> None:
+    """Both bounds of ln sigma, reached and passed."""
+    agent = build("spot", SPOT)
+    with torch.no_grad():
+        agent.state_dict()["vae.log_std.bias"].fill_(bias)
+        agent.state_dict()["vae.mean.weight"].mul_(0.1)
+    for key in ("spot", "spot vae"):
+        assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), SPOT)
+
+
+@pytest.mark.parametrize("value_multiplier", ["learned", "exact"])
+@pytest.mark.parametrize("support_multiplier", ["derived", "released"])
+@pytest.mark.parametrize("regularisation", [0.05, 2.0])
+def test_quasi_optimal_losses(value_multiplier: str, support_multiplier: str, regularisation: float) -> None:
+    config = QUASI | {
+        "value_multiplier": value_multiplier,
+        "support_multiplier": support_multiplier,
+        "regularisation": regularisation,
+    }
+    agrees("quasi_optimal", config, 1)
+
+
+def scaled(agent: Agent, **ends: float) -> Agent:
+    """The agent with recorded extremes of its own; some observations lie beyond them."""
+    with torch.no_grad():
+        for name, value in ends.items():
+            agent.state_dict()[name].fill_(value)
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("theta", "kinds"),
+    [
+        ((4.0, 50.0), {"free"}),
+        ((1.0, 8.0), {"beyond"}),
+        ((0.0, 0.4), {"cut"}),
+        ((-30.0, 0.01), {"beyond"}),
+        ((30.0, 0.0), {"free"}),
+    ],
+)
+def test_quasi_optimal_losses_wherever_the_interval_lies(theta: tuple[float, float], kinds: set[str]) -> None:
+    """Intervals inside the limits, cut off by them, with their centre beyond them; both bounds of alpha_1."""
+    config = QUASI
+    ends = {"obs_low": -0.8, "obs_high": 1.2, "act_low": -0.9, "act_high": 0.6}
+    agent = scaled(build("quasi_optimal", config, 1), **ends)
+    with torch.no_grad():
+        for column, shift in enumerate(theta):
+            agent.state_dict()["theta"][:, 0, column] += shift
+    batch = make_batch(agent)
+    assert_same(ORACLES["quasi_optimal"], agent, batch, config)
+    seen = set()
+    for seed in range(len(SEEDS)):
+        params = seed_params(agent, seed)
+        low, high = quasi_optimal.legal(params)
+        for obs in batch.obs[seed].numpy():
+            best = quasi_optimal.Best(params, quasi_optimal.scaled_obs(params, obs), config)
+            top = -best.alpha[1] / (2.0 * best.alpha[0])
+            inside = low < best.low and best.high < high
+            seen.add("free" if inside else "cut" if low < top < high else "beyond")
+    assert kinds <= seen
+
+
+def test_quasi_optimal_pairs_visits_of_the_same_episode_only() -> None:
+    """Three episodes of two visits: the mean of three losses, and nothing across."""
+    agent = build("quasi_optimal", QUASI, 1)
+    whole = make_batch(agent)
+    first = {name: getattr(whole, name)[:, :6] for name in ("obs", "act", "reward", "next_obs", "terminated")}
+    batch = replace(whole, length=2, **first)
+    assert_same(ORACLES["quasi_optimal"], agent, batch, QUASI)
+    parts = [
+        replace(whole, length=2, **{name: value[:, k : k + 2] for name, value in first.items()})
+        for k in (0, 2, 4)
+    ]
+    mean = np.mean([found(agent, part)["residual"] for part in parts], 0)
+    np.testing.assert_allclose(found(agent, batch)["residual"], mean, rtol=1e-12)
+
+
+def test_with_exact_multipliers_the_residual_is_the_temporal_difference() -> None:
+    """r + gamma (1 - d) V(s') - Q(s, x), whatever the weights: the conditions hold by themselves."""
+    agent: Any = build("quasi_optimal", QUASI | {"value_multiplier": "exact"}, 1)
+    batch = make_batch(agent)
+    delta, _, dose, here = agent.residual(batch)
+    future = agent._solution(agent._scaled_state(batch.next_obs)).value
+    difference = batch.reward + 0.9 * (1.0 - batch.terminated) * future - here.q(dose)
+    torch.testing.assert_close(delta, difference, rtol=1e-12, atol=1e-12)
+    assert bool((here.q(dose) < here.nu).any())
+    assert bool((here.q(dose) > here.nu).any())
+
+
+# Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
+
+Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
+
+
+def setting(**changes: Any) -> Mistake:
+    """Another value of a setting."""
+
+    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        config.update(changes)
+
+    change.__name__ = str(changes)
+    return change
+
+
+def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    for key in [k for k in params if k.startswith("actor.")]:
+        params[key.replace("actor.", "actor_target.", 1)] = params[key]
+
+
+def noise_negated(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["u_target"] = -rows["u_target"]
+
+
+def next_act_of_another_episode(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["has_next"] = np.ones_like(rows["has_next"])
+
+
+def act_for_next_act(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["next_act"] = rows["act"]
+
+
+def without_tanh(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(math, "tanh", float)
+
+
+def dropout_in_the_target(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    usual, mask = deterministic.act, rows["u_dropout"][0]
+
+    def dropped(params: Any, name: str, obs: Any) -> list[float]:
+        if name != "actor_target":
+            return usual(params, name, obs)
+        target = {k.replace("_target.", "."): v for k, v in params.items() if k.startswith("actor_target.")}
+        return spot.dropped_act(target, obs, mask, config)
+
+    patch.setattr(deterministic, "act", dropped)
+
+
+def no_dropout(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    config["dropout"] = 0.0
+
+
+def dropout_keeps_the_scale(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    for layer in (1, 2):
+        key = f"actor.net.layers.{layer}.weight"
+        params[key] = params[key] * (1.0 - config["dropout"])
+
+
+def data_action_penalised(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    right = spot.distance
+
+    def wrong(params: Any, obs: Any, act: Any, draws: Any, config: Any) -> float:
+        (row,) = np.flatnonzero((rows["obs"] == obs).all(1))
+        return right(params, obs, [float(x) for x in rows["act"][row]], draws, config)
+
+    patch.setattr(spot, "distance", wrong)
+
+
+def one_draw(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["u_latent"] = rows["u_latent"][:, :1]
+
+
+def no_divergence(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    config["vae_beta"] = 1e-9
+
+
+def diagonal_counts(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["obs"] = np.concatenate((rows["obs"], rows["obs"]))
+    for name in ("act", "reward", "next_obs", "terminated"):
+        rows[name] = np.concatenate((rows[name], rows[name]))
+    rows["length"] = 2 * rows["length"]
+
+
+def scaling_of_others(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    params["obs_high"] = params["obs_high"] + 0.5
+
+
+def cubes_are_squares(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    right = quasi_optimal.features
+    patch.setattr(quasi_optimal, "features", lambda s: [f ** (2.0 / 3.0) for f in right(s)])
+
+
+def w_forgotten(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    params["w"] = np.zeros_like(params["w"])
+
+
+BOTH = {"critic", "actor"}
+MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
+    ("bc", BC, setting(log_std_max=-3.0), {"actor"}),
+    ("bc", BC, without_tanh, {"actor"}),
+    ("bc", BC | {"policy_family": "point"}, without_tanh, {"actor"}),
+    ("td3_bc", TD3_BC, discount_sign, {"critic"}),
+    ("td3_bc", TD3_BC, no_terminal_mask, {"critic"}),
+    ("td3_bc", TD3_BC, larger_critic, {"critic"}),
+    ("td3_bc", TD3_BC, targets_are_online, {"critic"}),
+    ("td3_bc", TD3_BC, actor_target_is_online, {"critic"}),
+    ("td3_bc", TD3_BC, noise_negated, {"critic"}),
+    ("td3_bc", TD3_BC, setting(noise_clip=9.0), {"critic"}),
+    ("td3_bc", TD3_BC, setting(alpha=2.4), {"actor"}),
+    ("td3_bc", TD3_BC, without_tanh, BOTH),
+    ("rebrac", REBRAC, discount_sign, {"critic"}),
+    ("rebrac", REBRAC, no_terminal_mask, {"critic"}),
+    ("rebrac", REBRAC, larger_critic, BOTH),
+    ("rebrac", REBRAC, targets_are_online, {"critic"}),
+    ("rebrac", REBRAC, actor_target_is_online, {"critic"}),
+    ("rebrac", REBRAC, next_act_of_another_episode, {"critic"}),
+    ("rebrac", REBRAC, act_for_next_act, {"critic"}),
+    ("rebrac", REBRAC, setting(critic_penalty=-0.4), {"critic"}),
+    ("rebrac", REBRAC, setting(normalise_q=False), {"actor"}),
+    ("rebrac", REBRAC, setting(actor_penalty=0.2), {"actor"}),
+    ("spot", SPOT, discount_sign, {"critic"}),
+    ("spot", SPOT, no_terminal_mask, {"critic"}),
+    ("spot", SPOT, larger_critic, {"critic"}),
+    ("spot", SPOT, actor_target_is_online, {"critic"}),
+    ("spot", SPOT, dropout_in_the_target, {"critic"}),
+    ("spot", SPOT, no_dropout, {"actor"}),
+    ("spot", SPOT, dropout_keeps_the_scale, {"actor"}),
+    ("spot", SPOT, data_action_penalised, {"actor"}),
+    ("spot", SPOT, one_draw, {"actor"}),
+    ("spot", SPOT, setting(density="importance"), {"actor"}),
+    ("spot", SPOT, setting(normalise_q=False), {"actor"}),
+    ("spot vae", SPOT, no_divergence, {"vae"}),
+    ("quasi_optimal", QUASI, discount_sign, {"residual"}),
+    ("quasi_optimal", QUASI, no_terminal_mask, {"residual"}),
+    ("quasi_optimal", QUASI, setting(support_multiplier="released"), {"residual"}),
+    ("quasi_optimal", QUASI, setting(value_multiplier="exact"), {"residual"}),
+    ("quasi_optimal", QUASI, setting(state_bandwidth=0.7), {"residual"}),
+    ("quasi_optimal", QUASI, setting(dose_bandwidth=0.5), {"residual"}),
+    ("quasi_optimal", QUASI, setting(regularisation=0.06), {"residual"}),
+    ("quasi_optimal", QUASI, diagonal_counts, {"residual"}),
+    ("quasi_optimal", QUASI, scaling_of_others, {"residual"}),
+    ("quasi_optimal", QUASI, cubes_are_squares, {"residual"}),
+    ("quasi_optimal", QUASI, w_forgotten, {"residual"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "config", "mistake", "reached"),
+    MISTAKES,
+    ids=[f"{key}-{mistake.__name__}" for key, _, mistake, _ in MISTAKES],
+)
+def test_a_mistake_is_seen(
+    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_seen(ORACLES[key], key.split()[0], config, mistake, reached, monkeypatch)
+
+
+# Gradients
+
+CASES: list[tuple[str, Config]] = [
+    ("bc", BC),
+    ("bc", BC | {"policy_family": "point"}),
+    ("td3_bc", TD3_BC),
+    ("rebrac", REBRAC),
+    ("rebrac", REBRAC | {"normalise_q": False}),
+    ("spot", SPOT),
+    ("spot", SPOT | {"density": "importance", "normalise_q": False, "dropout": 0.0}),
+    ("spot vae", SPOT),
+    ("quasi_optimal", QUASI),
+    ("quasi_optimal", QUASI | {"support_multiplier": "released"}),
+]
+every_case = pytest.mark.parametrize(
+    ("key", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
+)
+
+
+@every_case
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
+    assert_gradients(ORACLES[key], key.split()[0], config)
+
+
+@every_case
+def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
+    assert_routed(ORACLES[key], key.split()[0], config)
+
+
+# Delayed and phased updates
+
+PHASED = [
+    ("td3_bc", TD3_BC | {"actor_every": 3}, ["critic", "critic", "all"] * 2),
+    ("rebrac", REBRAC, ["critic", "all"] * 3),
+    ("spot", SPOT | {"vae_steps": 3}, ["vae"] * 3 + ["critic", "all"] * 2),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "phases"), PHASED, ids=[name for name, _, _ in PHASED])
+def test_an_update_moves_what_its_phase_moves_and_nothing_else(
+    name: str, config: Config, phases: list[str]
+) -> None:
+    moving = {
+        "vae": ("vae.",),
+        "critic": ("critic.",),
+        "all": ("critic.", "actor.", "critic_target.", "actor_target."),
+    }
+    reported = {"vae": {"vae"}, "critic": {"critic"}, "all": {"critic", "actor"}}
+    agent = build(name, config)
+    for step, phase in enumerate(phases):
+        before = {key: value.clone() for key, value in agent.state_dict().items()}
+        report = agent.update(make_batch(agent, step))
+        assert {k[5:] for k in report if k.startswith("loss/")} == reported[phase]
+        for key, value in agent.state_dict().items():
+            assert torch.equal(value, before[key]) != key.startswith(moving[phase]), f"{key} in update {step}"
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "rebrac", "spot"])
+def test_targets_follow_by_polyak_averaging(name: str) -> None:
+    config = {"td3_bc": TD3_BC, "rebrac": REBRAC, "spot": SPOT}[name] | {"target_rate": 0.3}
+    agent = build(name, config)
+    before = {key: value.clone() for key, value in agent.state_dict().items()}
+    agent.update(make_batch(agent, ORACLES[name].step))
+    after = agent.state_dict()
+    for key in [k for k in after if "_target." in k]:
+        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
+        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
+
+
+# SPOT: dropout and density
+
+
+def test_dropout_is_in_the_loss_of_the_policy_alone() -> None:
+    """Neither training mode nor the batch changes the executed policy or the critics' target."""
+    agent = build("spot", SPOT)
+    batch = make_batch(agent, ORACLES["spot"].step)
+    other = replace(batch, noise={**batch.noise, "dropout": 1.0 - batch.noise["dropout"]})
+    first, second = agent.losses(batch), agent.losses(other)
+    assert torch.equal(first["critic"], second["critic"])
+    assert bool((first["actor"] != second["actor"]).all())
+    assert torch.equal(agent.train().policy(batch.obs).mode, agent.eval().policy(batch.obs).mode)
+    assert "dropout" not in build("spot", SPOT | {"dropout": 0.0}).noise(4)
+
+
+def test_the_expected_dropped_unit_is_the_unit() -> None:
+    """A policy that is linear in its last hidden units: dropout changes its output, not its mean."""
+    agent: Any = build("spot", SPOT | {"hidden": (400,)}, 1)
+    with torch.no_grad():
+        for layer in agent.actor.net.layers:
+            layer.weight.mul_(0.02)  # small enough for tanh to be linear
+    obs = torch.randn(1, 1, N_OBS, dtype=torch.float64).expand(len(SEEDS), 2000, N_OBS)
+    u = torch.rand(len(SEEDS), 2000, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dropped = agent._dropped_action(replace(make_batch(agent), obs=obs, noise={"dropout": u}))
+    mean, error = dropped.mean((1, 2)), dropped.std((1, 2)) / math.sqrt(2000)
+    assert bool((error > 0.0).all())
+    assert bool(((mean - agent.actor.action(obs).mean((1, 2))).abs() < 4.0 * error).all())
+
+
+@pytest.mark.parametrize("n_act", [1, 2])
+def test_the_behaviour_density_is_that_of_the_equations(n_act: int) -> None:
+    """By the oracle from the same draws; they serve every row, whatever stands beside it."""
+    agent: Any = build("spot", SPOT, n_act)
+    batch = make_batch(agent)
+    density = agent.behaviour_log_density(batch.obs, batch.act, samples=40)
+    draws: list[np.ndarray] = []
+
+    def spy(obs: Any, act: Any, noise: torch.Tensor) -> Any:
+        draws.append(noise.numpy())
+        return forward(obs, act, noise)
+
+    forward, agent.vae.forward = agent.vae.forward, spy
+    agent.behaviour_log_density(batch.obs, batch.act, samples=40)
+    assert bool((draws[0] == draws[0][:, :1]).all())
+    assert draws[0].shape == (len(SEEDS), batch.obs.shape[1], 40, 2 * n_act)
+    for seed in range(len(SEEDS)):
+        params, rows = seed_params(agent, seed), seed_rows(batch, seed, SPOT)
+        wanted = [
+            spot.log_density(params, obs, [float(x) for x in act], draws[0][seed, 0], SPOT)
+            for obs, act in zip(rows["obs"], rows["act"], strict=True)
+        ]
+        np.testing.assert_allclose(density[seed], wanted, rtol=1e-9)
+    part = agent.behaviour_log_density(batch.obs[:, 2:3], batch.act[:, 2:3], samples=40)
+    torch.testing.assert_close(part, density[:, 2:3], rtol=1e-12, atol=1e-12)
+
+
+def test_the_behaviour_density_integrates_to_one_and_tightens() -> None:
+    """Over the whole axis; and more draws raise the estimate on average, the bound being the lowest."""
+    agent: Any = build("spot", SPOT, 1)
+    with torch.no_grad():
+        agent.state_dict()["vae.log_std.bias"].fill_(0.0)
+    obs = make_batch(agent).obs[:, :1]
+    grid = torch.linspace(-4.0, 4.0, 201, dtype=torch.float64)
+    act = grid.view(1, -1, 1).expand(len(SEEDS), -1, -1)
+    wide = obs.expand(-1, 201, -1)
+    density = agent.behaviour_log_density(wide, act, samples=2000).exp().numpy()
+    np.testing.assert_allclose(integrate.simpson(density, grid.numpy()), 1.0, atol=0.03)
+    few, many = (agent.behaviour_log_density(wide, act, samples=n).mean(1) for n in (1, 2000))
+    assert bool((many > few).all())
+
+
+# %BC
+
+
+def episodes(rewards: list[list[float]]) -> Dataset:
+    """A data set with these rewards."""
+    lengths = [len(part) for part in rewards]
+    m = sum(lengths)
+    zeros = torch.zeros(m)
+    return Dataset(
+        obs=zeros[:, None],
+        act=zeros[:, None],
+        reward=torch.tensor([x for part in rewards for x in part]),
+        next_obs=zeros[:, None],
+        terminated=zeros,
+        starts=torch.tensor([0, *np.cumsum(lengths)]),
+        transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,)),
+        metadata={},
+    )
+
+
+REWARDS = [[1.0, 1.0], [5.0], [0.0, 0.0, 1.5], [-1.0, 3.0], [9.0, -8.0], [2.0, 0.0, 0.0]]
+"""Returns 2, 5, 1.5, 2, 1, 2."""
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1 / 6, 0.34, 0.5, 0.7, 1.0])
+def test_percent_bc_keeps_the_best_episodes(share: float) -> None:
+    data = episodes(REWARDS)
+    agent = build("pct_bc", BC | {"best_share": share})
+    wanted = bc.best_rows(data.reward.tolist(), data.starts.tolist(), share)
+    chosen = agent.rows(data)
+    assert chosen is not None
+    assert chosen.tolist() == wanted
+
+
+def test_percent_bc_at_known_shares() -> None:
+    def kept(share: float) -> list[int]:
+        rows = build("pct_bc", BC | {"best_share": share}).rows(episodes(REWARDS))
+        assert rows is not None
+        return rows.tolist()
+
+    assert kept(1 / 6) == [2]
+    assert kept(0.5) == [0, 1, 2, 6, 7]  # of the equal returns 2 the earlier two
+    assert kept(1.0) == list(range(13))
+    assert build("bc", BC).rows(episodes(REWARDS)) is None
+
+
+# Quasi-optimal learning: scaling
+
+
+def visits(obs: list[float], act: list[float], length: int) -> Dataset:
+    m = len(obs)
+    column = torch.tensor(obs, dtype=torch.float64)[:, None]
+    return Dataset(
+        obs=torch.cat((column, torch.full_like(column, 7.0)), 1),
+        act=torch.tensor(act, dtype=torch.float64)[:, None],
+        reward=torch.zeros(m, dtype=torch.float64),
+        next_obs=torch.cat((column + 1.0, torch.full_like(column, 7.0)), 1),
+        terminated=torch.zeros(m, dtype=torch.float64),
+        starts=torch.arange(0, m + 1, length),
+        transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
+        metadata={},
+    )
+
+
+def fresh() -> Any:
+    import agents
+    from dosing.agent import Problem
+
+    return agents.build("quasi_optimal", {}, Problem(2, 1), SEEDS, dtype=torch.float64)
+
+
+def test_the_scaling_is_taken_from_the_first_data_and_kept() -> None:
+    agent = fresh()
+    agent.prepare(visits([3.0, -1.0, 2.0, 0.0], [0.5, -0.25, 0.0, 0.1], 2))
+    assert agent.obs_low.tolist() == [[-1.0, 7.0]] * 2
+    assert agent.obs_high.tolist() == [[4.0, 8.0]] * 2  # the last next state; a constant gets width 1
+    assert agent.act_low.tolist() == [[-0.25]] * 2
+    assert agent.act_high.tolist() == [[0.5]] * 2
+    agent.prepare(visits([30.0, -10.0], [0.9, -0.9], 2))
+    assert agent.obs_low.tolist() == [[-1.0, 7.0]] * 2
+    loaded = fresh()
+    loaded.load_state_dict(agent.state_dict())
+    loaded.prepare(visits([30.0, -10.0], [0.9, -0.9], 2))
+    assert loaded.act_high.tolist() == [[0.5]] * 2
+
+
+def test_data_that_cannot_serve_are_refused() -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        fresh().prepare(visits([0.0, 1.0], [0.0, 0.5], 1))
+    with pytest.raises(UserError, match="dose is the same"):
+        fresh().prepare(visits([0.0, 1.0], [0.3, 0.3], 2))
+    with pytest.raises(UserError, match="one dose dimension"):
+        build("quasi_optimal", QUASI, 2)
+
+
+def test_the_policy_is_the_density_of_the_equations() -> None:
+    """In the agents' unit, at every kind of interval, by the oracle's root finding."""
+    agent: Any = scaled(build("quasi_optimal", QUASI, 1), act_low=-0.6, act_high=0.9)
+    agent.theta.data[:, 0, 0] += torch.tensor([0.5, 3.0])
+    batch = make_batch(agent)
+    law = agent.requires_grad_(False).policy(batch.obs)
+    for seed in range(len(SEEDS)):
+        params = seed_params(agent, seed)
+        for b, obs in enumerate(batch.obs[seed].numpy()):
+            best = quasi_optimal.Best(params, quasi_optimal.scaled_obs(params, obs), QUASI)
+            ends = [-0.6 + 1.5 * x for x in (best.low, best.high)]
+            support = law.base_dist.support
+            assert float(support.lower_bound[seed, b, 0]) == pytest.approx(ends[0], abs=1e-7)
+            assert float(support.upper_bound[seed, b, 0]) == pytest.approx(ends[1], abs=1e-7)
+            for a in np.linspace(ends[0] + 1e-3, ends[1] - 1e-3, 5):
+                row = torch.full_like(law.mode, float(a))
+                density = float(law.log_prob(row)[seed, b].exp())
+                assert density == pytest.approx(best.density((a + 0.6) / 1.5) / 1.5, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("bc", {"log_std_min": 3.0}),
+        ("pct_bc", {"best_share": 0.0}),
+        ("pct_bc", {"best_share": 1.1}),
+        ("td3_bc", {"alpha": -1.0}),
+        ("td3_bc", {"actor_every": 0}),
+        ("td3_bc", {"target_noise": -0.1}),
+        ("rebrac", {"critic_penalty": -0.1}),
+        ("rebrac", {"actor_penalty": -0.1}),
+        ("rebrac", {"noise_clip": -0.1}),
+        ("spot", {"penalty": -1.0}),
+        ("spot", {"n_samples": 0}),
+        ("spot", {"vae_steps": 0}),
+        ("spot", {"dropout": 1.0}),
+        ("spot", {"vae_beta": 0.0}),
+        ("spot", {"vae_hidden": ()}),
+        ("spot", {"vae_learning_rate": 0.0}),
+        ("quasi_optimal", {"regularisation": 0.0}),
+        ("quasi_optimal", {"state_bandwidth": 0.0}),
+        ("quasi_optimal", {"episodes": 0}),
+        ("quasi_optimal", {"learning_rate_decay": -1.0}),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, wrong: dict[str, Any]) -> None:
+    (key,) = wrong
+    with pytest.raises(UserError, match=key):
+        build(name, wrong, 1)
