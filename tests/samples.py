@@ -30,9 +30,14 @@ def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
     return Dataset.from_episodes(cohort(patients), dtype=dtype)
 
 
+SMALL = {"hidden": (16, 16), "vae_hidden": (16, 16), "vae_steps": 3}
+
+
 def small(name: str, **settings: Any) -> Any:
-    """An agent's default configuration with networks of two narrow layers."""
-    return dataclasses.replace(agents.find(name).config_class()(), hidden=(16, 16), **settings)
+    """An agent's default configuration with networks of two narrow layers and a short first phase."""
+    default = agents.find(name).config_class()()
+    own = {field: value for field, value in SMALL.items() if hasattr(default, field)}
+    return dataclasses.replace(default, **own | settings)
 
 
 def stack(
