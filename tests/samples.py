@@ -30,7 +30,7 @@ def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
     return Dataset.from_episodes(cohort(patients), dtype=dtype)
 
 
-SMALL = {"hidden": (16, 16), "vae_hidden": (16, 16), "vae_steps": 3}
+SMALL = {"hidden": (16, 16), "vae_hidden": (16, 16), "vae_steps": 3, "episodes": 2}
 
 
 def small(name: str, **settings: Any) -> Any:
@@ -45,3 +45,13 @@ def stack(
 ) -> Agent:
     """A small stack of fresh agents."""
     return agents.build(name, small(name), problem, seeds, dtype=dtype)
+
+
+def is_bounded(name: str) -> bool:
+    """Whether an agent's dose set has exact edges."""
+    return agents.AGENTS[name].support in ("interval", "point")
+
+
+def has_density(name: str) -> bool:
+    """Whether an agent's policy is a law with a density, not one dose."""
+    return agents.AGENTS[name].support != "point"

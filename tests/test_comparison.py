@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import ENV, cohort, stack
+from samples import ENV, cohort, is_bounded, stack
 from scipy import stats
 
 import agents
@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 PATIENTS = 40
 NAMES = list(agents.AGENTS)
 BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
-UNBOUNDED = [name for name in NAMES if name not in BOUNDED]
+UNBOUNDED = [name for name in NAMES if not is_bounded(name)]
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +167,7 @@ def test_an_agents_row_is_paired_with_the_best_constant(
     assert line.mass_outside_sparse == pytest.approx(
         own.mass_outside(obs, interval.low, interval.high).mean()
     )
-    if name in BOUNDED:
+    if is_bounded(name):
         assert line.width_kind == "exact support"
         assert line.mass_outside_limits == 0.0
     else:

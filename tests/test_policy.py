@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import PROBLEM, small, stack
+from samples import PROBLEM, has_density, is_bounded, small, stack
 from scipy import stats
 from torch.distributions import Distribution, Independent
 
@@ -24,6 +24,7 @@ from dosing.policy import CENTRAL, DosePolicy, load_policy
 from dosing.runs import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder, write_json, write_table, write_tensors
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
+every_density = pytest.mark.parametrize("name", [name for name in agents.AGENTS if has_density(name)])
 
 AWKWARD = Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,))
 """Dose limits that binary numbers do not hold exactly."""
@@ -126,6 +127,7 @@ def test_no_mass_lies_outside_a_bounded_laws_own_interval(name: str, limits: tup
     obs = states(3, 50)
     own = policy.dose_set(obs)
     outside = policy.mass_outside(obs, own.low, own.high)
+    assert own.bounded == is_bounded(name)
     if own.bounded:
         assert (outside == 0.0).all()
         assert (own.mass_outside == 0.0).all()
@@ -151,7 +153,7 @@ def test_mass_outside_an_interval_is_the_laws() -> None:
 # Densities
 
 
-@every_agent
+@every_density
 def test_a_density_integrates_to_one_in_dose_units(name: str) -> None:
     transform = Transform((0.0,) * 8, (1.0,) * 8, (3.3,), (41.9,))
     policy = DosePolicy(stack(name, (0, 1)), transform)
@@ -168,7 +170,7 @@ def test_a_density_is_the_mean_over_seeds() -> None:
     np.testing.assert_allclose(policy.density(states(1, 1)[0, 0], dose), expected, rtol=1e-6)
 
 
-@every_agent
+@every_density
 def test_further_laws_are_densities_too(name: str) -> None:
     policy = DosePolicy(stack(name, (0, 1)), AWKWARD)
     dose = np.linspace(0.1, 0.7, 7)[:, None]
@@ -181,7 +183,7 @@ def test_further_laws_are_densities_too(name: str) -> None:
 # Sampling
 
 
-@every_agent
+@every_density
 def test_sampled_doses_are_fixed_by_seed_and_visit(name: str) -> None:
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)
     doses = policy.sampled(obs, 4)
@@ -191,7 +193,7 @@ def test_sampled_doses_are_fixed_by_seed_and_visit(name: str) -> None:
     np.testing.assert_allclose(doses[1], alone[0], rtol=1e-4)
 
 
-@every_agent
+@every_density
 def test_sampled_doses_follow_the_law(name: str) -> None:
     """The distribution function of each law at its own draws is uniform, over patients and visits."""
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 500)
@@ -200,6 +202,16 @@ def test_sampled_doses_follow_the_law(name: str) -> None:
         doses = policy.sampled(obs, visit)
         levels.append(policy.mass_outside(obs, doses, np.full_like(doses, np.inf)))
     assert stats.kstest(np.ravel(levels), stats.uniform().cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in agents.AGENTS if not has_density(name)])
+def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
+    policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)
+    dose = policy.recommended(obs)
+    np.testing.assert_array_equal(policy.sampled(obs, 4), dose)
+    assert (policy.dose_set(obs).half_width == 0.0).all()
+    np.testing.assert_allclose(policy.dose_set(obs).low, dose)
+    assert (policy.mass_outside(obs, dose + 1e-3, dose + 1.0) == 1.0).all()
 
 
 # Loading

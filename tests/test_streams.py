@@ -28,6 +28,8 @@ def test_a_seed_draws_the_same_in_any_stack_at_any_time(law: Law, dtype: torch.d
     draw((3,), law, shape, (0, 0), device=CPU, dtype=dtype)  # an earlier block is no prerequisite
     alone = draw((3,), law, shape, (2, 0), device=CPU, dtype=dtype)
     assert torch.equal(stacked[:, 1], alone[:, 0])
+    for other in ((2, 1), (1, 0), (0, 2)):  # another block, another name, both swapped
+        assert not bool((draw((3,), law, shape, other, device=CPU, dtype=dtype) == alone).any())
 
 
 def test_indices_of_a_seed_are_the_same_in_any_stack() -> None:

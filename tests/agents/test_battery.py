@@ -93,6 +93,24 @@ def test_losses_are_per_seed_and_change_nothing(name: str) -> None:
 
 
 @every_agent
+def test_an_update_descends_on_the_sum_of_its_losses(name: str) -> None:
+    """A mean over seeds or losses would shrink every gradient, which Adam hides and others do not."""
+    agent, fresh = stack(name, SEEDS), stack(name, SEEDS)
+    batch = one_batch(agent, step=1)
+    agent.schedule(1)
+    agent.update(batch)
+    one_batch(fresh)
+    fresh.schedule(1)
+    total = torch.stack(list(fresh.losses(batch).values())).sum()
+    parameters = {k: p for k, p in fresh.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    live = dict(agent.named_parameters())
+    for key, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and live[key].grad is not None:
+            torch.testing.assert_close(live[key].grad, gradient, msg=key)
+
+
+@every_agent
 def test_an_update_leaves_its_batch_alone(name: str) -> None:
     agent = stack(name)
     batch = one_batch(agent)

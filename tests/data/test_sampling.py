@@ -55,8 +55,9 @@ def test_a_batch_is_addressed_by_its_step() -> None:
         batch = fresh(step)
         assert batch.step == step
         assert same(copied(batch), seen[step])
-    assert not same(seen[0], seen[1])
-    assert not same(seen[0], seen[BLOCK])
+    for earlier, later in ((0, 1), (0, BLOCK), (BLOCK - 1, 2 * BLOCK - 1)):
+        for key in ("obs", "noise.act", "noise.extra"):
+            assert not torch.equal(seen[earlier][key], seen[later][key])
 
 
 def test_batches_written_in_place_are_the_same_batches() -> None:
