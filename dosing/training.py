@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -73,8 +72,8 @@ class _Log:
             log.columns = {k: [table[k][i] for i in keep] for k in log.columns}
         return log
 
-    def add(self, step: int, seeds: tuple[int, ...], values: dict[str, Tensor], seconds: float) -> bool:
-        """Append one row per seed and metric; False if any value is not finite."""
+    def add(self, step: int, seeds: tuple[int, ...], values: dict[str, Tensor], seconds: float) -> None:
+        """Append one row per seed and metric."""
         table = torch.stack([v.detach() for v in values.values()]).double().cpu().numpy()  # one transfer
         for name, row in zip(values, table, strict=True):
             for seed, value in zip(seeds, row, strict=True):
@@ -83,7 +82,11 @@ class _Log:
                 self.columns["name"].append(name)
                 self.columns["value"].append(float(value))
                 self.columns["seconds"].append(seconds)
-        return bool(np.isfinite(table).all())
+
+
+def _not_finite(metrics: dict[str, Tensor]) -> Tensor:
+    """Which seeds report a number that is not finite, ``[S]``."""
+    return ~torch.stack(list(metrics.values())).isfinite().all(0)
 
 
 def _damaged(agent: Agent) -> Tensor:
@@ -141,13 +144,16 @@ def train(
     good, good_step, saved = _snapshot(agent), start, start
 
     update = updater(agent, settings.mode)
+    failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=dataset.obs.device)
     for step in range(start, settings.steps):
         metrics = update(sampler(step))
+        failed |= _not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
         count = step + 1
         last = count == settings.steps
         if count % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
-            if not log.add(count, agent.seeds, metrics, seconds) or bool(_damaged(agent).any()):
+            log.add(count, agent.seeds, metrics, seconds)
+            if bool((failed | _damaged(agent)).any()):
                 write_table(run.path / METRICS, log.columns)
                 _diverged(agent, sampler, run, good, good_step, count)
             good, good_step = _snapshot(agent), count
@@ -179,7 +185,7 @@ def _diverged(
         batch = sampler(step)
         agent.schedule(step)
         metrics = agent.update(batch)
-        bad = ~torch.stack(list(metrics.values())).isfinite().all(0) | _damaged(agent)
+        bad = _not_finite(metrics) | _damaged(agent)
         if bool(bad.any()):
             break
     seeds = [seed for seed, wrong in zip(agent.seeds, bad.tolist(), strict=True) if wrong]
