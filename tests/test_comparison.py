@@ -14,7 +14,16 @@ from scipy import stats
 import agents
 from dosing import comparison
 from dosing.cli.studies import Factory
-from dosing.comparison import References, Row, agent_row, mass_words, reference_rows, references, render
+from dosing.comparison import (
+    References,
+    Row,
+    agent_row,
+    ceiling_row,
+    mass_words,
+    reference_rows,
+    references,
+    render,
+)
 from dosing.data.dataset import Transform
 from dosing.evaluation import Outcomes, constant, evaluate, rollout
 from dosing.policy import DosePolicy
@@ -136,7 +145,8 @@ def test_reference_rows_are_one_sample_of_all_patients(found: References) -> Non
         assert rows[name].recommended.n == len(SEEDS) * PATIENTS
     assert rows["best constant dose"].difference is None
     assert rows["uniform dosing"].verdict == "worse"
-    assert rows["no dose"].cost.value == 0.0 < rows["uniform dosing"].cost.value
+    costs = {name: line.cost.value for name, line in rows.items() if line.cost}
+    assert costs["no dose"] == 0.0 < costs["uniform dosing"]
 
 
 # Agents
@@ -158,6 +168,7 @@ def test_an_agents_row_is_paired_with_the_best_constant(
     assert line.recommended.value == pytest.approx(outcome["recommended"].returns.mean())
     assert line.sampled is not None
     assert line.sampled.value == pytest.approx(outcome["sampled"].returns.mean())
+    assert line.cost is not None
     assert line.cost.value == pytest.approx(outcome["recommended"].cost.mean())
 
     obs = np.broadcast_to(cohort().obs[:50], (3, 50, 8))
@@ -194,7 +205,8 @@ def test_without_a_comparable_interval_there_is_no_mass(
 
 
 def test_rows_survive_json(found: References, factory: Factory) -> None:
-    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found)]
+    ceiling = ceiling_row("one", "a truth", 7.4, 0.5, 300)
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found), ceiling]
     back = [Row.from_json(json.loads(json.dumps(line.to_json(), allow_nan=False))) for line in rows]
     assert back == rows
 
@@ -220,6 +232,14 @@ def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, 
     ]
     columns = {name: head.index(name) for name in ("policy", "minus best constant", "cost")}
     assert all(line[start - 2 : start] == "  " for line in lines for start in columns.values())
+
+
+def test_a_ceiling_says_what_it_knows() -> None:
+    line = ceiling_row("open loop", "the latent mean", 7.4, 0.5, 300)
+    assert (line.recommended.low, line.recommended.high, line.recommended.n) == (6.9, 7.9, 300)
+    text = render([line]).splitlines()[-1]
+    assert text.startswith("ceiling: open loop  knows the latent mean  7.4")
+    assert text.split()[-1] == "-"
 
 
 @pytest.mark.parametrize(
