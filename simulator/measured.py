@@ -26,13 +26,13 @@ class Measured:
 
 
 _TREATMENT = {
-    "simenv3": (
+    "corrected": (
         Measured("clairvoyant", "mean, covariance", 7.76, 0.20),
         Measured("recurrent", "states and doses so far", 6.51, 0.19),
         Measured("myopic, true mean", "mean, covariance", 5.63, 0.13),
         Measured("memoryless", "state", 5.50, 0.12),
     ),
-    "corrected": (
+    "simenv3": (
         Measured("clairvoyant", "mean, covariance", 8.04, 0.20),
         Measured("recurrent", "states and doses so far", 6.69, 0.19),
         Measured("myopic, true mean", "mean, covariance", 5.74, 0.14),
