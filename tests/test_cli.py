@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,38 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(
     assert capsys.readouterr().out == first.stdout
     changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert changed == ["table.json"]
+
+
+def group_lives(group: int) -> bool:
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_the_demos_workers_end_with_it(sent: signal.Signals, expected: int, tmp_path: Path) -> None:
+    """At once and without a traceback, even when only the command itself is told, or killed."""
+    words = f"demo --no-serve --seeds 1 --steps 1000000 --patients 4 --device cpu --out {tmp_path}".split()
+    command = [sys.executable, "-m", "dosing", *words]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob(f"*/*/*/{CONFIG}"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(sent)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == expected
+    assert "Traceback" not in stderr
+    deadline = time.monotonic() + 30
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived its command"
+        time.sleep(0.05)

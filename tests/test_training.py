@@ -335,6 +335,24 @@ def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Pat
     assert told["not_finite"] == []
 
 
+def test_a_number_reported_between_two_log_rows_is_noticed(tmp_path: Path) -> None:
+    """One infinite loss of one seed, with a finite step, as bounded losses have it; every other is usual."""
+    run, agent = folder(tmp_path), stack(FIRST, SEEDS)
+    update = agent.update
+
+    def reporting(batch: Any) -> dict[str, Any]:
+        report = update(batch)
+        bad = torch.tensor([0.0, float("inf") if batch.step == 9 else 0.0])
+        return report | {"loss/bounded": bad}
+
+    agent.update = reporting  # type: ignore[method-assign]
+    with pytest.raises(TrainingDivergedError, match=r"at update 9 \(seeds \[7\]\)"):
+        train(agent, dataset(), run, TrainingSettings(steps=30, batch_size=8, log_every=7))
+    told = read_json(run.path / "diverged.json")
+    assert told["not_finite"] == ["loss/bounded"]
+    assert (told["last_good_update"], told["noticed_after_update"]) == (7, 14)
+
+
 def test_a_run_that_never_diverges_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replay is not reached on good data."""
 

@@ -23,7 +23,8 @@ class Probe(Agent):
         self.needs = needs  # type: ignore[misc]
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
-        return {"act": Noise("uniform", (batch_size, 1, 1)), "extra": Noise("normal", (3,))}
+        shapes = {"act": (batch_size, 1, 1), "twin": (batch_size, 1, 1)}
+        return {k: Noise("uniform", v) for k, v in shapes.items()} | {"extra": Noise("normal", (3,))}
 
     def losses_and_metrics(self, batch: Batch) -> Any:
         raise NotImplementedError
@@ -58,6 +59,7 @@ def test_a_batch_is_addressed_by_its_step() -> None:
     for earlier, later in ((0, 1), (0, BLOCK), (BLOCK - 1, 2 * BLOCK - 1)):
         for key in ("obs", "noise.act", "noise.extra"):
             assert not torch.equal(seen[earlier][key], seen[later][key])
+    assert not bool((seen[0]["noise.act"] == seen[0]["noise.twin"]).any())
 
 
 def test_batches_written_in_place_are_the_same_batches() -> None:
