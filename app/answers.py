@@ -73,12 +73,24 @@ class Answer:
         return merged
 
     @property
+    def point(self) -> bool:
+        """Whether every seed gives one dose and no other: a deterministic policy."""
+        return all(s.low == s.high for s in self.found.seeds)
+
+    @property
     def between_seeds(self) -> bool:
-        """Whether the recommended dose lies where no seed would dose: the seeds disagree."""
+        """Whether the recommended dose lies where no seed would dose: the seeds disagree.
+
+        Never for deterministic policies, whose seeds are apart by nature; their doses are listed.
+        """
         doses = self.found.dose or ()
-        return bool(self.found.bounded) and not all(
-            any(low <= dose <= high for low, high in self.pieces(dimension))
-            for dimension, dose in enumerate(doses)
+        return (
+            bool(self.found.bounded)
+            and not self.point
+            and not all(
+                any(low <= dose <= high for low, high in self.pieces(dimension))
+                for dimension, dose in enumerate(doses)
+            )
         )
 
 
@@ -92,8 +104,8 @@ class Curve:
 
 
 def sparse_of(answers: Sequence[Answer]) -> Answer | None:
-    """The first answer with a bounded support: the interval the others are measured against."""
-    return next((a for a in answers if a.found.bounded), None)
+    """The first answer with a bounded interval: the one the others are measured against."""
+    return next((a for a in answers if a.found.bounded and not a.point), None)
 
 
 def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
@@ -157,11 +169,16 @@ def dose_range(answers: Sequence[Answer], dimension: int) -> tuple[float, float]
 
 
 def curves(answers: Sequence[Answer], dimension: int) -> list[Curve | None]:
-    """Density of every answer over the dose axis of one dimension; None after a refusal."""
+    """Density of every answer over the dose axis of one dimension; None for a refusal and for a point."""
     if not answers:
         return []
     left, right = dose_range(answers, dimension)
-    return [_curve(a, dimension, left, right) if a.found.dose else None for a in answers]
+    return [
+        _curve(a, dimension, left, right)
+        if a.found.dose and a.source.policy.has_density(_obs(a.found))
+        else None
+        for a in answers
+    ]
 
 
 def _curve(answer: Answer, dimension: int, left: float, right: float) -> Curve:

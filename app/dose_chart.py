@@ -162,7 +162,8 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
         _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
         return
     places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
-    words = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
+    spread = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
+    words = "one dose" if answer.point else spread
     _lane_text(figure, left, -row - 0.17, f"{title}: {words}", "left")
     middle = -row - 0.5
     for limit in found.limits:

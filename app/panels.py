@@ -36,7 +36,9 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         interval(min(column), max(column), places)
         for column in zip(*(seed.dose for seed in found.seeds), strict=True)
     )
-    if found.bounded:
+    if answer.point:
+        lines = ["Gives **one dose** at each state, no interval (deterministic policy)"]
+    elif found.bounded:
         lines = [f"Could give **{sets}** (exact support)"]
     else:
         lines = [f"Could give any dose; central {CENTRAL_WORDS}: **{sets}**"]

@@ -132,6 +132,11 @@ class DosePolicy:
         within = (to_dose(edges[0].numpy()) >= low) & (to_dose(edges[1].numpy()) <= high)
         return np.where(within, 0.0, mass.numpy())
 
+    def has_density(self, obs: Observations) -> bool:
+        """Whether the law at one state ``[O]`` has a density; a deterministic policy has none."""
+        law: Any = self.law(self._one(obs))
+        return bool(law.base_dist.has_density)
+
     def density(self, obs: Observations, dose: Array) -> Array:
         """Mean over seeds of each dose dimension's density at ``dose [K, A]``, per dose unit: ``[K, A]``.
 

@@ -349,7 +349,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> list[Row]:
         raise UserError("runs in one table must share their scenario and seeds.")
     found = references_for(study, factory, seeds, patients)
     states = recorded_states(episodes_of(first))
-    sparse = next((p for p in policies.values() if _bounded(p, states)), None)
+    sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
     rows = []
     for run in runs:
         config = run.config()
@@ -369,9 +369,11 @@ def recorded_states(episodes: Episodes) -> Observations:
     return states
 
 
-def _bounded(policy: DosePolicy, states: Observations) -> bool:
+def _has_interval(policy: DosePolicy, states: Observations) -> bool:
+    """Whether the policy's dose set is a bounded interval: neither the whole line nor a single dose."""
     one = np.broadcast_to(states[:1], (len(policy.seeds), 1, states.shape[1]))
-    return policy.dose_set(one).bounded
+    found = policy.dose_set(one)
+    return found.bounded and bool((found.half_width > 0.0).any())
 
 
 def _bar(total: int, text: str, unit: str, position: int) -> tqdm[Any]:

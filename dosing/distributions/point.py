@@ -15,8 +15,7 @@ class Point(Univariate):
     """All probability at ``loc``. It has quantiles and a distribution function, and no density."""
 
     arg_constraints = {"loc": constraints.real}  # noqa: RUF012  as in torch
-    has_rsample = True
-    n_uniforms = 1
+    has_density = False
 
     def __init__(self, loc: Tensor, validate_args: bool | None = None) -> None:
         """Build the law.

@@ -27,6 +27,8 @@ class Univariate(Distribution):
     has_rsample = True
     n_uniforms: int = 1
     """Independent uniform numbers that :meth:`rsample_from` uses up for one draw."""
+    has_density: bool = True
+    """Whether the law has a density, so that ``log_prob`` means something."""
 
     def __init__(self, batch_shape: torch.Size, validate_args: bool | None) -> None:
         """Store shape and checking mode; the subclass has already set its parameters.

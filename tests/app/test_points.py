@@ -1,0 +1,40 @@
+"""A deterministic policy on the patient page: one dose, no curve, never the sparse interval."""
+
+import numpy as np
+
+import agents
+from app.answers import Source, ask, curves, sparse_of
+from app.dose_chart import dose_axis
+from dosing.agent import Problem
+from dosing.data.dataset import Transform
+from dosing.policy import DosePolicy
+from dosing.safety import DoseLimits
+
+STATE = np.linspace(-1.0, 1.0, 8).tolist()
+
+
+def source(name: str) -> Source:
+    agent = agents.build(name, {"hidden": (8, 8)}, Problem(8, 1), (0, 1))
+    policy = DosePolicy(agent, Transform((0.0,) * 8, (1.0,) * 8, (-1.0,), (1.0,)))
+    return Source(name, "law", policy, DoseLimits((-1.0,), (1.0,)), (), {"run": "r", "weights": "w"})
+
+
+def test_a_point_has_a_dose_and_no_curve() -> None:
+    found = ask([source("td3_bc"), source("fttpo"), source("iql")], STATE)
+    point, sparse, gaussian = found
+    assert [answer.found.status for answer in found] == ["ok"] * 3
+    assert point.point
+    assert not sparse.point
+    assert not point.between_seeds
+    assert sparse_of(found) is sparse
+    assert sparse.outside_sparse == 0.0
+    assert point.outside_sparse in (0.0, 0.5, 1.0)  # each of two seeds is inside or outside
+    assert gaussian.outside_sparse is not None
+    assert 0.0 < gaussian.outside_sparse < 1.0
+    drawn = curves(found, 0)
+    assert drawn[0] is None
+    assert drawn[1] is not None
+    figure = dose_axis(found, drawn, 0, name="dose", log=False, extras=False)
+    words = " ".join(str(note.text) for note in figure.layout.annotations)
+    assert "one dose" in words
+    assert "REFUSED" not in words
