@@ -1,6 +1,6 @@
 """One of our agents as a measured process.
 
-    python -m benchmarks.ours AGENT [--seeds S] [--hidden 256 256] [--precision bfloat16] [--mode compile]
+    python -m benchmarks.ours AGENT [--seeds S] [--config JSON] [--precision bfloat16] [--mode compile]
 
 It answers requests as ``benchmarks.protocol`` says.
 """
@@ -8,6 +8,7 @@ It answers requests as ``benchmarks.protocol`` says.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from itertools import count, cycle
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import agents
 from benchmarks.protocol import BATCH, EPISODE, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
 from dosing.acceleration import updater
-from dosing.agent import Problem
+from dosing.agent import Agent, Problem
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.sampling import BLOCK, Sampler
 from dosing.streams import draw
@@ -39,50 +40,50 @@ def dataset() -> Dataset:
     )
 
 
-def build(arguments: argparse.Namespace) -> Learner:
+def build(options: argparse.Namespace) -> Learner:
     """Build the agent with the step the training loop would take.
 
     The update that is timed without sampling draws its noise, as the references do: only the choice and the
     gathering of transitions are left out.
     """
-    config = {"hidden": tuple(arguments.hidden)} if arguments.hidden else {}
-    seeds = range(arguments.seeds)
-    agent = agents.build(arguments.agent, config, Problem(N_OBS, N_ACT), seeds, precision=arguments.precision)
-    take = updater(agent, arguments.mode)
+    differing: dict[str, Any] = json.loads(options.config)
+    problem, seeds = Problem(N_OBS, N_ACT), range(options.seeds)
+    agent = agents.build(options.agent, differing, problem, seeds, precision=options.precision)
+    take = updater(agent, options.mode)
     sampler = Sampler(dataset(), agent, BATCH)
-    plan = agent.noise(BATCH)
     ready = cycle([sampler(step) for step in range(READY)])
     steps, sampled_steps = count(), count(READY)
     noise: dict[str, torch.Tensor] = {}
 
     def update() -> object:
-        step = next(steps)
-        block, offset = divmod(step, BLOCK)
+        block, offset = divmod(step := next(steps), BLOCK)
         if offset == 0:
-            for number, (name, (law, shape)) in enumerate(plan.items()):
-                address = (block, number)
-                noise[name] = draw(
-                    agent.seeds,
-                    law,
-                    (BLOCK, *shape),
-                    address,
-                    device=torch.device("cpu"),
-                    dtype=torch.float32,
-                )
+            noise.update(_noise(agent, block))
         drawn = {name: values[offset] for name, values in noise.items()}
         return take(replace(next(ready), noise=drawn, step=step))
 
-    settings: Any = getattr(agent, "config").hidden  # noqa: B009  the protocol of agents does not name it
-    widths = "x".join(map(str, settings)) if len(set(settings)) > 1 else f"{len(settings)}x{settings[0]}"
-    return Learner(update, lambda: take(sampler(next(sampled_steps))), widths)
+    config: Any = agent.config
+    hidden: tuple[int, ...] = getattr(config, "hidden", ())
+    widths = f"{len(hidden)}x{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))
+    others = [f"{name} {value}" for name, value in differing.items() if name != "hidden"]
+    return Learner(update, lambda: take(sampler(next(sampled_steps))), ", ".join([widths, *others]))
+
+
+def _noise(agent: Agent, block: int) -> dict[str, torch.Tensor]:
+    """Noise of one block of updates, drawn as the sampler draws it."""
+    cpu, kind = torch.device("cpu"), torch.float32
+    return {
+        name: draw(agent.seeds, plan.law, (BLOCK, *plan.shape), (block, number), device=cpu, dtype=kind)
+        for number, (name, plan) in enumerate(agent.noise(BATCH).items())
+    }
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="One of our agents as a measured process.")
     parser.add_argument("agent")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--hidden", type=int, nargs="*", default=[])
+    parser.add_argument("--config", default="{}", help="fields of its configuration that differ, as JSON")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
     return parser.parse_args()

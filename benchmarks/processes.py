@@ -34,11 +34,11 @@ class Process:
         if not python.exists():
             raise AbsentError("its Python environment is not there")
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process
-        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [str(python), "-m", *arguments],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | one_thread,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -6,14 +6,18 @@ nothing of this project.
 
 Requests on standard input, answers on standard output:
 
-    {"do": "time", "updates": n, "threads": k, "sampling": true}  ->  {"cpu": s, "wall": s}
+    {"do": "time", "updates": n, "threads": k, "sampling": true}  ->  {"cpu": s, "wall": s, "updates": m}
     {"do": "memory"}  ->  {"peak": MiB so far, "import": MiB before the learner was built}
     {"do": "count"}   ->  per update: {"flops", "calls"} and seconds {"matmul", "optimiser", ...}
+
+The first line says what was built, ``{"settings", "versions", "threads"}``, or why it could not be,
+``{"absent"}``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -47,12 +51,18 @@ class Learner:
         sample_and_update: one update as the project's own training loop takes it: sample, then update.
         settings: widths and the settings that matter for speed, as a phrase.
         versions: packages that matter, by name.
+        per_call: updates that one call of either takes.
+        most_threads: threads it can be asked to use.
+        in_torch: whether torch computes it, so that its calls can be counted.
     """
 
     update: Callable[[], object]
     sample_and_update: Callable[[], object]
     settings: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    per_call: int = 1
+    most_threads: int = 2
+    in_torch: bool = True
 
 
 def synthetic(seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
@@ -101,7 +111,7 @@ def serve(build: Callable[[], Learner]) -> None:
         answer({"absent": f"{type(error).__name__}: {error}".splitlines()[0]})
         return
     versions = {"torch": torch.__version__, "numpy": np.__version__, **learner.versions}
-    answer({"settings": learner.settings, "versions": versions})
+    answer({"settings": learner.settings, "versions": versions, "threads": learner.most_threads})
     for line in sys.stdin:
         request = json.loads(line)
         answer(_respond(learner, request, imported))
@@ -111,9 +121,12 @@ def _respond(learner: Learner, request: Mapping[str, Any], imported: float) -> d
     if request["do"] == "time":
         torch.set_num_threads(request["threads"])
         work = learner.sample_and_update if request["sampling"] else learner.update
-        return timed(work, request["updates"])
+        calls = math.ceil(request["updates"] / learner.per_call)
+        return timed(work, calls) | {"updates": calls * learner.per_call}
     if request["do"] == "memory":
         return {"peak": peak_memory(), "import": imported}
+    if not learner.in_torch:
+        return {}
     torch.set_num_threads(1)
     return counting.split(learner.update) | {"flops": counting.flops(learner.update)}
 

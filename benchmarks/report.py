@@ -21,21 +21,11 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
-def widths(hidden: Sequence[int]) -> str:
-    """Such as 2x256."""
-    return f"{len(hidden)}x{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))
-
-
 def partner(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Our float32 row a row is compared with: same method, same widths; None if it was not measured."""
+    """Our float32 row of the same task, with which a row is compared; None if it was not measured."""
     for other in rows:
-        if (
-            not other["title"]
-            and other["precision"] == "float32"
-            and (other["agent"], other["hidden"]) == (row["agent"], row["hidden"])
-            and other["rates"]
-        ):
-            return other
+        if other["task"] == row["task"] and not other["title"] and other["precision"] == "float32":
+            return other if other["rates"] else None
     return None
 
 
@@ -61,9 +51,9 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if not row["title"] and row["precision"] != "float32":
             continue
-        label = f"{row['agent']}: {row['title'] or 'ours'}"
+        label = f"{row['task']}: {row['title'] or 'ours'}"
         if row["absent"]:
-            lines.append([label, widths(row["hidden"]), f"absent: {row['absent']}", *[""] * 6])
+            lines.append([label, f"absent: {row['absent']}", *[""] * 7])
             continue
         ours = partner(row, rows)
         versus = ours if ours is not row else None
@@ -80,7 +70,7 @@ def _rate(row: Mapping[str, Any], name: str, clock: str = "rates") -> str:
 
 
 def _ratio(ours: Mapping[str, Any] | None, other: Mapping[str, Any], name: str) -> str:
-    if ours is None or name not in other["rates"]:
+    if ours is None or name not in ours["rates"] or name not in other["rates"]:
         return ""
     return spread(ratios(ours, other, name), 2)
 
@@ -101,7 +91,7 @@ def precisions(rows: Sequence[Mapping[str, Any]]) -> str:
         ours = partner(row, rows)
         if row["title"] or row["precision"] == "float32" or ours is None or row["absent"]:
             continue
-        cells = [row["agent"], widths(row["hidden"]), row["precision"]]
+        cells = [row["task"], row["about"]["settings"], row["precision"]]
         cells += [_rate(row, "update"), _rate(row, "sampled")]
         cells += [_ratio(row, ours, "update"), _ratio(row, ours, "sampled")]
         lines.append(cells)
@@ -111,8 +101,8 @@ def precisions(rows: Sequence[Mapping[str, Any]]) -> str:
 def costs(found: Mapping[str, Any]) -> str:
     """What an update of ours costs and what eats it."""
     head = (
-        "agent",
-        "widths",
+        "learner",
+        "settings",
         "precision",
         "seeds",
         "ms per update",
@@ -130,13 +120,13 @@ def costs(found: Mapping[str, Any]) -> str:
     )
     lines: list[list[str]] = []
     for stack in found["stacks"]:
-        cells = [stack["agent"], widths(stack["hidden"]), stack["precision"], str(stack["seeds"])]
+        cells = [stack["task"], stack["settings"], stack["precision"], str(stack["seeds"])]
         cells += _work(stack, found["best_float32"])
         lines.append([*cells, *_eaten(stack), f"{stack['peak']:.0f}", f"{stack['import']:.0f}"])
     for row in found["rows"]:
         if row["cost"]:
             cost = row["cost"] | {"seconds": 1.0 / statistics.median(row["rates"]["sampled"]), "useful": None}
-            cells = [f"{row['agent']}: {row['title']}", widths(row["hidden"]), "float32", "1"]
+            cells = [f"{row['task']}: {row['title']}", row["about"]["settings"], "float32", "1"]
             cells += _work(cost, found["best_float32"])
             lines.append([*cells, *_eaten(cost), f"{cost['peak']:.0f}", f"{cost['import']:.0f}"])
     return table(head, lines)

@@ -13,11 +13,13 @@ are never imported here. What is missing is named in the table. To install them,
 
     python -m venv venv
     venv/bin/pip install torch==2.13.0 d3rlpy        (a CPU build of torch where there is no GPU)
+    python -m venv venv-jax
+    venv-jax/bin/pip install torch==2.13.0 jax flax optax chex tqdm
     git clone https://github.com/corl-team/CORL
     git clone https://github.com/lingweizhu/fat2thin
 
 and name that folder by ``--references`` or the variable DOSING_REFERENCES. A further reference is one line in
-``COMPARISONS`` and one function in ``benchmarks/references``.
+``TASKS`` and one function in ``benchmarks/references``.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 VARIABLE = "DOSING_REFERENCES"
 STACKS = (1, 5, 10)
 """Seeds trained together, for the costs of our own agents."""
+PAIRED = ("fttpo", "iql")
+"""Agents run as two processes against one."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,6 @@ class Reference:
         module: adapter in ``benchmarks.references``.
         method: what the adapter is asked for.
         checkout: folder among the references, None for an installed package.
-        hidden: its hidden widths; ours is measured at the same.
         python: its interpreter among the references.
     """
 
@@ -68,7 +72,6 @@ class Reference:
     module: str
     method: str
     checkout: str | None = None
-    hidden: tuple[int, ...] = (256, 256)
     python: str = "venv/bin/python"
 
     def start(self, folder: Path | None) -> Process:
@@ -87,9 +90,14 @@ class Reference:
         return Process(folder / self.python, command)
 
 
-def corl(method: str, hidden: tuple[int, ...] = (256, 256)) -> Reference:
+def corl(method: str) -> Reference:
     """A method of CORL."""
-    return Reference("CORL", "corl", method, "CORL", hidden)
+    return Reference("CORL", "corl", method, "CORL")
+
+
+def corl_jax(method: str) -> Reference:
+    """A method of CORL that JAX computes."""
+    return Reference("CORL (JAX)", "corl_jax", method, "CORL", "venv-jax/bin/python")
 
 
 def fat2thin(method: str) -> Reference:
@@ -102,13 +110,52 @@ def d3rlpy(method: str) -> Reference:
     return Reference("d3rlpy", "d3rlpy_learners", method)
 
 
-COMPARISONS: dict[str, tuple[Reference, ...]] = {
-    "fttpo": (fat2thin("fttpo"),),
-    "iql": (corl("iql"), fat2thin("iql"), d3rlpy("iql")),
-    "td3_bc": (corl("td3_bc"), fat2thin("td3_bc"), d3rlpy("td3_bc")),
-    "awac": (fat2thin("awac"), d3rlpy("awac"), corl("awac", (256, 256, 256))),
-}
-"""By registry key; an agent of the suite without references has a row of its own all the same."""
+@dataclass(frozen=True)
+class Task:
+    """One line of comparison: the same work by us and by others.
+
+    Attributes:
+        agent: registry key.
+        references: what it is compared with.
+        config: fields of our configuration that differ from the defaults, to match the references.
+        label: its name in the table if the agent has several.
+    """
+
+    agent: str
+    references: tuple[Reference, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name in the table."""
+        return self.label or self.agent
+
+
+VAE = {"vae_hidden": (750, 750), "n_samples": 1, "dropout": 0.0}
+TASKS: tuple[Task, ...] = (
+    Task("fttpo", (fat2thin("fttpo"),)),
+    Task("iql", (corl("iql"), fat2thin("iql"), d3rlpy("iql"))),
+    Task("td3_bc", (corl("td3_bc"), fat2thin("td3_bc"), d3rlpy("td3_bc"))),
+    Task("awac", (fat2thin("awac"), d3rlpy("awac"))),
+    Task("awac", (corl("awac"),), {"hidden": (256, 256, 256)}, "awac, 3 layers"),
+    Task("sql", (fat2thin("sql"),)),
+    Task("xql", (fat2thin("xql"),)),
+    Task("inac", (fat2thin("inac"),)),
+    Task("tawac", (fat2thin("tawac"),)),
+    Task("spot", (corl("spot"),), VAE | {"vae_steps": 2}),
+    Task("spot", (corl("spot_vae"),), VAE | {"vae_steps": 10**9}, "spot, its VAE"),
+    Task("bc", (corl("bc"), d3rlpy("bc")), {"policy_family": "point"}),
+    Task("rebrac", (corl_jax("rebrac"),), {"hidden": (256, 256, 256)}),
+)
+"""An agent of the suite that is not here has a line of its own all the same, without references."""
+
+
+def chosen(names: Sequence[str]) -> list[Task]:
+    """The tasks of the named agents; all if none is named, and every agent of the suite."""
+    listed = {task.agent for task in TASKS}
+    tasks = [*TASKS, *(Task(name) for name in agents.AGENTS if name not in listed)]
+    return [task for task in tasks if not names or task.agent in names]
 
 
 @dataclass
@@ -116,20 +163,23 @@ class Row:
     """One learner and its measurements; lists run over rounds.
 
     Attributes:
+        task: its name in the table.
         agent: registry key of the method.
         title: whose learner it is; empty for ours.
-        hidden: hidden widths.
+        config: fields of our configuration that differ.
         precision: of our matrix products.
         process: the running process, None if there is none.
         absent: why there is none.
+        about: what the process said of itself.
         rates: updates per second of processor time by measurement.
         wall_rates: updates per second of the clock by measurement.
-        cost: what :mod:`benchmarks.counting` found.
+        cost: what the process said of memory, calls and times.
     """
 
+    task: str
     agent: str
-    title: str
-    hidden: tuple[int, ...]
+    title: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     process: Process | None = None
     absent: str = ""
@@ -138,70 +188,67 @@ class Row:
     wall_rates: dict[str, list[float]] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is an agent of this suite."""
-        return not self.title
+    def start(self, launch: Callable[[], Process]) -> None:
+        """Start the process, or note why it cannot be."""
+        try:
+            self.process = launch()
+            self.about = self.process.about
+        except AbsentError as error:
+            self.absent = str(error)
+
+    def ours(self, seeds: int = 1) -> Process:
+        """Our agent with this row's configuration.
+
+        Raises:
+            AbsentError: there is no such agent, or it refuses the work.
+        """
+        if self.agent not in agents.AGENTS:
+            raise AbsentError("no agent of ours yet")
+        config = json.dumps(dict(self.config))
+        options = ("--seeds", str(seeds), "--precision", self.precision, "--config", config)
+        return ours(self.agent, *options)
 
     def to_json(self) -> dict[str, Any]:
         """Every field but the process."""
-        names = ("agent", "title", "hidden", "precision", "absent", "about", "rates", "wall_rates", "cost")
-        return {name: getattr(self, name) for name in names}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "process"}
 
 
 MEASUREMENTS = {"update": (1, False), "sampled": (1, True), "two threads": (2, False)}
 """Threads, and whether sampling is part of it; on a busy machine two threads can collapse."""
 
 
-def start(names: Sequence[str], precisions: Sequence[str], folder: Path | None) -> list[Row]:
-    """Start every process of the table: for each agent ours at each width asked for, then its references."""
+def start(tasks: Sequence[Task], precisions: Sequence[str], folder: Path | None) -> list[Row]:
+    """Start every process of the table: for each task ours, then its references."""
     rows: list[Row] = []
-    for name in names:
-        references = COMPARISONS.get(name, ())
-        for hidden in dict.fromkeys([(256, 256), *(r.hidden for r in references)]):
-            for precision in precisions:
-                rows.append(Row(name, "", hidden, precision))
-                _start(rows[-1], lambda row=rows[-1]: _ours(row))
-            for reference in references:
-                if reference.hidden == hidden:
-                    rows.append(Row(name, reference.title, hidden))
-                    _start(rows[-1], lambda r=reference: r.start(folder))
+    for task in tasks:
+        for precision in precisions:
+            row = Row(task.name, task.agent, config=task.config, precision=precision)
+            row.start(row.ours)
+            rows.append(row)
+        for reference in task.references:
+            row = Row(task.name, task.agent, reference.title)
+            row.start(partial(reference.start, folder))
+            rows.append(row)
     return rows
-
-
-def _ours(row: Row, seeds: int = 1) -> Process:
-    if row.agent not in agents.AGENTS:
-        raise AbsentError("no agent of ours yet")
-    widths = map(str, row.hidden)
-    return ours(row.agent, "--seeds", str(seeds), "--precision", row.precision, "--hidden", *widths)
-
-
-def _start(row: Row, launch: Any) -> None:
-    try:
-        row.process = launch()
-        row.about = row.process.about
-    except AbsentError as error:
-        row.absent = str(error)
 
 
 def measure(rows: Sequence[Row], rounds: int, seconds: float, most_threads: int) -> None:
     """Measure all rows in turns; the first turn finds how many updates fill the time, and is not kept."""
-    running = [row for row in rows if row.process is not None]
+    running = [(row, row.process) for row in rows if row.process is not None]
     updates: dict[tuple[int, str], int] = {}
     for turn in range(-1, rounds):
         for name, (threads, sampling) in MEASUREMENTS.items():
-            if threads > most_threads:
-                continue
-            for k, row in enumerate(running):
-                assert row.process is not None
+            for k, (row, process) in enumerate(running):
+                if threads > min(most_threads, row.about["threads"]):
+                    continue
                 count = updates.get((k, name), 4)
-                took = row.process.ask("time", updates=count, threads=threads, sampling=sampling)
+                took = process.ask("time", updates=count, threads=threads, sampling=sampling)
                 if turn < 0:
                     longest = max(took["cpu"], took["wall"])
-                    updates[k, name] = max(4, 2 * round(0.5 * count * seconds / longest))
+                    updates[k, name] = max(4, 2 * round(0.5 * took["updates"] * seconds / longest))
                     continue
-                row.rates.setdefault(name, []).append(count / took["cpu"])
-                row.wall_rates.setdefault(name, []).append(count / took["wall"])
+                row.rates.setdefault(name, []).append(took["updates"] / took["cpu"])
+                row.wall_rates.setdefault(name, []).append(took["updates"] / took["wall"])
         progress(f"round {turn + 1} of {rounds}")
 
 
@@ -209,21 +256,21 @@ def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
     """Cost of every agent of ours at each number of seeds: time, memory, and what eats it."""
     found = []
     for row in rows:
-        if not row.is_ours or row.process is None:
+        if row.title or row.absent:
             continue
         for seeds in STACKS:
-            process = _ours(row, seeds)
+            process = row.ours(seeds)
             first = process.ask("time", updates=8, threads=1, sampling=True)
             count = max(8, round(8 * seconds / first["cpu"]))
             times = [process.ask("time", updates=count, threads=1, sampling=True) for _ in range(5)]
             memory = process.ask("memory")
             cost = process.ask("count") if seeds == 1 else {}
             process.close()
-            useful = useful_flops(row.agent, BATCH, N_OBS, N_ACT, row.hidden)
+            useful = useful_flops(row.agent, BATCH, N_OBS, N_ACT, row.config.get("hidden", (256, 256)))
             found.append(
                 {
-                    "agent": row.agent,
-                    "hidden": row.hidden,
+                    "task": row.task,
+                    "settings": row.about["settings"],
                     "precision": row.precision,
                     "seeds": seeds,
                     "seconds": statistics.median(t["cpu"] / count for t in times),
@@ -232,7 +279,7 @@ def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
                     **cost,
                 }
             )
-            progress(f"{row.agent} {row.precision}, {seeds} seeds")
+            progress(f"{row.task} {row.precision}, seeds: {seeds}")
     return found
 
 
@@ -269,7 +316,7 @@ def progress(text: str) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Training speed beside the references.")
-    parser.add_argument("--agents", nargs="+", default=list(dict.fromkeys([*agents.AGENTS, *COMPARISONS])))
+    parser.add_argument("--agents", nargs="+", default=[], help="registry keys [all]")
     parser.add_argument("--references", type=Path, default=os.environ.get(VARIABLE), metavar="FOLDER")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], help="of our products")
     parser.add_argument("--rounds", type=int, default=9)
@@ -288,11 +335,11 @@ def main() -> None:
     load = os.getloadavg()[0]
     products = machine.products()
     progress("matrix products measured")
-    rows = start(options.agents, options.precision, folder)
+    rows = start(chosen(options.agents), options.precision, folder)
     measure(rows, options.rounds, options.seconds, options.threads)
     for row in rows:
         if row.process is not None:
-            if not row.is_ours:
+            if row.title:
                 row.cost = row.process.ask("memory") | row.process.ask("count")
             row.process.close()
     found = {
@@ -305,7 +352,7 @@ def main() -> None:
         "best_float32": machine.best_float32(products),
         "rows": [row.to_json() for row in rows],
         "stacks": stacks(rows, options.seconds),
-        "pairs": [pair(name, 2 * options.seconds) for name in options.agents if name in agents.AGENTS],
+        "pairs": [pair(name, 2 * options.seconds) for name in PAIRED],
         "product": product.measure(progress) if options.product else None,
     }
     text = report.render(found)

@@ -1,6 +1,6 @@
 """CORL (github.com/corl-team/CORL): its own update functions at its own settings.
 
-    python -m benchmarks.references.corl {iql,td3_bc,awac} FOLDER_OF_THE_CHECKOUT
+    python -m benchmarks.references.corl METHOD FOLDER_OF_THE_CHECKOUT
 
 A CORL file imports its simulator and its logger at the top. No update uses them, so they need not be
 installed: empty stand-ins take their place.
@@ -89,7 +89,62 @@ def awac(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
     return trainer.update, "3x256, Gaussian policy"
 
 
-METHODS = {"iql": iql, "td3_bc": td3_bc, "awac": awac}
+def bc(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it."""
+    del config
+    actor = module.Actor(N_OBS, N_ACT, 1.0)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=3e-4)
+    return module.BC(max_action=1.0, actor=actor, actor_optimizer=optimizer, device="cpu").train, "2x256"
+
+
+def _spot(module: Any, config: Any) -> Any:
+    """As its ``train`` builds it."""
+    adam = torch.optim.Adam
+    vae = module.VAE(N_OBS, N_ACT, config.vae_latent_dim, 1.0, config.vae_hidden_dim)
+    actor = module.Actor(N_OBS, N_ACT, 1.0, config.actor_init_w)
+    critics = [module.Critic(N_OBS, N_ACT, config.critic_init_w) for _ in range(2)]
+    return module.SPOT(
+        max_action=1.0,
+        vae=vae,
+        vae_optimizer=adam(vae.parameters(), lr=config.vae_lr),
+        actor=actor,
+        actor_optimizer=adam(actor.parameters(), lr=config.actor_lr),
+        critic_1=critics[0],
+        critic_1_optimizer=adam(critics[0].parameters(), lr=config.critic_lr),
+        critic_2=critics[1],
+        critic_2_optimizer=adam(critics[1].parameters(), lr=config.critic_lr),
+        discount=config.discount,
+        tau=config.tau,
+        policy_noise=config.policy_noise,
+        noise_clip=config.noise_clip,
+        policy_freq=config.policy_freq,
+        beta=config.beta,
+        lambd=config.lambd,
+        num_samples=config.num_samples,
+        iwae=config.iwae,
+        device="cpu",
+    )
+
+
+def spot(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """Its main updates."""
+    return _spot(module, config).train, "2x256, VAE 2x750, actor every 2nd update"
+
+
+def spot_vae(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """The updates of its VAE."""
+    return _spot(module, config).vae_train, "VAE 2x750"
+
+
+METHODS = {
+    "iql": ("offline.iql", iql),
+    "td3_bc": ("offline.td3_bc", td3_bc),
+    "awac": ("offline.awac", awac),
+    "bc": ("offline.any_percent_bc", bc),
+    "spot": ("finetune.spot", spot),
+    "spot_vae": ("finetune.spot", spot_vae),
+}
+"""File and builder by method."""
 
 
 def build(method: str, folder: str) -> Learner:
@@ -97,8 +152,9 @@ def build(method: str, folder: str) -> Learner:
     for name in NOT_NEEDED:
         sys.modules[name] = MagicMock()
     sys.path.insert(0, folder)
-    module = importlib.import_module(f"algorithms.offline.{method}")
-    update, settings = METHODS[method](module, module.TrainConfig())
+    file, builder = METHODS[method]
+    module = importlib.import_module(f"algorithms.{file}")
+    update, settings = builder(module, module.TrainConfig())
     data = synthetic()
     buffer = module.ReplayBuffer(N_OBS, N_ACT, ROWS, "cpu")
     buffer.load_d4rl_dataset(

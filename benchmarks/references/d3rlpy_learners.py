@@ -1,6 +1,6 @@
 """d3rlpy (github.com/takuseno/d3rlpy): its own update functions at its own defaults, batch 256.
 
-    python -m benchmarks.references.d3rlpy_learners {iql,td3_bc,awac}
+    python -m benchmarks.references.d3rlpy_learners METHOD
 
 It is installed in the Python that runs this file, never in ours.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.protocol import BATCH, READY, Learner, serve, synthetic
 
-METHODS = {"iql": "IQLConfig", "td3_bc": "TD3PlusBCConfig", "awac": "AWACConfig"}
+METHODS = {"iql": "IQLConfig", "td3_bc": "TD3PlusBCConfig", "awac": "AWACConfig", "bc": "BCConfig"}
 
 
 def build(method: str) -> Learner:

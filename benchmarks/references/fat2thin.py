@@ -1,6 +1,6 @@
 """The released FtTPO code (github.com/lingweizhu/fat2thin): its own update functions at its own settings.
 
-    python -m benchmarks.references.fat2thin {fttpo,iql,td3_bc,awac} FOLDER_OF_THE_CHECKOUT
+    python -m benchmarks.references.fat2thin METHOD FOLDER_OF_THE_CHECKOUT
 
 Only its agents, networks and policies are imported; its environments need a simulator, and no update does.
 """
@@ -51,6 +51,20 @@ METHODS = {
     "iql": ("iql", "IQL", {"distribution": "SGaussian", "tau": 1.0 / 3.0}, "2x256, squashed Gaussian"),
     "td3_bc": ("td3_bc", "TD3BC", {"distribution": "SGaussian", "tau": 2.5}, "2x256, squashed Gaussian"),
     "awac": ("awac", "AWAC", {"distribution": "SGaussian", "tau": 0.5}, "2x256, squashed Gaussian"),
+    "sql": ("sql", "SQL", {"distribution": "SGaussian", "tau": 5.0}, "2x256, squashed Gaussian"),
+    "xql": ("xql", "XQL", {"distribution": "SGaussian", "tau": 2.0}, "2x256, squashed Gaussian"),
+    "inac": (
+        "in_sample",
+        "InSampleAC",
+        {"distribution": "SGaussian", "tau": 0.33},
+        "2x256, squashed Gaussian",
+    ),
+    "tawac": (
+        "tsallis_awac",
+        "TKLPolicyInAC",
+        {"distribution": "HTqGaussian", "tau": 0.5, "tsallis_q": 2},
+        "2x256, q = 2 policy",
+    ),
 }
 
 
