@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +397,13 @@ def group_lives(group: int) -> bool:
     return True
 
 
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
@@ -408,16 +415,13 @@ def test_the_demos_workers_end_with_it(sent: signal.Signals, expected: int, tmp_
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob(f"*/*/*/{CONFIG}"))) < 2:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(sent)
-        _, stderr = process.communicate(timeout=30)
+        try:
+            wait_until(lambda: len(list(tmp_path.glob(f"*/*/*/{CONFIG}"))) == 2)
+            process.send_signal(sent)
+            _, stderr = process.communicate(timeout=30)
+            wait_until(lambda: not group_lives(process.pid))  # no worker outlives its command
+        finally:
+            if group_lives(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == expected
     assert "Traceback" not in stderr
-    deadline = time.monotonic() + 30
-    while group_lives(process.pid):
-        assert time.monotonic() < deadline, "a worker outlived its command"
-        time.sleep(0.05)
