@@ -43,7 +43,9 @@ _TREATMENT = {
 
 def measured(env_id: str, options: dict[str, Any]) -> tuple[Measured, ...]:
     """Return the measured ceilings of a scenario; none where its options change what they stand for."""
-    rest = {name: value for name, value in options.items() if name not in ("variant", "out_of_range")}
-    if env_id != "dosing/Treatment-v0" or rest:
+    same = {"steps": 24, "noise": 0.0, "history": 0, "latent": False, "missing": 0.0}
+    free = ("variant", "cohort", "first_patient", "out_of_range")
+    changed = [name for name, value in options.items() if name not in free and value != same.get(name)]
+    if env_id != "dosing/Treatment-v0" or changed:
         return ()
     return _TREATMENT.get(options.get("variant", "corrected"), ())

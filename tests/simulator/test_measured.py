@@ -3,6 +3,7 @@
 import pytest
 
 from simulator.ceilings import ceilings
+from simulator.generate import simulate
 from simulator.measured import measured
 
 
@@ -11,12 +12,19 @@ def test_order_and_scope(variant: str) -> None:
     found = measured("dosing/Treatment-v0", {"variant": variant})
     assert [row.value for row in found] == sorted((row.value for row in found), reverse=True)
     assert found[0].policy == "clairvoyant"
-    assert measured("dosing/Treatment-v0", {"variant": variant, "steps": 12}) == ()
+    for change in ({"steps": 12}, {"noise": 0.1}, {"history": 2}, {"realism": 2}):
+        assert measured("dosing/Treatment-v0", {"variant": variant} | change) == ()
     assert measured("dosing/LiI-v0", {}) == ()
 
 
 def test_the_default_variant_is_the_corrected_one() -> None:
     assert measured("dosing/Treatment-v0", {}) == measured("dosing/Treatment-v0", {"variant": "corrected"})
+
+
+def test_options_as_a_recorded_cohort_has_them() -> None:
+    options = simulate("dosing/Treatment-v0", patients=1, variant="simenv3").metadata["env_options"]
+    assert measured("dosing/Treatment-v0", options) == measured("dosing/Treatment-v0", {"variant": "simenv3"})
+    assert measured("dosing/Treatment-v0", options) != ()
 
 
 @pytest.mark.slow
