@@ -1,4 +1,8 @@
-"""The dashboard; started by ``python -m dosing app --out STUDY``, which sets DOSING_STUDY."""
+"""The dashboard; started by ``python -m dosing app --out STUDY``, which sets DOSING_STUDY.
+
+The pages live in ``views``: a folder called ``pages`` would be taken by Streamlit for pages of its own, and a
+link straight to one of them would bypass this file.
+"""
 
 from pathlib import Path
 
@@ -11,9 +15,9 @@ st.set_page_config(
 )
 st.navigation(
     [
-        st.Page("pages/patient.py", title="Patient", default=True),
-        st.Page("pages/comparison.py", title="Comparison", url_path="comparison"),
-        st.Page("pages/about.py", title="About", url_path="about"),
+        st.Page("views/patient.py", title="Patient", default=True),
+        st.Page("views/comparison.py", title="Comparison", url_path="comparison"),
+        st.Page("views/about.py", title="About", url_path="about"),
     ],
     position="top",
 ).run()

@@ -167,3 +167,14 @@ def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: P
     assert visible_doses(page) == []
     page.screenshot(path=str(tmp_path / "refused.png"))
     watched.close()
+
+
+def test_a_link_straight_to_a_page_opens_the_whole_dashboard(browser: Any, address: str) -> None:
+    """Not the page's file alone, without the navigation and the wide layout that ``main.py`` sets."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{address}/comparison")
+    page.get_by_role("heading", name="Comparison").wait_for(timeout=60_000)
+    assert page.get_by_role("link", name="Patient", exact=True).count() == 1
+    assert page.get_by_role("link", name="main", exact=True).count() == 0
+    assert page.get_by_role("heading", name="Comparison").bounding_box()["x"] < 200
+    page.close()

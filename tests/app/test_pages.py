@@ -16,7 +16,7 @@ from dosing.runs import DONE, RunFolder, find_runs
 from tests.app.test_charts import answer
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("pages/patient.py", "pages/comparison.py", "pages/about.py")
+PAGES = ("views/patient.py", "views/comparison.py", "views/about.py")
 
 
 @pytest.fixture
