@@ -118,27 +118,28 @@ def costs(found: Mapping[str, Any]) -> str:
         "peak MiB",
         "of it torch",
     )
-    lines: list[list[str]] = []
-    for stack in found["stacks"]:
-        cells = [stack["task"], stack["settings"], stack["precision"], str(stack["seeds"])]
-        cells += _work(stack, found["best_float32"])
-        lines.append([*cells, *_eaten(stack), f"{stack['peak']:.0f}", f"{stack['import']:.0f}"])
+    lines = []
     for row in found["rows"]:
         if row["cost"]:
-            cost = row["cost"] | {"seconds": 1.0 / statistics.median(row["rates"]["sampled"]), "useful": None}
-            cells = [f"{row['task']}: {row['title']}", row["about"]["settings"], "float32", "1"]
-            cells += _work(cost, found["best_float32"])
-            lines.append([*cells, *_eaten(cost), f"{cost['peak']:.0f}", f"{cost['import']:.0f}"])
+            label = f"{row['task']}: {row['title'] or 'ours'}"
+            cells = [label, row["about"]["settings"], row["precision"], "1"]
+            lines.append(cells + _cost(row["cost"], found))
+        stacked = [s for s in found["stacks"] if s["task"] == row["task"]]
+        if row["title"] or row["precision"] != "float32":
+            continue
+        for stack in stacked:
+            cells = [f"{stack['task']}: ours", stack["settings"], "float32", str(stack["seeds"])]
+            lines.append(cells + _cost(stack["cost"], found))
     return table(head, lines)
 
 
-def _work(cost: Mapping[str, Any], best: float) -> list[str]:
-    """Milliseconds, FLOPs and rates; what an update executes stands in where its useful part is not known."""
-    useful, executed = cost["useful"], cost.get("flops")
-    cells = [f"{1e3 * cost['seconds']:.2f}"]
-    cells += [f"{1e-6 * x:.1f}" if x else "" for x in (useful, executed)]
+def _cost(cost: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Time, FLOPs, rate, calls, shares and memory; the executed FLOPs rate it if the useful are unknown."""
+    useful, executed = cost.get("useful"), cost.get("flops")
+    cells = [f"{1e3 * cost['seconds']:.2f}", *(f"{1e-6 * x:.1f}" if x else "" for x in (useful, executed))]
     rate = (useful or executed or 0.0) / cost["seconds"] * 1e-9
-    return [*cells, f"{rate:.1f}", f"{rate / best:.0%}"]
+    cells += [f"{rate:.1f}", f"{rate / found['best_float32']:.0%}"] if rate else ["", ""]
+    return [*cells, *_eaten(cost), f"{cost['peak']:.0f}", f"{cost['import']:.0f}"]
 
 
 def _eaten(cost: Mapping[str, Any]) -> list[str]:

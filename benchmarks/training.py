@@ -3,10 +3,10 @@
     python benchmarks/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--out NAME]
 
 The work: batch 256, observation 17, action 6, 100,000 random transitions, one seed. Every learner is a
-process of its own at its own widths and settings, started once and asked in turns (A B C A B C ...), so that
-a busy machine slows all of them alike. Rates are updates per second of *processor* time, medians over rounds;
-a ratio is taken within its round, and given as median (smallest to largest). The number without sampling
-leaves out choosing and gathering the transitions, never the noise a method draws.
+process of its own at its own widths and settings; those of one method are asked in turns (A B C A B C ...),
+so that a busy machine slows all of them alike. Rates are updates per second of *processor* time, medians over
+rounds; a ratio is taken within its round, and given as median (smallest to largest). The number without
+sampling leaves out choosing and gathering the transitions, never the noise a method draws.
 
 References are used, not shipped: they live in a folder outside the repository, are run by its own Python and
 are never imported here. What is missing is named in the table. To install them, in an empty folder:
@@ -50,8 +50,8 @@ from benchmarks.protocol import BATCH, N_ACT, N_OBS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 VARIABLE = "DOSING_REFERENCES"
-STACKS = (1, 5, 10)
-"""Seeds trained together, for the costs of our own agents."""
+STACKS = (5, 10)
+"""Seeds trained together, for time and memory."""
 PAIRED = ("fttpo", "iql")
 """Agents run as two processes against one."""
 
@@ -217,23 +217,22 @@ MEASUREMENTS = {"update": (1, False), "sampled": (1, True), "two threads": (2, F
 """Threads, and whether sampling is part of it; on a busy machine two threads can collapse."""
 
 
-def start(tasks: Sequence[Task], precisions: Sequence[str], folder: Path | None) -> list[Row]:
-    """Start every process of the table: for each task ours, then its references."""
+def start(task: Task, precisions: Sequence[str], folder: Path | None) -> list[Row]:
+    """Start every process of a task: ours, then its references."""
     rows: list[Row] = []
-    for task in tasks:
-        for precision in precisions:
-            row = Row(task.name, task.agent, config=task.config, precision=precision)
-            row.start(row.ours)
-            rows.append(row)
-        for reference in task.references:
-            row = Row(task.name, task.agent, reference.title)
-            row.start(partial(reference.start, folder))
-            rows.append(row)
+    for precision in precisions:
+        row = Row(task.name, task.agent, config=task.config, precision=precision)
+        row.start(row.ours)
+        rows.append(row)
+    for reference in task.references:
+        row = Row(task.name, task.agent, reference.title)
+        row.start(partial(reference.start, folder))
+        rows.append(row)
     return rows
 
 
 def measure(rows: Sequence[Row], rounds: int, seconds: float, most_threads: int) -> None:
-    """Measure all rows in turns; the first turn finds how many updates fill the time, and is not kept."""
+    """Measure the rows in turns; the first turn finds how many updates fill the time, and is not kept."""
     running = [(row, row.process) for row in rows if row.process is not None]
     updates: dict[tuple[int, str], int] = {}
     for turn in range(-1, rounds):
@@ -249,37 +248,40 @@ def measure(rows: Sequence[Row], rounds: int, seconds: float, most_threads: int)
                     continue
                 row.rates.setdefault(name, []).append(took["updates"] / took["cpu"])
                 row.wall_rates.setdefault(name, []).append(took["updates"] / took["wall"])
-        progress(f"round {turn + 1} of {rounds}")
+
+
+def costs(rows: Sequence[Row]) -> None:
+    """Ask every process what an update costs, and end it."""
+    for row in rows:
+        if row.process is None:
+            continue
+        # Memory first: counting needs some itself.
+        row.cost = row.process.ask("memory") | row.process.ask("count")
+        row.cost["seconds"] = 1.0 / statistics.median(row.rates["sampled"])
+        row.process.close()
+        hidden = row.config.get("hidden", (256, 256))
+        useful = None if row.title else useful_flops(row.agent, BATCH, N_OBS, N_ACT, hidden)
+        if useful is not None:
+            row.cost["useful"] = useful
 
 
 def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
-    """Cost of every agent of ours at each number of seeds: time, memory, and what eats it."""
+    """Time and memory of our float32 agents with several seeds trained together."""
     found = []
     for row in rows:
-        if row.title or row.absent:
+        if row.title or row.absent or row.precision != "float32":
             continue
         for seeds in STACKS:
             process = row.ours(seeds)
-            first = process.ask("time", updates=8, threads=1, sampling=True)
-            count = max(8, round(8 * seconds / first["cpu"]))
-            times = [process.ask("time", updates=count, threads=1, sampling=True) for _ in range(5)]
-            memory = process.ask("memory")
-            cost = process.ask("count") if seeds == 1 else {}
+            first = process.ask("time", updates=4, threads=1, sampling=True)
+            count = 2 * max(1, round(2 * seconds / first["cpu"]))
+            times = [process.ask("time", updates=count, threads=1, sampling=True) for _ in range(3)]
+            cost = process.ask("memory") | {"seconds": statistics.median(t["cpu"] / count for t in times)}
+            if "useful" in row.cost:
+                cost["useful"] = seeds * row.cost["useful"]
+            found.append({"task": row.task, "settings": row.about["settings"], "seeds": seeds, "cost": cost})
             process.close()
-            useful = useful_flops(row.agent, BATCH, N_OBS, N_ACT, row.config.get("hidden", (256, 256)))
-            found.append(
-                {
-                    "task": row.task,
-                    "settings": row.about["settings"],
-                    "precision": row.precision,
-                    "seeds": seeds,
-                    "seconds": statistics.median(t["cpu"] / count for t in times),
-                    "useful": None if useful is None else useful * seeds,
-                    **memory,
-                    **cost,
-                }
-            )
-            progress(f"{row.task} {row.precision}, seeds: {seeds}")
+        progress(f"{row.task}: stacks measured")
     return found
 
 
@@ -335,13 +337,13 @@ def main() -> None:
     load = os.getloadavg()[0]
     products = machine.products()
     progress("matrix products measured")
-    rows = start(chosen(options.agents), options.precision, folder)
-    measure(rows, options.rounds, options.seconds, options.threads)
-    for row in rows:
-        if row.process is not None:
-            if row.title:
-                row.cost = row.process.ask("memory") | row.process.ask("count")
-            row.process.close()
+    rows: list[Row] = []
+    for task in chosen(options.agents):
+        lines = start(task, options.precision, folder)
+        measure(lines, options.rounds, options.seconds, options.threads)
+        costs(lines)
+        rows += lines
+        progress(f"{task.name} measured")
     found = {
         "machine": machine.describe(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
