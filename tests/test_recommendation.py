@@ -114,7 +114,7 @@ anything = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(state=anything, spoilt=weights())
 @every_agent
 def test_every_answer_is_within_limits_or_refused(
