@@ -20,7 +20,6 @@ times colder than the equations.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
+from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
 from dosing.policies import Family, Policy, check_likelihood
@@ -122,10 +121,7 @@ class EQL(Agent):
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
         c = self.config
-        if c.actor_decay_steps is not None:
-            done = min(step / c.actor_decay_steps, 1.0)
-            rate = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-            set_learning_rate(self.optimizers["actor"], rate)
+        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
 
     def _value_loss(self, v: Tensor, exponent: Tensor) -> Tensor:
         """exp(-M) (exp(x) + V / alpha) averaged over the batch, ``[S]``."""

@@ -18,7 +18,6 @@ slightly below the value; the two agree up to scale as alpha goes to 0.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
+from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
 from dosing.policies import Family, Policy, check_likelihood
@@ -113,10 +112,7 @@ class SQL(Agent):
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
         c = self.config
-        if c.actor_decay_steps is not None:
-            done = min(step / c.actor_decay_steps, 1.0)
-            rate = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-            set_learning_rate(self.optimizers["actor"], rate)
+        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""

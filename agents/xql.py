@@ -21,7 +21,6 @@ steps of V per update; here it is always one.)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import huber_loss
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam, set_learning_rate
+from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
 from dosing.policies import Family, Policy, check_likelihood
@@ -143,10 +142,7 @@ class XQL(Agent):
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
         c = self.config
-        if c.actor_decay_steps is not None:
-            done = min(step / c.actor_decay_steps, 1.0)
-            rate = c.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-            set_learning_rate(self.optimizers["actor"], rate)
+        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
 
     @torch.no_grad()
     def _values_around(self, batch: Batch, q_target: Tensor) -> Tensor:

@@ -246,3 +246,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
             group["lr"].fill_(learning_rate)
         else:
             group["lr"] = learning_rate
+
+
+def decay_learning_rate(
+    optimizer: torch.optim.Optimizer, learning_rate: float, step: int, decay_steps: int | None
+) -> None:
+    """Step size of update ``step`` under cosine decay to 0 over ``decay_steps`` updates; None keeps it."""
+    if decay_steps is not None:
+        done = min(step / decay_steps, 1.0)
+        set_learning_rate(optimizer, learning_rate * 0.5 * (1.0 + math.cos(math.pi * done)))
