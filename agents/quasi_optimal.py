@@ -32,6 +32,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -57,7 +58,8 @@ class QuasiOptimalConfig:
     """Settings of quasi-optimal learning: the paper's for simulated environments III and IV.
 
     The paper's environments I and II have lambda 0.1 and 0.05, bandwidths of 1, and step sizes of 2e-3 and
-    5e-5; III and IV 1e-5, from random weights on [0, 1], where this starts near 0.
+    5e-5; III and IV 1e-5. Those steps start at random weights on [0, 1], where |alpha_1| is huge; here the
+    first policy is wide and in the middle of the recorded doses. The paper stops after 800 updates or less.
     """
 
     learning_rate: float = 1e-2
@@ -75,7 +77,7 @@ class QuasiOptimalConfig:
     dose_bandwidth: float = 0.5
     """sigma_x: the same for doses."""
     init_scale: float = 0.01
-    """Standard deviation of the initial weights."""
+    """Standard deviation of the initial weights, about a Q whose top is the middle of the recorded doses."""
     value_multiplier: Literal["learned", "exact"] = "learned"
     """Psi: -5 lambda / (1 + exp(-(w . s)/2 - 1/2)) with w learned, as published; or its exact value."""
     support_multiplier: Literal["derived", "released"] = "derived"
@@ -105,8 +107,12 @@ class QuasiOptimal(Agent):
         _check(problem, config)
         self.config = config
         self.episodes = config.episodes
-        n_obs, shape = problem.n_obs, (BASIS * problem.n_obs + 1, 3)
-        self.theta = init.stack(lambda rng: config.init_scale * rng.standard_normal(shape))
+        n_obs = problem.n_obs
+        start = np.zeros((BASIS * n_obs + 1, 3))
+        start[0, 1] = (
+            1.0  # with alpha_1 = -1: the top of the first parabola is the middle of the recorded doses
+        )
+        self.theta = init.stack(lambda rng: start + config.init_scale * rng.standard_normal(start.shape))
         self.w = init.stack(lambda rng: config.init_scale * rng.standard_normal(n_obs))
         # The recorded extremes; until there are any, three standard deviations and the whole dose range.
         for name, value, width in (

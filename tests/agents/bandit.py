@@ -47,7 +47,9 @@ def bandit(low: float = -1.0) -> Dataset:
 
 def trained(name: str, config: dict[str, Any], dataset: Dataset, steps: int) -> Agent:
     """A stack of four seeds after ``steps`` updates, the last third at a tenth of the step size."""
-    agent = agents.build(name, SMALL | config, Problem(1, 1), SEEDS)
+    default = agents.find(name).config_class()()
+    own = {field: value for field, value in SMALL.items() if hasattr(default, field)}
+    agent = agents.build(name, own | config, Problem(1, 1), SEEDS)
     sampler = Sampler(dataset, agent, 256)
     for step in range(steps):
         if step == 2 * steps // 3:
