@@ -71,7 +71,7 @@ class SPOTConfig:
     dropout: float = 0.1
     """Share of the policy's hidden units that are dropped in its own loss; 0.1 on MuJoCo."""
     vae_steps: int = 1000
-    """First updates, which fit the CVAE and nothing else; the policy has not learned before they are over."""
+    """First updates, which fit the CVAE and nothing else; a training must be longer than these."""
     vae_hidden: tuple[int, ...] = (256, 256)
     """Hidden widths of the CVAE's encoder and decoder."""
     vae_learning_rate: float = 1e-3
@@ -123,7 +123,7 @@ class SPOT(Agent):
     def __init__(self, init: Initialiser, problem: Problem, config: SPOTConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(config)
-        self.config = config
+        self.config, self.warm_up = config, config.vae_steps
         self.vae = ConditionalVae(init, problem, config.vae_hidden)
         self.actor = PointPolicy(init, problem, config.hidden)
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)

@@ -87,11 +87,13 @@ class Agent(nn.Module):
         needs: extra batch columns, served by ``dosing.data.sampling``.
         episodes: whole episodes in a batch of each seed, for a method whose loss spans episodes; None where a
             batch is transitions drawn one by one.
+        warm_up: first updates that leave the policy as it is; a training of no more than these is refused.
     """
 
     context: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
     episodes: int | None = None
+    warm_up: int = 0
 
     def __init__(self, problem: Problem, seeds: tuple[int, ...]) -> None:
         super().__init__()

@@ -124,9 +124,15 @@ def train(
 
     Raises:
         TrainingDivergedError: a loss or a weight became NaN or infinite.
-        UserError: the checkpoint does not fit, or the folder cannot be written.
+        UserError: the checkpoint does not fit, the folder cannot be written, or the training would end before
+            the policy learns.
     """
     settings.check()
+    if settings.steps <= agent.warm_up:
+        raise UserError(
+            f"this agent's policy learns nothing in the first {agent.warm_up} updates: steps must be more, "
+            f"got {settings.steps}."
+        )
     (run.path / DONE).unlink(missing_ok=True)
     sampler = Sampler(dataset, agent, settings.batch_size, in_place=True)
     start, before = 0, 0.0

@@ -116,6 +116,14 @@ def test_settings_that_cannot_work_are_refused(field: str, value: int) -> None:
         TrainingSettings(**{field: value}).check()  # type: ignore[arg-type]
 
 
+def test_a_training_that_ends_before_the_policy_learns_is_refused(tmp_path: Path) -> None:
+    agent = stack(FIRST)
+    agent.warm_up = 7
+    with pytest.raises(UserError, match="first 7 updates: steps must be more, got 7"):
+        train(agent, dataset(), folder(tmp_path), TrainingSettings(steps=7, batch_size=8))
+    train(agent, dataset(), folder(tmp_path), TrainingSettings(steps=8, batch_size=8))
+
+
 # Interruptions
 
 
