@@ -55,16 +55,17 @@ BASIS = 9
 
 @dataclass(frozen=True)
 class QuasiOptimalConfig:
-    """Settings of quasi-optimal learning: the paper's for simulated environments III and IV.
+    """Settings of quasi-optimal learning: the paper's of simulated environments III and IV, with other steps.
 
-    The paper's environments I and II have lambda 0.1 and 0.05, bandwidths of 1, and step sizes of 2e-3 and
-    5e-5; III and IV 1e-5. Those steps start at random weights on [0, 1], where |alpha_1| is huge; here the
-    first policy is wide and in the middle of the recorded doses. The paper stops after 800 updates or less.
+    The paper's environments I and II have lambda 0.1 and 0.05, bandwidths of 1, a decay of 1e-4, and step
+    sizes of 2e-3 and 5e-5; III and IV 1e-5. Those start at random weights on [0, 1], where |alpha_1| is huge;
+    here the first policy is wide and in the middle of the recorded doses. The paper stops after at most 800
+    updates.
     """
 
     learning_rate: float = 1e-2
     """Step size of stochastic gradient descent at the first update."""
-    learning_rate_decay: float = 1e-4
+    learning_rate_decay: float = 1e-5
     """c: update t has the step size lr / (1 + c sqrt t)."""
     discount: float = 0.9
     """gamma."""
@@ -97,6 +98,12 @@ class Solution(NamedTuple):
         """Q at a scaled dose ``[S, B]``."""
         a1, a2, a3 = self.alpha
         return (a1 * dose + a2) * dose + a3
+
+    def first(self, rows: int) -> Solution:
+        """The solution at the first rows of the batch."""
+        a1, a2, a3 = (x[:, :rows] for x in self.alpha)
+        sides = Sides(*(x[:, :rows] for x in self.sides))
+        return Solution((a1, a2, a3), sides, self.nu[:, :rows], self.value[:, :rows], self.square[:, :rows])
 
 
 class QuasiOptimal(Agent):
@@ -206,9 +213,11 @@ class QuasiOptimal(Agent):
     def residual(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Solution]:
         """Residual delta ``[S, B]``, scaled states and doses, and the solution at the states."""
         c = self.config
-        state = self._scaled_state(batch.obs)
+        rows = batch.reward.shape[1]
+        states = self._scaled_state(torch.cat((batch.obs, batch.next_obs), 1))
+        both = self._solution(states)
+        state, here, next_value = states[:, :rows], both.first(rows), both.value[:, rows:]
         dose = (batch.act.squeeze(-1) - self.act_low) / (self.act_high - self.act_low)
-        here, following = self._solution(state), self._solution(self._scaled_state(batch.next_obs))
         gap = here.q(dose) - here.nu
         if c.value_multiplier == "exact":
             total = -c.regularisation * here.square
@@ -218,7 +227,7 @@ class QuasiOptimal(Agent):
         outside = (-gap).clamp(min=0.0)
         if c.support_multiplier == "released":
             outside = outside / (2.0 * c.regularisation)
-        future = c.discount * (1.0 - batch.terminated) * following.value
+        future = c.discount * (1.0 - batch.terminated) * next_value
         marginal = c.regularisation - gap.clamp(min=0.0)  # lambda - 2 lambda pi
         delta = batch.reward + future + marginal - total + outside - here.value
         return delta, state, dose, here

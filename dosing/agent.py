@@ -120,10 +120,10 @@ class Agent(nn.Module):
 
     @abstractmethod
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses by name and further metrics by name, each ``[S]``; changes nothing."""
+        """Losses and further metrics of update ``batch.step`` by name, each ``[S]``; changes nothing."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss of the method on one batch, each ``[S]``."""
+        """The losses of update number ``batch.step``, each ``[S]``."""
         return self.losses_and_metrics(batch)[0]
 
     def schedule(self, step: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ import pytest
 import torch
 from oracle_cases import (
     HIDDEN,
-    N_OBS,
-    SEEDS,
     Config,
     Oracle,
     assert_gradients,
@@ -25,18 +22,13 @@ from oracle_cases import (
     assert_seen,
     build,
     discount_sign,
-    found,
     larger_critic,
     make_batch,
     no_terminal_mask,
-    seed_params,
-    seed_rows,
     targets_are_online,
 )
 from oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
-from scipy import integrate
 
-from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.policies import LIKELIHOOD_FAMILIES
@@ -164,73 +156,6 @@ def test_quasi_optimal_losses(value_multiplier: str, support_multiplier: str, re
         "regularisation": regularisation,
     }
     agrees("quasi_optimal", config, 1)
-
-
-def scaled(agent: Agent, **ends: float) -> Agent:
-    """The agent with recorded extremes of its own; some observations lie beyond them."""
-    with torch.no_grad():
-        for name, value in ends.items():
-            agent.state_dict()[name].fill_(value)
-    return agent
-
-
-@pytest.mark.parametrize(
-    ("theta", "kinds"),
-    [
-        ((4.0, 50.0), {"free"}),
-        ((1.0, 8.0), {"beyond"}),
-        ((0.0, 0.4), {"cut"}),
-        ((-30.0, 0.01), {"beyond"}),
-        ((30.0, 0.0), {"free"}),
-    ],
-)
-def test_quasi_optimal_losses_wherever_the_interval_lies(theta: tuple[float, float], kinds: set[str]) -> None:
-    """Intervals inside the limits, cut off by them, with their centre beyond them; both bounds of alpha_1."""
-    config = QUASI
-    ends = {"obs_low": -0.8, "obs_high": 1.2, "act_low": -0.9, "act_high": 0.6}
-    agent = scaled(build("quasi_optimal", config, 1), **ends)
-    with torch.no_grad():
-        for column, shift in enumerate(theta):
-            agent.state_dict()["theta"][:, 0, column] += shift
-    batch = make_batch(agent)
-    assert_same(ORACLES["quasi_optimal"], agent, batch, config)
-    seen = set()
-    for seed in range(len(SEEDS)):
-        params = seed_params(agent, seed)
-        low, high = quasi_optimal.legal(params)
-        for obs in batch.obs[seed].numpy():
-            best = quasi_optimal.Best(params, quasi_optimal.scaled_obs(params, obs), config)
-            top = -best.alpha[1] / (2.0 * best.alpha[0])
-            inside = low < best.low and best.high < high
-            seen.add("free" if inside else "cut" if low < top < high else "beyond")
-    assert kinds <= seen
-
-
-def test_quasi_optimal_pairs_visits_of_the_same_episode_only() -> None:
-    """Three episodes of two visits: the mean of three losses, and nothing across."""
-    agent = build("quasi_optimal", QUASI, 1)
-    whole = make_batch(agent)
-    first = {name: getattr(whole, name)[:, :6] for name in ("obs", "act", "reward", "next_obs", "terminated")}
-    batch = replace(whole, length=2, **first)
-    assert_same(ORACLES["quasi_optimal"], agent, batch, QUASI)
-    parts = [
-        replace(whole, length=2, **{name: value[:, k : k + 2] for name, value in first.items()})
-        for k in (0, 2, 4)
-    ]
-    mean = np.mean([found(agent, part)["residual"] for part in parts], 0)
-    np.testing.assert_allclose(found(agent, batch)["residual"], mean, rtol=1e-12)
-
-
-def test_with_exact_multipliers_the_residual_is_the_temporal_difference() -> None:
-    """r + gamma (1 - d) V(s') - Q(s, x), whatever the weights: the conditions hold by themselves."""
-    agent: Any = build("quasi_optimal", QUASI | {"value_multiplier": "exact"}, 1)
-    batch = make_batch(agent)
-    delta, _, dose, here = agent.residual(batch)
-    future = agent._solution(agent._scaled_state(batch.next_obs)).value
-    difference = batch.reward + 0.9 * (1.0 - batch.terminated) * future - here.q(dose)
-    torch.testing.assert_close(delta, difference, rtol=1e-12, atol=1e-12)
-    assert bool((here.q(dose) < here.nu).any())
-    assert bool((here.q(dose) > here.nu).any())
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
@@ -459,77 +384,6 @@ def test_targets_follow_by_polyak_averaging(name: str) -> None:
         torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
 
 
-# SPOT: dropout and density
-
-
-def test_dropout_is_in_the_loss_of_the_policy_alone() -> None:
-    """Neither training mode nor the batch changes the executed policy or the critics' target."""
-    agent = build("spot", SPOT)
-    batch = make_batch(agent, ORACLES["spot"].step)
-    other = replace(batch, noise={**batch.noise, "dropout": 1.0 - batch.noise["dropout"]})
-    first, second = agent.losses(batch), agent.losses(other)
-    assert torch.equal(first["critic"], second["critic"])
-    assert bool((first["actor"] != second["actor"]).all())
-    assert torch.equal(agent.train().policy(batch.obs).mode, agent.eval().policy(batch.obs).mode)
-    assert "dropout" not in build("spot", SPOT | {"dropout": 0.0}).noise(4)
-
-
-def test_the_expected_dropped_unit_is_the_unit() -> None:
-    """A policy that is linear in its last hidden units: dropout changes its output, not its mean."""
-    agent: Any = build("spot", SPOT | {"hidden": (400,)}, 1)
-    with torch.no_grad():
-        for layer in agent.actor.net.layers:
-            layer.weight.mul_(0.02)  # small enough for tanh to be linear
-    obs = torch.randn(1, 1, N_OBS, dtype=torch.float64).expand(len(SEEDS), 2000, N_OBS)
-    u = torch.rand(len(SEEDS), 2000, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    dropped = agent._dropped_action(replace(make_batch(agent), obs=obs, noise={"dropout": u}))
-    mean, error = dropped.mean((1, 2)), dropped.std((1, 2)) / math.sqrt(2000)
-    assert bool((error > 0.0).all())
-    assert bool(((mean - agent.actor.action(obs).mean((1, 2))).abs() < 4.0 * error).all())
-
-
-@pytest.mark.parametrize("n_act", [1, 2])
-def test_the_behaviour_density_is_that_of_the_equations(n_act: int) -> None:
-    """By the oracle from the same draws; they serve every row, whatever stands beside it."""
-    agent: Any = build("spot", SPOT, n_act)
-    batch = make_batch(agent)
-    density = agent.behaviour_log_density(batch.obs, batch.act, samples=40)
-    draws: list[np.ndarray] = []
-
-    def spy(obs: Any, act: Any, noise: torch.Tensor) -> Any:
-        draws.append(noise.numpy())
-        return forward(obs, act, noise)
-
-    forward, agent.vae.forward = agent.vae.forward, spy
-    agent.behaviour_log_density(batch.obs, batch.act, samples=40)
-    assert bool((draws[0] == draws[0][:, :1]).all())
-    assert draws[0].shape == (len(SEEDS), batch.obs.shape[1], 40, 2 * n_act)
-    for seed in range(len(SEEDS)):
-        params, rows = seed_params(agent, seed), seed_rows(batch, seed, SPOT)
-        wanted = [
-            spot.log_density(params, obs, [float(x) for x in act], draws[0][seed, 0], SPOT)
-            for obs, act in zip(rows["obs"], rows["act"], strict=True)
-        ]
-        np.testing.assert_allclose(density[seed], wanted, rtol=1e-9)
-    part = agent.behaviour_log_density(batch.obs[:, 2:3], batch.act[:, 2:3], samples=40)
-    torch.testing.assert_close(part, density[:, 2:3], rtol=1e-12, atol=1e-12)
-
-
-def test_the_behaviour_density_integrates_to_one_and_tightens() -> None:
-    """Over the whole axis; and more draws raise the estimate on average, the bound being the lowest."""
-    agent: Any = build("spot", SPOT, 1)
-    with torch.no_grad():
-        agent.state_dict()["vae.log_std.bias"].fill_(0.0)
-    obs = make_batch(agent).obs[:, :1]
-    grid = torch.linspace(-4.0, 4.0, 201, dtype=torch.float64)
-    act = grid.view(1, -1, 1).expand(len(SEEDS), -1, -1)
-    wide = obs.expand(-1, 201, -1)
-    density = agent.behaviour_log_density(wide, act, samples=2000).exp().numpy()
-    np.testing.assert_allclose(integrate.simpson(density, grid.numpy()), 1.0, atol=0.03)
-    few, many = (agent.behaviour_log_density(wide, act, samples=n).mean(1) for n in (1, 2000))
-    assert bool((many > few).all())
-
-
 # %BC
 
 
@@ -574,75 +428,6 @@ def test_percent_bc_at_known_shares() -> None:
     assert kept(0.5) == [0, 1, 2, 6, 7]  # of the equal returns 2 the earlier two
     assert kept(1.0) == list(range(13))
     assert build("bc", BC).rows(episodes(REWARDS)) is None
-
-
-# Quasi-optimal learning: scaling
-
-
-def visits(obs: list[float], act: list[float], length: int) -> Dataset:
-    m = len(obs)
-    column = torch.tensor(obs, dtype=torch.float64)[:, None]
-    return Dataset(
-        obs=torch.cat((column, torch.full_like(column, 7.0)), 1),
-        act=torch.tensor(act, dtype=torch.float64)[:, None],
-        reward=torch.zeros(m, dtype=torch.float64),
-        next_obs=torch.cat((column + 1.0, torch.full_like(column, 7.0)), 1),
-        terminated=torch.zeros(m, dtype=torch.float64),
-        starts=torch.arange(0, m + 1, length),
-        transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
-    )
-
-
-def fresh() -> Any:
-    import agents
-    from dosing.agent import Problem
-
-    return agents.build("quasi_optimal", {}, Problem(2, 1), SEEDS, dtype=torch.float64)
-
-
-def test_the_scaling_is_taken_from_the_first_data_and_kept() -> None:
-    agent = fresh()
-    agent.prepare(visits([3.0, -1.0, 2.0, 0.0], [0.5, -0.25, 0.0, 0.1], 2))
-    assert agent.obs_low.tolist() == [[-1.0, 7.0]] * 2
-    assert agent.obs_high.tolist() == [[4.0, 8.0]] * 2  # the last next state; a constant gets width 1
-    assert agent.act_low.tolist() == [[-0.25]] * 2
-    assert agent.act_high.tolist() == [[0.5]] * 2
-    agent.prepare(visits([30.0, -10.0], [0.9, -0.9], 2))
-    assert agent.obs_low.tolist() == [[-1.0, 7.0]] * 2
-    loaded = fresh()
-    loaded.load_state_dict(agent.state_dict())
-    loaded.prepare(visits([30.0, -10.0], [0.9, -0.9], 2))
-    assert loaded.act_high.tolist() == [[0.5]] * 2
-
-
-def test_data_that_cannot_serve_are_refused() -> None:
-    with pytest.raises(UserError, match="at least 2"):
-        fresh().prepare(visits([0.0, 1.0], [0.0, 0.5], 1))
-    with pytest.raises(UserError, match="dose is the same"):
-        fresh().prepare(visits([0.0, 1.0], [0.3, 0.3], 2))
-    with pytest.raises(UserError, match="one dose dimension"):
-        build("quasi_optimal", QUASI, 2)
-
-
-def test_the_policy_is_the_density_of_the_equations() -> None:
-    """In the agents' unit, at every kind of interval, by the oracle's root finding."""
-    agent: Any = scaled(build("quasi_optimal", QUASI, 1), act_low=-0.6, act_high=0.9)
-    agent.theta.data[:, 0, 0] += torch.tensor([0.5, 3.0])
-    batch = make_batch(agent)
-    law = agent.requires_grad_(False).policy(batch.obs)
-    for seed in range(len(SEEDS)):
-        params = seed_params(agent, seed)
-        for b, obs in enumerate(batch.obs[seed].numpy()):
-            best = quasi_optimal.Best(params, quasi_optimal.scaled_obs(params, obs), QUASI)
-            ends = [-0.6 + 1.5 * x for x in (best.low, best.high)]
-            support = law.base_dist.support
-            assert float(support.lower_bound[seed, b, 0]) == pytest.approx(ends[0], abs=1e-7)
-            assert float(support.upper_bound[seed, b, 0]) == pytest.approx(ends[1], abs=1e-7)
-            for a in np.linspace(ends[0] + 1e-3, ends[1] - 1e-3, 5):
-                row = torch.full_like(law.mode, float(a))
-                density = float(law.log_prob(row)[seed, b].exp())
-                assert density == pytest.approx(best.density((a + 0.6) / 1.5) / 1.5, rel=1e-7)
 
 
 @pytest.mark.parametrize(
