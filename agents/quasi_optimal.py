@@ -116,9 +116,8 @@ class QuasiOptimal(Agent):
         self.episodes = config.episodes
         n_obs = problem.n_obs
         start = np.zeros((BASIS * n_obs + 1, 3))
-        start[0, 1] = (
-            1.0  # with alpha_1 = -1: the top of the first parabola is the middle of the recorded doses
-        )
+        # With alpha_1 = -1, the top of the first parabola is the middle of the recorded doses.
+        start[0, 1] = 1.0
         self.theta = init.stack(lambda rng: start + config.init_scale * rng.standard_normal(start.shape))
         self.w = init.stack(lambda rng: config.init_scale * rng.standard_normal(n_obs))
         # The recorded extremes; until there are any, three standard deviations and the whole dose range.
