@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from dosing.acceleration import EXACT
+
 SIZES = ((1, 256), (2, 256), (1, 512), (1, 1024))
 """(products in one call, n) for n x n matrices; the first two are those of batch 256 at width 256."""
 KINDS = ("highest", "medium", "bfloat16")
 """float32 as torch computes it by default, as ``set_float32_matmul_precision("medium")``, and bfloat16."""
-EXACT = 2e-6
-"""Largest relative error of a product that still counts as float32 arithmetic (bfloat16: 3e-3)."""
 
 
 @dataclass(frozen=True)

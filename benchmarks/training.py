@@ -45,6 +45,7 @@ import torch
 import agents
 from benchmarks import machine, product, report
 from benchmarks.counting import useful_flops
+from benchmarks.precision import change
 from benchmarks.processes import AbsentError, Process, ours
 from benchmarks.protocol import BATCH, N_ACT, N_OBS
 
@@ -53,7 +54,7 @@ VARIABLE = "DOSING_REFERENCES"
 STACKS = (5, 10)
 """Seeds trained together, for time and memory."""
 PAIRED = ("fttpo", "iql")
-"""Agents run as two processes against one."""
+"""Agents run as two processes against one, and trained in both precisions."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +356,7 @@ def main() -> None:
         "rows": [row.to_json() for row in rows],
         "stacks": stacks(rows, options.seconds),
         "pairs": [pair(name, 2 * options.seconds) for name in PAIRED],
+        "precision": change(PAIRED) if options.product else None,
         "product": product.measure(progress) if options.product else None,
     }
     text = report.render(found)

@@ -187,10 +187,10 @@ def _diverged(
     """Keep the last good state, find the first bad update by replay from it, save its batch, and stop."""
     agent.load_training_state(good)
     _save(agent, run, "last_good.safetensors", good_step, 0.0)
+    update = updater(agent, "eager")
     for step in range(good_step, noticed):
         batch = sampler(step)
-        agent.schedule(step)
-        metrics = agent.update(batch)
+        metrics = update(batch)
         bad = _not_finite(metrics) | _damaged(agent)
         if bool(bad.any()):
             break

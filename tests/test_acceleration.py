@@ -8,7 +8,8 @@ import torch
 from samples import small
 
 import agents
-from dosing.acceleration import updater
+from dosing import acceleration
+from dosing.acceleration import EXACT, fastest_exact, float32_products, product_error, updater
 from dosing.agent import Agent, Batch, Problem
 from dosing.errors import UserError
 from dosing.networks import Linear
@@ -107,3 +108,28 @@ def test_bfloat16_products_stay_near_float32_and_leave_parameters_alone(name: st
 def test_a_graph_without_a_gpu_is_refused() -> None:
     with pytest.raises(UserError, match="CUDA"):
         updater(stack("iql"), "graph")
+
+
+def test_the_fast_products_are_float32_products() -> None:
+    assert 0 < product_error(fastest_exact()) < EXACT
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    rough = float(((x.bfloat16() @ x.bfloat16()).double() - x.double() @ x.double()).norm() / (x @ x).norm())
+    assert rough > EXACT  # what the bound is there to refuse
+
+
+def test_a_kernel_that_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "product_error", lambda setting: 3e-3)
+    assert fastest_exact.__wrapped__() == "highest"
+
+
+def test_products_are_as_they_were_outside() -> None:
+    before = torch.get_float32_matmul_precision()
+
+    def inside(device: str) -> None:
+        with float32_products(torch.device(device)):
+            raise RuntimeError(torch.get_float32_matmul_precision())
+
+    for device, setting in (("cpu", fastest_exact()), ("cuda", before)):
+        with pytest.raises(RuntimeError, match=setting):
+            inside(device)
+        assert torch.get_float32_matmul_precision() == before

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 import agents
+from dosing.acceleration import EXACT
 from dosing.runs import CONFIG, RunFolder, write_json
 from dosing.training import TrainingSettings, train
 
@@ -118,7 +119,7 @@ def test_float32_products_are_told_from_bfloat16_by_their_error() -> None:
     exact, rough = (
         machine.measure(kind, 1, 64, 1, rounds=1, seconds=0.001) for kind in ("highest", "bfloat16")
     )
-    assert 0 < exact.error < machine.EXACT < rough.error
+    assert 0 < exact.error < EXACT < rough.error
     assert machine.best_float32([exact, rough]) == exact.rate
     assert torch.get_float32_matmul_precision() == "highest"
 

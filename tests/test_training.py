@@ -18,6 +18,7 @@ from samples import cohort, dataset, stack
 
 import agents
 from dosing import training
+from dosing.acceleration import updater
 from dosing.agent import Agent
 from dosing.cli import main
 from dosing.data.dataset import Dataset
@@ -294,10 +295,9 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
 
     # the last good state is that of a training that never met the row
     clean = stack(name, SEEDS)
-    sampler = Sampler(dataset(PATIENTS), clean, 2)
+    sampler, take = Sampler(dataset(PATIENTS), clean, 2), updater(clean)
     for step in range(told["last_good_update"]):
-        clean.schedule(step)
-        clean.update(sampler(step))
+        take(sampler(step))
     state, metadata = read_tensors(run.path / "last_good.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
     good = state if set(state) == set(clean.training_state()) else {f"agent.{k}": v for k, v in state.items()}

@@ -14,6 +14,7 @@ import torch
 from scipy.integrate import quad
 
 import agents
+from dosing.acceleration import updater
 from dosing.agent import Agent, Problem
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.sampling import Sampler
@@ -50,12 +51,12 @@ def trained(name: str, config: dict[str, Any], dataset: Dataset, steps: int) -> 
     default = agents.find(name).config_class()()
     own = {field: value for field, value in SMALL.items() if hasattr(default, field)}
     agent = agents.build(name, own | config, Problem(1, 1), SEEDS)
-    sampler = Sampler(dataset, agent, 256)
+    sampler, take = Sampler(dataset, agent, 256), updater(agent)
     for step in range(steps):
         if step == 2 * steps // 3:
             for optimizer in agent.optimizers.values():
                 optimizer.param_groups[0]["lr"] *= 0.1
-        agent.update(sampler(step))
+        take(sampler(step))
     return agent
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import agents
+from dosing.acceleration import updater
 from dosing.agent import Agent, Batch, Problem
 from dosing.data.sampling import BLOCK, Sampler
 from dosing.errors import UserError
@@ -47,12 +48,8 @@ def stack_for(name: str, problem: Problem) -> Agent:
 def train(agent: Agent, steps: int, start: int = 0, batch_size: int = 32) -> list[dict[str, Tensor]]:
     """Updates number ``start`` to ``start + steps - 1`` on the small cohort."""
     dtype = next(agent.parameters()).dtype
-    sampler = Sampler(dataset(dtype=dtype), agent, batch_size)
-    metrics = []
-    for step in range(start, start + steps):
-        agent.schedule(step)
-        metrics.append(agent.update(sampler(step)))
-    return metrics
+    sampler, take = Sampler(dataset(dtype=dtype), agent, batch_size), updater(agent)
+    return [take(sampler(step)) for step in range(start, start + steps)]
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
