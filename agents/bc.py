@@ -25,7 +25,7 @@ from dosing.agent import Agent, Batch, Noise, Problem, adam
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.networks import Initialiser
-from dosing.policies import Family, PointPolicy, Policy, check_likelihood
+from dosing.policies import Family, PointPolicy, Policy
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,11 @@ class BC(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: BCConfig) -> None:
         super().__init__(problem, init.seeds)
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
         self.config = config
         self.actor: Policy | PointPolicy
         if config.policy_family == "point":
             self.actor = PointPolicy(init, problem, config.hidden)
         else:
-            check_likelihood(config.policy_family)
             log_std = (config.log_std_min, config.log_std_max)
             self.actor = Policy(init, problem, config.hidden, config.policy_family, log_std=log_std)
         self.optimizers = {"actor": adam(self.actor, config.learning_rate)}

@@ -30,7 +30,7 @@ from torch.distributions import Distribution
 from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import polyak, target_copy, td_target
 
 RELEASED_FACTOR = 10.0
@@ -80,16 +80,8 @@ class EQL(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: EQLConfig) -> None:
         super().__init__(problem, init.seeds)
-        for name, setting in (("alpha", config.alpha), ("max_clip", config.max_clip)):
-            if not setting > 0.0:
-                raise UserError(f"{name} must be above 0, got {setting}.")
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        if config.actor_decay_steps is not None and config.actor_decay_steps < 1:
-            raise UserError(f"actor_decay_steps must be at least 1 or None, got {config.actor_decay_steps}.")
-        check_likelihood(config.policy_family)
+        if not config.alpha > 0.0:
+            raise UserError(f"alpha must be above 0, got {config.alpha}.")
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")

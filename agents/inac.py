@@ -25,9 +25,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam
-from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import polyak, target_copy, td_target
 
 
@@ -64,13 +63,6 @@ class InAC(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: InACConfig) -> None:
         super().__init__(problem, init.seeds)
-        if not config.temperature > 0.0:
-            raise UserError(f"temperature must be above 0, got {config.temperature}.")
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        check_likelihood(config.policy_family)
         self.config = config
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="xavier")
         self.value = Value(init, problem.n_obs, config.hidden, scheme="xavier")

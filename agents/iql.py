@@ -23,7 +23,7 @@ from torch.distributions import Distribution
 from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import expectile_loss, polyak, target_copy, td_target
 
 
@@ -65,19 +65,10 @@ class IQL(Agent):
         super().__init__(problem, init.seeds)
         if not 0.0 < config.expectile < 1.0:
             raise UserError(f"expectile must be above 0 and below 1, got {config.expectile}.")
-        if config.inverse_temperature < 0.0:
-            raise UserError(f"inverse_temperature must be at least 0, got {config.inverse_temperature}.")
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        if config.actor_decay_steps is not None and config.actor_decay_steps < 1:
-            raise UserError(f"actor_decay_steps must be at least 1 or None, got {config.actor_decay_steps}.")
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")
         self.value = Value(init, n_obs, hidden, scheme="orthogonal")
-        check_likelihood(config.policy_family)
         self.actor = Policy(
             init,
             problem,

@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import polyak, target_copy, td_target
 
 
@@ -74,13 +74,6 @@ class SQL(Agent):
         super().__init__(problem, init.seeds)
         if not config.alpha > 0.0:
             raise UserError(f"alpha must be above 0, got {config.alpha}.")
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        if config.actor_decay_steps is not None and config.actor_decay_steps < 1:
-            raise UserError(f"actor_decay_steps must be at least 1 or None, got {config.actor_decay_steps}.")
-        check_likelihood(config.policy_family)
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")

@@ -26,7 +26,7 @@ from dosing.agent import Agent, Batch, Noise, Problem, adam
 from dosing.distributions.q_exponential import exp_q
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import polyak, target_copy, td_target
 
 
@@ -68,17 +68,10 @@ class TAWAC(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: TAWACConfig) -> None:
         super().__init__(problem, init.seeds)
-        if not config.temperature > 0.0:
-            raise UserError(f"temperature must be above 0, got {config.temperature}.")
         if not 0.0 <= config.weight_floor <= config.weight_clip:
             raise UserError(
                 f"weight_floor must be at least 0 and not above weight_clip, got {config.weight_floor}."
             )
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        check_likelihood(config.policy_family)
         self.config = config
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="xavier")
         self.value = Value(init, problem.n_obs, config.hidden, scheme="xavier")

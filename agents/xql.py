@@ -32,7 +32,7 @@ from torch.nn.functional import huber_loss
 from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
 from dosing.errors import UserError
 from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy, check_likelihood
+from dosing.policies import Family, Policy
 from dosing.targets import polyak, target_copy, td_target
 
 MAX_NOISE = 0.5
@@ -92,19 +92,12 @@ class XQL(Agent):
 
     def __init__(self, init: Initialiser, problem: Problem, config: XQLConfig) -> None:
         super().__init__(problem, init.seeds)
-        for name in ("beta", "max_clip", "huber_delta"):
+        for name in ("beta", "huber_delta"):
             if not getattr(config, name) > 0.0:
                 raise UserError(f"{name} must be above 0, got {getattr(config, name)}.")
-        for name in ("action_noise", "random_actions", "inverse_temperature"):
+        for name in ("action_noise", "random_actions"):
             if getattr(config, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(config, name)}.")
-        if config.log_std_min > config.log_std_max:
-            raise UserError(
-                f"log_std_min must not exceed log_std_max, got {config.log_std_min} and {config.log_std_max}."
-            )
-        if config.actor_decay_steps is not None and config.actor_decay_steps < 1:
-            raise UserError(f"actor_decay_steps must be at least 1 or None, got {config.actor_decay_steps}.")
-        check_likelihood(config.policy_family)
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")

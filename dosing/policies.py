@@ -1,7 +1,7 @@
 """Policy networks: one trunk, one head per parameter of the law, a choice of laws.
 
-Every law lives on the [-1, 1] axis of a dose, one independent law per dose dimension. Which families a loss
-allows is the method's business: a likelihood of recorded doses needs a law that is positive on the whole box.
+Every law lives on the [-1, 1] axis of a dose, one independent law per dose dimension. Laws fitted
+by likelihood are positive on the whole box: a recorded dose outside their support would have probability 0.
 """
 
 from __future__ import annotations
@@ -24,18 +24,11 @@ from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
 from dosing.networks import Init, Initialiser, Linear, Mlp
 
-Family = Literal[
-    "clipped_gaussian", "squashed_gaussian", "student_t", "beta", "heavy_q_gaussian", "sparse_q_gaussian"
-]
-LIKELIHOOD_FAMILIES: tuple[Family, ...] = (
-    "clipped_gaussian",
-    "squashed_gaussian",
-    "student_t",
-    "beta",
-    "heavy_q_gaussian",
-)
-"""Families whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
+Family = Literal["clipped_gaussian", "squashed_gaussian", "student_t", "beta", "heavy_q_gaussian"]
+"""Laws whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
 
+HEAVY_Q = 2.0
+"""Index of the heavy-tailed q-Gaussian: a Cauchy law."""
 MEAN_LIMIT = 0.999
 """Largest |mean| of a sparse law; leaves room for a support of positive width at every mean."""
 MIN_WIDTH = 1e-3
@@ -57,21 +50,8 @@ def sparse_law(mean: Tensor, width: Tensor, q: float) -> QGaussian:
     return QGaussian(mean, half_width / support_radius(q), q, validate_args=False)
 
 
-def check_likelihood(family: Family) -> None:
-    """Refuse a law that gives some recorded doses probability zero.
-
-    Raises:
-        UserError: the family has bounded support, so the log-likelihood of a dose outside it is -inf.
-    """
-    if family not in LIKELIHOOD_FAMILIES:
-        raise UserError(
-            f"policy family {family!r} cannot be fitted by likelihood: a recorded dose outside its interval "
-            f"has probability zero; choose one of {', '.join(LIKELIHOOD_FAMILIES)}, or the agent fttpo."
-        )
-
-
 class Policy(nn.Module):
-    """Law of the dose given the observation.
+    """Law of the dose given the observation, fitted by likelihood.
 
     Families and their parameters, from linear heads h on the trunk's features:
 
@@ -79,19 +59,20 @@ class Policy(nn.Module):
     * ``squashed_gaussian``: tanh of N(h_loc, sigma^2);
     * ``student_t``: location tanh(h_loc), scale sigma, df = 1 + softplus(h_df);
     * ``beta``: Beta(1 + softplus(h_loc), 1 + softplus(h_scale)) on the box, unimodal;
-    * ``heavy_q_gaussian``: q-Gaussian with 1 < q < 3, location tanh(h_loc), scale sigma;
-    * ``sparse_q_gaussian``: q-Gaussian with q < 1, see :func:`sparse_law`; exactly zero outside its interval.
+    * ``heavy_q_gaussian``: q-Gaussian of index ``HEAVY_Q``, location tanh(h_loc), scale sigma.
 
     Args:
         init: initialiser of the S seeds.
         problem: sizes.
         hidden: widths of the trunk.
         family: the law.
-        q: index of the q-Gaussian families; None is 2 for the heavy and 0 for the sparse one.
         scheme: initialisation of every layer.
         log_std: bounds of ln sigma.
         free_scale: one state-independent ln sigma per seed and dimension, starting at 0, in place of a head;
             a Beta law, which has no sigma, keeps its head.
+
+    Raises:
+        UserError: the bounds of ln sigma are the wrong way round.
     """
 
     def __init__(
@@ -101,18 +82,15 @@ class Policy(nn.Module):
         hidden: Sequence[int],
         family: Family,
         *,
-        q: float | None = None,
         scheme: Init = "default",
         log_std: tuple[float, float] = (-5.0, 2.0),
         free_scale: bool = False,
     ) -> None:
         super().__init__()
+        if log_std[0] > log_std[1]:
+            raise UserError(f"log_std_min must not exceed log_std_max, got {log_std[0]} and {log_std[1]}.")
         self.family, self.log_std = family, log_std
-        self.q = q if q is not None else {"heavy_q_gaussian": 2.0, "sparse_q_gaussian": 0.0}.get(family, 1.0)
-        if family == "sparse_q_gaussian" and not self.q < 1.0:
-            raise UserError(f"a sparse q-Gaussian needs q below 1, got {self.q}.")
-        if family == "heavy_q_gaussian" and not 1.0 < self.q < 3.0:
-            raise UserError(f"a heavy-tailed q-Gaussian needs q above 1 and below 3, got {self.q}.")
+        self.q = HEAVY_Q if family == "heavy_q_gaussian" else 1.0
         width, n_act = hidden[-1], problem.n_act
         self.trunk = Mlp(init, [problem.n_obs, *hidden], scheme=scheme, activate_last=True)
         self.loc = Linear(init, width, n_act, scheme=scheme)
@@ -128,8 +106,6 @@ class Policy(nn.Module):
         """Per-dimension law with batch shape ``[S, B, A]`` at the trunk's ``features``."""
         loc = self.loc(features)
         raw = self.scale(features) if isinstance(self.scale, Linear) else self.scale.expand_as(loc)
-        if self.family == "sparse_q_gaussian":
-            return sparse_law(MEAN_LIMIT * torch.tanh(loc), raw, self.q)
         if self.family == "beta":
             return ScaledBeta(1.0 + softplus(loc), 1.0 + softplus(raw), -1.0, 1.0, validate_args=False)
         scale = torch.exp(raw.clamp(*self.log_std))
