@@ -45,6 +45,7 @@ class Row:
         mass_outside_limits: mean probability outside the hard limits before any clipping.
         mass_outside_sparse: mean probability outside the sparse agent's interval at the same states.
         cost: mean safety cost per patient when the recommended dose is given; None where not measured.
+        data: name of the recorded visits an agent was trained on, or beside which a rule is shown.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Row:
     mass_outside_limits: float | None
     mass_outside_sparse: float | None
     cost: Estimate | None
+    data: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
@@ -206,7 +208,11 @@ def agent_row(
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table as text with one line per row; intervals are 95 %."""
+    """The table as text with one line per row, one table per data set; intervals are 95 %."""
+    names = list(dict.fromkeys(row.data for row in rows))
+    if len(names) > 1:
+        parts = {name: render([row for row in rows if row.data == name]) for name in names}
+        return "\n\n".join(f"data: {name}\n{part}" for name, part in parts.items())
     head = (
         "agent",
         "policy",

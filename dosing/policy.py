@@ -182,13 +182,16 @@ def _edges(law: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     return support.lower_bound, support.upper_bound
 
 
-def load_policy(run: RunFolder, build: Build, *, device: torch.device | str = "cpu") -> DosePolicy:
+def load_policy(
+    run: RunFolder, build: Build, *, device: torch.device | str = "cpu", update: int | None = None
+) -> DosePolicy:
     """Load the policy of a finished run, after checking the run against its hashes.
 
     Args:
         run: the folder.
         build: makes an agent from its name, settings, sizes and seeds (the suite's registry).
         device: where to put it.
+        update: after how many updates, one of the run's milestones; None is the end.
 
     Raises:
         UserError: missing, unfinished, changed or truncated files, weights of another agent or not finite.
@@ -197,7 +200,7 @@ def load_policy(run: RunFolder, build: Build, *, device: torch.device | str = "c
     run.verify()
     problem = Problem(**config["problem"])
     agent = build(config["agent"], config["agent_config"], problem, config["seeds"], device=device)
-    tensors, _ = read_tensors(run.path / WEIGHTS)
+    tensors, _ = read_tensors(run.at(update) / WEIGHTS)
     try:
         agent.load_state_dict(tensors)
     except RuntimeError as error:

@@ -6,7 +6,11 @@
 * ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
 * ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
-* ``DONE``: SHA-256 of config, weights and metrics. A folder without it is resumed or ignored, never shown.
+* ``milestones/<update>/``: weights, episodes and evaluation after that many updates, where asked for;
+* ``DONE``: SHA-256 of config, metrics and weights. A folder without it is resumed or ignored, never shown.
+
+Milestones are no part of the key: keeping weights on the way changes no result. A run that lacks a milestone
+which is asked for later is trained again from its start, to the same bits.
 
 Checkpoints are data (safetensors and JSON), never code.
 """
@@ -18,7 +22,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ from dosing.errors import UserError
 SCHEMA = 1
 CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
 METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
+MILESTONES = "milestones"
 
 
 def sha256(path: Path) -> str:
@@ -160,6 +165,14 @@ class RunFolder:
         """Whether the run finished."""
         return (self.path / DONE).is_file()
 
+    def at(self, update: int | None) -> Path:
+        """Folder of weights and outcomes after so many updates; None is the end, the run's own folder."""
+        return self.path if update is None else self.path / MILESTONES / str(update)
+
+    def lacking(self, updates: Iterable[int]) -> list[int]:
+        """Which of these milestones have no weights."""
+        return [update for update in updates if not (self.at(update) / WEIGHTS).is_file()]
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing; the lock goes with the process, also after kill -9.
@@ -196,7 +209,9 @@ class RunFolder:
 
     def finish(self) -> None:
         """Record the hashes of the result and mark the run as done."""
-        write_json(self.path / DONE, {name: sha256(self.path / name) for name in (CONFIG, WEIGHTS, METRICS)})
+        kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
+        files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
+        write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 
     def verify(self) -> None:
         """Check the finished run against its recorded hashes.
@@ -207,7 +222,7 @@ class RunFolder:
         if not self.done:
             raise UserError(f"the run {self.path} is not finished; the same train command continues it.")
         hashes = read_json(self.path / DONE)
-        for name in (CONFIG, WEIGHTS, METRICS):
+        for name in dict.fromkeys((CONFIG, WEIGHTS, METRICS, *hashes)):
             file = self.path / name
             recorded = hashes.get(name)
             if recorded is None:

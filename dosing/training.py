@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +57,17 @@ class TrainingSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
 
+    def before_end(self, milestones: Sequence[int]) -> tuple[int, ...]:
+        """Milestones in order, without the last update, which needs no copy of its own.
+
+        Raises:
+            UserError: one lies outside the training.
+        """
+        for update in milestones:
+            if not 1 <= update <= self.steps:
+                raise UserError(f"a training of {self.steps} updates cannot be looked at after {update}.")
+        return tuple(sorted(set(milestones) - {self.steps}))
+
 
 class _Log:
     """The long metrics table: step, seed, name, value, seconds."""
@@ -108,24 +120,27 @@ def train(
     run: RunFolder,
     settings: TrainingSettings,
     *,
+    milestones: Sequence[int] = (),
     progress: tqdm[Any] | None = None,
 ) -> None:
     """Train to ``settings.steps`` updates, continuing from the run's checkpoint if it has one.
 
     The caller has written ``config.json`` and holds the run's lock. On the CPU, with the same number of
-    threads, the finished weights and metrics are bit-identical whether or not the run was interrupted.
+    threads, the finished weights and metrics are bit-identical whether or not the run was interrupted. A
+    checkpoint behind a milestone that was not kept is not used: training starts from the beginning.
 
     Args:
         agent: a stack of S seeds with fresh weights, on the data set's device.
         dataset: transitions in agents' units.
         run: where everything is written.
         settings: length and batch size.
+        milestones: numbers of updates after which the weights are kept beside the final ones.
         progress: a bar to advance, or None.
 
     Raises:
         TrainingDivergedError: a loss or a weight became NaN or infinite.
-        UserError: the checkpoint does not fit, the folder cannot be written, or the training would end before
-            the policy learns.
+        UserError: the checkpoint does not fit, the folder cannot be written, a milestone lies outside the
+            training, or the training would end before the policy learns.
     """
     settings.check()
     if settings.steps <= agent.warm_up:
@@ -133,16 +148,10 @@ def train(
             f"this agent's policy learns nothing in the first {agent.warm_up} updates: steps must be more, "
             f"got {settings.steps}."
         )
+    keep = settings.before_end(milestones)
     (run.path / DONE).unlink(missing_ok=True)
     sampler = Sampler(dataset, agent, settings.batch_size, in_place=True)
-    start, before = 0, 0.0
-    if (run.path / CHECKPOINT).is_file():
-        state, metadata = read_tensors(run.path / CHECKPOINT)
-        agent.load_training_state(state)
-        try:
-            start, before = int(metadata["step"]), float(metadata["seconds"])
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{run.path / CHECKPOINT} is not a checkpoint: {error} is amiss.") from error
+    start, before = _resume(agent, run, keep)
     log = _Log.resumed(run, start)
     if progress is not None:
         progress.update(start)
@@ -156,6 +165,8 @@ def train(
         failed |= _not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
         count = step + 1
         last = count == settings.steps
+        if count in keep:  # before a checkpoint that would stand behind it
+            write_tensors(run.at(count) / WEIGHTS, agent.state_dict(), {"step": str(count)})
         if count % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
             log.add(count, agent.seeds, metrics, seconds)
@@ -173,6 +184,21 @@ def train(
     _save(agent, run, WEIGHTS, settings.steps, time.perf_counter() - began)
     run.finish()
     (run.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _resume(agent: Agent, run: RunFolder, keep: Sequence[int]) -> tuple[int, float]:
+    """Load the run's checkpoint, if it has a usable one; returns the updates and seconds behind it."""
+    if not (run.path / CHECKPOINT).is_file():
+        return 0, 0.0
+    state, metadata = read_tensors(run.path / CHECKPOINT)
+    try:
+        step, seconds = int(metadata["step"]), float(metadata["seconds"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{run.path / CHECKPOINT} is not a checkpoint: {error} is amiss.") from error
+    if any(update <= step for update in run.lacking(keep)):
+        return 0, 0.0
+    agent.load_training_state(state)
+    return step, seconds
 
 
 def _save(agent: Agent, run: RunFolder, name: str, step: int, seconds: float) -> None:

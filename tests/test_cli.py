@@ -132,6 +132,22 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
         ("compare --agents no_such --out {out}", "there is no agent 'no_such'"),
         ("compare --set no_such=1 --out {out}", "none of the chosen agents has the setting 'no_such'"),
         ("compare --workers 0 --out {out}", "--workers must be at least 1"),
+        (
+            "compare --preset no_such --out {out}",
+            "there is no preset 'no_such'; there are: published, common",
+        ),
+        (f"train {FIRST} --data {{data}} --preset no_such", "there is no preset 'no_such'"),
+        ("compare --evaluate-at 0 --out {out}", "a training of 2000 updates cannot be looked at after 0"),
+        ("compare --evaluate-at 2001 --out {out}", "cannot be looked at after 2001"),
+        ("compare --set discount --out {out}", "a setting is written NAME=VALUE"),
+        ("compare --set discount= --out {out}", "a setting is written NAME=VALUE"),
+        ("compare --set discount=.9 --set discount=.8 --out {out}", "discount is set twice"),
+        ("compare --set discount=high --out {out}", "discount must be a number, got 'high'"),
+        ("compare --set discount=0.9,1.1 --out {out}", "discount must be between 0 and 1, got 1.1"),
+        ("compare --set bc.no_such=1 --out {out}", "none of the chosen agents has the setting 'bc.no_such'"),
+        ("compare --policy-families point --agents iql --out {out}", "policy_family must be one of"),
+        ("compare --agents bc --data {data} {data} --out {out}", "two data sets are called visits"),
+        ("compare --agents bc --batch-size 0 --out {out}", "batch-size must be at least 1"),
         ("compare --data nowhere --out {out}", "neither a file nor an environment id"),
     ],
 )
@@ -386,7 +402,7 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(
     assert main(words) == 0
     assert capsys.readouterr().out == first.stdout
     changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
-    assert changed == ["table.json"]
+    assert sorted(changed) == ["curves.parquet", "table.json"]
 
 
 def group_lives(group: int) -> bool:

@@ -30,6 +30,7 @@ from dosing.runs import (
     CONFIG,
     DONE,
     METRICS,
+    MILESTONES,
     SCHEMA,
     WEIGHTS,
     RunFolder,
@@ -192,6 +193,63 @@ def test_an_interruption_between_two_files_does_no_harm(
     train(stack(FIRST, SEEDS), dataset(), broken, SETTINGS)
     assert result(broken) == result(straight)
     assert not list(broken.path.glob(".*partial"))
+
+
+# Milestones
+
+
+def test_a_milestone_is_the_end_of_a_shorter_training(tmp_path: Path) -> None:
+    """Beside the same final weights as without it; the last update needs no copy."""
+    run, plain, short = folder(tmp_path / "run"), folder(tmp_path / "plain"), folder(tmp_path / "short")
+    train(stack(FIRST, SEEDS), dataset(), run, SETTINGS, milestones=(35, 12, 20))
+    train(stack(FIRST, SEEDS), dataset(), plain, SETTINGS)
+    train(stack(FIRST, SEEDS), dataset(), short, replace(SETTINGS, steps=12))
+    assert result(run) == result(plain)
+    assert (run.at(12) / WEIGHTS).read_bytes() == (short.path / WEIGHTS).read_bytes()
+    assert sorted(p.name for p in (run.path / MILESTONES).iterdir()) == ["12", "20"]
+    assert set(read_json(run.path / DONE)) == {
+        CONFIG,
+        WEIGHTS,
+        METRICS,
+        f"{MILESTONES}/12/{WEIGHTS}",
+        f"{MILESTONES}/20/{WEIGHTS}",
+    }
+
+
+@every_agent
+def test_milestones_of_a_resumed_run_are_the_same(name: str, tmp_path: Path) -> None:
+    """Interrupted before one, right after one, and between two; one stands on a checkpoint."""
+    straight, broken, milestones = folder(tmp_path / "straight"), folder(tmp_path / "broken"), (5, 20, 33)
+    train(stack(name, SEEDS), dataset(), straight, SETTINGS, milestones=milestones)
+    for step in (4, 5, 20, 34):
+        with pytest.raises(Interruption):
+            train(interrupt_at(stack(name, SEEDS), step), dataset(), broken, SETTINGS, milestones=milestones)
+    assert broken.lacking(milestones) == []
+    train(stack(name, SEEDS), dataset(), broken, SETTINGS, milestones=milestones)
+    assert result(broken) == result(straight)
+    for update in milestones:
+        assert (broken.at(update) / WEIGHTS).read_bytes() == (straight.at(update) / WEIGHTS).read_bytes()
+
+
+def test_a_checkpoint_behind_a_milestone_that_was_not_kept_is_not_used(tmp_path: Path) -> None:
+    straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
+    train(stack(FIRST, SEEDS), dataset(), straight, SETTINGS, milestones=(15, 25))
+    with pytest.raises(Interruption):
+        train(interrupt_at(stack(FIRST, SEEDS), 24), dataset(), broken, SETTINGS)
+    assert (broken.path / CHECKPOINT).is_file()
+    with pytest.raises(Interruption):  # it begins again: update 3 is reached
+        train(interrupt_at(stack(FIRST, SEEDS), 3), dataset(), broken, SETTINGS, milestones=(15, 25))
+    with pytest.raises(Interruption):  # a milestone ahead of the checkpoint needs no new beginning
+        train(interrupt_at(stack(FIRST, SEEDS), 22), dataset(), broken, SETTINGS, milestones=(25,))
+    train(stack(FIRST, SEEDS), dataset(), broken, SETTINGS, milestones=(15, 25))
+    assert result(broken) == result(straight)
+    assert (broken.at(15) / WEIGHTS).read_bytes() == (straight.at(15) / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("update", [0, -1, 36])
+def test_a_milestone_outside_the_training_is_refused(update: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"of 35 updates cannot be looked at after {update}"):
+        train(stack(FIRST), dataset(), folder(tmp_path), SETTINGS, milestones=(5, update))
 
 
 def damaged_checkpoint(path: Path, damage: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli import presets
 from dosing.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     train.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     train.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
-    train.add_argument("--batch-size", type=int, default=256, help="transitions per update [%(default)s]")
+    train.add_argument("--batch-size", type=int, help="transitions per update [256]")
+    _preset(train)
     train.add_argument("--log-every", type=int, default=100, help="updates between log rows [%(default)s]")
     train.add_argument(
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
@@ -126,14 +128,33 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     compare = command("compare", _compare, "train and evaluate several agents on the same visits; resumable")
     compare.add_argument("--agents", nargs="+", default=["all"], help="agents, or all [%(default)s]")
     compare.add_argument("--policy-families", nargs="+", default=[], help="cross agents with these laws")
-    compare.add_argument("--data", metavar="SOURCE", default=DEFAULT_ENV, help="id or file [%(default)s]")
+    compare.add_argument(
+        "--data", nargs="+", metavar="SOURCE", default=[DEFAULT_ENV], help="ids or files [%(default)s]"
+    )
+    _preset(compare)
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="study folder [%(default)s]")
     compare.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     compare.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    compare.add_argument("--batch-size", type=int, help="transitions per update [256]")
+    compare.add_argument(
+        "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
+    )
+    compare.add_argument(
+        "--evaluate-at",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="UPDATE",
+        help="evaluate after these updates too; written to curves.parquet",
+    )
     compare.add_argument("--evaluation-patients", type=int, default=1000, help="per seed [%(default)s]")
     compare.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
     compare.add_argument(
-        "--set", action="append", default=[], metavar="[AGENT.]NAME=VALUE", help="a setting; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="[AGENT.]NAME=VALUE[,VALUE...]",
+        help="a setting, or several values of it for one row each; repeatable",
     )
     _device(compare)
     _cohort(compare)
@@ -160,6 +181,25 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
 def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
+
+
+def _preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"named settings, which flags override: {', '.join(presets.PRESETS)}"
+    )
+    for name, text in (
+        ("standardise-obs", "agents see states less their mean, over their standard deviation"),
+        ("scale-reward", "agents see rewards over their standard deviation"),
+    ):
+        parser.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
+        )
+
+
+def _data_options(arguments: argparse.Namespace) -> dict[str, bool]:
+    """Options of the data that were given as flags."""
+    given = {name: getattr(arguments, name) for name in ("standardise_obs", "scale_reward")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _cohort(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +235,25 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """Parse NAME=VALUE or NAME=VALUE,VALUE... into the values each setting takes in turn.
+
+    A value that reads as JSON (3, 0.5, true, [64,64]) is that, else it is text.
+    """
+    settings: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name or not text:
+            raise UserError(f"a setting is written NAME=VALUE or NAME=VALUE,VALUE, got {pair!r}.")
+        if name in settings:
+            raise UserError(f"{name} is set twice; several values of it are written {name}=VALUE,VALUE.")
+        try:
+            settings[name] = json.loads(f"[{text}]")
+        except ValueError:
+            settings[name] = [_options([f"value={part}"])["value"] for part in text.split(",")]
+    return settings
 
 
 def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -254,10 +313,15 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--threads must be at least 1, got {arguments.threads}.")
     torch.set_num_threads(arguments.threads)
 
-    config = tyro.cli(entry.config_class(), prog=f"python -m dosing train {arguments.agent}", args=rest)
+    preset = presets.find(arguments.preset)
+    default = entry.config_class()(**preset.settings(arguments.agent, entry.config_class()))
+    prog = f"python -m dosing train {arguments.agent}"
+    config = tyro.cli(entry.config_class(), prog=prog, args=rest, default=default)
+    if not preset.knows(arguments.agent) and arguments.preset:
+        print(f"preset {arguments.preset} has nothing for {arguments.agent}: its own defaults are used.")
     settings = TrainingSettings(
         steps=arguments.steps,
-        batch_size=arguments.batch_size,
+        **preset.training | ({} if arguments.batch_size is None else {"batch_size": arguments.batch_size}),
         log_every=arguments.log_every,
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
@@ -273,45 +337,50 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         seed=arguments.data_seed,
         options=_env_options(arguments.env_option),
     )
-    run = studies.train_run(arguments.agent, config, data, arguments.out, seeds, settings, arguments.device)
+    run = studies.train_run(
+        arguments.agent,
+        config,
+        data,
+        arguments.out,
+        seeds,
+        settings,
+        arguments.device,
+        data_options=dict(preset.data) | _data_options(arguments),
+    )
     print(run.path)
     return 0
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli import compare, studies
-    from dosing.comparison import render
+    from dosing.cli import compare
     from dosing.training import TrainingSettings
 
-    training = TrainingSettings(steps=arguments.steps)
-    training.check()
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
-    configured = _options(arguments.set)
-    compare.configurations(
-        arguments.agents, arguments.policy_families, configured
-    )  # refuse before simulating
-    data = studies.obtain_data(
-        arguments.data,
-        arguments.out,
-        patients=arguments.patients,
-        policy=arguments.policy,
-        seed=arguments.data_seed,
-        options=_env_options(arguments.env_option),
-    )
-    rows = compare.compare(
+    preset = presets.find(arguments.preset)
+    given = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+    found = compare.compare(
         arguments.out,
         arguments.agents,
-        data,
+        arguments.data,
+        patients=arguments.patients,
+        policy=arguments.policy,
+        data_seed=arguments.data_seed,
+        env_options=_env_options(arguments.env_option),
         families=arguments.policy_families,
-        settings=configured,
+        settings=_settings(arguments.set),
+        preset=arguments.preset,
         seeds=_seed_range(arguments.seeds),
-        training=training,
+        training=TrainingSettings(
+            steps=arguments.steps, checkpoint_every=arguments.checkpoint_every, **preset.training | given
+        ),
+        data_options=_data_options(arguments),
+        milestones=arguments.evaluate_at,
         device=arguments.device,
         evaluation_patients=arguments.evaluation_patients,
         workers=arguments.workers,
     )
-    print(render(rows))
+    print(found)
     print(NOT_FOR_PATIENTS)
     return 0
 
@@ -321,8 +390,8 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.comparison import render
     from dosing.runs import RunFolder
 
-    rows = studies.evaluate_runs([RunFolder(arguments.path)], arguments.patients)
-    print(render(rows))
+    rows, rules = studies.evaluate_runs([RunFolder(arguments.path)], arguments.patients)
+    print(render([*rows, *rules]))
     print(NOT_FOR_PATIENTS)
     return 0
 
@@ -371,9 +440,8 @@ def _describe(found: Recommendation) -> str:
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.cli import compare
-    from dosing.comparison import render
 
-    rows = compare.demo(
+    found = compare.demo(
         arguments.out,
         seeds=_seed_range(arguments.seeds),
         steps=arguments.steps,
@@ -381,7 +449,7 @@ def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
         variant=arguments.variant,
         device=arguments.device,
     )
-    print(render(rows))
+    print(found)
     print(NOT_FOR_PATIENTS)
     if arguments.no_serve:
         return 0

@@ -7,26 +7,37 @@ stopped: finished runs are found, a run in flight goes on from its checkpoint.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from tqdm import tqdm
 
 import agents
-from dosing.cli.studies import TABLE, device_of, evaluate_run, evaluate_runs, obtain_data, train_run
-from dosing.comparison import Row
+from dosing.agent import Problem
+from dosing.cli import presets
+from dosing.cli.studies import (
+    TABLE,
+    device_of,
+    evaluate_run,
+    evaluate_runs,
+    obtain_data,
+    train_run,
+    write_curves,
+)
+from dosing.comparison import Row, render
 from dosing.errors import UserError
 from dosing.runs import RunFolder, write_json
-from dosing.training import TrainingSettings
+from dosing.training import TrainingDivergedError, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,12 @@ class Job:
     settings: TrainingSettings
     device: str
     evaluation_patients: int
+    milestones: tuple[int, ...] = ()
+    data_options: Mapping[str, bool] = field(default_factory=dict)
 
 
-def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder]:
-    """Train and evaluate every job; returns the finished runs in the order of the jobs.
+def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder | TrainingDivergedError]:
+    """Train and evaluate every job; returns, in the order of the jobs, the run or how its training diverged.
 
     Args:
         jobs: what to do.
@@ -57,7 +70,8 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder]
         workers = (os.cpu_count() or 1) if device_of(jobs[0].device).type == "cpu" else 1
     workers = min(len(jobs), workers)
     if workers == 1:
-        return [_work(job, 0) for job in jobs]
+        with _one_thread():
+            return [_work(job, 0) for job in jobs]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
         try:
@@ -71,6 +85,17 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder]
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker, so that the number of workers changes no bit of a result."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _start_worker(lock: Any) -> None:
@@ -88,79 +113,141 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(job: Job, position: int) -> RunFolder:
-    run = train_run(
-        job.agent,
-        job.config,
-        job.data,
-        job.study,
-        job.seeds,
-        job.settings,
-        job.device,
-        position=position,
-    )
-    evaluate_run(run, job.evaluation_patients, position=position)
+def _work(job: Job, position: int) -> RunFolder | TrainingDivergedError:
+    try:
+        run = train_run(
+            job.agent,
+            job.config,
+            job.data,
+            job.study,
+            job.seeds,
+            job.settings,
+            job.device,
+            data_options=job.data_options,
+            milestones=job.milestones,
+            position=position,
+        )
+    except TrainingDivergedError as error:  # one method's failure is a finding, not the end of the study
+        return error
+    for update in (*job.milestones, None):
+        evaluate_run(run, job.evaluation_patients, update=update, position=position)
     return run
 
 
 def configurations(
-    names: Sequence[str], families: Sequence[str], settings: Mapping[str, Any]
+    names: Sequence[str],
+    families: Sequence[str],
+    settings: Mapping[str, Sequence[Any]],
+    preset: presets.Preset | None = None,
 ) -> list[tuple[str, Any]]:
-    """Agents and their configurations, one per policy family where the agent has a choice.
+    """Agents and their configurations: every combination of the settings, for every policy family.
 
     Args:
         names: registry keys, or ``["all"]``.
-        families: policy families; empty keeps each agent's own.
-        settings: ``agent.field`` or ``field`` (for every agent that has it) to value.
+        families: policy families, for agents that have the choice; empty keeps each agent's own.
+        settings: ``agent.field`` or ``field`` (for every agent that has it) to the values it takes in turn.
+        preset: applied before the settings.
 
     Raises:
-        UserError: unknown agent, family or field, or a family that no chosen agent can carry.
+        UserError: unknown agent, family or field, or a value that the agent refuses.
     """
     names = list(agents.AGENTS) if list(names) == ["all"] else names
+    preset = preset or presets.find(None)
     found: list[tuple[str, Any]] = []
     used: set[str] = set()
-    for name in names:
+    for name in dict.fromkeys(names):
         config_class = agents.find(name).config_class()
-        fields = {field.name for field in dataclasses.fields(config_class)}
-        values: dict[str, Any] = {}
-        for key, value in settings.items():
-            agent, _, field = key.rpartition(".")
-            if agent in ("", name) and field in fields:
-                values[field] = tuple(value) if isinstance(value, list) else value
+        hints = get_type_hints(config_class)
+        values = {key: [value] for key, value in preset.settings(name, config_class).items()}
+        if families and "policy_family" in hints:
+            values["policy_family"] = list(families)
+        for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
+            agent, _, setting = key.rpartition(".")
+            if agent in ("", name) and setting in hints:
+                values[setting] = [_typed(key, value, hints[setting]) for value in alternatives]
                 used.add(key)
-        if families and "policy_family" in fields:
-            found += [(name, config_class(**values | {"policy_family": family})) for family in families]
-        else:
-            found.append((name, config_class(**values)))
+        for combination in itertools.product(*values.values()):
+            config = config_class(**dict(zip(values, combination, strict=True)))
+            agents.build(name, config, Problem(1, 1, 1), (0,))  # refuses what it cannot work with
+            found.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
     return found
 
 
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """A setting's value in the type of its field, so that 2 and 2.0 are one setting.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if isinstance(value, list):
+        value = tuple(value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    wanted = {float: "a number", int: "a whole number", bool: "true or false"}.get(hint)
+    if wanted is not None and type(value) is not hint:
+        raise UserError(f"{key} must be {wanted}, got {value!r}.")
+    return value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        rows: one per run, then those of reference rules and ceilings.
+        notes: what a reader of the table has to know, such as runs that diverged and are not in it.
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the table and its notes as text."""
+        return "\n".join([render(self.rows), *(f"note: {note}" for note in self.notes)])
+
+
 def compare(
-    study: Path,
+    study: Path | str,
     names: Sequence[str],
-    data: Path,
+    data: Sequence[str | Path],
     *,
+    patients: int = 50,
+    policy: str = "uniform",
+    data_seed: int = 0,
+    env_options: Mapping[str, Any] | None = None,
     families: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
-    seeds: Sequence[int],
-    training: TrainingSettings,
+    settings: Mapping[str, Sequence[Any]] | None = None,
+    preset: str | None = None,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    data_options: Mapping[str, bool] | None = None,
+    milestones: Sequence[int] = (),
     device: str = "auto",
     evaluation_patients: int = 1000,
     workers: int | None = None,
-) -> list[Row]:
-    """Train and evaluate agents on the same visits; writes ``table.json`` in the study and returns its rows.
+) -> Comparison:
+    """Train and evaluate agents on the same visits; write ``table.json`` and ``curves.parquet``.
+
+    Every run is evaluated on the same new patients, at its milestones and its end; the table shows the end.
 
     Args:
         study: study folder.
         names: registry keys, or ``["all"]``.
-        data: file of recorded visits.
+        data: files of recorded visits, or environment ids that are simulated once and kept in the study.
+        patients: simulated per environment id.
+        policy: rule that doses them.
+        data_seed: seed of the simulated patients.
+        env_options: options of the environments.
         families: policy families to cross with every agent that has the choice.
         settings: changes to configurations, see :func:`configurations`.
+        preset: named settings, see ``dosing.cli.presets``; whatever is given besides wins over them.
         seeds: trained together in every run.
-        training: length and batch size.
+        training: length and batch size; None takes the preset's.
+        data_options: see ``Transform.fit``; they win over the preset's.
+        milestones: further updates at which every run is evaluated.
         device: ``auto``, ``cpu`` or ``cuda``.
         evaluation_patients: new patients per seed.
         workers: see :func:`run_jobs`.
@@ -168,16 +255,58 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
+    study, chosen = Path(study), presets.find(preset)
+    training = training or TrainingSettings(**chosen.training)
     training.check()
-    jobs = [
-        Job(name, config, data, study, tuple(seeds), training, device, evaluation_patients)
-        for name, config in configurations(names, families, settings or {})
+    keep = training.before_end(milestones)
+    device_of(device)
+    configured = configurations(names, families, settings or {}, chosen)
+    files = [
+        obtain_data(
+            str(source),
+            study,
+            patients=patients,
+            policy=policy,
+            seed=data_seed,
+            options=dict(env_options or {}),
+        )
+        for source in data
     ]
-    runs = run_jobs(jobs, workers)
-    rows = evaluate_runs(runs, evaluation_patients)
-    table = {"rows": [row.to_json() for row in rows], "runs": [os.path.relpath(r.path, study) for r in runs]}
+    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
+        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
+    options = {**chosen.data, **(data_options or {})}
+    jobs = [
+        Job(name, config, file, study, tuple(seeds), training, device, evaluation_patients, keep, options)
+        for file in files
+        for name, config in configured
+    ]
+    results = run_jobs(jobs, workers)
+    notes = [
+        f"{agents.find(job.agent).title} on {job.data.stem} is not in the table: {result}"
+        for job, result in zip(jobs, results, strict=True)
+        if isinstance(result, TrainingDivergedError)
+    ]
+    unknown = [name for name in dict.fromkeys(name for name, _ in configured) if not chosen.knows(name)]
+    if preset is not None and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    runs = [result for result in results if isinstance(result, RunFolder)]
+    if not runs:
+        raise UserError(notes[0])
+    rows: list[Row] = []
+    rules: list[Row] = []
+    for file in files:
+        if here := [run for run in runs if run.path.parent.name == file.stem]:
+            of_runs, of_rules = evaluate_runs(here, evaluation_patients)
+            rows, rules = rows + of_runs, rules + of_rules
+    found = Comparison((*rows, *rules), tuple(notes))
+    table = {
+        "rows": [row.to_json() for row in found.rows],
+        "runs": [os.path.relpath(run.path, study) for run in runs],
+        "notes": notes,
+    }
+    write_curves(study, runs, keep)
     write_json(study / TABLE, table)
-    return rows
+    return found
 
 
 def demo(
@@ -189,25 +318,16 @@ def demo(
     variant: str,
     device: str,
     evaluation_patients: int = 1000,
-) -> list[Row]:
+) -> Comparison:
     """The main job: simulate a cohort dosed at random, train FtTPO and IQL on it, evaluate both."""
-    training = TrainingSettings(steps=steps)
-    training.check()
-    device_of(device)
-    data = obtain_data(
-        "dosing/Treatment-v0",
-        study,
-        patients=patients,
-        policy="uniform",
-        seed=0,
-        options={"variant": variant},
-    )
     return compare(
         study,
         ("fttpo", "iql"),
-        data,
+        ("dosing/Treatment-v0",),
+        patients=patients,
+        env_options={"variant": variant},
         seeds=seeds,
-        training=training,
+        training=TrainingSettings(steps=steps),
         device=device,
         evaluation_patients=evaluation_patients,
     )

@@ -1,7 +1,8 @@
 """Studies: data, runs, references and tables of one folder, joined from agents, simulator and core.
 
 A study folder holds ``data/`` (recorded visits), ``references/`` (rules that need no learning, per scenario),
-one run folder per trained stack, and ``table.json``.
+one run folder per trained stack, ``table.json`` (one row per run and rule) and ``curves.parquet`` (one row
+per run, update and seed).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from dosing.runs import (
     run_key,
     sha256,
     write_json,
+    write_table,
 )
 from dosing.safety import DoseLimits
 from dosing.training import TrainingSettings, train
@@ -51,7 +53,7 @@ from simulator.environment import EnvOptions
 from simulator.generate import simulate
 from simulator.measured import measured
 
-TABLE = "table.json"
+TABLE, CURVES = "table.json", "curves.parquet"
 STATES = 2000
 """Most recorded visits at which dose sets are measured."""
 
@@ -155,11 +157,15 @@ def train_run(
     settings: TrainingSettings,
     device: str = "auto",
     *,
+    data_options: Mapping[str, bool] | None = None,
+    milestones: Sequence[int] = (),
     position: int = 0,
 ) -> RunFolder:
     """Train one stack of seeds, or continue it, or find it finished.
 
     The run folder is named by everything that decides the result, so the same call finds the same folder.
+    The options of the data count by the map they lead to. Milestones do not count: a finished run that lacks
+    one is trained again from its start.
 
     Args:
         agent: registry key.
@@ -169,6 +175,8 @@ def train_run(
         seeds: S seeds, trained together.
         settings: length and batch size.
         device: ``auto``, ``cpu`` or ``cuda``.
+        data_options: see ``Transform.fit``; evaluation is in the world's units whatever they are.
+        milestones: updates after which weights are kept.
         position: line of the progress bar.
 
     Raises:
@@ -178,7 +186,7 @@ def train_run(
     episodes = read_episodes(data)
     if episodes.metadata.get("env_options", {}).get("cohort") == "evaluation":
         raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
-    transform = Transform.fit(episodes)
+    transform = Transform.fit(episodes, **(data_options or {}))
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = _factory(episodes.metadata)
     problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
@@ -217,13 +225,13 @@ def train_run(
         "data_file": os.path.relpath(data.resolve(), run.path.resolve()),
     }
     with run.lock():
-        if run.done:
+        if run.done and not run.lacking(settings.before_end(milestones)):
             run.verify()
             return run
         write_json(run.path / CONFIG, config)
         with _bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
             try:
-                train(stack, dataset, run, settings, progress=bar)
+                train(stack, dataset, run, settings, milestones=milestones, progress=bar)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
@@ -271,9 +279,9 @@ def episodes_of(run: RunFolder) -> Episodes:
     return episodes
 
 
-def policy_of(run: RunFolder, device: str = "cpu") -> DosePolicy:
+def policy_of(run: RunFolder, device: str = "cpu", update: int | None = None) -> DosePolicy:
     """Load the policy of a finished run; see :func:`dosing.policy.load_policy`."""
-    return load_policy(run, agents.build, device=device_of(device))
+    return load_policy(run, agents.build, device=device_of(device), update=update)
 
 
 def limits_of(run: RunFolder) -> DoseLimits:
@@ -304,15 +312,22 @@ def provenance(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def evaluate_run(run: RunFolder, patients: int, *, position: int = 0) -> None:
+def evaluate_run(run: RunFolder, patients: int, *, update: int | None = None, position: int = 0) -> None:
     """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice.
 
     The record names the weights and the hash of the outcome, so that no other or half-written one passes.
+
+    Args:
+        run: the run.
+        patients: per seed, the same at every update.
+        update: one of its milestones; None is the end.
+        position: line of the progress bar.
     """
     factory = factory_of(run)
-    policy = policy_of(run)
-    wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(run.path / WEIGHTS)}
-    record, episodes = run.path / EVALUATION, run.path / EPISODES
+    policy = policy_of(run, update=update)
+    folder = run.at(update)
+    wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(folder / WEIGHTS)}
+    record, episodes = folder / EVALUATION, folder / EPISODES
     present = record.is_file() and episodes.is_file()
     if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
         return
@@ -332,8 +347,11 @@ def references_for(study: Path, factory: Factory, seeds: Sequence[int], patients
     return references(folder, factory, seeds, patients)
 
 
-def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> list[Row]:
-    """Evaluate runs of one scenario and the reference rules on the same patients; returns the table.
+def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], list[Row]]:
+    """Evaluate runs of one scenario and the reference rules on the same patients.
+
+    Returns:
+        One row per run, and the rows of reference rules and ceilings.
 
     Raises:
         UserError: the runs are of different scenarios or seeds.
@@ -350,16 +368,79 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> list[Row]:
     found = references_for(study, factory, seeds, patients)
     states = recorded_states(episodes_of(first))
     sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
-    rows = []
-    for run in runs:
-        config = run.config()
-        entry = agents.find(config["agent"])
-        family = config["agent_config"].get("policy_family", entry.family).replace("_", " ")
-        outcomes = read_outcomes(run.path / EPISODES)
-        rows.append(agent_row(entry.title, family, policies[run.path], outcomes, found, states, sparse))
+    configs = [run.config() for run in runs]
+    rows = [
+        agent_row(
+            name,
+            family_of(config),
+            policies[run.path],
+            read_outcomes(run.path / EPISODES),
+            found,
+            states,
+            sparse,
+        )
+        for run, config, name in zip(runs, configs, names_of(configs), strict=True)
+    ]
     known = measured(factory.env_id, factory.options)
     ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
-    return [*rows, *reference_rows(found), *ceilings]
+    data = configs[0]["data"]["name"]
+    rules = [*reference_rows(found), *ceilings]
+    return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """Law of a run's policy, in words."""
+    family: str = config["agent_config"].get("policy_family", agents.find(config["agent"]).family)
+    return family.replace("_", " ")
+
+
+def names_of(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of runs, each with the settings in which it differs from other runs of its agent.
+
+    The law of the policy is not repeated: it has a column of its own.
+    """
+    return [
+        ", ".join([agents.find(config["agent"]).title, *setting])
+        for config, setting in zip(configs, settings_of(configs), strict=True)
+    ]
+
+
+def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
+    found = []
+    for config in configs:
+        alike = [other["agent_config"] for other in configs if other["agent"] == config["agent"]]
+        own = config["agent_config"]
+        differ = [k for k in own if k != "policy_family" and any(o.get(k) != own[k] for o in alike)]
+        found.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
+    return found
+
+
+def write_curves(study: Path, runs: Sequence[RunFolder], milestones: Sequence[int]) -> None:
+    """Write mean returns of every run, update and seed as one long table, ``curves.parquet``.
+
+    Columns: agent (registry key), name, setting, policy, data, run, update, seed, and the mean return over
+    the evaluation patients by ``recommended`` and by ``sampled`` doses.
+    """
+    configs = [run.config() for run in runs]
+    rows: list[dict[str, Any]] = []
+    for run, config, setting in zip(runs, configs, settings_of(configs), strict=True):
+        steps = config["training"]["steps"]
+        about = {
+            "agent": config["agent"],
+            "name": ", ".join([agents.find(config["agent"]).title, *setting]),
+            "setting": ", ".join(setting),
+            "policy": family_of(config),
+            "data": config["data"]["name"],
+            "run": os.path.relpath(run.path, study),
+        }
+        for update in [*milestones, steps]:
+            outcomes = read_outcomes(run.at(None if update == steps else update) / EPISODES)
+            means = {rule: outcomes[rule].returns.mean(1) for rule in ("recommended", "sampled")}
+            for k, seed in enumerate(config["seeds"]):
+                values = {rule: float(mean[k]) for rule, mean in means.items()}
+                rows.append(about | {"update": update, "seed": seed} | values)
+    write_table(study / CURVES, {name: [row[name] for row in rows] for name in rows[0]})
 
 
 def recorded_states(episodes: Episodes) -> Observations:

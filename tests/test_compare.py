@@ -1,0 +1,197 @@
+"""Comparisons: settings become rows that can be told apart, milestones a curve, data sets a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import cohort
+
+from dosing import comparison
+from dosing.cli.compare import Comparison, compare, configurations
+from dosing.cli.studies import CURVES, TABLE
+from dosing.data.store import write_episodes
+from dosing.errors import UserError
+from dosing.evaluation import read_outcomes
+from dosing.runs import DONE, EPISODES, MILESTONES, WEIGHTS, find_runs, read_json, read_table
+from dosing.training import TrainingSettings
+
+TINY = TrainingSettings(steps=12, batch_size=8, checkpoint_every=4, log_every=4)
+SMALL = {"hidden": [(8, 8)]}
+
+
+@pytest.fixture(autouse=True)
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SEARCH_PATIENTS", 50)
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Path:
+    write_episodes(cohort(), tmp_path / "visits.parquet")
+    return tmp_path / "visits.parquet"
+
+
+def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: Any) -> Comparison:
+    """A comparison of a moment, in this process."""
+    options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4, "workers": 1} | options
+    options["settings"] = SMALL | options.get("settings", {})
+    return compare(study, names, data, device="cpu", **options)
+
+
+# Settings
+
+
+def test_several_values_of_settings_are_crossed() -> None:
+    found = configurations(
+        ["fttpo", "bc"], [], {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]}
+    )
+    own = [(c.q_proposal, c.temperature) for name, c in found if name == "fttpo"]
+    assert own == [(1.0, 0.1), (1.0, 1.0), (2.5, 0.1), (2.5, 1.0)]
+    assert all(isinstance(x, float) for pair in own for x in pair)  # 1 and 1.0 are one run
+    assert [name for name, _ in found] == ["fttpo"] * 4 + ["bc"]
+    assert {c.hidden for _, c in found} == {(8,)}
+
+
+def test_a_setting_of_one_agent_wins_over_one_of_all() -> None:
+    for order in (("discount", "iql.discount"), ("iql.discount", "discount")):
+        values = {"discount": [0.5], "iql.discount": [0.7]}
+        found = configurations(["iql", "sql"], [], {key: values[key] for key in order})
+        assert [c.discount for _, c in found] == [0.7, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("iql", {"discount": ["high"]}, "discount must be a number, got 'high'"),
+        ("iql", {"iql.expectile": [True]}, "iql.expectile must be a number, got True"),
+        ("td3_bc", {"actor_every": [1.5]}, "actor_every must be a whole number, got 1.5"),
+        ("fttpo", {"share_mean": [1]}, "share_mean must be true or false, got 1"),
+        ("fttpo", {"q_actor": [1.0]}, "q_actor must be below 1"),
+        ("fttpo", {"bootstrap": ["nobody"]}, "bootstrap must be one of actor, proposal"),
+        ("bc", {"hidden": [8]}, "does not fit agent 'bc'"),
+        ("bc", {"discount": [0.9]}, "none of the chosen agents has the setting 'discount'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_before_anything_runs(
+    name: str, settings: dict[str, list[Any]], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        configurations([name], [], settings)
+
+
+def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_path: Path) -> None:
+    found = small(
+        tmp_path,
+        ["fttpo", "iql"],
+        [visits],
+        families=("clipped_gaussian", "beta"),
+        settings={"fttpo.q_proposal": [1, 2], "fttpo.temperature": [0.3]},
+    )
+    rows = [(row.name, row.family) for row in found.rows if row.sampled]
+    assert rows == [
+        ("FtTPO, q_proposal=1.0", "sparse q-Gaussian"),
+        ("FtTPO, q_proposal=2.0", "sparse q-Gaussian"),
+        ("IQL", "clipped gaussian"),
+        ("IQL", "beta"),
+    ]
+    stamps = {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)}
+    assert len(stamps) == 4
+    again = small(
+        tmp_path, ["fttpo"], [visits], settings={"fttpo.q_proposal": [2.0], "fttpo.temperature": [0.3]}
+    )
+    assert [row.name for row in again.rows if row.sampled] == ["FtTPO"]  # nothing to tell it apart from
+    assert {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)} == stamps
+
+
+# Data sets
+
+
+def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path) -> None:
+    write_episodes(cohort(5, seed=3), tmp_path / "other.parquet")
+    found = small(tmp_path / "study", ["bc", "iql"], [visits, tmp_path / "other.parquet"])
+    named = [(row.name, row.data) for row in found.rows if row.sampled]
+    assert named == [("BC", "visits"), ("IQL", "visits"), ("BC", "other"), ("IQL", "other")]
+    table = read_json(tmp_path / "study" / TABLE)
+    paths = [run.split("/")[:2] for run in table["runs"]]  # in the order of the rows, which the pages rely on
+    assert paths == [["bc", "visits"], ["iql", "visits"], ["bc", "other"], ["iql", "other"]]
+    for data in ("visits", "other"):
+        assert sum(row.data == data and row.name == "no dose" for row in found.rows) == 1
+    first, second = str(found).split("\n\n")
+    assert first.startswith("data: visits\nagent")
+    assert second.startswith("data: other\nagent")
+    alone = small(tmp_path / "alone", ["bc", "iql"], [tmp_path / "other.parquet"])
+    assert [row for row in found.rows if row.data == "other"] == list(alone.rows)
+
+
+def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Path, tmp_path: Path) -> None:
+    scaled = small(tmp_path, ["iql"], [visits])
+    raw = small(tmp_path, ["iql"], [visits], data_options={"scale_reward": False})
+    runs = find_runs(tmp_path)
+    assert len(runs) == 2
+    assert sorted(run.config()["transform"]["reward_scale"] for run in runs) == pytest.approx(
+        sorted([1.0, float(cohort().reward.std(dtype=np.float64))])
+    )
+    rules = [[row for row in found.rows if not row.sampled] for found in (scaled, raw)]
+    assert rules[0] == rules[1]
+
+
+def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> None:
+    found = small(tmp_path, ["iql", "bc"], [visits], preset="published")
+    (note,) = found.notes
+    assert note == "preset published has nothing for bc: their own defaults were used."
+    assert f"note: {note}" in str(found)
+    assert read_json(tmp_path / TABLE)["notes"] == [note]
+    assert {run.config()["transform"]["reward_scale"] for run in find_runs(tmp_path)} == {1.0}
+
+
+# Milestones
+
+
+def test_returns_along_training_are_those_of_shorter_trainings(visits: Path, tmp_path: Path) -> None:
+    found = small(tmp_path, ["iql"], [visits], milestones=(4, 12, 8))
+    curves = read_table(tmp_path / CURVES).to_pandas()
+    assert list(curves.columns) == [
+        *("agent", "name", "setting", "policy", "data", "run", "update", "seed", "recommended", "sampled")
+    ]
+    assert curves[["update", "seed"]].to_numpy().tolist() == [[u, s] for u in (4, 8, 12) for s in (0, 1)]
+    for steps in (4, 8, 12):
+        training = TrainingSettings(steps=steps, batch_size=8, checkpoint_every=4, log_every=4)
+        small(tmp_path / str(steps), ["iql"], [visits], training=training)
+        (run,) = find_runs(tmp_path / str(steps))
+        outcomes = read_outcomes(run.path / EPISODES)
+        for rule in ("recommended", "sampled"):
+            here = curves[curves["update"] == steps][rule].to_numpy()
+            np.testing.assert_array_equal(here, outcomes[rule].returns.mean(1))
+    row = next(row for row in found.rows if row.sampled)
+    assert row.recommended.value == pytest.approx(curves[curves["update"] == 12]["recommended"].mean())
+
+
+def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, tmp_path: Path) -> None:
+    before = small(tmp_path, ["iql"], [visits])
+    (run,) = find_runs(tmp_path)
+    weights = (run.path / WEIGHTS).read_bytes()
+    after = small(tmp_path, ["iql"], [visits], milestones=(8,))
+    assert find_runs(tmp_path) == [run]
+    assert (run.path / WEIGHTS).read_bytes() == weights
+    assert after == before
+    stamp = (run.at(8) / WEIGHTS).stat().st_mtime_ns
+    small(tmp_path, ["iql"], [visits], milestones=(8,))
+    assert (run.at(8) / WEIGHTS).stat().st_mtime_ns == stamp
+    (run.at(8) / WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"{MILESTONES}/8/{WEIGHTS} was changed or truncated"):
+        small(tmp_path, ["iql"], [visits], milestones=(8,))
+
+
+# Failures
+
+
+def test_a_training_that_diverges_is_noted_and_the_others_stand(visits: Path, tmp_path: Path) -> None:
+    found = small(tmp_path, ["iql", "bc"], [visits], settings={"iql.learning_rate": [1e30]})
+    assert [row.name for row in found.rows if row.sampled] == ["BC"]
+    (note,) = found.notes
+    assert note.startswith("IQL on visits is not in the table: training diverged at update")
+    with pytest.raises(UserError, match="training diverged"):
+        small(tmp_path, ["iql"], [visits], settings={"iql.learning_rate": [1e30]})

@@ -1,0 +1,78 @@
+"""Presets name agents and settings that exist, and set what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from samples import cohort
+
+import agents
+from dosing.cli import presets
+from dosing.cli.compare import configurations
+from dosing.cli.presets import PRESETS, Preset
+from dosing.data.dataset import Transform
+from dosing.errors import UserError
+from dosing.training import TrainingSettings
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_preset_names_what_exists(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.about
+    assert set(preset.agents) <= set(agents.AGENTS)
+    TrainingSettings(**preset.training).check()
+    Transform.fit(cohort(), **preset.data)
+    known = {
+        agent: {f.name for f in dataclasses.fields(e.config_class())} for agent, e in agents.AGENTS.items()
+    }
+    assert set(preset.shared) <= set().union(*known.values())
+    for agent, own in preset.agents.items():
+        assert set(own) <= known[agent]
+    assert len(configurations(["all"], [], {}, preset)) == len(agents.AGENTS)
+
+
+def test_what_a_single_agent_has_wins_over_what_all_share_and_a_user_over_both() -> None:
+    preset = Preset("", shared={"discount": 0.5, "temperature": 0.7}, agents={"fttpo": {"discount": 0.6}})
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {}, preset)
+    assert (own.discount, own.temperature, iql.discount) == (0.6, 0.7, 0.5)
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"discount": [0.8]}, preset)
+    assert (own.discount, own.temperature, iql.discount) == (0.8, 0.7, 0.8)
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"iql.discount": [0.8]}, preset)
+    assert (own.discount, iql.discount) == (0.6, 0.8)
+
+
+def test_the_published_settings_of_the_treatment_experiment() -> None:
+    """Numbers typed from the published tables, not read from the preset."""
+    found = {name: c for name, c in configurations(["all"], [], {}, PRESETS["published"])}
+    rates = {name: found[name].learning_rate for name in ("fttpo", "iql", "sql", "xql", "spot", "tawac")}
+    assert rates == {"fttpo": 3e-4, "iql": 3e-5, "sql": 3e-3, "xql": 1e-4, "spot": 1e-3, "tawac": 3e-5}
+    assert (found["fttpo"].temperature, found["fttpo"].q_proposal) == (0.01, 2.0)
+    assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.9, pytest.approx(3.0))
+    assert (found["sql"].alpha, found["xql"].beta, found["spot"].penalty) == (5.0, 5.0, 0.05)
+    assert {found[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
+    assert [name for name in agents.AGENTS if PRESETS["published"].knows(name)] == [
+        name for name in agents.AGENTS if name in rates
+    ]
+    raw = Transform.fit(cohort(), **PRESETS["published"].data)
+    assert (set(raw.obs_mean), set(raw.obs_scale), raw.reward_scale) == ({0.0}, {1.0}, 1.0)
+
+
+def test_the_common_settings_are_common() -> None:
+    found = dict(configurations(["all"], [], {}, PRESETS["common"]))
+    for name, config in found.items():
+        if name != "quasi_optimal":  # no networks, gradient descent
+            assert config.hidden == (256, 256)
+            assert config.learning_rate == 3e-4
+        assert getattr(config, "discount", 0.9) == 0.9
+        assert getattr(config, "target_rate", 0.005) == 0.005
+    assert found["quasi_optimal"].learning_rate == 1e-2
+    scaled = Transform.fit(cohort(), **PRESETS["common"].data)
+    assert scaled.reward_scale == pytest.approx(cohort().reward.std())
+    assert all(PRESETS["common"].knows(name) for name in agents.AGENTS)
+
+
+def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="there is no preset 'other'; there are: published, common"):
+        presets.find("other")
+    assert configurations(["bc"], [], {}, presets.find(None)) == configurations(["bc"], [], {})
