@@ -17,34 +17,72 @@ h = u (1 - |m|) with u in (0, 1), so nothing is ever clipped and the density is 
 actor reads the proposal's trunk and mean and owns its width only; that is the limit of copying trunk and mean
 before every actor step, without the discarded step in between. The entropy H is in closed form.
 
-Where this differs from the released code (its behaviour stays available by name): the reverse KL keeps the
-action path and a normalised proposal (``actor_loss``), and critics bootstrap from the policy that will be
-deployed (``bootstrap``).
+Every published proposal and actor loss is a setting. Where the released code (github.com/lingweizhu/fat2thin)
+does not compute what its name says, ``actor_loss`` is what the name says, and ``reproduce`` is the released
+code as it is, in a file of its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
+from torch.nn.functional import softplus
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.distributions.bounded import TanhNormal
 from dosing.distributions.q_exponential import exp_q
-from dosing.distributions.q_gaussian import QGaussian, n_uniforms, support_radius
+from dosing.distributions.q_gaussian import (
+    QGaussian,
+    from_uniform,
+    n_uniforms,
+    standard_log_prob,
+    support_radius,
+)
+from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
+from dosing.distributions.student_t import StudentT
+from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Linear, Mlp, Value
+from dosing.networks import Critic, Initialiser, Linear, Mlp, Value, frozen
 from dosing.targets import polyak, target_copy, td_target
 
 MEAN_LIMIT = 0.999
 """Largest |mean| on the [-1, 1] axis; leaves room for a support of positive width at every mean."""
 MIN_WIDTH = 1e-3
 """Smallest half-width, as a fraction of the room between the mean and the nearer limit."""
+EDGE = 1e-6
+"""A squashed Gaussian sees recorded doses at most this close to the limits."""
 LOG_VARIANCE = math.log(1000.0)
-"""Bound of the proposal's log squared scale, as published."""
+"""Bound of the q-Gaussian proposal's log squared scale, as published."""
+LOG_STD = {"squashed_gaussian": (-20.0, 2.0), "student_t": (-14.0, 0.0)}
+"""Bounds of the other proposals' log scale, as published."""
+GAUSSIAN_LOG_STD = (-5.0, 2.0)
+"""Bounds of the Gaussian actor's log scale, those of every clipped Gaussian of the suite."""
+LEAST_DF = 1.000001
+"""Fewest degrees of freedom of a Student-t proposal, as published."""
+MAX_RATIO = 1e4
+"""Largest density ratio in the ratio loss, as published."""
+INNER = 0.999
+"""Share of the half-width within which a bounded density is evaluated at doses it did not just draw."""
+LOG_OUTSIDE = -30.0
+"""Log-density that ``tawac`` gives a recorded dose outside the actor's support (Zhu et al. 2025)."""
+
+ActorLoss = Literal[
+    "reverse_kl",
+    "quadrature_kl",
+    "closed_form_width",
+    "detached_k3",
+    "max_likelihood",
+    "copy_mu",
+    "spot",
+    "gac",
+    "tawac",
+]
 
 
 @dataclass(frozen=True)
@@ -62,70 +100,164 @@ class FtTPOConfig:
     temperature: float = 0.1
     """tau: recorded doses whose advantage is below -tau get weight zero; large imitates, small is greedy."""
     q_proposal: float = 2.0
-    """Index of the heavy-tailed proposal, 1 < q < 3 (2 is a Cauchy); 1 is a Gaussian."""
+    """Index of the q-Gaussian proposal, 1 <= q < 3: 2 is a Cauchy law, 1 a Gaussian."""
     q_actor: float = 0.0
-    """Index of the bounded actor, q < 1; 0 is a parabola, towards 1 bell-shaped, below 0 flatter."""
+    """Index of the sparse actor, q < 1; 0 is a parabola, towards 1 bell-shaped, below 0 flatter."""
     weight_clip: float = 1e4
     """Largest weight a recorded dose can have."""
     bootstrap: Literal["actor", "proposal"] = "actor"
     """Policy whose action the critic target uses; the released code uses the proposal."""
-    actor_loss: Literal["reverse_kl", "detached_k3"] = "reverse_kl"
-    """reverse_kl, or the released code's ratio loss with the proposal's density detached from the action."""
+    actor_loss: ActorLoss = "reverse_kl"
+    """How the actor follows the proposal. reverse_kl: by draws; quadrature_kl: the same loss without draws;
+    closed_form_width: its minimum, no training; detached_k3: the released loss between exact densities;
+    max_likelihood: -ln pi_phi of its draws, a mean of its own; copy_mu: the same, the proposal's mean; spot:
+    -Q / mean |Q| - tau ln pi_phi of its draws; gac: likelihood of its own best draws, - tau ln pi_phi of its
+    draws; tawac: weighted likelihood of recorded doses. The last five collapse or starve: ablations."""
     share_mean: bool = True
-    """The actor shares the proposal's trunk and mean; otherwise it owns both."""
+    """The actor shares the proposal's trunk and mean; otherwise it owns both. max_likelihood always owns."""
+    proposal: Literal["q_gaussian", "squashed_gaussian", "student_t"] = "q_gaussian"
+    """Law of the proposal: q_gaussian of index q_proposal; squashed_gaussian (FtTPO-SG); student_t with
+    learned degrees of freedom."""
+    actor: Literal["sparse", "gaussian"] = "sparse"
+    """Law of the actor; gaussian is its twin with tails, the same networks fitted the same way and clipped
+    when executed."""
+    nodes: int = 32
+    """Quadrature nodes of quadrature_kl per dose dimension."""
+    rho: float = 0.2
+    """Share of the candidates that gac keeps."""
+    candidates: int = 10
+    """Draws per state of which gac keeps the best."""
+    reproduce: Literal["nothing", "published"] = "nothing"
+    """published: the released code with its defects, to measure what they do; it fixes its own actor_loss,
+    bootstrap and mean."""
+
+    @property
+    def owns_mean(self) -> bool:
+        """Whether the actor has a trunk and a mean of its own."""
+        return not self.share_mean or self.actor_loss == "max_likelihood" or self.reproduce == "published"
 
 
 class Proposal(nn.Module):
-    """Heavy-tailed policy: trunk, mean tanh(.), squared scale exp(.)."""
+    """Law fitted to the data: trunk, mean, scale, and degrees of freedom where it has them."""
 
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
-        self.q = config.q_proposal
+        self.family, self.q = config.proposal, config.q_proposal
         width = config.hidden[-1]
         self.trunk = Mlp(init, [problem.n_obs, *config.hidden], scheme="xavier", activate_last=True)
         self.mean = Linear(init, width, problem.n_act, scheme="xavier")
-        self.log_variance = Linear(init, width, problem.n_act, scheme="xavier")
+        scale = Linear(init, width, problem.n_act, scheme="xavier")
+        if self.family == "q_gaussian":
+            self.log_variance = scale
+        else:
+            self.log_std = scale
+        if self.family == "student_t":
+            self.df = Linear(init, width, problem.n_act, scheme="xavier")
 
     def location(self, features: Tensor) -> Tensor:
-        """Mean ``[S, B, A]`` inside the box."""
-        return MEAN_LIMIT * torch.tanh(self.mean(features))
+        """Mode ``[S, B, A]`` inside the box; the median of a squashed Gaussian."""
+        mean: Tensor = MEAN_LIMIT * torch.tanh(self.mean(features))
+        return mean
 
-    def law(self, features: Tensor) -> QGaussian:
+    def parameters_at(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`law` takes, each ``[S, B, A]``."""
+        if self.family == "q_gaussian":
+            log_variance = self.log_variance(features).clamp(-LOG_VARIANCE, LOG_VARIANCE)
+            return self.location(features), torch.exp(0.5 * log_variance)
+        scale = torch.exp(self.log_std(features).clamp(*LOG_STD[self.family]))
+        if self.family == "squashed_gaussian":
+            return self.mean(features), scale
+        return LEAST_DF + softplus(self.df(features)), self.location(features), scale
+
+    def law(self, *parameters: Tensor) -> Univariate:
         """Per-dimension law with batch shape ``[S, B, A]``."""
-        log_variance = self.log_variance(features).clamp(-LOG_VARIANCE, LOG_VARIANCE)
-        return QGaussian(self.location(features), torch.exp(0.5 * log_variance), self.q, validate_args=False)
+        *df, loc, scale = parameters
+        if self.family == "squashed_gaussian":
+            return TanhNormal(loc, scale, validate_args=False)
+        if self.family == "student_t":
+            return StudentT(df[0], loc, scale, validate_args=False)
+        return QGaussian(loc, scale, self.q, validate_args=False)
+
+    def at(self, features: Tensor) -> Univariate:
+        """The law at the trunk's ``features``."""
+        return self.law(*self.parameters_at(features))
+
+    @property
+    def n_uniforms(self) -> int:
+        """Uniform numbers that one draw of one dose dimension uses."""
+        by_family = {"squashed_gaussian": TanhNormal.n_uniforms, "student_t": StudentT.n_uniforms}
+        return by_family.get(self.family) or n_uniforms(self.q)
 
 
 class Actor(nn.Module):
-    """Bounded policy: a width of its own, and a trunk and mean of its own unless it shares the proposal's."""
+    """Deployed law: a width of its own, and a trunk and mean of its own unless it shares the proposal's."""
 
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
-        self.q = config.q_actor
+        self.q = 1.0 if config.actor == "gaussian" else config.q_actor
         width = config.hidden[-1]
-        if not config.share_mean:
+        if config.owns_mean:
             self.trunk = Mlp(init, [problem.n_obs, *config.hidden], scheme="xavier", activate_last=True)
             self.mean = Linear(init, width, problem.n_act, scheme="xavier")
-        self.width = Linear(init, width, problem.n_act, scheme="xavier")
+        if config.actor_loss != "closed_form_width":
+            self.width = Linear(init, width, problem.n_act, scheme="xavier")
+        else:
+            self.ratio = least_divergence_scale(self.q, config.q_proposal)
 
     def law(self, features: Tensor, mean: Tensor) -> QGaussian:
-        """Per-dimension law around ``mean [S, B, A]`` whose support lies inside the open box."""
-        fraction = MIN_WIDTH + (1.0 - 2.0 * MIN_WIDTH) * torch.sigmoid(self.width(features))
-        half_width = fraction * (1.0 - mean.abs())
-        return QGaussian(mean, half_width / support_radius(self.q), self.q, validate_args=False)
+        """Per-dimension law around ``mean [S, B, A]``; a sparse one has its support inside the open box."""
+        raw: Tensor = self.width(features)
+        if self.q < 1.0:
+            fraction = MIN_WIDTH + (1.0 - 2.0 * MIN_WIDTH) * torch.sigmoid(raw)
+            scale = fraction * (1.0 - mean.abs()) / support_radius(self.q)
+        else:
+            scale = torch.exp(raw.clamp(*GAUSSIAN_LOG_STD))
+        return QGaussian(mean, scale, self.q, validate_args=False)
+
+    def beside(self, mean: Tensor, scale: Tensor) -> QGaussian:
+        """The law of least divergence from a q-Gaussian proposal, as far as its width fits into the box."""
+        scale = self.ratio * scale
+        if self.q < 1.0:
+            room = (1.0 - mean.abs()) / support_radius(self.q)
+            scale = torch.maximum(torch.minimum(scale, (1.0 - MIN_WIDTH) * room), MIN_WIDTH * room)
+        return QGaussian(mean, scale, self.q, validate_args=False)
+
+
+class Step(NamedTuple):
+    """What an actor loss is made of; draws and laws are ``[S, B, A]``."""
+
+    batch: Batch
+    law: QGaussian
+    """The actor's law."""
+    act: Tensor
+    """One draw of it, pathwise."""
+    log_act: Tensor
+    """Its log-density, per dimension."""
+    proposal: Univariate
+    """The proposal with its parameters frozen; the path from a dose into its density is kept."""
+    weight: Tensor
+    """The weight ``[S, B]`` of the recorded doses, a constant."""
 
 
 class FtTPO(Agent):
     """S stacked seeds of FtTPO."""
 
+    nodes: Tensor
+    weights: Tensor
+
+    def __new__(cls, *arguments: Any) -> FtTPO:
+        """Make the released code's own class where the configuration asks for it."""
+        config = arguments[2] if len(arguments) == 3 else None  # none where an agent is copied
+        if isinstance(config, FtTPOConfig) and config.reproduce == "published":
+            from agents._fttpo_published import PublishedFtTPO
+
+            cls = PublishedFtTPO
+        made: FtTPO = super().__new__(cls)
+        return made
+
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__(problem, init.seeds)
-        if not config.q_actor < 1.0:
-            raise UserError(f"q_actor must be below 1 for a bounded dose set, got {config.q_actor}.")
-        if not 1.0 <= config.q_proposal < 3.0:
-            raise UserError(f"q_proposal must be at least 1 and below 3, got {config.q_proposal}.")
-        if not config.temperature > 0.0:
-            raise UserError(f"temperature must be positive, got {config.temperature}.")
+        check(config)
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
         self.proposal = Proposal(init, problem, config)
@@ -137,77 +269,200 @@ class FtTPO(Agent):
         self.optimizers = {
             "all": adam([p for module in trained for p in module.parameters()], config.learning_rate)
         }
+        if config.actor_loss == "quadrature_kl":
+            for name, values in zip(
+                ("nodes", "weights"), standard_nodes(self.actor.q, config.nodes), strict=True
+            ):
+                column = torch.as_tensor(values, dtype=init.dtype, device=init.device).view(-1, 1, 1, 1)
+                self.register_buffer(name, column, persistent=False)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the actor's action for V and L_theta, and of the next action for the critic."""
         n_act, c = self.problem.n_act, self.config
-        next_q = c.q_actor if c.bootstrap == "actor" else c.q_proposal
-        return {
-            "act": Noise("uniform", (batch_size, n_act, n_uniforms(c.q_actor))),
-            "next_act": Noise("uniform", (batch_size, n_act, n_uniforms(next_q))),
+        own = n_uniforms(self.actor.q)
+        following = own if c.bootstrap == "actor" else self.proposal.n_uniforms
+        drawn = {
+            "act": Noise("uniform", (batch_size, n_act, own)),
+            "next_act": Noise("uniform", (batch_size, n_act, following)),
         }
+        if c.actor_loss == "gac":
+            drawn["candidates"] = Noise("uniform", (batch_size, c.candidates, n_act, own))
+        return drawn
 
     def _actor_law(self, obs: Tensor, features: Tensor) -> QGaussian:
         """The actor's law at ``obs``, given the proposal's trunk ``features`` there."""
-        if self.config.share_mean:
+        if self.config.actor_loss == "closed_form_width":
+            return self.actor.beside(*(x.detach() for x in self.proposal.parameters_at(features)))
+        if not self.config.owns_mean:
             return self.actor.law(features.detach(), self.proposal.location(features).detach())
         own = self.actor.trunk(obs)
         return self.actor.law(own, MEAN_LIMIT * torch.tanh(self.actor.mean(own)))
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The bounded actor: exactly zero density outside [m - h, m + h], which lies inside the limits."""
+        """The actor; a sparse one has exactly zero density outside [m - h, m + h], inside the limits."""
         return Independent(self._actor_law(obs, self.proposal.trunk(obs)), 1, validate_args=False)
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
-        """The heavy-tailed proposal the actor was distilled from."""
-        law = self.proposal.law(self.proposal.trunk(obs))
+        """The proposal the actor was distilled from."""
+        law = self.proposal.at(self.proposal.trunk(obs))
         return {"proposal": Independent(law, 1, validate_args=False)}
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses ``critic``, ``value``, ``proposal``, ``actor``, each ``[S]``."""
+        """Losses ``critic``, ``value``, ``proposal``, ``actor`` (unless in closed form), each ``[S]``."""
         c = self.config
         features = self.proposal.trunk(batch.obs)
-        proposal = self.proposal.law(features)
+        parameters = self.proposal.parameters_at(features)
+        proposal = self.proposal.law(*parameters)
         actor = self._actor_law(batch.obs, features)
-        act, log_actor = actor.rsample_with_log_prob(batch.noise["act"])  # [S, B, A], pathwise
+        act, log_act = actor.rsample_with_log_prob(batch.noise["act"])  # [S, B, A], pathwise
 
         with torch.no_grad():
             next_features = self.proposal.trunk(batch.next_obs)
             if c.bootstrap == "actor":
-                next_law = self._actor_law(batch.next_obs, next_features)
+                next_law: Univariate = self._actor_law(batch.next_obs, next_features)
             else:
-                next_law = self.proposal.law(next_features)
+                next_law = self.proposal.at(next_features)
             next_act = next_law.rsample_from(batch.noise["next_act"]).clamp(-1.0, 1.0)  # as executed
             bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-            baseline = self.critic_target(batch.obs, act.detach()).amin(1)
+            baseline = self.critic_target(batch.obs, act.detach().clamp(-1.0, 1.0)).amin(1)
 
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         with torch.no_grad():
             weight = exp_q((q.amin(1) - v) / c.temperature, 0.0).clamp(max=c.weight_clip)
 
-        # phi frozen, but the path from the action into ln pi_phi kept
-        frozen = QGaussian(proposal.loc.detach(), proposal.scale.detach(), c.q_proposal, validate_args=False)
-        if c.actor_loss == "reverse_kl":
-            actor_loss = -(actor.entropy() + frozen.log_prob(act)).sum(-1)
-        else:
-            log_ratio = (frozen.log_prob(act.detach()) - log_actor).sum(-1)
-            actor_loss = torch.exp(log_ratio).clamp(max=1e4) - 1.0 - log_ratio
+        recorded = batch.act
+        if c.proposal == "squashed_gaussian":  # its density ends at the limits
+            recorded = recorded.clamp(-1.0 + EDGE, 1.0 - EDGE)
         losses = {
             "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": 0.5 * (v - baseline).square().mean(-1),
-            "proposal": -(weight * proposal.log_prob(batch.act).sum(-1)).mean(-1),
-            "actor": actor_loss.mean(-1),
+            "proposal": -(weight * proposal.log_prob(recorded).sum(-1)).mean(-1),
         }
-        half_width = actor.scale.detach() * support_radius(c.q_actor)
+        if c.actor_loss != "closed_form_width":
+            fixed = self.proposal.law(*(x.detach() for x in parameters))
+            step = Step(batch, actor, act, log_act, fixed, weight)
+            losses["actor"] = self.ACTOR_LOSSES[c.actor_loss](self, step).mean(-1)
         metrics = {
             "q": q.detach().mean((1, 2)),
             "weight/zero_share": (weight == 0.0).to(q.dtype).mean(-1),
-            "half_width": half_width.mean((1, 2)),
+            "half_width" if actor.q < 1.0 else "scale": self._spread(actor).mean((1, 2)),
         }
         return losses, metrics
+
+    @staticmethod
+    def _spread(law: QGaussian) -> Tensor:
+        """Half-width of a bounded law, scale of another, ``[S, B, A]``."""
+        return law.scale.detach() * (law.radius if law.q < 1.0 else 1.0)
+
+    # Actor losses, each [S, B]
+
+    def _reverse_kl(self, step: Step) -> Tensor:
+        """KL(pi_theta || pi_phi) by one draw: - H - ln pi_phi(a)."""
+        return -(step.law.entropy() + step.proposal.log_prob(step.act)).sum(-1)
+
+    def _quadrature_kl(self, step: Step) -> Tensor:
+        """The same divergence as a sum of one-dimensional integrals, without noise."""
+        points = step.law.loc + step.law.scale * self.nodes  # [K, S, B, A]
+        average = (self.weights * step.proposal.log_prob(points)).sum(0)
+        return -(step.law.entropy() + average).sum(-1)
+
+    def _detached_k3(self, step: Step) -> Tensor:
+        """Ratio loss r - 1 - ln r, r = pi_phi / pi_theta, ln pi_phi a constant: no width is ever enough."""
+        log_ratio = (step.proposal.log_prob(step.act.detach()) - step.log_act).sum(-1)
+        return torch.exp(log_ratio).clamp(max=MAX_RATIO) - 1.0 - log_ratio
+
+    def _max_likelihood(self, step: Step) -> Tensor:
+        """- ln pi_phi(a): seeks the proposal's mode, so the width shrinks to its bound."""
+        return -step.proposal.log_prob(step.act).sum(-1)
+
+    def _spot(self, step: Step) -> Tensor:
+        """- min_i Q_i(s, a) / c - tau ln pi_phi(a), c the batch's mean of |min_i Q_i(s, a)|, a constant.
+
+        The released code divides by V(s), whose sign can turn the loss round, and detaches ln pi_phi.
+        """
+        q = frozen(self.critic, step.batch.obs, step.act.clamp(-1.0, 1.0)).amin(1)  # [S, B]
+        size = q.detach().abs().mean(-1, keepdim=True)
+        loss: Tensor = -q / size - self.config.temperature * step.proposal.log_prob(step.act).sum(-1)
+        return loss
+
+    def _gac(self, step: Step) -> Tensor:
+        """- mean over the best draws of ln pi_theta - tau ln pi_phi(a), the second with its path kept.
+
+        The best floor(rho K) of K draws by min_i Q_i are constants. A bounded density is taken at no more
+        than ``INNER`` of the half-width: beyond, its slope has no bound.
+        """
+        c, law = self.config, step.law
+        loc, scale = law.loc.unsqueeze(2), law.scale.unsqueeze(2)  # [S, B, 1, A]
+        with torch.no_grad():
+            z = from_uniform(step.batch.noise["candidates"], law.q)  # [S, B, K, A]
+            drawn = (loc + scale * z).clamp(-1.0, 1.0).flatten(1, 2)
+            obs = step.batch.obs.unsqueeze(2).expand(-1, -1, c.candidates, -1).flatten(1, 2)
+            values = self.critic(obs, drawn).amin(1).unflatten(1, (-1, c.candidates))  # [S, B, K]
+            best = values.topk(kept(c), dim=-1).indices
+            z = z.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, z.shape[-1]))
+        live = ((loc.detach() - loc) + scale.detach() * z) / scale  # z, with the slope of a constant dose
+        edge = INNER * law.radius
+        likelihood = standard_log_prob(live.clamp(-edge, edge), law.q, scale.log()).sum(-1).mean(-1)
+        return -likelihood - c.temperature * step.proposal.log_prob(step.act).sum(-1)
+
+    def _tawac(self, step: Step) -> Tensor:
+        """- w ln pi_theta(a) of recorded doses; one outside the support counts as ``LOG_OUTSIDE``.
+
+        No gradient leads a support towards the doses outside. In the released code none reaches the actor.
+        """
+        law, act = step.law, step.batch.act
+        inside = ((act - law.loc).abs() < INNER * law.radius * law.scale).all(-1)
+        return -step.weight * torch.where(inside, law.log_prob(act).sum(-1), LOG_OUTSIDE)
+
+    ACTOR_LOSSES: ClassVar[dict[str, Callable[[FtTPO, Step], Tensor]]] = {
+        "reverse_kl": _reverse_kl,
+        "quadrature_kl": _quadrature_kl,
+        "detached_k3": _detached_k3,
+        "max_likelihood": _max_likelihood,
+        "copy_mu": _max_likelihood,
+        "spot": _spot,
+        "gac": _gac,
+        "tawac": _tawac,
+    }
 
     def follow(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
+
+
+def kept(config: FtTPOConfig) -> int:
+    """How many candidates gac keeps: floor(rho K)."""
+    return math.floor(config.rho * config.candidates + 1e-9)
+
+
+def check(config: FtTPOConfig) -> None:
+    """Refuse settings that do not make a method.
+
+    Raises:
+        UserError: a number is out of range, or two choices exclude each other.
+    """
+    c = config
+    if not c.q_actor < 1.0:
+        raise UserError(f"q_actor must be below 1 for a bounded dose set, got {c.q_actor}.")
+    if not 1.0 <= c.q_proposal < 3.0:
+        raise UserError(f"q_proposal must be at least 1 and below 3, got {c.q_proposal}.")
+    if not c.temperature > 0.0:
+        raise UserError(f"temperature must be positive, got {c.temperature}.")
+    if c.nodes < 1:
+        raise UserError(f"nodes must be at least 1, got {c.nodes}.")
+    if c.candidates < 1 or not 1 <= kept(c) <= c.candidates:
+        raise UserError(f"rho must keep 1 to all of the candidates, got rho {c.rho} of {c.candidates}.")
+    if c.actor == "gaussian" and c.proposal == "squashed_gaussian":
+        raise UserError(
+            "actor 'gaussian' draws outside the box, where the proposal 'squashed_gaussian' has no density; "
+            "choose the proposal q_gaussian or student_t."
+        )
+    if c.actor_loss == "copy_mu" and not c.share_mean:
+        raise UserError("actor_loss 'copy_mu' means the proposal's mean: leave share_mean on.")
+    if c.actor_loss == "closed_form_width" and (c.proposal != "q_gaussian" or not c.share_mean):
+        raise UserError(
+            "actor_loss 'closed_form_width' needs a q_gaussian proposal and share_mean: other laws have no "
+            "one ratio of widths."
+        )
