@@ -42,7 +42,7 @@ class EQLConfig:
     """Settings of EQL: the common start of the treatment tasks, for which none were published.
 
     The paper's locomotion experiments use the same step size with cosine decay, an alpha of 2 and a discount
-    of 0.99; its mazes 2e-4 and an alpha of 0.5.
+    of 0.99; its mazes 2e-4 and an alpha of 0.5 (5 in umaze-diverse).
     """
 
     hidden: tuple[int, ...] = (256, 256)

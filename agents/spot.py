@@ -48,8 +48,8 @@ class SPOTConfig:
 
     The paper's experiments use a step size of 3e-4, a discount of 0.99, a CVAE with two hidden layers of 750
     and 1e5 updates, and lambda per data set (medium-expert, medium, medium-replay): HalfCheetah 1, 0.05,
-    0.05; Hopper 0.2, 0.1, 0.1; Walker2d 0.5, 0.2, 0.2. Mazes: no dropout, lambda 0.25 (umaze), 0.05
-    (medium-play), 0.025 (all larger).
+    0.05; Hopper 0.2, 0.1, 0.1; Walker2d 0.5, 0.2, 0.2. Mazes: no dropout, a policy step size of 1e-4, lambda
+    0.25 (umaze, umaze-diverse), 0.05 (medium-play), 0.025 (medium-diverse and both large).
     """
 
     hidden: tuple[int, ...] = (256, 256)

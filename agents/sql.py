@@ -38,7 +38,7 @@ class SQLConfig:
 
     That experiment used the released weight; with the derived one its alpha stays close to imitation. The
     paper's locomotion experiments use a step size of 3e-4 with cosine decay, an alpha of 1 and a discount of
-    0.99; its mazes 2e-4 and an alpha of 0.1.
+    0.99; its mazes 2e-4 and an alpha of 0.1 (3 in umaze-diverse).
     """
 
     hidden: tuple[int, ...] = (256, 256)

@@ -14,9 +14,9 @@ averaging. V has layer normalisation.
 For stability L_V is multiplied by exp(-M), M = max(-1, largest z of the batch) held constant, or the
 logarithm ln E [exp(z) - z] is taken (``value_loss``); beyond z = ``max_clip`` the exponential continues as a
 straight line: V still rises, at a bounded rate. The released code cuts z itself off there (``beyond_clip``),
-and a value that far below Q stays where it is. Two published options smooth L_V over doses that were not
-recorded: noise on the doses, and random doses beside them. (For some mazes the released code takes several
-steps of V per update; here it is always one.)
+and a value that far below Q stays where it is; its logarithm, like the line, keeps the slope. Two published
+options smooth L_V over doses that were not recorded: noise on the doses, and random doses beside them. (For
+some mazes the released code takes several steps of V per update; here it is always one.)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class XQLConfig:
     max_clip: float = 7.0
     """Exponent beyond which the value loss is no longer exponential."""
     beyond_clip: Literal["line", "flat"] = "line"
-    """How it continues: line keeps the slope, flat is the released code."""
+    """How it continues: line keeps the slope, flat is the released code where the loss is rescaled."""
     action_noise: float = 0.0
     """Standard deviation of the noise on the doses of the value loss; 0.1 where the paper has it."""
     random_actions: int = 0
