@@ -1,0 +1,150 @@
+"""Returns along training as one picture: a panel per agent, a line per group of settings. Plain SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from dosing import NOT_FOR_PATIENTS
+from dosing.statistics import Estimate
+
+COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("", "6 3", "2 2")
+"""Of the groups, in order; Okabe and Ito's colours that can be told apart on white."""
+GREY = "#767676"
+COLUMNS, WIDTH, HEIGHT = 4, 250, 190
+"""Panels side by side, and the size of one with its axes, in pixels."""
+LEFT, RIGHT, TOP, BOTTOM = 40, 12, 26, 30
+"""Margins inside a panel."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Estimates of one agent under one group of settings, after so many updates each."""
+
+    group: str
+    updates: tuple[int, ...]
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One agent."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 11, fill: str = "#222") -> str:
+    """One line of words."""
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="{size}" fill="{fill}">{escape(words)}</text>'
+
+
+def stroke(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1, dash: str = "") -> str:
+    """One straight line."""
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dash}"/>'
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers between the ends."""
+    raw = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= raw)
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def minus(words: str) -> str:
+    """Numbers with a real minus sign."""
+    return words.replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes that all panels share: logarithmic in updates."""
+
+    updates: tuple[int, ...]
+    low: float
+    high: float
+    groups: tuple[str, ...]
+
+    def x(self, update: int) -> float:
+        """Place of an update inside a panel."""
+        span = math.log(self.updates[-1] / self.updates[0]) or 1.0
+        return LEFT + 14 + (WIDTH - LEFT - RIGHT - 28) * math.log(update / self.updates[0]) / span
+
+    def y(self, value: float) -> float:
+        """Place of a return inside a panel."""
+        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+
+    def frame(self, rules: Sequence[tuple[str, float]]) -> list[str]:
+        """Grid, numbers and rules of a panel."""
+        out = []
+        for value in ticks(self.low, self.high):
+            out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), "#e4e4e4"))
+            out.append(text(LEFT - 5, self.y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
+        for update in self.updates:
+            label = f"{update // 1000}k" if update % 1000 == 0 else str(update)
+            out.append(text(self.x(update), HEIGHT - BOTTOM + 14, label, anchor="middle", fill=GREY))
+        for k, (_, value) in enumerate(rules):
+            out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), GREY, 1, "3 3"))
+            out.append(
+                text(WIDTH - RIGHT + 2 + 6 * (k % 2), self.y(value) + 3, str(k + 1), size=8, fill=GREY)
+            )
+        return out
+
+    def line(self, line: Line) -> list[str]:
+        """A line with its intervals; those of several groups stand beside each other."""
+        k = self.groups.index(line.group)
+        shift = 3.0 * (k - 0.5 * (len(self.groups) - 1))
+        points = [(self.x(u) + shift, e) for u, e in zip(line.updates, line.estimates, strict=True)]
+        path = " ".join(f"{x:.1f},{self.y(e.value):.1f}" for x, e in points)
+        look = f'fill="none" stroke="{COLOURS[k]}" stroke-width="2" stroke-dasharray="{DASHES[k]}"'
+        out = [f'<polyline points="{path}" {look}/>']
+        for x, e in points:
+            out.append(stroke(x, self.y(e.low), x, self.y(e.high), COLOURS[k], 1.4))
+            out.append(f'<circle cx="{x:.1f}" cy="{self.y(e.value):.1f}" r="2.6" fill="{COLOURS[k]}"/>')
+        return out
+
+
+def draw(panels: Sequence[Panel], rules: Sequence[tuple[str, float]], title: str) -> str:
+    """The picture.
+
+    Args:
+        panels: one per agent; all share both axes.
+        rules: name and mean return of what needs no training, drawn across every panel.
+        title: of the whole picture.
+    """
+    lines = [line for panel in panels for line in panel.lines]
+    values = [e.value for line in lines for e in line.estimates] + [value for _, value in rules]
+    updates = tuple(sorted({update for line in lines for update in line.updates}))
+    groups = tuple(dict.fromkeys(line.group for line in lines))
+    axes = Axes(updates, min(values) - 1.0, max(values) + 1.0, groups)
+    head, foot = 48 + 15 * math.ceil(len(rules) / 3), 34
+    width, height = COLUMNS * WIDTH, head + math.ceil(len(panels) / COLUMNS) * HEIGHT + foot
+    inside = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<clipPath id="panel"><rect {inside}/></clipPath>',
+        text(8, 16, title, size=13),
+    ]
+    for k, group in enumerate(groups):
+        out.append(stroke(12 + 200 * k, 32, 40 + 200 * k, 32, COLOURS[k], 2, DASHES[k]))
+        out.append(text(46 + 200 * k, 36, f"settings: {group}"))
+    for k, (name, value) in enumerate(rules):
+        words = f"dotted line {k + 1}: {name}, {minus(f'{value:.2f}')}"
+        out.append(text(12 + width / 3 * (k % 3), 54 + 15 * (k // 3), words, fill=GREY))
+    for number, panel in enumerate(panels):
+        column, row = number % COLUMNS, number // COLUMNS
+        out.append(f'<g transform="translate({WIDTH * column},{head + HEIGHT * row})">')
+        out += [text(LEFT, TOP - 8, panel.title, size=12), *axes.frame(rules), '<g clip-path="url(#panel)">']
+        out += [part for line in panel.lines for part in axes.line(line)]
+        out.append("</g></g>")
+    note = "x: gradient updates; y: mean return per patient; bars: 95 % intervals, cut at the frame"
+    out.append(text(8, height - 18, note, fill=GREY))
+    out.append(text(8, height - 5, NOT_FOR_PATIENTS, fill=GREY))
+    return "\n".join([*out, "</svg>"]) + "\n"
