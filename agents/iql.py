@@ -31,7 +31,8 @@ from dosing.targets import expectile_loss, polyak, target_copy, td_target
 class IQLConfig:
     """Settings of IQL: step size, expectile, beta of FtTPO's treatment experiment, the rest as IQL's paper.
 
-    The paper's locomotion experiments use a step size of 3e-4, an expectile of 0.7 and a discount of 0.99.
+    The paper's locomotion experiments use a step size of 3e-4 with cosine decay, an expectile of 0.7 and a
+    discount of 0.99.
     """
 
     hidden: tuple[int, ...] = (256, 256)

@@ -44,12 +44,13 @@ LOG_STD = (-4.0, 15.0)
 
 @dataclass(frozen=True)
 class SPOTConfig:
-    """Settings of SPOT: step size and lambda of FtTPO's treatment experiment, the rest as SPOT's paper.
+    """Settings of SPOT: step size and lambda of FtTPO's treatment experiment, the rest near SPOT's paper.
 
     The paper's experiments use a step size of 3e-4, a discount of 0.99, a CVAE with two hidden layers of 750
-    and 1e5 updates, and lambda per data set (medium-expert, medium, medium-replay): HalfCheetah 1, 0.05,
-    0.05; Hopper 0.2, 0.1, 0.1; Walker2d 0.5, 0.2, 0.2. Mazes: no dropout, a policy step size of 1e-4, lambda
-    0.25 (umaze, umaze-diverse), 0.05 (medium-play), 0.025 (medium-diverse and both large).
+    and 1e5 updates, one draw per estimate, and lambda per data set (medium-expert, medium, medium-replay):
+    HalfCheetah 1, 0.05, 0.05; Hopper 0.2, 0.1, 0.1; Walker2d 0.5, 0.2, 0.2. Mazes: no dropout, a policy step
+    size of 1e-4, lambda 0.25 (umaze, umaze-diverse), 0.05 (medium-play), 0.025 (medium-diverse and both
+    large).
     """
 
     hidden: tuple[int, ...] = (256, 256)
