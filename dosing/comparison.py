@@ -207,6 +207,41 @@ def agent_row(
     )
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Two runs that differ in the law of their policy only, on the same patients with the same noise.
+
+    Attributes:
+        name: agent, and settings that tell it from other pairs.
+        laws: words for the two laws.
+        recommended: return of the first minus the second when recommended doses are given.
+        sampled: the same when doses are drawn from the laws.
+        data: name of the recorded visits.
+    """
+
+    name: str
+    laws: tuple[str, str]
+    recommended: Estimate
+    sampled: Estimate
+    data: str
+
+    def __str__(self) -> str:
+        """Return one line of words."""
+        parts = (("recommended", self.recommended), ("sampled", self.sampled))
+        words = [f"{rule} doses {e} ({verdict(e)})" for rule, e in parts]
+        return f"{self.laws[0]} minus {self.laws[1]}, {self.name} on {self.data}: {', '.join(words)}"
+
+
+def difference(
+    name: str, laws: tuple[str, str], data: str, first: dict[str, Outcomes], second: dict[str, Outcomes]
+) -> Difference:
+    """Pair the outcomes of two runs patient by patient; see :class:`Difference`."""
+    recommended, sampled = (
+        paired_difference(first[rule].returns, second[rule].returns) for rule in ("recommended", "sampled")
+    )
+    return Difference(name, laws, recommended, sampled, data)
+
+
 def render(rows: Sequence[Row]) -> str:
     """The table as text with one line per row, one table per data set; intervals are 95 %."""
     names = list(dict.fromkeys(row.data for row in rows))

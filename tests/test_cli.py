@@ -137,6 +137,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
             "there is no preset 'no_such'; there are: published, common",
         ),
         (f"train {FIRST} --data {{data}} --preset no_such", "there is no preset 'no_such'"),
+        (f"train {FIRST} --data {{data}} --preset sparse-vs-gaussian", "it is for compare"),
+        ("compare --preset sparse-vs-gaussian --agents bc --out {out}", "bc has no choice between"),
         ("compare --evaluate-at 0 --out {out}", "a training of 2000 updates cannot be looked at after 0"),
         ("compare --evaluate-at 2001 --out {out}", "cannot be looked at after 2001"),
         ("compare --set discount --out {out}", "a setting is written NAME=VALUE"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from samples import cohort
+from scipy import stats
 
 from dosing import comparison
 from dosing.cli.compare import Comparison, compare, configurations
@@ -145,6 +146,38 @@ def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> Non
     assert f"note: {note}" in str(found)
     assert read_json(tmp_path / TABLE)["notes"] == [note]
     assert {run.config()["transform"]["reward_scale"] for run in find_runs(tmp_path)} == {1.0}
+
+
+def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
+    values = {"fttpo.actor_loss": ["reverse_kl", "quadrature_kl"]}
+    found = small(tmp_path, ["all"], [visits], preset="sparse-vs-gaussian", settings=values, seeds=(0, 1, 4))
+    assert [(row.name, row.family) for row in found.rows if row.sampled] == [
+        ("FtTPO, actor_loss=reverse_kl, actor=sparse", "sparse q-Gaussian"),
+        ("FtTPO, actor_loss=quadrature_kl, actor=sparse", "sparse q-Gaussian"),
+        ("FtTPO, actor_loss=reverse_kl, actor=gaussian", "clipped gaussian"),
+        ("FtTPO, actor_loss=quadrature_kl, actor=gaussian", "clipped gaussian"),
+    ]
+    outcomes = {
+        (config["actor_loss"], config["actor"]): read_outcomes(run.path / EPISODES)
+        for run in find_runs(tmp_path)
+        for config in [run.config()["agent_config"]]
+    }
+    assert len(found.differences) == 2
+    for pair, loss in zip(found.differences, values["fttpo.actor_loss"], strict=True):
+        assert (pair.name, pair.laws, pair.data) == (
+            f"FtTPO, actor_loss={loss}",
+            ("sparse", "Gaussian"),
+            "visits",
+        )
+        for rule, told in (("recommended", pair.recommended), ("sampled", pair.sampled)):
+            sparse, gaussian = (outcomes[loss, law][rule].returns for law in ("sparse", "gaussian"))
+            gain = (sparse - gaussian).mean(1)
+            low, high = stats.t.interval(0.95, 2, gain.mean(), stats.sem(gain))
+            assert (told.value, told.low, told.high) == pytest.approx((gain.mean(), low, high))
+        assert str(pair) in str(found)
+    kept = read_json(tmp_path / TABLE)["differences"]
+    assert kept[0]["sampled"]["value"] == found.differences[0].sampled.value
+    assert small(tmp_path, ["fttpo"], [visits]).differences == ()
 
 
 # Milestones

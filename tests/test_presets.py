@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 from samples import cohort
@@ -29,7 +30,8 @@ def test_a_preset_names_what_exists(name: str) -> None:
     assert set(preset.shared) <= set().union(*known.values())
     for agent, own in preset.agents.items():
         assert set(own) <= known[agent]
-    assert len(configurations(["all"], [], {}, preset)) == len(agents.AGENTS)
+    everyone = dataclasses.replace(preset, contrast=None)
+    assert len(configurations(["all"], [], {}, everyone)) == len(agents.AGENTS)
 
 
 def test_what_a_single_agent_has_wins_over_what_all_share_and_a_user_over_both() -> None:
@@ -70,6 +72,33 @@ def test_the_common_settings_are_common() -> None:
     scaled = Transform.fit(cohort(), **PRESETS["common"].data)
     assert scaled.reward_scale == pytest.approx(cohort().reward.std())
     assert all(PRESETS["common"].knows(name) for name in agents.AGENTS)
+
+
+def test_sparse_against_gaussian_is_the_law_alone() -> None:
+    """For the agents whose setting takes both values, and no other."""
+    preset = PRESETS["sparse-vs-gaussian"]
+    found = configurations(["all"], [], {}, preset)
+    assert [(name, config.actor) for name, config in found] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
+    (_, sparse), (_, gaussian) = found
+    assert dataclasses.replace(sparse, actor="gaussian") == gaussian
+    assert sparse == configurations(["fttpo"], [], {}, PRESETS["common"])[0][1]
+    assert (preset.training, preset.data) == (PRESETS["common"].training, PRESETS["common"].data)
+    with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian law"):
+        configurations(["fttpo", "iql"], [], {}, preset)
+
+
+def test_a_contrast_takes_any_agent_that_carries_both_laws() -> None:
+    @dataclasses.dataclass
+    class Both:
+        policy_family: Literal["beta", "clipped_gaussian", "sparse_q_gaussian"] = "beta"
+
+    @dataclasses.dataclass
+    class One:
+        policy_family: Literal["beta", "clipped_gaussian"] = "beta"
+
+    contrast = PRESETS["sparse-vs-gaussian"].contrast
+    assert contrast is not None
+    assert (contrast.of(Both), contrast.of(One)) == ("policy_family", None)
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones() -> None:

@@ -314,6 +314,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     torch.set_num_threads(arguments.threads)
 
     preset = presets.find(arguments.preset)
+    if preset.contrast:
+        raise UserError(f"preset {arguments.preset} sets runs side by side: it is for compare.")
     default = entry.config_class()(**preset.settings(arguments.agent, entry.config_class()))
     prog = f"python -m dosing train {arguments.agent}"
     config = tyro.cli(entry.config_class(), prog=prog, args=rest, default=default)

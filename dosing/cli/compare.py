@@ -8,6 +8,7 @@ stopped: finished runs are found, a run in flight goes on from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -30,13 +31,15 @@ from dosing.cli.studies import (
     device_of,
     evaluate_run,
     evaluate_runs,
+    names_of,
     obtain_data,
     train_run,
     write_curves,
 )
-from dosing.comparison import Row, render
+from dosing.comparison import Difference, Row, difference, render
 from dosing.errors import UserError
-from dosing.runs import RunFolder, write_json
+from dosing.evaluation import Outcomes, read_outcomes
+from dosing.runs import EPISODES, RunFolder, write_json
 from dosing.training import TrainingDivergedError, TrainingSettings
 
 
@@ -149,10 +152,16 @@ def configurations(
         preset: applied before the settings.
 
     Raises:
-        UserError: unknown agent, family or field, or a value that the agent refuses.
+        UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
+            cannot carry both laws of the preset's contrast.
     """
-    names = list(agents.AGENTS) if list(names) == ["all"] else names
     preset = preset or presets.find(None)
+    if contrast := preset.contrast:
+        able = [name for name, entry in agents.AGENTS.items() if contrast.of(entry.config_class())]
+        names = able if list(names) == ["all"] else names
+        if unable := [name for name in names if name in agents.AGENTS and name not in able]:
+            raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} law.")
+    names = list(agents.AGENTS) if list(names) == ["all"] else names
     found: list[tuple[str, Any]] = []
     used: set[str] = set()
     for name in dict.fromkeys(names):
@@ -161,6 +170,8 @@ def configurations(
         values = {key: [value] for key, value in preset.settings(name, config_class).items()}
         if families and "policy_family" in hints:
             values["policy_family"] = list(families)
+        if contrast and (law := contrast.of(config_class)):
+            values[law] = list(contrast.fields[law])
         for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
             agent, _, setting = key.rpartition(".")
             if agent in ("", name) and setting in hints:
@@ -198,15 +209,19 @@ class Comparison:
 
     Attributes:
         rows: one per run, then those of reference rules and ceilings.
+        differences: one per pair of runs that a preset sets side by side.
         notes: what a reader of the table has to know, such as runs that diverged and are not in it.
     """
 
     rows: tuple[Row, ...]
+    differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the table and its notes as text."""
-        return "\n".join([render(self.rows), *(f"note: {note}" for note in self.notes)])
+        """Return the table, the differences and the notes as text."""
+        notes = [f"note: {note}" for note in self.notes]
+        head = ["paired by patient, with 95 % intervals:"] if self.differences else []
+        return "\n".join([render(self.rows), *head, *map(str, self.differences), *notes])
 
 
 def compare(
@@ -298,15 +313,41 @@ def compare(
         if here := [run for run in runs if run.path.parent.name == file.stem]:
             of_runs, of_rules = evaluate_runs(here, evaluation_patients)
             rows, rules = rows + of_runs, rules + of_rules
-    found = Comparison((*rows, *rules), tuple(notes))
+    pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
+    found = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
     table = {
         "rows": [row.to_json() for row in found.rows],
         "runs": [os.path.relpath(run.path, study) for run in runs],
+        "differences": [dataclasses.asdict(pair) for pair in pairs],
         "notes": notes,
     }
     write_curves(study, runs, keep)
     write_json(study / TABLE, table)
     return found
+
+
+def _differences(
+    jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
+) -> list[Difference]:
+    """Every pair of finished runs that differ in the contrasted setting only: first law minus second."""
+    done = {(j.agent, j.data, j.config): r for j, r in zip(jobs, results, strict=True)}
+    pairs: list[tuple[RunFolder, RunFolder]] = []
+    for (agent, data, config), first in done.items():
+        law = contrast.of(type(config))
+        if law is None or getattr(config, law) != contrast.fields[law][0]:
+            continue
+        second = done.get((agent, data, dataclasses.replace(config, **{law: contrast.fields[law][1]})))
+        if isinstance(first, RunFolder) and isinstance(second, RunFolder):
+            pairs.append((first, second))
+    configs = [first.config() for first, _ in pairs]
+    return [
+        difference(name, contrast.words, config["data"]["name"], *map(_outcomes, pair))
+        for name, config, pair in zip(names_of(configs), configs, pairs, strict=True)
+    ]
+
+
+def _outcomes(run: RunFolder) -> dict[str, Outcomes]:
+    return read_outcomes(run.path / EPISODES)
 
 
 def demo(

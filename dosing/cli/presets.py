@@ -9,9 +9,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from dosing.errors import UserError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two laws of the policy side by side, everything else alike.
+
+    Attributes:
+        words: for the two laws; differences are the first minus the second.
+        fields: settings that choose the law, with their values for the two.
+    """
+
+    words: tuple[str, str]
+    fields: Mapping[str, tuple[str, str]]
+
+    def of(self, config_class: type[Any]) -> str | None:
+        """The setting by which an agent chooses between the two laws; None if it cannot carry both."""
+        hints = get_type_hints(config_class)
+        return next((f for f, pair in self.fields.items() if set(pair) <= set(get_args(hints.get(f)))), None)
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,7 @@ class Preset:
         agents: settings of single agents by registry key; they win over ``shared``.
         training: fields of ``dosing.training.TrainingSettings``.
         data: options of ``dosing.data.dataset.Transform.fit``.
+        contrast: laws that ``compare`` sets side by side, for agents that can carry both.
     """
 
     about: str
@@ -31,6 +50,7 @@ class Preset:
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     data: Mapping[str, bool] = field(default_factory=dict)
+    contrast: Contrast | None = None
 
     def settings(self, agent: str, config_class: type[Any]) -> dict[str, Any]:
         """Fields of the agent's configuration that this preset sets."""
@@ -47,6 +67,14 @@ AS_RECORDED = {"standardise_obs": False, "scale_reward": False}
 SCALED = {"standardise_obs": True, "scale_reward": True}
 GAUSSIAN = {"policy_family": "squashed_gaussian"}
 
+COMMON = Preset(
+    about="the same networks, step size and data for every agent; the rest is each agent's default",
+    shared={"hidden": (256, 256), "learning_rate": 3e-4, "discount": 0.9, "target_rate": 0.005},
+    agents={"quasi_optimal": {"learning_rate": 1e-2}},  # gradient descent, where the others have Adam
+    training={"batch_size": 256},
+    data=SCALED,
+)
+
 PRESETS: Mapping[str, Preset] = {
     "published": Preset(
         about=(
@@ -60,17 +88,22 @@ PRESETS: Mapping[str, Preset] = {
             "sql": {"learning_rate": 3e-3, "alpha": 5.0, "actor_weight": "released"} | GAUSSIAN,
             "xql": {"learning_rate": 1e-4, "beta": 5.0} | GAUSSIAN,
             "spot": {"learning_rate": 1e-3, "penalty": 0.05},
-            "tawac": {"learning_rate": 3e-5} | GAUSSIAN,
+            "tawac": {"learning_rate": 3e-5, "temperature": 0.5} | GAUSSIAN,
         },
         training={"batch_size": 256},
         data=AS_RECORDED,
     ),
-    "common": Preset(
-        about="the same networks, step size and data for every agent; the rest is each agent's default",
-        shared={"hidden": (256, 256), "learning_rate": 3e-4, "discount": 0.9, "target_rate": 0.005},
-        agents={"quasi_optimal": {"learning_rate": 1e-2}},  # gradient descent, where the others have Adam
-        training={"batch_size": 256},
-        data=SCALED,
+    "common": COMMON,
+    "sparse-vs-gaussian": dataclasses.replace(
+        COMMON,
+        about="the common settings, twice for every agent that can carry both a sparse and a Gaussian law",
+        contrast=Contrast(
+            words=("sparse", "Gaussian"),
+            fields={
+                "actor": ("sparse", "gaussian"),
+                "policy_family": ("sparse_q_gaussian", "clipped_gaussian"),
+            },
+        ),
     ),
 }
 

@@ -390,7 +390,10 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], 
 
 def family_of(config: Mapping[str, Any]) -> str:
     """Law of a run's policy, in words."""
-    family: str = config["agent_config"].get("policy_family", agents.find(config["agent"]).family)
+    own = config["agent_config"]
+    if own.get("actor") == "gaussian":
+        return "clipped gaussian"
+    family: str = own.get("policy_family", agents.find(config["agent"]).family)
     return family.replace("_", " ")
 
 
