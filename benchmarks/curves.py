@@ -15,7 +15,7 @@ COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("", "6 3", "2 2")
 GREY = "#767676"
 COLUMNS, WIDTH, HEIGHT = 4, 250, 190
 """Panels side by side, and the size of one with its axes, in pixels."""
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 26, 30
+LEFT, RIGHT, TOP, BOTTOM = 40, 24, 26, 30
 """Margins inside a panel."""
 
 
@@ -91,7 +91,7 @@ class Axes:
         for k, (_, value) in enumerate(rules):
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), GREY, 1, "3 3"))
             out.append(
-                text(WIDTH - RIGHT + 2 + 6 * (k % 2), self.y(value) + 3, str(k + 1), size=8, fill=GREY)
+                text(WIDTH - RIGHT + 3 + 9 * (k % 2), self.y(value) + 3, str(k + 1), size=8, fill=GREY)
             )
         return out
 
