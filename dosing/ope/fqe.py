@@ -38,12 +38,17 @@ class Regression:
         state: features; see :mod:`dosing.ope.features`.
 
     Raises:
-        UserError: the strength is not positive.
+        UserError: the strength is not positive, or fewer than three different doses were recorded.
     """
 
     def __init__(self, data: Trajectories, ridge: float = 1e-2, state: StateFeatures = "linear") -> None:
         if not ridge > 0:
             raise UserError(f"the ridge strength must be above 0, got {ridge}.")
+        doses = data.act[data.recorded > 0]
+        if any(len(np.unique(column)) < 3 for column in doses.T):
+            raise UserError(
+                "fitted Q evaluation needs at least three different recorded doses in every dimension."
+            )
         self.data = data
         self.features = Features(data.obs.shape[-1], data.act.shape[-1], state)
         self.ridge = ridge
@@ -64,12 +69,7 @@ class Regression:
         """Inverse of G ``[..., D, D]`` when patient n enters ``counts[..., n]`` times."""
         penalty = self.ridge * (counts @ self.visits)[..., None, None] * np.diag(self.features.penalised())
         gram = weighted(counts, self.gram) + penalty
-        try:
-            return np.asarray(np.linalg.inv(gram), dtype=np.float64)
-        except np.linalg.LinAlgError:
-            raise UserError(
-                "fitted Q evaluation needs at least three different recorded doses in every dimension."
-            ) from None
+        return np.asarray(np.linalg.inv(gram), dtype=np.float64)
 
 
 def weighted(counts: Array, per_patient: Array) -> Array:

@@ -83,8 +83,7 @@ def neural_values(
     critic = Critic(init, n_obs + 1, n_act, settings.hidden, members=1)
     follower, optimizer = target_copy(critic), adam(critic, settings.learning_rate)
     rng = generator(seed, "indices", replicates)
-    # one staircase for all replicates, replicate r from r to r + 1: where a uniform number falls is the visit
-    # drawn
+    # one staircase for all replicates, replicate r from r to r + 1; a uniform number falls on the visit drawn
     share = counts[:, np.nonzero(rows)[0]]
     floor = np.arange(replicates)[:, None]
     stairs = floor + (share / share.sum(1, keepdims=True)).cumsum(1)

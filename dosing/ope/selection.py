@@ -105,6 +105,8 @@ class Settings:
             raise UserError("one recorded patient has no spread to make an interval from; give at least 2.")
         horizon = visits if self.horizon is None else self.horizon
         check_criterion(self.discount, horizon)
+        if "wis_window" in self.estimators and not 1 <= self.window <= horizon:
+            raise UserError(f"the window must be 1 to {horizon} visits, got {self.window}.")
         return horizon
 
 
