@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import random
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +22,18 @@ from samples import cohort
 from scipy import stats
 
 from dosing import comparison
+from dosing.cli import compare as module
 from dosing.cli.compare import Comparison, compare, configurations
 from dosing.cli.studies import CURVES, TABLE
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import read_outcomes
-from dosing.runs import DONE, EPISODES, MILESTONES, WEIGHTS, find_runs, read_json, read_table
+from dosing.runs import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs, read_json, read_table
 from dosing.training import TrainingSettings
 
+ROOT = Path(__file__).resolve().parent.parent
 TINY = TrainingSettings(steps=12, batch_size=8, checkpoint_every=4, log_every=4)
+LONGER = TrainingSettings(steps=24, batch_size=8, checkpoint_every=4, log_every=4)
 SMALL = {"hidden": [(8, 8)]}
 
 
@@ -228,3 +241,114 @@ def test_a_training_that_diverges_is_noted_and_the_others_stand(visits: Path, tm
     assert note.startswith("IQL on visits is not in the table: training diverged at update")
     with pytest.raises(UserError, match="training diverged"):
         small(tmp_path, ["iql"], [visits], settings={"iql.learning_rate": [1e30]})
+
+
+# Kills
+
+
+def command(study: Path, data: Path, *, workers: int, steps: int = 60) -> list[str]:
+    """A small comparison: two agents, several settings, milestones, checkpoints every few updates."""
+    words = f"--agents fttpo bc --data {data} --out {study} --seeds 2 --steps {steps} --checkpoint-every 10"
+    words += f" --evaluate-at 20 --evaluation-patients 20 --workers {workers} --device cpu"
+    words += " --set hidden=[8,8] --set fttpo.q_proposal=1.5,2"
+    return [sys.executable, "-m", "dosing", "compare", *words.split()]
+
+
+def answer(study: Path) -> dict[str, Any]:
+    """All that a study says: table, curves, and the weights and outcomes of every run."""
+    found: dict[str, Any] = {"table": (study / TABLE).read_bytes(), "curves": (study / CURVES).read_bytes()}
+    for run in find_runs(study):
+        run.verify()
+        for file in (WEIGHTS, EPISODES):
+            for path in (run.path / file, run.at(20) / file):
+                found[str(path.relative_to(study))] = path.read_bytes()
+        metrics = read_table(run.path / METRICS).to_pydict()
+        found[str(run.path.relative_to(study))] = {k: v for k, v in metrics.items() if k != "seconds"}
+    return found
+
+
+def killed(words: list[str], seconds: float) -> bool:
+    """Run a command for so long at most, then kill it and its workers at once; whether it was cut short."""
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            _, error = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+    assert process.returncode == 0, error.decode()
+    return False
+
+
+@pytest.mark.parametrize("stage", ["train_run", "evaluate_run", "evaluate_runs", "write_curves"])
+def test_a_study_cut_short_at_any_stage_says_the_same(
+    stage: str, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call of a stage is the last thing that happens, where there is a second."""
+    small(tmp_path / "straight", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
+    real, calls = getattr(module, stage), 0
+
+    def cut_short(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 or stage.endswith("s"):
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, stage, cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path / "broken", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
+    assert not (tmp_path / "broken" / TABLE).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(comparison, "SEARCH_PATIENTS", 50)
+    small(tmp_path / "broken", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
+    assert answer(tmp_path / "broken") == answer(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_study_killed_at_five_random_moments_says_the_same(tmp_path: Path) -> None:
+    """SIGKILL of command and workers, whatever they are at; the same command then ends with the same bits."""
+    write_episodes(cohort(), tmp_path / "visits.parquet")
+    words = functools.partial(command, data=tmp_path / "visits.parquet", workers=2, steps=1500)
+    began = time.monotonic()
+    assert not killed(words(tmp_path / "straight"), 600)
+    whole = time.monotonic() - began
+    rng, kills, moments = random.Random(), 0, []
+    while kills < 5:
+        moments.append(rng.uniform(0.15, 0.6) * whole)
+        if killed(words(tmp_path / "broken"), moments[-1]):
+            kills += 1
+        else:  # it was done before its time: begin again, so that five kills are five interruptions
+            assert answer(tmp_path / "broken") == answer(tmp_path / "straight"), moments
+            shutil.rmtree(tmp_path / "broken")
+    assert not killed(words(tmp_path / "broken"), 600)
+    assert answer(tmp_path / "broken") == answer(tmp_path / "straight"), moments
+    assert not list((tmp_path / "broken").rglob("*.partial")), moments
+
+
+# The README's script
+
+
+def test_the_readmes_script_goes_from_data_to_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most 15 lines; run as they stand, but for the folder, the size and the length."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (script,) = (b for b in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "compare" in b)
+    assert len(script.splitlines()) <= 15
+    for stands, small_one in (
+        ('"runs/script"', repr(str(tmp_path / "study"))),
+        ('settings={"', 'patients=3, evaluation_patients=4, workers=1, settings={"hidden": [(8, 8)], "'),
+        ("range(5)", "range(2)"),
+        ("steps=2000", "steps=12"),
+    ):
+        assert script.count(stands) == 1
+        script = script.replace(stands, small_one)
+    (tmp_path / "script.py").write_text(script)
+    runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[0] == "agent"
+    assert {"FtTPO, q_proposal=1.5", "FtTPO, q_proposal=2.0", "IQL", "no dose"} <= set(names)
+    assert len(find_runs(tmp_path / "study")) == 3
