@@ -122,7 +122,8 @@ class FtTPOConfig:
     """Law of the actor; gaussian is its twin with tails, the same networks fitted the same way and clipped
     when executed."""
     nodes: int = 32
-    """Quadrature nodes of quadrature_kl per dose dimension."""
+    """Quadrature nodes of quadrature_kl per dose dimension: 32 are exact to 1e-9 beside the default proposal;
+    a Gaussian actor needs 128 for 1e-6."""
     rho: float = 0.2
     """Share of the candidates that gac keeps."""
     candidates: int = 10

@@ -21,7 +21,8 @@ def standard_nodes(q: float, n: int) -> tuple[Array, Array]:
 
     Exact for polynomials f of degree below 2n. For f = ln of a heavy-tailed law of scale s around the same
     centre, seen by a law of half-width h, the error falls like r^-2n with r = s/h + sqrt(1 + (s/h)^2) for a
-    Cauchy law: 24 nodes give 1e-6 at the width of least divergence.
+    Cauchy law: at the width of least divergence 20 nodes give 1e-6 for q = 0. For a normal law it falls like
+    exp(-c sqrt(n)) only, and 128 nodes do.
 
     Args:
         q: index, at most 1.
