@@ -42,6 +42,11 @@ class Run:
     label: str
 
     @property
+    def family(self) -> str:
+        """Law of its policy, in words."""
+        return studies.family_of(self.config)
+
+    @property
     def data(self) -> str:
         """Hash of the data it was trained on: runs that share it can stand in one chart."""
         return str(self.config["data"]["content_hash"])

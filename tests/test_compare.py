@@ -108,7 +108,7 @@ def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_pat
     assert rows == [
         ("FtTPO, q_proposal=1.0", "sparse q-Gaussian"),
         ("FtTPO, q_proposal=2.0", "sparse q-Gaussian"),
-        ("IQL", "clipped gaussian"),
+        ("IQL", "clipped Gaussian"),
         ("IQL", "beta"),
     ]
     stamps = {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)}
@@ -167,8 +167,8 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
     assert [(row.name, row.family) for row in found.rows if row.sampled] == [
         ("FtTPO, actor_loss=reverse_kl, actor=sparse", "sparse q-Gaussian"),
         ("FtTPO, actor_loss=quadrature_kl, actor=sparse", "sparse q-Gaussian"),
-        ("FtTPO, actor_loss=reverse_kl, actor=gaussian", "clipped gaussian"),
-        ("FtTPO, actor_loss=quadrature_kl, actor=gaussian", "clipped gaussian"),
+        ("FtTPO, actor_loss=reverse_kl, actor=gaussian", "clipped Gaussian"),
+        ("FtTPO, actor_loss=quadrature_kl, actor=gaussian", "clipped Gaussian"),
     ]
     outcomes = {
         (config["actor_loss"], config["actor"]): read_outcomes(run.path / EPISODES)

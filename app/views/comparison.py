@@ -58,7 +58,12 @@ def show_table(listing: load.Listing) -> None:
         st.info(f"Finished but not in the table yet: {', '.join(new)}.")
     runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
     visits = runs[0].config["problem"]["horizon"] if runs else None
-    frame.draw(charts.intervals(rows), "intervals", "Mean return of each agent and rule, 95 % interval")
+    sets = list(dict.fromkeys(row.data for row in rows))
+    for index, name in enumerate(sets):
+        if len(sets) > 1:
+            st.subheader(f"Trained on {name}")
+        figure = charts.intervals([row for row in rows if row.data == name])
+        frame.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
@@ -69,7 +74,10 @@ def show_table(listing: load.Listing) -> None:
         "found on separate patients. Ceilings: measured beforehand, on 2,000 of these patients."
     )
     st.subheader("Study table")
-    st.table(as_frame(rows), hide_index=True)
+    for name in sets:
+        if len(sets) > 1:
+            st.markdown(f"Trained on **{name}**")
+        st.table(as_frame([row for row in rows if row.data == name]), hide_index=True)
     st.caption(
         "Intervals are 95 %. The difference is paired by patient; the verdict says whether its interval "
         "excludes 0. Half-width and probabilities: means over recorded visits and seeds, before any "

@@ -25,7 +25,7 @@ def sources(runs: list[load.Run]) -> list[Source]:
             found.append(
                 Source(
                     run.label,
-                    run.entry.family,
+                    run.family,
                     load.policy(run),
                     limits_of(run.folder),
                     tuple(run.config.get("obs_names") or ()),

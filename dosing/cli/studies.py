@@ -392,9 +392,9 @@ def family_of(config: Mapping[str, Any]) -> str:
     """Law of a run's policy, in words."""
     own = config["agent_config"]
     if own.get("actor") == "gaussian":
-        return "clipped gaussian"
+        return "clipped Gaussian"
     family: str = own.get("policy_family", agents.find(config["agent"]).family)
-    return family.replace("_", " ")
+    return family.replace("_", " ").replace("gaussian", "Gaussian")
 
 
 def names_of(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app.theme import number
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli.studies import TABLE, episodes_of, recommend_from
-from dosing.runs import DONE, RunFolder, find_runs
+from dosing.runs import DONE, RunFolder, find_runs, read_json, write_json
 from tests.app.test_charts import answer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +207,16 @@ def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path
     at.selectbox(key="run").select("IQL").run()
     assert not at.exception
     assert 1 < len(at.get("plotly_chart")) != charts
+
+
+def test_data_sets_are_compared_one_by_one(open_app, full_study: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    content = read_json(study / TABLE)
+    other = [row | {"data": "other visits"} for row in content["rows"][2:]]
+    write_json(study / TABLE, content | {"rows": content["rows"] + other})
+    at = open_app(study, PAGES[1])
+    assert "Trained on other visits" in words(at)
+    assert [len(table.value) for table in at.table] == [len(content["rows"]), len(other)]
 
 
 def test_a_study_that_was_not_compared_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:
