@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from dosing.agent import Agent, Problem
+    from dosing.regularisation import Regularisation
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    regularisation: Regularisation | Mapping[str, Any] | None = None,
 ) -> Agent:
     """Build a stack of agents with fresh weights.
 
@@ -193,6 +195,7 @@ def build(
         device: where the parameters live.
         dtype: their type, float32 if None.
         precision: of matrix products; bfloat16 is faster where the processor has it, and changes results.
+        regularisation: what networks and updates have beyond the method, or its fields as stored in a run.
 
     Raises:
         UserError: unknown agent, fields its configuration does not have, or values out of range.
@@ -201,6 +204,7 @@ def build(
 
     from dosing.agent import check_settings
     from dosing.networks import Initialiser
+    from dosing.regularisation import Regularisation
 
     entry = find(name)
     try:
@@ -211,7 +215,9 @@ def build(
     except TypeError as error:
         raise UserError(f"the configuration does not fit agent {name!r}: {error}.") from error
     product_dtype = torch.bfloat16 if precision == "bfloat16" else None
-    init = Initialiser(seeds, device, dtype or torch.float32, product_dtype)
+    options = Regularisation.of(regularisation)
+    init = Initialiser(seeds, device, dtype or torch.float32, product_dtype, options)
     build_stack: Any = entry.agent_class()
     built: Agent = build_stack(init, problem, config)
+    built.regularisation = options
     return built

@@ -101,10 +101,10 @@ class AWAC(Agent):
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         with torch.no_grad():
             next_act = self._drawn(batch.next_obs, batch.noise["next_act"])
-            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-            baseline = self.critic(batch.obs, self._drawn(batch.obs, batch.noise["act"])).amin(1)
-            advantage = q.amin(1) - baseline
+            baseline = self.critic.pessimistic(batch.obs, self._drawn(batch.obs, batch.noise["act"]))
+            advantage = self.scaled(self.critic.lower(q) - baseline)
             if c.weighting == "exp":
                 weight = torch.exp(advantage / c.temperature).clamp(max=c.weight_clip)
             else:

@@ -129,13 +129,13 @@ class EQL(Agent):
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
         with torch.no_grad():
-            q_target = self.critic_target(batch.obs, batch.act).amin(1)  # [S, B]
+            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         exponent = (q_target - v) / c.alpha
         factor = 1.0 if c.actor_weight == "derived" else RELEASED_FACTOR
-        weight = torch.exp(factor * exponent.detach()).clamp(max=c.weight_clip)
+        weight = torch.exp(factor * self.scaled(q_target - v.detach()) / c.alpha).clamp(max=c.weight_clip)
         losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": self._value_loss(v, exponent),

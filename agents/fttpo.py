@@ -48,7 +48,7 @@ from dosing.distributions.quadrature import least_divergence_scale, standard_nod
 from dosing.distributions.student_t import StudentT
 from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Linear, Mlp, Value, frozen
+from dosing.networks import Centred, Critic, Initialiser, Linear, Mlp, Value, frozen
 from dosing.targets import polyak, target_copy, td_target
 
 MEAN_LIMIT = 0.999
@@ -144,9 +144,10 @@ class Proposal(nn.Module):
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
         self.family, self.q = config.proposal, config.q_proposal
-        width = config.hidden[-1]
+        width = (problem.n_obs, *config.hidden)[-1]
         self.trunk = Mlp(init, [problem.n_obs, *config.hidden], scheme="xavier", activate_last=True)
         self.mean = Linear(init, width, problem.n_act, scheme="xavier")
+        self.prior = Centred(init, problem.n_act, self.mean.bias)
         scale = Linear(init, width, problem.n_act, scheme="xavier")
         if self.family == "q_gaussian":
             self.log_variance = scale
@@ -157,7 +158,7 @@ class Proposal(nn.Module):
 
     def location(self, features: Tensor) -> Tensor:
         """Mode ``[S, B, A]`` inside the box; the median of a squashed Gaussian."""
-        mean: Tensor = MEAN_LIMIT * torch.tanh(self.mean(features))
+        mean: Tensor = MEAN_LIMIT * torch.tanh(self.prior(self.mean(features)))
         return mean
 
     def parameters_at(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -167,7 +168,7 @@ class Proposal(nn.Module):
             return self.location(features), torch.exp(0.5 * log_variance)
         scale = torch.exp(self.log_std(features).clamp(*LOG_STD[self.family]))
         if self.family == "squashed_gaussian":
-            return self.mean(features), scale
+            return self.prior(self.mean(features)), scale
         return LEAST_DF + softplus(self.df(features)), self.location(features), scale
 
     def law(self, *parameters: Tensor) -> Univariate:
@@ -196,10 +197,11 @@ class Actor(nn.Module):
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
         self.q = 1.0 if config.actor == "gaussian" else config.q_actor
-        width = config.hidden[-1]
+        width = (problem.n_obs, *config.hidden)[-1]
         if config.owns_mean:
             self.trunk = Mlp(init, [problem.n_obs, *config.hidden], scheme="xavier", activate_last=True)
             self.mean = Linear(init, width, problem.n_act, scheme="xavier")
+            self.prior = Centred(init, problem.n_act, self.mean.bias)
         if config.actor_loss != "closed_form_width":
             self.width = Linear(init, width, problem.n_act, scheme="xavier")
         else:
@@ -297,7 +299,7 @@ class FtTPO(Agent):
         if not self.config.owns_mean:
             return self.actor.law(features.detach(), self.proposal.location(features).detach())
         own = self.actor.trunk(obs)
-        return self.actor.law(own, MEAN_LIMIT * torch.tanh(self.actor.mean(own)))
+        return self.actor.law(own, MEAN_LIMIT * torch.tanh(self.actor.prior(self.actor.mean(own))))
 
     def policy(self, obs: Tensor) -> Distribution:
         """The actor; a sparse one has exactly zero density outside [m - h, m + h], inside the limits."""
@@ -324,14 +326,15 @@ class FtTPO(Agent):
             else:
                 next_law = self.proposal.at(next_features)
             next_act = next_law.rsample_from(batch.noise["next_act"]).clamp(-1.0, 1.0)  # as executed
-            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-            baseline = self.critic_target(batch.obs, act.detach().clamp(-1.0, 1.0)).amin(1)
+            baseline = self.critic_target.pessimistic(batch.obs, act.detach().clamp(-1.0, 1.0))
 
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         with torch.no_grad():
-            weight = exp_q((q.amin(1) - v) / c.temperature, 0.0).clamp(max=c.weight_clip)
+            advantage = self.scaled(self.critic.lower(q) - v)
+            weight = exp_q(advantage / c.temperature, 0.0).clamp(max=c.weight_clip)
 
         recorded = batch.act
         if c.proposal == "squashed_gaussian":  # its density ends at the limits
@@ -383,7 +386,7 @@ class FtTPO(Agent):
 
         The released code divides by V(s), whose sign can turn the loss round, and detaches ln pi_phi.
         """
-        q = frozen(self.critic, step.batch.obs, step.act.clamp(-1.0, 1.0)).amin(1)  # [S, B]
+        q = self.critic.lower(frozen(self.critic, step.batch.obs, step.act.clamp(-1.0, 1.0)))  # [S, B]
         size = q.detach().abs().mean(-1, keepdim=True)
         loss: Tensor = -q / size - self.config.temperature * step.proposal.log_prob(step.act).sum(-1)
         return loss
@@ -400,7 +403,7 @@ class FtTPO(Agent):
             z = from_uniform(step.batch.noise["candidates"], law.q)  # [S, B, K, A]
             drawn = (loc + scale * z).clamp(-1.0, 1.0).flatten(1, 2)
             obs = step.batch.obs.unsqueeze(2).expand(-1, -1, c.candidates, -1).flatten(1, 2)
-            values = self.critic(obs, drawn).amin(1).unflatten(1, (-1, c.candidates))  # [S, B, K]
+            values = self.critic.pessimistic(obs, drawn).unflatten(1, (-1, c.candidates))  # [S, B, K]
             best = values.topk(kept(c), dim=-1).indices
             z = z.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, z.shape[-1]))
         live = ((loc.detach() - loc) + scale.detach() * z) / scale  # z, with the slope of a constant dose

@@ -102,7 +102,7 @@ class InAC(Agent):
         """min_i Qbar_i(s, a) - tau ln pi(a|s) at one dose of the policy, ``[S, B]``."""
         law = self.actor.law(self.actor.trunk(obs))
         act, log_prob = law.rsample_with_log_prob(uniform)  # [S, B, A]
-        q: Tensor = self.critic_target(obs, act.clamp(-1.0, 1.0)).amin(1)
+        q: Tensor = self.critic_target.pessimistic(obs, act.clamp(-1.0, 1.0))
         return q - self.config.temperature * log_prob.sum(-1)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -115,7 +115,7 @@ class InAC(Agent):
             soft_value = self._soft_value(batch.obs, batch.noise["act"])
             bootstrap = self._soft_value(batch.next_obs, batch.noise["next_act"])
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-            advantage = q.amin(1) - v
+            advantage = self.scaled(self.critic.lower(q) - v)
             weight = torch.exp(advantage / c.temperature - log_behaviour).clamp(max=c.weight_clip)
         losses = {
             "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),

@@ -103,12 +103,12 @@ class IQL(Agent):
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
         with torch.no_grad():
-            q_target = self.critic_target(batch.obs, batch.act).amin(1)  # [S, B]
+            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         advantage = q_target - v
-        weight = torch.exp(c.inverse_temperature * advantage.detach()).clamp(max=c.weight_clip)
+        weight = torch.exp(c.inverse_temperature * self.scaled(advantage.detach())).clamp(max=c.weight_clip)
         log_prob = self.actor.log_prob(batch.obs, batch.act)
         losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),

@@ -114,14 +114,14 @@ class ReBRAC(Agent):
             next_act = self.actor_target.action(batch.next_obs)
             next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
             away = (next_act - batch.extra["next_act"]).square().sum(-1) * batch.extra["has_next"].squeeze(-1)
-            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1) - c.critic_penalty * away
+            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act) - c.critic_penalty * away
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
         metrics = {"q": q.detach().mean((1, 2))}
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
-            q_act = frozen(self.critic, batch.obs, act).amin(1)  # [S, B]
+            q_act = self.critic.lower(frozen(self.critic, batch.obs, act))  # [S, B]
             size = q_act.detach().abs().mean(-1) if c.normalise_q else 1.0
             distance = (act - batch.act).square().sum(-1).mean(-1)
             losses["actor"] = c.actor_penalty * distance - q_act.mean(-1) / size

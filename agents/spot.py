@@ -165,7 +165,7 @@ class SPOT(Agent):
         with torch.no_grad():
             next_act = self.actor_target.action(batch.next_obs)
             next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
-            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
@@ -193,7 +193,7 @@ class SPOT(Agent):
         x = batch.obs
         for layer, u in zip(hidden, batch.noise["dropout"].split(self.config.hidden, -1), strict=True):
             x = torch.relu(layer(x)) * (u >= rate) / (1.0 - rate)
-        return torch.tanh(last(x))
+        return torch.tanh(self.actor.prior(last(x)))
 
     def _distance(self, act: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """Mean over the batch of D(s, a), ``[S]``."""

@@ -111,13 +111,16 @@ class SQL(Agent):
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
         with torch.no_grad():
-            q_target = self.critic_target(batch.obs, batch.act).amin(1)  # [S, B]
+            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         advantage = q_target - v
         ratio = (1.0 + advantage / (2.0 * c.alpha)).clamp(min=0.0)  # [u]_+
-        weight = (ratio if c.actor_weight == "derived" else advantage).detach().clamp(0.0, c.weight_clip)
+        weight = self.scaled(advantage.detach())
+        if c.actor_weight == "derived":
+            weight = 1.0 + weight / (2.0 * c.alpha)
+        weight = weight.clamp(0.0, c.weight_clip)
         losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": (ratio.square() + v / c.alpha).mean(-1),

@@ -103,7 +103,7 @@ class TAWAC(Agent):
     def _value_of_draw(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """Smaller target value ``[S, B]`` of one executed dose of the policy."""
         act = self.actor.law(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
-        values: Tensor = self.critic_target(obs, act).amin(1)
+        values: Tensor = self.critic_target.pessimistic(obs, act)
         return values
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -115,7 +115,7 @@ class TAWAC(Agent):
             baseline = self._value_of_draw(batch.obs, batch.noise["act"])
             bootstrap = self._value_of_draw(batch.next_obs, batch.noise["next_act"])
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-            advantage = q.amin(1) - v
+            advantage = self.scaled(self.critic.lower(q) - v)
             weight = exp_q(advantage / c.temperature, c.q_weight).clamp(c.weight_floor, c.weight_clip)
         losses = {
             "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),

@@ -87,7 +87,7 @@ class TD3BC(Agent):
         with torch.no_grad():
             next_act = self.actor_target.action(batch.next_obs)
             next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
-            bootstrap = self.critic_target(batch.next_obs, next_act).amin(1)  # [S, B]
+            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}

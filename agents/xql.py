@@ -143,11 +143,11 @@ class XQL(Agent):
         c = self.config
         if c.action_noise > 0.0:
             shift = (c.action_noise * batch.noise["action_noise"]).clamp(-MAX_NOISE, MAX_NOISE)
-            q_target = self.critic_target(batch.obs, (batch.act + shift).clamp(-1.0, 1.0)).amin(1)
+            q_target = self.critic_target.pessimistic(batch.obs, (batch.act + shift).clamp(-1.0, 1.0))
         values = [q_target]
         for k in range(c.random_actions):
             random_act = 2.0 * batch.noise["random_act"][:, :, k] - 1.0
-            values.append(self.critic_target(batch.obs, random_act).amin(1))
+            values.append(self.critic_target.pessimistic(batch.obs, random_act))
         return torch.stack(values, 1)
 
     def _value_loss(self, exponent: Tensor) -> Tensor:
@@ -168,12 +168,12 @@ class XQL(Agent):
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
         with torch.no_grad():
-            q_target = self.critic_target(batch.obs, batch.act).amin(1)  # [S, B]
+            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         exponent = ((self._values_around(batch, q_target) - v.unsqueeze(1)) / c.beta).flatten(1)
-        advantage = q_target - v.detach()
+        advantage = self.scaled(q_target - v.detach())
         weight = torch.exp(c.inverse_temperature * advantage).clamp(max=c.weight_clip)
         error = huber_loss(q, target.unsqueeze(1).expand_as(q), reduction="none", delta=c.huber_delta)
         losses = {

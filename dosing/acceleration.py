@@ -87,7 +87,7 @@ def updater(agent: Agent, mode: Mode = "auto") -> Update:
     def take(batch: Batch) -> dict[str, Tensor]:
         agent.schedule(batch.step)
         with float32_products(device):
-            return agent.update(batch)
+            return agent.step(batch)
 
     return take
 
@@ -115,12 +115,12 @@ class _Captured:
             if runs <= self.WARM_UP:
                 self._stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(self._stream):
-                    metrics = self.agent.update(batch)
+                    metrics = self.agent.step(batch)
                 torch.cuda.current_stream().wait_stream(self._stream)
                 return metrics
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self._stream):
-                metrics = self.agent.update(batch)
+                metrics = self.agent.step(batch)
             self._graphs[phase] = (graph, metrics)
         graph, metrics = self._graphs[phase]
         graph.replay()

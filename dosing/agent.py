@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dosing.errors import UserError
+from dosing.networks import Centred, Mlp, decay_of
+from dosing.regularisation import PLAIN, Regularisation
 from dosing.streams import Law
+
+UNITS = "dropped_units"
+"""Name of the noise that leaves out hidden units."""
+SMALLEST_SCALE = 1e-6
+"""Added to a standard deviation that advantages are divided by."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,14 @@ class Agent(nn.Module):
         episodes: whole episodes in a batch of each seed, for a method whose loss spans episodes; None where a
             batch is transitions drawn one by one.
         warm_up: first updates that leave the policy as it is; a training of no more than these is refused.
+        regularisation: what the agent was built with beyond the method.
     """
 
     context: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
     episodes: int | None = None
     warm_up: int = 0
+    regularisation: Regularisation = PLAIN
 
     def __init__(self, problem: Problem, seeds: tuple[int, ...]) -> None:
         super().__init__()
@@ -105,13 +114,44 @@ class Agent(nn.Module):
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Noise that one update draws, by name."""
 
+    @property
+    def discount(self) -> float:
+        """Discount of the method's targets; 1 for a method that has none."""
+        return float(getattr(getattr(self, "config", None), "discount", 1.0))
+
+    def noise_plan(self, batch_size: int) -> dict[str, Noise]:
+        """Everything that one update draws: the method's :meth:`noise`, and hidden units to leave out."""
+        units = sum(network.masks[0].numel() for network in self._dropping())
+        dropped = {UNITS: Noise("uniform", (units,))} if units else {}
+        return self.noise(batch_size) | dropped
+
+    def _dropping(self) -> list[Mlp]:
+        """Trained networks with dropout, in the order in which they were built."""
+        if self.regularisation.dropout == 0.0:
+            return []
+        networks = [module for module in self.modules() if isinstance(module, Mlp) and module.dropout > 0.0]
+        return [network for network in networks if next(network.parameters()).requires_grad]
+
     def prepare(self, dataset: Any) -> None:
         """Take from the ``dosing.data.dataset.Dataset`` what the method fixes before its first update.
 
         Called whenever a sampler is made for the agent. What it takes is part of ``state_dict``, and a method
         that has taken it keeps it, so that neither loading nor further data changes what a weight means.
         """
-        del dataset
+        if self.regularisation.prior == "constant_dose":
+            from dosing.baselines import constant_dose  # whose package evaluates agents
+
+            act = dataset.act.T.double().cpu().numpy()  # [A, M], one dimension at a time
+            best, _ = constant_dose(act, dataset.reward.double().cpu().expand(act.shape).numpy())
+            for module in self.modules():
+                if isinstance(module, Centred):
+                    module.centre(torch.as_tensor(best))
+
+    def scaled(self, advantage: Tensor) -> Tensor:
+        """Advantage ``[S, B]``, by ``scale_advantage`` divided by its standard deviation over the batch."""
+        if not self.regularisation.scale_advantage:
+            return advantage
+        return advantage / (advantage.detach().std(-1, keepdim=True) + SMALLEST_SCALE)
 
     def rows(self, dataset: Any) -> Tensor | None:
         """Rows of the ``dosing.data.dataset.Dataset`` this method trains on; None for all of them."""
@@ -133,6 +173,20 @@ class Agent(nn.Module):
         """Which of the method's alternating updates number ``step`` is; each is one static computation."""
         del step
         return 0
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take :meth:`update` with the hidden units left out that the batch says."""
+        networks = self._dropping()
+        if not networks:
+            return self.update(batch)
+        parts = batch.noise[UNITS].split([network.masks[0].numel() for network in networks], -1)
+        for network, part in zip(networks, parts, strict=True):
+            network.drop(part.view_as(network.masks))
+        try:
+            return self.update(batch)
+        finally:
+            for network in networks:
+                network.masks.fill_(1.0)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one training step; returns metrics ``[S]`` that stay on the device."""
@@ -197,7 +251,7 @@ class Agent(nn.Module):
 
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
+    "hidden": (lambda x: min(x, default=1) >= 1, "widths of at least 1, or none for linear functions"),
     "learning_rate": (lambda x: x > 0.0, "above 0"),
     "discount": (lambda x: 0.0 <= x <= 1.0, "between 0 and 1"),
     "target_rate": (lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
@@ -233,16 +287,24 @@ def check_settings(config: Any) -> None:
 def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors.
 
+    Parameters that were marked for decay (``dosing.networks.decays``) shrink by their rate times the step
+    size, apart from the gradient.
+
     On a GPU the step size is a tensor and the state stays on the device, so that a step can be captured in a
     graph; :func:`set_learning_rate` changes it either way.
     """
     if isinstance(module_or_parameters, nn.Module):
         module_or_parameters = list(module_or_parameters.parameters())
+    rates = sorted({decay_of(p) for p in module_or_parameters})
+    groups = [
+        {"params": [p for p in module_or_parameters if decay_of(p) == rate], "weight_decay": rate}
+        for rate in rates
+    ]
+    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
     device = module_or_parameters[0].device
     if device.type != "cuda":
-        return torch.optim.Adam(module_or_parameters, lr=learning_rate, fused=True)
-    rate = torch.tensor(learning_rate, device=device)
-    return torch.optim.Adam(module_or_parameters, lr=rate, fused=True, capturable=True)
+        return kind(groups, lr=learning_rate, fused=True)
+    return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

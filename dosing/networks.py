@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dosing.regularisation import PLAIN, Regularisation
 from dosing.streams import check_seeds, generator
 
 Init = Literal["default", "xavier", "orthogonal", "edac"]
@@ -29,6 +30,7 @@ class Initialiser:
         dtype: their type.
         product_dtype: type in which matrix products are taken, such as bfloat16; the parameters, their
             gradients and everything outside the networks keep ``dtype``. None takes products in ``dtype``.
+        regularisation: what networks have beyond the method.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Initialiser:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         product_dtype: torch.dtype | None = None,
+        regularisation: Regularisation = PLAIN,
     ) -> None:
         self.seeds = check_seeds(seeds)
+        self.regularisation = regularisation
         self.device = torch.device(device)
         self.dtype = dtype
         self.product_dtype = None if product_dtype == dtype else product_dtype
@@ -63,6 +67,16 @@ def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -
     q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]  # uniform over orthogonal matrices
     scaled: np.ndarray = gain * (q if rows >= cols else np.swapaxes(q, -1, -2))
     return scaled
+
+
+def decays(parameter: nn.Parameter, rate: float) -> None:
+    """Mark a parameter for decoupled decay; ``dosing.agent.adam`` reads the mark by :func:`decay_of`."""
+    parameter.decay = rate  # type: ignore[attr-defined]
+
+
+def decay_of(parameter: nn.Parameter) -> float:
+    """Rate of decay a parameter was marked with, 0 by default."""
+    return float(getattr(parameter, "decay", 0.0))
 
 
 class Linear(nn.Module):
@@ -99,13 +113,14 @@ class Linear(nn.Module):
         if scheme == "orthogonal" and bound is None:
             self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
             self.bias = init.constant(0.0, *bias_shape)
-            return
-        reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
-        self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
-        if bound is not None or scheme == "default":
-            self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
         else:
-            self.bias = init.constant(0.1 if scheme == "edac" else 0.0, *bias_shape)
+            reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
+            self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
+            if bound is not None or scheme == "default":
+                self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
+            else:
+                self.bias = init.constant(0.1 if scheme == "edac" else 0.0, *bias_shape)
+        decays(self.weight, init.regularisation.weight_decay)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map; see the class for shapes."""
@@ -166,7 +181,13 @@ class Mlp(nn.Module):
         layer_norm: normalise before every ReLU, see :class:`StackedLayerNorm`.
         norm_after_relu: normalise after every ReLU instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
+
+    With one width it has no layer and returns its input: the trunk of a linear policy. Of the initialiser's
+    regularisation it has ``layer_norm``, also where its method has none, and ``dropout``: ``masks`` ``[S, 1,
+    sum of hidden widths]`` (``[S, E, 1, ...]``) multiplies the hidden units and is 1 outside of an update.
     """
+
+    masks: Tensor
 
     def __init__(
         self,
@@ -181,21 +202,29 @@ class Mlp(nn.Module):
         last_bound: float | None = None,
     ) -> None:
         super().__init__()
-        bounds = [None] * (len(widths) - 2) + [last_bound]
+        last = len(widths) - 2
         self.layers = nn.ModuleList(
-            Linear(init, n_in, n_out, members=members, scheme=scheme, bound=bound)
-            for (n_in, n_out), bound in zip(pairwise(widths), bounds, strict=True)
+            Linear(init, n_in, n_out, members=members, scheme=scheme, bound=last_bound if i == last else None)
+            for i, (n_in, n_out) in enumerate(pairwise(widths))
         )
-        normed = widths[1:] if activate_last else widths[1:-1]
+        self.hidden = list(widths[1:] if activate_last else widths[1:-1])
         self.norms = nn.ModuleList(
-            StackedLayerNorm(init, width, members=members) for width in normed if layer_norm
+            StackedLayerNorm(init, width, members=members)
+            for width in self.hidden
+            if layer_norm or init.regularisation.layer_norm
         )
+        self.dropout = init.regularisation.dropout if self.hidden else 0.0
+        if self.dropout > 0.0:
+            lead = (len(init.seeds),) if members is None else (len(init.seeds), members)
+            ones = torch.ones(*lead, 1, sum(self.hidden), dtype=init.dtype, device=init.device)
+            self.register_buffer("masks", ones, persistent=False)
         self.activate_last, self.norm_after_relu = activate_last, norm_after_relu
         self.dtype = init.dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble)."""
         last = len(self.layers) - 1
+        masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
         for i, layer in enumerate(self.layers):
             x = cast(Linear, layer).product(x)
             if i < last or self.activate_last:
@@ -204,7 +233,52 @@ class Mlp(nn.Module):
                 x = torch.relu(x)
                 if self.norms and self.norm_after_relu:
                     x = self.norms[i](x)
+                if masks:
+                    x = x * masks[i].to(x.dtype)
         return x.to(self.dtype)
+
+    def drop(self, uniform: Tensor) -> None:
+        """Leave out the units whose number in ``uniform`` (the shape of ``masks``) is below ``dropout``.
+
+        The others are scaled up, so that every unit keeps its mean.
+        """
+        self.masks.copy_((uniform >= self.dropout).to(uniform.dtype) / (1.0 - self.dropout))
+
+
+class Centred(nn.Module):
+    """What a policy adds to the output that becomes its mean, before tanh: nothing, or a prior dose.
+
+    Args:
+        init: initialiser of the S seeds; by its regularisation's ``prior``, and with it the bias given here
+            decays like a weight.
+        n_act: action width.
+        bias: the bias of the output it is added to.
+    """
+
+    offset: Tensor
+    known: Tensor
+
+    def __init__(self, init: Initialiser, n_act: int, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.active = init.regularisation.prior == "constant_dose"
+        if self.active:
+            decays(bias, init.regularisation.weight_decay)
+            self.register_buffer("offset", torch.zeros(1, 1, n_act, dtype=init.dtype, device=init.device))
+            self.register_buffer("known", torch.zeros(1, dtype=torch.bool, device=init.device))
+
+    def centre(self, unit: Tensor) -> None:
+        """Take the prior dose ``[A]`` on the [-1, 1] axis; the first one stays."""
+        if self.active and not bool(self.known):
+            self.offset.copy_(torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)))
+            self.known.fill_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the prior to ``x [S, B, A]``."""
+        return x + self.offset if self.active else x
+
+
+PRIOR_LIMIT = 0.99
+"""Largest |prior dose| on the [-1, 1] axis: beyond, tanh hardly moves."""
 
 
 def frozen(network: nn.Module, *inputs: Tensor, members: int | None = None) -> Any:
@@ -216,18 +290,24 @@ def frozen(network: nn.Module, *inputs: Tensor, members: int | None = None) -> A
         members: evaluate only this many members of an ensemble; None for all, and for a single network.
     """
     constants = {name: p.detach()[:, :members] for name, p in network.named_parameters()}
+    if members is not None:
+        constants |= {name: values[:, :members] for name, values in network.named_buffers()}
     return torch.func.functional_call(network, constants, inputs)
 
 
 class Critic(nn.Module):
     """Ensemble of E state-action values Q(s, a).
 
+    Of the initialiser's regularisation it has ``critics``, ``dose_quadratic`` and ``pessimism``. Quadratic in
+    the dose, its network sees the state alone and computes c, b and the upper triangle of A in
+    Q = c + b a + a' A a; with no hidden width, c, b and A are linear in the state.
+
     Args:
         init: initialiser of the S seeds.
         n_obs: observation width.
         n_act: action width.
         hidden: hidden widths.
-        members: E, two for the usual twin critics.
+        members: E of the method, two for the usual twin critics.
         scheme: initialisation of every layer.
         layer_norm: normalise, see :class:`Mlp`.
         norm_after_relu: normalise after every ReLU instead of before.
@@ -248,10 +328,17 @@ class Critic(nn.Module):
         last_bound: float | None = None,
     ) -> None:
         super().__init__()
+        self.pessimism = init.regularisation.pessimism
+        self.pairs: tuple[list[int], list[int]] | None = None
+        n_in, n_out = n_obs + n_act, 1
+        if init.regularisation.dose_quadratic:
+            upper = [(i, j) for i in range(n_act) for j in range(i, n_act)]
+            self.pairs = [i for i, _ in upper], [j for _, j in upper]
+            n_in, n_out = n_obs, 1 + n_act + len(upper)
         self.net = Mlp(
             init,
-            [n_obs + n_act, *hidden, 1],
-            members=members,
+            [n_in, *hidden, n_out],
+            members=init.regularisation.critics or members,
             scheme=scheme,
             layer_norm=layer_norm,
             norm_after_relu=norm_after_relu,
@@ -260,8 +347,23 @@ class Critic(nn.Module):
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         """Values ``[S, E, B]`` of ``obs [S, B, O]`` and ``act [S, B, A]``; the member axis is kept."""
-        values: Tensor = self.net(torch.cat((obs, act), -1)).squeeze(-1)
-        return values
+        if self.pairs is None:
+            values: Tensor = self.net(torch.cat((obs, act), -1)).squeeze(-1)
+            return values
+        left, right = self.pairs
+        powers = torch.cat((torch.ones_like(act[..., :1]), act, act[..., left] * act[..., right]), -1)
+        quadratic: Tensor = (self.net(obs) * powers.unsqueeze(1)).sum(-1)
+        return quadratic
+
+    def pessimistic(self, obs: Tensor, act: Tensor) -> Tensor:
+        """:meth:`lower` of the values at ``obs [S, B, O]`` and ``act [S, B, A]``."""
+        return self.lower(self(obs, act))
+
+    def lower(self, values: Tensor) -> Tensor:
+        """One value ``[S, B]`` of an ensemble's ``[S, E, B]``: the least or, by ``pessimism``, a bound."""
+        if self.pessimism is None:
+            return values.amin(1)
+        return values.mean(1) - self.pessimism * values.std(1, correction=0)
 
 
 class Value(nn.Module):

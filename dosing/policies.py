@@ -7,7 +7,7 @@ by likelihood are positive on the whole box: a recorded dose outside their suppo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from dosing.distributions.scaled_beta import ScaledBeta
 from dosing.distributions.student_t import StudentT
 from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
-from dosing.networks import Init, Initialiser, Linear, Mlp
+from dosing.networks import Centred, Init, Initialiser, Linear, Mlp
 
 Family = Literal["clipped_gaussian", "squashed_gaussian", "student_t", "beta", "heavy_q_gaussian"]
 """Laws whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
@@ -91,9 +91,12 @@ class Policy(nn.Module):
             raise UserError(f"log_std_min must not exceed log_std_max, got {log_std[0]} and {log_std[1]}.")
         self.family, self.log_std = family, log_std
         self.q = HEAVY_Q if family == "heavy_q_gaussian" else 1.0
-        width, n_act = hidden[-1], problem.n_act
+        width, n_act = (problem.n_obs, *hidden)[-1], problem.n_act
         self.trunk = Mlp(init, [problem.n_obs, *hidden], scheme=scheme, activate_last=True)
         self.loc = Linear(init, width, n_act, scheme=scheme)
+        self.prior = Centred(init, n_act, self.loc.bias)
+        if self.prior.active and family == "beta":
+            raise UserError("a Beta law has no mean of its own that could start at a prior dose.")
         self.scale: Linear | nn.Parameter
         if free_scale and family != "beta":
             self.scale = init.constant(0.0, 1, n_act)
@@ -104,7 +107,7 @@ class Policy(nn.Module):
 
     def law(self, features: Tensor) -> Univariate:
         """Per-dimension law with batch shape ``[S, B, A]`` at the trunk's ``features``."""
-        loc = self.loc(features)
+        loc = self.prior(self.loc(features))
         raw = self.scale(features) if isinstance(self.scale, Linear) else self.scale.expand_as(loc)
         if self.family == "beta":
             return ScaledBeta(1.0 + softplus(loc), 1.0 + softplus(raw), -1.0, 1.0, validate_args=False)
@@ -157,10 +160,11 @@ class PointPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.net = Mlp(init, [problem.n_obs, *hidden, problem.n_act], scheme=scheme, last_bound=last_bound)
+        self.prior = Centred(init, problem.n_act, cast(Linear, self.net.layers[-1]).bias)
 
     def action(self, obs: Tensor) -> Tensor:
         """Action ``[S, B, A]`` in [-1, 1] at ``obs [S, B, O]``."""
-        return torch.tanh(self.net(obs))
+        return torch.tanh(self.prior(self.net(obs)))
 
     def forward(self, obs: Tensor) -> Distribution:
         """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``: all at one dose."""

@@ -404,7 +404,7 @@ def test_every_setting_is_explained(name: str) -> None:
         {"learning_rate": math.nan},
         {"learning_rate": math.inf},
         {"learning_rate": "fast"},
-        {"hidden": ()},
+        {"hidden": (8, 0)},
         {"hidden": (16, 0)},
         {"hidden": 16},
         {"discount": 1.5},
