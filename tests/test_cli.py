@@ -286,6 +286,24 @@ def test_the_same_training_is_found_not_repeated(
     assert len(dataset()) == config["data"]["visits"]
 
 
+def test_a_preset_is_trained_with_unless_a_flag_says_otherwise(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--data", str(study / "visits.parquet"), *TINY[:4], *TINY[6:], "--preset", "published"]
+    for folder, words in (("preset", []), ("flags", ["--expectile", "0.6", "--scale-reward"])):
+        assert main(["train", "iql", "--out", str(tmp_path / folder), *tiny, *words]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    preset, flags = (RunFolder(path).config() for path in paths)
+    assert preset["agent_config"]["policy_family"] == flags["agent_config"]["policy_family"]
+    assert preset["agent_config"]["policy_family"] == "squashed_gaussian"
+    assert (preset["agent_config"]["expectile"], flags["agent_config"]["expectile"]) == (0.9, 0.6)
+    assert set(preset["transform"]["obs_scale"]) == set(flags["transform"]["obs_scale"]) == {1.0}
+    assert (preset["transform"]["reward_scale"], flags["transform"]["reward_scale"] != 1.0) == (1.0, True)
+    assert (preset["training"]["batch_size"], preset["agent_config"]["hidden"]) == (256, [8, 8])
+    assert main(["train", "bc", "--out", str(tmp_path / "bc"), *tiny]) == 0
+    assert "preset published has nothing for bc" in capsys.readouterr().out
+
+
 def test_a_recommendation_is_printed_with_its_basis(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,11 @@ def test_several_values_of_settings_are_crossed() -> None:
     assert {c.hidden for _, c in found} == {(8,)}
 
 
+def test_one_value_written_twice_is_one_run() -> None:
+    found = configurations(["bc", "bc"], ["beta", "beta"], {"learning_rate": [1, 1.0]})
+    assert [(name, c.policy_family, c.learning_rate) for name, c in found] == [("bc", "beta", 1.0)]
+
+
 def test_a_setting_of_one_agent_wins_over_one_of_all() -> None:
     for order in (("discount", "iql.discount"), ("iql.discount", "discount")):
         values = {"discount": [0.5], "iql.discount": [0.7]}

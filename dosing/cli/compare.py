@@ -156,15 +156,10 @@ def configurations(
             cannot carry both laws of the preset's contrast.
     """
     preset = preset or presets.find(None)
-    if contrast := preset.contrast:
-        able = [name for name, entry in agents.AGENTS.items() if contrast.of(entry.config_class())]
-        names = able if list(names) == ["all"] else names
-        if unable := [name for name in names if name in agents.AGENTS and name not in able]:
-            raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} law.")
-    names = list(agents.AGENTS) if list(names) == ["all"] else names
+    contrast = preset.contrast
     found: list[tuple[str, Any]] = []
     used: set[str] = set()
-    for name in dict.fromkeys(names):
+    for name in _chosen(names, contrast):
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
         values = {key: [value] for key, value in preset.settings(name, config_class).items()}
@@ -180,11 +175,24 @@ def configurations(
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
             agents.build(name, config, Problem(1, 1, 1), (0,))  # refuses what it cannot work with
-            found.append((name, config))
+            if (name, config) not in found:
+                found.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
     return found
+
+
+def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
+    """The agents named, each once; of a contrast, those that can carry both its laws."""
+    everyone = list(names) == ["all"]
+    found = list(agents.AGENTS) if everyone else list(dict.fromkeys(names))
+    if contrast is None:
+        return found
+    able = [name for name in found if contrast.of(agents.find(name).config_class())]
+    if not everyone and (unable := [name for name in found if name not in able]):
+        raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} law.")
+    return able
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
