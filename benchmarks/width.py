@@ -104,8 +104,8 @@ def one_step() -> list[str]:
     return [
         "## One step, reward 1 - (a - m)^2 around the mean m",
         f"A parabola of half-width h around m, beside a Cauchy proposal of scale {s:g}: h* = {best:.3f}. V "
-        f"is the actor's own value, so a recorded dose has a weight (temperature tau = {TEMPERATURE:g}) if it "
-        "is within sqrt(tau + h^2 / 5) of m. Width costs reward; it buys closeness to the data, and more of "
+        f"is the actor's own value, so a recorded dose has a weight (temperature tau = {TEMPERATURE:g}) if "
+        "it is within sqrt(tau + h^2 / 5) of m. Width costs reward; it buys closeness to the data, and more of "
         "them.",
         table(head, rows),
         "Reward lost by the executed dose at m = 0, limits -1 and 1:",
@@ -217,7 +217,11 @@ def variances(trained: Agent, data: Dataset, count: int) -> list[list[str]]:
 
 
 def panel(
-    title: str, note: str, lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], left: int
+    title: str,
+    note: str,
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    left: int,
+    legend: int,
 ) -> list[str]:
     """One panel of 400 x 260 pixels with a line per name; both axes start at 0."""
     right = max(max(x) for _, x, _ in lines)
@@ -239,8 +243,8 @@ def panel(
         points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in zip(xs, ys, strict=True))
         look = f'fill="none" stroke="{COLOURS[k]}" stroke-width="2" stroke-dasharray="{DASHES[k]}"'
         out += [f'<polyline points="{points}" {look}/>']
-        out += [stroke(left + 52, 40 + 14 * k, left + 76, 40 + 14 * k, COLOURS[k], 2, DASHES[k])]
-        out.append(text(left + 82, 44 + 14 * k, name))
+        out += [stroke(legend, 40 + 14 * k, legend + 24, 40 + 14 * k, COLOURS[k], 2, DASHES[k])]
+        out.append(text(legend + 30, 44 + 14 * k, name))
     return [*out, text(left + 8, 258, note, fill=GREY)]
 
 
@@ -260,8 +264,8 @@ def picture(found: Sequence[Course], trainings: dict[str, Training]) -> str:
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 286" width="800" height="286" '
             'font-family="system-ui, DejaVu Sans, sans-serif">',
             '<rect width="800" height="286" fill="white"/>',
-            *panel("Return lost per course", "x: half-width h* of the parabola beside the law", lines, 0),
-            *panel("Half-width along training", "x: gradient updates; mean of 4 seeds", widths, 400),
+            *panel("Return lost per course", "x: half-width h* of the parabola beside the law", lines, 0, 52),
+            *panel("Half-width along training", "x: gradient updates; mean of 4 seeds", widths, 400, 640),
             text(8, 278, NOT_FOR_PATIENTS, fill=GREY),
             "</svg>\n",
         ]
