@@ -199,7 +199,14 @@ def load_policy(
     config = run.config()
     run.verify()
     problem = Problem(**config["problem"])
-    agent = build(config["agent"], config["agent_config"], problem, config["seeds"], device=device)
+    agent = build(
+        config["agent"],
+        config["agent_config"],
+        problem,
+        config["seeds"],
+        device=device,
+        regularisation=config.get("regularisation"),
+    )
     tensors, _ = read_tensors(run.at(update) / WEIGHTS)
     try:
         agent.load_state_dict(tensors)

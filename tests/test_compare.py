@@ -23,11 +23,13 @@ from scipy import stats
 
 from dosing import comparison
 from dosing.cli import compare as module
-from dosing.cli.compare import Comparison, compare, configurations
+from dosing.cli.compare import Comparison, compare, configurations, regularisations
+from dosing.cli.presets import Preset
 from dosing.cli.studies import CURVES, TABLE
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import read_outcomes
+from dosing.regularisation import Regularisation
 from dosing.runs import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs, read_json, read_table
 from dosing.training import TrainingSettings
 
@@ -123,6 +125,36 @@ def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_pat
     )
     assert [row.name for row in again.rows if row.sampled] == ["FtTPO"]  # nothing to tell it apart from
     assert {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)} == stamps
+
+
+def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: Path) -> None:
+    """Networks of other shapes are trained, kept, loaded and evaluated; none is what it was before."""
+    plain = small(tmp_path, ["iql"], [visits])
+    (run,) = find_runs(tmp_path)
+    assert "regularisation" not in run.config()
+    options = {"layer_norm": [True], "critics": [None, 3]}
+    found = small(tmp_path, ["iql"], [visits], regularise=options)
+    assert [row.name for row in found.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
+    kept = [r.config().get("regularisation") for r in find_runs(tmp_path) if r != run]
+    assert sorted(kept, key=len) == [{"layer_norm": True}, {"critics": 3, "layer_norm": True}]
+    assert len({row.recommended.value for row in (*plain.rows, *found.rows) if row.sampled}) == 3
+    preset = Preset("", regularisation={"dropout": 0.1, "critics": 4})
+    assert regularisations({"critics": [2]}, preset) == [Regularisation(dropout=0.1, critics=2)]
+    assert regularisations({"weight_decay": [1, 1.0]}) == [Regularisation(weight_decay=1.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"no_such": [1]}, "there is no regularisation 'no_such'; there are: critics, "),
+        ({"critics": ["many"]}, "critics must be a whole number or null, got 'many'"),
+        ({"dropout": [0.1, 1]}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"layer_norm": [1]}, "layer_norm must be true or false, got 1"),
+    ],
+)
+def test_regularisation_that_cannot_be_is_refused(options: dict[str, list[Any]], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        regularisations(options)
 
 
 # Data sets

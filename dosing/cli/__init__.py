@@ -21,6 +21,7 @@ import agents
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli import presets
 from dosing.errors import UserError
+from dosing.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dosing.recommendation import Recommendation
@@ -187,6 +188,14 @@ def _preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME", help=f"named settings, which flags override: {', '.join(presets.PRESETS)}"
     )
+    options = ", ".join(Regularisation.__dataclass_fields__)
+    parser.add_argument(
+        "--regularise",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"what networks and updates have beyond the method; repeatable: {options}",
+    )
     for name, text in (
         ("standardise-obs", "agents see states less their mean, over their standard deviation"),
         ("scale-reward", "agents see rewards over their standard deviation"),
@@ -307,6 +316,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     import tyro
 
     from dosing.cli import studies
+    from dosing.cli.compare import regularisations
     from dosing.training import TrainingSettings
 
     if arguments.threads < 1:
@@ -331,6 +341,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     settings.check()
     seeds = _seed_range(arguments.seeds)
+    regularised = regularisations(_settings(arguments.regularise), preset)
+    if len(regularised) > 1:
+        raise UserError("train takes one value of each option; several side by side are for compare.")
     data = studies.obtain_data(
         arguments.data,
         arguments.out,
@@ -348,6 +361,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         settings,
         arguments.device,
         data_options=dict(preset.data) | _data_options(arguments),
+        regularisation=regularised[0],
     )
     print(run.path)
     return 0
@@ -377,6 +391,7 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
             steps=arguments.steps, checkpoint_every=arguments.checkpoint_every, **preset.training | given
         ),
         data_options=_data_options(arguments),
+        regularise=_settings(arguments.regularise),
         milestones=arguments.evaluate_at,
         device=arguments.device,
         evaluation_patients=arguments.evaluation_patients,

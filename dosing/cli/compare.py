@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from tqdm import tqdm
@@ -39,6 +39,7 @@ from dosing.cli.studies import (
 from dosing.comparison import Difference, Row, difference, render
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, read_outcomes
+from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import EPISODES, RunFolder, write_json
 from dosing.training import TrainingDivergedError, TrainingSettings
 
@@ -57,6 +58,7 @@ class Job:
     evaluation_patients: int
     milestones: tuple[int, ...] = ()
     data_options: Mapping[str, bool] = field(default_factory=dict)
+    regularisation: Regularisation = PLAIN
 
 
 def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder | TrainingDivergedError]:
@@ -127,6 +129,7 @@ def _work(job: Job, position: int) -> RunFolder | TrainingDivergedError:
             job.settings,
             job.device,
             data_options=job.data_options,
+            regularisation=job.regularisation,
             milestones=job.milestones,
             position=position,
         )
@@ -142,6 +145,7 @@ def configurations(
     families: Sequence[str],
     settings: Mapping[str, Sequence[Any]],
     preset: presets.Preset | None = None,
+    regularisations: Sequence[Regularisation] = (PLAIN,),
 ) -> list[tuple[str, Any]]:
     """Agents and their configurations: every combination of the settings, for every policy family.
 
@@ -150,6 +154,7 @@ def configurations(
         families: policy families, for agents that have the choice; empty keeps each agent's own.
         settings: ``agent.field`` or ``field`` (for every agent that has it) to the values it takes in turn.
         preset: applied before the settings.
+        regularisations: what every agent has to be able to work with.
 
     Raises:
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
@@ -174,7 +179,8 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            agents.build(name, config, Problem(1, 1, 1), (0,))  # refuses what it cannot work with
+            for options in regularisations:  # refuses what it cannot work with
+                agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
             if (name, config) not in found:
                 found.append((name, config))
     unused = [key for key in settings if key not in used]
@@ -203,12 +209,31 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     """
     if isinstance(value, list):
         value = tuple(value)
-    if hint is float and type(value) is int:
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
         value = float(value)
-    wanted = {float: "a number", int: "a whole number", bool: "true or false"}.get(hint)
-    if wanted is not None and type(value) is not hint:
-        raise UserError(f"{key} must be {wanted}, got {value!r}.")
+    words = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
+    if set(kinds) <= set(words) and type(value) not in kinds:
+        raise UserError(f"{key} must be {' or '.join(words[kind] for kind in kinds)}, got {value!r}.")
     return value
+
+
+def regularisations(
+    options: Mapping[str, Sequence[Any]], preset: presets.Preset | None = None
+) -> list[Regularisation]:
+    """Every combination of options of ``dosing.regularisation``, on top of the preset's.
+
+    Raises:
+        UserError: an option is unknown, or a value of another type or out of range.
+    """
+    hints = get_type_hints(Regularisation)
+    if unknown := [name for name in options if name not in hints]:
+        raise UserError(f"there is no regularisation {unknown[0]!r}; there are: {', '.join(hints)}.")
+    base = {name: [value] for name, value in (preset.regularisation if preset else {}).items()}
+    given = {name: [_typed(name, v, hints[name]) for v in values] for name, values in options.items()}
+    values = base | given
+    found = [Regularisation(**dict(zip(values, c, strict=True))) for c in itertools.product(*values.values())]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -247,6 +272,7 @@ def compare(
     seeds: Sequence[int] = range(5),
     training: TrainingSettings | None = None,
     data_options: Mapping[str, bool] | None = None,
+    regularise: Mapping[str, Sequence[Any]] | None = None,
     milestones: Sequence[int] = (),
     device: str = "auto",
     evaluation_patients: int = 1000,
@@ -270,6 +296,8 @@ def compare(
         seeds: trained together in every run.
         training: length and batch size; None takes the preset's.
         data_options: see ``Transform.fit``; they win over the preset's.
+        regularise: options of ``dosing.regularisation`` to the values they take in turn; they win over the
+            preset's.
         milestones: further updates at which every run is evaluated.
         device: ``auto``, ``cpu`` or ``cuda``.
         evaluation_patients: new patients per seed.
@@ -283,7 +311,8 @@ def compare(
     training.check()
     keep = training.before_end(milestones)
     device_of(device)
-    configured = configurations(names, families, settings or {}, chosen)
+    regularised = regularisations(regularise or {}, chosen)
+    configured = configurations(names, families, settings or {}, chosen, regularised)
     files = [
         obtain_data(
             str(source),
@@ -299,9 +328,22 @@ def compare(
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
     options = {**chosen.data, **(data_options or {})}
     jobs = [
-        Job(name, config, file, study, tuple(seeds), training, device, evaluation_patients, keep, options)
+        Job(
+            name,
+            config,
+            file,
+            study,
+            tuple(seeds),
+            training,
+            device,
+            evaluation_patients,
+            keep,
+            options,
+            regularisation,
+        )
         for file in files
         for name, config in configured
+        for regularisation in regularised
     ]
     results = run_jobs(jobs, workers)
     notes = [
@@ -338,13 +380,14 @@ def _differences(
     jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
 ) -> list[Difference]:
     """Every pair of finished runs that differ in the contrasted setting only: first law minus second."""
-    done = {(j.agent, j.data, j.config): r for j, r in zip(jobs, results, strict=True)}
+    done = {(j.agent, j.data, j.regularisation, j.config): r for j, r in zip(jobs, results, strict=True)}
     pairs: list[tuple[RunFolder, RunFolder]] = []
-    for (agent, data, config), first in done.items():
+    for (*same, config), first in done.items():
         law = contrast.of(type(config))
         if law is None or getattr(config, law) != contrast.fields[law][0]:
             continue
-        second = done.get((agent, data, dataclasses.replace(config, **{law: contrast.fields[law][1]})))
+        twin = dataclasses.replace(config, **{law: contrast.fields[law][1]})
+        second = next((r for (*alike, c), r in done.items() if alike == same and c == twin), None)
         if isinstance(first, RunFolder) and isinstance(second, RunFolder):
             pairs.append((first, second))
     configs = [first.config() for first, _ in pairs]

@@ -42,6 +42,7 @@ class Preset:
         agents: settings of single agents by registry key; they win over ``shared``.
         training: fields of ``dosing.training.TrainingSettings``.
         data: options of ``dosing.data.dataset.Transform.fit``.
+        regularisation: options of ``dosing.regularisation.Regularisation``.
         contrast: laws that ``compare`` sets side by side, for agents that can carry both.
     """
 
@@ -50,6 +51,7 @@ class Preset:
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     data: Mapping[str, bool] = field(default_factory=dict)
+    regularisation: Mapping[str, Any] = field(default_factory=dict)
     contrast: Contrast | None = None
 
     def settings(self, agent: str, config_class: type[Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from dosing.errors import UserError
 from dosing.evaluation import evaluate, read_outcomes, write_outcomes
 from dosing.policy import DosePolicy, Observations, load_policy
 from dosing.recommendation import Recommendation, recommend
+from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import (
     CONFIG,
     EPISODES,
@@ -158,6 +159,7 @@ def train_run(
     device: str = "auto",
     *,
     data_options: Mapping[str, bool] | None = None,
+    regularisation: Regularisation = PLAIN,
     milestones: Sequence[int] = (),
     position: int = 0,
 ) -> RunFolder:
@@ -176,6 +178,7 @@ def train_run(
         settings: length and batch size.
         device: ``auto``, ``cpu`` or ``cuda``.
         data_options: see ``Transform.fit``; evaluation is in the world's units whatever they are.
+        regularisation: what networks and updates have beyond the method.
         milestones: updates after which weights are kept.
         position: line of the progress bar.
 
@@ -190,7 +193,15 @@ def train_run(
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = _factory(episodes.metadata)
     problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
-    stack = agents.build(agent, agent_config, problem, seeds, device=place, precision=settings.precision)
+    stack = agents.build(
+        agent,
+        agent_config,
+        problem,
+        seeds,
+        device=place,
+        precision=settings.precision,
+        regularisation=regularisation,
+    )
     meta = episodes.metadata
     config: dict[str, Any] = {
         "schema": SCHEMA,
@@ -216,6 +227,8 @@ def train_run(
         "obs_units": meta.get("obs_units"),
         "dose_name": meta.get("dose_name", "dose"),
     }
+    if regularisation != PLAIN:
+        config["regularisation"] = regularisation.changed()
     run = RunFolder(study / agent / data.stem / run_key(config))
     config |= {
         "versions": _versions(episodes),
@@ -410,11 +423,14 @@ def names_of(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
+    full = [
+        {**config["agent_config"], **asdict(Regularisation.of(config.get("regularisation")))}
+        for config in configs
+    ]
     found = []
-    for config in configs:
-        alike = [other["agent_config"] for other in configs if other["agent"] == config["agent"]]
-        own = config["agent_config"]
-        differ = [k for k in own if k != "policy_family" and any(o.get(k) != own[k] for o in alike)]
+    for config, own in zip(configs, full, strict=True):
+        alike = [f for f, other in zip(full, configs, strict=True) if other["agent"] == config["agent"]]
+        differ = [k for k in own if k != "policy_family" and any(f.get(k) != own[k] for f in alike)]
         found.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
     return found
 
