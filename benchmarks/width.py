@@ -105,8 +105,8 @@ def one_step() -> list[str]:
         "## One step, reward 1 - (a - m)^2 around the mean m",
         f"A parabola of half-width h around m, beside a Cauchy proposal of scale {s:g}: h* = {best:.3f}. V "
         f"is the actor's own value, so a recorded dose has a weight (temperature tau = {TEMPERATURE:g}) if "
-        "it is within sqrt(tau + h^2 / 5) of m. Width costs reward; it buys closeness to the data, and more of "
-        "them.",
+        "it is within sqrt(tau + h^2 / 5) of m. Width costs reward; it buys closeness to the data, and "
+        "more of them.",
         table(head, rows),
         "Reward lost by the executed dose at m = 0, limits -1 and 1:",
         table(("proposal's scale", "h*", *LAWS, "parabola, closed form"), laws),
