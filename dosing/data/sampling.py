@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +16,56 @@ from dosing.streams import draw, draw_indices
 
 BLOCK = 64
 """Updates whose indices and noise are drawn together; part of the definition of the random streams."""
+
+
+VISITS = 1 << 20
+"""Number of the noise that draws visits, whatever an agent draws besides."""
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """Over how many visits rewards are summed before a target bootstraps; one is the usual target.
+
+    With ``trace`` below 1 the number is drawn anew for every row of every batch, so that the mean target is
+    the lambda-return (Sutton, Barto 2018, equations 12.2 and 12.3), truncated after ``n_step`` visits and at
+    the end of the record. Nothing corrects for the behaviour policy: the summed rewards are its own.
+
+    Attributes:
+        n_step: most visits.
+        trace: lambda, the probability of one more visit.
+    """
+
+    n_step: int = 1
+    trace: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: fewer than one visit, or a probability outside [0, 1].
+        """
+        if self.n_step < 1:
+            raise UserError(f"n-step must be at least 1, got {self.n_step}.")
+        if not 0.0 <= self.trace <= 1.0:
+            raise UserError(f"trace must be between 0 and 1, got {self.trace}.")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the number of visits is drawn."""
+        return self.n_step > 1 and self.trace < 1.0
+
+    def visits(self, remaining: Tensor, uniform: Tensor | None) -> Tensor:
+        """How many visits ``[M]``, given those left in the record and, where it is drawn, uniform noise."""
+        most = remaining.clamp(max=self.n_step)
+        if uniform is None:
+            return most
+        if self.trace == 0.0:
+            return torch.ones_like(most)
+        further = torch.floor(torch.log1p(-uniform.double()) / math.log(self.trace))
+        return torch.minimum(most, 1 + further.clamp(max=self.n_step).long())
+
+
+ONE_STEP = Lookahead()
 
 
 def _next_act(dataset: Dataset) -> Tensor:
@@ -63,13 +115,24 @@ class Sampler:
         batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length.
         in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
             until the next one is drawn.
+        lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum;
+            ``next_obs`` and the extra columns are those after the last; and ``terminated`` is 1 - gamma^(n -
+            1) (1 - d), so that a one-step target of the batch is the n-step target of the data.
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
-            learns from whole episodes and theirs is not one length.
+            learns from whole episodes and theirs is not one length, or it would have to look ahead in them.
     """
 
-    def __init__(self, dataset: Dataset, agent: Agent, batch_size: int, *, in_place: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        agent: Agent,
+        batch_size: int,
+        *,
+        in_place: bool = False,
+        lookahead: Lookahead = ONE_STEP,
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
         unknown = sorted(agent.needs - EXTRAS.keys())
@@ -80,7 +143,7 @@ class Sampler:
         self.seeds = agent.seeds
         self.length = 1 if agent.episodes is None else _episode_length(dataset)
         self.batch_size = batch_size = batch_size if agent.episodes is None else agent.episodes * self.length
-        self._noise_plan = agent.noise(batch_size)
+        self._noise_plan = agent.noise_plan(batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.needs)
         extras = [EXTRAS[name](dataset) for name in self._extras]
@@ -100,8 +163,20 @@ class Sampler:
         chosen = agent.rows(dataset)
         if chosen is not None and agent.episodes is not None:
             raise UserError("an agent that learns from whole episodes cannot choose among their rows.")
-        if chosen is not None:
-            self._rows = self._rows[chosen]
+        self.lookahead = lookahead
+        self._chosen = None
+        self._count = len(self._rows) if chosen is None else len(chosen)
+        if lookahead.n_step == 1:
+            self._rows = self._rows if chosen is None else self._rows[chosen]
+        elif agent.episodes is not None:
+            raise UserError("an agent that learns from whole episodes takes one step at a time.")
+        else:
+            self._chosen = chosen  # rows are left where they are: those that follow must be found
+            steps = torch.arange(lookahead.n_step, device=dataset.obs.device)
+            self._steps, self._powers = steps, agent.discount ** steps.to(dataset.reward.dtype)
+            lengths = dataset.starts.diff()
+            ends = torch.repeat_interleave(dataset.starts[1:], lengths)
+            self._remaining = ends - torch.arange(len(dataset), device=ends.device)
         self._block = -1
         self._static: tuple[Tensor, dict[str, Tensor]] | None = None
         if in_place:
@@ -111,21 +186,41 @@ class Sampler:
                 for name, plan in self._noise_plan.items()
             }
             self._static = (self._rows.new_empty(shape), noise)
-        self._index = torch.empty(0)
+        self._index = self._visits = torch.empty(0, dtype=torch.long)
         self._noise: Mapping[str, Tensor] = {}
 
     def _refill(self, block: int) -> None:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
         device, dtype = self._rows.device, self._rows.dtype
         shape = (BLOCK, self.batch_size // self.length)
-        first = draw_indices(self.seeds, len(self._rows) // self.length, shape, block, device=device)
+        first = draw_indices(self.seeds, self._count // self.length, shape, block, device=device)
         within = torch.arange(self.length, device=device)
         self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
+        if self._chosen is not None:
+            self._index = self._chosen[self._index]
         self._noise = {
             name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
             for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
         }
+        if self.lookahead.n_step > 1:
+            uniform = None
+            if self.lookahead.draws:
+                uniform = draw(self.seeds, "uniform", shape, (block, VISITS), device=device, dtype=dtype)
+                uniform = uniform.reshape(BLOCK, -1)
+            self._visits = self.lookahead.visits(self._remaining[self._index], uniform)
         self._block = block
+
+    def _look_ahead(self, rows: Tensor, index: Tensor, visits: Tensor) -> None:
+        """Write into ``rows`` what the target sees: summed rewards, and what follows the last of them."""
+        n_obs, n_act = self._widths[:2]
+        own = n_obs + n_act
+        rewards = self._rows[:, own + n_obs]
+        live = self._steps < visits.unsqueeze(-1)  # [S * B, n_step]
+        following = torch.where(live, index.unsqueeze(-1) + self._steps, index.unsqueeze(-1))
+        last = self._rows.index_select(0, index + visits - 1)
+        rows[:, own:] = last[:, own:]
+        rows[:, own + n_obs] = (rewards[following] * self._powers * live).sum(-1)
+        rows[:, own + n_obs + 1] = 1.0 - self._powers[visits - 1] * (1.0 - last[:, own + n_obs + 1])
 
     def __call__(self, step: int) -> Batch:
         """Batch of update number ``step``, counted from 0."""
@@ -141,6 +236,8 @@ class Sampler:
             for name, values in noise.items():
                 kept[name].copy_(values)
             noise = kept
+        if self.lookahead.n_step > 1:
+            self._look_ahead(rows, self._index[offset], self._visits[offset])
         columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
         obs, act, next_obs, reward, terminated, *extras = columns
         return Batch(
