@@ -20,6 +20,7 @@ from dosing.distributions.q_exponential import exp_q
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
 from dosing.networks import Initialiser, Linear
+from dosing.regularisation import PLAIN
 from dosing.targets import td_target
 
 
@@ -48,6 +49,8 @@ class PublishedFtTPO(FtTPO):
                 "reproduce 'published' has its own actor loss: leave actor_loss and actor as they are, and "
                 "take the proposal q_gaussian or squashed_gaussian."
             )
+        if init.regularisation != PLAIN:
+            raise UserError("reproduce 'published' is the released code as it is: without regularisation.")
         if config.proposal == "q_gaussian" and config.q_proposal == 1.0:
             raise UserError("reproduce 'published' needs q_proposal above 1.")
         self._copy(self.actor.trunk, self.proposal.trunk)

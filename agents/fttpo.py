@@ -452,8 +452,6 @@ def check(config: FtTPOConfig) -> None:
         raise UserError(f"q_actor must be below 1 for a bounded dose set, got {c.q_actor}.")
     if not 1.0 <= c.q_proposal < 3.0:
         raise UserError(f"q_proposal must be at least 1 and below 3, got {c.q_proposal}.")
-    if not c.temperature > 0.0:
-        raise UserError(f"temperature must be positive, got {c.temperature}.")
     if c.nodes < 1:
         raise UserError(f"nodes must be at least 1, got {c.nodes}.")
     if c.candidates < 1 or not 1 <= kept(c) <= c.candidates:

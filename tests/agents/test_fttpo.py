@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from oracle_cases import (
     assert_gradients,
     assert_routed,
     assert_same,
+    assert_seen,
     build,
     make_batch,
     seed_params,
@@ -119,6 +121,7 @@ def rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
 
 OWN = {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)}
 ORACLE = Oracle(fttpo.losses, OWN, rows)
+RELEASED = Oracle(fttpo_published.losses, OWN)
 
 
 # Values and gradients
@@ -217,6 +220,82 @@ def test_both_sides_of_every_edge_are_compared() -> None:
         )
     assert_same(ORACLE, agent, batch, config)
     assert bool(agent.losses(batch)["actor"].isfinite().all())
+
+
+# Teeth: equations with one mistake disagree with the agent, in exactly the losses that the mistake reaches.
+
+
+def doubled(*names: str) -> Callable[..., None]:
+    """Twice the raw output of a head: a scale where a squared scale is meant, or the other way round."""
+
+    def mistake(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        for name, part in itertools.product(names, ("weight", "bias")):
+            params[f"{name}.{part}"] = 2.0 * params[f"{name}.{part}"]
+
+    return mistake
+
+
+def another(**changes: Any) -> Callable[..., None]:
+    """Another setting."""
+
+    def mistake(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        config.update(changes)
+
+    return mistake
+
+
+def replaced(name: str, value: Any) -> Callable[..., None]:
+    """Another constant or function of the equations."""
+
+    def mistake(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(fttpo, name, value)
+
+    return mistake
+
+
+def swapped(first: str, second: str) -> Callable[..., None]:
+    """The noise of one draw taken for the other."""
+
+    def mistake(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        rows[first], rows[second] = rows[second], rows[first]
+
+    return mistake
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake", "reached"),
+    [
+        ({"proposal": "student_t"}, replaced("softplus", math.exp), {"proposal", "actor"}),
+        ({"proposal": "student_t"}, doubled("proposal.log_std"), {"proposal", "actor"}),
+        ({"proposal": "squashed_gaussian"}, doubled("proposal.log_std"), {"proposal", "actor"}),
+        (
+            {"proposal": "squashed_gaussian"},
+            replaced("recorded", lambda act, _: [0.99 * a for a in act]),
+            {"proposal"},
+        ),
+        ({"actor": "gaussian"}, another(actor="sparse"), {"value", "critic", "actor"}),
+        ({"actor": "gaussian"}, replaced("executed", list), {"value", "critic"}),
+        ({"actor_loss": "quadrature_kl"}, replaced("entropy", lambda *_: 0.0), {"actor"}),
+        ({"actor_loss": "quadrature_kl"}, swapped("z_act", "z_next_act"), {"value", "critic"}),
+        ({"actor_loss": "closed_form_width"}, replaced("width_ratio", lambda *_: 0.3), {"value", "critic"}),
+        ({"actor_loss": "max_likelihood"}, another(actor_loss="reverse_kl", share_mean=False), {"actor"}),
+        ({"actor_loss": "spot"}, another(actor_loss="copy_mu"), {"actor"}),
+        ({"actor_loss": "gac"}, another(rho=0.34), {"actor"}),
+        ({"actor_loss": "gac"}, replaced("INNER", 0.3), {"actor"}),
+        ({"actor_loss": "tawac"}, replaced("OUTSIDE", -20.0), {"actor"}),
+        ({"reproduce": "published"}, doubled("proposal.log_variance"), {"critic", "proposal", "actor"}),
+        ({"reproduce": "published"}, swapped("u_act", "u_value_act"), {"value", "actor"}),
+        ({"reproduce": "published"}, another(q_actor=0.5), {"value", "actor"}),
+    ],
+)
+def test_a_mistake_is_seen(
+    changes: dict[str, Any],
+    mistake: Callable[..., None],
+    reached: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    oracle = RELEASED if "reproduce" in changes else ORACLE
+    assert_seen(oracle, "fttpo", options(**changes), mistake, reached, monkeypatch)
 
 
 # Quadrature and closed form are the limits of the sampled loss
@@ -457,7 +536,12 @@ def test_no_dose_leaves_the_box_and_the_density_is_whole(q_actor: float, n_act: 
 
 
 PUBLISHED = options(reproduce="published")
-RELEASED = Oracle(fttpo_published.losses, OWN)
+
+
+def test_the_released_code_is_not_regularised() -> None:
+    for option in ({"dropout": 0.1}, {"prior": "constant_dose"}):
+        with pytest.raises(UserError, match="published"):
+            agents.build("fttpo", {"reproduce": "published"}, Problem(4, 1), (0,), regularisation=option)
 
 
 @pytest.mark.parametrize("n_act", [1, 2, 3])
