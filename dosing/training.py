@@ -57,6 +57,14 @@ class TrainingSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
 
+    def check_length(self, agent: Agent) -> None:
+        """Refuse a training that would end before the agent's policy learns."""
+        if self.steps <= agent.warm_up:
+            raise UserError(
+                f"this agent's policy learns nothing in the first {agent.warm_up} updates: steps must be "
+                f"more, got {self.steps}."
+            )
+
     def before_end(self, milestones: Sequence[int]) -> tuple[int, ...]:
         """Milestones in order, without the last update, which needs no copy of its own.
 
@@ -143,11 +151,7 @@ def train(
             training, or the training would end before the policy learns.
     """
     settings.check()
-    if settings.steps <= agent.warm_up:
-        raise UserError(
-            f"this agent's policy learns nothing in the first {agent.warm_up} updates: steps must be more, "
-            f"got {settings.steps}."
-        )
+    settings.check_length(agent)
     keep = settings.before_end(milestones)
     (run.path / DONE).unlink(missing_ok=True)
     sampler = Sampler(dataset, agent, settings.batch_size, in_place=True)

@@ -142,6 +142,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
         ("compare --regularise dropout=2 --out {out}", "dropout must be at least 0 and below 1, got 2.0"),
         (f"train {FIRST} --data {{data}} --regularise no_such=1", "there is no regularisation 'no_such'"),
         (f"train {FIRST} --data {{data}} --regularise critics=2,3", "train takes one value of each option"),
+        ("compare --agents bc spot --steps 1000 --out {out}", "learns nothing in the first 1000 updates"),
         ("compare --evaluate-at 0 --out {out}", "a training of 2000 updates cannot be looked at after 0"),
         ("compare --evaluate-at 2001 --out {out}", "cannot be looked at after 2001"),
         ("compare --set discount --out {out}", "a setting is written NAME=VALUE"),

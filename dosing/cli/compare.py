@@ -146,6 +146,7 @@ def configurations(
     settings: Mapping[str, Sequence[Any]],
     preset: presets.Preset | None = None,
     regularisations: Sequence[Regularisation] = (PLAIN,),
+    training: TrainingSettings | None = None,
 ) -> list[tuple[str, Any]]:
     """Agents and their configurations: every combination of the settings, for every policy family.
 
@@ -155,6 +156,7 @@ def configurations(
         settings: ``agent.field`` or ``field`` (for every agent that has it) to the values it takes in turn.
         preset: applied before the settings.
         regularisations: what every agent has to be able to work with.
+        training: likewise.
 
     Raises:
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
@@ -179,14 +181,23 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            for options in regularisations:  # refuses what it cannot work with
-                agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
+            _check(name, config, regularisations, training)
             if (name, config) not in found:
                 found.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
     return found
+
+
+def _check(
+    name: str, config: Any, regularisations: Sequence[Regularisation], training: TrainingSettings | None
+) -> None:
+    """Refuse what the agent would refuse once its run has begun."""
+    for options in regularisations:
+        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
+        if training is not None:
+            training.check_length(built)
 
 
 def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
@@ -312,7 +323,7 @@ def compare(
     keep = training.before_end(milestones)
     device_of(device)
     regularised = regularisations(regularise or {}, chosen)
-    configured = configurations(names, families, settings or {}, chosen, regularised)
+    configured = configurations(names, families, settings or {}, chosen, regularised, training)
     files = [
         obtain_data(
             str(source),
