@@ -3,14 +3,17 @@
 Le, Voloshin, Yue 2019, arXiv 1903.08738 (fitted Q evaluation); Lagoudakis, Parr 2003, JMLR 4:1107 (its fixed
 point for a linear value). With h visits to go,
 
-    Q_h = argmin_Q sum over recorded visits of (r + gamma (1 - d) E_{a' ~ pi} Q_{h-1}(s', a') - Q(s, a))^2 +
-    ridge,
+    Q_h = argmin_Q sum (r + gamma (1 - d) E_{a' ~ pi} Q_{h-1}(s', a') - Q(s, a))^2 + ridge,   Q_0 = 0,
 
-Q_0 = 0, and the value is the mean over first states of E_{a ~ pi} Q_H(s, a). Every visit serves every h,
-since neither the law of motion nor the policy changes with the visit. With the features Phi of
-``dosing.ope.features`` and their expectation Phi_pi under the policy, theta_h = G^-1 (b + gamma C
-theta_{h-1}), where G = Phi' Phi + ridge, C = Phi' (1 - d) Phi_pi(s') and b = Phi' r are sums over patients: a
-replicate only weighs them.
+summed over recorded visits; the value is the mean over first states of E_{a ~ pi} Q_H(s, a). Every visit
+serves every h, since neither the law of motion nor the policy changes with the visit. With the features Phi
+of ``dosing.ope.features`` and their expectation Phi_pi under the policy,
+
+    theta_h = G^-1 (b + gamma C theta_{h-1}),
+    G = Phi' Phi + ridge,   C = Phi' (1 - d) Phi_pi(s'),   b = Phi' r.
+
+G, C and b are sums over patients: a bootstrap replicate only weighs them. They are kept by patient, S N D^2
+numbers: little for linear features, 1.5 GB for 10,000 patients and the 135 quadratic features of 8 states.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Regression:
         UserError: the strength is not positive, or fewer than three different doses were recorded.
     """
 
-    def __init__(self, data: Trajectories, ridge: float = 1e-2, state: StateFeatures = "linear") -> None:
+    def __init__(self, data: Trajectories, ridge: float = 1.0, state: StateFeatures = "linear") -> None:
         if not ridge > 0:
             raise UserError(f"the ridge strength must be above 0, got {ridge}.")
         doses = data.act[data.recorded > 0]

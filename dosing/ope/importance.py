@@ -1,13 +1,12 @@
 """Importance sampling: recorded rewards weighed by how much likelier the target policy makes their doses.
 
 With rho_t = pi(a_t | s_t) / mu(a_t | s_t) and w_t = rho_0 ... rho_t (Precup, Sutton, Singh 2000; the
-weighted, per-decision form and weighted doubly robust: Thomas, Brunskill 2016, arXiv 1604.00923, equation 10)
+weighted, per-decision form and weighted doubly robust: Thomas, Brunskill 2016, arXiv 1604.00923)
 
-    WIS = sum_t gamma^t (sum_i w_t^i r_t^i) / (sum_i w_t^i)
-    WDR = sum_t gamma^t sum_i [ u_t^i (r_t^i - Q(s_t^i, a_t^i)) + u_{t-1}^i V(s_t^i) ],   u_t^i = w_t^i /
-    sum_j w_t^j,
+    WIS = sum_t gamma^t sum_i u_t^i r_t^i,   u_t^i = w_t^i / sum_j w_t^j,   u_{-1}^i = 1 / N
+    WDR = sum_t gamma^t sum_i [ u_t^i (r_t^i - Q(s_t^i, a_t^i)) + u_{t-1}^i V(s_t^i) ],
 
-u_{-1} = 1/N, and Q and V fitted to the other patients (cross-fitting: ``dosing.ope.fqe`` on the other folds).
+Q and V fitted to the other patients (cross-fitting: ``dosing.ope.fqe`` on the other folds).
 
 Under a bounded support or a kernel most products are exactly 0 after a few visits. Every number comes with
 the effective sample size (sum w)^2 / sum w^2 at each visit, and there is no number below
@@ -16,7 +15,7 @@ the effective sample size (sum w)^2 / sum w^2 at each visit, and there is no num
 The windowed form multiplies only the last k ratios (Guo, Thomas, Brunskill 2017, arXiv 1703.03453, drop the
 early ones likewise) and pools the visits t >= k - 1 of all patients:
 
-    WIS_k = (sum_t gamma^t) * (sum_{i,t} w_t^i r_t^i) / (sum_{i,t} w_t^i),   w_t = rho_{t-k+1} ... rho_t.
+    WIS_k = (sum_t gamma^t) (sum_{i,t} w_t^i r_t^i) / (sum_{i,t} w_t^i),   w_t = rho_{t-k+1} ... rho_t.
 
 It takes doses given k or more visits ago for those of the target, and all visits for alike: a biased estimate
 of what a full product cannot estimate at all.

@@ -63,7 +63,7 @@ class Settings:
     """Evaluate trained stacks by doses drawn from their law, not by their recommended dose."""
     state: StateFeatures = "linear"
     """Features of the fitted values; see ``dosing.ope.features``."""
-    ridge: float = 0.1
+    ridge: float = 1.0
     """Ridge strength of the fitted values, relative to the visits; higher is flatter over states."""
     behaviour: Behaviour = "recorded"
     """Where importance weights take the density of the recorded doses from."""

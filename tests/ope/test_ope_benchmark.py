@@ -38,9 +38,10 @@ def test_summary_by_hand() -> None:
     assert line[:3] == ["x", "88%", "2"]  # 7 of 8 policies
     assert line[3].startswith("0.25 ")  # of -1/2 and 1
     assert line[4].startswith("1.25 ")  # of 6.5 - 4 and 0
-    assert line[5].startswith("1.00 ")  # of (0.5 + 0.5 + 5) / 3 and 0
-    assert line[6].startswith("0.83 ")  # of 2/3 and 1
-    assert line[7:] == ["0.50", "1 of 2"]
+    assert line[5].startswith("3.25 ")  # b is found better and taken, 6.5 - 4; else the constant, 9 - 5
+    assert line[6].startswith("1.00 ")  # of (0.5 + 0.5 + 5) / 3 and 0
+    assert line[7].startswith("0.83 ")  # of 2/3 and 1
+    assert line[8:] == ["0.50", "1 of 2"]
     none = [{"source": "same", "column": "x", "policies": [first[3]]}]
     assert ope.summary(none, "same", "x")[1:3] == ["0%", "0"]
 

@@ -318,6 +318,12 @@ def test_folds_and_parts_are_made_of_whole_patients() -> None:
         fold_of(3, 4)
 
 
+def test_doses_outside_the_limits_of_the_card_are_refused() -> None:
+    one = np.ones((2, 3, 1))
+    with pytest.raises(UserError, match="outside the hard limits"):
+        Trajectories.from_episodes(episodes(one, 1.01 * one, one[..., 0], one))
+
+
 def test_padding_holds_no_visits() -> None:
     one = np.ones((2, 3, 1))
     act = np.random.default_rng(0).uniform(-1, 1, one.shape)

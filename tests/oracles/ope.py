@@ -92,7 +92,7 @@ def windowed_importance(patients: list[list[tuple[float, float]]], discount: flo
 
 
 def weighted_doubly_robust(patients: list[list[tuple[float, float, float, float]]], discount: float) -> float:
-    """WDR of episodes of (ratio, reward, q, v), in the form of Thomas and Brunskill 2016, equation 10."""
+    """WDR of episodes of (ratio, reward, q, v), in the form of Thomas and Brunskill 2016."""
     n, visits = len(patients), len(patients[0])
     products = [[float(np.prod([v[0] for v in e[: t + 1]])) for t in range(visits)] for e in patients]
 
