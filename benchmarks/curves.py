@@ -91,7 +91,7 @@ class Axes:
         for k, (_, value) in enumerate(rules):
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), GREY, 1, "3 3"))
             out.append(
-                text(WIDTH - RIGHT + 3 + 9 * (k % 2), self.y(value) + 3, str(k + 1), size=8, fill=GREY)
+                text(WIDTH - RIGHT + 2 + 8 * (k % 3), self.y(value) + 3, str(k + 1), size=8, fill=GREY)
             )
         return out
 

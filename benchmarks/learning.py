@@ -138,6 +138,7 @@ def picture(found: dict[str, dict[str, Any]]) -> str:
             lines.setdefault(own[0]["agent"], []).append(line)
     part = next(iter(found.values()))
     rules = [(row.name, row.recommended.value) for row in part["rows"][len(part["runs"]) :]]
+    rules.sort(key=lambda rule: rule[1])
     panels = [Panel(agents.AGENTS[a].title, tuple(lines[a])) for a in agents.AGENTS if a in lines]
     return draw(panels, rules, "Return of the recommended dose along training, on 50 recorded patients")
 
