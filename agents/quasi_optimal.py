@@ -149,8 +149,11 @@ class QuasiOptimal(Agent):
         """Fix the scaling of states and doses at the recorded extremes, once.
 
         Raises:
-            UserError: an episode has a single visit, or all recorded doses are the same.
+            UserError: an episode has a single visit, all recorded doses are the same, or the data are
+                replicates.
         """
+        if dataset.replicates > 1:
+            raise UserError("quasi-optimal learning scales one data set for all its seeds: no replicates.")
         if int(dataset.starts.diff().min()) < 2:
             raise UserError(
                 "quasi-optimal learning compares visits of an episode; each must have at least 2."

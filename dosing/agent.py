@@ -141,8 +141,10 @@ class Agent(nn.Module):
         if self.regularisation.prior == "constant_dose":
             from dosing.baselines import constant_dose  # whose package evaluates agents
 
-            act = dataset.act.T.double().cpu().numpy()  # [A, M], one dimension at a time
-            best, _ = constant_dose(act, dataset.reward.double().cpu().expand(act.shape).numpy())
+            split = (dataset.replicates, len(dataset) // dataset.replicates)
+            act = dataset.act.double().cpu().unflatten(0, split).mT.numpy()  # [R, A, M], one dose at a time
+            reward = dataset.reward.double().cpu().unflatten(0, split).unsqueeze(1).expand(act.shape)
+            best, _ = constant_dose(act, reward.numpy())
             for module in self.modules():
                 if isinstance(module, Centred):
                     module.centre(torch.as_tensor(best))

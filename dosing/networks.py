@@ -263,13 +263,14 @@ class Centred(nn.Module):
         self.active = init.regularisation.prior == "constant_dose"
         if self.active:
             decays(bias, init.regularisation.weight_decay)
-            self.register_buffer("offset", torch.zeros(1, 1, n_act, dtype=init.dtype, device=init.device))
+            zeros = torch.zeros(len(init.seeds), 1, n_act, dtype=init.dtype, device=init.device)
+            self.register_buffer("offset", zeros)
             self.register_buffer("known", torch.zeros(1, dtype=torch.bool, device=init.device))
 
     def centre(self, unit: Tensor) -> None:
-        """Take the prior dose ``[A]`` on the [-1, 1] axis; the first one stays."""
+        """Take the prior dose ``[A]`` on the [-1, 1] axis, or ``[S, A]``; the first one stays."""
         if self.active and not bool(self.known):
-            self.offset.copy_(torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)))
+            self.offset.copy_(torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(-2))
             self.known.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -110,6 +111,8 @@ class Dataset:
         starts: ``[N + 1]`` first row of each of the N episodes, then M.
         transform: the map to and from the world's units.
         metadata: the card of the data, with its content hash.
+        replicates: 1, or the number of data sets of one length that stand here one after the other, one for
+            each seed of a stack; see :meth:`join`.
     """
 
     obs: Tensor
@@ -120,6 +123,35 @@ class Dataset:
     starts: Tensor
     transform: Transform
     metadata: dict[str, Any]
+    replicates: int = 1
+
+    @classmethod
+    def join(cls, datasets: Sequence[Dataset]) -> Dataset:
+        """One data set per seed of a stack: seed k draws from the k-th alone.
+
+        Transform and card are those of the first; every data set keeps its own for whoever needs it.
+
+        Raises:
+            UserError: they differ in the number of visits or in width, or there are none.
+        """
+        shapes = {(len(d), d.obs.shape[1], d.act.shape[1]) for d in datasets}
+        if len(shapes) != 1:
+            raise UserError(
+                f"replicates need the same number of visits, states and doses, got {sorted(shapes)}."
+            )
+        columns = ("obs", "act", "reward", "next_obs", "terminated")
+        joined = {name: torch.cat([getattr(d, name) for d in datasets]) for name in columns}
+        offsets = [k * len(datasets[0]) for k in range(len(datasets))]
+        starts = [d.starts[:-1] + offset for d, offset in zip(datasets, offsets, strict=True)]
+        end = datasets[-1].starts[-1:] + offsets[-1]
+        first = datasets[0]
+        return cls(
+            **joined,
+            starts=torch.cat((*starts, end)),
+            transform=first.transform,
+            metadata=first.metadata,
+            replicates=len(datasets),
+        )
 
     @classmethod
     def from_episodes(

@@ -109,7 +109,7 @@ class Sampler:
     agent is shown the data set once (:meth:`~dosing.agent.Agent.prepare`).
 
     Args:
-        dataset: transitions in agents' units.
+        dataset: transitions in agents' units; of one with replicates, seed k draws from the k-th.
         agent: says which seeds, which noise and which extra columns, and whether it learns from whole
             episodes; these are drawn with replacement and their rows stand together in time order.
         batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length.
@@ -121,7 +121,8 @@ class Sampler:
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
-            learns from whole episodes and theirs is not one length, or it would have to look ahead in them.
+            learns from whole episodes and theirs is not one length, or it would have to look ahead in them;
+            there are replicates, but not one per seed, or the agent chooses among rows.
     """
 
     def __init__(
@@ -163,9 +164,13 @@ class Sampler:
         chosen = agent.rows(dataset)
         if chosen is not None and agent.episodes is not None:
             raise UserError("an agent that learns from whole episodes cannot choose among their rows.")
+        if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
+            raise UserError(
+                f"{dataset.replicates} replicates need an agent of as many seeds that takes all rows as they are."
+            )
         self.lookahead = lookahead
         self._chosen = None
-        self._count = len(self._rows) if chosen is None else len(chosen)
+        self._count = (len(self._rows) if chosen is None else len(chosen)) // dataset.replicates
         if lookahead.n_step == 1:
             self._rows = self._rows if chosen is None else self._rows[chosen]
         elif agent.episodes is not None:
@@ -194,6 +199,9 @@ class Sampler:
         device, dtype = self._rows.device, self._rows.dtype
         shape = (BLOCK, self.batch_size // self.length)
         first = draw_indices(self.seeds, self._count // self.length, shape, block, device=device)
+        if self.dataset.replicates > 1:
+            own = torch.arange(len(self.seeds), device=device) * (self._count // self.length)
+            first = first + own.unsqueeze(-1)  # [BLOCK, S, B]
         within = torch.arange(self.length, device=device)
         self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
         if self._chosen is not None:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import PROBLEM, dataset
+from samples import ENV, PROBLEM, dataset
 from scipy import stats
 
 from dosing.agent import Agent, Batch, Noise
+from dosing.data.dataset import Dataset
 from dosing.data.sampling import BLOCK, Sampler
 from dosing.errors import UserError
+from simulator.generate import simulate
 
 
 class Probe(Agent):
@@ -116,3 +118,31 @@ def test_an_unknown_column_and_an_empty_batch_are_refused() -> None:
         Sampler(dataset(), Probe((0,), frozenset({"return_to_go"})), 16)
     with pytest.raises(UserError, match="batch size"):
         sampler(0, batch_size=0)
+
+
+# Replicates: a data set of its own for every seed
+
+
+def replicates(*patients: int) -> list[Dataset]:
+    return [Dataset.from_episodes(simulate(ENV, patients=n, seed=k)) for k, n in enumerate(patients)]
+
+
+def test_every_seed_draws_from_its_own_replicate_as_if_alone() -> None:
+    own = replicates(3, 3, 3)
+    joined = Dataset.join(own)
+    assert joined.starts.diff().tolist() == [24] * 9
+    together = Sampler(joined, Probe((4, 5, 6)), 16)
+    for k, (data, seed) in enumerate(zip(own, (4, 5, 6), strict=True)):
+        alone = Sampler(data, Probe((seed,)), 16)
+        for step in STEPS:
+            a, b = copied(together(step)), copied(alone(step))
+            assert all(torch.equal(value[k], b[name][0]) for name, value in a.items())
+
+
+def test_replicates_must_fit_the_stack_and_each_other() -> None:
+    with pytest.raises(UserError, match="same number of visits"):
+        Dataset.join(replicates(2, 3))
+    with pytest.raises(UserError, match="same number of visits"):
+        Dataset.join([])
+    with pytest.raises(UserError, match="2 replicates need an agent of as many seeds"):
+        Sampler(Dataset.join(replicates(2, 2)), Probe((1, 2, 3)), 8)
