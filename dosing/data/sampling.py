@@ -166,7 +166,7 @@ class Sampler:
             raise UserError("an agent that learns from whole episodes cannot choose among their rows.")
         if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
             raise UserError(
-                f"{dataset.replicates} replicates need an agent of as many seeds that takes all rows as they are."
+                f"{dataset.replicates} replicates need an agent of as many seeds that learns from all rows."
             )
         self.lookahead = lookahead
         self._chosen = None
