@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import random
@@ -269,6 +270,14 @@ def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, 
 
 
 # Failures
+
+
+def test_data_without_a_simulator_are_refused_before_training(tmp_path: Path) -> None:
+    elsewhere = dataclasses.replace(cohort(), metadata=cohort().metadata | {"env_id": "hospital"})
+    write_episodes(elsewhere, tmp_path / "ward.parquet")
+    with pytest.raises(UserError, match="comes from no simulator here"):
+        small(tmp_path / "study", ["bc"], [tmp_path / "ward.parquet"])
+    assert not list(tmp_path.rglob("config.json"))
 
 
 def test_a_training_that_diverges_is_noted_and_the_others_stand(visits: Path, tmp_path: Path) -> None:

@@ -127,10 +127,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _cohort(train)
 
     compare = command("compare", _compare, "train and evaluate several agents on the same visits; resumable")
-    compare.add_argument("--agents", nargs="+", default=["all"], help="agents, or all [%(default)s]")
+    compare.add_argument("--agents", nargs="+", default=["all"], help="agents [all]")
     compare.add_argument("--policy-families", nargs="+", default=[], help="cross agents with these laws")
     compare.add_argument(
-        "--data", nargs="+", metavar="SOURCE", default=[DEFAULT_ENV], help="ids or files [%(default)s]"
+        "--data", nargs="+", metavar="SOURCE", default=[DEFAULT_ENV], help=f"ids or files [{DEFAULT_ENV}]"
     )
     _preset(compare)
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="study folder [%(default)s]")

@@ -28,6 +28,7 @@ from dosing.agent import Problem
 from dosing.cli import presets
 from dosing.cli.studies import (
     TABLE,
+    check_evaluable,
     device_of,
     evaluate_run,
     evaluate_runs,
@@ -335,6 +336,8 @@ def compare(
         )
         for source in data
     ]
+    for file in files:
+        check_evaluable(file)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
     options = {**chosen.data, **(data_options or {})}

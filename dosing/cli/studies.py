@@ -264,6 +264,16 @@ def _factory(metadata: dict[str, Any]) -> Factory | None:
     return Factory.of(env_id, options)
 
 
+def check_evaluable(data: Path) -> None:
+    """Refuse recorded visits whose patients cannot be simulated, before anything is trained on them.
+
+    Raises:
+        UserError: the file cannot be read, or comes from no simulator of ours.
+    """
+    if _factory(read_episodes(data).metadata) is None:
+        raise UserError(f"{data} comes from no simulator here: agents trained on it meet no new patients.")
+
+
 def factory_of(run: RunFolder) -> Factory:
     """The scenario of a run.
 
