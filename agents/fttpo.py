@@ -109,10 +109,11 @@ class FtTPOConfig:
     """Policy whose action the critic target uses; the released code uses the proposal."""
     actor_loss: ActorLoss = "reverse_kl"
     """How the actor follows the proposal. reverse_kl: by draws; quadrature_kl: the same loss without draws;
-    closed_form_width: its minimum, no training; detached_k3: the released loss between exact densities;
-    max_likelihood: -ln pi_phi of its draws, a mean of its own; copy_mu: the same, the proposal's mean; spot:
-    -Q / mean |Q| - tau ln pi_phi of its draws; gac: likelihood of its own best draws, - tau ln pi_phi of its
-    draws; tawac: weighted likelihood of recorded doses. The last five collapse or starve: ablations."""
+    closed_form_width: its minimum, no training. Ablations: detached_k3, the released loss between exact
+    densities, fills the box; max_likelihood, -ln pi_phi of its draws with a mean of its own, copy_mu, the
+    same with the proposal's mean, spot, -Q / mean |Q| - tau ln pi_phi of its draws, and gac, likelihood of
+    its own best draws - tau ln pi_phi of its draws, narrow without end; tawac is the weighted likelihood of
+    recorded doses, and learns nothing from those outside its support."""
     share_mean: bool = True
     """The actor shares the proposal's trunk and mean; otherwise it owns both. max_likelihood always owns."""
     proposal: Literal["q_gaussian", "squashed_gaussian", "student_t"] = "q_gaussian"

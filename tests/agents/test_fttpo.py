@@ -387,6 +387,22 @@ def test_the_gaussian_twin_settles_at_its_own_ratio(q_proposal: float, ratio: fl
     np.testing.assert_allclose(width(closed, batch), ratio * np.array(scales), rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["max_likelihood", "copy_mu", "spot"])
+def test_without_entropy_every_width_is_too_wide(loss: str) -> None:
+    """The loss grows with the width from the narrowest on; so does that of spot where Q is constant."""
+    agent, batch = toy({"actor_loss": loss}, SCALES[:2], LOCATION)
+    with torch.no_grad():
+        for key, value in agent.state_dict().items():
+            if key.startswith("critic."):
+                value.fill_(1.0 if key.endswith("layers.1.bias") else 0.0)
+    bias = dict(agent.named_parameters())["actor.width.bias"]
+    for at in np.linspace(-6.0, 6.0, 9):
+        with torch.no_grad():
+            bias.fill_(at)
+        (slope,) = torch.autograd.grad(agent.losses(batch)["actor"].sum(), bias)
+        assert bool((slope > 0.0).all())
+
+
 def test_the_twin_differs_in_its_law_only() -> None:
     """Same names, shapes and initial weights; the same critics at the same draws of a point-like width."""
     sparse, twin = (
