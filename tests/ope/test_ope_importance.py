@@ -324,6 +324,12 @@ def test_doses_outside_the_limits_of_the_card_are_refused() -> None:
         Trajectories.from_episodes(episodes(one, 1.01 * one, one[..., 0], one))
 
 
+def test_recorded_densities_are_taken_to_the_axis_of_the_limits() -> None:
+    one = np.ones((2, 3, 2))
+    recorded = episodes(one, 4.0 * one, one[..., 0], one, limits=(0.0, 10.0), log_density=np.log(0.01))
+    np.testing.assert_allclose(Trajectories.from_episodes(recorded).log_density, np.log(0.25), rtol=1e-6)
+
+
 def test_padding_holds_no_visits() -> None:
     one = np.ones((2, 3, 1))
     act = np.random.default_rng(0).uniform(-1, 1, one.shape)
