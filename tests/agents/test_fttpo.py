@@ -480,6 +480,27 @@ def only(batch: Batch, k: int) -> Batch:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actor_loss": "quadrature_kl", "proposal": "squashed_gaussian"},
+        {"actor_loss": "closed_form_width"},
+        {"actor_loss": "gac", "proposal": "student_t"},
+        {"actor_loss": "spot", "actor": "gaussian"},
+    ],
+    ids=str,
+)
+def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
+    torch.compiler.reset()
+    agent = build("fttpo", options(**changes))
+    batch = make_batch(agent)
+    compiled = torch.compile(agent.losses_and_metrics, fullgraph=True, backend="aot_eager")
+    expected = agent.losses(batch)
+    for key, value in compiled(batch)[0].items():
+        torch.testing.assert_close(value, expected[key])
+
+
 # Refusals
 
 
