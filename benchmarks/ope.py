@@ -51,6 +51,7 @@ STRENGTHS = (1e-3, 0.1, 1.0, 3.0, 10.0)
 WIDTH, FEW = 64, 100
 NEW_PATIENTS = 1_000_003
 """Added to the number of a data set for the patients no candidate has seen."""
+SOURCES = ("same patients", "new patients")
 CALIBRATION = (12, 25, 50, 100, 400)
 """Numbers of patients of the published returns of the estimated constant dose."""
 
@@ -126,7 +127,8 @@ class Truth:
 def calibration(variant: str, data_sets: int, patients: int) -> list[list[str]]:
     """Return of the estimated constant dose and of ridge fitted Q, as published for simenv3."""
     truth = Truth(Factory.of(ENV_ID, {"variant": variant}), patients)
-    lines = []
+    best = truth.curve(np.linspace(truth.factory.limits.low[0], truth.factory.limits.high[0], 2001)).max()
+    lines = [["best constant in hindsight on the evaluation patients", "", f"{best:.2f}", ""]]
     for n in CALIBRATION:
         data = simulate(ENV_ID, patients=n * data_sets, seed=1, variant=variant)
         act, reward = (x.reshape(data_sets, -1).astype(np.float64) for x in (data.act, data.reward))
@@ -162,7 +164,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         candidates += [(f"fitted Q {x:g}", one_of(fitted, k)) for k, x in enumerate(STRENGTHS)]
         candidates += [(name, trained(name, learnt, options.steps, number)) for name in options.agents]
         true = {name: truth.of(recommended(policy)) for name, policy in candidates}
-        for source, episodes in (("same patients", learnt), ("new patients", fresh)):
+        for source, episodes in zip(SOURCES, (learnt, fresh), strict=True):
             for column in columns(options.replicates):
                 found = evaluate_policies(episodes, candidates, column.settings)
                 true[BASELINE] = float(truth.curve(found.baseline.dose))
@@ -247,7 +249,7 @@ def render(found: dict[str, Any]) -> str:
     kept = found["kept"]
     by_name: dict[str, list[float]] = {}
     for entry in kept:
-        if entry["source"] == "same patients" and entry["column"] == kept[0]["column"]:
+        if entry["source"] == SOURCES[0] and entry["column"] == kept[0]["column"]:
             for p in entry["policies"]:
                 by_name.setdefault(p["name"], []).append(p["true"])
     truths = []
@@ -268,12 +270,9 @@ def render(found: dict[str, Any]) -> str:
         "Intervals are 95 %, t over data sets. Importance weights smooth a dose with half-width 0.3 on "
         "the axis from -1 to 1.",
     ]
-    for source in ("same patients", "new patients"):
-        names = dict.fromkeys(k["column"] for k in kept)
-        parts += [
-            f"## Estimated from the {source}",
-            table(HEAD, [summary(kept, source, name) for name in names]),
-        ]
+    for source in SOURCES:
+        lines = [summary(kept, source, name) for name in _column_names(kept)]
+        parts += [f"## Estimated from the {source}", table(HEAD, lines)]
     parts += [
         f"Regret of always taking the constant dose estimated from the same patients: {always:.2f}.",
         "A data set counts where three or more policies got a number; regret@1 is the true return lost "
@@ -283,11 +282,32 @@ def render(found: dict[str, Any]) -> str:
         "## The candidates",
         table(("policy", "true return", "lowest over data sets"), truths),
         "## Reference policies on simenv3",
-        "Published: estimated constant 3.7, 4.7, 4.9, 5.1, 5.26 on 12, 25, 50, 100, 400 patients, tenth "
-        "percentile at 50: 4.3; ridge fitted Q 4.2, 5.13, 5.15 on 50, 400, 2,000.",
+        f"On {4 * found['evaluation_patients']:,} evaluation patients. Published: estimated constant 3.7, "
+        "4.7, 4.9, 5.1, 5.26 on 12, 25, 50, 100, 400 patients, tenth percentile at 50: 4.3; ridge fitted Q "
+        "4.2, 5.13, 5.15 on 50, 400, 2,000.",
         table(("policy and data", "data sets", "mean return", "tenth percentile"), found["calibration"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _column_names(kept: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(k["column"] for k in kept))
+
+
+def record(found: dict[str, Any]) -> dict[str, Any]:
+    """What is kept beside the page: settings, true returns and point estimates ``[data sets][policies]``."""
+    kept = found["kept"]
+    names = [p["name"] for p in kept[0]["policies"]]
+    plain: dict[str, Any] = {k: v for k, v in found.items() if k != "kept"} | {"policies": names}
+    for source in SOURCES:
+        tables: dict[str, list[list[float | None]]] = {}
+        for entry in kept:
+            if entry["source"] == source:
+                row = [p["estimate"][0] if "estimate" in p else None for p in entry["policies"]]
+                tables.setdefault(entry["column"], []).append(row)
+        first = [k for k in kept if k["source"] == source and k["column"] == kept[0]["column"]]
+        plain[source] = {"true": [[p["true"] for p in k["policies"]] for k in first], "estimates": tables}
+    return plain
 
 
 def main() -> None:
@@ -307,7 +327,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     found = measure(options)
-    found["calibration"] = calibration("simenv3", options.calibration_sets, options.evaluation_patients)
+    found["calibration"] = calibration("simenv3", options.calibration_sets, 4 * options.evaluation_patients)
     found |= {k: v for k, v in vars(options).items() if k != "out"}
     found["seconds"] = time.process_time() - began
     found["date"] = time.strftime("%Y-%m-%d")
@@ -317,7 +337,7 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "ope.md").write_text(page, encoding="utf-8")
-        (options.out / "ope.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        (options.out / "ope.json").write_text(json.dumps(record(found)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

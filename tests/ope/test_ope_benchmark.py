@@ -65,10 +65,15 @@ def test_a_small_run_values_every_candidate_by_every_estimator(monkeypatch: pyte
         assert all(("estimate" in p) != ("refused" in p) for p in entry["policies"])
     true = {p["name"]: p["true"] for p in found[0]["policies"]}
     assert true["constant 0"] == {p["name"]: p["true"] for p in found[-1]["policies"]}["constant 0"]
-    page = ope.render(
-        {"kept": found, "calibration": [], "seconds": 1.0, "date": "", "command": ""} | vars(options)
-    )
-    assert "FQE, linear, ridge 0.1" in page
+    whole = {"kept": found, "calibration": [], "seconds": 1.0, "date": "", "command": ""} | vars(options)
+    assert "FQE, linear, ridge 0.1" in ope.render(whole)
+    plain = ope.record(whole)
+    assert plain["policies"] == names
+    new = plain["new patients"]
+    assert np.array(new["true"]).shape == (2, len(names))
+    fqe = np.array(new["estimates"]["FQE, linear, ridge 1"], dtype=float)
+    assert fqe[0, 1] == found[len(quick)]["policies"][1]["estimate"][0]
+    assert new["estimates"]["WIS"][0] == [None] * len(names)
 
 
 @pytest.mark.slow
