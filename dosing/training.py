@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from dosing.acceleration import Mode, updater
 from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
-from dosing.data.sampling import Sampler
+from dosing.data.sampling import Lookahead, Sampler
 from dosing.errors import UserError
 from dosing.runs import (
     CHECKPOINT,
@@ -50,12 +51,27 @@ class TrainingSettings:
     """How an update is executed; see ``dosing.acceleration``."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products; bfloat16 changes results and is faster where the processor has it."""
+    n_step: int = 1
+    """Most visits whose rewards a target sums before it bootstraps (``dosing.data.sampling.Lookahead``)."""
+    trace: float = 1.0
+    """Probability of one more visit in that sum: below 1, the mean target is a lambda-return."""
+    averaging: float = 0.0
+    """eta > 0 keeps, in place of the last weights, their polynomial-decay average (Shamir, Zhang 2013, ICML,
+    section 4): after t updates the last weights count (eta + 1) / (t + eta). 8 averages about the last fifth;
+    0 does not average."""
 
     def check(self) -> None:
         """Refuse settings that cannot work."""
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 <= self.averaging < math.inf:
+            raise UserError(f"averaging must be at least 0, got {self.averaging}.")
+        self.lookahead()
+
+    def lookahead(self) -> Lookahead:
+        """Over how many visits targets sum rewards."""
+        return Lookahead(self.n_step, self.trace)
 
     def check_length(self, agent: Agent) -> None:
         """Refuse a training that would end before the agent's policy learns."""
@@ -118,6 +134,43 @@ def _damaged(agent: Agent) -> Tensor:
     return torch.stack([~x.isfinite().flatten(1).all(1) for x in stacked]).any(0)
 
 
+class _Average:
+    """The weights that are kept: a running average of those so far or, without averaging, the last."""
+
+    def __init__(self, agent: Agent, averaging: float) -> None:
+        self.agent, self.averaging = agent, averaging
+        self.weights = [p.detach().clone() for p in agent.parameters()] if averaging > 0.0 else []
+
+    @torch.no_grad()
+    def add(self, count: int) -> None:
+        """Take in the weights after update number ``count``, counted from 1."""
+        if self.weights:
+            share = (self.averaging + 1.0) / (count + self.averaging)
+            torch._foreach_lerp_(self.weights, [p.detach() for p in self.agent.parameters()], share)
+
+    def state(self) -> dict[str, Tensor]:
+        """The agent's state with these weights in place of its own."""
+        state = self.agent.state_dict()
+        names = [name for name, _ in self.agent.named_parameters()]
+        return state | dict(zip(names, self.weights, strict=False))
+
+    def saved(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides the agent's training state."""
+        return {f"average.{k}": weight for k, weight in enumerate(self.weights)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`saved`.
+
+        Raises:
+            UserError: the checkpoint has none, or weights of another shape.
+        """
+        for k, weight in enumerate(self.weights):
+            found = state.get(f"average.{k}")
+            if found is None or found.shape != weight.shape:
+                raise UserError("the checkpoint does not fit this training: it lacks averaged weights.")
+            weight.copy_(found)
+
+
 def _snapshot(agent: Agent) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in agent.training_state().items()}
 
@@ -154,8 +207,9 @@ def train(
     settings.check_length(agent)
     keep = settings.before_end(milestones)
     (run.path / DONE).unlink(missing_ok=True)
-    sampler = Sampler(dataset, agent, settings.batch_size, in_place=True)
-    start, before = _resume(agent, run, keep)
+    sampler = Sampler(dataset, agent, settings.batch_size, in_place=True, lookahead=settings.lookahead())
+    average = _Average(agent, settings.averaging)
+    start, before = _resume(agent, average, run, keep)
     log = _Log.resumed(run, start)
     if progress is not None:
         progress.update(start)
@@ -168,9 +222,10 @@ def train(
         metrics = update(sampler(step))
         failed |= _not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
         count = step + 1
+        average.add(count)
         last = count == settings.steps
         if count in keep:  # before a checkpoint that would stand behind it
-            write_tensors(run.at(count) / WEIGHTS, agent.state_dict(), {"step": str(count)})
+            write_tensors(run.at(count) / WEIGHTS, average.state(), {"step": str(count)})
         if count % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
             log.add(count, agent.seeds, metrics, seconds)
@@ -183,14 +238,15 @@ def train(
             if count - saved >= settings.checkpoint_every and not last:
                 saved = count
                 write_table(run.path / METRICS, log.columns)
-                _save(agent, run, CHECKPOINT, count, seconds)
+                state = agent.training_state() | average.saved()
+                write_tensors(run.path / CHECKPOINT, state, {"step": str(count), "seconds": f"{seconds:.3f}"})
     write_table(run.path / METRICS, log.columns)
-    _save(agent, run, WEIGHTS, settings.steps, time.perf_counter() - began)
+    write_tensors(run.path / WEIGHTS, average.state(), {"step": str(settings.steps)})
     run.finish()
     (run.path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _resume(agent: Agent, run: RunFolder, keep: Sequence[int]) -> tuple[int, float]:
+def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]) -> tuple[int, float]:
     """Load the run's checkpoint, if it has a usable one; returns the updates and seconds behind it."""
     if not (run.path / CHECKPOINT).is_file():
         return 0, 0.0
@@ -201,14 +257,9 @@ def _resume(agent: Agent, run: RunFolder, keep: Sequence[int]) -> tuple[int, flo
         raise UserError(f"{run.path / CHECKPOINT} is not a checkpoint: {error} is amiss.") from error
     if any(update <= step for update in run.lacking(keep)):
         return 0, 0.0
+    average.load(state)
     agent.load_training_state(state)
     return step, seconds
-
-
-def _save(agent: Agent, run: RunFolder, name: str, step: int, seconds: float) -> None:
-    state = agent.training_state() if name == CHECKPOINT else agent.state_dict()
-    kept = {"step": str(step)} | ({"seconds": f"{seconds:.3f}"} if name == CHECKPOINT else {})
-    write_tensors(run.path / name, state, kept)
 
 
 def _diverged(
@@ -216,7 +267,7 @@ def _diverged(
 ) -> None:
     """Keep the last good state, find the first bad update by replay from it, save its batch, and stop."""
     agent.load_training_state(good)
-    _save(agent, run, "last_good.safetensors", good_step, 0.0)
+    write_tensors(run.path / "last_good.safetensors", agent.state_dict(), {"step": str(good_step)})
     update = updater(agent, "eager")
     for step in range(good_step, noticed):
         batch = sampler(step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -22,7 +24,7 @@ from dosing.acceleration import updater
 from dosing.agent import Agent
 from dosing.cli import main
 from dosing.data.dataset import Dataset
-from dosing.data.sampling import Sampler
+from dosing.data.sampling import Lookahead, Sampler
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.runs import (
@@ -93,9 +95,9 @@ def test_logged_values_are_those_of_the_update(tmp_path: Path) -> None:
     train(agent, data, run, SETTINGS)
     _, table = result(run)
     again = stack(FIRST, SEEDS)
-    sampler = Sampler(data, again, 16)
+    sampler, take = Sampler(data, again, 16), updater(again)
     for step in range(15):
-        metrics = again.update(sampler(step))
+        metrics = take(sampler(step))
     for k, seed in enumerate(SEEDS):
         logged = {
             n: v
@@ -193,6 +195,59 @@ def test_an_interruption_between_two_files_does_no_harm(
     train(stack(FIRST, SEEDS), dataset(), broken, SETTINGS)
     assert result(broken) == result(straight)
     assert not list(broken.path.glob(".*partial"))
+
+
+# Averaged weights, summed rewards
+
+AVERAGED = dataclasses.replace(SETTINGS, averaging=4.0, n_step=3, trace=0.5)
+
+
+def test_a_resumed_average_is_the_same(tmp_path: Path) -> None:
+    straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
+    train(stack(FIRST, SEEDS), dataset(), straight, AVERAGED)
+    for step in (4, 27):
+        with pytest.raises(Interruption):
+            train(interrupt_at(stack(FIRST, SEEDS), step), dataset(), broken, AVERAGED)
+    train(stack(FIRST, SEEDS), dataset(), broken, AVERAGED)
+    assert result(broken) == result(straight)
+
+
+def test_the_weights_kept_are_the_polynomial_decay_average(tmp_path: Path) -> None:
+    run, agent, data = folder(tmp_path), stack(FIRST, SEEDS), dataset()
+    train(agent, data, run, AVERAGED, milestones=[20])
+    again = stack(FIRST, SEEDS)
+    sampler, take = Sampler(data, again, 16, lookahead=Lookahead(3, 0.5)), updater(again)
+    weights: list[dict[str, torch.Tensor]] = []
+    for step in range(AVERAGED.steps):
+        take(sampler(step))
+        weights.append({name: p.detach().double().clone() for name, p in again.named_parameters()})
+        average = {name: torch.zeros_like(p) for name, p in weights[0].items()}
+        for t, past in enumerate(weights, 1):  # its share: (eta + 1) / (t + eta), then kept by all later ones
+            share = 5.0 / (t + 4.0)
+            average = {name: (1.0 - share) * value + share * past[name] for name, value in average.items()}
+        if step + 1 in (20, AVERAGED.steps):
+            at = run.at(None if step + 1 == AVERAGED.steps else 20)
+            kept, _ = read_tensors(at / WEIGHTS)
+            assert kept.keys() == again.state_dict().keys()
+            for name, value in average.items():
+                torch.testing.assert_close(kept[name].double(), value, rtol=1e-4, atol=1e-6)
+            assert any(not torch.equal(kept[name], p) for name, p in again.named_parameters())
+
+
+def test_a_checkpoint_without_averages_is_refused(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    with pytest.raises(Interruption):
+        train(interrupt_at(stack(FIRST, SEEDS), 27), dataset(), run, SETTINGS)
+    with pytest.raises(UserError, match="lacks averaged weights"):
+        train(stack(FIRST, SEEDS), dataset(), run, AVERAGED)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"averaging": -1.0}, {"averaging": math.inf}, {"n_step": 0}, {"trace": 2.0}]
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("_", "-")):
+        dataclasses.replace(SETTINGS, **wrong).check()
 
 
 # Milestones

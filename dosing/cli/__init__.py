@@ -107,7 +107,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     train.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     train.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
-    train.add_argument("--batch-size", type=int, help="transitions per update [256]")
     _preset(train)
     train.add_argument("--log-every", type=int, default=100, help="updates between log rows [%(default)s]")
     train.add_argument(
@@ -136,7 +135,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="study folder [%(default)s]")
     compare.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     compare.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
-    compare.add_argument("--batch-size", type=int, help="transitions per update [256]")
     compare.add_argument(
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
     )
@@ -196,6 +194,8 @@ def _preset(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help=f"what networks and updates have beyond the method; repeatable: {options}",
     )
+    for name, (kind, text) in TRAINING_OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     for name, text in (
         ("standardise-obs", "agents see states less their mean, over their standard deviation"),
         ("scale-reward", "agents see rewards over their standard deviation"),
@@ -203,6 +203,20 @@ def _preset(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
         )
+
+
+TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
+    "batch_size": (int, "transitions per update [256]"),
+    "n_step": (int, "most visits whose rewards a target sums before it bootstraps [1]"),
+    "trace": (float, "lambda: probability of one more visit in that sum [1]"),
+    "averaging": (float, "eta: weights kept are a running average; 8: about the last fifth [0: the last]"),
+}
+"""Fields of ``dosing.training.TrainingSettings`` that a preset may set and a flag overrides."""
+
+
+def _training_options(arguments: argparse.Namespace, preset: presets.Preset) -> dict[str, Any]:
+    given = {name: getattr(arguments, name) for name in TRAINING_OPTIONS}
+    return preset.training | {name: value for name, value in given.items() if value is not None}
 
 
 def _data_options(arguments: argparse.Namespace) -> dict[str, bool]:
@@ -333,7 +347,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(f"preset {arguments.preset} has nothing for {arguments.agent}: its own defaults are used.")
     settings = TrainingSettings(
         steps=arguments.steps,
-        **preset.training | ({} if arguments.batch_size is None else {"batch_size": arguments.batch_size}),
+        **_training_options(arguments, preset),
         log_every=arguments.log_every,
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
@@ -374,7 +388,6 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     preset = presets.find(arguments.preset)
-    given = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
     found = compare.compare(
         arguments.out,
         arguments.agents,
@@ -388,7 +401,9 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
         preset=arguments.preset,
         seeds=_seed_range(arguments.seeds),
         training=TrainingSettings(
-            steps=arguments.steps, checkpoint_every=arguments.checkpoint_every, **preset.training | given
+            steps=arguments.steps,
+            checkpoint_every=arguments.checkpoint_every,
+            **_training_options(arguments, preset),
         ),
         data_options=_data_options(arguments),
         regularise=_settings(arguments.regularise),
