@@ -109,13 +109,22 @@ class Axes:
         return out
 
 
-def draw(panels: Sequence[Panel], rules: Sequence[tuple[str, float]], title: str) -> str:
+def draw(
+    panels: Sequence[Panel],
+    rules: Sequence[tuple[str, float]],
+    title: str,
+    *,
+    of_x: str = "gradient updates",
+    of_groups: str = "settings: ",
+) -> str:
     """The picture.
 
     Args:
         panels: one per agent; all share both axes.
         rules: name and mean return of what needs no training, drawn across every panel.
         title: of the whole picture.
+        of_x: what the horizontal axis counts.
+        of_groups: what stands before a group's name.
     """
     lines = [line for panel in panels for line in panel.lines]
     values = [e.value for line in lines for e in line.estimates] + [value for _, value in rules]
@@ -134,7 +143,7 @@ def draw(panels: Sequence[Panel], rules: Sequence[tuple[str, float]], title: str
     ]
     for k, group in enumerate(groups):
         out.append(stroke(12 + 200 * k, 32, 40 + 200 * k, 32, COLOURS[k], 2, DASHES[k]))
-        out.append(text(46 + 200 * k, 36, f"settings: {group}"))
+        out.append(text(46 + 200 * k, 36, f"{of_groups}{group}"))
     for k, (name, value) in enumerate(rules):
         words = f"dotted line {k + 1}: {name}, {minus(f'{value:.2f}')}"
         out.append(text(12 + width / 3 * (k % 3), 54 + 15 * (k // 3), words, fill=GREY))
@@ -144,7 +153,7 @@ def draw(panels: Sequence[Panel], rules: Sequence[tuple[str, float]], title: str
         out += [text(LEFT, TOP - 8, panel.title, size=12), *axes.frame(rules), '<g clip-path="url(#panel)">']
         out += [part for line in panel.lines for part in axes.line(line)]
         out.append("</g></g>")
-    note = "x: gradient updates; y: mean return per patient; bars: 95 % intervals, cut at the frame"
+    note = f"x: {of_x}; y: mean return per patient; bars: 95 % intervals, cut at the frame"
     out.append(text(8, height - 18, note, fill=GREY))
     out.append(text(8, height - 5, NOT_FOR_PATIENTS, fill=GREY))
     return "\n".join([*out, "</svg>"]) + "\n"
