@@ -47,7 +47,7 @@ from dosing.training import TrainingDivergedError, TrainingSettings
 
 @dataclass(frozen=True)
 class Job:
-    """One stack of seeds to train on one data file and to evaluate."""
+    """One stack of seeds to train on one data file and, where patients are given, to evaluate on new ones."""
 
     agent: str
     config: Any
@@ -56,7 +56,7 @@ class Job:
     seeds: tuple[int, ...]
     settings: TrainingSettings
     device: str
-    evaluation_patients: int
+    evaluation_patients: int | None
     milestones: tuple[int, ...] = ()
     data_options: Mapping[str, bool] = field(default_factory=dict)
     regularisation: Regularisation = PLAIN
@@ -136,8 +136,9 @@ def _work(job: Job, position: int) -> RunFolder | TrainingDivergedError:
         )
     except TrainingDivergedError as error:  # one method's failure is a finding, not the end of the study
         return error
-    for update in (*job.milestones, None):
-        evaluate_run(run, job.evaluation_patients, update=update, position=position)
+    if job.evaluation_patients is not None:
+        for update in (*job.milestones, None):
+            evaluate_run(run, job.evaluation_patients, update=update, position=position)
     return run
 
 
