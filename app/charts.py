@@ -6,6 +6,7 @@ figure serves the light and the dark theme.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ CONFIG = {
 
 BOTTOM = 92
 """Room in pixels for axis numbers, axis title and notice."""
+
+LANE, LINE = 60, 17
+"""Height in pixels of a row with a name of one line, and of every further line."""
 
 
 def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
@@ -58,44 +62,54 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
 
 
 def intervals(rows: Sequence[Row]) -> go.Figure:
-    """Mean return of every agent and reference rule with its interval, the best constant dose as a line.
+    """Mean return of every agent and reference rule with its interval, the estimated constant as a line.
 
     Args:
         rows: of the study table.
     """
-    lane = 60
     agents_ = [row for row in rows if row.sampled is not None]
+    labels = [_label(row) for row in rows]
+    ends = np.cumsum([LANE + LINE * (len(lines) - 1) for lines in labels])  # of the lanes, in pixels
     figure = finish(
         go.Figure(),
-        lane * len(rows) + 30 + BOTTOM,
+        int(ends[-1]) + 30 + BOTTOM,
         xaxis={"title": "mean return per patient (no unit)", "zeroline": False},
-        yaxis={"range": [-len(rows), 0], "visible": False},
+        yaxis={"range": [-int(ends[-1]), 0], "visible": False},
     )
-    best = next((row for row in rows if row.difference is None), None)
-    if best is not None:
-        x = best.recommended.value
-        line = {"color": GREY, "width": 2, "dash": "dot"}
-        for index in range(len(rows)):  # beside the names, not through them
-            ends = {"x0": x, "x1": x, "y0": -index - 0.38, "y1": -index - 1.0}
-            figure.add_shape(type="line", line=line, layer="below", **ends)
-    for index, row in enumerate(rows):
+    base = next((row.recommended.value for row in rows if row.is_baseline), None)
+    for row, lines, end in zip(rows, labels, ends.tolist(), strict=True):
         look = mark(agents_.index(row)) if row in agents_ else OTHER
-        label = f'<span style="color:{look.colour}">{look.glyph}</span> <b>{row.name}</b>'
-        if row.verdict is not None:
-            label += f": {row.verdict} {'from' if row.verdict.startswith('not') else 'than'} best constant"
+        lines[0] = f'<span style="color:{look.colour}">{look.glyph}</span> {lines[0]}'
         figure.add_annotation(
             x=0,
             xref="paper",
             xanchor="left",
-            y=-index - 0.2,
-            text=label,
+            y=38 - end,
+            yanchor="bottom",
+            text="<br>".join(lines),
+            align="left",
             showarrow=False,
             font={"size": 12.5},
         )
-        _estimate(figure, row.name, row.recommended, -index - 0.56, look, filled=True)
+        if base is not None:  # beside the names, not through them
+            line = {"color": GREY, "width": 2, "dash": "dot"}
+            figure.add_shape(type="line", line=line, layer="below", x0=base, x1=base, y0=37 - end, y1=-end)
+        _estimate(figure, row.name, row.recommended, 26 - end, look, filled=True)
         if row.sampled is not None:
-            _estimate(figure, f"{row.name}, sampled", row.sampled, -index - 0.8, look, filled=False)
+            _estimate(figure, f"{row.name}, sampled", row.sampled, 12 - end, look, filled=False)
     return figure
+
+
+def _label(row: Row) -> list[str]:
+    """Name and verdict in lines that fit a telephone, the name in bold."""
+    name = textwrap.wrap(row.name, 44)
+    lines = [f"<b>{part}</b>" for part in name]
+    if row.verdict is None:
+        return lines
+    words = f"{row.verdict} {'from' if row.verdict.startswith('not') else 'than'} estimated constant"
+    if len(name[-1]) + len(words) > 46:
+        return [*lines, words]
+    return [*lines[:-1], f"{lines[-1]}: {words}"]
 
 
 def _estimate(

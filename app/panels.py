@@ -8,8 +8,10 @@ import streamlit as st
 from app import course_chart, frame
 from app.answers import Answer, Piece, Source, curves, sparse_of
 from app.dose_chart import dose_axis
-from app.theme import CENTRAL_WORDS, decimals, interval, number, probability, with_unit
+from app.theme import CENTRAL_WORDS, counted, decimals, interval, number, probability, with_unit
+from dosing.comparison import Baseline
 from dosing.data.store import Episodes
+from dosing.statistics import Estimate
 
 
 def card(answer: Answer, sparse: Answer | None) -> None:
@@ -30,7 +32,7 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     st.metric("Recommended dose", with_unit(dose, found.unit))
     if answer.between_seeds:
         st.warning("**No seed would give this dose.** It lies between what they would give.")
-    worth(source)
+    worth(source, places)
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
@@ -47,21 +49,51 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         name = sparse.source.name
         lines.append(f"Probability outside {name}'s set: **{probability(answer.outside_sparse)}**")
     count = len(found.seeds)
-    lines.append(f"{count} training seed{'s' if count > 1 else ''}, own doses {own}")
+    lines.append(f"{counted(count, 'training seed')}, own doses {own}")
     st.markdown("\n".join(f"- {line}" for line in lines))
 
 
-def worth(source: Source) -> None:
+def worth(source: Source, places: int) -> None:
     """What following this policy was worth on new simulated patients, beside the number it recommends."""
     row = source.measured
-    if row is None or row.difference is None:
+    if row is None or row.baseline is None:
         st.info("Not measured on new patients yet: do not follow.")
-        return
-    found = row.difference
-    words = {"better": "better than", "worse": "worse than"}.get(row.verdict or "", f"{row.verdict} from")
-    size = f"{number(found.value, 1)} in return, 95 % interval {interval(found.low, found.high, 1)}"
-    show = st.success if row.verdict == "better" else st.warning
-    show(f"Measured on new simulated patients: **{words} one constant dose for everyone** ({size}).")
+    elif row.difference is None or row.baseline.dose is None:
+        st.info(
+            f"Measured on {_sample(row.recommended)}, but there is no constant dose estimated from the same "
+            f"recorded patients to compare it with: {row.baseline.missing}"
+        )
+    else:
+        show = st.success if row.verdict == "better" else st.warning
+        dose = with_unit(number(row.baseline.dose, places), source.limits.unit)
+        show(f"{worth_words(row.difference, row.baseline, dose)}: **{row.verdict}**.")
+
+
+def worth_words(found: Estimate, baseline: Baseline, dose: str) -> str:
+    """A paired difference from the estimated constant dose as a sentence without its end.
+
+    Args:
+        found: return of the policy minus that of the dose, with its 95 % interval.
+        baseline: where the dose comes from.
+        dose: the dose with its unit.
+    """
+    places = max(decimals(found.high - found.low) - 2, 1)
+    word = "less" if found.value < 0 else "more"
+    near, far = sorted((found.low, found.high), key=abs)
+    if found.low < 0 < found.high:
+        ends = f"{number(-found.low, places)} less to {number(found.high, places)} more"
+    else:
+        ends = f"{number(abs(near), places)}, {number(abs(far), places)}"
+    return (
+        f"On {_sample(found)}, following it was worth **{number(abs(found.value), places)} {word}** [{ends}] "
+        f"than one constant dose of {dose} estimated from the same {counted(baseline.patients, 'patient')}"
+    )
+
+
+def _sample(found: Estimate) -> str:
+    """The evaluation patients behind an estimate over training seeds."""
+    seeds = found.n_seeds or 1
+    return f"{counted(found.n // seeds, 'new simulated patient')} x {counted(seeds, 'seed')}"
 
 
 def _words(pieces: list[Piece], places: int) -> str:
@@ -95,7 +127,8 @@ def answers(found: list[Answer]) -> None:
         "zero outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's "
         "own interval and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside "
         "the hard limits; probabilities there are before any clipping. Dotted: the proposal that a policy "
-        "was learned from, which gives no doses itself."
+        "was learned from, which gives no doses itself. Worth: mean difference in return, paired by "
+        "patient, with its 95 % interval in brackets."
     )
 
 

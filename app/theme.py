@@ -119,6 +119,11 @@ def with_unit(text: str, unit: str) -> str:
     return text if unit in ("", "1") else f"{text} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``1,000 patients``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def probability(value: float | None) -> str:
     """A probability as per cent; only an exact zero is written as zero, only an exact one as 100 %."""
     if value is None:

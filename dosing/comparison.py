@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dosing.baselines import estimated_constant
+from dosing.data.store import Episodes
+from dosing.errors import UserError
 from dosing.evaluation import (
     EnvFactory,
     Outcomes,
@@ -19,6 +22,7 @@ from dosing.evaluation import (
     uniform,
     write_outcomes,
 )
+from dosing.ope.trajectories import Trajectories
 from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.runs import EPISODES, read_json, sha256, write_json
 from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verdict
@@ -30,6 +34,34 @@ EXACT = "exact support"
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """The constant dose estimated from recorded visits: what every row of these visits is compared with.
+
+    Attributes:
+        dose: in dose units; None where the visits tell none.
+        patients: recorded patients.
+        missing: why there is no dose; empty where there is one.
+    """
+
+    dose: float | None
+    patients: int
+    missing: str = ""
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> Baseline:
+        """Estimate it; see :func:`dosing.baselines.estimated_constant`.
+
+        Raises:
+            UserError: the visits cannot be read as :class:`dosing.ope.trajectories.Trajectories`.
+        """
+        data = Trajectories.from_episodes(episodes)
+        try:
+            return cls(estimated_constant(data).dose, data.patients)
+        except UserError as error:
+            return cls(None, data.patients, str(error))
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the comparison; every number stands on the patients named in its estimate.
 
@@ -38,13 +70,15 @@ class Row:
         family: law of the policy.
         recommended: return when the recommended dose is given.
         sampled: return when doses are drawn from the law; None for a rule without one.
-        difference: recommended return minus that of the best constant dose, paired by patient.
+        difference: recommended return minus that of the estimated constant dose, paired by patient; None for
+            that dose itself, for a ceiling, and where no constant dose can be estimated.
         verdict: what the difference says.
         half_width: mean half-width of the dose interval, in dose units, over recorded visits and seeds.
         width_kind: ``exact support`` or the central mass that stands in for it.
         mass_outside_limits: mean probability outside the hard limits before any clipping.
         mass_outside_sparse: mean probability outside the sparse agent's interval at the same states.
         cost: mean safety cost per patient when the recommended dose is given; None where not measured.
+        baseline: what the row is compared with; None for a ceiling.
         data: name of the recorded visits an agent was trained on, or beside which a rule is shown.
     """
 
@@ -59,7 +93,20 @@ class Row:
     mass_outside_limits: float | None
     mass_outside_sparse: float | None
     cost: Estimate | None
+    baseline: Baseline | None
     data: str = ""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the row that the others are compared with."""
+        return self.difference is None and self.baseline is not None and self.baseline.dose is not None
+
+    @property
+    def difference_words(self) -> str:
+        """The difference with its interval, or that nothing is there to differ from; a dash for a ceiling."""
+        if self.difference is not None:
+            return str(self.difference)
+        return "no estimated constant" if self.baseline is not None and self.baseline.missing else "-"
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
@@ -70,6 +117,8 @@ class Row:
         """Inverse of :meth:`to_json`."""
         estimates = ("recommended", "sampled", "difference", "cost")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
+        if values["baseline"]:
+            values["baseline"] = Baseline(**values["baseline"])
         return cls(**values)
 
 
@@ -78,58 +127,72 @@ class References:
     """Rules that need no learning, on the patients every agent is evaluated on.
 
     Attributes:
-        dose: the best constant dose.
+        dose: the best constant dose, which only the simulator can tell; None with several dose dimensions.
         search_return: its mean return on the separate patients it was found on.
-        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it) and ``constant``.
+        baseline: the constant dose estimated from the recorded visits.
+        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` and ``best`` (where
+            there is such a dose).
     """
 
-    dose: float
-    search_return: float
+    dose: float | None
+    search_return: float | None
+    baseline: Baseline
     outcomes: dict[str, Outcomes]
 
 
-def references(folder: Path, factory: EnvFactory, seeds: Sequence[int], patients: int) -> References:
+def references(
+    folder: Path, factory: EnvFactory, seeds: Sequence[int], patients: int, baseline: Baseline
+) -> References:
     """Evaluate the reference rules, or read them if ``folder`` already holds them for these patients.
 
     Args:
-        folder: where they are kept, one folder per scenario.
+        folder: where they are kept, one folder per scenario and data set.
         factory: the scenario.
         seeds: training seeds whose evaluation patients are used.
         patients: per seed.
+        baseline: the constant dose estimated from the data set.
     """
-    wanted = {"seeds": list(seeds), "patients": patients, "search_patients": SEARCH_PATIENTS}
+    wanted = {
+        "seeds": list(seeds),
+        "patients": patients,
+        "search_patients": SEARCH_PATIENTS,
+        "baseline": asdict(baseline),
+    }
     record, episodes = folder / REFERENCES, folder / EPISODES
     if record.is_file() and episodes.is_file():
         found = read_json(record)
         if found.get("settings") == wanted and found.get("episodes") == sha256(episodes):
-            return References(found["dose"], found["search_return"], read_outcomes(episodes))
-    dose, value = best_constant(factory, SEARCH_PATIENTS)
-    rules = {"uniform": uniform(factory.limits, seeds), "none": constant(0.0), "constant": constant(dose)}
-    if not factory.limits.contains(np.zeros(1)):
-        del rules["none"]
+            return References(found["dose"], found["search_return"], baseline, read_outcomes(episodes))
+    dose = value = None
+    rules = {"uniform": uniform(factory.limits, seeds)}
+    nothing = [0.0] * factory.limits.n_act
+    if factory.limits.contains(np.asarray(nothing)):
+        rules["none"] = constant(nothing)
+    if baseline.dose is not None:
+        rules["estimated"] = constant(baseline.dose)
+    if factory.limits.n_act == 1:
+        dose, value = best_constant(factory, SEARCH_PATIENTS)
+        rules["best"] = constant(dose)
     outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
     write_outcomes(episodes, outcomes)
     kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
     write_json(record, kept)
-    return References(dose, value, outcomes)
+    return References(dose, value, baseline, outcomes)
 
 
 def reference_rows(found: References) -> list[Row]:
     """Rows of the rules that need no learning; all their patients count as one sample."""
-    titles = {
-        "uniform": ("uniform dosing", "uniform"),
-        "none": ("no dose", "constant"),
-        "constant": (f"best constant dose {found.dose:.3f}", "constant"),
-    }
-    base = found.outcomes["constant"].returns.reshape(1, -1)
+    base = found.outcomes.get("estimated")
     rows = []
     for rule, outcome in found.outcomes.items():
         returns = outcome.returns.reshape(1, -1)
-        difference = None if rule == "constant" else paired_difference(returns, base)
+        difference = None
+        if base is not None and rule != "estimated":
+            difference = paired_difference(returns, base.returns.reshape(1, -1))
         rows.append(
             Row(
-                name=titles[rule][0],
-                family=titles[rule][1],
+                name=_title(rule, found),
+                family="uniform" if rule == "uniform" else "constant",
                 recommended=mean_over_seeds(returns),
                 sampled=None,
                 difference=difference,
@@ -139,9 +202,21 @@ def reference_rows(found: References) -> list[Row]:
                 mass_outside_limits=None,
                 mass_outside_sparse=None,
                 cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
+                baseline=found.baseline,
             )
         )
     return rows
+
+
+def _title(rule: str, found: References) -> str:
+    """Name of a reference rule, with its dose."""
+    if rule == "estimated":
+        count = found.baseline.patients
+        source = f"{count:,} patients" if count > 1 else "one patient"
+        return f"constant dose {found.baseline.dose:.3f} estimated from the {source}"
+    if rule == "best":
+        return f"best constant dose {found.dose:.3f}, known to the simulator only"
+    return {"uniform": "uniform dosing", "none": "no dose"}[rule]
 
 
 def ceiling_row(policy: str, knows: str, value: float, half_width: float, patients: int) -> Row:
@@ -161,6 +236,7 @@ def ceiling_row(policy: str, knows: str, value: float, half_width: float, patien
         mass_outside_limits=None,
         mass_outside_sparse=None,
         cost=None,
+        baseline=None,
     )
 
 
@@ -184,8 +260,8 @@ def agent_row(
         states: recorded visits ``[B, O]`` at which dose sets are measured.
         sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
     """
-    best = outcomes["recommended"]
-    difference = paired_difference(best.returns, found.outcomes["constant"].returns)
+    best, base = outcomes["recommended"], found.outcomes.get("estimated")
+    difference = paired_difference(best.returns, base.returns) if base else None
     obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
     sets = policy.dose_set(obs)
     outside = None
@@ -198,12 +274,13 @@ def agent_row(
         recommended=mean_over_seeds(best.returns),
         sampled=mean_over_seeds(outcomes["sampled"].returns),
         difference=difference,
-        verdict=verdict(difference),
+        verdict=verdict(difference) if difference else None,
         half_width=float(sets.half_width.mean()),
         width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
         mass_outside_limits=float(sets.mass_outside.mean()),
         mass_outside_sparse=outside,
         cost=mean_over_seeds(best.cost),
+        baseline=found.baseline,
     )
 
 
@@ -253,7 +330,7 @@ def render(rows: Sequence[Row]) -> str:
         "policy",
         "return, recommended dose",
         "return, sampled dose",
-        "minus best constant",
+        "minus estimated constant",
         "verdict",
         "half-width",
         "outside limits",
@@ -266,7 +343,7 @@ def render(rows: Sequence[Row]) -> str:
             row.family,
             str(row.recommended),
             str(row.sampled) if row.sampled else "-",
-            str(row.difference) if row.difference else "-",
+            row.difference_words,
             row.verdict or "-",
             f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
             mass_words(row.mass_outside_limits, row.width_kind == EXACT),

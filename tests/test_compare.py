@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import cohort
+from samples import ENV, cohort
 from scipy import stats
 
 from dosing import comparison
 from dosing.cli import compare as module
 from dosing.cli.compare import Comparison, compare, configurations, regularisations
 from dosing.cli.presets import Preset
-from dosing.cli.studies import CURVES, TABLE
+from dosing.cli.studies import CURVES, TABLE, Factory, evaluate_runs
+from dosing.comparison import Baseline
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
-from dosing.evaluation import read_outcomes
+from dosing.evaluation import constant, read_outcomes, rollout
 from dosing.regularisation import Regularisation
 from dosing.runs import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs, read_json, read_table
 from dosing.training import TrainingSettings
@@ -176,6 +177,50 @@ def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path)
     assert second.startswith("data: other\nagent")
     alone = small(tmp_path / "alone", ["bc", "iql"], [tmp_path / "other.parquet"])
     assert [row for row in found.rows if row.data == "other"] == list(alone.rows)
+
+
+def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_path: Path) -> None:
+    """Its rows are paired with the returns of that dose, seed by seed and patient by patient."""
+    sources = {"visits": cohort(), "other": cohort(5, seed=3)}
+    write_episodes(sources["other"], tmp_path / "other.parquet")
+    study = tmp_path / "study"
+    found = small(study, ["bc"], [visits, tmp_path / "other.parquet"])
+    runs = {run.path.parent.name: run for run in find_runs(study)}
+    doses = []
+    for data, episodes in sources.items():
+        rows = [row for row in found.rows if row.data == data]
+        baseline = Baseline.of(episodes)
+        assert baseline.dose is not None
+        doses.append(baseline.dose)
+        assert {row.baseline for row in rows} <= {baseline, None}
+        (own,) = (row for row in rows if row.is_baseline)
+        assert (
+            own.name == f"constant dose {baseline.dose:.3f} estimated from the {baseline.patients} patients"
+        )
+        given = rollout(Factory.of(ENV, {}), constant(baseline.dose), (0, 1), 4).returns
+        assert own.recommended.value == pytest.approx(given.mean())
+        returns = read_outcomes(runs[data].path / EPISODES)["recommended"].returns
+        gain = (returns - given).mean(1)
+        low, high = stats.t.interval(0.95, 1, gain.mean(), stats.sem(gain))
+        told = rows[0].difference
+        assert told is not None
+        assert (told.value, told.low, told.high) == pytest.approx((gain.mean(), low, high))
+        assert rows[0].verdict == ("worse" if high < 0 else "better" if low > 0 else "not distinguishable")
+    assert abs(doses[0] - doses[1]) > 1e-3
+    with pytest.raises(UserError, match="must share their data set"):
+        evaluate_runs(list(runs.values()), 4)
+
+
+def test_data_of_two_doses_have_no_constant_to_stand_beside(tmp_path: Path) -> None:
+    either = np.where(cohort().act > 0, np.float32(0.5), np.float32(-0.5))
+    write_episodes(dataclasses.replace(cohort(), act=either), tmp_path / "two.parquet")
+    found = small(tmp_path / "study", ["bc"], [tmp_path / "two.parquet"])
+    measured = [row for row in found.rows if row.cost]
+    assert [row.name for row in measured[:3]] == ["BC", "uniform dosing", "no dose"]
+    assert measured[3].name.startswith("best constant dose")
+    assert {row.difference_words for row in measured} == {"no estimated constant"}
+    (note,) = found.notes
+    assert note.startswith("no constant dose is estimated from two: a parabola needs at least three")
 
 
 def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Path, tmp_path: Path) -> None:

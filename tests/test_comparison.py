@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import agents
 from dosing import comparison
 from dosing.cli.studies import Factory
 from dosing.comparison import (
+    Baseline,
     References,
     Row,
     agent_row,
@@ -25,6 +27,7 @@ from dosing.comparison import (
     render,
 )
 from dosing.data.dataset import Transform
+from dosing.data.store import Episodes
 from dosing.evaluation import Outcomes, constant, evaluate, rollout
 from dosing.policy import DosePolicy
 from dosing.runs import EPISODES, read_json, write_json
@@ -35,6 +38,8 @@ PATIENTS = 40
 NAMES = list(agents.AGENTS)
 BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
 UNBOUNDED = [name for name in NAMES if not is_bounded(name)]
+BASELINE = Baseline(0.25, 8)
+NO_BASELINE = Baseline(None, 8, "the visits tell none.")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +56,7 @@ def factory() -> Factory:
 def found(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "SEARCH_PATIENTS", 200)
-        return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS)
+        return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS, BASELINE)
 
 
 def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
@@ -63,16 +68,74 @@ def row(name: str, found: References, factory: Factory, sparse: DosePolicy | Non
     return agent_row(name, "law", own, evaluate(own, factory, PATIENTS), found, cohort().obs[:50], sparse)
 
 
+# The estimated constant
+
+
+def recorded(act: list[Any], reward: list[float]) -> Episodes:
+    """Recorded visits of two patients with these doses and rewards."""
+    visits = len(reward)
+    rows = {name: values[:visits].copy() for name, values in cohort().arrays().items()}
+    doses = np.asarray(act, dtype=np.float32).reshape(visits, -1)
+    half = [1.0] * doses.shape[1]
+    patient = np.arange(visits) * 2 // visits
+    changed = {
+        "act": doses,
+        "act_requested": doses,
+        "reward": np.asarray(reward, dtype=np.float32),
+        "episode": patient,
+    }
+    card = cohort().metadata | {"action_low": [-x for x in half], "action_high": half}
+    return Episodes(**rows | changed, metadata=card)
+
+
+def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
+    """By hand: 1 + 3 d - 4 d^2 has its top at 3/8; noise on the data moves it as numpy's polyfit says."""
+    doses = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0]
+    found = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses]))
+    assert found.dose == pytest.approx(0.375, abs=1e-6)
+    assert (found.patients, found.missing) == (2, "")
+    for seed in (0, 1):
+        data = cohort(8, seed)
+        c2, c1, _ = np.polyfit(data.act[:, 0].astype(float), data.reward.astype(float), 2)
+        assert c2 < 0
+        assert Baseline.of(data).dose == pytest.approx(-c1 / (2 * c2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [([0.0, 0.5, 0.5, 0.0], "three different recorded doses"), ([[0.1, 0.2]] * 4, "one dose dimension only")],
+)
+def test_data_that_tell_no_constant_say_why(act: list[Any], told: str) -> None:
+    found = Baseline.of(recorded(act, [0.0, 1.0, 2.0, 3.0]))
+    assert found.dose is None
+    assert told in found.missing
+
+
+def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: Factory) -> None:
+    found = references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE)
+    assert references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE).outcomes.keys() == {
+        "uniform",
+        "none",
+        "best",
+    }
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found)]
+    for line, text in zip(rows, render(rows).splitlines()[2:], strict=True):
+        assert line.difference is line.verdict is None
+        assert not line.is_baseline
+        assert "  no estimated constant  " in text
+
+
 # References
 
 
 def test_reference_rules_meet_the_agents_patients(found: References, factory: Factory) -> None:
-    assert list(found.outcomes) == ["uniform", "none", "constant"]
-    for rule, dose in (("none", 0.0), ("constant", found.dose)):
+    assert list(found.outcomes) == ["uniform", "none", "estimated", "best"]
+    assert found.dose is not None
+    for rule, dose in (("none", 0.0), ("estimated", 0.25), ("best", found.dose)):
         again = rollout(factory, constant(dose), SEEDS, PATIENTS)
         np.testing.assert_array_equal(found.outcomes[rule].returns, again.returns)
     assert -1.0 < found.dose < 1.0
-    assert found.outcomes["uniform"].returns.mean() < found.outcomes["constant"].returns.mean()
+    assert found.outcomes["uniform"].returns.mean() < found.outcomes["best"].returns.mean()
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -91,60 +154,67 @@ def test_references_are_kept_for_the_same_question_only(
     tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch)
-    first = references(tmp_path, factory, SEEDS, PATIENTS)
-    assert len(calls) == 3
-    second = references(tmp_path, factory, SEEDS, PATIENTS)
-    assert len(calls) == 3
+    first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
+    second = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
     assert (second.dose, second.search_return) == (first.dose, first.search_return)
     for rule in first.outcomes:
         np.testing.assert_array_equal(first.outcomes[rule].returns, second.outcomes[rule].returns)
-    references(tmp_path, factory, SEEDS, PATIENTS + 1)
-    assert len(calls) == 6
-    other = references(tmp_path, factory, (0, 1), PATIENTS)
-    assert len(calls) == 9
+    references(tmp_path, factory, SEEDS, PATIENTS + 1, BASELINE)
+    assert len(calls) == 8
+    other = references(tmp_path, factory, (0, 1), PATIENTS, BASELINE)
+    assert len(calls) == 12
     assert other.outcomes["uniform"].returns.shape == (2, PATIENTS)
+    last = references(tmp_path, factory, (0, 1), PATIENTS, Baseline(0.5, 8))
+    assert len(calls) == 16
+    assert (last.outcomes["estimated"].dose > other.outcomes["estimated"].dose).all()
 
 
 def test_kept_references_that_do_not_belong_together_are_made_again(
     tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the two files, or one of them changed: neither is shown beside the other."""
-    first = references(tmp_path, factory, SEEDS, PATIENTS)
+    first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
     calls = counted(monkeypatch)
     (tmp_path / EPISODES).write_bytes((tmp_path / EPISODES).read_bytes()[:-1])
-    again = references(tmp_path, factory, SEEDS, PATIENTS)
-    assert len(calls) == 3
+    again = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
     assert again.dose == first.dose
     (tmp_path / EPISODES).unlink()
-    references(tmp_path, factory, SEEDS, PATIENTS)
-    assert len(calls) == 6
+    references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 8
     write_json(tmp_path / comparison.REFERENCES, {"some": "other file"})
-    references(tmp_path, factory, SEEDS, PATIENTS)
-    assert len(calls) == 9
+    references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 12
     assert read_json(tmp_path / comparison.REFERENCES)["dose"] == first.dose
 
 
 def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
     base = Factory.of(ENV, {})
     factory = Factory(ENV, {}, DoseLimits((0.1,), (1.0,)), base.horizon)
-    assert list(references(tmp_path, factory, (0,), 5).outcomes) == ["uniform", "constant"]
+    assert list(references(tmp_path, factory, (0,), 5, BASELINE).outcomes) == ["uniform", "estimated", "best"]
 
 
 def test_reference_rows_are_one_sample_of_all_patients(found: References) -> None:
-    rows = {row.name.rstrip(" 0123456789.-"): row for row in reference_rows(found)}
-    assert set(rows) == {"uniform dosing", "no dose", "best constant dose"}
-    best = found.outcomes["constant"].returns.ravel()
-    for name, rule in (("uniform dosing", "uniform"), ("no dose", "none")):
+    rows = {row.name: row for row in reference_rows(found)}
+    estimated = "constant dose 0.250 estimated from the 8 patients"
+    best = f"best constant dose {found.dose:.3f}, known to the simulator only"
+    assert list(rows) == ["uniform dosing", "no dose", estimated, best]
+    base = found.outcomes["estimated"].returns.ravel()
+    for name, rule in (("uniform dosing", "uniform"), ("no dose", "none"), (best, "best")):
         returns = found.outcomes[rule].returns.ravel()
         difference = rows[name].difference
         assert difference is not None
-        assert difference.value == pytest.approx((returns - best).mean())
-        low, high = stats.t.interval(0.95, len(best) - 1, (returns - best).mean(), stats.sem(returns - best))
+        assert difference.value == pytest.approx((returns - base).mean())
+        low, high = stats.t.interval(0.95, len(base) - 1, (returns - base).mean(), stats.sem(returns - base))
         assert (difference.low, difference.high) == pytest.approx((low, high))
         assert rows[name].recommended.value == pytest.approx(returns.mean())
         assert rows[name].recommended.n == len(SEEDS) * PATIENTS
-    assert rows["best constant dose"].difference is None
+    assert [name for name, line in rows.items() if line.is_baseline] == [estimated]
+    assert rows[estimated].difference is rows[estimated].verdict is None
     assert rows["uniform dosing"].verdict == "worse"
+    assert rows[best].verdict == "better"
     costs = {name: line.cost.value for name, line in rows.items() if line.cost}
     assert costs["no dose"] == 0.0 < costs["uniform dosing"]
 
@@ -153,14 +223,14 @@ def test_reference_rows_are_one_sample_of_all_patients(found: References) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_agents_row_is_paired_with_the_best_constant(
+def test_an_agents_row_is_paired_with_the_estimated_constant(
     name: str, found: References, factory: Factory
 ) -> None:
     sparse = policy(BOUNDED[0])
     line = row(name, found, factory, sparse)
     own = policy(name)
     outcome = evaluate(own, factory, PATIENTS)
-    gain = (outcome["recommended"].returns - found.outcomes["constant"].returns).mean(1)
+    gain = (outcome["recommended"].returns - found.outcomes["estimated"].returns).mean(1)
     assert line.difference is not None
     assert line.difference.value == pytest.approx(gain.mean())
     low, high = stats.t.interval(0.95, len(SEEDS) - 1, gain.mean(), stats.sem(gain))  # seeds are the sample
@@ -206,7 +276,8 @@ def test_without_a_comparable_interval_there_is_no_mass(
 
 def test_rows_survive_json(found: References, factory: Factory) -> None:
     ceiling = ceiling_row("one", "a truth", 7.4, 0.5, 300)
-    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found), ceiling]
+    missing = dataclasses.replace(ceiling, baseline=NO_BASELINE)
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found), ceiling, missing]
     back = [Row.from_json(json.loads(json.dumps(line.to_json(), allow_nan=False))) for line in rows]
     assert back == rows
 
@@ -216,9 +287,15 @@ def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, 
     rows = [row(BOUNDED[0], found, factory, sparse), row(UNBOUNDED[0], found, factory, sparse)]
     text = render([*rows, *reference_rows(found)])
     head, rule, *lines = text.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert set(rule) == {"-"}
-    for title in ("return", "minus best constant", "half-width", "outside limits", "outside sparse interval"):
+    for title in (
+        "return",
+        "minus estimated constant",
+        "half-width",
+        "outside limits",
+        "outside sparse interval",
+    ):
         assert title in head
     bounded, unbounded, *rest = lines
     assert bounded.count("0 (exactly)") == 2
@@ -228,9 +305,10 @@ def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, 
     assert [line.split("  ")[0] for line in rest] == [
         "uniform dosing",
         "no dose",
-        f"best constant dose {found.dose:.3f}",
+        "constant dose 0.250 estimated from the 8 patients",
+        f"best constant dose {found.dose:.3f}, known to the simulator only",
     ]
-    columns = {name: head.index(name) for name in ("policy", "minus best constant", "cost")}
+    columns = {name: head.index(name) for name in ("policy", "minus estimated constant", "cost")}
     assert all(line[start - 2 : start] == "  " for line in lines for start in columns.values())
 
 

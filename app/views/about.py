@@ -23,7 +23,8 @@ doses the policy could give, with the probability outside the limits before any 
 is written 0 (exactly).
 
 **How the numbers are made.** Every agent is trained with several seeds on recorded visits. Agents and
-reference rules are evaluated on the same new simulated patients; intervals are 95 %.
+reference rules are evaluated on the same new simulated patients; intervals are 95 %. Each is compared with
+one constant dose for everyone, estimated from the same recorded visits: the least that learning has to beat.
 
 **How to link.** The address of a page names the patient, the visit and the scale: whoever opens it on this
 machine sees the same. Visits count from 1.

@@ -23,10 +23,10 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
         {
             "agent or rule": row.name,
             "policy": row.family,
-            "verdict": row.verdict or "reference",
+            "verdict": row.verdict or (dash if row.sampled else "reference"),
             "return, recommended dose": minus(row.recommended),
             "return, sampled dose": minus(row.sampled) if row.sampled else dash,
-            "minus best constant": minus(row.difference) if row.difference else dash,
+            "minus estimated constant": dash if row.difference_words == "-" else minus(row.difference_words),
             "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
             "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
             "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
@@ -70,8 +70,9 @@ def show_table(listing: load.Listing) -> None:
     st.caption(
         f"Return: sum of rewards {span}of a patient. Filled: recommended dose given; open: doses sampled "
         f"from the policy. Agents: {basis.basis}; reference rules have no seeds, "
-        f"n = {rules.n:,}. All on the same new simulated patients. Dotted line: the best constant dose, "
-        "found on separate patients. Ceilings: measured beforehand, on 2,000 of these patients."
+        f"n = {rules.n:,}. All on the same new simulated patients. Dotted line: the constant dose "
+        "estimated from the recorded patients. The best constant dose was found on separate simulated "
+        "patients: no clinic has it. Ceilings: measured beforehand, on 2,000 of these patients."
     )
     st.subheader("Study table")
     for name in sets:
@@ -79,9 +80,11 @@ def show_table(listing: load.Listing) -> None:
             st.markdown(f"Trained on **{name}**")
         st.table(as_frame([row for row in rows if row.data == name]), hide_index=True)
     st.caption(
-        "Intervals are 95 %. The difference is paired by patient; the verdict says whether its interval "
-        "excludes 0. Half-width and probabilities: means over recorded visits and seeds, before any "
-        "clipping; the sparse set is each seed's own. Cost: mean number of safety events per patient."
+        "Intervals are 95 %. The difference is from the constant dose estimated from the same recorded "
+        "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "
+        "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and "
+        "seeds, before any clipping; the sparse set is each seed's own. Cost: mean number of safety events "
+        "per patient."
     )
 
 

@@ -378,6 +378,8 @@ def compare(
         if here := [run for run in runs if run.path.parent.name == file.stem]:
             of_runs, of_rules = evaluate_runs(here, evaluation_patients)
             rows, rules = rows + of_runs, rules + of_rules
+            if (baseline := of_runs[0].baseline) and baseline.missing:
+                notes.append(f"no constant dose is estimated from {file.stem}: {baseline.missing}")
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
     found = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
     table = {

@@ -1,8 +1,8 @@
 """Studies: data, runs, references and tables of one folder, joined from agents, simulator and core.
 
-A study folder holds ``data/`` (recorded visits), ``references/`` (rules that need no learning, per scenario),
-one run folder per trained stack, ``table.json`` (one row per run and rule) and ``curves.parquet`` (one row
-per run, update and seed).
+A study folder holds ``data/`` (recorded visits), ``references/`` (rules that need no learning, per data
+set), one run folder per trained stack, ``table.json`` (one row per run and rule) and ``curves.parquet`` (one
+row per run, update and seed).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tqdm import tqdm
 import agents
 from dosing import __version__
 from dosing.agent import Problem
-from dosing.comparison import References, Row, agent_row, ceiling_row, reference_rows, references
+from dosing.comparison import Baseline, References, Row, agent_row, ceiling_row, reference_rows, references
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
@@ -361,23 +361,24 @@ def evaluate_run(run: RunFolder, patients: int, *, update: int | None = None, po
     write_json(record, wanted | {"episodes": sha256(episodes)})
 
 
-def references_for(study: Path, factory: Factory, seeds: Sequence[int], patients: int) -> References:
-    """Reference rules of a scenario, kept in the study folder."""
-    key = hashlib.sha256(json.dumps([factory.env_id, factory.options], sort_keys=True).encode()).hexdigest()[
-        :8
-    ]
+def references_for(
+    study: Path, factory: Factory, episodes: Episodes, seeds: Sequence[int], patients: int
+) -> References:
+    """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
+    decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     folder = study / "references" / f"{factory.env_id.split('/')[-1]}-{key}"
-    return references(folder, factory, seeds, patients)
+    return references(folder, factory, seeds, patients, Baseline.of(episodes))
 
 
 def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], list[Row]]:
-    """Evaluate runs of one scenario and the reference rules on the same patients.
+    """Evaluate runs of one data set and the reference rules on the same patients.
 
     Returns:
         One row per run, and the rows of reference rules and ceilings.
 
     Raises:
-        UserError: the runs are of different scenarios or seeds.
+        UserError: the runs are of different data sets, scenarios or seeds.
     """
     for run in runs:
         evaluate_run(run, patients)
@@ -386,12 +387,15 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], 
     policies = {run.path: policy_of(run) for run in runs}
     seeds = policies[first.path].seeds
     factory = factory_of(first)
+    configs = [run.config() for run in runs]
     if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
         raise UserError("runs in one table must share their scenario and seeds.")
-    found = references_for(study, factory, seeds, patients)
-    states = recorded_states(episodes_of(first))
+    if len({config["data"]["content_hash"] for config in configs}) > 1:
+        raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
+    episodes = episodes_of(first)
+    found = references_for(study, factory, episodes, seeds, patients)
+    states = recorded_states(episodes)
     sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
-    configs = [run.config() for run in runs]
     rows = [
         agent_row(
             name,

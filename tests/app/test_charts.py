@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from app.dose_chart import dose_axis
 from app.theme import GREY, MARKS, NOTICE, OTHER, decimals, interval, mark, number, probability
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli import studies
-from dosing.comparison import Row
+from dosing.comparison import Baseline, Row
 from dosing.recommendation import Recommendation, SeedSet
 from dosing.runs import find_runs
 from dosing.safety import DoseLimits
@@ -91,10 +93,11 @@ def row(name: str, value: float, verdict: str | None = "worse", *, agent: bool =
         None,
         None,
         estimate(0.0),
+        Baseline(0.4, 50),
     )
 
 
-ROWS = [row("Agent", 1.0), row("rule", 0.0, agent=False), row("best constant", 2.0, None, agent=False)]
+ROWS = [row("Agent", 1.0), row("rule", 0.0, agent=False), row("constant", 2.0, None, agent=False)]
 VISITS = np.arange(1.0, 6.0)
 WAVES = np.sin(np.outer(VISITS, [1.0, 2.0]))
 
@@ -253,8 +256,32 @@ def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
         (0.0, -1.0, 2.0, OTHER.symbol),
         (2.0, 1.0, 4.0, OTHER.symbol),
     ]
-    assert {(line.x0, line.x1) for line in figure.layout.shapes} == {(2.0, 2.0)}  # the best constant dose
-    assert "<b>Agent</b>: worse than best constant" in texts(figure)
+    assert {(line.x0, line.x1) for line in figure.layout.shapes} == {
+        (2.0, 2.0)
+    }  # the estimated constant dose
+    assert "<b>Agent</b>: worse than estimated constant" in texts(figure)
+
+
+def test_the_interval_chart_draws_no_line_without_an_estimated_constant() -> None:
+    lost = replace(row("Agent", 1.0, None), baseline=Baseline(None, 50, "the visits tell none."))
+    ceiling = replace(row("ceiling", 3.0, None, agent=False), baseline=None)
+    assert not charts.intervals([lost, ceiling]).layout.shapes
+
+
+def test_a_long_name_gets_a_higher_lane_of_its_own() -> None:
+    rows = [row("best constant dose 0.436, known to the simulator only", 1.0, agent=False), *ROWS]
+    figure = charts.intervals(rows)
+    first, second, *_ = figure.layout.annotations
+    lines = first.text.split("<br>")
+    assert len(lines) == 2
+    assert lines[-1] == "<b>simulator only</b>: worse than estimated constant"
+    assert max(len(re.sub("<.*?>", "", line)) for line in lines) <= 46
+    plain = charts.intervals(ROWS)
+    higher = figure.layout.height - plain.layout.height
+    assert higher == plain.layout.yaxis.range[0] - figure.layout.yaxis.range[0] == charts.LANE + charts.LINE
+    # A pixel is a unit: a name stands above its own estimate and below the estimate of the row before.
+    assert figure.data[0].y[0] < first.y < 0
+    assert figure.data[1].y[0] < second.y < figure.data[0].y[0] - 10
 
 
 def test_training_curve_is_the_interquartile_mean_of_finite_steps() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.panels import worth_words
 from app.theme import number
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli.studies import TABLE, episodes_of, recommend_from
+from dosing.comparison import Baseline, Row
 from dosing.runs import DONE, RunFolder, find_runs, read_json, write_json
-from tests.app.test_charts import answer
+from dosing.statistics import Estimate
+from tests.app.test_charts import answer, row
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("views/patient.py", "views/comparison.py", "views/about.py")
@@ -199,6 +203,11 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
 def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path) -> None:
     at = open_app(full_study, PAGES[1])
     table = at.table[0].value
+    rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"]]
+    assert [str(line.difference).replace("-", "\N{MINUS SIGN}") for line in rows if line.difference] == [
+        words for words in table["minus estimated constant"] if words != "\N{EM DASH}"
+    ]
+    assert [line.verdict or "reference" for line in rows] == table["verdict"].tolist()
     assert table["agent or rule"].tolist()[:4] == ["FtTPO", "IQL", "uniform dosing", "no dose"]
     assert set(table["verdict"]) <= {"better", "worse", "not distinguishable", "reference"}
     assert table["outside hard limits"][0].replace("\N{NO-BREAK SPACE}", " ") == "0 (exactly)"
@@ -225,9 +234,11 @@ def test_a_study_that_was_not_compared_names_the_command(open_app, full_study: P
     at = open_app(study, PAGES[1])
     assert "not been compared yet" in words(at)
     assert at.code[0].value.startswith("python -m dosing")
-    (study / TABLE).write_text("{}")
-    at = open_app(study, PAGES[1])
-    assert "not a study table" in words(at)
+    line = {k: v for k, v in read_json(full_study / TABLE)["rows"][0].items() if k != "baseline"}
+    for other in ({}, {"rows": [line], "runs": []}):  # the second names no constant dose: an older program
+        write_json(study / TABLE, other)
+        at = open_app(study, PAGES[1])
+        assert "not a study table" in words(at)
 
 
 def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> None:
@@ -238,6 +249,67 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
         assert config["data"]["content_hash"].startswith(line["data hash"])
         assert line["files"] == "verified"
         assert line["seeds"] == 2
+
+
+# What following a policy was worth
+
+
+def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimate:
+    return Estimate(value, low, high, 0.95, 1000 * seeds, seeds, "t over seeds")
+
+
+@pytest.mark.parametrize(
+    ("found", "patients", "says"),
+    [
+        (
+            difference(-2.41, -3.02, -1.79),
+            50,
+            "On 1,000 new simulated patients x 5 seeds, following it was worth **2.4 less** [1.8, 3.0] than "
+            "one constant dose of 0.41 mg estimated from the same 50 patients",
+        ),
+        (difference(1.5, 1.0, 2.0, 1), 1, "x 1 seed, following it was worth **1.5 more** [1.0, 2.0]"),
+        (difference(0.012, 0.005, 0.019), 50, "**0.012 more** [0.005, 0.019]"),
+        (difference(-0.3, -0.9, 0.3), 50, "**0.3 less** [0.9 less to 0.3 more]"),
+        (difference(0.25, -0.5, 1.0), 50, "**0.2 more** [0.5 less to 1.0 more]"),
+    ],
+)
+def test_a_difference_in_words(found: Estimate, patients: int, says: str) -> None:
+    text = worth_words(found, Baseline(0.41, patients), "0.41 mg")
+    assert says in text
+    assert text.endswith(f"estimated from the same {patients} patient{'s' if patients > 1 else ''}")
+
+
+def test_the_card_says_what_following_was_worth(open_app, full_study: Path) -> None:
+    at = open_app(full_study)
+    shown = [str(e.value) for e in (*at.warning, *at.success) if "following it was worth" in str(e.value)]
+    rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"][:2]]
+    assert len(shown) == 2
+    for line in rows:
+        assert line.baseline is not None
+        dose = number(line.baseline.dose or 0.0)
+        (text,) = (s for s in shown if s.endswith(f": **{line.verdict}**.") and _value(line) in s)
+        assert text.startswith("On 4 new simulated patients x 2 seeds, ")
+        assert f"one constant dose of {dose} estimated from the same 3 patients" in text
+
+
+def _value(line: Row) -> str:
+    assert line.difference is not None
+    value = line.difference.value
+    return f"**{abs(value):.1f} {'less' if value < 0 else 'more'}**"
+
+
+def test_a_card_without_an_estimated_constant_says_why() -> None:
+    at = AppTest.from_function(card_of_one_answer)
+    lost = replace(row("Agent", 1.0, None), baseline=Baseline(None, 50, "the visits tell none."))
+    one = answer()
+    at.session_state["answer"] = replace(one, source=replace(one.source, measured=lost))
+    at.run(timeout=30)
+    assert not at.exception
+    (info,) = at.info
+    assert info.value == (
+        "Measured on 20 new simulated patients x 5 seeds, but there is no constant dose estimated from the "
+        "same recorded patients to compare it with: the visits tell none."
+    )
 
 
 def card_of_one_answer() -> None:
