@@ -34,7 +34,7 @@ from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.compare import Comparison, compare
 from dosing.cli.presets import PRESETS
 from dosing.cli.studies import CURVES, TABLE
-from dosing.comparison import Row
+from dosing.comparison import Baseline, Row
 from dosing.errors import UserError
 from dosing.runs import METRICS, read_json, read_table, write_atomic, write_json
 from dosing.statistics import Estimate, mean_over_seeds
@@ -103,7 +103,7 @@ def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: 
     ]
     for group, part in found.items():
         head = ["agent", "policy", *(f"{u:,} updates" for u in updates), "sampled, at the end"]
-        head += ["minus best constant", "verdict", "minutes of training"]
+        head += ["minus estimated constant", "verdict", "minutes of training"]
         lines = []
         for row, run in zip(part["rows"], part["runs"], strict=False):
             own = {p["update"]: p for p in part["points"] if p["run"] == run}
@@ -113,17 +113,15 @@ def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: 
                     row.family,
                     *(str(own[u]["recommended"]) if u in own else "" for u in updates),
                     str(row.sampled),
-                    str(row.difference),
-                    str(row.verdict),
+                    row.difference_words,
+                    row.verdict or "",
                     f"{part['minutes'][run]:.1f}",
                 ]
             )
         for row in part["rows"][len(part["runs"]) :]:
             blank = [""] * (len(updates) - 1)
-            difference = str(row.difference) if row.difference else ""
-            lines.append(
-                [row.name, row.family, *blank, str(row.recommended), "", difference, row.verdict or "", ""]
-            )
+            words = [str(row.recommended), "", row.difference_words, row.verdict or "", ""]
+            lines.append([row.name, row.family, *blank, *words])
         parts += [f"## Settings: {group}", PRESETS[group].about + ".", table(head, lines), *part["notes"]]
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
@@ -145,7 +143,7 @@ def picture(found: dict[str, dict[str, Any]]) -> str:
 
 def plain(value: Any) -> Any:
     """Rows and estimates as JSON fields."""
-    if isinstance(value, Row | Estimate):
+    if isinstance(value, Row | Estimate | Baseline):
         return {k: plain(v) for k, v in vars(value).items()}
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
