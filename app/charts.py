@@ -102,7 +102,7 @@ def intervals(rows: Sequence[Row]) -> go.Figure:
 
 def _label(row: Row) -> list[str]:
     """Name and verdict in lines that fit a telephone, the name in bold."""
-    name = textwrap.wrap(row.name, 44)
+    name = textwrap.wrap(row.name, 42)
     lines = [f"<b>{part}</b>" for part in name]
     if row.verdict is None:
         return lines
