@@ -265,11 +265,12 @@ class Centred(nn.Module):
             decays(bias, init.regularisation.weight_decay)
             zeros = torch.zeros(len(init.seeds), 1, n_act, dtype=init.dtype, device=init.device)
             self.register_buffer("offset", zeros)
-            self.register_buffer("known", torch.zeros(1, dtype=torch.bool, device=init.device))
+            known = torch.zeros(len(init.seeds), 1, dtype=torch.bool, device=init.device)
+            self.register_buffer("known", known)
 
     def centre(self, unit: Tensor) -> None:
         """Take the prior dose ``[A]`` on the [-1, 1] axis, or ``[S, A]``; the first one stays."""
-        if self.active and not bool(self.known):
+        if self.active and not bool(self.known.all()):
             self.offset.copy_(torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(-2))
             self.known.fill_(True)
 

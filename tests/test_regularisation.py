@@ -63,6 +63,15 @@ def test_with_everything_on_an_agent_learns_and_a_seed_equals_itself_alone(name:
 
 
 @every_agent
+def test_everything_kept_has_the_seeds_first(name: str) -> None:
+    """The training loop looks for damage seed by seed."""
+    agent = built(name, **EVERYTHING)
+    trained(agent, 1)
+    state = agent.training_state()
+    assert {key for key, x in state.items() if x.dim() > 0 and (x.dim() < 2 or len(x) != len(SEEDS))} == set()
+
+
+@every_agent
 def test_a_stack_with_everything_on_is_resumed_exactly(name: str) -> None:
     straight, first = built(name, **EVERYTHING), built(name, **EVERYTHING)
     trained(straight, 6)
@@ -218,7 +227,7 @@ def test_the_prior_is_taken_from_the_data_once_and_saved() -> None:
     loaded.load_state_dict(agent.state_dict())
     centred = [module for module in loaded.modules() if isinstance(module, Centred)]
     assert centred
-    assert all(bool(module.known) for module in centred)
+    assert all(bool(module.known.all()) for module in centred)
 
 
 def test_a_law_without_a_mean_of_its_own_has_no_prior_dose() -> None:
