@@ -120,6 +120,8 @@ class Valuation:
         difference: the policy's return minus that of the estimated constant dose, paired by patient.
         verdict: what the difference says.
         refused: why there is no number.
+        drawn: the estimate in every bootstrap replicate ``[R + 1]``, of the data themselves first; replicate
+            r of every policy is of the same patients.
     """
 
     estimate: Estimate | None = None
@@ -127,6 +129,7 @@ class Valuation:
     difference: Estimate | None = None
     verdict: Verdict | None = None
     refused: str | None = None
+    drawn: Array | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def evaluate_policies(
     episodes: Episodes,
     candidates: Sequence[tuple[str, Act | DosePolicy]],
     settings: Settings | None = None,
+    baseline: EstimatedConstant | None = None,
 ) -> Selection:
     """Estimate the return of every candidate from recorded visits, beside the estimated constant dose.
 
@@ -191,6 +195,7 @@ def evaluate_policies(
         candidates: name and policy: an act function of the state alone, ``[S, P, O] -> [S, P, A]`` (also for
             S = 1), or a trained stack.
         settings: what is estimated, and how.
+        baseline: the constant dose to compare with; None estimates it from these visits.
 
     Raises:
         UserError: the data or settings cannot be used, or two candidates share a name or take the baseline's.
@@ -201,7 +206,7 @@ def evaluate_policies(
         raise UserError(f"candidates need different names, none of them {BASELINE!r}; got {names}.")
     data = Trajectories.from_episodes(episodes, behaviour=settings.behaviour)
     evaluation = _Evaluation(data, settings)
-    best = estimated_constant(data)
+    best = baseline or estimated_constant(data)
     rules: list[tuple[str, Act | DosePolicy]] = [(BASELINE, best), *candidates]
     found: list[PolicyValue] = []
     base: dict[Estimator, Array] | None = None
@@ -316,6 +321,7 @@ class _Evaluation:
             seeds=tuple(drawn[0].tolist()),
             difference=difference,
             verdict=verdict(difference) if difference else None,
+            drawn=drawn.mean(1),
         )
 
     def _estimate(self, estimator: Estimator, drawn: Array, n_seeds: int) -> Estimate:

@@ -167,6 +167,17 @@ def split_patients(episodes: Episodes, share: float, seed: int = 0) -> tuple[Epi
     return training, tested
 
 
+def fold_patients(episodes: Episodes, folds: int, seed: int = 0) -> list[tuple[Episodes, Episodes]]:
+    """Cut recorded visits by patient into folds: for each, all other patients to train on, and its own.
+
+    Raises:
+        UserError: see :func:`fold_of`.
+    """
+    numbers, patient = np.unique(episodes.episode, return_inverse=True)
+    fold = fold_of(len(numbers), folds, seed)[patient]
+    return [(_rows(episodes, fold != k), _rows(episodes, fold == k)) for k in range(folds)]
+
+
 def _rows(episodes: Episodes, rows: NDArray[np.bool_]) -> Episodes:
     columns: dict[str, Any] = {name: array[rows] for name, array in episodes.arrays().items()}
     part = Episodes(**columns)

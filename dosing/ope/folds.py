@@ -1,0 +1,169 @@
+"""Cross-validation of whole procedures: every patient is valued under policies that have not seen them.
+
+In each fold the policies and the constant dose come from the other patients, and the fold's own patients
+alone estimate their values (``dosing.ope.selection``). Fold estimates are averaged with the numbers of their
+patients as weights. The interval is a percentile bootstrap over patients, drawn within every fold; resampling
+n patients with replacement shrinks a variance by (n - 1) / n, which is undone fold by fold (Davison, Hinkley
+1997, section 3.2). Policies are taken as fixed.
+
+With C candidates, intervals of differences are at 1 - (1 - confidence) / C: all hold together at the given
+confidence (Bonferroni), so that trying more settings makes nothing look better than it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.baselines import estimated_constant
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.evaluation import Act
+from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies
+from dosing.ope.trajectories import Trajectories
+from dosing.policy import DosePolicy
+from dosing.statistics import Estimate, Verdict, verdict
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of the patients.
+
+    Attributes:
+        training: visits of all other patients, whose constant dose is the baseline.
+        held_out: visits of the fold's patients, who value the policies.
+        policies: by name, trained on ``training``; see ``evaluate_policies``.
+    """
+
+    training: Episodes
+    held_out: Episodes
+    policies: Mapping[str, Act | DosePolicy]
+
+
+@dataclass(frozen=True)
+class PooledValue:
+    """What all folds together say of one policy by one estimator, or the reason why they say nothing.
+
+    Attributes:
+        estimate: return of the policies, mean over patients and seeds, in the data's unit.
+        difference: that return minus the one of the constant dose of the same training patients, paired by
+            patient; its interval allows for the number of candidates. None for the constant dose itself.
+        verdict: what the difference says.
+        folds: the difference in each fold.
+        refused: why there is no number.
+    """
+
+    estimate: Estimate | None = None
+    difference: Estimate | None = None
+    verdict: Verdict | None = None
+    folds: tuple[float, ...] = ()
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The result of :func:`evaluate_folds`.
+
+    Attributes:
+        values: of the constant dose, under the name ``dosing.ope.selection.BASELINE``, and of every
+            candidate, by estimator.
+        doses: the constant dose of each fold's training patients.
+        patients: N, each held out once.
+        horizon: visits of the return.
+        behaviour: where the density of the recorded doses comes from, in words.
+        candidates: C of the Bonferroni correction.
+    """
+
+    values: dict[str, dict[Estimator, PooledValue]]
+    doses: tuple[float, ...]
+    patients: int
+    horizon: int
+    behaviour: str
+    candidates: int
+
+
+def enough_replicates(candidates: int) -> int:
+    """Bootstrap replicates of which five lie beyond either corrected 95 % limit; 2,000 at least."""
+    return max(2000, 200 * candidates)
+
+
+def evaluate_folds(
+    folds: Sequence[Fold], settings: Settings | None = None, candidates: int | None = None
+) -> CrossValidation:
+    """Value every candidate on patients its policies have not seen, beside the constant dose.
+
+    Args:
+        folds: two or more, with policies of the same names.
+        settings: what is estimated, and how; one horizon for all folds, None for the longest recording. No
+            ``neural_fqe``: it has too few replicates for corrected limits.
+        candidates: C, where more were tried than have policies here; None counts those that have.
+
+    Raises:
+        UserError: the folds do not fit together, or one of them cannot be evaluated.
+    """
+    settings = settings or Settings()
+    names = list(folds[0].policies) if folds else []
+    if len(folds) < 2 or any(list(fold.policies) != names for fold in folds):
+        raise UserError("cross-validation needs two or more folds, each with policies of the same names.")
+    if "neural_fqe" in settings.estimators:
+        raise UserError("neural_fqe has too few bootstrap replicates for corrected limits; take another.")
+    tried = max(1, len(names)) if candidates is None else candidates
+    trained = [Trajectories.from_episodes(fold.training) for fold in folds]
+    horizon = settings.horizon or max(data.visits for data in trained)
+    found: list[Selection] = []
+    for k, (fold, data) in enumerate(zip(folds, trained, strict=True)):
+        own = replace(settings, horizon=horizon, seed=settings.seed * len(folds) + k)  # independent draws
+        try:
+            best = estimated_constant(data)
+            found.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
+        except (UserError, np.linalg.LinAlgError) as error:
+            raise UserError(f"the patients of fold {k + 1} value no policy: {error}") from error
+    values: dict[str, dict[Estimator, PooledValue]] = {
+        name: {e: _pooled(found, place, e, tried) for e in settings.estimators}
+        for place, name in enumerate([BASELINE, *names])
+    }
+    doses = tuple(selection.baseline.dose for selection in found)
+    patients = sum(selection.patients for selection in found)
+    return CrossValidation(values, doses, patients, horizon, found[0].behaviour, tried)
+
+
+def _pooled(found: Sequence[Selection], place: int, estimator: Estimator, tried: int) -> PooledValue:
+    """Pool the policy at one place of every fold's results; the first place is the constant dose."""
+    confidence = found[0].settings.confidence
+    method = "patient bootstrap within folds"
+    drawn: list[Array] = []
+    differences: list[Array] = []
+    for k, selection in enumerate(found, 1):
+        base, own = (selection.policies[p].values[estimator] for p in (0, place))
+        if own.drawn is None or base.drawn is None:
+            who, why = ("", own.refused) if own.drawn is None else ("the constant dose, ", base.refused)
+            return PooledValue(refused=f"{who}fold {k}: {why}")
+        drawn.append(own.drawn)
+        differences.append(own.drawn - base.drawn)
+    sizes = [selection.patients for selection in found]
+    n_seeds = len(found[0].policies[place].values[estimator].seeds)
+    estimate = _estimate(drawn, sizes, n_seeds, confidence, confidence, method)
+    if place == 0:
+        return PooledValue(estimate)
+    level, corrected = 1.0 - (1.0 - confidence) / tried, f"{method}, Bonferroni for {tried} candidates"
+    difference = _estimate(differences, sizes, n_seeds, level, confidence, corrected if tried > 1 else method)
+    return PooledValue(estimate, difference, verdict(difference), tuple(float(d[0]) for d in differences))
+
+
+def _estimate(
+    drawn: Sequence[Array], sizes: Sequence[int], n_seeds: int, level: float, told: float, method: str
+) -> Estimate:
+    """Mean over folds of replicates ``[R + 1]``, with percentile limits at one level told as another."""
+    patients = sum(sizes)
+    point = sum(n / patients * float(d[0]) for d, n in zip(drawn, sizes, strict=True))
+    around = sum(
+        n / patients * math.sqrt(n / (n - 1)) * (d[1:] - d[0]) for d, n in zip(drawn, sizes, strict=True)
+    )
+    low, high = np.quantile(point + around, [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(point, float(low), float(high), told, patients, n_seeds, method)
