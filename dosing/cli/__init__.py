@@ -1,7 +1,7 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | compare | evaluate | recommend | agents | app``. Heavy imports
-happen inside the commands, so that help and listings are instant and need no torch.
+``python -m dosing demo | simulate | train | compare | select | evaluate | recommend | agents | app``. Heavy
+imports happen inside the commands, so that help and listings are instant and need no torch.
 """
 
 from __future__ import annotations
@@ -157,6 +157,50 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     _device(compare)
     _cohort(compare)
+
+    select = command(
+        "select",
+        _select,
+        "choose settings from recorded visits alone: cross-validated against the constant dose; resumable",
+    )
+    select.add_argument("--agents", nargs="+", required=True, help="agents; all for the suite")
+    select.add_argument(
+        "--data", metavar="SOURCE", required=True, help="environment id (simulated on the spot) or a file"
+    )
+    _preset(select)
+    select.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[AGENT.]NAME=VALUE[,VALUE...]",
+        help="a setting, or several values of it for one candidate each; repeatable",
+    )
+    select.add_argument("--folds", type=int, default=5, help="parts of the patients [%(default)s]")
+    select.add_argument("--fold-seed", type=int, default=0, help="seed of the cut into parts [%(default)s]")
+    select.add_argument("--out", type=Path, default=Path("runs/select"), help="study folder [%(default)s]")
+    select.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
+    select.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    select.add_argument(
+        "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
+    )
+    select.add_argument(
+        "--estimators",
+        nargs="+",
+        default=["fqe"],
+        help="of fqe, wis, wis_window, wdr: the first decides, the others are shown [fqe]",
+    )
+    select.add_argument(
+        "--ridge", type=float, default=1.0, help="penalty of fqe on differences between states [%(default)s]"
+    )
+    select.add_argument(
+        "--behaviour",
+        choices=("recorded", "estimated"),
+        default="recorded",
+        help="density of the recorded doses, for importance weights [%(default)s]",
+    )
+    select.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    _device(select)
+    _cohort(select)
 
     evaluate = command("evaluate", _evaluate, "evaluate a finished run on new simulated patients")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
@@ -410,6 +454,45 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
         milestones=arguments.evaluate_at,
         device=arguments.device,
         evaluation_patients=arguments.evaluation_patients,
+        workers=arguments.workers,
+    )
+    print(found)
+    print(NOT_FOR_PATIENTS)
+    return 0
+
+
+def _select(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import select
+    from dosing.ope.selection import Settings
+    from dosing.training import TrainingSettings
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    preset = presets.find(arguments.preset)
+    found = select.select(
+        arguments.out,
+        arguments.agents,
+        arguments.data,
+        folds=arguments.folds,
+        fold_seed=arguments.fold_seed,
+        patients=arguments.patients,
+        policy=arguments.policy,
+        data_seed=arguments.data_seed,
+        env_options=_env_options(arguments.env_option),
+        settings=_settings(arguments.set),
+        preset=arguments.preset,
+        seeds=_seed_range(arguments.seeds),
+        training=TrainingSettings(
+            steps=arguments.steps,
+            checkpoint_every=arguments.checkpoint_every,
+            **_training_options(arguments, preset),
+        ),
+        data_options=_data_options(arguments),
+        regularise=_settings(arguments.regularise),
+        criterion=Settings(
+            estimators=tuple(arguments.estimators), ridge=arguments.ridge, behaviour=arguments.behaviour
+        ),
+        device=arguments.device,
         workers=arguments.workers,
     )
     print(found)

@@ -1,4 +1,4 @@
-"""Named settings of ``train`` and ``compare``: plain data, applied before what the user sets.
+"""Named settings of ``train``, ``compare`` and ``select``: plain data, applied before what the user sets.
 
 A preset names what it changes; everything else keeps the agent's own default, and the command says for which
 agents a preset has nothing.
@@ -96,6 +96,17 @@ PRESETS: Mapping[str, Preset] = {
         data=AS_RECORDED,
     ),
     "common": COMMON,
+    "clinical-small": Preset(
+        about=(
+            "settings for tens to hundreds of recorded patients: linear networks, critics quadratic in the "
+            "dose, and policies that decay towards the constant dose estimated from the same patients"
+        ),
+        shared={"hidden": (), "learning_rate": 1e-3, "discount": 0.9, "target_rate": 0.005},
+        agents={"fttpo": {"temperature": 0.3}} | dict(COMMON.agents),
+        training={"batch_size": 256},
+        data=SCALED,
+        regularisation={"dose_quadratic": True, "weight_decay": 30.0, "prior": "constant_dose"},
+    ),
     "sparse-vs-gaussian": dataclasses.replace(
         COMMON,
         about="the common settings, twice for every agent that can carry both a sparse and a Gaussian law",
