@@ -48,7 +48,9 @@ LONG = (500, 2_000, 5_000, 10_000, 20_000, 50_000)
 LONG_AGENTS = ("fttpo", "iql", "awac", "sql")
 
 
-def study(folder: Path, group: str, names: Sequence[str], arguments: argparse.Namespace) -> Comparison:
+def study(
+    folder: Path, group: str, names: Sequence[str], seeds: int, arguments: argparse.Namespace
+) -> Comparison:
     """Train and evaluate one group of settings, or find it done."""
     training = TrainingSettings(steps=arguments.steps, checkpoint_every=1000, **PRESETS[group].training)
     return compare(
@@ -58,7 +60,7 @@ def study(folder: Path, group: str, names: Sequence[str], arguments: argparse.Na
         patients=PATIENTS,
         env_options={"variant": VARIANT},
         preset=group,
-        seeds=range(arguments.seeds),
+        seeds=range(seeds),
         training=training,
         milestones=[update for update in arguments.at if update <= arguments.steps],
         device="cpu",
@@ -88,13 +90,14 @@ def minutes(folder: Path, runs: Sequence[str]) -> dict[str, float]:
 def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: str) -> str:
     """Everything as markdown."""
     updates = sorted({p["update"] for part in found.values() for p in part["points"]})
-    flags = f"{' --long' if arguments.long else ''} --seeds {arguments.seeds} --steps {arguments.steps}"
+    seeds = " ".join(map(str, arguments.seeds))
+    flags = f"{' --long' if arguments.long else ''} --seeds {seeds} --steps {arguments.steps}"
     if arguments.agents:
         flags += f" --agents {' '.join(arguments.agents)}"
     parts = [
         "# Learning in practice",
         f"`OMP_NUM_THREADS=1 python benchmarks/learning.py{flags}` on {describe()}; dosing {__version__}.",
-        f"{PATIENTS} recorded patients x {VISITS} visits of SimEnv3, uniform doses; {arguments.seeds} seeds, "
+        f"{PATIENTS} recorded patients x {VISITS} visits of SimEnv3, uniform doses; "
         f"{arguments.evaluation_patients:,} new patients per seed, the same for every line. Mean return over "
         f"{VISITS} visits when the recommended dose is given, with its 95 % interval: Student-t over seeds "
         "for agents, over patients for rules. The intervals do not cover another draw of the recorded "
@@ -122,7 +125,8 @@ def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: 
             blank = [""] * (len(updates) - 1)
             words = [str(row.recommended), "", row.difference_words, row.verdict or "", ""]
             lines.append([row.name, row.family, *blank, *words])
-        parts += [f"## Settings: {group}", PRESETS[group].about + ".", table(head, lines), *part["notes"]]
+        about = f"{PRESETS[group].about}. {part['seeds']} seeds."
+        parts += [f"## Settings: {group}", about, table(head, lines), *part["notes"]]
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
@@ -155,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--long", action="store_true", help="fewer agents and seeds, more updates")
     parser.add_argument("--agents", nargs="+", help="agents, or all")
-    parser.add_argument("--seeds", type=int, help="10, or 3 with --long")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="for all settings, or for each; 10, or 3 with --long"
+    )
     parser.add_argument("--steps", type=int, help="updates; 10000, or 50000 with --long")
     parser.add_argument("--at", nargs="+", type=int, help="updates to evaluate at, beside the last")
     parser.add_argument("--evaluation-patients", type=int, default=1000, help="per seed [%(default)s]")
@@ -168,19 +174,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "learning_long" if arguments.long else "learning"
     arguments.at = arguments.at or list(LONG if arguments.long else SHORT)
     arguments.steps = arguments.steps or arguments.at[-1]
-    arguments.seeds = arguments.seeds or (3 if arguments.long else 10)
+    arguments.seeds = arguments.seeds or [3 if arguments.long else 10]
     folder = arguments.study or ROOT / "runs" / name
     names = arguments.agents or (list(LONG_AGENTS) if arguments.long else ["all"])
-    if arguments.seeds < 2:
+    if min(arguments.seeds) < 2:
         raise UserError("an interval over seeds needs at least two: --seeds 2 or more.")
+    if len(arguments.seeds) not in (1, len(GROUPS)):
+        raise UserError(f"--seeds takes one number, or one for each of {' and '.join(GROUPS)}.")
 
     found: dict[str, dict[str, Any]] = {}
-    for group in GROUPS:
+    per_group = arguments.seeds * len(GROUPS) if len(arguments.seeds) == 1 else arguments.seeds
+    for group, seeds in zip(GROUPS, per_group, strict=True):
         chosen = list(agents.AGENTS) if names == ["all"] else names
         own = [agent for agent in chosen if PRESETS[group].knows(agent)]
         if not own:
             continue
-        result = study(folder / group, group, own, arguments)
+        result = study(folder / group, group, own, seeds, arguments)
         runs = read_json(folder / group / TABLE)["runs"]
         found[group] = {
             "rows": list(result.rows),
@@ -188,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "points": points(folder / group, arguments.evaluation_patients),
             "minutes": minutes(folder / group, runs),
             "notes": list(result.notes),
+            "seeds": seeds,
         }
         print(f"settings: {group}\n{result}\n", flush=True)
     about = {k: v for k, v in vars(arguments).items() if k not in ("study", "out", "workers")}
