@@ -8,12 +8,13 @@ of the state, and everything follows from it in closed form; there is no policy 
     V(s)    = max over densities p of  int p Q + lambda (1 - int p^2)  =  lambda + lambda int pi^2 + nu
     pi(x|s) = [Q(s, x) - nu(s)]_+ / (2 lambda),     nu such that pi integrates to 1 over the legal doses
     delta   = r + gamma (1 - d) V(s') + lambda - 2 lambda pi(x|s) - Psi(s) + psi(s, x) - V(s)
-    L       = mean over episodes of  sum_{j != k} Omega_jk delta_j delta_k / (T (T - 1))
+    L       = mean over pairs of visits j != k of one episode of  Omega_jk delta_j delta_k
     Omega_jk = exp(- |s_j - s_k|^2 / sigma^2 - (x_j - x_k)^2 / sigma_x^2)
 
 delta is the residual of the optimality conditions at a recorded visit, with the multipliers psi = [nu - Q]_+
 of pi >= 0 and Psi of int pi = 1. L averages its products over pairs of visits of one episode, which estimates
-the squared conditional mean of delta without a second draw of the next state, and without its variance.
+the squared conditional mean of delta without a second draw of the next state, and without its variance, as
+far as the two residuals are independent given states and doses; ``pairs`` has the other way.
 
 States are scaled to [0, 1] by the recorded extremes (beyond them a coordinate counts as the extreme: a cubic
 spline says nothing there), doses likewise; phi holds an intercept and s, s^2, s^3, (s - k/7)_+^3, k = 1..6,
@@ -79,6 +80,10 @@ class QuasiOptimalConfig:
     """sigma_x: the same for doses."""
     init_scale: float = 0.01
     """Standard deviation of the initial weights, about a Q whose top is the middle of the recorded doses."""
+    pairs: Literal["episode", "across"] = "episode"
+    """Visits whose residuals meet in the loss: of one episode, as published; or of different episodes of the
+    batch. A reward that depends on the next state makes the residuals of neighbouring visits dependent given
+    the kernel, and hidden traits those of one patient: pairs across episodes are free of both."""
     value_multiplier: Literal["learned", "exact"] = "learned"
     """Psi: -5 lambda / (1 + exp(-(w . s)/2 - 1/2)) with w learned, as published; or its exact value."""
     support_multiplier: Literal["derived", "released"] = "derived"
@@ -238,15 +243,20 @@ class QuasiOptimal(Agent):
         """Loss ``residual``, ``[S]``."""
         c, length = self.config, batch.length
         delta, state, dose, here = self.residual(batch)
-        shape = (len(self.seeds), -1, length)
+        group = length if c.pairs == "episode" else delta.shape[1]
+        shape = (len(self.seeds), -1, group)
         delta, dose, state = delta.view(shape), dose.view(shape), state.view(*shape, state.shape[-1])
         near = (state.unsqueeze(2) - state.unsqueeze(3)).square().sum(-1) / c.state_bandwidth**2
         near = near + (dose.unsqueeze(2) - dose.unsqueeze(3)).square() / c.dose_bandwidth**2
-        kernel = torch.exp(-near) * (1.0 - torch.eye(length, dtype=near.dtype, device=near.device))
+        member = torch.arange(group, device=near.device)
+        if c.pairs == "across":
+            member = torch.div(member, length, rounding_mode="floor")
+        kernel = torch.exp(-near) * (member.unsqueeze(0) != member.unsqueeze(1))
         pairs = (delta * (kernel @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)  # [S, E]
         half = 0.5 * (here.sides.left + here.sides.right).detach() * (self.act_high - self.act_low)
         metrics = {"value": here.value.detach().mean(-1), "half_width": half.mean(-1)}
-        return {"residual": pairs.mean(-1) / (length * (length - 1))}, metrics
+        excluded = 1 if c.pairs == "episode" else length
+        return {"residual": pairs.mean(-1) / (group * (group - excluded))}, metrics
 
 
 def _check(problem: Problem, config: QuasiOptimalConfig) -> None:
@@ -259,6 +269,8 @@ def _check(problem: Problem, config: QuasiOptimalConfig) -> None:
         raise UserError(
             f"quasi-optimal learning knows one dose dimension only; this task has {problem.n_act}."
         )
+    if config.pairs == "across" and config.episodes < 2:
+        raise UserError(f"pairs across episodes need at least 2 episodes per update, got {config.episodes}.")
     for name in ("regularisation", "state_bandwidth", "dose_bandwidth"):
         if not getattr(config, name) > 0.0:
             raise UserError(f"{name} must be above 0, got {getattr(config, name)}.")

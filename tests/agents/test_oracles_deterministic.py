@@ -54,6 +54,7 @@ QUASI = {
     "dose_bandwidth": 0.7,
     "value_multiplier": "learned",
     "support_multiplier": "derived",
+    "pairs": "episode",
 }
 
 

@@ -23,6 +23,7 @@ QUASI: Config = {
     "dose_bandwidth": 0.7,
     "value_multiplier": "learned",
     "support_multiplier": "derived",
+    "pairs": "episode",
 }
 ORACLE = Oracle(quasi_optimal.losses, {"residual": ("theta", "w")}, n_act=1)
 
@@ -80,6 +81,24 @@ def test_quasi_optimal_pairs_visits_of_the_same_episode_only() -> None:
     ]
     mean = np.mean([found(agent, part)["residual"] for part in parts], 0)
     np.testing.assert_allclose(found(agent, batch)["residual"], mean, rtol=1e-12)
+
+
+def test_quasi_optimal_pairs_visits_of_different_episodes_only() -> None:
+    """Three episodes of two visits; the residuals of one of them never meet each other."""
+    config = QUASI | {"pairs": "across"}
+    agent = build("quasi_optimal", config, 1)
+    whole = make_batch(agent)
+    first = {name: getattr(whole, name)[:, :6] for name in ("obs", "act", "reward", "next_obs", "terminated")}
+    batch = replace(whole, length=2, **first)
+    assert_same(ORACLE, agent, batch, config)
+    rewards = [first["reward"] + shift * torch.tensor([1.0, 1.0, 0, 0, 0, 0]) for shift in (0.0, 1.0, 2.0)]
+    zero, one, two = (np.array(found(agent, replace(batch, reward=r))["residual"]) for r in rewards)
+    np.testing.assert_allclose(two - one, one - zero, rtol=1e-9)  # linear: no square of the first episode
+
+
+def test_pairs_across_episodes_need_two() -> None:
+    with pytest.raises(UserError, match="at least 2 episodes"):
+        build("quasi_optimal", QUASI | {"pairs": "across", "episodes": 1}, 1)
 
 
 def test_with_exact_multipliers_the_residual_is_the_temporal_difference() -> None:

@@ -144,22 +144,19 @@ def losses(
         params: theta [9 O + 1, 3], w [O]; recorded extremes obs_low, obs_high [O], act_low, act_high [1].
         batch: obs [B, O], act [B, 1], reward [B], next_obs [B, O], terminated [B]: episodes of ``length``.
         config: discount, regularisation (lambda), state_bandwidth, dose_bandwidth, value_multiplier,
-            support_multiplier.
+            support_multiplier, pairs.
         frozen: Unused: everything takes gradient.
     """
     length = int(batch["length"])
-    episodes = len(batch["reward"]) // length
-    total = 0.0
-    for e in range(episodes):
-        rows = [residual(params, batch, b, config) for b in range(e * length, (e + 1) * length)]
-        for j, (state_j, dose_j, delta_j) in enumerate(rows):
-            for k, (state_k, dose_k, delta_k) in enumerate(rows):
-                if j == k:
-                    continue
-                near = sum((s - t) ** 2 for s, t in zip(state_j, state_k, strict=True))
-                weight = math.exp(
-                    -near / config["state_bandwidth"] ** 2
-                    - (dose_j - dose_k) ** 2 / config["dose_bandwidth"] ** 2
-                )
-                total += weight * delta_j * delta_k / (length * (length - 1)) / episodes
-    return {"residual": total}
+    rows = [residual(params, batch, b, config) for b in range(len(batch["reward"]))]
+    products = []
+    for j, (state_j, dose_j, delta_j) in enumerate(rows):
+        for k, (state_k, dose_k, delta_k) in enumerate(rows):
+            same = j // length == k // length
+            if j == k or same != (config["pairs"] == "episode"):
+                continue
+            near = sum((s - t) ** 2 for s, t in zip(state_j, state_k, strict=True))
+            apart = (dose_j - dose_k) ** 2
+            weight = math.exp(-near / config["state_bandwidth"] ** 2 - apart / config["dose_bandwidth"] ** 2)
+            products.append(weight * delta_j * delta_k)
+    return {"residual": math.fsum(products) / len(products)}
