@@ -270,9 +270,14 @@ def picture(found: list[dict[str, Any]]) -> str:
     names = ["ridge fitted Q", *LEARNERS, "Quasi-optimal"]
     panels = []
     for name in names:
-        lines = [line(name, "recommended dose", "recommended"), line(constant, constant, "recommended")]
+        lines = [
+            line(name, "recommended dose", "recommended"),
+            line(constant, "constant dose estimated from the same data", "recommended"),
+            line(name, "doses drawn from the policy", "sampled"),
+        ]
+        lines = [drawn for drawn in lines if drawn.updates]
         panels.append(Panel(name, tuple(lines)))
-    title = f"Return of the recommended dose against the number of recorded patients; settings: {PRESET}"
+    title = f"Return against the number of recorded patients; settings: {PRESET}"
     return draw(panels, [], title, of_x="recorded patients", of_groups="")
 
 

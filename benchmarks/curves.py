@@ -142,8 +142,9 @@ def draw(
         text(8, 16, title, size=13),
     ]
     for k, group in enumerate(groups):
-        out.append(stroke(12 + 200 * k, 32, 40 + 200 * k, 32, COLOURS[k], 2, DASHES[k]))
-        out.append(text(46 + 200 * k, 36, f"{of_groups}{group}"))
+        left = 12 + width / 3 * k
+        out.append(stroke(left, 32, left + 28, 32, COLOURS[k], 2, DASHES[k]))
+        out.append(text(left + 34, 36, f"{of_groups}{group}"))
     for k, (name, value) in enumerate(rules):
         words = f"dotted line {k + 1}: {name}, {minus(f'{value:.2f}')}"
         out.append(text(12 + width / 3 * (k % 3), 54 + 15 * (k // 3), words, fill=GREY))
