@@ -194,11 +194,13 @@ class Group:
         blocks = self._workspace.drawn[: b * z * BLOCK].reshape(b, z, BLOCK)
         for draw, block in zip(self._draws, blocks, strict=True):
             draw(None, np.float32, block)
+        noise = self._workspace.drawn[: k * b * BLOCK]  # once the draws in it are used up
+        if self.shared is not None:  # block by block: how a product is rounded depends on its size
+            product = self._workspace.normals[: b * k * BLOCK].reshape(b, k, BLOCK)
+            np.matmul(self.shared, blocks, out=product)
+            noise.reshape(k, b, BLOCK)[...] = product.transpose(1, 0, 2)
+            return noise.reshape(k, -1)
         normals = self._workspace.normals[: z * b * BLOCK].reshape(z, b, BLOCK)
         normals[...] = blocks.transpose(1, 0, 2)
-        noise = self._workspace.drawn[: k * b * BLOCK].reshape(k, b * BLOCK)  # the draws are used up
-        if self.shared is None:
-            correlate(self.rows, normals.reshape(z, -1), noise)
-        else:
-            np.matmul(self.shared, normals.reshape(z, -1), out=noise)
-        return noise
+        correlate(self.rows, normals.reshape(z, -1), noise.reshape(k, -1))
+        return noise.reshape(k, -1)

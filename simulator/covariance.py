@@ -56,18 +56,19 @@ def published_rows(uniforms: Array) -> Rows:
     Returns:
         k rows [k-1, P], with L L' = corrcoef(X)/2.
     """
-    k = len(uniforms)
-    scores = (helmert(k) @ uniforms.reshape(k, -1)).reshape(k - 1, k, -1)
+    scores = contrasts(uniforms)
     scores *= ROOT_HALF / np.sqrt(np.square(scores).sum(axis=0))
     return tuple(np.ascontiguousarray(scores.swapaxes(0, 1)))
 
 
-def helmert(k: int) -> Array:
-    """Return the k-1 orthonormal Helmert contrasts [k-1, k]: entry i+1 against those before it."""
-    rows = np.tril(np.ones((k - 1, k)))
-    index = np.arange(1, k)
-    rows[index - 1, index] = -index
-    out: Array = (rows / np.sqrt(index * (index + 1.0))[:, None]).astype(np.float32)
+def contrasts(x: Array) -> Array:
+    """Return the orthonormal Helmert contrasts [k-1, ...] of ``x`` [k, ...]: each entry against those before.
+
+    Sums in the order of the entries, no matrix product: how that is rounded depends on its size.
+    """
+    index = np.arange(1, len(x), dtype=np.float32).reshape(-1, *[1] * (x.ndim - 1))
+    before = np.cumsum(x[:-1], axis=0, dtype=np.float32)
+    out: Array = (before - index * x[1:]) / np.sqrt(index * (index + 1.0))
     return out
 
 

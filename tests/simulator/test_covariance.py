@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import stats
 
-from simulator.covariance import correlate, helmert, lkj_rows, matrices, published_rows, shared_lkj_factor
+from simulator.covariance import contrasts, correlate, lkj_rows, matrices, published_rows, shared_lkj_factor
 
 RNG = np.random.default_rng(7)
 N = 20_000
@@ -57,7 +57,7 @@ def test_published_covariance_has_rank_seven_and_correlation_031() -> None:
 
 
 def test_helmert_contrasts_are_orthonormal_and_sum_to_zero() -> None:
-    a = helmert(8).astype(np.float64)
+    a = contrasts(np.eye(8, dtype=np.float32)).astype(np.float64)  # [contrast, entry]
     np.testing.assert_allclose(a @ a.T, np.eye(7), atol=1e-6)
     np.testing.assert_allclose(a.sum(axis=1), 0, atol=1e-6)
 
