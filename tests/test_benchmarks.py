@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -198,6 +199,15 @@ def test_lower_precision_is_compared_with_our_float32() -> None:
     rows = [measured("", [100.0]), measured("", [150.0], precision="bfloat16")]
     assert "1.50 (1.50 to 1.50)" in report.precisions(rows)
     assert "bfloat16" not in report.comparison(rows)
+
+
+KEPT = training.RESULTS / "training.json"
+
+
+@pytest.mark.skipif(not KEPT.is_file(), reason="no table of training speed is kept")
+def test_the_kept_page_is_made_of_the_kept_numbers() -> None:
+    found = json.loads(KEPT.read_text(encoding="utf-8"))
+    assert report.render(found) == KEPT.with_suffix(".md").read_text(encoding="utf-8")
 
 
 # Memory
