@@ -68,7 +68,8 @@ def contrasts(x: Array) -> Array:
     """
     index = np.arange(1, len(x), dtype=np.float32).reshape(-1, *[1] * (x.ndim - 1))
     before = np.cumsum(x[:-1], axis=0, dtype=np.float32)
-    out: Array = (before - index * x[1:]) / np.sqrt(index * (index + 1.0))
+    size = np.sqrt(index * (index + 1)).astype(np.float32)
+    out: Array = (before - index * x[1:]) / size
     return out
 
 

@@ -64,6 +64,7 @@ def train(
     env_id: str,
     *,
     recurrent: bool,
+    policy: Any = None,
     seed: int = 0,
     iterations: int = 1500,
     batch: int = 1024,
@@ -72,8 +73,11 @@ def train(
     gamma: float = 1.0,
     progress: bool = False,
     **options: Any,
-) -> TrainedPolicy:
+) -> Any:
     """Train one policy by Adam with a cosine schedule on fresh patients in every iteration.
+
+    ``policy`` is one to train in place of the network: an object with ``torch``, and with ``parameters``,
+    ``start`` and ``act`` as those of :class:`TrainedPolicy`.
 
     Raises:
         UserError: If torch is not installed, or for wrong options.
@@ -87,7 +91,8 @@ def train(
     seed += TRAINING_SEED_OFFSET
     options.pop("first_patient", None)  # the training patients are chosen here
     patients = known_patients(env_id, batch, seed, **options)
-    policy = TrainedPolicy(torch, recurrent, patients.low, patients.high, hidden, seed)
+    if policy is None:
+        policy = TrainedPolicy(torch, recurrent, patients.low, patients.high, hidden, seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
     dice = torch.Generator().manual_seed(seed)
