@@ -118,10 +118,8 @@ def main() -> None:
         if x[None] is not base
     ]
     minutes = (time.process_time() - began) / 60
-    lines = [
-        [r["name"], str(r["return"]), "" if r["name"] == "one dose for everyone" else str(r["more"])]
-        for r in rows
-    ]
+    lines = [[r["name"], str(r["return"]), str(r["more"])] for r in rows]
+    lines[0][-1] = ""
     parts = [
         "# What a class of policies can reach",
         f"`OMP_NUM_THREADS=1 python benchmarks/reach.py --iterations {arguments.iterations} --patients "
