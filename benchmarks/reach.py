@@ -126,8 +126,8 @@ def main() -> None:
         f"{arguments.patients}` on {describe()}; dosing {__version__}; {minutes:.1f} minutes of processor "
         "time.",
         f"SimEnv3, {VISITS} visits; every class trained through the simulator on {arguments.iterations} "
-        f"batches of 1,024 fresh patients. Expected return on {arguments.patients:,} other patients, the same "
-        "for all, with 95 % intervals over patients; the difference is paired.",
+        f"batches of 1,024 fresh patients. Expected return on {arguments.patients:,} other patients, the "
+        "same for all, with 95 % intervals over patients; the difference is paired.",
         table(["policy", "return", "more than one dose for everyone"], lines),
         NOT_FOR_PATIENTS,
     ]
