@@ -495,16 +495,16 @@ def own_handlers() -> Iterator[None]:
     signal.signal(signal.SIGTERM, kept)
 
 
-def arguments(study: Path, data: Path) -> list[str]:
+def arguments(study: Path, data: Path, steps: int = 300) -> list[str]:
     """Of the command line: a training of two small seeds with a checkpoint every 20 updates."""
-    options = f"--data {data} --out {study} --seeds 2 --steps 300 --batch-size 32 --log-every 10"
+    options = f"--data {data} --out {study} --seeds 2 --steps {steps} --batch-size 32 --log-every 10"
     small = "--checkpoint-every 20 --device cpu --hidden 16 16"
     return ["train", FIRST, *options.split(), *small.split()]
 
 
-def trained(study: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> RunFolder:
+def trained(study: Path, data: Path, capsys: pytest.CaptureFixture[str], steps: int = 300) -> RunFolder:
     """The run that the command ends with, in this process."""
-    assert main(arguments(study, data)) == 0
+    assert main(arguments(study, data, steps)) == 0
     return RunFolder(Path(capsys.readouterr().out.strip()))
 
 
@@ -521,10 +521,11 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
 ) -> None:
     """SIGTERM (exit 143), Ctrl-C (exit 130) and kill -9, each after new progress, then to the end."""
     data, broken, stamp = tmp_path / "visits.parquet", tmp_path / "broken", 0
+    steps = 1000  # seconds, so that the signal comes before the end on a busy machine too
     write_episodes(cohort(), data)
-    straight = trained(tmp_path / "straight", data, capsys)
+    straight = trained(tmp_path / "straight", data, capsys, steps)
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        command = [sys.executable, "-m", "dosing", *arguments(broken, data)]
+        command = [sys.executable, "-m", "dosing", *arguments(broken, data, steps)]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
         ) as process:
@@ -541,7 +542,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
         (checkpoint,) = broken.glob(f"*/*/*/{CHECKPOINT}")
         stamp = checkpoint.stat().st_mtime_ns
         read_tensors(checkpoint)
-    again = trained(broken, data, capsys)
+    again = trained(broken, data, capsys, steps)
     assert result(again) == result(straight)
     assert again.path.relative_to(broken) == straight.path.relative_to(tmp_path / "straight")
 
