@@ -516,6 +516,11 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> No
         time.sleep(0.005)
 
 
+def interruptible() -> None:
+    """Whoever starts the tests in the background ignores Ctrl-C, and so would a process of theirs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,7 +532,12 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         command = [sys.executable, "-m", "dosing", *arguments(broken, data, steps)]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            preexec_fn=interruptible,
         ) as process:
 
             def progressed(since: int = stamp) -> bool:
