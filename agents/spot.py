@@ -189,11 +189,8 @@ class SPOT(Agent):
         rate = self.config.dropout
         if rate == 0.0:
             return self.actor.action(batch.obs)
-        *hidden, last = self.actor.net.layers
-        x = batch.obs
-        for layer, u in zip(hidden, batch.noise["dropout"].split(self.config.hidden, -1), strict=True):
-            x = torch.relu(layer(x)) * (u >= rate) / (1.0 - rate)
-        return torch.tanh(self.actor.prior(last(x)))
+        uniform = batch.noise["dropout"].split(self.config.hidden, -1)
+        return self.actor.action(batch.obs, [(u >= rate).to(u.dtype) / (1.0 - rate) for u in uniform])
 
     def _distance(self, act: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """Mean over the batch of D(s, a), ``[S]``."""

@@ -40,7 +40,7 @@ from dosing.cli.studies import Factory
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.sampling import Sampler
 from dosing.data.store import Episodes
-from dosing.evaluation import Act, rollout
+from dosing.evaluation import Act, following, rollout
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy, Observations
 from dosing.runs import write_atomic, write_json
@@ -140,7 +140,7 @@ class Cohorts:
         for step in range(max(marks)):
             take(sampler(step))
             if step + 1 in marks:
-                best = self.returns(lambda obs, visit: policy.recommended(obs))
+                best = self.returns(following(policy))
                 found[step + 1] = best, self.returns(policy.sampled)
         return found
 
@@ -158,7 +158,7 @@ class Cohorts:
             )
             for step in range(updates):
                 take(sampler(step))
-            best.append(one.returns(lambda obs, visit, p=policy: p.recommended(obs)))  # type: ignore[misc]
+            best.append(one.returns(following(policy)))
             sampled.append(one.returns(policy.sampled))
         return np.concatenate(best), np.concatenate(sampled)
 

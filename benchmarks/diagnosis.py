@@ -43,6 +43,7 @@ from dosing.agent import Batch, Problem
 from dosing.cli.presets import PRESETS
 from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
+from dosing.evaluation import following
 from dosing.policy import Observations
 from dosing.runs import write_atomic, write_json
 from dosing.statistics import Estimate, mean_over_seeds
@@ -115,7 +116,7 @@ class Watch:
         advantage = agent.critic.pessimistic(obs, self.doses) - agent.value(obs)  # [data sets, visits]
         advantage = (advantage / agent.config.temperature).double()
         returns = {
-            "recommended": self.cohorts.returns(lambda o, visit: self.policy.recommended(o)),
+            "recommended": self.cohorts.returns(following(self.policy)),
             "actor": self.cohorts.returns(self.policy.sampled),
             "proposal": self.cohorts.returns(self._proposal),
         }

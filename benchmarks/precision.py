@@ -14,7 +14,7 @@ from dosing.cli.studies import Factory
 from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
 from dosing.data.store import Episodes
-from dosing.evaluation import rollout
+from dosing.evaluation import following, rollout
 from dosing.policy import DosePolicy
 from simulator.generate import simulate
 
@@ -57,7 +57,7 @@ def change(names: Sequence[str]) -> list[dict[str, Any]]:
         precisions: tuple[Precision, ...] = ("float32", "bfloat16")
         for precision in precisions:
             policy, losses = trained(name, episodes, precision)
-            outcomes = rollout(factory, lambda obs, visit, p=policy: p.recommended(obs), SEEDS, PATIENTS)  # type: ignore[misc]
+            outcomes = rollout(factory, following(policy), SEEDS, PATIENTS)
             losses["return of recommended doses"] = outcomes.returns.mean(1).tolist()
             for key, per_seed in losses.items():
                 values.setdefault(key, {})[precision] = per_seed

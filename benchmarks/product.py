@@ -59,7 +59,7 @@ def evaluation() -> list[dict[str, Any]]:
     from dosing.agent import Problem
     from dosing.cli.studies import Factory
     from dosing.data.dataset import Transform
-    from dosing.evaluation import rollout
+    from dosing.evaluation import following, rollout
     from dosing.policy import DosePolicy
     from simulator.generate import simulate
 
@@ -69,7 +69,7 @@ def evaluation() -> list[dict[str, Any]]:
     found = []
     for name in STUDY:
         policy = DosePolicy(agents.build(name, {}, problem, (0,)), Transform.fit(episodes))
-        rules = {"recommended": lambda obs, visit: policy.recommended(obs), "sampled": policy.sampled}  # noqa: B023
+        rules = {"recommended": following(policy), "sampled": policy.sampled}
         for rule, act in rules.items():
             wall, cpu = time.perf_counter(), time.process_time()
             rollout(factory, act, (0,), PATIENTS)

@@ -127,12 +127,17 @@ def _offsets(groups: list[list[int]], patients: int) -> list[int]:
     return [int(x) for x in np.cumsum([len(group) * patients for group in groups])[:-1]]
 
 
+def following(policy: DosePolicy) -> Act:
+    """The rule that gives the recommended dose."""
+    return lambda obs, visit: policy.recommended(obs)
+
+
 def evaluate(
     policy: DosePolicy, factory: EnvFactory, patients: int, *, progress: tqdm[Any] | None = None
 ) -> dict[str, Outcomes]:
     """Evaluate a stack twice on the same patients: by its recommended dose, and by sampled doses."""
     rules: dict[str, Act] = {
-        "recommended": lambda obs, visit: policy.recommended(obs),
+        "recommended": following(policy),
         "sampled": policy.sampled,
     }
     return {

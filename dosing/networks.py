@@ -221,8 +221,11 @@ class Mlp(nn.Module):
         self.activate_last, self.norm_after_relu = activate_last, norm_after_relu
         self.dtype = init.dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble)."""
+    def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+        """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble).
+
+        ``keep``, if given, multiplies the units of every hidden layer: a method's own dropout.
+        """
         last = len(self.layers) - 1
         masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
         for i, layer in enumerate(self.layers):
@@ -235,6 +238,8 @@ class Mlp(nn.Module):
                     x = self.norms[i](x)
                 if masks:
                     x = x * masks[i].to(x.dtype)
+                if keep:
+                    x = x * keep[i].to(x.dtype)
         return x.to(self.dtype)
 
     def drop(self, uniform: Tensor) -> None:

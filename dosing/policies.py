@@ -162,9 +162,9 @@ class PointPolicy(nn.Module):
         self.net = Mlp(init, [problem.n_obs, *hidden, problem.n_act], scheme=scheme, last_bound=last_bound)
         self.prior = Centred(init, problem.n_act, cast(Linear, self.net.layers[-1]).bias)
 
-    def action(self, obs: Tensor) -> Tensor:
-        """Action ``[S, B, A]`` in [-1, 1] at ``obs [S, B, O]``."""
-        return torch.tanh(self.prior(self.net(obs)))
+    def action(self, obs: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+        """Action ``[S, B, A]`` in [-1, 1] at ``obs [S, B, O]``; for ``keep`` see :class:`Mlp`."""
+        return torch.tanh(self.prior(self.net(obs, keep)))
 
     def forward(self, obs: Tensor) -> Distribution:
         """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``: all at one dose."""

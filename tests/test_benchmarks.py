@@ -204,7 +204,6 @@ def test_lower_precision_is_compared_with_our_float32() -> None:
 KEPT = training.RESULTS / "training.json"
 
 
-@pytest.mark.skipif(not KEPT.is_file(), reason="no table of training speed is kept")
 def test_the_kept_page_is_made_of_the_kept_numbers() -> None:
     found = json.loads(KEPT.read_text(encoding="utf-8"))
     assert report.render(found) == KEPT.with_suffix(".md").read_text(encoding="utf-8")

@@ -425,36 +425,44 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli import compare
+def _side_by_side(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What compare and select ask for alike: data, settings, training, and processes."""
     from dosing.training import TrainingSettings
 
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
-    preset = presets.find(arguments.preset)
+    training = TrainingSettings(
+        steps=arguments.steps,
+        checkpoint_every=arguments.checkpoint_every,
+        **_training_options(arguments, presets.find(arguments.preset)),
+    )
+    return {
+        "patients": arguments.patients,
+        "policy": arguments.policy,
+        "data_seed": arguments.data_seed,
+        "env_options": _env_options(arguments.env_option),
+        "settings": _settings(arguments.set),
+        "preset": arguments.preset,
+        "seeds": _seed_range(arguments.seeds),
+        "training": training,
+        "data_options": _data_options(arguments),
+        "regularise": _settings(arguments.regularise),
+        "device": arguments.device,
+        "workers": arguments.workers,
+    }
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from dosing.cli import compare
+
     found = compare.compare(
         arguments.out,
         arguments.agents,
         arguments.data,
-        patients=arguments.patients,
-        policy=arguments.policy,
-        data_seed=arguments.data_seed,
-        env_options=_env_options(arguments.env_option),
         families=arguments.policy_families,
-        settings=_settings(arguments.set),
-        preset=arguments.preset,
-        seeds=_seed_range(arguments.seeds),
-        training=TrainingSettings(
-            steps=arguments.steps,
-            checkpoint_every=arguments.checkpoint_every,
-            **_training_options(arguments, preset),
-        ),
-        data_options=_data_options(arguments),
-        regularise=_settings(arguments.regularise),
         milestones=arguments.evaluate_at,
-        device=arguments.device,
         evaluation_patients=arguments.evaluation_patients,
-        workers=arguments.workers,
+        **_side_by_side(arguments),
     )
     print(found)
     print(NOT_FOR_PATIENTS)
@@ -464,36 +472,17 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _select(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.cli import select
     from dosing.ope.selection import Settings
-    from dosing.training import TrainingSettings
 
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
-    preset = presets.find(arguments.preset)
     found = select.select(
         arguments.out,
         arguments.agents,
         arguments.data,
         folds=arguments.folds,
         fold_seed=arguments.fold_seed,
-        patients=arguments.patients,
-        policy=arguments.policy,
-        data_seed=arguments.data_seed,
-        env_options=_env_options(arguments.env_option),
-        settings=_settings(arguments.set),
-        preset=arguments.preset,
-        seeds=_seed_range(arguments.seeds),
-        training=TrainingSettings(
-            steps=arguments.steps,
-            checkpoint_every=arguments.checkpoint_every,
-            **_training_options(arguments, preset),
-        ),
-        data_options=_data_options(arguments),
-        regularise=_settings(arguments.regularise),
         criterion=Settings(
             estimators=tuple(arguments.estimators), ridge=arguments.ridge, behaviour=arguments.behaviour
         ),
-        device=arguments.device,
-        workers=arguments.workers,
+        **_side_by_side(arguments),
     )
     print(found)
     print(NOT_FOR_PATIENTS)

@@ -13,6 +13,9 @@ from oracle_cases import HIDDEN, N_OBS, SEEDS, Config, build, make_batch, seed_p
 from oracles import spot
 from scipy import integrate
 
+import agents
+from dosing.agent import Batch, Problem
+
 SPOT: Config = {
     "hidden": HIDDEN,
     "n_samples": 3,
@@ -92,3 +95,16 @@ def test_the_behaviour_density_integrates_to_one_and_tightens() -> None:
     np.testing.assert_allclose(integrate.simpson(density, grid.numpy()), 1.0, atol=0.03)
     few, many = (agent.behaviour_log_density(wide, act, samples=n).mean(1) for n in (1, 2000))
     assert bool((many > few).all())
+
+
+def test_the_loss_trains_the_network_that_is_deployed() -> None:
+    """With normalised layers and hardly any dropout, the action in the loss is the deployed action."""
+    options = {"layer_norm": True, "prior": "constant_dose"}
+    config = {"hidden": (8, 8), "vae_hidden": (8, 8), "dropout": 1e-12}
+    kind: Any = {"dtype": torch.float64, "regularisation": options}
+    agent: Any = agents.build("spot", config, Problem(3, 2), (0, 5), **kind)
+    obs = torch.randn(2, 6, 3, dtype=torch.float64)
+    noise = {"dropout": torch.full((2, 6, 16), 0.5, dtype=torch.float64)}
+    zero = torch.zeros(2, 6, dtype=torch.float64)
+    batch = Batch(obs, torch.zeros(2, 6, 2, dtype=torch.float64), zero, obs, zero, noise)
+    torch.testing.assert_close(agent._dropped_action(batch), agent.actor.action(obs))
