@@ -174,7 +174,7 @@ def test_a_link_straight_to_a_page_opens_the_whole_dashboard(browser: Any, addre
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(f"{address}/comparison")
     page.get_by_role("heading", name="Comparison").wait_for(timeout=60_000)
-    assert page.get_by_role("link", name="Patient", exact=True).count() == 1
+    page.get_by_role("link", name="Patient", exact=True).wait_for(timeout=60_000)  # drawn after the page
     assert page.get_by_role("link", name="main", exact=True).count() == 0
     assert page.get_by_role("heading", name="Comparison").bounding_box()["x"] < 200
     page.close()
