@@ -85,7 +85,7 @@ class ReBRAC(Agent):
             config.hidden,
             scheme="edac",
             layer_norm=config.layer_norm,
-            norm_after_relu=True,
+            norm_after=True,
             last_bound=3e-3,
         )
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)

@@ -217,6 +217,16 @@ class Agent(nn.Module):
         del obs
         return {}
 
+    def returns(self, obs: Tensor, act: Tensor) -> Tensor | None:
+        """The learned law of the discounted return of ``act [S, B, A]`` at ``obs [S, B, O]``.
+
+        Returns:
+            K equally likely returns ``[S, B, K]`` in agents' reward unit: draws, or quantiles at the middle
+            of K equal parts. None for an agent that learns no more than a mean.
+        """
+        del obs, act
+        return None
+
     def training_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs as named tensors: weights, targets, optimiser moments."""
         state = {f"agent.{name}": value for name, value in self.state_dict().items()}

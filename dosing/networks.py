@@ -19,6 +19,7 @@ from dosing.regularisation import PLAIN, Regularisation
 from dosing.streams import check_seeds, generator
 
 Init = Literal["default", "xavier", "orthogonal", "edac"]
+Activation = Literal["relu", "gelu"]
 
 
 class Initialiser:
@@ -170,16 +171,17 @@ class StackedLayerNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Multi-layer perceptron with ReLU between layers and, by default, none after the last.
+    """Multi-layer perceptron with ReLU or GELU between layers and, by default, nothing after the last.
 
     Args:
         init: initialiser of the S seeds.
         widths: ``[n_in, hidden..., n_out]``.
         members: E for an ensemble.
         scheme: initialisation of every layer.
-        activate_last: also apply ReLU after the last layer (a trunk of features).
-        layer_norm: normalise before every ReLU, see :class:`StackedLayerNorm`.
-        norm_after_relu: normalise after every ReLU instead of before.
+        activate_last: also activate the last layer (a trunk of features).
+        activation: of the hidden units; GELU in its tanh form (Hendrycks, Gimpel 2016, arXiv 1606.08415).
+        layer_norm: normalise before every activation, see :class:`StackedLayerNorm`.
+        norm_after: normalise after every activation instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
 
     With one width it has no layer and returns its input: the trunk of a linear policy. Of the initialiser's
@@ -197,8 +199,9 @@ class Mlp(nn.Module):
         members: int | None = None,
         scheme: Init = "default",
         activate_last: bool = False,
+        activation: Activation = "relu",
         layer_norm: bool = False,
-        norm_after_relu: bool = False,
+        norm_after: bool = False,
         last_bound: float | None = None,
     ) -> None:
         super().__init__()
@@ -218,7 +221,7 @@ class Mlp(nn.Module):
             lead = (len(init.seeds),) if members is None else (len(init.seeds), members)
             ones = torch.ones(*lead, 1, sum(self.hidden), dtype=init.dtype, device=init.device)
             self.register_buffer("masks", ones, persistent=False)
-        self.activate_last, self.norm_after_relu = activate_last, norm_after_relu
+        self.activate_last, self.norm_after, self.gelu = activate_last, norm_after, activation == "gelu"
         self.dtype = init.dtype
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
@@ -231,10 +234,10 @@ class Mlp(nn.Module):
         for i, layer in enumerate(self.layers):
             x = cast(Linear, layer).product(x)
             if i < last or self.activate_last:
-                if self.norms and not self.norm_after_relu:
+                if self.norms and not self.norm_after:
                     x = self.norms[i](x)
-                x = torch.relu(x)
-                if self.norms and self.norm_after_relu:
+                x = functional.gelu(x, approximate="tanh") if self.gelu else torch.relu(x)
+                if self.norms and self.norm_after:
                     x = self.norms[i](x)
                 if masks:
                     x = x * masks[i].to(x.dtype)
@@ -316,8 +319,9 @@ class Critic(nn.Module):
         hidden: hidden widths.
         members: E of the method, two for the usual twin critics.
         scheme: initialisation of every layer.
+        activation: of the hidden units.
         layer_norm: normalise, see :class:`Mlp`.
-        norm_after_relu: normalise after every ReLU instead of before.
+        norm_after: normalise after every activation instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
     """
 
@@ -330,8 +334,9 @@ class Critic(nn.Module):
         *,
         members: int = 2,
         scheme: Init = "default",
+        activation: Activation = "relu",
         layer_norm: bool = False,
-        norm_after_relu: bool = False,
+        norm_after: bool = False,
         last_bound: float | None = None,
     ) -> None:
         super().__init__()
@@ -347,8 +352,9 @@ class Critic(nn.Module):
             [n_in, *hidden, n_out],
             members=init.regularisation.critics or members,
             scheme=scheme,
+            activation=activation,
             layer_norm=layer_norm,
-            norm_after_relu=norm_after_relu,
+            norm_after=norm_after,
             last_bound=last_bound,
         )
 
@@ -383,10 +389,19 @@ class Value(nn.Module):
         hidden: Sequence[int],
         *,
         scheme: Init = "default",
+        activation: Activation = "relu",
         layer_norm: bool = False,
+        norm_after: bool = False,
     ) -> None:
         super().__init__()
-        self.net = Mlp(init, [n_obs, *hidden, 1], scheme=scheme, layer_norm=layer_norm)
+        self.net = Mlp(
+            init,
+            [n_obs, *hidden, 1],
+            scheme=scheme,
+            activation=activation,
+            layer_norm=layer_norm,
+            norm_after=norm_after,
+        )
 
     def forward(self, obs: Tensor) -> Tensor:
         """Values ``[S, B]`` of ``obs [S, B, O]``."""

@@ -33,13 +33,16 @@ class DoseSet:
     """The doses S policies could give at B states, in dose units; every array is ``[S, B, A]``.
 
     Attributes:
-        bounded: whether ``low`` and ``high`` are exact edges outside which the density is zero.
+        kind: what the law is: ``interval``, ``point``, ``full_box``, ``infinite_clipped``, ``samples``, ...
+        bounded: whether ``low`` and ``high`` are exact edges outside which the density is zero. Those of a
+            law on the whole box are none: they would say nothing about the state.
         low: lower edge of the support, or of the central 99 % where there is no bounded support.
         high: upper edge, likewise.
         mass_outside: probability outside the training data's hard dose limits before any clipping; exactly 0
             where a bounded support lies within them.
     """
 
+    kind: str
     bounded: bool
     low: Array
     high: Array
@@ -104,16 +107,16 @@ class DosePolicy:
         """The doses each seed could give at ``obs [S, B, O]``, computed in double precision."""
         law = self._double(obs)
         edges = _edges(law)
-        if edges is not None:
+        bounded = edges is not None and law.kind != "full_box"
+        if edges is not None and bounded:
             low, high = edges
         else:
             tail = torch.full_like(law.mode, 0.5 * (1.0 - CENTRAL))
             low, high = law.icdf(tail), law.icdf(1.0 - tail)
         limits = np.asarray(self.transform.act_low), np.asarray(self.transform.act_high)
         dose = self.transform.to_dose
-        return DoseSet(
-            edges is not None, dose(low.numpy()), dose(high.numpy()), self._mass_outside(law, *limits)
-        )
+        mass = self._mass_outside(law, *limits)
+        return DoseSet(law.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
         """Probability ``[S, B, A]`` that each law puts outside the dose interval ``[low, high]``.
@@ -131,6 +134,17 @@ class DosePolicy:
         # in dose units, where an interval that came from these very edges compares without rounding
         within = (to_dose(edges[0].numpy()) >= low) & (to_dose(edges[1].numpy()) <= high)
         return np.where(within, 0.0, mass.numpy())
+
+    @torch.no_grad()
+    def returns(self, obs: Observations, dose: Array) -> Array | None:
+        """K equally likely discounted returns ``[S, B, K]`` of giving ``dose [S, B, A]`` at ``obs [S, B, O]``.
+
+        In the world's reward unit, as the critics of each seed see them; None for an agent that learns no
+        law of its returns (see :meth:`dosing.agent.Agent.returns`).
+        """
+        unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
+        found = self.agent.returns(self._obs(obs), unit)
+        return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
 
     def has_density(self, obs: Observations) -> bool:
         """Whether the law at one state ``[O]`` has a density; a deterministic policy has none."""

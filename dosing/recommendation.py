@@ -43,6 +43,7 @@ class Recommendation:
         proposed: the dose before the limits were applied; None if refused.
         unit: unit of every dose here.
         limits: hard lower and upper limits per dimension.
+        kind: what the dose set is, see ``dosing.policy.DoseSet``; None if refused.
         bounded: whether ``support`` is exact (the density is zero outside it).
         support: union over seeds of their dose sets: exact edges if bounded, else the central 99 %.
         mass_outside: probability outside the hard limits before clipping, mean over seeds, largest over
@@ -60,6 +61,7 @@ class Recommendation:
     proposed: tuple[float, ...] | None
     unit: str
     limits: tuple[tuple[float, ...], tuple[float, ...]]
+    kind: str | None
     bounded: bool | None
     support: tuple[tuple[float, ...], tuple[float, ...]] | None
     mass_outside: float | None
@@ -73,7 +75,10 @@ class Recommendation:
     @property
     def support_words(self) -> str:
         """What ``support`` is, in words for a label."""
-        return "exact support" if self.bounded else f"central {CENTRAL:.0%}, not a support"
+        if self.bounded:
+            return "exact support"
+        whole = ": the support is every dose" if self.kind == "full_box" else ""
+        return f"central {CENTRAL:.0%}, not a support{whole}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields for ``json.dumps``."""
@@ -112,6 +117,7 @@ def recommend(
         proposed=None,
         unit=limits.unit,
         limits=(limits.low, limits.high),
+        kind=None,
         bounded=None,
         support=None,
         mass_outside=None,
@@ -185,6 +191,7 @@ def _answer(
         proposed=_plain(proposed),
         unit=limits.unit,
         limits=(limits.low, limits.high),
+        kind=sets.kind,
         bounded=sets.bounded,
         support=(_plain(low.min(0)), _plain(high.max(0))),
         mass_outside=float(mass.mean(0).max()),

@@ -29,7 +29,8 @@ class Regularisation:
     """Critics quadratic in the dose, Q = c(s) + b(s) a + a' A(s) a, as in quasi-optimal learning (Li, Zhou,
     Zhu 2023, arXiv 2301.08940): c, b and A are what the network computes."""
     layer_norm: bool = False
-    """Layer normalisation before every ReLU of critics, values and policies (Ba, Kiros, Hinton 2016)."""
+    """Layer normalisation before every activation of critics, values and policies (Ba, Kiros, Hinton 2016),
+    where the method has none."""
     dropout: float = 0.0
     """Share of hidden units left out of every trained network, drawn anew for each update (Srivastava et al.
     2014); targets and the deployed policy use all of them."""

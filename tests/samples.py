@@ -53,5 +53,5 @@ def is_bounded(name: str) -> bool:
 
 
 def has_density(name: str) -> bool:
-    """Whether an agent's policy is a law with a density, not one dose."""
-    return agents.AGENTS[name].support != "point"
+    """Whether an agent's policy is a law with a density: neither one dose nor a finite set of them."""
+    return agents.AGENTS[name].support not in ("point", "point_set", "samples")

@@ -194,7 +194,7 @@ def test_parameters_have_the_asked_type() -> None:
 
 
 def test_normalisation_after_the_relu_is_that_of_torch() -> None:
-    net = Critic(build(), 3, 1, (8, 6), layer_norm=True, norm_after_relu=True)
+    net = Critic(build(), 3, 1, (8, 6), layer_norm=True, norm_after=True)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

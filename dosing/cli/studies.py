@@ -484,10 +484,9 @@ def recorded_states(episodes: Episodes) -> Observations:
 
 
 def _has_interval(policy: DosePolicy, states: Observations) -> bool:
-    """Whether the policy's dose set is a bounded interval: neither the whole line nor a single dose."""
+    """Whether the policy's dose set is an exact interval: neither all doses nor a finite set of them."""
     one = np.broadcast_to(states[:1], (len(policy.seeds), 1, states.shape[1]))
-    found = policy.dose_set(one)
-    return found.bounded and bool((found.half_width > 0.0).any())
+    return policy.dose_set(one).kind == "interval"
 
 
 def _bar(total: int, text: str, unit: str, position: int) -> tqdm[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dosing.distributions.bounded import TanhNormal, TruncatedNormal
     from dosing.distributions.clipped import Clipped
+    from dosing.distributions.draws import Draws
     from dosing.distributions.parabola import Parabola
     from dosing.distributions.q_exponential import exp_q, log_q
     from dosing.distributions.q_gaussian import QGaussian, support_radius
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clipped",
+    "Draws",
     "Parabola",
     "QGaussian",
     "ScaledBeta",
@@ -33,6 +35,7 @@ __all__ = [
 
 _MODULES = {
     "Clipped": "clipped",
+    "Draws": "draws",
     "Parabola": "parabola",
     "QGaussian": "q_gaussian",
     "ScaledBeta": "scaled_beta",

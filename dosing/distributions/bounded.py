@@ -25,6 +25,7 @@ class TanhNormal(Univariate):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  as in torch
+    fills_box = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         """Build the law of tanh(X), X normal with mean ``loc`` and standard deviation ``scale``.
@@ -103,6 +104,7 @@ class TruncatedNormal(Univariate):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  as in torch
+    fills_box = True
 
     def __init__(
         self,

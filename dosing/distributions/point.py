@@ -31,6 +31,11 @@ class Point(Univariate):
         super().__init__(loc.shape, validate_args)
 
     @property
+    def kind(self) -> str:
+        """A ``point``."""
+        return "point"
+
+    @property
     def support(self) -> constraints.Constraint:
         """The closed interval from ``loc`` to ``loc``."""
         return constraints.interval(self.loc, self.loc)

@@ -24,6 +24,7 @@ class ScaledBeta(Univariate):
         "alpha": constraints.greater_than_eq(1.0),
         "beta": constraints.greater_than_eq(1.0),
     }
+    fills_box = True
 
     def __init__(
         self,

@@ -29,6 +29,19 @@ class Univariate(Distribution):
     """Independent uniform numbers that :meth:`rsample_from` uses up for one draw."""
     has_density: bool = True
     """Whether the law has a density, so that ``log_prob`` means something."""
+    fills_box: bool = False
+    """Whether the support is the same box whatever the parameters."""
+
+    @property
+    def kind(self) -> str:
+        """What the set of doses is: ``interval``, ``full_box``, ``infinite_clipped``, ``point``, ...
+
+        An ``interval`` depends on the state and is exact; a ``full_box`` is every dose there is, so that its
+        ends say nothing; a law on the real line is executed clipped.
+        """
+        if not hasattr(self.support, "lower_bound"):
+            return "infinite_clipped"
+        return "full_box" if self.fills_box else "interval"
 
     def __init__(self, batch_shape: torch.Size, validate_args: bool | None) -> None:
         """Store shape and checking mode; the subclass has already set its parameters.

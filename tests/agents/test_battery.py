@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import PROBLEM, dataset, small, stack
+from samples import PROBLEM, dataset, has_density, small, stack
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -31,7 +31,7 @@ TWO_DOSES = Problem(n_obs=5, n_act=2)
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 every_agent_with_a_density = pytest.mark.parametrize(
-    "name", [name for name, entry in agents.AGENTS.items() if entry.support != "point"]
+    "name", [name for name in agents.AGENTS if has_density(name)]
 )
 
 
@@ -268,7 +268,7 @@ def test_the_policy_is_a_law_of_the_right_shape(name: str, problem: Problem) -> 
     draws = law.rsample()
     assert draws.shape == law.mode.shape == (3, 11, problem.n_act)
     assert draws.requires_grad
-    if agents.AGENTS[name].support == "point":
+    if not has_density(name):
         with pytest.raises(NotImplementedError, match="no density"):
             law.log_prob(draws)
     else:
@@ -314,7 +314,8 @@ def saturated(name: str, factor: float, dtype: torch.dtype = torch.float32) -> A
 def test_the_declared_dose_set_is_that_of_the_law(name: str, factor: float) -> None:
     """An ``interval`` agent's support is inside the box for all weights and states: edges, draws, mass.
 
-    A ``point`` agent's is one dose of the box. Every other kind must not claim a bounded support.
+    A ``point`` agent's is one dose of the box, a ``full_box`` agent's the whole box. Every other kind must
+    not claim a bounded support.
     """
     agent = saturated(name, factor)
     obs = states().expand(8, -1, -1)
@@ -323,12 +324,17 @@ def test_the_declared_dose_set_is_that_of_the_law(name: str, factor: float) -> N
         usable = law.mode.isfinite()  # 1e30 times large weights overflows: NaN there, which the door refuses
         assert bool(usable[:, :80].all())
         assert bool((law.mode[usable].abs() <= 1.0).all())
+        assert law.kind == agents.AGENTS[name].support
         if agents.AGENTS[name].support == "point":
             for u in (0.0, 0.5, 1.0):
                 draws = law.rsample_from(torch.full((*law.batch_shape, 1), u))
                 assert torch.equal(draws[usable], law.mode[usable])
             for end in (law.support.lower_bound, law.support.upper_bound):
                 assert torch.equal(end[usable], law.mode[usable])
+            return
+        if agents.AGENTS[name].support == "full_box":
+            assert bool((law.support.lower_bound == -1.0).all())
+            assert bool((law.support.upper_bound == 1.0).all())
             return
         if agents.AGENTS[name].support != "interval":
             assert not hasattr(law.support, "lower_bound"), "a bounded law declared as unbounded"

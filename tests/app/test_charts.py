@@ -42,6 +42,7 @@ def answer(
         "proposed": (dose,),
         "unit": limits.unit,
         "limits": (limits.low, limits.high),
+        "kind": "interval" if bounded else "infinite_clipped",
         "bounded": bounded,
         "support": ((min(s[1] for s in seeds),), (max(s[2] for s in seeds),)),
         "mass_outside": 0.0 if bounded else 0.1,
@@ -54,7 +55,7 @@ def answer(
 
 
 def refusal(position: int = 0) -> Answer:
-    nothing = dict.fromkeys(("dose", "proposed", "support", "mass_outside", "bounded"))
+    nothing = dict.fromkeys(("dose", "proposed", "support", "mass_outside", "kind", "bounded"))
     return answer(position=position, status="refused", seeds=((0.0, 0.0, 0.0),), **nothing)
 
 

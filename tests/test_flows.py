@@ -1,0 +1,73 @@
+"""Flows of doses: the matching loss by hand, Euler steps on flows with a known end, points of noise."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dosing.agent import Problem
+from dosing.flows import OneStep, Velocity, euler, matching_loss, points, spread
+from dosing.networks import Initialiser
+
+SEEDS = (0, 4)
+PROBLEM = Problem(n_obs=3, n_act=2)
+
+
+def inputs(rows: int = 5) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape))
+
+    time = torch.from_numpy(rng.random((2, rows, 1)))
+    return {"obs": normal(2, rows, 3), "act": normal(2, rows, 2), "noise": normal(2, rows, 2), "time": time}
+
+
+def test_the_matching_loss_is_the_mean_square_distance_to_the_straight_line() -> None:
+    velocity = Velocity(Initialiser(SEEDS, dtype=torch.float64), PROBLEM, (8, 8), layer_norm=True)
+    x = inputs()
+    found = matching_loss(velocity, **x)
+    for s in range(2):
+        total = 0.0
+        for b in range(5):
+            obs, act, noise, t = (x[name][s, b].numpy() for name in ("obs", "act", "noise", "time"))
+            between = torch.from_numpy((1.0 - t) * noise + t * act)
+            v = velocity(*(torch.as_tensor(part).expand(2, 1, -1) for part in (obs, between, t)))
+            total += float(((v[s, 0].detach().numpy() - (act - noise)) ** 2).sum())
+        assert float(found[s].detach()) == pytest.approx(total / (5 * 2), rel=1e-12)
+
+
+def test_euler_steps_follow_known_flows() -> None:
+    x = inputs()
+    constant = euler(lambda obs, at, time: torch.full_like(at, 0.25), x["obs"], 0.1 * x["noise"], 10)
+    torch.testing.assert_close(constant, (0.1 * x["noise"] + 0.25).clamp(-1.0, 1.0))
+    growing = euler(lambda obs, at, time: at, x["obs"], 0.01 * x["noise"], 10)
+    torch.testing.assert_close(growing, (0.01 * x["noise"] * 1.1**10).clamp(-1.0, 1.0))
+    timed = euler(lambda obs, at, time: time.expand_as(at), x["obs"], 0.0 * x["noise"], 4)
+    torch.testing.assert_close(timed, torch.full_like(timed, (0.0 + 0.25 + 0.5 + 0.75) / 4))
+
+
+@pytest.mark.parametrize("count", [10, 64])
+def test_points_of_noise_are_standard_normal_and_always_the_same(count: int) -> None:
+    found = points(count, 2, torch.empty(0, dtype=torch.float64))
+    assert found.shape == (count, 2)
+    assert torch.equal(found, points(count, 2, torch.empty(0, dtype=torch.float64)))
+    for column in found.T.numpy():
+        assert stats.kstest(column, "norm").statistic < 1.2 / np.sqrt(count)
+    assert float(points(1024, 1, found).mean()) == pytest.approx(0.0, abs=5e-3)
+
+
+def test_pushing_many_points_equals_pushing_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = OneStep(Initialiser(SEEDS, dtype=torch.float64), PROBLEM, (8,))
+    obs, noise = inputs()["obs"], points(4, 2, inputs()["obs"])
+    whole = spread(net, obs, noise)
+    assert whole.shape == (2, 5, 4, 2)
+    for m in range(4):
+        torch.testing.assert_close(whole[:, :, m], net(obs, noise[m].expand(2, 5, 2)))
+    monkeypatch.setattr("dosing.flows.CHUNK", 9)  # one state at a time
+    with torch.no_grad():
+        torch.testing.assert_close(spread(net, obs, noise), whole)
+        own = torch.randn(2, 5, 3, 2, dtype=torch.float64)
+        torch.testing.assert_close(
+            spread(net, obs, own)[1, 2], net(obs[:, 2:3].expand(-1, 3, -1), own[:, 2])[1]
+        )
