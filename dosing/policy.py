@@ -137,7 +137,7 @@ class DosePolicy:
 
     @torch.no_grad()
     def returns(self, obs: Observations, dose: Array) -> Array | None:
-        """K equally likely discounted returns ``[S, B, K]`` of giving ``dose [S, B, A]`` at ``obs [S, B, O]``.
+        """K equally likely discounted returns ``[S, B, K]`` of ``dose [S, B, A]`` at ``obs [S, B, O]``.
 
         In the world's reward unit, as the critics of each seed see them; None for an agent that learns no
         law of its returns (see :meth:`dosing.agent.Agent.returns`).
