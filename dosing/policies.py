@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
 from dosing.agent import Problem
-from dosing.distributions.bounded import TanhNormal
+from dosing.distributions.bounded import TanhNormal, TruncatedNormal
 from dosing.distributions.point import Point
 from dosing.distributions.q_gaussian import QGaussian, n_uniforms, support_radius
 from dosing.distributions.scaled_beta import ScaledBeta
@@ -24,7 +24,9 @@ from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
 from dosing.networks import Centred, Init, Initialiser, Linear, Mlp
 
-Family = Literal["clipped_gaussian", "squashed_gaussian", "student_t", "beta", "heavy_q_gaussian"]
+Family = Literal[
+    "clipped_gaussian", "squashed_gaussian", "truncated_normal", "student_t", "beta", "heavy_q_gaussian"
+]
 """Laws whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
 
 HEAVY_Q = 2.0
@@ -57,6 +59,7 @@ class Policy(nn.Module):
 
     * ``clipped_gaussian``: N(tanh(h_loc), sigma^2), executed clipped; sigma = exp(clip(h_scale));
     * ``squashed_gaussian``: tanh of N(h_loc, sigma^2);
+    * ``truncated_normal``: N(tanh(h_loc), sigma^2) restricted to the box;
     * ``student_t``: location tanh(h_loc), scale sigma, df = 1 + softplus(h_df);
     * ``beta``: Beta(1 + softplus(h_loc), 1 + softplus(h_scale)) on the box, unimodal;
     * ``heavy_q_gaussian``: q-Gaussian of index ``HEAVY_Q``, location tanh(h_loc), scale sigma.
@@ -114,6 +117,8 @@ class Policy(nn.Module):
         scale = torch.exp(raw.clamp(*self.log_std))
         if self.family == "squashed_gaussian":
             return TanhNormal(loc, scale, validate_args=False)
+        if self.family == "truncated_normal":
+            return TruncatedNormal(torch.tanh(loc), scale, validate_args=False)
         if self.family == "student_t":
             return StudentT(1.0 + softplus(self.df(features)), torch.tanh(loc), scale, validate_args=False)
         return QGaussian(torch.tanh(loc), scale, self.q, validate_args=False)

@@ -5,6 +5,7 @@ number per dimension) and ``name.df``. With sigma = exp(clip(scale)):
 
     clipped_gaussian    N(tanh(loc), sigma^2)
     squashed_gaussian   tanh of N(loc, sigma^2):  ln N(atanh a) - ln(1 - a^2)
+    truncated_normal    N(tanh(loc), sigma^2) restricted to [-1, 1]
     student_t           location tanh(loc), scale sigma, df = 1 + softplus(df)
     beta                a = 2x - 1, x ~ Beta(1 + softplus(loc), 1 + softplus(scale)):  ln Beta(x) - ln 2
     heavy_q_gaussian    q-Gaussian(q), location tanh(loc), scale sigma
@@ -69,6 +70,8 @@ def law_of(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
     mean = math.tanh(raw["loc"])
     if family == "clipped_gaussian":
         return Normal(mean, sigma)
+    if family == "truncated_normal":
+        return stats.truncnorm((-1.0 - mean) / sigma, (1.0 - mean) / sigma, mean, sigma)
     if family == "student_t":
         return stats.t(1.0 + softplus(raw["df"]), mean, sigma)
     assert family == "heavy_q_gaussian"
