@@ -25,10 +25,20 @@ from dosing.evaluation import (
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.runs import EPISODES, read_json, sha256, write_json
-from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verdict
+from dosing.statistics import (
+    Array,
+    Estimate,
+    cvar,
+    lower_tail,
+    mean_over_seeds,
+    paired_difference,
+    verdict,
+)
 
 REFERENCES = "references.json"
 SEARCH_PATIENTS = 10_000
+TAIL = 0.05
+"""Share of the patients, or of the foreseen returns, that makes the lower tail."""
 EXACT = "exact support"
 """The ``width_kind`` of a bounded law."""
 
@@ -80,6 +90,10 @@ class Row:
         cost: mean safety cost per patient when the recommended dose is given; None where not measured.
         baseline: what the row is compared with; None for a ceiling.
         data: name of the recorded visits an agent was trained on, or beside which a rule is shown.
+        lower_tail: mean return of the worst 5 % of the patients (CVaR) when the recommended dose is given;
+            None for a ceiling, or where 5 % is less than one patient.
+        foreseen: what the agent's own law of the discounted return says of its recommended dose: its mean and
+            its CVaR 5 %, each averaged over recorded visits and seeds; None for an agent without such a law.
     """
 
     name: str
@@ -95,6 +109,8 @@ class Row:
     cost: Estimate | None
     baseline: Baseline | None
     data: str = ""
+    lower_tail: Estimate | None = None
+    foreseen: tuple[float, float] | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -108,6 +124,11 @@ class Row:
             return str(self.difference)
         return "no estimated constant" if self.baseline is not None and self.baseline.missing else "-"
 
+    @property
+    def foreseen_words(self) -> str:
+        """Mean and lower tail of the foreseen return; a dash for whoever foresees no law of it."""
+        return "-" if self.foreseen is None else f"{self.foreseen[0]:.2f} ({self.foreseen[1]:.2f})"
+
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self)
@@ -115,10 +136,12 @@ class Row:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Row:
         """Inverse of :meth:`to_json`."""
-        estimates = ("recommended", "sampled", "difference", "cost")
+        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
         if values["baseline"]:
             values["baseline"] = Baseline(**values["baseline"])
+        if values.get("foreseen"):
+            values["foreseen"] = tuple(values["foreseen"])
         return cls(**values)
 
 
@@ -203,9 +226,15 @@ def reference_rows(found: References) -> list[Row]:
                 mass_outside_sparse=None,
                 cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
                 baseline=found.baseline,
+                lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
             )
         )
     return rows
+
+
+def _lower_tail(returns: Array) -> Estimate | None:
+    """CVaR of the returns ``[S, P]``; None where the tail holds less than one patient."""
+    return cvar(returns, TAIL) if TAIL * returns.shape[1] >= 1.0 else None
 
 
 def _title(rule: str, found: References) -> str:
@@ -281,7 +310,17 @@ def agent_row(
         mass_outside_sparse=outside,
         cost=mean_over_seeds(best.cost),
         baseline=found.baseline,
+        lower_tail=_lower_tail(best.returns),
+        foreseen=_foreseen(policy, obs),
     )
+
+
+def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | None:
+    """Mean and lower tail of the foreseen returns of the recommended doses; see :class:`Row`."""
+    returns = policy.returns(obs, policy.recommended(obs))
+    if returns is None:
+        return None
+    return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
 
 
 @dataclass(frozen=True)
@@ -330,12 +369,14 @@ def render(rows: Sequence[Row]) -> str:
         "policy",
         "return, recommended dose",
         "return, sampled dose",
+        "worst 5 %",
         "minus estimated constant",
         "verdict",
         "half-width",
         "outside limits",
         "outside sparse interval",
         "cost",
+        "foreseen (worst 5 %)",
     )
     body = [
         (
@@ -343,12 +384,14 @@ def render(rows: Sequence[Row]) -> str:
             row.family,
             str(row.recommended),
             str(row.sampled) if row.sampled else "-",
+            str(row.lower_tail) if row.lower_tail else "-",
             row.difference_words,
             row.verdict or "-",
             f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
             mass_words(row.mass_outside_limits, row.width_kind == EXACT),
             mass_words(row.mass_outside_sparse, row.width_kind == EXACT),
             f"{row.cost.value:.2f}" if row.cost else "-",
+            row.foreseen_words,
         )
         for row in rows
     ]

@@ -294,18 +294,28 @@ def cvar(
     if not 0 < level <= 1:
         raise UserError(f"CVaR needs a level in (0, 1], got {level}")
     rows = _rows(x, "returns")
-    tail = level * rows.shape[1]
-    if math.isclose(tail, round(tail), rel_tol=1e-9):  # 0.07 * 100 = 7.000000000000001 means 7 patients
-        tail = float(round(tail))
-    if tail < 1:
+    if _tail(level, rows.shape[1]) < 1:
         raise UserError(f"CVaR {level:g} needs at least {math.ceil(1 / level)} patients, got {rows.shape[1]}")
+    return _over_patients(rows, lambda v: lower_tail(v, level), replicates, rng, confidence)
+
+
+def lower_tail(x: Array, level: float = 0.05) -> Array:
+    """Return CVaR of K equally likely values ``[..., K]``: the mean over the worst ``level`` of their mass.
+
+    A tail that holds less than one value is the lowest value.
+    """
+    tail = _tail(level, x.shape[-1])
     k = math.ceil(tail)
     weights = np.clip(tail - np.arange(k), 0, 1)  # 1, ..., 1, remainder for the k-th lowest
+    return np.asarray(np.partition(x, k - 1, axis=-1)[..., :k] @ weights / tail)
 
-    def statistic(v: Array) -> Array:
-        return np.asarray(np.partition(v, k - 1, axis=-1)[..., :k] @ weights / tail)
 
-    return _over_patients(rows, statistic, replicates, rng, confidence)
+def _tail(level: float, count: int) -> float:
+    """How many of ``count`` values lie in the tail, the last by a fraction."""
+    tail = level * count
+    if math.isclose(tail, round(tail), rel_tol=1e-9):  # 0.07 * 100 = 7.000000000000001 means 7 patients
+        return float(round(tail))
+    return tail
 
 
 def _over_patients(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from samples import ENV, cohort, is_bounded, stack
 from scipy import stats
 
@@ -332,3 +333,56 @@ def test_a_ceiling_says_what_it_knows() -> None:
 )
 def test_only_a_bounded_law_has_an_exact_zero(value: float | None, bounded: bool, text: str) -> None:
     assert mass_words(value, bounded) == text
+
+
+def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory: Factory) -> None:
+    own = policy(BOUNDED[0])
+    outcomes = evaluate(own, factory, PATIENTS)
+    line = agent_row("agent", "law", own, outcomes, found, cohort().obs[:50], None)
+    worst = np.sort(outcomes["recommended"].returns, axis=1)[:, :2].mean()  # 5 % of 40 patients
+    assert line.lower_tail is not None
+    assert line.lower_tail.value == pytest.approx(worst)
+    assert line.lower_tail.low <= worst <= line.lower_tail.high
+    assert str(line.lower_tail) in render([line])
+    assert (line.foreseen, line.foreseen_words) == (None, "-")
+    few = {
+        rule: Outcomes(o.seeds, o.returns[:, :19], o.cost[:, :19], o.limited[:, :19], o.dose[:, :19])
+        for rule, o in outcomes.items()
+    }
+    base = {
+        rule: Outcomes(o.seeds, o.returns[:, :19], o.cost, o.limited, o.dose)
+        for rule, o in found.outcomes.items()
+    }
+    short = agent_row(
+        "agent", "law", own, few, dataclasses.replace(found, outcomes=base), cohort().obs[:50], None
+    )
+    assert short.lower_tail is None, "5 % of 19 patients is less than one"
+
+
+def test_foreseen_returns_are_shown_with_their_lower_tail(
+    found: References, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the world's unit, at the recommended dose; 5 % of 40 equally likely returns are the lowest two."""
+    own = policy(BOUNDED[0])
+    asked: list[Any] = []
+
+    def returns(obs: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
+        asked.append(act)
+        return torch.arange(40.0).expand(*act.shape[:2], 40)
+
+    monkeypatch.setattr(own.agent, "returns", returns)
+    states = cohort().obs[:50]
+    line = agent_row("agent", "law", own, evaluate(own, factory, PATIENTS), found, states, None)
+    scale = own.transform.reward_scale
+    assert scale != 1.0
+    assert line.foreseen == pytest.approx((19.5 * scale, 0.5 * scale))
+    obs = np.broadcast_to(states, (len(SEEDS), *states.shape))
+    np.testing.assert_allclose(asked[0].numpy(), own.transform.to_unit(own.recommended(obs)), atol=1e-6)
+    assert render([line]).endswith(f"{19.5 * scale:.2f} ({0.5 * scale:.2f})")
+    assert Row.from_json(json.loads(json.dumps(line.to_json()))) == line
+
+
+def test_a_table_of_an_earlier_version_is_read(found: References) -> None:
+    line = reference_rows(found)[0]
+    fields = {k: v for k, v in line.to_json().items() if k not in ("lower_tail", "foreseen")}
+    assert Row.from_json(json.loads(json.dumps(fields))) == dataclasses.replace(line, lower_tail=None)

@@ -418,6 +418,7 @@ def test_cvar_by_hand():
     assert st.cvar(x, 0.25).value == pytest.approx((1 + 2 + 0.5 * 3) / 2.5, rel=1e-15)
     assert st.cvar(x, 0.2).value == 1.5
     assert st.cvar(x, 0.1).value == 1.0
+    assert st.lower_tail(np.arange(8.0)[::-1], 0.05) == 0.0  # less than one value: the lowest
     assert st.cvar(x, 1.0).value == 5.5
     hundred = np.arange(100.0)[::-1]
     assert st.cvar(hundred).value == 2.0

@@ -26,11 +26,13 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
             "verdict": row.verdict or (dash if row.sampled else "reference"),
             "return, recommended dose": minus(row.recommended),
             "return, sampled dose": minus(row.sampled) if row.sampled else dash,
+            "worst 5 % of patients": minus(row.lower_tail) if row.lower_tail else dash,
             "minus estimated constant": dash if row.difference_words == "-" else minus(row.difference_words),
             "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
             "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
             "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
             "cost": f"{row.cost.value:.2f}" if row.cost else dash,
+            "return foreseen (its worst 5 %)": dash if row.foreseen is None else minus(row.foreseen_words),
         }
         for row in rows
     )
@@ -84,7 +86,9 @@ def show_table(listing: load.Listing) -> None:
         "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "
         "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and "
         "seeds, before any clipping; the sparse set is each seed's own. Cost: mean number of safety events "
-        "per patient."
+        "per patient. Worst 5 %: mean return of these patients (CVaR) when the recommended dose is given. "
+        "Foreseen: the law of the discounted return that an agent's own critic has learned, for those that "
+        "learn one, at the recorded visits: its mean and the mean of its worst 5 %."
     )
 
 
