@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, Sink, load_json, need
 from dosing.errors import UserError
 
+_MARK = "metadata/dosing"
+
 
 class Hdf5Sink(FileSink):
     """The D4RL layout: one flat array per key, ours under ``infos/`` and ``metadata/dosing``."""
@@ -38,7 +40,7 @@ class Hdf5Sink(FileSink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Store the metadata and move the file into place."""
-        self._file["metadata/dosing"] = json.dumps(metadata)
+        self._file[_MARK] = json.dumps(metadata)
         self._file.close()
         self.replace()
 
@@ -48,13 +50,19 @@ class Hdf5Sink(FileSink):
         super().discard()
 
 
+def own_hdf5(path: Path) -> bool:
+    """Whether a file was made by this program."""
+    with need("h5py", "HDF5").File(path, "r") as file:
+        return _MARK in file
+
+
 def read_hdf5(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Return all arrays and the metadata of one file."""
     h5py = need("h5py", "HDF5")
     with h5py.File(path, "r") as file:
-        if "metadata/dosing" not in file:
-            raise UserError(f"{path} is an HDF5 file of another program: it has no metadata/dosing")
-        metadata = load_json(file["metadata/dosing"][()], path)
+        if _MARK not in file:
+            raise UserError(f"{path} is an HDF5 file of another program: it has no {_MARK}")
+        metadata = load_json(file[_MARK][()], path)
         return {name: file[key][()] for name, key in D4RL.items()}, metadata
 
 
@@ -144,12 +152,28 @@ def _spec_fields(spec: Any) -> dict[str, Any]:
     return {f.name: getattr(spec, f.name) for f in fields(spec) if f.init}
 
 
-def read_minari(dataset_id: str) -> tuple[Arrays, dict[str, Any]]:
-    """Return all arrays and our metadata of one local Minari data set."""
+def open_minari(dataset_id: str) -> Any:
+    """Open a local Minari data set.
+
+    Raises:
+        UserError: minari is not installed, or there is no such set.
+    """
     minari = need("minari", "a Minari data set")
     if dataset_id not in minari.list_local_datasets():
-        raise UserError(f"there is no local Minari data set {dataset_id!r}")
-    data = minari.load_dataset(dataset_id)
+        raise UserError(
+            f"there is no local Minari data set {dataset_id!r}; MINARI_DATASETS_PATH names their folder"
+        )
+    return minari.load_dataset(dataset_id)
+
+
+def own_minari(dataset_id: str) -> bool:
+    """Whether a local Minari data set was made by this program."""
+    return "dosing" in open_minari(dataset_id).storage.metadata
+
+
+def read_minari(dataset_id: str) -> tuple[Arrays, dict[str, Any]]:
+    """Return all arrays and our metadata of one local Minari data set."""
+    data = open_minari(dataset_id)
     metadata = data.storage.metadata.get("dosing")
     if metadata is None:
         raise UserError(f"the Minari data set {dataset_id} was made by another program")

@@ -5,17 +5,26 @@ pyarrow, h5py and minari are imported only when their format is used.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dosing.data.archives import Hdf5Sink, MinariSink, read_hdf5, read_minari
+from dosing.data.archives import (
+    Hdf5Sink,
+    MinariSink,
+    own_hdf5,
+    own_minari,
+    read_hdf5,
+    read_minari,
+)
 from dosing.data.sinks import Arrays, Sink
-from dosing.data.tables import CsvSink, ParquetSink, read_csv, read_parquet
+from dosing.data.tables import CsvSink, ParquetSink, own_csv, own_parquet, read_csv, read_parquet
 from dosing.errors import UserError
 
 MINARI = "minari:"
 """Prefix of a Minari data set id."""
 
 SUFFIXES = (".parquet", ".csv", ".hdf5")
+
+Found = TypeVar("Found")
 
 FAILURES = (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError)
 """What pyarrow and h5py raise on files that are not theirs or not whole (NotImplementedError included)."""
@@ -36,15 +45,29 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         return read_minari(str(path)[len(MINARI) :])
     readers = {".parquet": read_parquet, ".csv": read_csv, ".hdf5": read_hdf5}
     reader = readers[_suffix(path)]
+    return guarded(path, lambda: reader(Path(path)))
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether a file or Minari data set carries the metadata of this program."""
+    if str(path).startswith(MINARI):
+        return own_minari(str(path)[len(MINARI) :])
+    marks = {".parquet": own_parquet, ".csv": own_csv, ".hdf5": own_hdf5}
+    mark = marks[_suffix(path)]
+    return guarded(path, lambda: mark(Path(path)))
+
+
+def guarded(path: str | Path, read: Callable[[], Found]) -> Found:
+    """Return what ``read`` finds in a file; whatever is wrong with the file becomes one sentence."""
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist or is not a file")
     try:
-        return reader(Path(path))
+        return read()
     except UserError:
         raise
     except FAILURES as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UserError(f"{path} is truncated or not an episode file of this program ({reason})") from error
+        raise UserError(f"{path} is truncated or not a {Path(path).suffix[1:]} file ({reason})") from error
 
 
 def _suffix(path: str | Path) -> str:

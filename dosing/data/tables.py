@@ -40,6 +40,11 @@ class ParquetSink(FileSink):
         self.replace()
 
 
+def own_parquet(path: Path) -> bool:
+    """Whether a file was made by this program."""
+    return _KEY in (need("pyarrow.parquet", "parquet").read_metadata(path).metadata or {})
+
+
 def read_parquet(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Return all arrays and the metadata of one file."""
     parquet = need("pyarrow.parquet", "parquet")
@@ -83,6 +88,12 @@ class CsvSink(FileSink):
         """Remove both temporary files."""
         self._rows.unlink(missing_ok=True)
         super().discard()
+
+
+def own_csv(path: Path) -> bool:
+    """Whether a file was made by this program."""
+    with path.open("rb") as file:
+        return file.read(len(_CSV_MARK)) == _CSV_MARK.encode()
 
 
 def read_csv(path: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -1,0 +1,88 @@
+"""Data sets in the D4RL layout by any program: flat HDF5 arrays, one per key, episode after episode.
+
+Fu, Kumar, Nachum, Tucker, Levine 2020, arXiv 2004.07219. ``observations``, ``actions``, ``rewards`` and
+``terminals`` are there always, ``next_observations`` and ``timeouts`` in some releases. An episode ends where
+``terminals`` or ``timeouts`` is true; bootstrapping stops at ``terminals`` only.
+
+- With next observations every row is kept, the one at a time-out too: its value is bootstrapped.
+- Without them the next row is the next observation, as in ``d4rl.qlearning_dataset``, which leaves out the
+  row at a time-out since its successor is lost. Unlike there, the boundary stays marked, and a row that
+  terminates is kept even where the time limit coincides with it or the file ends.
+- Without time-outs either, episodes are cut after the environment's time limit, counted from their own first
+  row (``qlearning_dataset`` counts from the row before it after a termination).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.data.external import External, Rows, assemble, flags, jumps, numbers, same_length
+from dosing.data.sinks import need
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+
+NEEDED = ("observations", "actions", "rewards", "terminals")
+_BOTH = ("observations", "next_observations")
+OPTIONAL = ("next_observations", "timeouts", "infos/action_log_probs")
+
+
+def read_d4rl(path: Path, external: External) -> Episodes:
+    """Read a data set.
+
+    Args:
+        path: HDF5 file.
+        external: its limits of actions; its time limit, where the file marks none; its environment.
+
+    Raises:
+        UserError: a key is missing or is no array, or the rows are not what they should be.
+        OSError: it is not a whole HDF5 file.
+    """
+    h5py = need("h5py", "HDF5")
+    source = str(path)
+    with h5py.File(path, "r") as file:
+        if missing := [key for key in NEEDED if key not in file]:
+            raise UserError(
+                f"{path} lacks {', '.join(missing)}; the D4RL layout has the arrays {', '.join(NEEDED)}."
+            )
+        found = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in file}
+        if groups := [key for key, entry in found.items() if not isinstance(entry, h5py.Dataset)]:
+            raise UserError(f"{path}: {groups[0]} must be an array, it is a group.")
+        arrays: dict[str, NDArray[Any]] = {key: np.atleast_1d(entry[()]) for key, entry in found.items()}
+    rows = same_length(source, arrays)
+    terminated = flags(source, "terminals", arrays["terminals"])
+    obs, next_obs = arrays["observations"], arrays.get("next_observations")
+    if "timeouts" in arrays:
+        ends = terminated | flags(source, "timeouts", arrays["timeouts"])
+    elif next_obs is not None:
+        ends = terminated | jumps(source, *(numbers(source, key, arrays[key], width=True) for key in _BOTH))
+    elif external.horizon is not None:
+        ends = _cut(terminated, external.horizon)
+    else:
+        raise UserError(
+            f"{path} has neither timeouts nor next_observations, so its time limit is unknown: name its "
+            "environment (--env) or give the number of visits (--horizon)."
+        )
+    content = Rows(
+        obs=obs,
+        act=arrays["actions"],
+        reward=arrays["rewards"],
+        terminated=terminated,
+        ends=ends,
+        next_obs=next_obs,
+        log_prob=arrays.get("infos/action_log_probs"),
+    )
+    about = {"source": {"layout": "D4RL", "file": path.name, "rows": rows}}
+    return assemble(source, content, about, external)
+
+
+def _cut(terminated: NDArray[np.bool_], horizon: int) -> NDArray[np.bool_]:
+    """Ends of episodes that terminate or reach ``horizon`` visits ``[M]``."""
+    row = np.arange(len(terminated))
+    first = np.unique(np.r_[0, np.flatnonzero(terminated) + 1])  # row after a termination, and the first
+    start = first[np.searchsorted(first, row, side="right") - 1]
+    ends: NDArray[np.bool_] = terminated | ((row - start) % horizon == horizon - 1)
+    return ends
