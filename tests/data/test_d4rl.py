@@ -23,7 +23,7 @@ UNIT = External(limits=DoseLimits((-1.0, -1.0), (1.0, 1.0)))
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 LENGTHS = (("terminated", 4), ("timeout", 5), ("timeout", 1), ("terminated", 1), ("cut", 3))
-"""Episodes of the small file: how each one ends, and its visits; the last one is cut by the end of the file."""
+"""Episodes of the small file: how each ends, and its visits; the last is cut by the end of the file."""
 
 
 def walk(lengths: tuple[tuple[str, int], ...] = LENGTHS, n_obs: int = 3, n_act: int = 2) -> Arrays:
