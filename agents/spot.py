@@ -28,18 +28,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from dosing.agent import Agent, Batch, Noise, Problem, adam
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Linear, Mlp, frozen
+from dosing.networks import Critic, Initialiser, frozen
 from dosing.policies import PointPolicy
 from dosing.streams import generator
 from dosing.targets import polyak, smoothed, target_copy, td_target
-
-LOG_STD = (-4.0, 15.0)
-"""Bounds of ln sigma of the posterior, as published."""
+from dosing.vae import ConditionalVae, vae_loss
 
 
 @dataclass(frozen=True)
@@ -87,37 +85,6 @@ class SPOTConfig:
     """Critic updates per update of the policy and of the target networks."""
 
 
-class ConditionalVae(nn.Module):
-    """Conditional variational auto-encoder of recorded actions, with a latent of twice their dimension."""
-
-    def __init__(self, init: Initialiser, problem: Problem, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        n_obs, n_act, self.n_latent = problem.n_obs, problem.n_act, 2 * problem.n_act
-        self.encoder = Mlp(init, [n_obs + n_act, *hidden], activate_last=True)
-        self.mean = Linear(init, hidden[-1], self.n_latent)
-        self.log_std = Linear(init, hidden[-1], self.n_latent)
-        self.decoder = Mlp(init, [n_obs + self.n_latent, *hidden, n_act])
-
-    def forward(self, obs: Tensor, act: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Encode, draw and decode.
-
-        Args:
-            obs: ``[S, B, O]``.
-            act: ``[S, B, A]``.
-            noise: standard normal, ``[S, B, L, Z]``.
-
-        Returns:
-            The L decoded actions ``[S, B, L, A]`` and latents ``[S, B, L, Z]``; mean and ln sigma of the
-            posterior, ``[S, B, Z]`` each.
-        """
-        features = self.encoder(torch.cat((obs, act), -1))
-        mean, log_std = self.mean(features), self.log_std(features).clamp(*LOG_STD)
-        z = mean.unsqueeze(2) + log_std.exp().unsqueeze(2) * noise
-        conditioned = torch.cat((obs.unsqueeze(2).expand(-1, -1, noise.shape[2], -1), z), -1)
-        decoded = torch.tanh(self.decoder(conditioned.flatten(1, 2)))
-        return decoded.view(*noise.shape[:3], -1), z, mean, log_std
-
-
 class SPOT(Agent):
     """S stacked seeds of SPOT."""
 
@@ -161,7 +128,8 @@ class SPOT(Agent):
         """Losses of the phase, each ``[S]``: ``vae``; or ``critic`` and, in the policy's turn, ``actor``."""
         c, phase = self.config, self.phase(batch.step)
         if phase == 0:
-            return {"vae": self._distance(batch.act, *self.vae(batch.obs, batch.act, batch.noise["vae"]))}, {}
+            coded = self.vae(batch.obs, batch.act, batch.noise["vae"])
+            return {"vae": vae_loss(batch.act, *coded, beta=c.vae_beta)}, {}
         with torch.no_grad():
             next_act = self.actor_target.action(batch.next_obs)
             next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
@@ -176,7 +144,7 @@ class SPOT(Agent):
             size = q_act.detach().abs().mean(-1) if c.normalise_q else 1.0
             coded = frozen(self.vae, batch.obs, act, batch.noise["latent"])
             if c.density == "elbo":
-                penalty = self._distance(act, *coded)
+                penalty = vae_loss(act, *coded, beta=c.vae_beta)
             else:
                 unit = c.vae_beta / (2.0 * self.problem.n_act)
                 penalty = -unit * self._log_mean_weight(act, batch.noise["latent"], *coded).mean(-1)
@@ -191,12 +159,6 @@ class SPOT(Agent):
             return self.actor.action(batch.obs)
         uniform = batch.noise["dropout"].split(self.config.hidden, -1)
         return self.actor.action(batch.obs, [(u >= rate).to(u.dtype) / (1.0 - rate) for u in uniform])
-
-    def _distance(self, act: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        """Mean over the batch of D(s, a), ``[S]``."""
-        error = (decoded - act.unsqueeze(2)).square().mean((1, 2, 3))
-        divergence = -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp()).mean((1, 2))
-        return error + self.config.vae_beta * divergence
 
     def _log_mean_weight(
         self, act: Tensor, noise: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor
@@ -243,13 +205,8 @@ def _check(config: SPOTConfig) -> None:
     Raises:
         UserError: one of the settings is out of range.
     """
-    for name, low in (("penalty", 0.0), ("n_samples", 1), ("vae_steps", 1)):
+    for name, low in (("penalty", 0.0), ("n_samples", 1)):
         if getattr(config, name) < low:
             raise UserError(f"{name} must be at least {low:g}, got {getattr(config, name)}.")
-    for name in ("vae_beta", "vae_learning_rate"):
-        if not getattr(config, name) > 0.0:
-            raise UserError(f"{name} must be above 0, got {getattr(config, name)}.")
     if not 0.0 <= config.dropout < 1.0:
         raise UserError(f"dropout must be at least 0 and below 1, got {config.dropout}.")
-    if not config.vae_hidden or min(config.vae_hidden) < 1:
-        raise UserError(f"vae_hidden must be one or more widths of at least 1, got {config.vae_hidden}.")

@@ -227,6 +227,20 @@ class Agent(nn.Module):
         del obs, act
         return None
 
+    def admissible(self, obs: Tensor, count: int = 256) -> Tensor | None:
+        """Doses a generator that the policy is confined to could propose at ``obs [S, B, O]``.
+
+        Args:
+            obs: the states.
+            count: M fixed points that the generator is looked at.
+
+        Returns:
+            ``[S, B, M, A]`` on the [-1, 1] axis; None for a method without such a generator. They are points
+            of a set and no draws, and their ends are no support.
+        """
+        del obs, count
+        return None
+
     def training_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs as named tensors: weights, targets, optimiser moments."""
         state = {f"agent.{name}": value for name, value in self.state_dict().items()}
@@ -275,6 +289,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "actor_every": (lambda x: x >= 1, "at least 1"),
     "target_noise": (lambda x: x >= 0.0, "at least 0"),
     "noise_clip": (lambda x: x >= 0.0, "at least 0"),
+    "vae_hidden": (lambda x: min(x, default=0) >= 1, "one or more widths of at least 1"),
+    "vae_learning_rate": (lambda x: x > 0.0, "above 0"),
+    "vae_beta": (lambda x: x > 0.0, "above 0"),
+    "vae_steps": (lambda x: x >= 1, "at least 1"),
 }
 """What the settings that methods share by name have to be."""
 

@@ -146,6 +146,16 @@ class DosePolicy:
         found = self.agent.returns(self._obs(obs), unit)
         return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
 
+    @torch.no_grad()
+    def admissible(self, obs: Observations, count: int = 256) -> Array | None:
+        """M doses ``[S, B, M, A]`` that each seed's generator could propose at ``obs [S, B, O]``.
+
+        Fixed points of the set that the policy is confined to, and not its support; None for an agent without
+        such a generator (see :meth:`dosing.agent.Agent.admissible`).
+        """
+        found = self.agent.admissible(self._obs(obs), count)
+        return None if found is None else self.transform.to_dose(found.double().cpu().numpy())
+
     def has_density(self, obs: Observations) -> bool:
         """Whether the law at one state ``[O]`` has a density; a deterministic policy has none."""
         law: Any = self.law(self._one(obs))

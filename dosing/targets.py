@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from dosing.networks import Critic
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -31,6 +33,20 @@ def expectile_loss(error: Tensor, expectile: float) -> Tensor:
 def td_target(reward: Tensor, terminated: Tensor, discount: float, bootstrap: Tensor) -> Tensor:
     """One-step target r + gamma (1 - d) * bootstrap, where d is termination and never the time limit."""
     return reward + discount * (1.0 - terminated) * bootstrap
+
+
+def soft_clipped(critic: Critic, obs: Tensor, act: Tensor, least_weight: float) -> Tensor:
+    """Soft clipped double Q (Fujimoto, Meger, Precup 2019, arXiv 1812.02900, equation 13), ``[S, B]``.
+
+    Args:
+        critic: the ensemble.
+        obs: ``[S, B, O]``.
+        act: ``[S, B, A]``.
+        least_weight: weight of the ensemble's lower value; its greatest has the rest.
+    """
+    values = critic(obs, act)
+    soft: Tensor = least_weight * critic.lower(values) + (1.0 - least_weight) * values.amax(1)
+    return soft
 
 
 def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor:

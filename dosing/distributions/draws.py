@@ -169,3 +169,19 @@ def best_of(preference: Tensor, tries: int) -> Tensor:
     by_rank = remaining[:-1] ** tries - remaining[1:] ** tries
     order = preference.detach().argsort(dim=-1, descending=True, stable=True)
     return torch.empty_like(preference).scatter(-1, order, by_rank.expand(preference.shape))
+
+
+def best_candidate(values: Tensor, preference: Tensor, tries: int) -> Draws:
+    """Return the law of the best of ``tries`` draws from M candidates.
+
+    The recommended dose is the best of the first ``tries`` candidates, which are drawn once for all.
+
+    Args:
+        values: the candidates, ``[S, B, M, A]``, M at least ``tries``.
+        preference: larger is better, ``[S, B, M]``.
+        tries: number of draws that the executed dose is the best of.
+    """
+    best = preference[..., :tries].argmax(-1)[..., None, None].expand(*values.shape[:-2], 1, values.shape[-1])
+    loc = values.gather(-2, best).squeeze(-2)
+    weights = best_of(preference, tries).unsqueeze(-2)
+    return Draws(values.transpose(-1, -2), weights, loc, "point_set", validate_args=False)
