@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
 from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
 
 from dosing.agent import Problem
-from dosing.networks import Initialiser, Mlp
+from dosing.distributions.draws import Draws
+from dosing.networks import Centred, Initialiser, Linear, Mlp
 
 DRAWS = 64
 """Draws by which the law of a push-forward is known outside of training; a power of two."""
+FAR = 1e3
+"""Largest distance from 0 of a flow on its way, on the [-1, 1] axis."""
 CHUNK = 1 << 17
 """Most rows that are pushed forward at once where no gradient is wanted."""
 
@@ -53,18 +58,30 @@ class Velocity(nn.Module):
 class OneStep(nn.Module):
     """One-step map f(s, eps) of noise to a dose; GELU units, Glorot weights, a linear output.
 
-    The output is executed clipped to [-1, 1]; its caller clips where the method does.
+    The output is executed clipped to [-1, 1]; its caller clips where the method does. A prior dose of the
+    initialiser's regularisation is added to it as it is.
     """
 
     def __init__(self, init: Initialiser, problem: Problem, hidden: Sequence[int]) -> None:
         super().__init__()
+        self.n_act = problem.n_act
         widths = [problem.n_obs + problem.n_act, *hidden, problem.n_act]
         self.net = Mlp(init, widths, scheme="xavier", activation="gelu")
+        bias = cast(Linear, self.net.layers[-1]).bias
+        self.prior = Centred(init, problem.n_act, bias, squashed=False)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Doses ``[S, B, A]``, not yet clipped, at ``obs [S, B, O]`` from ``noise [S, B, A]``."""
-        dose: Tensor = self.net(torch.cat((obs, noise), -1))
+        dose: Tensor = self.prior(self.net(torch.cat((obs, noise), -1)))
         return dose
+
+    def law(self, obs: Tensor) -> Distribution:
+        """The law of the executed dose at ``obs [S, B, O]``, known by ``DRAWS`` points; ``[S, B]``, ``[A]``.
+
+        A published rule that executes one draw is to sample from it; the dose recommended is its densest.
+        """
+        doses = spread(self, obs, points(DRAWS, self.n_act, obs)).clamp(-1.0, 1.0)  # [S, B, M, A]
+        return Independent(Draws(doses.transpose(-1, -2), validate_args=False), 1, validate_args=False)
 
 
 def matching_loss(velocity: Velocity, obs: Tensor, act: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -84,6 +101,9 @@ def matching_loss(velocity: Velocity, obs: Tensor, act: Tensor, noise: Tensor, t
 def euler(velocity: Callable[..., Tensor], obs: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Follow the flow from t = 0 to 1 in equal Euler steps; clipped to [-1, 1] at the end, ``[S, B, A]``.
 
+    On the way it is held within ``FAR``, which no flow reaches that leads to the box: one that diverges ends
+    at a limit, and not beyond the largest number.
+
     Args:
         velocity: the field, called as ``velocity(obs, x, time)``.
         obs: ``[S, B, O]``.
@@ -93,7 +113,7 @@ def euler(velocity: Callable[..., Tensor], obs: Tensor, noise: Tensor, steps: in
     x = noise
     for step in range(steps):
         time = torch.full_like(x[..., :1], step / steps)
-        x = x + velocity(obs, x, time) / steps
+        x = (x + velocity(obs, x, time) / steps).clamp(-FAR, FAR)
     return x.clamp(-1.0, 1.0)
 
 

@@ -18,8 +18,9 @@ from torch.nn import functional
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.streams import check_seeds, generator
 
-Init = Literal["default", "xavier", "orthogonal", "edac"]
+Init = Literal["default", "xavier", "orthogonal", "edac", "gpt2"]
 Activation = Literal["relu", "gelu"]
+Aggregate = Literal["min", "mean"]
 
 
 class Initialiser:
@@ -89,8 +90,9 @@ class Linear(nn.Module):
         n_out: output width.
         members: E for an ensemble, None for a single network. An ensemble also takes ``[S, B, in]``.
         scheme: ``default`` (weights and bias uniform within 1/sqrt(n_in), as ``torch.nn.Linear``), ``xavier``
-            (Glorot uniform, zero bias), ``orthogonal`` (gain sqrt 2, zero bias) or ``edac`` (weights uniform
-            within 1/sqrt(n_in), bias 0.1; An et al. 2021, arXiv 2110.01548).
+            (Glorot uniform, zero bias), ``orthogonal`` (gain sqrt 2, zero bias), ``edac`` (weights uniform
+            within 1/sqrt(n_in), bias 0.1; An et al. 2021, arXiv 2110.01548) or ``gpt2`` (weights normal with
+            standard deviation 0.02, zero bias).
         bound: weights and bias uniform within it, whatever the scheme; for a last layer that starts near 0.
     """
 
@@ -113,6 +115,9 @@ class Linear(nn.Module):
         self.dtype, self.product_dtype = init.dtype, init.product_dtype
         if scheme == "orthogonal" and bound is None:
             self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
+            self.bias = init.constant(0.0, *bias_shape)
+        elif scheme == "gpt2" and bound is None:
+            self.weight = init.stack(lambda rng: 0.02 * rng.standard_normal(shape))
             self.bias = init.constant(0.0, *bias_shape)
         else:
             reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
@@ -254,20 +259,22 @@ class Mlp(nn.Module):
 
 
 class Centred(nn.Module):
-    """What a policy adds to the output that becomes its mean, before tanh: nothing, or a prior dose.
+    """What a policy adds to the output that becomes its mean, before any tanh: nothing, or a prior dose.
 
     Args:
         init: initialiser of the S seeds; by its regularisation's ``prior``, and with it the bias given here
             decays like a weight.
         n_act: action width.
         bias: the bias of the output it is added to.
+        squashed: whether tanh follows; else the output is the dose itself.
     """
 
     offset: Tensor
     known: Tensor
 
-    def __init__(self, init: Initialiser, n_act: int, bias: nn.Parameter) -> None:
+    def __init__(self, init: Initialiser, n_act: int, bias: nn.Parameter, *, squashed: bool = True) -> None:
         super().__init__()
+        self.squashed = squashed
         self.active = init.regularisation.prior == "constant_dose"
         if self.active:
             decays(bias, init.regularisation.weight_decay)
@@ -279,7 +286,8 @@ class Centred(nn.Module):
     def centre(self, unit: Tensor) -> None:
         """Take the prior dose ``[A]`` on the [-1, 1] axis, or ``[S, A]``; the first one stays."""
         if self.active and not bool(self.known.all()):
-            self.offset.copy_(torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(-2))
+            inverse = torch.atanh(unit.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)) if self.squashed else unit
+            self.offset.copy_(inverse.unsqueeze(-2))
             self.known.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -323,6 +331,7 @@ class Critic(nn.Module):
         layer_norm: normalise, see :class:`Mlp`.
         norm_after: normalise after every activation instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
+        aggregate: which one value of the ensemble :meth:`lower` is where ``pessimism`` does not say.
     """
 
     def __init__(
@@ -338,9 +347,10 @@ class Critic(nn.Module):
         layer_norm: bool = False,
         norm_after: bool = False,
         last_bound: float | None = None,
+        aggregate: Aggregate = "min",
     ) -> None:
         super().__init__()
-        self.pessimism = init.regularisation.pessimism
+        self.pessimism, self.aggregate = init.regularisation.pessimism, aggregate
         self.pairs: tuple[list[int], list[int]] | None = None
         n_in, n_out = n_obs + n_act, 1
         if init.regularisation.dose_quadratic:
@@ -373,9 +383,9 @@ class Critic(nn.Module):
         return self.lower(self(obs, act))
 
     def lower(self, values: Tensor) -> Tensor:
-        """One value ``[S, B]`` of an ensemble's ``[S, E, B]``: the least or, by ``pessimism``, a bound."""
+        """One value ``[S, B]`` of an ensemble: the least, the mean or, by ``pessimism``, a bound."""
         if self.pessimism is None:
-            return values.amin(1)
+            return values.amin(1) if self.aggregate == "min" else values.mean(1)
         return values.mean(1) - self.pessimism * values.std(1, correction=0)
 
 
