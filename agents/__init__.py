@@ -152,6 +152,14 @@ AGENTS: dict[str, Entry] = {
         "deterministic",
         "point",
     ),
+    "decision_transformer": Entry(
+        "agents.decision_transformer",
+        "DecisionTransformer",
+        "Decision Transformer",
+        "Chen et al. 2021, arXiv 2106.01345",
+        "deterministic, given a return",
+        "point",
+    ),
     "quasi_optimal": Entry(
         "agents.quasi_optimal",
         "QuasiOptimal",

@@ -65,7 +65,8 @@ class Batch:
         noise: one tensor ``[S, ...]`` per name in :meth:`Agent.noise`.
         extra: what the agent asked for in ``needs``, such as ``next_act`` or ``return_to_go``.
         step: number of this update, counted from 0; delayed steps read it.
-        length: rows of one episode that stand together in time order; 1 where rows were drawn one by one.
+        length: rows of one episode that stand together in time order; 1 where rows were drawn one by one. A
+            window that is longer than what is left of its episode begins with rows of zeros.
     """
 
     obs: Tensor
@@ -79,6 +80,21 @@ class Batch:
     length: int = 1
 
 
+@dataclass(frozen=True)
+class History:
+    """Courses of B patients under each of S seeds up to the visit at hand, in agents' units.
+
+    Attributes:
+        obs: ``[S, B, T, O]`` at the T visits so far, the one at hand last.
+        act: ``[S, B, T - 1, A]`` delivered at the visits before it.
+        reward: ``[S, B, T - 1]`` received for them.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+
+
 class Agent(nn.Module):
     """A stack of S seeds of one method: networks with a leading seed axis, and their optimisers.
 
@@ -90,7 +106,8 @@ class Agent(nn.Module):
     Attributes:
         seeds: the S seeds.
         problem: the sizes it was built for.
-        context: number of visits the policy looks at (1 unless it is a sequence agent).
+        context: number of visits the policy looks at (1 unless it is a sequence agent). A batch of a sequence
+            agent is windows of so many visits.
         needs: extra batch columns, served by ``dosing.data.sampling``.
         episodes: whole episodes in a batch of each seed, for a method whose loss spans episodes; None where a
             batch is transitions drawn one by one.
@@ -98,7 +115,7 @@ class Agent(nn.Module):
         regularisation: what the agent was built with beyond the method.
     """
 
-    context: ClassVar[int] = 1
+    context: int = 1
     needs: ClassVar[frozenset[str]] = frozenset()
     episodes: int | None = None
     warm_up: int = 0
@@ -211,6 +228,22 @@ class Agent(nn.Module):
     @abstractmethod
     def policy(self, obs: Tensor) -> Distribution:
         """Law of the action at ``obs [S, B, O]``: batch_shape ``[S, B]``, event_shape ``[A]``."""
+
+    def policy_after(self, history: History) -> Distribution:
+        """Law of the action at the visit at hand; a method without memory looks at its state alone."""
+        return self.policy(history.obs[:, :, -1])
+
+    @property
+    def targets(self) -> Tensor | None:
+        """Returns ``[S, 3]`` in agents' units: lowest recorded, aimed at by default, highest recorded.
+
+        None for a method that is not conditioned on the return it shall reach.
+        """
+        return None
+
+    def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
+        """As :meth:`policy`, aiming at the returns ``target [S, B]``; for a method with :attr:`targets`."""
+        raise NotImplementedError(f"{type(self).__name__} is not conditioned on a return")
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """Further laws worth drawing beside the policy, such as the proposal it was distilled from."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from dosing.errors import UserError
-from dosing.policy import DosePolicy, Observations
+from dosing.policy import Course, DosePolicy, Observations
 from dosing.runs import read_table, write_table
 from dosing.safety import DoseLimits
 from dosing.streams import generator
@@ -26,6 +26,15 @@ from dosing.streams import generator
 Array = npt.NDArray[np.float64]
 Act = Callable[[Observations, int], Array]
 """Observations ``[S, P, O]`` and the visit number to requested doses ``[S, P, A]``."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A rule that is told what came of every visit, such as ``dosing.policy.Course``."""
+
+    def hear(self, delivered: Array, reward: Array) -> None:
+        """Take delivered doses ``[S, P, A]`` and rewards ``[S, P]``."""
+
 
 REFERENCE_SEED, SEARCH_SEED = 0, 1
 """Seeds of the evaluation cohort: patients results are reported on, patients the constant is found on."""
@@ -78,7 +87,7 @@ def rollout(
 
     Args:
         factory: scenario.
-        act: the rule; see :data:`Act`.
+        act: the rule; see :data:`Act` and, for one that looks back, :class:`Listener`.
         seeds: the S seeds; consecutive seeds share one environment.
         patients: P per seed.
         env_seed: seed of the evaluation cohort.
@@ -101,11 +110,15 @@ def rollout(
             for env, part in zip(envs, np.split(dose, _offsets(groups, patients)), strict=True)
         ]
         obs = np.concatenate([r[0] for r in results])
-        total["returns"] += np.concatenate([r[1] for r in results])
+        reward = np.concatenate([r[1] for r in results])
+        total["returns"] += reward
         total["cost"] += np.concatenate([r[4]["cost"] for r in results])
         total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) / factory.horizon
         delivered = np.concatenate([r[4]["dose_delivered"] for r in results])
         total["dose"] += delivered.mean(-1, dtype=np.float64) / factory.horizon
+        if isinstance(act, Listener):
+            pairs = (len(seeds), patients)
+            act.hear(delivered.reshape(*pairs, -1), reward.reshape(pairs))
         if progress is not None:
             progress.update()
     for env in envs:
@@ -127,9 +140,11 @@ def _offsets(groups: list[list[int]], patients: int) -> list[int]:
     return [int(x) for x in np.cumsum([len(group) * patients for group in groups])[:-1]]
 
 
-def following(policy: DosePolicy) -> Act:
-    """The rule that gives the recommended dose."""
-    return lambda obs, visit: policy.recommended(obs)
+def following(policy: DosePolicy, *, sampled: bool = False) -> Act:
+    """The rule that gives the recommended dose, or draws one from the law."""
+    if policy.looks_back:
+        return Course(policy, sampled=sampled)
+    return policy.sampled if sampled else lambda obs, visit: policy.recommended(obs)
 
 
 def evaluate(
@@ -138,7 +153,7 @@ def evaluate(
     """Evaluate a stack twice on the same patients: by its recommended dose, and by sampled doses."""
     rules: dict[str, Act] = {
         "recommended": following(policy),
-        "sampled": policy.sampled,
+        "sampled": following(policy, sampled=True),
     }
     return {
         name: rollout(factory, act, policy.seeds, patients, progress=progress) for name, act in rules.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Problem
+from dosing.agent import Agent, History, Problem
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.runs import WEIGHTS, RunFolder, read_tensors
@@ -88,15 +88,24 @@ class DosePolicy:
         """Further laws of the agent, such as a proposal, at ``obs [S, B, O]``."""
         return self.agent.densities(self._obs(obs))
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether the dose at a visit depends on the course before it; see :class:`Course`."""
+        return self.agent.context > 1 or self.agent.targets is not None
+
     def recommended(self, obs: Observations) -> Array:
         """The recommended dose ``[S, B, A]``: the mode of each seed's law."""
-        mode = self.law(obs).mode.detach()
-        return self.transform.to_dose(mode.double().cpu().numpy())
+        return self._mode(self.law(obs))
 
-    @torch.no_grad()
     def sampled(self, obs: Observations, visit: int) -> Array:
         """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit."""
-        law = self.law(obs)
+        return self._draw(self.law(obs), visit)
+
+    def _mode(self, law: Distribution) -> Array:
+        return self.transform.to_dose(law.mode.detach().double().cpu().numpy())
+
+    @torch.no_grad()
+    def _draw(self, law: Distribution, visit: int) -> Array:
         base: Any = law.base_dist  # type: ignore[attr-defined]
         shape = (*base.batch_shape[1:], base.n_uniforms)
         noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.seeds])
@@ -134,6 +143,33 @@ class DosePolicy:
         # in dose units, where an interval that came from these very edges compares without rounding
         within = (to_dose(edges[0].numpy()) >= low) & (to_dose(edges[1].numpy()) <= high)
         return np.where(within, 0.0, mass.numpy())
+
+    @property
+    def targets(self) -> Array | None:
+        """Returns ``[S, 3]`` in the world's unit: lowest recorded, aimed at by default, highest recorded.
+
+        None for an agent that is not conditioned on the return it shall reach.
+        """
+        found = self.agent.targets
+        return None if found is None else self.transform.to_reward(found.double().cpu().numpy())
+
+    @torch.no_grad()
+    def doses_for(self, obs: Observations, target: Array) -> Array:
+        """Recommended dose ``[S, K, A]`` at one state, as at a first visit, for every return aimed at.
+
+        Args:
+            obs: the state ``[O]``.
+            target: ``[K]`` undiscounted returns to aim at, in the world's unit.
+
+        Raises:
+            UserError: the agent is not conditioned on a return.
+        """
+        if self.agent.targets is None:
+            raise UserError("this agent is not conditioned on a return: its dose has no target.")
+        shape = (len(self.seeds), len(target))
+        scaled = torch.as_tensor(self.transform.scaled(target), dtype=self._dtype, device=self._device)
+        state = self._obs(np.broadcast_to(obs, (*shape, len(obs))))
+        return self._mode(self.agent.policy_for(state, scaled.expand(shape)))
 
     @torch.no_grad()
     def returns(self, obs: Observations, dose: Array) -> Array | None:
@@ -187,6 +223,57 @@ class DosePolicy:
 
     def _double(self, obs: Observations) -> Any:
         return in_double(self.law(obs))
+
+
+class Course:
+    """A rule that follows a policy which looks back: it keeps what it saw and heard since visit 0.
+
+    Args:
+        policy: the trained stack.
+        sampled: draw doses from the law instead of giving the recommended one.
+    """
+
+    def __init__(self, policy: DosePolicy, *, sampled: bool = False) -> None:
+        self._policy, self._sampled = policy, sampled
+        self._past: History | None = None
+
+    @torch.no_grad()
+    def __call__(self, obs: Observations, visit: int) -> Array:
+        """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``; visit 0 begins new courses.
+
+        Raises:
+            UserError: the visit does not follow one whose outcome was heard.
+        """
+        policy, seen = self._policy, self._policy._obs(obs).unsqueeze(2)
+        if visit == 0:
+            none = seen.new_zeros(*obs.shape[:2], 0)
+            act = seen.new_zeros(*none.shape, policy.agent.problem.n_act)
+            self._past = History(seen[:, :, :0], act, none)
+        past = self._past
+        if past is None or not visit == past.obs.shape[2] == past.reward.shape[2]:
+            raise UserError(
+                f"the policy looks back: before visit {visit} it has to be asked at every earlier one and to "
+                "hear what came of it."
+            )
+        self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
+        law = policy.agent.policy_after(self._past)
+        return policy._draw(law, visit) if self._sampled else policy._mode(law)
+
+    def hear(self, delivered: Array, reward: Array) -> None:
+        """What came of the visit: delivered doses ``[S, P, A]`` and rewards ``[S, P]``, in the world's units.
+
+        Raises:
+            UserError: there is no visit whose outcome is still open.
+        """
+        past, transform = self._past, self._policy.transform
+        if past is None or past.obs.shape[2] != past.reward.shape[2] + 1:
+            raise UserError("there is no visit to hear of: every outcome follows one request for doses.")
+        act, paid = torch.as_tensor(transform.to_unit(delivered)), torch.as_tensor(transform.scaled(reward))
+        self._past = History(
+            past.obs,
+            torch.cat((past.act, act.unsqueeze(2).to(past.act)), 2),
+            torch.cat((past.reward, paid.unsqueeze(2).to(past.reward)), 2),
+        )
 
 
 def in_double(law: Distribution) -> Any:

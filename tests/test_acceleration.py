@@ -36,6 +36,10 @@ def batch(agent: Agent, step: int, device: str = "cpu") -> Batch:
     extra = {
         "next_act": 2 * torch.rand(*shape, PROBLEM.n_act, generator=rng) - 1,
         "has_next": (torch.rand(*shape, 1, generator=rng) < 0.9).float(),
+        "discounted_return": torch.randn(*shape, 1, generator=rng),
+        "return_to_go": torch.randn(*shape, 1, generator=rng),
+        "time_step": torch.randint(20, (*shape, 1), generator=rng).float(),
+        "mask": (torch.rand(*shape, 1, generator=rng) < 0.9).float(),
     }
     return Batch(
         obs=torch.randn(*shape, 5, generator=rng).to(device),
@@ -46,7 +50,7 @@ def batch(agent: Agent, step: int, device: str = "cpu") -> Batch:
         noise=noise,
         extra={name: extra[name].to(device) for name in agent.needs},
         step=step,
-        length=1 if agent.episodes is None else LENGTH,
+        length=agent.context if agent.episodes is None else LENGTH,
     )
 
 

@@ -64,7 +64,7 @@ def test_the_common_settings_are_common() -> None:
     found = dict(configurations(["all"], [], {}, PRESETS["common"]))
     for name, config in found.items():
         if name != "quasi_optimal":  # no networks, gradient descent
-            assert config.hidden == (256, 256)
+            assert getattr(config, "hidden", (256, 256)) == (256, 256)
             assert config.learning_rate == 3e-4
         assert getattr(config, "discount", 0.9) == 0.9
         assert getattr(config, "target_rate", 0.005) == 0.005

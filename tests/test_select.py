@@ -327,7 +327,7 @@ def test_the_settings_for_few_patients() -> None:
     found = dict(configurations(["all"], [], {}, presets.find("clinical-small")))
     for name, config in found.items():
         if name != "quasi_optimal":  # no networks, gradient descent
-            assert (config.hidden, config.learning_rate) == ((), 1e-3)
+            assert (getattr(config, "hidden", ()), config.learning_rate) == ((), 1e-3)
         assert getattr(config, "discount", 0.9) == 0.9
         assert getattr(config, "target_rate", 0.005) == 0.005
     assert (found["fttpo"].temperature, found["quasi_optimal"].learning_rate) == (0.3, 1e-2)

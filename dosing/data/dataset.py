@@ -87,6 +87,16 @@ class Transform:
         dose: Array = middle + half * unit
         return dose
 
+    def scaled(self, reward: Array) -> Array:
+        """Rewards or returns in the world's unit as agents see them."""
+        scaled: Array = reward / self.reward_scale
+        return scaled
+
+    def to_reward(self, scaled: Array) -> Array:
+        """Agents' rewards or returns in the world's unit; the inverse of :meth:`scaled`."""
+        reward: Array = self.reward_scale * scaled
+        return reward
+
     def dose_width(self, unit_width: Array) -> Array:
         """Map a width on the [-1, 1] axis ``[..., A]`` to dose units."""
         width: Array = self._affine()[1] * unit_width
@@ -188,7 +198,7 @@ class Dataset:
         return cls(
             obs=transform.obs(torch.as_tensor(episodes.obs, dtype=raw)).to(device, dtype),
             act=tensor(np.clip(act, -1.0, 1.0)),  # rounding of float32 doses only, see the check above
-            reward=tensor(episodes.reward.astype(np.float64) / transform.reward_scale),
+            reward=tensor(transform.scaled(episodes.reward.astype(np.float64))),
             next_obs=transform.obs(torch.as_tensor(episodes.next_obs, dtype=raw)).to(device, dtype),
             terminated=tensor(episodes.terminated),
             starts=torch.as_tensor(starts, device=device),

@@ -82,7 +82,32 @@ def _has_next(dataset: Dataset) -> Tensor:
     return has[:, None]
 
 
-EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {"next_act": _next_act, "has_next": _has_next}
+def _return_to_go(dataset: Dataset) -> Tensor:
+    """Sum of the rewards from the visit to the end of its episode, undiscounted, ``[M, 1]``."""
+    episodes = dataset.reward.double().split(dataset.starts.diff().tolist())
+    sums = torch.cat([rewards.flip(0).cumsum(0).flip(0) for rewards in episodes])
+    return sums.to(dataset.reward.dtype)[:, None]
+
+
+def _time_step(dataset: Dataset) -> Tensor:
+    """Number of the visit within its episode, from 0, ``[M, 1]``."""
+    lengths = dataset.starts.diff()
+    first = torch.repeat_interleave(dataset.starts[:-1], lengths)
+    return (torch.arange(len(dataset), device=first.device) - first).to(dataset.reward.dtype)[:, None]
+
+
+def _mask(dataset: Dataset) -> Tensor:
+    """1.0 at every visit, ``[M, 1]``; 0.0 in the rows that pad a window."""
+    return torch.ones_like(dataset.reward)[:, None]
+
+
+EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
+    "next_act": _next_act,
+    "has_next": _has_next,
+    "return_to_go": _return_to_go,
+    "time_step": _time_step,
+    "mask": _mask,
+}
 """Columns an agent can ask for in ``needs``, each ``[M, width]``."""
 
 
@@ -103,7 +128,12 @@ def _episode_length(dataset: Dataset) -> int:
 
 
 class Sampler:
-    """Uniform minibatches for every seed of an agent: of transitions or, if it asks for them, whole episodes.
+    """Uniform minibatches for every seed: of transitions or, as the agent asks, whole episodes or windows.
+
+    A window is ``agent.context`` consecutive visits of one episode from a uniformly drawn visit on, as in
+    Chen et al. 2021 (arXiv 2106.01345): episodes count by their length, and a visit is seen with histories of
+    every length, none included. Where the episode ends before the window does, rows of zeros come first, in
+    every column; the extra column ``mask`` tells them from visits.
 
     ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches. The
     agent is shown the data set once (:meth:`~dosing.agent.Agent.prepare`).
@@ -112,7 +142,8 @@ class Sampler:
         dataset: transitions in agents' units; of one with replicates, seed k draws from the k-th.
         agent: says which seeds, which noise and which extra columns, and whether it learns from whole
             episodes; these are drawn with replacement and their rows stand together in time order.
-        batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length.
+        batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length;
+            with windows it is rounded down to whole ones, of which there is at least one.
         in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
             until the next one is drawn.
         lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum;
@@ -121,8 +152,9 @@ class Sampler:
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
-            learns from whole episodes and theirs is not one length, or it would have to look ahead in them;
-            there are replicates, but not one per seed, or the agent chooses among rows.
+            learns from whole episodes and theirs is not one length, or it would have to look ahead or choose
+            among rows in episodes or windows; there are replicates, but not one per seed, or the agent
+            chooses among rows.
     """
 
     def __init__(
@@ -142,8 +174,10 @@ class Sampler:
         agent.prepare(dataset)
         self.dataset = dataset
         self.seeds = agent.seeds
-        self.length = 1 if agent.episodes is None else _episode_length(dataset)
-        self.batch_size = batch_size = batch_size if agent.episodes is None else agent.episodes * self.length
+        self.windows = agent.context > 1
+        self.length = agent.context if agent.episodes is None else _episode_length(dataset)
+        blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
+        self.batch_size = batch_size = blocks * self.length
         self._noise_plan = agent.noise_plan(batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.needs)
@@ -162,8 +196,8 @@ class Sampler:
             dim=1,
         )
         chosen = agent.rows(dataset)
-        if chosen is not None and agent.episodes is not None:
-            raise UserError("an agent that learns from whole episodes cannot choose among their rows.")
+        if chosen is not None and (agent.episodes is not None or self.windows):
+            raise UserError("an agent that learns from whole episodes or windows cannot choose among rows.")
         if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
             raise UserError(
                 f"{dataset.replicates} replicates need an agent of as many seeds that learns from all rows."
@@ -173,15 +207,18 @@ class Sampler:
         self._count = (len(self._rows) if chosen is None else len(chosen)) // dataset.replicates
         if lookahead.n_step == 1:
             self._rows = self._rows if chosen is None else self._rows[chosen]
-        elif agent.episodes is not None:
-            raise UserError("an agent that learns from whole episodes takes one step at a time.")
+        elif agent.episodes is not None or self.windows:
+            raise UserError("an agent that learns from whole episodes or windows takes one step at a time.")
         else:
             self._chosen = chosen  # rows are left where they are: those that follow must be found
             steps = torch.arange(lookahead.n_step, device=dataset.obs.device)
             self._steps, self._powers = steps, agent.discount ** steps.to(dataset.reward.dtype)
+        if self.windows or lookahead.n_step > 1:
             lengths = dataset.starts.diff()
             ends = torch.repeat_interleave(dataset.starts[1:], lengths)
             self._remaining = ends - torch.arange(len(dataset), device=ends.device)
+        if self.windows:  # behind the last visit, the row that pads
+            self._rows = torch.cat((self._rows, torch.zeros_like(self._rows[:1])))
         self._block = -1
         self._static: tuple[Tensor, dict[str, Tensor]] | None = None
         if in_place:
@@ -198,12 +235,16 @@ class Sampler:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
         device, dtype = self._rows.device, self._rows.dtype
         shape = (BLOCK, self.batch_size // self.length)
-        first = draw_indices(self.seeds, self._count // self.length, shape, block, device=device)
+        count = self._count if self.windows else self._count // self.length
+        first = draw_indices(self.seeds, count, shape, block, device=device)
         if self.dataset.replicates > 1:
-            own = torch.arange(len(self.seeds), device=device) * (self._count // self.length)
+            own = torch.arange(len(self.seeds), device=device) * count
             first = first + own.unsqueeze(-1)  # [BLOCK, S, B]
-        within = torch.arange(self.length, device=device)
-        self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
+        if self.windows:
+            self._index = self._window(first).view(BLOCK, -1)
+        else:
+            within = torch.arange(self.length, device=device)
+            self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
         if self._chosen is not None:
             self._index = self._chosen[self._index]
         self._noise = {
@@ -217,6 +258,12 @@ class Sampler:
                 uniform = uniform.reshape(BLOCK, -1)
             self._visits = self.lookahead.visits(self._remaining[self._index], uniform)
         self._block = block
+
+    def _window(self, first: Tensor) -> Tensor:
+        """Rows ``[..., K]`` of the windows that start at ``first``; padding comes before the first visit."""
+        missing = (self.length - self._remaining[first]).clamp(min=0).unsqueeze(-1)
+        place = torch.arange(self.length, device=first.device) - missing
+        return torch.where(place >= 0, first.unsqueeze(-1) + place, len(self.dataset))
 
     def _look_ahead(self, rows: Tensor, index: Tensor, visits: Tensor) -> None:
         """Write into ``rows`` what the target sees: summed rewards, and what follows the last of them."""

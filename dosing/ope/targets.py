@@ -180,9 +180,14 @@ def target(policy: Act | DosePolicy, transform: Transform, *, sampled: bool, ban
         bandwidth: see :class:`RecommendedDose`.
 
     Raises:
-        UserError: see the two classes.
+        UserError: the policy depends on more than the state; see also the two classes.
     """
     if isinstance(policy, DosePolicy):
+        if policy.looks_back:
+            raise UserError(
+                "the policy looks back on the course before a visit; off-policy evaluation takes policies of "
+                "the state alone."
+            )
         if sampled and policy.has_density(np.asarray(transform.obs_mean, dtype=np.float32)):
             return SampledDose(policy, transform)
         rule = policy

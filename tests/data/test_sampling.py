@@ -114,8 +114,8 @@ def test_every_visit_is_drawn_equally_often() -> None:
 
 
 def test_an_unknown_column_and_an_empty_batch_are_refused() -> None:
-    with pytest.raises(UserError, match="return_to_go"):
-        Sampler(dataset(), Probe((0,), frozenset({"return_to_go"})), 16)
+    with pytest.raises(UserError, match="mood"):
+        Sampler(dataset(), Probe((0,), frozenset({"mood"})), 16)
     with pytest.raises(UserError, match="batch size"):
         sampler(0, batch_size=0)
 
