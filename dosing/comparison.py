@@ -193,7 +193,7 @@ def references(
         rules["none"] = constant(nothing)
     if baseline.dose is not None:
         rules["estimated"] = constant(baseline.dose)
-    if factory.limits.n_act == 1:
+    if factory.limits.n_act == 1 and factory.searched:
         dose, value = best_constant(factory, SEARCH_PATIENTS)
         rules["best"] = constant(dose)
     outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}

@@ -49,7 +49,15 @@ class EnvFactory(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Visits in a patient's course."""
+        """Most visits in a patient's course."""
+
+    @property
+    def patients(self) -> int:
+        """Patients per seed unless another number is asked for."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether the best constant dose is looked for, which takes tens of thousands of patients."""
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` to ``first_patient + patients - 1``."""
@@ -65,6 +73,8 @@ class Outcomes:
         cost: sum of the safety cost.
         limited: share of visits whose requested dose was held at a hard limit.
         dose: mean delivered dose, averaged over dose dimensions.
+        visits: until the course ended, at the latest the scenario's horizon; NaN in a file of an earlier
+            version, which did not keep it.
     """
 
     seeds: tuple[int, ...]
@@ -72,6 +82,10 @@ class Outcomes:
     cost: Array
     limited: Array
     dose: Array
+    visits: Array
+
+
+_MEASURES = ("returns", "cost", "limited", "dose", "visits")
 
 
 def rollout(
@@ -83,7 +97,9 @@ def rollout(
     env_seed: int = REFERENCE_SEED,
     progress: tqdm[Any] | None = None,
 ) -> Outcomes:
-    """Follow one rule on ``patients`` patients per seed for the scenario's whole course.
+    """Follow one rule on ``patients`` patients per seed until the course of each of them ends.
+
+    A course that ends early counts until then; the environment is asked for no more once all have ended.
 
     Args:
         factory: scenario.
@@ -102,7 +118,8 @@ def rollout(
     groups = _consecutive(seeds)
     envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
-    total = {name: np.zeros(len(obs)) for name in ("returns", "cost", "limited", "dose")}
+    total = {name: np.zeros(len(obs)) for name in _MEASURES}
+    live = np.ones(len(obs), dtype=np.bool_)
     for visit in range(factory.horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
         results = [
@@ -111,18 +128,28 @@ def rollout(
         ]
         obs = np.concatenate([r[0] for r in results])
         reward = np.concatenate([r[1] for r in results])
-        total["returns"] += reward
-        total["cost"] += np.concatenate([r[4]["cost"] for r in results])
-        total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) / factory.horizon
         delivered = np.concatenate([r[4]["dose_delivered"] for r in results])
-        total["dose"] += delivered.mean(-1, dtype=np.float64) / factory.horizon
+        seen = {
+            "returns": reward,
+            "cost": np.concatenate([r[4]["cost"] for r in results]),
+            "limited": np.concatenate([r[4]["limited_by"] != 0 for r in results]),
+            "dose": delivered.mean(-1, dtype=np.float64),
+            "visits": 1.0,
+        }
+        for name, values in seen.items():
+            total[name] += values * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
             act.hear(delivered.reshape(*pairs, -1), reward.reshape(pairs))
+        live &= ~np.concatenate([r[2] | r[3] for r in results])
         if progress is not None:
             progress.update()
+        if not live.any():
+            break
     for env in envs:
         env.close()
+    for name in ("limited", "dose"):
+        total[name] /= total["visits"]
     return Outcomes(seeds, **{name: x.reshape(len(seeds), patients) for name, x in total.items()})
 
 
@@ -214,7 +241,7 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
 def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
     """Write one row per rule, seed and patient as parquet."""
     columns: dict[str, list[Any]] = {k: [] for k in ("rule", "seed", "patient")}
-    values: dict[str, list[Array]] = {k: [] for k in ("returns", "cost", "limited", "dose")}
+    values: dict[str, list[Array]] = {k: [] for k in _MEASURES}
     for rule, found in outcomes.items():
         n_seeds, patients = found.returns.shape
         columns["rule"] += [rule] * (n_seeds * patients)
@@ -231,9 +258,8 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
     found: dict[str, Outcomes] = {}
     for rule, rows in table.groupby("rule", sort=False):
         seeds = tuple(int(s) for s in rows["seed"].unique())
-        arrays = {
-            name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1)
-            for name in ("returns", "cost", "limited", "dose")
-        }
+        if "visits" not in rows:
+            rows = rows.assign(visits=np.nan)
+        arrays = {name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1) for name in _MEASURES}
         found[str(rule)] = Outcomes(seeds, **arrays)
     return found

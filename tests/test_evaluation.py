@@ -160,8 +160,8 @@ class Parabola(VectorEnv[Any, Any, Any]):
         return (
             self.reset()[0],
             reward,
-            None,
-            None,
+            nothing > 0.0,
+            nothing > 0.0,
             {"cost": nothing, "limited_by": nothing, "dose_delivered": dose},
         )
 
@@ -170,6 +170,8 @@ class Parabolas:
     """Factory of the above."""
 
     horizon = 3
+    patients = 20
+    searched = True
 
     def __init__(self, best: float, low: float, high: float) -> None:
         self.best, self.limits = best, DoseLimits((low,), (high,))

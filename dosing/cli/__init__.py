@@ -24,6 +24,7 @@ from dosing.errors import UserError
 from dosing.regularisation import Regularisation
 
 if TYPE_CHECKING:
+    from dosing.data.external import External
     from dosing.recommendation import Recommendation
 
 DEFAULT_ENV = "dosing/Treatment-v0"
@@ -103,7 +104,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument(
         "-h", "--help", action="store_true", help="with AGENT, also lists that agent's settings"
     )
-    train.add_argument("--data", metavar="SOURCE", help="environment id (simulated on the spot) or a file")
+    train.add_argument(
+        "--data", metavar="SOURCE", help="environment id (simulated on the spot), a file, or minari:ID"
+    )
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     train.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     train.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
@@ -124,6 +127,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     _device(train)
     _cohort(train)
+    _external(train)
 
     compare = command("compare", _compare, "train and evaluate several agents on the same visits; resumable")
     compare.add_argument("--agents", nargs="+", default=["all"], help="agents [all]")
@@ -146,7 +150,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         metavar="UPDATE",
         help="evaluate after these updates too; written to curves.parquet",
     )
-    compare.add_argument("--evaluation-patients", type=int, default=1000, help="per seed [%(default)s]")
+    compare.add_argument(
+        "--evaluation-patients", type=int, default=None, help="per seed [1000; MuJoCo: 10 episodes]"
+    )
     compare.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
     compare.add_argument(
         "--set",
@@ -157,6 +163,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     _device(compare)
     _cohort(compare)
+    _external(compare)
 
     select = command(
         "select",
@@ -201,10 +208,13 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     select.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
     _device(select)
     _cohort(select)
+    _external(select)
 
     evaluate = command("evaluate", _evaluate, "evaluate a finished run on new simulated patients")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
-    evaluate.add_argument("--patients", type=int, default=1000, help="new patients per seed [%(default)s]")
+    evaluate.add_argument(
+        "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
+    )
 
     recommend = command("recommend", _recommend, "recommend a dose for one patient state")
     recommend.add_argument("path", type=Path, metavar="RUN", help="run folder")
@@ -281,6 +291,42 @@ def _cohort(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="such as variant=simenv3; repeatable",
+    )
+
+
+def _external(parser: argparse.ArgumentParser) -> None:
+    """What a file of another program does not say itself."""
+    found = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
+    found.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
+    for end in ("low", "high"):
+        found.add_argument(
+            f"--dose-{end}", nargs="+", type=float, default=[], metavar="DOSE", help=f"{end} limit per action"
+        )
+    found.add_argument("--horizon", type=int, help="visits after which episodes were cut, where not recorded")
+    found.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help="columns of a table: obs=x1,x2 act=dose ...",
+    )
+    found.add_argument(
+        "--split-at-jumps", action="store_true", help="episodes end where the next row does not follow"
+    )
+
+
+def _described(arguments: argparse.Namespace) -> External | None:
+    """What was said about files of other programs; None where nothing was."""
+    from dosing.cli import studies
+
+    return studies.external_of(
+        arguments.env,
+        _env_options(arguments.env_option),
+        low=arguments.dose_low,
+        high=arguments.dose_high,
+        horizon=arguments.horizon,
+        columns=arguments.columns,
+        split_at_jumps=arguments.split_at_jumps,
     )
 
 
@@ -409,6 +455,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         policy=arguments.policy,
         seed=arguments.data_seed,
         options=_env_options(arguments.env_option),
+        external=_described(arguments),
     )
     run = studies.train_run(
         arguments.agent,
@@ -446,6 +493,7 @@ def _side_by_side(arguments: argparse.Namespace) -> dict[str, Any]:
         "seeds": _seed_range(arguments.seeds),
         "training": training,
         "data_options": _data_options(arguments),
+        "external": _described(arguments),
         "regularise": _settings(arguments.regularise),
         "device": arguments.device,
         "workers": arguments.workers,
@@ -494,8 +542,11 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.comparison import render
     from dosing.runs import RunFolder
 
-    rows, rules = studies.evaluate_runs([RunFolder(arguments.path)], arguments.patients)
+    run = RunFolder(arguments.path)
+    rows, rules = studies.evaluate_runs([run], arguments.patients)
     print(render([*rows, *rules]))
+    for note in studies.task_notes([run], rows):
+        print(f"note: {note}")
     print(NOT_FOR_PATIENTS)
     return 0
 

@@ -28,16 +28,18 @@ from dosing.agent import Problem
 from dosing.cli import presets
 from dosing.cli.studies import (
     TABLE,
-    check_evaluable,
     device_of,
+    evaluable,
     evaluate_run,
     evaluate_runs,
     names_of,
     obtain_data,
+    task_notes,
     train_run,
     write_curves,
 )
 from dosing.comparison import Difference, Row, difference, render
+from dosing.data.external import External
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, read_outcomes
 from dosing.regularisation import PLAIN, Regularisation
@@ -288,8 +290,9 @@ def compare(
     regularise: Mapping[str, Sequence[Any]] | None = None,
     milestones: Sequence[int] = (),
     device: str = "auto",
-    evaluation_patients: int = 1000,
+    evaluation_patients: int | None = None,
     workers: int | None = None,
+    external: External | None = None,
 ) -> Comparison:
     """Train and evaluate agents on the same visits; write ``table.json`` and ``curves.parquet``.
 
@@ -298,7 +301,8 @@ def compare(
     Args:
         study: study folder.
         names: registry keys, or ``["all"]``.
-        data: files of recorded visits, or environment ids that are simulated once and kept in the study.
+        data: files of recorded visits or ``minari:ID``, or environment ids that are simulated once and kept
+            in the study.
         patients: simulated per environment id.
         policy: rule that doses them.
         data_seed: seed of the simulated patients.
@@ -313,8 +317,9 @@ def compare(
             preset's.
         milestones: further updates at which every run is evaluated.
         device: ``auto``, ``cpu`` or ``cuda``.
-        evaluation_patients: new patients per seed.
+        evaluation_patients: new patients per seed; None is each scenario's own number.
         workers: see :func:`run_jobs`.
+        external: what files of other programs do not say themselves.
 
     Raises:
         UserError: bad input, a failed or a killed run.
@@ -334,11 +339,12 @@ def compare(
             policy=policy,
             seed=data_seed,
             options=dict(env_options or {}),
+            external=external,
         )
         for source in data
     ]
-    for file in files:
-        check_evaluable(file)
+    own = {file: evaluable(file).patients for file in files}
+    asked = own if evaluation_patients is None else dict.fromkeys(files, evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
     options = {**chosen.data, **(data_options or {})}
@@ -351,7 +357,7 @@ def compare(
             tuple(seeds),
             training,
             device,
-            evaluation_patients,
+            asked[file],
             keep,
             options,
             regularisation,
@@ -376,8 +382,9 @@ def compare(
     rules: list[Row] = []
     for file in files:
         if here := [run for run in runs if run.path.parent.name == file.stem]:
-            of_runs, of_rules = evaluate_runs(here, evaluation_patients)
+            of_runs, of_rules = evaluate_runs(here, asked[file])
             rows, rules = rows + of_runs, rules + of_rules
+            notes += task_notes(here, of_runs)
             if (baseline := of_runs[0].baseline) and baseline.missing:
                 notes.append(f"no constant dose is estimated from {file.stem}: {baseline.missing}")
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []

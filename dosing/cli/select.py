@@ -23,6 +23,7 @@ from dosing.cli import presets
 from dosing.cli.compare import Job, configurations, regularisations, run_jobs
 from dosing.cli.studies import device_of, family_of, names_of, obtain_data, policy_of
 from dosing.data.dataset import dose_limits
+from dosing.data.external import External
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
@@ -198,6 +199,7 @@ def select(
     criterion: Settings | None = None,
     device: str = "auto",
     workers: int | None = None,
+    external: External | None = None,
 ) -> Selected:
     """Cross-validate settings on recorded visits; write ``selection.json``.
 
@@ -223,6 +225,7 @@ def select(
             decides, others are shown beside it. Replicates are raised to what the number of candidates needs.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: see ``dosing.cli.compare.run_jobs``.
+        external: what a file of another program does not say itself.
 
     Raises:
         UserError: bad input, a failed or a killed run, or visits that cannot be evaluated.
@@ -233,7 +236,13 @@ def select(
     device_of(device)
     candidates = _candidates(names, settings or {}, regularise or {}, chosen, training)
     file = obtain_data(
-        str(source), study, patients=patients, policy=policy, seed=data_seed, options=dict(env_options or {})
+        str(source),
+        study,
+        patients=patients,
+        policy=policy,
+        seed=data_seed,
+        options=dict(env_options or {}),
+        external=external,
     )
     episodes = read_episodes(file)
     criterion = criterion or Settings(estimators=("fqe",))

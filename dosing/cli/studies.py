@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,11 @@ import agents
 from dosing import __version__
 from dosing.agent import Problem
 from dosing.comparison import Baseline, References, Row, agent_row, ceiling_row, reference_rows, references
+from dosing.data.columns import parse_columns
 from dosing.data.dataset import Dataset, Transform
+from dosing.data.external import External
+from dosing.data.formats import MINARI, is_own
+from dosing.data.sources import read_source
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import evaluate, read_outcomes, write_outcomes
@@ -50,7 +54,9 @@ from dosing.runs import (
 )
 from dosing.safety import DoseLimits
 from dosing.training import TrainingSettings, train
+from simulator import ENV_IDS
 from simulator.environment import EnvOptions
+from simulator.envs.mujoco import REFERENCES, TaskFactory, task_ids
 from simulator.generate import simulate
 from simulator.measured import measured
 
@@ -67,6 +73,8 @@ class Factory:
     options: dict[str, Any]
     limits: DoseLimits
     horizon: int
+    patients: int = 1000
+    searched: bool = True
 
     @classmethod
     def of(cls, env_id: str, options: dict[str, Any]) -> Factory:
@@ -104,6 +112,47 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def external_of(
+    env_id: str | None,
+    options: Mapping[str, Any],
+    *,
+    low: Sequence[float] = (),
+    high: Sequence[float] = (),
+    horizon: int | None = None,
+    columns: Sequence[str] = (),
+    split_at_jumps: bool = False,
+) -> External | None:
+    """What the user says about a file of another program; an environment says its limits and its length.
+
+    Args:
+        env_id: id of one of our scenarios or of a MuJoCo task.
+        options: of that environment.
+        low: lower limit of every action.
+        high: upper limit of every action.
+        horizon: visits after which the recording program cut an episode.
+        columns: ``role=name`` pairs, see :func:`dosing.data.columns.parse_columns`.
+        split_at_jumps: see ``External``.
+
+    Returns:
+        None where nothing was said.
+
+    Raises:
+        UserError: an unknown environment or option, or limits that are none.
+    """
+    limits = None
+    if low or high:
+        limits = DoseLimits(tuple(low), tuple(high))
+    if env_id is not None:
+        factory = _factory({"env_id": env_id, "env_options": options})
+        if factory is None:
+            known = ", ".join((*ENV_IDS, *task_ids()))
+            raise UserError(f"there is no environment {env_id!r} to evaluate in; there are: {known}.")
+        limits, horizon = limits or factory.limits, horizon or factory.horizon
+    options = dict(options) if env_id is not None else {}
+    said = External(limits, env_id, options, horizon, parse_columns(columns), split_at_jumps)
+    return None if said == External() else said
+
+
 def obtain_data(
     source: str,
     study: Path,
@@ -112,29 +161,56 @@ def obtain_data(
     policy: str,
     seed: int,
     options: dict[str, Any],
+    external: External | None = None,
 ) -> Path:
-    """Return the file of recorded visits: the file itself, or a simulation of an environment id.
+    """Return the file of recorded visits: our own file itself, another program's copied, or a simulation.
 
-    A simulated file is named by everything that decides its content and is not made twice.
+    A simulated file is named by everything that decides its content and is not made twice; a copy of another
+    program's visits, with what the user says about them, by its content.
 
     Raises:
-        UserError: neither a file nor an environment id, or the folder cannot be written.
+        UserError: neither a file, a Minari data set nor an environment id, the visits are not what they
+            should be, or the folder cannot be written.
     """
-    if Path(source).is_file():
-        return Path(source)
+    if source.startswith(MINARI) or Path(source).is_file():
+        if external is None and not source.startswith(MINARI) and is_own(source):
+            return Path(source)
+        episodes = read_source(source, external)
+        card = {name: episodes.metadata.get(name) for name in ("content_hash", "env_id", "env_options")}
+        card |= {name: episodes.metadata[name] for name in ("action_low", "action_high")}
+        name = (
+            source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
+        )
+        return _kept(study, name, ".hdf5", card, lambda: episodes)
     if source not in gymnasium.registry or not source.startswith("dosing/"):
         known = ", ".join(i for i in gymnasium.registry if i.startswith("dosing/"))
-        raise UserError(f"--data {source!r} is neither a file nor an environment id; the ids are: {known}.")
+        raise UserError(
+            f"--data {source!r} is neither a file, {MINARI}ID nor an environment id; the ids are: {known}."
+        )
+    if external is not None:
+        raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
     recipe = {"env": source, "patients": patients, "policy": policy, "seed": seed, "options": options}
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
-    path = study / "data" / f"{source.split('/')[-1]}-{patients}-{key}.parquet"
+    return _kept(
+        study,
+        f"{source.split('/')[-1]}-{patients}",
+        ".parquet",
+        recipe,
+        lambda: simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options),
+    )
+
+
+def _kept(
+    study: Path, name: str, suffix: str, decides: Mapping[str, Any], make: Callable[[], Episodes]
+) -> Path:
+    """The file of the study that holds these visits, written if it is not there."""
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    path = study / "data" / f"{name}-{key}{suffix}"
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the study folder {study}: {error.strerror or error}.") from error
-        episodes = simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options)
-        write_episodes(episodes, path)
+        write_episodes(make(), path)
     return path
 
 
@@ -253,28 +329,35 @@ def train_run(
     return run
 
 
-def _factory(metadata: dict[str, Any]) -> Factory | None:
-    """The scenario that a data set came from, None for data recorded elsewhere."""
+def _factory(metadata: Mapping[str, Any]) -> Factory | TaskFactory | None:
+    """The scenario or task that a data set came from, None where it cannot be played here."""
     env_id = metadata.get("env_id")
-    if not env_id or env_id not in gymnasium.registry or not str(env_id).startswith("dosing/"):
-        return None
     options = {
         k: v for k, v in metadata.get("env_options", {}).items() if k not in ("cohort", "first_patient")
     }
+    if env_id in task_ids():
+        return TaskFactory(str(env_id), options)
+    if not env_id or env_id not in gymnasium.registry or not str(env_id).startswith("dosing/"):
+        return None
     return Factory.of(env_id, options)
 
 
-def check_evaluable(data: Path) -> None:
-    """Refuse recorded visits whose patients cannot be simulated, before anything is trained on them.
+def evaluable(data: Path) -> Factory | TaskFactory:
+    """The scenario that recorded visits came from, before anything is trained on them.
 
     Raises:
         UserError: the file cannot be read, or comes from no simulator of ours.
     """
-    if _factory(read_episodes(data).metadata) is None:
-        raise UserError(f"{data} comes from no simulator here: agents trained on it meet no new patients.")
+    factory = _factory(read_episodes(data).metadata)
+    if factory is None:
+        raise UserError(
+            f"{data} comes from no simulator here: agents trained on it meet no new patients. If it was "
+            "recorded in an environment that is known here, name it with --env."
+        )
+    return factory
 
 
-def factory_of(run: RunFolder) -> Factory:
+def factory_of(run: RunFolder) -> Factory | TaskFactory:
     """The scenario of a run.
 
     Raises:
@@ -335,18 +418,21 @@ def provenance(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def evaluate_run(run: RunFolder, patients: int, *, update: int | None = None, position: int = 0) -> None:
+def evaluate_run(
+    run: RunFolder, patients: int | None, *, update: int | None = None, position: int = 0
+) -> None:
     """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice.
 
     The record names the weights and the hash of the outcome, so that no other or half-written one passes.
 
     Args:
         run: the run.
-        patients: per seed, the same at every update.
+        patients: per seed, the same at every update; None is the scenario's own number.
         update: one of its milestones; None is the end.
         position: line of the progress bar.
     """
     factory = factory_of(run)
+    patients = factory.patients if patients is None else patients
     policy = policy_of(run, update=update)
     folder = run.at(update)
     wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(folder / WEIGHTS)}
@@ -362,7 +448,7 @@ def evaluate_run(run: RunFolder, patients: int, *, update: int | None = None, po
 
 
 def references_for(
-    study: Path, factory: Factory, episodes: Episodes, seeds: Sequence[int], patients: int
+    study: Path, factory: Factory | TaskFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
     decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
@@ -371,7 +457,7 @@ def references_for(
     return references(folder, factory, seeds, patients, Baseline.of(episodes))
 
 
-def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], list[Row]]:
+def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list[Row], list[Row]]:
     """Evaluate runs of one data set and the reference rules on the same patients.
 
     Returns:
@@ -387,6 +473,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], 
     policies = {run.path: policy_of(run) for run in runs}
     seeds = policies[first.path].seeds
     factory = factory_of(first)
+    patients = factory.patients if patients is None else patients
     configs = [run.config() for run in runs]
     if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
         raise UserError("runs in one table must share their scenario and seeds.")
@@ -413,6 +500,31 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int) -> tuple[list[Row], 
     data = configs[0]["data"]["name"]
     rules = [*reference_rows(found), *ceilings]
     return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
+
+
+def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
+    """What is said beside the returns of MuJoCo tasks: normalised scores and lengths of episodes.
+
+    Args:
+        runs: of one data set.
+        rows: theirs, in the same order.
+    """
+    factory = factory_of(runs[0])
+    if not isinstance(factory, TaskFactory):
+        return []
+    visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
+    lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
+    notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
+    if reference := REFERENCES.get(factory.env_id):
+        score = reference.score
+        scores = [
+            f"{row.name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"
+            for row in rows
+            for e in (row.recommended,)
+        ]
+        between = f"random {reference.random:g}, expert {reference.expert:g}, {reference.source}"
+        notes.append(f"normalised scores of recommended doses ({between}): {', '.join(scores)}")
+    return notes
 
 
 def family_of(config: Mapping[str, Any]) -> str:
