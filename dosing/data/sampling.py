@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -82,11 +83,16 @@ def _has_next(dataset: Dataset) -> Tensor:
     return has[:, None]
 
 
-def _return_to_go(dataset: Dataset) -> Tensor:
-    """Sum of the rewards from the visit to the end of its episode, undiscounted, ``[M, 1]``."""
-    episodes = dataset.reward.double().split(dataset.starts.diff().tolist())
-    sums = torch.cat([rewards.flip(0).cumsum(0).flip(0) for rewards in episodes])
-    return sums.to(dataset.reward.dtype)[:, None]
+def _return_to_go(dataset: Dataset, discount: float = 1.0) -> Tensor:
+    """Sum of the rewards from the visit to the end of its episode, ``[M, 1]``.
+
+    Nothing is added for what may have followed where a time limit ended the episode.
+    """
+    total, lengths = dataset.reward.double().clone(), dataset.starts.diff()
+    for left in range(2, int(lengths.max()) + 1):  # all episodes at once, from their ends
+        rows = (dataset.starts[1:] - left)[lengths >= left]
+        total[rows] += discount * total[rows + 1]
+    return total.to(dataset.reward.dtype)[:, None]
 
 
 def _time_step(dataset: Dataset) -> Tensor:
@@ -108,7 +114,11 @@ EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
     "time_step": _time_step,
     "mask": _mask,
 }
-"""Columns an agent can ask for in ``needs``, each ``[M, width]``."""
+"""Columns an agent can ask for in ``needs``, each ``[M, width]``; beside them ``discounted_return``, which is
+``return_to_go`` with the agent's discount."""
+
+OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "mask"})
+"""Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
 
 
 def _episode_length(dataset: Dataset) -> int:
@@ -147,8 +157,9 @@ class Sampler:
         in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
             until the next one is drawn.
         lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum;
-            ``next_obs`` and the extra columns are those after the last; and ``terminated`` is 1 - gamma^(n -
-            1) (1 - d), so that a one-step target of the batch is the n-step target of the data.
+            ``next_obs`` and the extra columns, but for ``OF_THE_VISIT``, are those after the last; and
+            ``terminated`` is 1 - gamma^(n - 1) (1 - d), so that a one-step target of the batch is the n-step
+            target of the data.
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
@@ -168,9 +179,11 @@ class Sampler:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
-        unknown = sorted(agent.needs - EXTRAS.keys())
+        columns = dict(EXTRAS)
+        columns["discounted_return"] = partial(_return_to_go, discount=agent.discount)
+        unknown = sorted(agent.needs - columns.keys())
         if unknown:
-            raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(EXTRAS)}.")
+            raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
         agent.prepare(dataset)
         self.dataset = dataset
         self.seeds = agent.seeds
@@ -180,8 +193,8 @@ class Sampler:
         self.batch_size = batch_size = blocks * self.length
         self._noise_plan = agent.noise_plan(batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
-        self._extras = sorted(agent.needs)
-        extras = [EXTRAS[name](dataset) for name in self._extras]
+        self._extras = sorted(agent.needs, key=lambda name: (name in OF_THE_VISIT, name))
+        extras = [columns[name](dataset) for name in self._extras]
         self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
         # One row per transition, so that a batch is one gather instead of five.
         self._rows = torch.cat(
@@ -273,7 +286,8 @@ class Sampler:
         live = self._steps < visits.unsqueeze(-1)  # [S * B, n_step]
         following = torch.where(live, index.unsqueeze(-1) + self._steps, index.unsqueeze(-1))
         last = self._rows.index_select(0, index + visits - 1)
-        rows[:, own:] = last[:, own:]
+        kept = sum(name in OF_THE_VISIT for name in self._extras)  # the last columns, of width 1 each
+        rows[:, own : rows.shape[1] - kept] = last[:, own : rows.shape[1] - kept]
         rows[:, own + n_obs] = (rewards[following] * self._powers * live).sum(-1)
         rows[:, own + n_obs + 1] = 1.0 - self._powers[visits - 1] * (1.0 - last[:, own + n_obs + 1])
 

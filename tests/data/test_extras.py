@@ -10,7 +10,7 @@ import torch
 import agents
 from dosing.agent import Problem
 from dosing.data.dataset import Dataset, Transform
-from dosing.data.sampling import Sampler
+from dosing.data.sampling import Lookahead, Sampler
 from dosing.errors import UserError
 
 
@@ -50,6 +50,27 @@ def test_next_action_is_the_next_visit_of_the_same_episode(in_place: bool) -> No
     assert torch.equal(batch.extra["has_next"][..., 0], (~last).float())
     assert (batch.extra["next_act"][last] == 0).all()
     assert torch.equal(batch.extra["next_act"][~last], data.act[row[~last] + 1])
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_discounted_return_is_that_of_the_visit_to_the_end_of_its_episode(
+    n_step: int, in_place: bool
+) -> None:
+    """Whatever is looked ahead for the target; with the agent's discount; the data stay as they are."""
+    reward = torch.tensor([1.0, -2.0, 4.0, 0.5, 0.25, -1.0, 3.0], dtype=torch.float64)
+    data = dataclasses.replace(dataset(), reward=reward.clone())
+    needs = frozenset({"discounted_return", "has_next", "return_to_go"})
+    sampler = Sampler(data, agent(needs=needs), 64, in_place=in_place, lookahead=Lookahead(n_step))
+    batch = sampler(0)
+    for key, discount in (("discounted_return", 0.9), ("return_to_go", 1.0)):
+        wanted = []
+        for row in range(7):
+            end = 2 if row < 2 else 3 if row < 3 else 7
+            wanted.append(sum(discount**k * float(reward[row + k]) for k in range(end - row)))
+        rows = batch.obs[..., 0].long()
+        torch.testing.assert_close(batch.extra[key][..., 0], torch.tensor(wanted)[rows].double())
+    assert torch.equal(data.reward, reward)
 
 
 def test_only_chosen_rows_are_drawn() -> None:
