@@ -30,7 +30,17 @@ def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
     return Dataset.from_episodes(cohort(patients), dtype=dtype)
 
 
-SMALL = {"hidden": (16, 16), "vae_hidden": (16, 16), "vae_steps": 3, "episodes": 2, "context": 4, "width": 16}
+SMALL = {
+    "hidden": (16, 16),
+    "vae_hidden": (16, 16),
+    "vae_steps": 3,
+    "mmd_only": 3,
+    "behaviour_steps": 2,
+    "critic_steps": 2,
+    "episodes": 2,
+    "context": 4,
+    "width": 16,
+}
 
 
 def small(name: str, **settings: Any) -> Any:
