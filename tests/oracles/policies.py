@@ -42,6 +42,22 @@ class Normal:
         return self.mean + self.sigma * float(special.ndtri(p))
 
 
+class TruncatedNormal(Normal):
+    """The normal law restricted to [-1, 1]."""
+
+    def below(self, x: float) -> float:
+        """Normal mass below x."""
+        return float(special.ndtr((x - self.mean) / self.sigma))
+
+    def logpdf(self, x: float) -> float:
+        """Log density."""
+        return super().logpdf(x) - math.log(self.below(1.0) - self.below(-1.0))
+
+    def ppf(self, p: float) -> float:
+        """Quantile."""
+        return super().ppf(self.below(-1.0) + p * (self.below(1.0) - self.below(-1.0)))
+
+
 def softplus(x: float) -> float:
     """``ln(1 + e^x)``."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
@@ -71,7 +87,7 @@ def law_of(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
     if family == "clipped_gaussian":
         return Normal(mean, sigma)
     if family == "truncated_normal":
-        return stats.truncnorm((-1.0 - mean) / sigma, (1.0 - mean) / sigma, mean, sigma)
+        return TruncatedNormal(mean, sigma)
     if family == "student_t":
         return stats.t(1.0 + softplus(raw["df"]), mean, sigma)
     assert family == "heavy_q_gaussian"
