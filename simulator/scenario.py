@@ -12,6 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from simulator.streams import BLOCK
 
@@ -79,6 +80,16 @@ class Scenario(ABC):
     @abstractmethod
     def shared_factor(self, seed: int) -> Array | None:
         """Return the noise factor [k, k] that all patients of a seed share, or None when each has one."""
+
+    def first_mean_density(self, mean: Array) -> Array | None:
+        """Density [P] of the first latent ``mean`` [k, P] over its largest; None where all start from one.
+
+        It is what a state at the first visit says about a patient (``simulator.matched``).
+
+        Raises:
+            UserError: If the scenario does not know it.
+        """
+        raise UserError(f"{self.env_id} cannot tell which of its patients could show a given state.")
 
     @abstractmethod
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:

@@ -22,6 +22,9 @@ PATIENT, NOISE, MEASUREMENT, POLICY = range(4)
 REPLICATION = 2
 """First spawn key of the stream of a whole replication, which both cohorts share."""
 
+MATCHED = 3
+"""First spawn key of the patients of ``simulator.matched``, who are in neither cohort."""
+
 
 def block_streams(seed: int, cohort: str, purpose: int, first: int, n: int) -> list[Generator]:
     """Return the fresh generators of all blocks that hold patients ``first`` to ``first + n - 1``."""
@@ -33,3 +36,8 @@ def block_streams(seed: int, cohort: str, purpose: int, first: int, n: int) -> l
 def replication_stream(seed: int) -> Generator:
     """Return the generator of what a replication draws once for both cohorts (the shared covariance)."""
     return Generator(SFC64(SeedSequence(seed, spawn_key=(REPLICATION,))))
+
+
+def matched_stream(seed: int, stage: int, purpose: int, block: int) -> Generator:
+    """Return the fresh generator of one block of patients at a stage of the matching to a state."""
+    return Generator(SFC64(SeedSequence(seed, spawn_key=(MATCHED, stage, purpose, block))))

@@ -57,6 +57,10 @@ class LiI(Scenario):
         """Independent noise of standard deviation 1/2."""
         return HALF * np.eye(2, dtype=np.float32)
 
+    def first_mean_density(self, mean: Array) -> Array | None:
+        """Every patient starts around zero."""
+        return None
+
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
         """Move both states; k(a) = 2/(1 + exp(-a)) - 1 = tanh(a/2)."""
         product = QUARTER * state[0] * state[1]

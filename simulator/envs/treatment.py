@@ -106,6 +106,16 @@ class Treatment(Scenario):
         """Return the replication's covariance factor for the two published laws of Li et al."""
         return shared_lkj_factor(replication_stream(seed), 8) if self.variant.startswith("li-") else None
 
+    def first_mean_density(self, mean: Array) -> Array | None:
+        """Density of U(-1, 1)^8 or of N(0, 1/4)^8 over its largest; None for the one mean of 0."""
+        if self.variant == "li-evaluation":
+            return None
+        if self.variant == "li-data":
+            density: Array = np.exp(np.float32(-2) * np.square(mean).sum(axis=0))
+        else:
+            density = np.asarray((np.abs(mean) <= 1).all(axis=0), dtype=np.float32)
+        return density
+
     def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
         """Push and squash the mean; put the state around it, or around the old mean under lag."""
         if self.lag:
