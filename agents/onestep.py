@@ -64,9 +64,9 @@ class OnestepConfig:
     """First updates, which fit the recorded policy; a training must be longer than all fitting before."""
     critic_steps: int = 1000
     """Updates after those, which fit the critics; easy_bcq fits them to the end instead."""
-    improvement: Literal["exp_weight", "reverse_kl", "easy_bcq"] = "reverse_kl"
-    """exp_weight imitates better doses more; reverse_kl climbs the critic near the recorded policy; easy_bcq
-    chooses among its draws."""
+    improvement: Literal["exp_weight", "reverse_kl", "easy_bcq"] = "exp_weight"
+    """exp_weight imitates better doses more, and asks the critics about recorded doses and beta's draws
+    alone; reverse_kl climbs the critics near beta; easy_bcq chooses among beta's draws."""
     inverse_temperature: float = 1.0
     """t of exp_weight: 0 imitates, large follows the advantage."""
     weight_clip: float = 100.0

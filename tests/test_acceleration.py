@@ -103,7 +103,8 @@ def test_bfloat16_products_stay_near_float32_and_leave_parameters_alone(name: st
     for key, value in a.items():
         assert b[key].dtype == torch.float32
         torch.testing.assert_close(b[key], value, rtol=0.1, atol=0.05)
-        assert not torch.equal(b[key], value)  # the option is not ignored
+        if bool(value.any()):  # a loss that is 0 by its factor is 0 either way
+            assert not torch.equal(b[key], value)  # the option is not ignored
     coarse.update(first)
     assert {p.dtype for p in coarse.parameters()} == {torch.float32}
 

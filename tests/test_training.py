@@ -349,10 +349,12 @@ def poisoned(column: str, row: int, value: float) -> Dataset:
 
 
 def column_read_by(name: str) -> str:
-    """The reward, or the dose for a method whose losses know no reward."""
+    """The reward, or the dose for a method whose losses know no reward, or sums of it, or none any more."""
     agent = stack(name)
+    if agent.needs & {"return_to_go", "discounted_return"}:  # a spoilt reward spoils every visit before it
+        return "act"
     sampler = Sampler(dataset(PATIENTS), agent, 2)
-    for batch in map(sampler, range(8)):
+    for batch in map(sampler, range(16, 24)):
         usual, other = agent.losses(batch), agent.losses(replace(batch, reward=batch.reward + 1.0))
         if any(not torch.equal(other[key], loss) for key, loss in usual.items()):
             return "reward"
