@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
-from app import frame, load, panels
-from app.answers import Source, ask
-from app.theme import HIGHLIGHTS, listed
+from app import frame, load, panels, target_chart
+from app.answers import Answer, Source, ask
+from app.theme import HIGHLIGHTS, counted, listed
 from dosing.cli.studies import limits_of
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -94,6 +95,33 @@ def question(episodes: Episodes | None) -> tuple[list[object], int | None]:
     return [word for word in re.split(r"[\s,;]+", text) if word], None
 
 
+def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> None:
+    """What a policy that is asked for a return would give, for every return it could be asked for."""
+    source, asked_for = answer.source, target_chart.grid(targets)
+    state = np.asarray(answer.found.state, dtype=np.float32)
+    doses = source.policy.doses_for(state, asked_for)
+    dimensions = source.limits.n_act
+    st.subheader(f"What {source.name} gives for the return it is asked for")
+    for dimension in range(dimensions):
+        name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
+        figure = target_chart.dose_by_target(
+            asked_for,
+            doses[..., dimension],
+            targets,
+            (source.limits.low[dimension], source.limits.high[dimension]),
+            answer.mark,
+            name=name,
+            unit=source.limits.unit,
+        )
+        frame.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
+    st.caption(
+        f"{answer.mark.sign} {source.name}: at this state, as at a first visit, before any limit. Strong "
+        f"line: mean of {counted(len(doses), 'training seed')}; thin lines: each seed. Dotted: what it is "
+        "asked for by default, which the recommendation above rests on. Grey: returns that no recorded "
+        "patient had. A return that is asked for is no promise: patients need not reach it."
+    )
+
+
 @st.fragment
 def view(listing: load.Listing) -> None:
     """Question, answer and reason; a fragment, so that the slider redraws nothing else."""
@@ -111,7 +139,11 @@ def view(listing: load.Listing) -> None:
         names = asked[0].obs_names
         st.info(f"Type {asked[0].policy.agent.problem.n_obs} numbers: {listed(names) or 'the observations'}.")
         return
-    panels.answers(ask(asked, state))
+    answers = ask(asked, state)
+    panels.answers(answers)
+    for number, answer in enumerate(answers):
+        if answer.found.dose is not None and (targets := answer.source.policy.targets) is not None:
+            by_target(answer, targets, f"target{number}")
     if row is not None and episodes is not None:
         panels.course(episodes, row, asked[0])
 
