@@ -220,12 +220,13 @@ class ValueFlows(Agent):
 
     def _confidence(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weight w and |d phi_1 / d eps'| of the recorded doses, each ``[S, B]``."""
-        c, old = self.config, self.critic_target
-        start = batch.noise["confidence"].unsqueeze(1).repeat(1, old.members, 1)  # [S, E, B]
-        with torch.enable_grad():
-            start.requires_grad_(True)
-            end = old.carried(batch.obs, batch.act, start, torch.ones_like(batch.reward), c.return_steps)
-            (slope,) = torch.autograd.grad(end.sum(), start)  # rows and members do not mix
+        c, old, one = self.config, self.critic_target, torch.ones_like(batch.reward)
+        start = batch.noise["confidence"].unsqueeze(1).expand(-1, old.members, -1)
+
+        def end(start: Tensor) -> Tensor:
+            return old.carried(batch.obs, batch.act, start, one, c.return_steps).sum()
+
+        slope = torch.func.grad(end)(start)  # [S, E, B]: rows and members do not mix
         deviation = slope.abs().mean(1)
         return torch.sigmoid(-c.confidence_temperature / deviation) + 0.5, deviation
 
