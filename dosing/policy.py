@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from dosing.agent import Agent, History, Problem
 from dosing.data.dataset import Transform
+from dosing.distributions.draws import Draws
 from dosing.errors import UserError
 from dosing.runs import WEIGHTS, RunFolder, read_tensors
 from dosing.streams import generator
@@ -26,6 +27,8 @@ Build = Callable[..., Agent]
 
 CENTRAL = 0.99
 """Mass of the effective interval that stands in for a support where the law has none."""
+ROUNDING = 1e-12
+"""Doses this near to each other on the [-1, 1] axis are one dose."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,26 @@ class DosePolicy:
 
     def dose_set(self, obs: Observations) -> DoseSet:
         """The doses each seed could give at ``obs [S, B, O]``, computed in double precision."""
+        return self._set(
+            self._double(obs), np.asarray(self.transform.act_low), np.asarray(self.transform.act_high)
+        )
+
+    def consult(self, obs: Observations, low: Array, high: Array) -> tuple[Array, DoseSet]:
+        """:meth:`recommended` and :meth:`dose_set` from one look at the law.
+
+        ``mass_outside`` of the set is that outside the dose interval ``[low, high]``, ``[A]`` each.
+        """
+        law = self.law(obs)
+        return self._mode(law), self._set(in_double(law), low, high)
+
+    def central(self, obs: Observations, mass: float) -> tuple[Array, Array]:
+        """Ends ``[S, B, A]`` of the interval between each law's quantiles (1 -+ mass) / 2."""
         law = self._double(obs)
+        tail = torch.full_like(law.mode, 0.5 * (1.0 - mass))
+        to_dose = self.transform.to_dose
+        return to_dose(law.icdf(tail).numpy()), to_dose(law.icdf(1.0 - tail).numpy())
+
+    def _set(self, law: Any, limit_low: Array, limit_high: Array) -> DoseSet:
         edges = _edges(law)
         bounded = edges is not None and law.kind != "full_box"
         if edges is not None and bounded:
@@ -122,9 +144,8 @@ class DosePolicy:
         else:
             tail = torch.full_like(law.mode, 0.5 * (1.0 - CENTRAL))
             low, high = law.icdf(tail), law.icdf(1.0 - tail)
-        limits = np.asarray(self.transform.act_low), np.asarray(self.transform.act_high)
         dose = self.transform.to_dose
-        mass = self._mass_outside(law, *limits)
+        mass = self._mass_outside(law, limit_low, limit_high)
         return DoseSet(law.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
@@ -136,6 +157,11 @@ class DosePolicy:
 
     def _mass_outside(self, law: Any, low: Array, high: Array) -> Array:
         to_unit, to_dose = self.transform.to_unit, self.transform.to_dose
+        if isinstance(law, Draws):  # doses on an edge are within, whichever way the units round it
+            unit = law.values.mT.numpy()  # [S, B, M, A]
+            below = unit < to_unit(low)[..., None, :] - ROUNDING
+            above = unit > to_unit(high)[..., None, :] + ROUNDING
+            return np.asarray((law.weights.mT.numpy() * (below | above)).sum(-2))
         mass = law.cdf(torch.as_tensor(to_unit(low))) + law.sf(torch.as_tensor(to_unit(high)))
         edges = _edges(law)
         if edges is None:

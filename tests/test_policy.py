@@ -18,6 +18,7 @@ from torch.distributions import Distribution, Independent
 import agents
 from dosing.agent import Agent, Batch, Noise
 from dosing.data.dataset import Transform
+from dosing.distributions.draws import Draws
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
 from dosing.policy import CENTRAL, DosePolicy, load_policy
@@ -121,7 +122,10 @@ def test_a_bounded_support_that_leaves_the_limits_is_not_called_safe() -> None:
 @every_agent
 @pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.1, 0.7), (3.3, 41.9)])
 def test_no_mass_lies_outside_a_bounded_laws_own_interval(name: str, limits: tuple[float, float]) -> None:
-    """Exactly 0 whatever the units round to; a law on the whole line keeps the share it must."""
+    """Exactly 0 whatever the units round to; a law on the whole line keeps the share it must.
+
+    A finite law keeps no more than that, and nothing of it lies outside the limits at which it is clipped.
+    """
     transform = Transform((0.0,) * 8, (1.0,) * 8, (limits[0],), (limits[1],))
     policy = DosePolicy(stack(name, (0, 1, 2)), transform)
     obs = states(3, 50)
@@ -132,8 +136,26 @@ def test_no_mass_lies_outside_a_bounded_laws_own_interval(name: str, limits: tup
         assert (outside == 0.0).all()
         assert (own.mass_outside == 0.0).all()
         assert ((own.low > limits[0]) & (own.high < limits[1])).all()
-    else:
+    elif has_density(name):
         np.testing.assert_allclose(outside, 1 - CENTRAL, rtol=1e-6)
+    else:
+        assert (outside < 1 - CENTRAL + 1e-6).all()
+        assert (own.mass_outside == 0.0).all()
+
+
+def test_draws_on_the_limits_are_within_them() -> None:
+    """Half of the doses clipped at the lower limit, a quarter beyond an interval inside."""
+
+    class Clipped(Fixed):
+        def policy(self, obs: torch.Tensor) -> Distribution:
+            values = torch.tensor([-1.0, -1.0, 0.0, 1.0]).expand(*obs.shape[:2], 1, 4)
+            return Independent(Draws(values), 1)
+
+    policy = DosePolicy(Clipped([0.0], [1.0], 1.0), AWKWARD)
+    assert (policy.dose_set(states(1)).mass_outside == 0.0).all()
+    low, high = np.full((1, 4, 1), 0.1), np.full((1, 4, 1), 0.6)
+    assert (policy.mass_outside(states(1), low, high) == 0.25).all()
+    assert (policy.mass_outside(states(1), low + 0.1, high + 0.1) == 0.5).all()
 
 
 def test_mass_outside_an_interval_is_the_laws() -> None:
@@ -204,7 +226,7 @@ def test_sampled_doses_follow_the_law(name: str) -> None:
     assert stats.kstest(np.ravel(levels), stats.uniform().cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name in agents.AGENTS if not has_density(name)])
+@pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.support == "point"])
 def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)
     dose = policy.recommended(obs)
