@@ -77,8 +77,9 @@ class OnestepConfig:
     """N, draws: behind V, the divergence, or the choice of easy_bcq, where 1 imitates and large is greedy."""
     log_std_min: float = -5.0
     """Lower bound of the log scale of both laws."""
-    log_std_max: float = 2.0
-    """Upper bound of the same: 2 can describe doses uniform over the limits, the released code's 0 cannot."""
+    log_std_max: float = 0.0
+    """Upper bound of the same. Where doses fill the limits a much larger sigma would leave beta's peak, from
+    which the improvement starts, to chance."""
 
 
 class Onestep(Agent):

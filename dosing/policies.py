@@ -59,7 +59,8 @@ class Policy(nn.Module):
 
     * ``clipped_gaussian``: N(tanh(h_loc), sigma^2), executed clipped; sigma = exp(clip(h_scale));
     * ``squashed_gaussian``: tanh of N(h_loc, sigma^2);
-    * ``truncated_normal``: N(tanh(h_loc), sigma^2) restricted to the box;
+    * ``truncated_normal``: N(tanh(h_loc), sigma^2) restricted to the box; ln sigma = low + (high - low) (1 +
+      tanh(h_scale)) / 2, since doses that fill the box drive sigma to a bound, where a clip has no slope;
     * ``student_t``: location tanh(h_loc), scale sigma, df = 1 + softplus(h_df);
     * ``beta``: Beta(1 + softplus(h_loc), 1 + softplus(h_scale)) on the box, unimodal;
     * ``heavy_q_gaussian``: q-Gaussian of index ``HEAVY_Q``, location tanh(h_loc), scale sigma.
@@ -114,11 +115,13 @@ class Policy(nn.Module):
         raw = self.scale(features) if isinstance(self.scale, Linear) else self.scale.expand_as(loc)
         if self.family == "beta":
             return ScaledBeta(1.0 + softplus(loc), 1.0 + softplus(raw), -1.0, 1.0, validate_args=False)
+        if self.family == "truncated_normal":
+            low, high = self.log_std
+            scale = torch.exp(low + 0.5 * (high - low) * (1.0 + torch.tanh(raw)))
+            return TruncatedNormal(torch.tanh(loc), scale, validate_args=False)
         scale = torch.exp(raw.clamp(*self.log_std))
         if self.family == "squashed_gaussian":
             return TanhNormal(loc, scale, validate_args=False)
-        if self.family == "truncated_normal":
-            return TruncatedNormal(torch.tanh(loc), scale, validate_args=False)
         if self.family == "student_t":
             return StudentT(1.0 + softplus(self.df(features)), torch.tanh(loc), scale, validate_args=False)
         return QGaussian(torch.tanh(loc), scale, self.q, validate_args=False)

@@ -46,12 +46,12 @@ def bandit(low: float = -1.0) -> Dataset:
     )
 
 
-def trained(name: str, config: dict[str, Any], dataset: Dataset, steps: int) -> Agent:
+def trained(name: str, config: dict[str, Any], dataset: Dataset, steps: int, batch_size: int = 256) -> Agent:
     """A stack of four seeds after ``steps`` updates, the last third at a tenth of the step size."""
     default = agents.find(name).config_class()()
     own = {field: value for field, value in SMALL.items() if hasattr(default, field)}
     agent = agents.build(name, own | config, Problem(1, 1), SEEDS)
-    sampler, take = Sampler(dataset, agent, 256), updater(agent)
+    sampler, take = Sampler(dataset, agent, batch_size), updater(agent)
     for step in range(steps):
         if step == 2 * steps // 3:
             for optimizer in agent.optimizers.values():

@@ -66,7 +66,7 @@ ONESTEP: dict[str, Any] = {
     "divergence_weight": 0.6,
     "n_samples": 3,
     "log_std_min": -5.0,
-    "log_std_max": 2.0,
+    "log_std_max": 0.0,
 }
 EXP_WEIGHT = ONESTEP | {"improvement": "exp_weight"}
 EASY_BCQ = ONESTEP | {"improvement": "easy_bcq"}

@@ -5,7 +5,8 @@ number per dimension) and ``name.df``. With sigma = exp(clip(scale)):
 
     clipped_gaussian    N(tanh(loc), sigma^2)
     squashed_gaussian   tanh of N(loc, sigma^2):  ln N(atanh a) - ln(1 - a^2)
-    truncated_normal    N(tanh(loc), sigma^2) restricted to [-1, 1]
+    truncated_normal    N(tanh(loc), sigma^2) restricted to [-1, 1], with
+                        sigma = exp(low + (high - low) (1 + tanh(scale)) / 2)
     student_t           location tanh(loc), scale sigma, df = 1 + softplus(df)
     beta                a = 2x - 1, x ~ Beta(1 + softplus(loc), 1 + softplus(scale)):  ln Beta(x) - ln 2
     heavy_q_gaussian    q-Gaussian(q), location tanh(loc), scale sigma
@@ -87,7 +88,9 @@ def law_of(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
     if family == "clipped_gaussian":
         return Normal(mean, sigma)
     if family == "truncated_normal":
-        return TruncatedNormal(mean, sigma)
+        reach = config["log_std_max"] - config["log_std_min"]
+        log_sigma = config["log_std_min"] + reach * 0.5 * (1.0 + math.tanh(raw["scale"]))
+        return TruncatedNormal(mean, math.exp(log_sigma))
     if family == "student_t":
         return stats.t(1.0 + softplus(raw["df"]), mean, sigma)
     assert family == "heavy_q_gaussian"
