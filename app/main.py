@@ -16,6 +16,7 @@ st.set_page_config(
 st.navigation(
     [
         st.Page("views/patient.py", title="Patient", default=True),
+        st.Page("views/what_if.py", title="What if", url_path="what_if"),
         st.Page("views/comparison.py", title="Comparison", url_path="comparison"),
         st.Page("views/about.py", title="About", url_path="about"),
     ],

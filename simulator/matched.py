@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dosing.errors import UserError
 from dosing.evaluation import Act, Listener
+from dosing.statistics import Estimate, mean_over_seeds, paired_difference
 from simulator.covariance import Rows, correlate
 from simulator.environment import EXTREME, EnvOptions, whole_number
 from simulator.scenario import Array, normal_blocks, uniform_blocks
@@ -74,13 +75,30 @@ class Courses:
     @property
     def returns(self) -> NDArray[np.float64]:
         """Undiscounted return of each patient ``[S, n]``."""
-        return self.reward.sum(axis=-1, dtype=np.float64)
+        return np.asarray(self.reward.sum(axis=-1, dtype=np.float64))
+
+    @property
+    def mean_return(self) -> Estimate:
+        """Mean return with its 95 % interval, for other patients of the same state and other seeds."""
+        return mean_over_seeds(self.returns, shared_patients=len(self.returns) > 1)
 
 
 def bands(values: NDArray[Any]) -> NDArray[np.float64]:
     """Quantiles ``[5, T]`` (see :data:`QUANTILES`) of values ``[S, n, T]`` over patients and seeds."""
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
-    return np.stack([np.quantile(rows, q, axis=0) for q in QUANTILES])
+    return np.asarray(np.quantile(rows, QUANTILES, axis=0))
+
+
+def difference(first: Courses, second: Courses) -> Estimate:
+    """Mean return of the first rule minus the second, paired by patient, with its 95 % interval.
+
+    Rules with different numbers of seeds are compared by each patient's mean over the seeds; the interval is
+    then blind to the spread between seeds, as its ``method`` says.
+    """
+    x, y = first.returns, second.returns
+    if len(x) != len(y) and 1 not in (len(x), len(y)):
+        x, y = x.mean(axis=0, keepdims=True), y.mean(axis=0, keepdims=True)
+    return paired_difference(x, y, shared_patients=len(x) > 1)
 
 
 @dataclass(frozen=True)

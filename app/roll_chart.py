@@ -1,0 +1,212 @@
+"""Roll-outs from one state: bands over matched patients for every choice, and what the choices differ by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from app.charts import BOTTOM, finish
+from app.theme import GREY, Mark, number, unit_words
+from dosing.statistics import Estimate, verdict
+
+Array = npt.NDArray[np.float64]
+
+TOP = 30
+"""Room in pixels above the first strip."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One quantity over the visits.
+
+    Attributes:
+        name: of the quantity.
+        unit: its unit.
+        visits: visit of each column ``[T]``.
+        bands: 10, 25, 50, 75 and 90 % over patients ``[5, T]``.
+        limits: levels drawn as lines, such as the hard limits of a dose.
+        steps: whether a value holds until the next visit.
+    """
+
+    name: str
+    unit: str
+    visits: Array
+    bands: Array
+    limits: tuple[float, ...] = ()
+    steps: bool = False
+
+
+def common_range(strips: Sequence[Strip]) -> tuple[float, float]:
+    """Axis range that holds one quantity of every choice, so that choices compare by eye."""
+    values = np.concatenate([np.r_[strip.bands.ravel(), strip.limits] for strip in strips])
+    low, high = float(values.min()), float(values.max())
+    pad = 0.08 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
+def course(
+    name: str, mark: Mark, strips: Sequence[Strip], ranges: Sequence[tuple[float, float]]
+) -> go.Figure:
+    """One choice from the present state on: a strip per quantity, median and two bands over patients.
+
+    Args:
+        name: of the choice.
+        mark: its look.
+        strips: what happened, from top to bottom.
+        ranges: vertical range of each strip.
+    """
+    count, last = len(strips), float(strips[0].visits[-1])
+    height = 150 if count <= 3 else 96
+    body = height * count
+    figure = finish(
+        go.Figure(),
+        body + TOP + BOTTOM,
+        xaxis={
+            "anchor": f"y{count}" if count > 1 else "y",
+            "title": "visits from the chosen state",
+            "range": [-0.4, last + 0.4],
+            "zeroline": False,
+        },
+    )
+    figure.update_layout(margin={"l": 44, "r": 80})
+    for row, (strip, (low, high)) in enumerate(zip(strips, ranges, strict=True)):
+        axis = "y" if row == 0 else f"y{row + 1}"
+        top = 1.0 - row / count
+        figure.update_layout(
+            {
+                axis.replace("y", "yaxis"): {
+                    "domain": [top - (1 - 30 / height) / count, top - 4 / body],
+                    "range": [low, high],
+                    "fixedrange": True,
+                    "nticks": 5 if height > 100 else 4,
+                    "tickfont": {"size": 11},
+                    "zeroline": True,
+                    "zerolinecolor": "rgba(118,118,118,0.5)",
+                }
+            }
+        )
+        unit = "" if strip.unit == "" else f" ({unit_words(strip.unit)})"
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            xanchor="left",
+            xshift=-40,
+            y=top - 4 / body,
+            yref="paper",
+            yanchor="bottom",
+            text=f"<b>{strip.name}</b>{unit}",
+            showarrow=False,
+            font={"size": 12.5},
+        )
+        for edge in strip.limits:
+            line = {"color": GREY, "width": 2}
+            figure.add_shape(
+                type="line", xref="paper", x0=0, x1=1, yref=axis, y0=edge, y1=edge, line=line, layer="below"
+            )
+        _bands(figure, name, mark, strip, axis)
+        _ends(figure, strip, axis, (high - low) / (height - 34))
+    return figure
+
+
+def _bands(figure: go.Figure, name: str, mark: Mark, strip: Strip, axis: str) -> None:
+    """Two ribbons and the median."""
+    shape = "hv" if strip.steps else "linear"
+    x, bands = strip.visits, strip.bands
+    for lower, upper, alpha in ((0, 4, 0.16), (1, 3, 0.28)):
+        edge: dict[str, Any] = {"x": x, "yaxis": axis, "mode": "lines", "hoverinfo": "skip"}
+        line = {"width": 0, "shape": shape, "color": mark.colour}
+        figure.add_trace(go.Scatter(**edge, y=bands[lower], line=line))
+        figure.add_trace(
+            go.Scatter(**edge, y=bands[upper], line=line, fill="tonexty", fillcolor=mark.faint(alpha))
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=bands[2],
+            yaxis=axis,
+            mode="lines",
+            line={"color": mark.colour, "width": 2.4, "dash": mark.dash, "shape": shape},
+            customdata=bands[[0, 4]].T,
+            hovertemplate=f"{name}, visit %{{x}}: {strip.name}, median %{{y:.3f}}, "
+            "10 to 90 % %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
+        )
+    )
+
+
+def _ends(figure: go.Figure, strip: Strip, axis: str, pixel: float) -> None:
+    """Name the median and the outer band where they end, as far as there is room."""
+    low, middle, high = (float(strip.bands[k, -1]) for k in (0, 2, 4))
+    texts = [(middle, f"<b>{number(middle, 2)}</b>", 12.5)]
+    for value, percent in ((low, 10), (high, 90)):
+        if abs(value - middle) > 15 * pixel:
+            texts.append((value, f"{percent} %: {number(value, 1)}", 10.5))
+    for value, text, size in texts:
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            xanchor="left",
+            xshift=4,
+            y=value,
+            yref=axis,
+            text=text,
+            showarrow=False,
+            font={"size": size},
+        )
+
+
+def differences(base: str, found: Sequence[tuple[str, Mark, Estimate]]) -> go.Figure:
+    """What every further choice is worth more than the first, paired by patient, with its interval.
+
+    Args:
+        base: name of the first choice.
+        found: name, mark and difference in return of each further choice.
+    """
+    lane = 56
+    height = lane * len(found)
+    figure = finish(
+        go.Figure(),
+        height + TOP + BOTTOM,
+        xaxis={"title": f"return minus that of {base} (no unit)", "zeroline": False},
+        yaxis={"range": [-height, 0], "visible": False},
+    )
+    ends = [end for *_, e in found for end in (e.low, e.high)]
+    pad = 0.06 * (max(*ends, 0.0) - min(*ends, 0.0)) or 1.0
+    figure.update_xaxes(range=[min(*ends, 0.0) - pad, max(*ends, 0.0) + pad])
+    for row, (name, mark, estimate) in enumerate(found):
+        line = {"color": GREY, "width": 2, "dash": "dot"}  # beside the names, not through them
+        foot = -lane * (row + 1)
+        figure.add_shape(type="line", line=line, layer="below", x0=0, x1=0, y0=foot + 30, y1=foot)
+        figure.add_trace(
+            go.Scatter(
+                x=[estimate.value],
+                y=[-lane * row - 40],
+                mode="markers",
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [estimate.high - estimate.value],
+                    "arrayminus": [estimate.value - estimate.low],
+                    "color": mark.colour,
+                    "thickness": 2,
+                    "width": 5,
+                },
+                marker={"symbol": mark.symbol, "size": 11, "color": mark.colour},
+                hovertemplate=f"{name} minus {base}: {estimate} ({estimate.basis})<extra></extra>",
+            )
+        )
+        text = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{name}</b>: {verdict(estimate)}'
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=-lane * row - 16,
+            text=text,
+            showarrow=False,
+            font={"size": 12.5},
+        )
+    return figure

@@ -1,0 +1,199 @@
+"""What if: from one state on, doses chosen side by side, on the same simulated patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from app import frame, load, roll_chart, roll_outs
+from app.roll_outs import ALL, World
+from app.states import one_data_set, question, words
+from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
+from dosing.errors import UserError
+from dosing.evaluation import REFERENCE_SEED
+from dosing.statistics import verdict
+from simulator.matched import Courses, Matched, difference
+
+CONSTANT, PER_VISIT, FOLLOW = "constant dose", "dose per visit", "follow"
+PATIENTS = (100, 300, 1000)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Doses somebody could give, and what came of them."""
+
+    name: str
+    mark: Mark
+    course: Courses
+
+
+def minus(text: object) -> str:
+    """Numbers with a real minus sign."""
+    return str(text).replace("-", "\N{MINUS SIGN}")
+
+
+def ask_choice(
+    index: int, runs: dict[str, load.Run], world: World, state: list[float], matched: Matched
+) -> Choice | None:
+    """One column of doses; None where it was not filled in or a run is damaged, which it says."""
+    kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
+    look = mark(index)
+    st.markdown(f"{look.sign} **Choice {index + 1}**")
+    kind = st.selectbox(
+        "Doses",
+        kinds,
+        index=min(index, len(kinds) - 1),
+        key=f"rule{index + 1}",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    low, high = world.limits.low[0], world.limits.high[0]
+    places = decimals(high - low)
+    try:
+        if kind == CONSTANT:
+            dose = st.slider(
+                f"Dose at every visit ({unit_words(world.limits.unit)})",
+                low,
+                high,
+                0.5 * (low + high),
+                step=(high - low) / 200,
+                format=f"%.{places}f",
+                key=f"dose{index + 1}",
+                bind="query-params",
+            )
+            name = with_unit(number(dose, places), world.limits.unit)
+            return Choice(f"dose {name} at every visit", look, roll_outs.give(world, matched, [dose]))
+        if kind == PER_VISIT:
+            typed = st.text_input(
+                "Doses in order of the visits; the last one is kept",
+                key=f"doses{index + 1}",
+                bind="query-params",
+                placeholder="0.6 0.4 0.3",
+            )
+            if not (doses := roll_outs.typed_doses(words(typed), world.limits)):
+                st.info("Type one dose or more, separated by spaces.")
+                return None
+            return Choice(f"{counted(len(doses), 'typed dose')}", look, roll_outs.give(world, matched, doses))
+        run = runs[kind.removeprefix(f"{FOLLOW} ")]
+        st.caption(f"Recommended dose of each of {counted(len(run.config['seeds']), 'training seed')}.")
+        return Choice(run.label, look, roll_outs.follow(world, state, matched, run))
+    except UserError as error:
+        frame.problems([str(error)])
+        return None
+
+
+def told(choice: Choice) -> str:
+    """Return and safety of one choice in words."""
+    course = choice.course
+    lines = [
+        f"Mean return **{minus(course.mean_return)}**",
+        f"Extreme doses per patient: {number(float(course.cost.sum(-1).mean()), 2)}",
+    ]
+    if course.limited.any():
+        lines.append(f"Held at a hard limit: {number(100 * float(course.limited.mean()), 1)} % of the doses")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def compare(choices: list[Choice]) -> None:
+    """What the further choices are worth more, or less, than the first."""
+    base, *others = choices
+    st.subheader(f"Difference from {base.name}")
+    found = [(c.name, c.mark, difference(c.course, base.course)) for c in others]
+    frame.draw(
+        roll_chart.differences(base.name, found),
+        "differences",
+        f"Return of each choice minus that of {base.name}, with its 95 % interval",
+    )
+    lines = [
+        f"{m.sign} **{n}** minus {base.name}: **{minus(e)}**, {verdict(e)} ({e.basis})" for n, m, e in found
+    ]
+    st.markdown("\n".join(f"- {line}" for line in lines))
+    st.caption(
+        "Mean difference in return, paired by patient with the same noise, and its 95 % interval: for "
+        "patients who show this state, under the simulator's own law of motion."
+    )
+
+
+def about(world: World, matched: Matched, asked: int) -> None:
+    """Who is rolled forward, and where that stops being enough."""
+    if matched.n < asked:
+        st.warning(
+            f"**Few patients.** Only {matched.n} of {matched.candidates:,} simulated patients could show "
+            f"this state, so {matched.n} are followed instead of {asked}: it is a rare state here."
+        )
+    else:
+        st.caption(
+            f"{matched.accepted:,} of {matched.candidates:,} simulated patients could show this state at a "
+            f"first visit; {matched.n} of them are followed for {counted(world.visits, 'visit')}."
+        )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """State, choices and their courses; a fragment, so that a slider redraws nothing else."""
+    runs = one_data_set(listing)
+    episodes, seed = None, REFERENCE_SEED
+    try:
+        episodes = load.episodes(runs[0])
+        seed = int(episodes.metadata.get("seed", seed))
+    except UserError as error:
+        frame.problems([f"the recorded patients: {error} Typed numbers still work."])
+    try:
+        world = World.of(runs[0], seed)
+    except UserError as error:
+        st.info(f"Nothing can be rolled forward here: {error}")
+        return
+    state = question(episodes)
+    if not state:
+        st.info(f"Type {len(world.names)} numbers: {listed(world.names)}.")
+        return
+    left, middle, right = st.columns(3)
+    count = left.segmented_control(
+        "Choices side by side",
+        list(range(1, HIGHLIGHTS + 1)),
+        default=2,
+        required=True,
+        key="choices",
+        bind="query-params",
+    )
+    asked = middle.segmented_control(
+        "Matched patients", PATIENTS, default=PATIENTS[1], required=True, key="matched", bind="query-params"
+    )
+    shown = right.selectbox("State shown", [*world.names, ALL], key="shown", bind="query-params")
+    try:
+        matched = roll_outs.match(world, state, asked)
+    except UserError as error:
+        st.error(f"**NOTHING ROLLED FORWARD.** {error}")
+        return
+    about(world, matched, asked)
+    named = {run.label: run for run in runs}
+    wide = count if count <= 3 else 2
+    columns = [column for _ in range(0, count, wide) for column in st.columns(wide)]
+    choices = []
+    for index, column in enumerate(columns):
+        with column.container(border=True, height="stretch"):
+            choices.append(ask_choice(index, named, world, [float(x) for x in state], matched))
+    made = [choice for choice in choices if choice is not None]
+    drawn = [roll_outs.strips(choice.course, world, shown) for choice in made]
+    ranges = [roll_chart.common_range(same) for same in zip(*drawn, strict=True)]
+    places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
+    for column, choice, strips in zip(places, made, drawn, strict=True):
+        with column:
+            st.markdown(f"{choice.mark.sign} **{choice.name}**\n{told(choice)}")
+            figure = roll_chart.course(choice.name, choice.mark, strips, ranges)
+            index = made.index(choice)
+            frame.draw(figure, f"course{index}", f"Bands of return, state and dose under {choice.name}")
+    if not made:
+        return
+    st.caption(
+        "Line: median over patients (and training seeds); darker band: 25 to 75 %, lighter band: 10 to 90 %. "
+        "Numbers at the right: at the last visit. Grey lines: hard limits of the dose. Every choice meets "
+        "the same patients with the same noise. Matched: exact draws of who could have shown this state at a "
+        "first visit; what happened before the chosen visit is not used."
+    )
+    if len(made) > 1:
+        compare(made)
+
+
+view(frame.open_page("What if"))

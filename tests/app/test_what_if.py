@@ -1,0 +1,212 @@
+"""What if: the page's numbers are those of the roll-outs, in every state of the page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import roll_chart, roll_outs
+from app.load import Run
+from app.theme import GREY, MARKS, NOTICE
+from dosing.cli import studies
+from dosing.errors import UserError
+from dosing.evaluation import constant, following
+from dosing.runs import CONFIG, find_runs, read_json, write_json
+from dosing.safety import DoseLimits
+from dosing.statistics import Estimate
+from simulator.matched import Candidates, bands, difference
+from tests.app.test_charts import texts
+from tests.app.test_pages import ROOT, words
+
+PAGE = "views/what_if.py"
+STATE = "0.5 -0.25 0 1 0 0 0.125 -1"
+TYPED = {"state_from": "typed numbers", "numbers": STATE}
+
+
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer candidates than the page draws: the same code, faster."""
+    monkeypatch.setattr(roll_outs, "Candidates", lambda *a, **k: Candidates(*a, **k, count=2**14))
+    roll_outs._candidates.clear()
+    roll_outs._match.clear()
+    roll_outs._follow.clear()
+
+
+@pytest.fixture
+def open_app(monkeypatch: pytest.MonkeyPatch):
+    def start(study: Path, page: str, **link: str) -> AppTest:
+        """A link straight to the page."""
+        monkeypatch.setenv("DOSING_STUDY", str(study))
+        at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
+        for name, value in link.items():
+            at.query_params[name] = value
+        at.switch_page(page).run()
+        assert not at.exception
+        return at
+
+    return start
+
+
+def minus(text: object) -> str:
+    return str(text).replace("-", "\N{MINUS SIGN}")
+
+
+def traces(at: AppTest, index: int) -> go.Figure:
+    return go.Figure(**{k: v for k, v in _spec(at, index).items() if k in ("data", "layout")})
+
+
+def _spec(at: AppTest, index: int) -> dict[str, object]:
+    import json
+
+    found: dict[str, object] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    return found
+
+
+def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> None:
+    at = open_app(full_study, PAGE, **TYPED, dose1="0.4", rule2="follow IQL", matched="100")
+    assert not at.error
+    run = next(r for r in find_runs(full_study) if r.config()["agent"] == "iql")
+    matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
+    policy = studies.policy_of(run)
+    fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(following(policy), 2)
+    said = words(at)
+    assert f"Mean return **{minus(fixed.mean_return)}**" in said
+    assert f"Mean return **{minus(followed.mean_return)}**" in said
+    assert f"{matched.accepted:,} of 16,384 simulated patients could show this state" in said
+    assert f"**{minus(difference(followed, fixed))}**" in said
+    assert len(at.get("plotly_chart")) == 3
+    medians = [t for t in _spec(at, 0)["data"] if t.get("customdata")]  # type: ignore[attr-defined]
+    assert len(medians) == 3  # return, one state, dose
+    assert "dose 0.400 at every visit, visit" in medians[0]["hovertemplate"]
+
+
+def test_a_slider_moves_only_its_own_choice(open_app, full_study: Path) -> None:
+    at = open_app(full_study, PAGE, **TYPED, dose1="0.4", matched="100")
+    before = words(at)
+    at.slider(key="dose1").set_value(-0.5).run()
+    assert not at.exception
+    after = words(at)
+    matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
+    assert f"Mean return **{minus(matched.roll_out(constant(-0.5)).mean_return)}**" in after
+    kept = [line for line in before.splitlines() if line.startswith("- Mean return")][1]
+    assert kept in after
+
+
+def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> None:
+    link = {"patient": "1", "visit": "5", "choices": "3", "rule3": "dose per visit", "doses3": "0.6 0.3"}
+    first, second = (open_app(full_study, PAGE, **link, shown="s4", matched="100") for _ in range(2))
+    assert words(first) == words(second)
+    assert first.selectbox(key="patient").value == 1
+    assert first.slider(key="visit").value == 5
+    assert first.selectbox(key="shown").value == "s4"
+    assert "2 typed doses" in words(first)
+    assert len(first.get("plotly_chart")) == 4
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        ({**TYPED, "rule1": "dose per visit", "doses1": "0.5 7"}, "dose 2 must lie within the hard limits"),
+        ({**TYPED, "rule1": "dose per visit", "doses1": "tall"}, "dose 1 must be a number, got 'tall'"),
+        ({**TYPED, "rule1": "dose per visit"}, "Type one dose or more"),
+        ({"state_from": "typed numbers"}, "Type 8 numbers: s1, s2"),
+        ({**TYPED, "numbers": "1 2 3"}, "a state is 8 finite numbers"),
+        ({**TYPED, "numbers": "1 2 3 4 5 6 7 x"}, "a state is 8 numbers"),
+        ({**TYPED, "numbers": "9 9 9 9 9 9 9 9"}, "none of 16,384 simulated patients could show"),
+        ({**TYPED, "numbers": "1.4 -1 0 1.5 0 0 1 -1"}, "Few patients"),
+        ({"patient": "99"}, "asks for patient '99'"),
+    ],
+)
+def test_what_is_wrong_or_rare_is_said(open_app, full_study: Path, link: dict[str, str], says: str) -> None:
+    at = open_app(full_study, PAGE, **link)
+    assert says in words(at)
+
+
+def test_without_the_recorded_visits_typed_numbers_still_work(
+    open_app,
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    for file in (study / "data").iterdir():
+        file.unlink()
+    at = open_app(study, PAGE, numbers=STATE, matched="100")
+    assert "Typed numbers still work" in words(at)
+    assert len(at.get("plotly_chart")) == 3
+
+
+def test_a_damaged_run_is_named_while_the_other_choice_still_shows(open_app, damaged_study: Path) -> None:
+    at = open_app(damaged_study, PAGE, **TYPED, rule2="follow IQL", matched="100")
+    assert any("changed or truncated" in e.value for e in at.error)
+    assert len(at.get("plotly_chart")) == 1
+
+
+def test_data_from_elsewhere_has_no_patients_to_match(
+    open_app,
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    for run in find_runs(study):
+        write_json(run.path / CONFIG, read_json(run.path / CONFIG) | {"env": None})
+    at = open_app(study, PAGE)
+    assert "Nothing can be rolled forward here" in words(at)
+    assert not at.get("plotly_chart")
+
+
+def strip(limits: tuple[float, ...] = (), unit: str = "1") -> roll_chart.Strip:
+    values = np.random.default_rng(0).normal(size=(2, 50, 6))
+    return roll_chart.Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits, steps=True)
+
+
+def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
+    one = strip((-3.0, 3.0), "mg")
+    figure = roll_chart.course("three doses", MARKS[0], [one, one], [roll_chart.common_range([one])] * 2)
+    assert figure.layout.title.text == NOTICE
+    assert figure.layout.xaxis.title.text == "visits from the chosen state"
+    drawn = [t for t in figure.data if t.yaxis == "y2"]
+    assert [list(t.y) for t in drawn] == [list(one.bands[k]) for k in (0, 4, 1, 3, 2)]
+    assert [t.fill for t in drawn] == [None, "tonexty", None, "tonexty", None]
+    assert "<b>dose given</b> (mg)" in texts(figure)
+    assert f"<b>{minus(f'{one.bands[2, -1]:.2f}')}</b>" in texts(figure)
+    assert f"90 %: {one.bands[4, -1]:.1f}" in texts(figure)
+    edges = [s.y0 for s in figure.layout.shapes if s.yref == "y2" and s.line.color == GREY]
+    assert edges == [-3.0, 3.0]
+    low, high = figure.layout.yaxis2.range
+    assert low < -3.0
+    assert high > 3.0
+
+
+def test_differences_show_their_interval_and_what_it_says() -> None:
+    better = Estimate(2.0, 1.0, 3.5, 0.95, 300, 3, "t")
+    unclear = Estimate(0.2, -1.0, 1.4, 0.95, 300, 1, "t")
+    figure = roll_chart.differences("dose 0.4", [("IQL", MARKS[1], better), ("b", MARKS[2], unclear)])
+    first, second = figure.data
+    assert (first.x[0], first.error_x.array[0], first.error_x.arrayminus[0]) == (2.0, 1.5, 1.0)
+    assert second.y[0] < first.y[0]
+    assert "<b>IQL</b>: better" in texts(figure)
+    assert "<b>b</b>: not distinguishable" in texts(figure)
+    assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(0, 0)}
+    assert figure.layout.xaxis.title.text == "return minus that of dose 0.4 (no unit)"
+    assert figure.layout.title.text == NOTICE
+
+
+def test_typed_doses_are_read_within_the_limits() -> None:
+    limits = DoseLimits((0.0,), (5.0,), "mg")
+    assert roll_outs.typed_doses(["0", "2.5", "5"], limits) == [0.0, 2.5, 5.0]
+    with pytest.raises(UserError, match="dose 2 must lie"):
+        roll_outs.typed_doses(["0", "nan"], limits)
+    with pytest.raises(UserError, match=r"hard limits 0\.000 mg to 5\.000 mg"):
+        roll_outs.typed_doses(["5.1"], limits)
+
+
+def test_doses_follow_each_other_and_the_last_one_stays(full_study: Path) -> None:
+    folder = find_runs(full_study)[0]
+    world = roll_outs.World.of(Run(folder, folder.config(), None, "x"), 0)  # type: ignore[arg-type]
+    matched = roll_outs.match(world, STATE.split(), 20)
+    assert roll_outs.give(world, matched, [0.5, 0.25]).dose[0, 0].tolist() == [0.5] + [0.25] * 23
