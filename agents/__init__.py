@@ -128,6 +128,14 @@ AGENTS: dict[str, Entry] = {
         "Gaussian",
         "infinite_clipped",
     ),
+    "td3": Entry(
+        "agents.td3",
+        "TD3",
+        "TD3",
+        "Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477",
+        "deterministic",
+        "point",
+    ),
     "td3_bc": Entry(
         "agents.td3_bc",
         "TD3BC",

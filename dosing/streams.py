@@ -19,7 +19,7 @@ from dosing.errors import UserError
 
 Law = Literal["normal", "uniform"]
 
-_PURPOSES = {"weights": 0, "indices": 1, "noise": 2, "evaluation": 3, "split": 4}
+_PURPOSES = {"weights": 0, "indices": 1, "noise": 2, "evaluation": 3, "split": 4, "exploration": 5}
 
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import presets
+from dosing.cli import collect, presets
 from dosing.errors import UserError
 from dosing.regularisation import Regularisation
 
@@ -223,6 +223,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     recommend._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
     recommend.add_argument("--json", action="store_true", help="print the whole recommendation as JSON")
+
+    collect.register(command)
 
     command("agents", _agents, "list the agents")
 

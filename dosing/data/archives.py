@@ -111,9 +111,12 @@ class MinariSink(Sink):
         }
         if meta.get("env_id") in gymnasium.registry:
             spec = gymnasium.spec(meta["env_id"])
-            out["env"] = spec.__class__(
-                **{**_spec_fields(spec), "kwargs": {**spec.kwargs, **meta["env_options"]}}
+            options = {**spec.kwargs, **meta["env_options"]}
+            limit = options.pop(
+                "max_episode_steps", spec.max_episode_steps
             )
+            changed = {"kwargs": options, "max_episode_steps": limit}
+            out["env"] = spec.__class__(**{**_spec_fields(spec), **changed})
         return out
 
     def _buffers(self, arrays: Arrays) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +35,7 @@ def read_minari_set(dataset_id: str, external: External) -> Episodes:
     about: dict[str, Any] = {"source": {"layout": "Minari", "id": dataset_id}}
     spec = data.storage.metadata.get("env_spec")
     if spec:
-        spec = json.loads(spec) if isinstance(spec, str) else spec
-        about |= {"env_id": spec["id"], "env_options": spec.get("kwargs") or {}}
+        about |= _environment(json.loads(spec))
     about |= _limits(source, data.action_space)
     if not hasattr(data.observation_space, "low"):
         raise UserError(f"{source} observes a {data.observation_space}; agents here need vectors of numbers.")
@@ -52,6 +52,15 @@ def read_minari_set(dataset_id: str, external: External) -> Episodes:
     ends[np.cumsum(lengths) - 1] = True
     columns = {name: np.concatenate(part) for name, part in parts.items()}
     return assemble(source, Rows(**columns, ends=ends), about, external)
+
+
+def _environment(spec: dict[str, Any]) -> dict[str, Any]:
+    """Id and options of the environment; a time limit that is not the registered one is an option."""
+    options, limit = dict(spec.get("kwargs") or {}), spec.get("max_episode_steps")
+    registered = gymnasium.registry.get(spec["id"])
+    if registered is not None and limit not in (None, registered.max_episode_steps):
+        options["max_episode_steps"] = limit
+    return {"env_id": spec["id"], "env_options": options}
 
 
 def _limits(source: str, space: Any) -> dict[str, list[float]]:

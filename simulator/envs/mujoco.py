@@ -110,6 +110,12 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
     return made
 
 
+def episode_seed(seed: int, cohort: str, number: int) -> int:
+    """The seed that one episode is reset with."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(EPISODE, COHORTS[cohort], number))
+    return int(sequence.generate_state(1)[0])
+
+
 _SAID: list[str] = []
 """What MuJoCo has warned of in this process since it was last looked at."""
 
@@ -193,7 +199,7 @@ class Episodes(VectorEnv[Array, Array, NDArray[Any]]):
         if cohort not in COHORTS:
             raise UserError(f"cohort must be one of {', '.join(COHORTS)}, got {cohort!r}")
         options = dict(options or {})
-        self.num_envs, self._first, self._cohort = num_envs, first_episode, COHORTS[cohort]
+        self.num_envs, self._first, self._cohort = num_envs, first_episode, cohort
         with make_task(env_id, options) as task:
             observed, self.single_action_space = task.observation_space, task.action_space
         assert isinstance(observed, Box)
@@ -221,10 +227,7 @@ class Episodes(VectorEnv[Array, Array, NDArray[Any]]):
         if seed is None:
             raise UserError("episodes are started by reset(seed=...): their numbers do not move on.")
         numbers = range(self._first, self._first + self.num_envs)
-        keys = [
-            np.random.SeedSequence(seed, spawn_key=(EPISODE, self._cohort, number)).generate_state(1)[0]
-            for number in numbers
-        ]
+        keys = [episode_seed(seed, self._cohort, number) for number in numbers]
         for group, part in zip(self._groups, np.split(np.array(keys), self._offsets), strict=True):
             group.send("reset", part)
         self._obs = np.concatenate([group.receive() for group in self._groups])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def make(
     *,
     obs: Space[Any] | None = None,
     act: Space[Any] | None = None,
-    env: str | None = None,
+    env: Any = None,
     width: int = 2,
     change: Callable[[dict[str, Any]], None] | None = None,
     lengths: tuple[int, ...] = LENGTHS,
@@ -107,7 +108,11 @@ def test_the_environment_is_that_of_the_set() -> None:
     make("other/swing-v0", env="Pendulum-v1", width=1)
     found = read_source("minari:other/swing-v0")
     assert found.metadata["env_id"] == "Pendulum-v1"
+    assert found.metadata["env_options"] == {}
     assert found.metadata["action_high"] == [2.0]
+    short = gymnasium.make("Pendulum-v1", max_episode_steps=7).spec
+    make("other/short-v0", env=short, width=1)
+    assert read_source("minari:other/short-v0").metadata["env_options"] == {"max_episode_steps": 7}
 
 
 @pytest.mark.parametrize(

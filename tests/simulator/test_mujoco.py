@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dosing.errors import UserError
-from simulator.envs.mujoco import EPISODE, Episodes, TaskFactory, task_ids
+from simulator.envs.mujoco import Episodes, TaskFactory, episode_seed, task_ids
 
 pytestmark = pytest.mark.mujoco
 
@@ -48,8 +48,7 @@ def test_it_is_gymnasiums_own_task_step_by_step() -> None:
     found = follow(Episodes("Walker2d-v5", 2, 3, "evaluation", CUT, workers=1))
     for k, number in enumerate((3, 4)):
         task = gymnasium.make("Walker2d-v5", max_episode_steps=30)
-        key = np.random.SeedSequence(7, spawn_key=(EPISODE, 1, number)).generate_state(1)[0]
-        obs, _ = task.reset(seed=int(key))
+        obs, _ = task.reset(seed=episode_seed(7, "evaluation", number))
         for visit in range(30):
             np.testing.assert_array_equal(found["obs"][visit, k], obs.astype(np.float32))
             dose = np.sin(number + 0.3 * visit + np.arange(6)).astype(np.float32)
