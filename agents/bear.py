@@ -18,6 +18,9 @@ The first mmd_only updates leave Q out of L_pi. All losses are taken at the same
 networks follow. The executed dose is the best of M new draws of the Gaussian; the policy's law is that of the
 best of M draws from a larger fixed set, and the recommended dose is the best of M fixed ones.
 
+Only draws within +-c of the mean, in units of sigma, are held to the recorded doses; the executed ones have
+all of the Gaussian's noise, as published, and may lie further out.
+
 Defects of the released code that are not inherited: ln sigma is not clipped, two of the ensemble's four
 critics are switched off, and l starts at a random number (here at 0).
 """

@@ -75,7 +75,8 @@ def test_of_a_constant_dose_it_learns_that_dose_and_no_latent() -> None:
 def test_the_image_is_that_of_a_cube_with_its_corners(n_act: int) -> None:
     """By a decoder that returns its latent: doses fill [-radius, radius], moved by at most reach."""
     model = vae(n_act)
-    model.decoder.forward = lambda x: torch.atanh(x[..., 2 : 2 + n_act])  # type: ignore[method-assign]
+    decoder: Any = model.decoder
+    decoder.forward = lambda x: torch.atanh(x[..., 2 : 2 + n_act])
     obs = normal(2, 3, 2)
     for radius, reach in ((0.5, 0.0), (0.4, 0.3)):
         doses = model.image(obs, 512, radius, reach)
@@ -91,8 +92,9 @@ def test_the_image_is_that_of_a_cube_with_its_corners(n_act: int) -> None:
 def test_a_perturbed_dose_stays_near_and_within_the_box() -> None:
     init = Initialiser(SEEDS, dtype=torch.float64)
     move = Perturbation(init, Problem(2, 1), (8,), 0.05)
+    last: Any = move.net.layers[-1]
     with torch.no_grad():
-        move.net.layers[-1].bias.fill_(50.0)  # type: ignore[operator, union-attr]
+        last.bias.fill_(50.0)
     act = torch.tensor([-1.0, 0.0, 0.97]).double().view(1, 3, 1).expand(2, -1, -1)
     found = move(torch.zeros(2, 3, 2, dtype=torch.float64), act)
     np.testing.assert_allclose(found[0, :, 0].detach(), [-0.95, 0.05, 1.0], rtol=1e-12)
@@ -101,10 +103,12 @@ def test_a_perturbed_dose_stays_near_and_within_the_box() -> None:
 def test_a_centred_decoder_starts_at_the_prior_dose() -> None:
     plain, centred = vae(prior="constant_dose"), vae(prior="constant_dose", centred=True)
     assert not [key for key in plain.state_dict() if "prior" in key]
+    last: Any = centred.decoder.layers[-1]
+    prior: Any = centred.prior
     with torch.no_grad():
-        centred.decoder.layers[-1].weight.zero_()  # type: ignore[operator, union-attr]
-        centred.decoder.layers[-1].bias.zero_()  # type: ignore[operator, union-attr]
-    centred.prior.centre(torch.tensor([0.3]))  # type: ignore[operator]
+        last.weight.zero_()
+        last.bias.zero_()
+    prior.centre(torch.tensor([0.3]))
     np.testing.assert_allclose(centred.image(normal(2, 3, 2), 8, 0.5).detach(), 0.3)
 
 

@@ -156,7 +156,7 @@ def test_every_critic_of_an_ensemble_takes_part(name: str, config: Config) -> No
     )
     with torch.no_grad():
         for k, parameter in enumerate(agent.parameters()):
-            parameter += 0.2 * torch.sin(torch.arange(parameter.numel()).view(parameter.shape) + 7.0 * k)
+            parameter.add_(0.2 * torch.sin(torch.arange(parameter.numel()).view(parameter.shape) + 7.0 * k))
     assert_same(ORACLES[name], agent, make_batch(agent, ORACLES[name].step), config)
 
 
@@ -375,7 +375,7 @@ def test_the_discrepancy_of_two_points_by_hand(kernel: Any, between: float) -> N
 
 @pytest.mark.parametrize("n_act", [1, 2])
 @pytest.mark.parametrize(("name", "config"), [("bcq", BCQ), ("bear", BEAR)])
-def test_the_policy_is_the_best_of_the_candidates(name: str, config: Config, n_act: int) -> None:
+def test_the_policy_is_the_best_of_the_candidates(name: str, config: dict[str, Any], n_act: int) -> None:
     """Every candidate, the chance of each, and the recommended dose, by the oracle's networks."""
     agent = build(name, config, n_act)
     obs = make_batch(agent).obs[:, :2]
