@@ -12,7 +12,7 @@ import numpy.typing as npt
 from app.theme import Mark, mark
 from dosing.comparison import Row
 from dosing.policy import DosePolicy
-from dosing.recommendation import Recommendation, recommend
+from dosing.recommendation import Door, Recommendation, recommend
 from dosing.safety import DoseLimits
 
 Array = npt.NDArray[np.float64]
@@ -23,15 +23,27 @@ POINTS = 401
 
 @dataclass(frozen=True)
 class Source:
-    """A policy to ask: its name on screen, the policy, its limits, what it rests on and what it is worth."""
+    """A policy to ask: its name on screen, the door it is asked through and what it is worth."""
 
     name: str
     family: str
-    policy: DosePolicy
-    limits: DoseLimits
-    obs_names: tuple[str, ...]
-    provenance: dict[str, Any]
+    door: Door
     measured: Row | None = None
+
+    @property
+    def policy(self) -> DosePolicy:
+        """The policy behind the door."""
+        return self.door.policy
+
+    @property
+    def limits(self) -> DoseLimits:
+        """Hard dose limits."""
+        return self.door.rules.limits
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """Names of the observed entries."""
+        return tuple(entry.name for entry in self.door.rules.entries)
 
 
 Piece = tuple[float, float]
@@ -77,22 +89,6 @@ class Answer:
         """Whether every seed gives one dose and no other: a deterministic policy."""
         return all(s.low == s.high for s in self.found.seeds)
 
-    @property
-    def between_seeds(self) -> bool:
-        """Whether the recommended dose lies where no seed would dose: the seeds disagree.
-
-        Never for deterministic policies, whose seeds are apart by nature; their doses are listed.
-        """
-        doses = self.found.dose or ()
-        return (
-            bool(self.found.bounded)
-            and not self.point
-            and not all(
-                any(low <= dose <= high for low, high in self.pieces(dimension))
-                for dimension, dose in enumerate(doses)
-            )
-        )
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -119,13 +115,7 @@ def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
         Answer(
             source,
             mark(index),
-            recommend(
-                source.policy,
-                source.limits,
-                state,
-                obs_names=source.obs_names,
-                provenance=source.provenance,
-            ),
+            recommend(source.door, state),
         )
         for index, source in enumerate(sources)
     ]

@@ -19,8 +19,20 @@ from dosing.cli import studies
 from dosing.comparison import Row
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.policy import DosePolicy
-from dosing.runs import CONFIG, DONE, METRICS, WEIGHTS, RunFolder, find_runs, read_json, read_table
+from dosing.recommendation import Door
+from dosing.runs import (
+    CARD,
+    CONFIG,
+    DONE,
+    FAMILIARITY,
+    FAMILIARITY_VISITS,
+    METRICS,
+    WEIGHTS,
+    RunFolder,
+    find_runs,
+    read_json,
+    read_table,
+)
 
 Stamp = tuple[int, ...]
 
@@ -85,25 +97,15 @@ def listing() -> Listing:
     return Listing(runs, tuple(problems), tuple(unfinished))
 
 
-def policy(run: Run) -> DosePolicy:
-    """The run's policy, verified against the hashes of its files.
+def door(run: Run) -> Door:
+    """The guarded door before the run's policy, verified against the hashes of its files.
 
     Raises:
         UserError: the run is damaged.
     """
     path = run.folder.path
-    files = [path / name for name in (CONFIG, WEIGHTS, METRICS, DONE)]
-    return _policy(str(path), _stamp(*files))
-
-
-def provenance(run: Run) -> dict[str, Any]:
-    """What a recommendation of this run rests on.
-
-    Raises:
-        UserError: the run is damaged.
-    """
-    path = run.folder.path
-    return _provenance(str(path), _stamp(path / CONFIG, path / WEIGHTS, path / DONE))
+    names = (CONFIG, WEIGHTS, METRICS, CARD, FAMILIARITY, FAMILIARITY_VISITS, DONE)
+    return _door(str(path), _stamp(*(path / name for name in names)))
 
 
 def episodes(run: Run) -> Episodes:
@@ -161,15 +163,8 @@ def _config(path: str, stamp: Stamp) -> dict[str, Any]:
 
 
 @st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
-def _policy(path: str, stamp: Stamp) -> DosePolicy:
-    return studies.policy_of(RunFolder(Path(path)))
-
-
-@st.cache_data(show_spinner=False)
-def _provenance(path: str, stamp: Stamp) -> dict[str, Any]:
-    run = RunFolder(Path(path))
-    run.verify()
-    return studies.provenance(run)
+def _door(path: str, stamp: Stamp) -> Door:
+    return studies.door_of(RunFolder(Path(path)))
 
 
 @st.cache_resource(show_spinner="Reading the recorded visits", max_entries=4)

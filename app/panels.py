@@ -19,19 +19,24 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     found, source = answer.found, answer.source
     st.markdown(f"{answer.mark.sign} **{source.name}** · {source.family}")
     if found.dose is None or found.support is None or found.proposed is None:
-        st.error(f"**REFUSED: no dose.** {' '.join(found.reasons)}")
+        default = f" Safe default of this scenario: **{found.safe_default}**." if found.safe_default else ""
+        st.error(f"**REFUSED: no dose.** {' '.join(found.reasons)}{default}")
         return
     places = decimals(max(h - low for low, h in zip(*found.limits, strict=True)))
     dose, proposed = (", ".join(number(v, places) for v in values) for values in (found.dose, found.proposed))
-    if found.status == "ok" and answer.between_seeds:
-        st.badge("▲ Within the hard limits, but the seeds disagree", color="orange")
-    elif found.status == "ok":
+    label = "Recommended dose"
+    if found.status == "ok":
         st.badge("✓ OK: within the hard limits", color="green")
+    elif found.status == "limited":
+        limit = "a step limit" if "step_limit" in found.codes else "a hard limit"
+        st.badge(f"▲ LIMITED: proposed {proposed}, held at {limit}", color="orange")
     else:
-        st.badge(f"▲ {found.status.upper()}: proposed {proposed}, held at a hard limit", color="orange")
-    st.metric("Recommended dose", with_unit(dose, found.unit))
-    if answer.between_seeds:
-        st.warning("**No seed would give this dose.** It lies between what they would give.")
+        label = "Dose the policy would give"
+        st.badge("■ DEFERRED: not a recommendation", color="red")
+    st.metric(label, with_unit(dose, found.unit))
+    if found.status == "deferred":
+        default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""
+        st.warning(f"**Decide without it.** {' '.join(found.reasons)}{default}")
     worth(source, places)
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
     own = "; ".join(
@@ -50,6 +55,7 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         lines.append(f"Probability outside {name}'s set: **{probability(answer.outside_sparse)}**")
     count = len(found.seeds)
     lines.append(f"{counted(count, 'training seed')}, own doses {own}")
+    lines += found.notes
     st.markdown("\n".join(f"- {line}" for line in lines))
 
 

@@ -6,8 +6,11 @@
 * ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
 * ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
+* ``card.json``: the scenario card of the training data, where they have one; ``familiarity.json`` and
+  ``familiarity.safetensors``: the monitor of unfamiliar states (``dosing.familiarity``);
 * ``milestones/<update>/``: weights, episodes and evaluation after that many updates, where asked for;
-* ``DONE``: SHA-256 of config, metrics and weights. A folder without it is resumed or ignored, never shown.
+* ``DONE``: SHA-256 of config, metrics, weights, card and monitor. A folder without it is resumed or ignored,
+  never shown.
 
 Milestones are no part of the key: keeping weights on the way changes no result. A run that lacks a milestone
 which is asked for later is trained again from its start, to the same bits.
@@ -39,6 +42,7 @@ from dosing.errors import UserError
 SCHEMA = 1
 CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
 METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
+CARD, FAMILIARITY, FAMILIARITY_VISITS = "card.json", "familiarity.json", "familiarity.safetensors"
 MILESTONES = "milestones"
 
 
@@ -211,6 +215,8 @@ class RunFolder:
         """Record the hashes of the result and mark the run as done."""
         kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
         files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
+        further = [self.path / name for name in (CARD, FAMILIARITY, FAMILIARITY_VISITS)]
+        files += [file for file in further if file.is_file()]
         write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 
     def verify(self) -> None:

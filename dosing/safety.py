@@ -1,4 +1,4 @@
-"""Hard dose limits: the one rule by which a requested dose becomes a delivered dose.
+"""Dose limits: the one rule by which a requested dose becomes a delivered dose, and how fast a dose may move.
 
 The environments and the recommendation door share this module, so that what the simulator delivers and what
 the screen promises cannot differ. NumPy only.
@@ -71,6 +71,88 @@ class DoseLimits:
         value = np.asarray(dose, dtype=np.float64)
         inside: NDArray[np.bool_] = (value >= np.asarray(self.low)) & (value <= np.asarray(self.high))
         return np.asarray(inside.all(axis=-1), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class StepLimit:
+    """Largest change of a dose of A dimensions against the dose that is given now.
+
+    It may change by ``relative`` times the size of the current dose, and by ``absolute`` in any case.
+    """
+
+    absolute: tuple[float, ...]
+    """Change that is allowed whatever the current dose is, one number per dose dimension, in its unit."""
+    relative: float = 0.0
+    """Share of the current dose by which it may change: 0.2 for 20 %."""
+    always: tuple[float, ...] | None = None
+    """A dose that is allowed from any other, such as none at all; None if there is no such dose."""
+    current: tuple[str, ...] = ()
+    """Names of the observed entries that are the current dose; empty where it has to be told."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that is not finite, negative, allows no change, or is not of one length."""
+        absolute = tuple(float(x) for x in np.atleast_1d(np.asarray(self.absolute, dtype=np.float64)))
+        numbers = np.asarray((*absolute, self.relative, *(self.always or ())), dtype=np.float64)
+        allowed = np.asarray((*absolute, self.relative))
+        if not np.isfinite(numbers).all() or (allowed < 0).any() or not (allowed > 0).any():
+            raise UserError(
+                f"a step limit must be finite, not negative and allow some change, got absolute {absolute} "
+                f"and relative {self.relative}"
+            )
+        for name, values in (("always", self.always), ("current", self.current or None)):
+            if values is not None and len(values) != len(absolute):
+                raise UserError(
+                    f"a step limit of {len(absolute)} dose(s) needs as many in {name!r}, got {len(values)}"
+                )
+        object.__setattr__(self, "absolute", absolute)
+
+    @classmethod
+    def of(cls, card: dict[str, Any]) -> "StepLimit | None":
+        """Read ``dose.step_limit`` of a scenario card; None if the scenario has none.
+
+        Raises:
+            UserError: It is there but makes no sense.
+        """
+        found = card.get("dose", {}).get("step_limit")
+        if found is None:
+            return None
+        try:
+            always = found.get("always")
+            return cls(
+                tuple(found["absolute"]),
+                float(found.get("relative", 0.0)),
+                None if always is None else tuple(float(x) for x in always),
+                tuple(found.get("current", ())),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"the scenario card's step limit cannot be read: {found!r}") from None
+
+    def around(self, current: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest dose [..., A] that may follow the current doses [..., A]."""
+        now = as_dose(current, len(self.absolute)).astype(np.float64)
+        change = np.maximum(np.asarray(self.absolute), self.relative * np.abs(now))
+        return now - change, now + change
+
+    def deliver(self, requested: Any, current: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Give the nearest dose to ``requested`` that may follow ``current``.
+
+        Args:
+            requested: Doses [..., A], within the hard limits.
+            current: Doses given now [..., A], within the hard limits; what is returned then is so too.
+
+        Returns:
+            ``(dose, limited)``: doses [..., A], and whether each was changed [...].
+
+        Raises:
+            UserError: As :meth:`DoseLimits.deliver`.
+        """
+        dose = as_dose(requested, len(self.absolute)).astype(np.float64)
+        low, high = self.around(current)
+        held = np.clip(dose, low, high)
+        if self.always is not None:
+            free = (dose == np.asarray(self.always)).all(axis=-1, keepdims=True)
+            held = np.where(free, dose, held)
+        return held, (held != dose).any(axis=-1)
 
 
 def as_dose(requested: Any, n_act: int) -> NDArray[np.floating[Any]]:

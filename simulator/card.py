@@ -43,6 +43,7 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
             "unit": limits.unit,
             "hard_low": list(limits.low),
             "hard_high": list(limits.high),
+            "safe_default": "no dose (0)",
         },
         "motion": scenario.motion_text,
         "start": scenario.start_text,

@@ -11,7 +11,6 @@ import streamlit as st
 from app import frame, load, panels, target_chart
 from app.answers import Answer, Source, ask
 from app.theme import HIGHLIGHTS, counted, listed
-from dosing.cli.studies import limits_of
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 
@@ -27,10 +26,7 @@ def sources(runs: list[load.Run]) -> list[Source]:
                 Source(
                     run.label,
                     run.family,
-                    load.policy(run),
-                    limits_of(run.folder),
-                    tuple(run.config.get("obs_names") or ()),
-                    load.provenance(run),
+                    load.door(run),
                     load.measured(run),
                 )
             )

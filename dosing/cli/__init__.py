@@ -1,7 +1,7 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | compare | select | evaluate | recommend | agents | app``. Heavy
-imports happen inside the commands, so that help and listings are instant and need no torch.
+``python -m dosing demo | simulate | train | compare | select | evaluate | recommend | audit | agents |
+app``. Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import collect, presets
+from dosing.cli import audit, collect, presets, recommend
 from dosing.errors import UserError
 from dosing.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dosing.data.external import External
-    from dosing.recommendation import Recommendation
 
 DEFAULT_ENV = "dosing/Treatment-v0"
 
@@ -87,7 +85,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
     demo.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")
-    demo.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    demo.add_argument("--steps", type=int, default=None, help="gradient updates [2000; MuJoCo: 10000]")
+    demo.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="in place of patients: mujoco (Hopper-v5, recorded first), a D4RL file of Hopper, or minari:ID",
+    )
     demo.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
     demo.add_argument("--variant", default="corrected", help="variant of the environment [%(default)s]")
     _device(demo)
@@ -216,15 +219,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
     )
 
-    recommend = command("recommend", _recommend, "recommend a dose for one patient state")
-    recommend.add_argument("path", type=Path, metavar="RUN", help="run folder")
-    recommend.add_argument(
-        "--state", nargs="+", required=True, help="as many numbers as the scenario observes"
-    )
-    recommend._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
-    recommend.add_argument("--json", action="store_true", help="print the whole recommendation as JSON")
-
-    collect.register(command)
+    for module in (recommend, audit, collect):
+        module.register(command)
 
     command("agents", _agents, "list the agents")
 
@@ -553,59 +549,24 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _recommend(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli import studies
-    from dosing.runs import RunFolder
-
-    found = studies.recommend_from(RunFolder(arguments.path), arguments.state)
-    if arguments.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
-    if found.status == "refused":
-        print(f"dosing: no dose is recommended: {' '.join(found.reasons)}", file=sys.stderr)
-        return 2
-    if not arguments.json:
-        print(_describe(found))
-    return 0
-
-
-def _describe(found: Recommendation) -> str:
-    from dosing.comparison import mass_words
-
-    def words(values: Sequence[float]) -> str:
-        return ", ".join(f"{v:.4g}" for v in values)
-
-    unit = "" if found.unit == "1" else f" {found.unit}"
-    assert found.dose is not None
-    assert found.support is not None
-    assert found.mass_outside is not None
-    mass = mass_words(found.mass_outside, bool(found.bounded))
-    lines = [
-        f"status             {found.status}",
-        f"recommended dose   {words(found.dose)}{unit}  (mean of the modes of {len(found.seeds)} seeds: "
-        + "; ".join(words(s.dose) for s in found.seeds)
-        + ")",
-        f"dose interval      {words(found.support[0])} to {words(found.support[1])}{unit}  "
-        f"({found.support_words}, union over seeds)",
-        f"hard limits        {words(found.limits[0])} to {words(found.limits[1])}{unit}",
-        f"mass outside them  {mass}  (before any clipping)",
-        *(f"reason             {reason}" for reason in found.reasons),
-        f"run                {found.provenance['run']}  weights {found.provenance['weights'][:12]}",
-        found.notice,
-    ]
-    return "\n".join(lines)
-
-
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli import compare
+    from dosing.cli import behaviour, compare
 
-    found = compare.demo(
-        arguments.out,
-        seeds=_seed_range(arguments.seeds),
-        steps=arguments.steps,
-        patients=arguments.patients,
-        variant=arguments.variant,
-        device=arguments.device,
-    )
+    seeds = _seed_range(arguments.seeds)
+    if arguments.data is not None:
+        source = None if arguments.data == "mujoco" else arguments.data
+        found = behaviour.demo(
+            arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
+        )
+    else:
+        found = compare.demo(
+            arguments.out,
+            seeds=seeds,
+            steps=2000 if arguments.steps is None else arguments.steps,
+            patients=arguments.patients,
+            variant=arguments.variant,
+            device=arguments.device,
+        )
     print(found)
     print(NOT_FOR_PATIENTS)
     if arguments.no_serve:

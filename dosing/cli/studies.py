@@ -36,13 +36,18 @@ from dosing.data.sources import read_source
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import evaluate, read_outcomes, write_outcomes
+from dosing.familiarity import keep_monitor, monitor_of
 from dosing.policy import DosePolicy, Observations, load_policy
-from dosing.recommendation import Recommendation, recommend
+from dosing.recommendation import Door, Recommendation, Rules, recommend
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import (
+    CARD,
     CONFIG,
+    DONE,
     EPISODES,
     EVALUATION,
+    FAMILIARITY,
+    FAMILIARITY_VISITS,
     SCHEMA,
     WEIGHTS,
     RunFolder,
@@ -318,6 +323,9 @@ def train_run(
             run.verify()
             return run
         write_json(run.path / CONFIG, config)
+        keep_monitor(run.path, episodes)
+        if meta.get("card"):
+            write_json(run.path / CARD, meta["card"])
         with _bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
             try:
                 train(stack, dataset, run, settings, milestones=milestones, progress=bar)
@@ -396,23 +404,43 @@ def limits_of(run: RunFolder) -> DoseLimits:
     return DoseLimits(tuple(limits["low"]), tuple(limits["high"]), limits["unit"])
 
 
-def recommend_from(run: RunFolder, state: Sequence[Any]) -> Recommendation:
+def door_of(run: RunFolder, device: str = "cpu") -> Door:
+    """The guarded door before the policy of a finished run, every file checked against its hash.
+
+    A run from before there were monitors and cards has none; its answers say so.
+
+    Raises:
+        UserError: the run is unfinished or damaged, or its monitor is of other data.
+    """
+    config, policy = run.config(), policy_of(run, device)
+    vouched = read_json(run.path / DONE)
+    card = read_json(run.path / CARD) if CARD in vouched else None
+    rules = Rules.of(limits_of(run), config.get("obs_names") or (), config.get("obs_units") or (), card)
+    monitor, note = None, "This run has no monitor of unfamiliar states: it was trained before there was one."
+    if FAMILIARITY in vouched:
+        monitor, note = monitor_of(run.path)
+    if monitor is not None and monitor.data != config["data"]["content_hash"]:
+        raise UserError(f"{run.path / FAMILIARITY} is not of the data that the run was trained on.")
+    return Door(policy, rules, monitor, note, provenance(run))
+
+
+def recommend_from(
+    run: RunFolder, state: Sequence[Any], current: Sequence[Any] | None = None
+) -> Recommendation:
     """Recommend a dose from a run folder, through the guarded door."""
-    config = run.config()
-    policy = policy_of(run)
-    return recommend(
-        policy, limits_of(run), state, obs_names=config["obs_names"] or (), provenance=provenance(run)
-    )
+    return recommend(door_of(run), state, current)
 
 
 def provenance(run: RunFolder) -> dict[str, Any]:
-    """What a recommendation rests on."""
-    config = run.config()
+    """What a recommendation rests on; the hashes are those recorded when the run finished."""
+    config, vouched = run.config(), read_json(run.path / DONE)
     return {
         "run": str(run.path),
         "agent": config["agent"],
-        "weights": sha256(run.path / WEIGHTS),
+        "weights": vouched.get(WEIGHTS),
         "data": config["data"]["content_hash"],
+        "card": vouched.get(CARD),
+        "monitor": vouched.get(FAMILIARITY_VISITS),
         "env": config["env"],
         "versions": config["versions"],
     }

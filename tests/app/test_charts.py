@@ -18,7 +18,7 @@ from app.theme import GREY, MARKS, NOTICE, OTHER, decimals, interval, mark, numb
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli import studies
 from dosing.comparison import Baseline, Row
-from dosing.recommendation import Recommendation, SeedSet
+from dosing.recommendation import Door, Recommendation, Rules, SeedSet
 from dosing.runs import find_runs
 from dosing.safety import DoseLimits
 from dosing.statistics import Estimate
@@ -50,7 +50,7 @@ def answer(
         "reasons": (),
         "state": (0.0,),
     }
-    source = Source(f"Agent {position}", "law", None, limits, (), {})  # type: ignore[arg-type]
+    source = Source(f"Agent {position}", "law", Door(None, Rules(limits)))  # type: ignore[arg-type]
     return Answer(source, mark(position), Recommendation(**(fields | found)))
 
 
@@ -156,8 +156,6 @@ def test_seeds_that_are_apart_keep_their_own_intervals() -> None:
     assert apart.pieces(0) == [(-0.9, -0.7), (0.4, 0.7)]
     assert np.allclose(bars(dose_axis([apart], [curve(0.4, 0.7)])), [(-0.9, -0.7), (0.4, 0.7)])
     assert dose_axis([apart], [curve(0.4, 0.7)]).layout.barmode == "overlay"  # not side by side
-    assert apart.between_seeds  # the mean, 0.1, is where no seed would dose
-    assert not answer().between_seeds
     assert answer().pieces(0) == [(0.1, 0.4)]
 
 
@@ -224,7 +222,7 @@ def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> 
     sources = []
     for run in find_runs(full_study):
         policy, limits = studies.policy_of(run), studies.limits_of(run)
-        sources.append(Source(run.config()["agent"], "", policy, limits, (), {}))
+        sources.append(Source(run.config()["agent"], "", Door(policy, Rules(limits))))
     state = studies.episodes_of(find_runs(full_study)[0]).obs[17].tolist()
     sparse, gaussian = ask(sources, state)
     bounded, unbounded = curves([sparse, gaussian], 0)

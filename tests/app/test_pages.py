@@ -325,10 +325,19 @@ def card_of_one_answer() -> None:
     [
         (
             {"status": "limited", "dose": (1.0,), "proposed": (1.25,), "bounded": False},
-            "LIMITED: proposed 1.250",
+            "LIMITED: proposed 1.250, held at a hard limit",
             "1.000",
         ),
-        ({"seeds": ((-0.8, -0.9, -0.7), (0.6, 0.5, 0.7))}, "the seeds disagree", "\N{MINUS SIGN}0.100"),
+        (
+            {"status": "limited", "dose": (0.5,), "proposed": (1.25,), "codes": ("step_limit",)},
+            "LIMITED: proposed 1.250, held at a step limit",
+            "0.500",
+        ),
+        (
+            {"status": "deferred", "reasons": ("the seeds disagree.",), "safe_default": "no dose (0)"},
+            "DEFERRED: not a recommendation",
+            "0.225",
+        ),
         ({"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))}, "OK: within the hard limits", "0.550"),
     ],
 )
@@ -339,4 +348,7 @@ def test_the_card_says_what_happened_to_the_dose(found: dict[str, Any], status: 
     assert not at.exception
     assert status in words(at)
     assert doses(at) == [dose]
-    assert ("No seed would give this dose" in words(at)) == ("disagree" in status)
+    label = "Dose the policy would give" if "DEFERRED" in status else "Recommended dose"
+    assert [metric.label for metric in at.metric] == [label]
+    deferred = "**Decide without it.** the seeds disagree. Safe default of this scenario: no dose (0)."
+    assert (deferred in words(at)) == ("DEFERRED" in status)

@@ -1,0 +1,82 @@
+"""The command ``audit``: check the audit log, and look at its last records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dosing.audit import FILE, VARIABLE, AuditLog, Record
+from dosing.errors import UserError
+
+
+def register(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = command(
+        "audit", run, "check the audit log of recommendations and decisions, or show its last records"
+    )
+    parser.add_argument(
+        "what", choices=("verify", "show"), help="check every line and the chain, or print a table"
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help=f"the log, or a study folder that holds {FILE} [{VARIABLE}, else runs/demo]",
+    )
+    parser.add_argument("--last", type=int, default=20, help="records to show [%(default)s]")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command; a broken log is named by its first broken line, with exit status 1."""
+    chosen: Path = arguments.file or Path(os.environ.get(VARIABLE) or "runs/demo")
+    if arguments.last < 1:
+        raise UserError(f"--last must be at least 1, got {arguments.last}.")
+    log = AuditLog(chosen / FILE if chosen.is_dir() else chosen)
+    found = log.verify()
+    if arguments.what == "show":
+        for line in table(found.records[max(len(found.records) - arguments.last, 0) :]):
+            print(line)
+    if found.broken is not None:
+        print(f"dosing: {log.sentence(found)}", file=sys.stderr)
+        return 1
+    if arguments.what == "verify":
+        print(log.sentence(found))
+    return 0
+
+
+def table(records: Sequence[Record]) -> list[str]:
+    """Records as lines of one table."""
+    rows = [("number", "time", "kind", "what", "run")]
+    for record in records:
+        content = record.content
+        about = content.get("provenance", content)
+        rows.append((str(record.number), record.time, record.kind, _what(record), str(about.get("run", ""))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _what(record: Record) -> str:
+    """What a record says, in a few words."""
+    content = record.content
+    if record.kind == "override":
+        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        words = "".join(c if c.isprintable() else " " for c in content["reason"])
+        reason = f": {words}" if words else ""
+        return f"{content['action']}{dose} on record {content['record']}{reason}"
+    if record.kind == "batch":
+        counts = ", ".join(f"{count} {status}" for status, count in content["statuses"].items() if count)
+        return f"{content['rows']} rows: {counts}"
+    if record.kind in ("recommendation", "refusal"):
+        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        return " ".join([f"{content['status']}{dose}", *content["codes"]])
+    return str(content.get("agent", ""))
+
+
+def _words(dose: list[float]) -> str:
+    return ", ".join(f"{x:.4g}" for x in dose)

@@ -1,0 +1,317 @@
+"""The command ``recommend``: a state or a table of states, through the guarded door, into the audit log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dosing import NOT_FOR_PATIENTS
+from dosing.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dosing.audit import AuditLog
+    from dosing.recommendation import Answers, Door, Recommendation
+
+DEFERRED, REFUSED = 3, 2
+"""Exit statuses of a recommendation without a dose to follow."""
+PIECE = 65_536
+"""Rows of a table that are read, answered and written at once."""
+
+
+def register(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = command(
+        "recommend",
+        run,
+        "recommend a dose for a patient state (exit status 2: refused, 3: deferred) or a table of them",
+    )
+    parser.add_argument("path", type=Path, metavar="RUN", help="run folder")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--state", nargs="+", help="as many numbers as the scenario observes")
+    asked.add_argument(
+        "--in", dest="table", type=Path, metavar="FILE", help="parquet file with a column per observed entry"
+    )
+    parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
+    parser.add_argument(
+        "--current-dose",
+        nargs="+",
+        metavar="DOSE",
+        help="dose given now, with --state, where the scenario limits its change",
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole recommendation as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="parquet file to write, with --in")
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        metavar="FILE",
+        help="audit log [DOSING_AUDIT, else audit.jsonl in the run's study folder]",
+    )
+    parser.add_argument(
+        "--audit-states",
+        choices=("numbers", "hash"),
+        default="numbers",
+        help="what the log keeps of a state [%(default)s]; of a table it keeps the file's hash",
+    )
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command; the answer is in the audit log before it is shown."""
+    from dosing.audit import log_of, shown
+    from dosing.cli import studies
+    from dosing.recommendation import recommend
+    from dosing.runs import RunFolder
+
+    if (arguments.table is None) != (arguments.out is None):
+        raise UserError("a table needs both --in and --out.")
+    if arguments.table is not None and (arguments.json or arguments.current_dose):
+        raise UserError("--json and --current-dose go with --state; a table has its columns.")
+    door = studies.door_of(RunFolder(arguments.path))
+    folders = arguments.path.resolve().parents  # <study>/<agent>/<data>/<key>
+    log = log_of(folders[min(2, len(folders) - 1)], arguments.audit)
+    log.append("run loaded", dict(door.provenance))
+    if arguments.table is not None:
+        counts = recommend_table(door, arguments.table, arguments.out, log)
+        told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        print(f"{sum(counts.values()):,} recommendations in {arguments.out}: {told}")
+        print(NOT_FOR_PATIENTS)
+        return 0
+    found = recommend(door, arguments.state, arguments.current_dose)
+    log.append(*shown(found.to_json(), arguments.audit_states))
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    if found.status == "refused":
+        default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""
+        print(f"dosing: no dose is recommended: {' '.join(found.reasons)}{default}", file=sys.stderr)
+        return REFUSED
+    if not arguments.json:
+        print(describe(found))
+    return DEFERRED if found.status == "deferred" else 0
+
+
+def describe(found: Recommendation) -> str:
+    """A recommendation with its basis, one line each."""
+    from dosing.comparison import mass_words
+
+    def words(values: Sequence[float]) -> str:
+        return ", ".join(f"{v:.4g}" for v in values)
+
+    def span(ends: tuple[Sequence[float], Sequence[float]]) -> str:
+        return f"{words(ends[0])} to {words(ends[1])}{unit}"
+
+    unit = "" if found.unit == "1" else f" {found.unit}"
+    assert found.dose is not None
+    assert found.proposed is not None
+    assert found.support is not None
+    assert found.central is not None
+    assert found.mass_outside is not None
+    deferred = found.status == "deferred"
+    lines = [
+        ("status", found.status.upper() if deferred else found.status),
+        *(("reason", reason) for reason in found.reasons),
+        (
+            "policy's dose" if deferred else "recommended dose",
+            f"{words(found.dose)}{unit}  (mean of the modes of {len(found.seeds)} seeds: "
+            + "; ".join(words(s.dose) for s in found.seeds)
+            + ")",
+        ),
+        *([("proposed dose", f"{words(found.proposed)}{unit}")] if found.dose != found.proposed else []),
+        *([("safe default", found.safe_default)] if deferred and found.safe_default else []),
+        ("dose interval", f"{span(found.support)}  ({found.support_words}, union over seeds)"),
+        ("central 90 %", f"{span(found.central)}  (widest over seeds)"),
+        ("hard limits", span(found.limits)),
+        *([("step limit", span(found.step))] if found.step else []),
+        (
+            "mass outside them",
+            f"{mass_words(found.mass_outside, bool(found.bounded))}  (before any clipping)",
+        ),
+        *(
+            [("spread of seeds", f"{words(found.spread)}{unit}  (standard deviation)")]
+            if found.spread
+            else []
+        ),
+    ]
+    if found.distance is not None and found.threshold is not None:
+        lines.append(("distance", f"{found.distance:.3g}, unfamiliar beyond {found.threshold:.3g}"))
+    lines += [
+        (
+            "near visit",
+            f"distance {near.distance:.3g}: dose {words(near.dose)}{unit}, reward {near.reward:.4g}  "
+            f"(patient {near.patient}, visit {near.visit + 1})",
+        )
+        for near in found.nearest
+    ]
+    lines += [("note", note) for note in found.notes]
+    lines.append(("run", f"{found.provenance['run']}  weights {found.provenance['weights'][:12]}"))
+    return "\n".join([*(f"{name:<18} {text}" for name, text in lines), found.notice])
+
+
+def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
+    """Answer every row of a parquet file in another one, in the same order and in constant memory.
+
+    Args:
+        door: policy, rules and monitor.
+        table: one column of numbers per observed entry, by its name (``entry 1``, ``entry 2``, ... where the
+            run has no names); a missing number refuses its row. Where the scenario limits the change of a
+            dose that it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``,
+            ...).
+        out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
+            ``support_low``, ``support_high``, ``spread``, ``mass_outside``, ``reasons`` (codes, separated by
+            spaces), ``distance`` and ``nearest_distance``; null where a row has no such number. Doses of
+            several dimensions have one column each, ``dose_1``, ``dose_2``, ...
+        log: gets one record with the hashes of both files, before ``out`` appears.
+
+    Returns:
+        How many rows have each status.
+
+    Raises:
+        UserError: the table cannot be read, is empty, lacks columns, has others or columns that hold no
+            numbers; or ``out`` cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dosing.recommendation import STATUSES, recommend_all
+    from dosing.runs import sha256
+
+    if out.resolve() == table.resolve():
+        raise UserError(f"--out {out} is the table that is read; give it another name.")
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    entries, doses = _columns(door)
+    try:
+        source = sha256(table)
+        with pq.ParquetFile(table) as file:
+            _check(table, file.schema_arrow, entries + doses, file.metadata.num_rows)
+            schema = _schema(door, source)
+            with pq.ParquetWriter(temporary, schema) as writer:
+                done = 0
+                for piece in file.iter_batches(PIECE, columns=entries + doses):
+                    current = _numbers(piece, doses) if doses else None
+                    found = recommend_all(door, _numbers(piece, entries), current, workers=-1)
+                    writer.write_table(_answered(found, done, schema))
+                    done += len(piece)
+                    for status, name in enumerate(STATUSES):
+                        counts[name] += int((found.status == status).sum())
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        about = {"input": source, "output": sha256(temporary), "rows": done, "statuses": counts}
+        log.append("batch", about | {"provenance": dict(door.provenance)})
+        temporary.replace(out)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or table} does not exist.") from error
+    except pa.ArrowException as error:
+        raise UserError(f"{table} is truncated or not a parquet file ({error}).") from error
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return counts
+
+
+def _columns(door: Door) -> tuple[list[str], list[str]]:
+    """Columns that a table must have: observed entries, and current doses where they are needed."""
+    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
+    entries = [entry.name for entry in rules.entries] or [f"entry {k + 1}" for k in range(n_obs)]
+    needed = rules.step is not None and not rules.step.current
+    return entries, _named("current_dose", rules.limits.n_act) if needed else []
+
+
+def _named(name: str, width: int) -> list[str]:
+    """Columns of a quantity with one number per dose dimension."""
+    return [name] if width == 1 else [f"{name}_{k + 1}" for k in range(width)]
+
+
+def _check(table: Path, schema: pa.Schema, wanted: list[str], rows: int) -> None:
+    """Refuse a table that is not exactly the wanted columns of numbers, naming everything that is wrong."""
+    import pyarrow as pa
+
+    wrong = []
+    if missing := [name for name in wanted if name not in schema.names]:
+        wrong.append(f"lacks {', '.join(missing)}")
+    if further := [name for name in schema.names if name not in wanted]:
+        wrong.append(f"has other columns, which may name patients: {', '.join(further)}")
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        wrong.append(f"has twice {', '.join(twice)}")
+    numeric = (pa.types.is_floating, pa.types.is_integer)
+    texts = [
+        f"{f.name} ({f.type})" for f in schema if f.name in wanted and not any(is_(f.type) for is_ in numeric)
+    ]
+    if texts:
+        wrong.append(f"has columns that are no numbers: {', '.join(texts)}")
+    if rows == 0:
+        wrong.append("has no rows")
+    if wrong:
+        raise UserError(f"{table} {'; '.join(wrong)}. It needs {len(wanted)} columns: {', '.join(wanted)}.")
+
+
+def _numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
+    """Columns as float64 ``[M, len(names)]``; NaN where a number is missing."""
+    import numpy as np
+
+    columns = (piece.column(name).to_numpy(zero_copy_only=False) for name in names)
+    return np.stack([column.astype(np.float64) for column in columns], axis=1)
+
+
+def _schema(door: Door, source: str) -> pa.Schema:
+    """Columns of the answers, with what they rest on."""
+    import pyarrow as pa
+
+    about = {
+        "notice": NOT_FOR_PATIENTS,
+        "input": source,
+        "unit": door.rules.limits.unit,
+        "limits": json.dumps([door.rules.limits.low, door.rules.limits.high]),
+        "provenance": json.dumps(dict(door.provenance)),
+        "monitor": str(door.monitor) if door.monitor else door.note,
+    }
+    word = pa.dictionary(pa.int32(), pa.string())
+    fields = [("row", pa.int64()), ("status", word)]
+    fields += [(name, pa.float64()) for name, _ in _quantities(door.rules.limits.n_act)]
+    fields += [("mass_outside", pa.float64()), ("reasons", word)]
+    fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
+    return pa.schema(fields, metadata=about)
+
+
+def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Column, and where its numbers are in ``Answers``, of everything with one number per dose dimension."""
+    names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
+    for name, attribute in (names | {"spread": "spread"}).items():
+        for dimension, column in enumerate(_named(name, width)):
+            yield column, (attribute, dimension)
+
+
+def _answered(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
+    """Answers as a table; NaN becomes null."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dosing.recommendation import STATUSES, names_of
+
+    codes, place = np.unique(found.codes, return_inverse=True)
+    reasons = pa.array([" ".join(names_of(int(code))) for code in codes])
+    near = found.distance if found.distance.shape[1] else np.full((len(codes[place]), 1), np.nan)
+    columns: dict[str, Any] = {
+        "row": np.arange(first, first + len(found.codes)),
+        "status": pa.DictionaryArray.from_arrays(found.status.astype(np.int32), pa.array(STATUSES)),
+        "mass_outside": found.mass_outside,
+        "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
+        "distance": near[:, -1],
+        "nearest_distance": near[:, 0],
+    }
+    for column, (attribute, dimension) in _quantities(found.dose.shape[1]):
+        columns[column] = getattr(found, attribute)[:, dimension]
+    arrays = [
+        pa.array(np.ascontiguousarray(columns[f.name]), from_pandas=True)
+        if isinstance(columns[f.name], np.ndarray)
+        else columns[f.name]
+        for f in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
