@@ -169,7 +169,7 @@ class CausalTransformer(nn.Module):
         x = tokens.view(seeds, windows, 3 * visits, -1)
         allowed = None
         if mask is not None:
-            real = mask.bool().repeat_interleave(3, -1).view(seeds * windows, 1, 1, -1)
+            real = mask.bool().unsqueeze(-1).expand(-1, -1, -1, 3).reshape(seeds * windows, 1, 1, -1)
             square = torch.ones(3 * visits, 3 * visits, dtype=torch.bool, device=x.device)
             # a padded token attends to itself, as softmax over nothing is NaN
             allowed = (real & square.tril()) | torch.eye(3 * visits, dtype=torch.bool, device=x.device)

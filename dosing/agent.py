@@ -241,6 +241,11 @@ class Agent(nn.Module):
         """
         return None
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether the action at a visit depends on the course before it, not on the state alone."""
+        return self.context > 1 or self.targets is not None
+
     def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
         """As :meth:`policy`, aiming at the returns ``target [S, B]``; for a method with :attr:`targets`."""
         raise NotImplementedError(f"{type(self).__name__} is not conditioned on a return")

@@ -94,7 +94,7 @@ class DosePolicy:
     @property
     def looks_back(self) -> bool:
         """Whether the dose at a visit depends on the course before it; see :class:`Course`."""
-        return self.agent.context > 1 or self.agent.targets is not None
+        return self.agent.looks_back
 
     def recommended(self, obs: Observations) -> Array:
         """The recommended dose ``[S, B, A]``: the mode of each seed's law."""

@@ -19,10 +19,11 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.baselines import estimated_constant
 from dosing.cli import compare, main, presets, studies
 from dosing.cli.compare import configurations, regularisations
-from dosing.cli.select import FOLDS, SELECTION, Selected, _order, select
+from dosing.cli.select import FOLDS, SELECTION, Selected, _candidates, _order, select
 from dosing.data.dataset import Transform
 from dosing.data.sampling import Sampler
 from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.errors import UserError
 from dosing.ope.folds import PooledValue
 from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories
@@ -301,6 +302,19 @@ def test_help_needs_no_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--estimators" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    data = kept(tmp_path, recorded(0.0))
+    with pytest.raises(UserError, match="decision_transformer cannot be selected: it looks back"):
+        small(tmp_path, ["bc", "decision_transformer"], data)
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
+    found, left_out = _candidates(["all"], {}, {}, presets.find(None), TrainingSettings())
+    assert left_out == ["decision_transformer"]
+    assert [c.agent for c in found] == [name for name in agents.AGENTS if name not in left_out]
 
 
 # The preset for few patients

@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import agents
 from dosing import NOT_FOR_PATIENTS
+from dosing.agent import Problem
 from dosing.baselines import EstimatedConstant, estimated_constant
 from dosing.cli import presets
 from dosing.cli.compare import Job, configurations, regularisations, run_jobs
@@ -35,6 +37,7 @@ from dosing.safety import DoseLimits
 from dosing.training import TrainingDivergedError, TrainingSettings
 
 FOLDS, SELECTION = "folds", "selection.json"
+LOOKS_BACK = "it looks back on a patient's course, and recorded visits value policies of the state alone."
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def select(
 
     Args:
         study: study folder.
-        names: registry keys, or ``["all"]``.
+        names: registry keys, or ``["all"]`` for those that can be valued.
         source: file of recorded visits with one dose dimension, from a simulator or not; or an environment
             id, of which visits are simulated once and kept in the study. Nothing else is simulated.
         folds: K, each of two or more patients.
@@ -234,7 +237,7 @@ def select(
     training = training or TrainingSettings(**chosen.training)
     training.check()
     device_of(device)
-    candidates = _candidates(names, settings or {}, regularise or {}, chosen, training)
+    candidates, left_out = _candidates(names, settings or {}, regularise or {}, chosen, training)
     file = obtain_data(
         str(source),
         study,
@@ -265,15 +268,16 @@ def select(
     validation = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
     unknown = [name for name in dict.fromkeys(c.agent for c in candidates) if not chosen.knows(name)]
+    notes = [f"{name} is left out: {LOOKS_BACK}" for name in left_out]
+    if preset and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
     found = Selected(
         candidates=tuple(candidates),
         validation=validation,
         criterion=criterion,
         constant=constant,
         limits=dose_limits(episodes),
-        notes=(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.",)
-        if preset and unknown
-        else (),
+        notes=tuple(notes),
     )
     if found.chosen:
         (run,) = run_jobs([job(found.chosen, file, study)], workers)
@@ -290,17 +294,28 @@ def _candidates(
     regularise: Mapping[str, Sequence[Any]],
     preset: presets.Preset,
     training: TrainingSettings,
-) -> list[Candidate]:
-    """Every configuration with every regularisation, each with a name of its own."""
+) -> tuple[list[Candidate], list[str]]:
+    """Every configuration with every regularisation, each with a name of its own; and agents of all left out.
+
+    Raises:
+        UserError: an agent named cannot be valued on recorded visits.
+    """
     regularised = regularisations(regularise, preset)
     configured = configurations(names, (), settings, preset, regularised, training)
+    unable = [
+        name for name, config in configured if agents.build(name, config, Problem(1, 1, 1), (0,)).looks_back
+    ]
+    if unable and list(names) != ["all"]:
+        raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
+    configured = [(name, config) for name, config in configured if name not in unable]
     every = [(agent, config, options) for agent, config in configured for options in regularised]
     told = [
         {"agent": agent, "agent_config": asdict(config), "regularisation": options.changed()}
         for agent, config, options in every
     ]
     titles = [f"{name} ({family_of(config)})" for name, config in zip(names_of(told), told, strict=True)]
-    return [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
+    found = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
+    return found, list(dict.fromkeys(unable))
 
 
 def _check_folds(folds: int, patients: int) -> None:
