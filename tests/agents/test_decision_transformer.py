@@ -444,6 +444,24 @@ def test_a_course_is_that_of_a_loop_by_hand(sampled: bool) -> None:
     assert 0 < limited < 30
 
 
+def test_with_a_context_of_one_visit_it_still_hears_of_rewards() -> None:
+    """It learns from visits one by one, and asks for what is left of the return."""
+    agent = chain_agent(context=1)
+    batch = Sampler(chain(), agent, 8)(0)
+    assert batch.length == 1
+    assert bool((batch.extra["mask"] == 1.0).all())
+    assert bool(agent.update(batch)["loss/actor"].isfinite().all())
+    policy = DosePolicy(agent, chain().transform)
+    assert policy.looks_back
+    obs, doses = np.ones((2, 1, 1), dtype=np.float32), []
+    for reward in (0.0, 3.0):
+        course = following(policy)
+        course(obs, 0)
+        course.hear(np.zeros((2, 1, 1)), np.full((2, 1), reward))  # type: ignore[attr-defined]
+        doses.append(course(obs, 1))
+    assert not np.array_equal(*doses)
+
+
 def test_a_second_course_knows_nothing_of_the_first() -> None:
     policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
     obs = np.ones((2, 4, N_OBS), dtype=np.float32)
