@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import numpy as np
 import pytest
 from samples import cohort
 
@@ -105,3 +106,47 @@ def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="there is no preset 'other'; there are: published, common"):
         presets.find("other")
     assert configurations(["bc"], [], {}, presets.find(None)) == configurations(["bc"], [], {})
+
+
+def test_the_published_settings_of_mujoco() -> None:
+    """Numbers typed from the papers' tables; a variant adds to what the preset sets for every task."""
+    general = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco")))
+    own = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/hopper-medium-expert")))
+    for found in (general, own):
+        assert {getattr(c, "discount", 0.99) for c in found.values()} == {0.99}
+        assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.7, 3.0)
+        assert (found["rebrac"].hidden, found["rebrac"].learning_rate) == ((256, 256, 256), 1e-3)
+        assert found["spot"].vae_steps == 100_000
+        assert found["fan"].hidden == (512, 512, 512, 512)
+    assert (own["fttpo"].temperature, own["fttpo"].learning_rate) == (1.0, 1e-3)
+    assert (own["rebrac"].actor_penalty, own["rebrac"].critic_penalty) == (0.1, 0.01)
+    assert (own["spot"].penalty, own["xql"].beta, own["inac"].temperature) == (0.2, 2.0, 0.01)
+    replay = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/walker2d-medium-replay")))
+    assert (replay["rebrac"].actor_penalty, replay["rebrac"].critic_penalty) == (0.05, 0.01)
+    assert (replay["bear"].kernel_width, replay["codac"].penalty, replay["tawac"].temperature) == (20, 1, 0.5)
+
+
+def test_data_are_transformed_as_each_paper_has_it() -> None:
+    preset = presets.find("d4rl-mujoco/hopper-medium")
+    episodes = cohort()
+    returns = np.array([episodes.reward[episodes.episode == k].sum() for k in np.unique(episodes.episode)])
+    plain, standard, ranged = (
+        Transform.fit(episodes, **preset.data_of(agent)) for agent in ("fttpo", "spot", "iql")
+    )
+    assert (set(plain.obs_mean), plain.reward_scale) == ({0.0}, 1.0)
+    assert set(standard.obs_mean) != {0.0}
+    assert standard.reward_scale == 1.0
+    assert (set(ranged.obs_mean), ranged.reward_scale) == (
+        {0.0},
+        pytest.approx(np.ptp(returns) / 1000, rel=1e-5),
+    )
+    same = dataclasses.replace(episodes, reward=np.ones_like(episodes.reward))
+    with pytest.raises(UserError, match="the same return"):
+        Transform.fit(same, scale_reward="return_range")
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="hopper-medium"):
+        presets.find("d4rl-mujoco/ant-medium")
+    with pytest.raises(UserError, match="it has: none"):
+        presets.find("common/hopper-medium")

@@ -60,7 +60,7 @@ class Job:
     device: str
     evaluation_patients: int | None
     milestones: tuple[int, ...] = ()
-    data_options: Mapping[str, bool] = field(default_factory=dict)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     regularisation: Regularisation = PLAIN
 
 
@@ -286,7 +286,7 @@ def compare(
     preset: str | None = None,
     seeds: Sequence[int] = range(5),
     training: TrainingSettings | None = None,
-    data_options: Mapping[str, bool] | None = None,
+    data_options: Mapping[str, Any] | None = None,
     regularise: Mapping[str, Sequence[Any]] | None = None,
     milestones: Sequence[int] = (),
     device: str = "auto",
@@ -347,7 +347,6 @@ def compare(
     asked = own if evaluation_patients is None else dict.fromkeys(files, evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
-    options = {**chosen.data, **(data_options or {})}
     jobs = [
         Job(
             name,
@@ -359,7 +358,7 @@ def compare(
             device,
             asked[file],
             keep,
-            options,
+            chosen.data_of(name) | dict(data_options or {}),
             regularisation,
         )
         for file in files

@@ -197,7 +197,7 @@ def select(
     preset: str | None = None,
     seeds: Sequence[int] = range(5),
     training: TrainingSettings | None = None,
-    data_options: Mapping[str, bool] | None = None,
+    data_options: Mapping[str, Any] | None = None,
     regularise: Mapping[str, Sequence[Any]] | None = None,
     criterion: Settings | None = None,
     device: str = "auto",
@@ -257,10 +257,10 @@ def select(
     parts = fold_patients(episodes, folds, fold_seed)
     evaluate_folds([Fold(*part, {}) for part in parts], criterion)  # refuses before anything is trained
     files = [_kept(study, file.stem, k, folds, part) for k, (part, _) in enumerate(parts, 1)]
-    options = {**chosen.data, **(data_options or {})}
 
     def job(candidate: Candidate, visits: Path, where: Path) -> Job:
         of = (candidate.agent, candidate.config, visits, where, tuple(seeds), training, device, None)
+        options = chosen.data_of(candidate.agent) | dict(data_options or {})
         return Job(*of, data_options=options, regularisation=candidate.regularisation)
 
     results = run_jobs([job(c, visits, study / FOLDS) for c in candidates for visits in files], workers)

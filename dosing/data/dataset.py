@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +37,25 @@ class Transform:
     reward_scale: float = 1.0
 
     @classmethod
-    def fit(cls, episodes: Episodes, *, standardise_obs: bool = True, scale_reward: bool = True) -> Transform:
+    def fit(
+        cls,
+        episodes: Episodes,
+        *,
+        standardise_obs: bool = True,
+        scale_reward: bool | Literal["return_range"] = True,
+    ) -> Transform:
         """Fit to the recorded visits; the dose limits come from the data's own card.
 
+        Args:
+            episodes: the visits.
+            standardise_obs: bring observations to mean 0 and standard deviation 1.
+            scale_reward: divide rewards by their standard deviation; or, with ``return_range``, by a
+                thousandth of the range of the episodes' undiscounted returns, as IQL does on locomotion
+                (Kostrikov, Nair, Levine 2022, arXiv 2110.06169, appendix).
+
         Raises:
-            UserError: there are no visits, a number is not finite, or the card names no hard limits.
+            UserError: there are no visits, a number is not finite, the card names no hard limits, or all
+                episodes have the same return where its range is asked for.
         """
         _check(episodes)
         limits = dose_limits(episodes)
@@ -51,6 +65,8 @@ class Transform:
             mean = episodes.obs.mean(0, dtype=np.float64)
             scale = episodes.obs.std(0, dtype=np.float64) + 1e-3
         spread = float(episodes.reward.std(dtype=np.float64))
+        if scale_reward == "return_range":
+            spread = _return_range(episodes) / 1000.0
         return cls(
             obs_mean=tuple(mean.tolist()),
             obs_scale=tuple(scale.tolist()),
@@ -209,6 +225,17 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of transitions M."""
         return self.obs.shape[0]
+
+
+def _return_range(episodes: Episodes) -> float:
+    """Largest less smallest undiscounted return of an episode."""
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(episodes.episode)) + 1))
+    returns = np.add.reduceat(episodes.reward.astype(np.float64), starts)
+    if returns.max() == returns.min():
+        raise UserError(
+            "all episodes have the same return: rewards cannot be scaled by the range of returns."
+        )
+    return float(returns.max() - returns.min())
 
 
 def dose_limits(episodes: Episodes) -> DoseLimits:
