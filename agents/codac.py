@@ -6,7 +6,7 @@ come from K widths U[0, 1] + 0.1, divided by their sum; c_k = (tau_(k-1) + tau_k
 tau_(k-1). With temperature alpha, penalty omega, fresh fractions at s' and at pi(s), and one k for a batch:
 
     y_l  = r + gamma (1 - d) (min_e Fbar_e^-1(c'_l | s', a') - alpha ln pi_bar(a' | s')),    a' ~ pi_bar(s')
-    L_F  = sum_e E mean_k sum_l w'_l |c_k - 1{u_kl < 0}| huber_1(u_kl),     u_kl = y_l - F_e^-1(c_k | s, a)
+    L_F  = sum_e E mean_k sum_l w'_l |c_k - 1{u_kl < 0}| huber_h(u_kl) / h,   u_kl = y_l - F_e^-1(c_k | s, a)
            + omega sum_e E [ ln sum_a exp(F_e^-1(c_k | s, a) - ln mu(a)) - mean_k F_e^-1(c_k | s, a_data) ]
     rho  = min_e sum_k (g(tau_k) - g(tau_(k-1))) F_e^-1(c_k | s, a)
     L_pi = E [ alpha ln pi(a | s) - rho(s, a) ],                                             a ~ pi(s)
@@ -48,11 +48,12 @@ Risk = Literal["neutral", "cvar", "wang", "cpw"]
 
 @dataclass(frozen=True)
 class CODACConfig:
-    """Settings of CODAC: steps and discount of the treatment simulators, the rest as the released code.
+    """Settings of CODAC: step sizes and discount of the treatment simulators, most others as released.
 
     Its D4RL experiments use a policy's step size of 3e-5 (walker2d medium-replay 3e-6), a discount of 0.99, a
-    ``lagrange_gap`` of 10, and a penalty of 1 on random and replayed data and 10 on medium data; HalfCheetah
-    medium-expert 0.1 without gap and with a step size of 3e-4. Half of its data sets learn the temperature.
+    ``huber_threshold`` of 1, a ``lagrange_gap`` of 10, and a penalty of 1 on random and replayed data and 10
+    on medium data; HalfCheetah medium-expert 0.1 without gap and with a step size of 3e-4. Half of the data
+    sets have the temperature learned.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -71,6 +72,9 @@ class CODACConfig:
     """Let alpha follow a target entropy of minus the number of dose dimensions."""
     n_quantiles: int = 32
     """K, fractions per row of a batch."""
+    huber_threshold: float = 0.1
+    """h: errors up to it count squared, larger ones linearly; small keeps the tails: of a
+    standard normal law the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
     penalty: float = 1.0
     """omega: large keeps the policy to recorded doses."""
     lagrange_gap: float | None = None
@@ -163,7 +167,7 @@ class CODAC(Agent):
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Quantiles of the return at the midpoints of ``LEVELS`` equal parts, the least of the ensemble."""
-        return self._least(self.critic(obs, act, midpoints(LEVELS, obs).expand(*obs.shape[:2], -1)))
+        return self._least(self.critic(obs, act, midpoints(LEVELS, obs).expand(len(obs), 1, -1)))
 
     def _least(self, values: Tensor) -> Tensor:
         """The least over the members of ``[S, E, ...]`` or, by ``pessimism``, a bound."""
@@ -177,7 +181,7 @@ class CODAC(Agent):
         centre = 0.5 * (tau[..., 1:] + tau[..., :-1])
         target, weight = self._target(batch)
         quantiles = self.critic(batch.obs, batch.act, centre)  # [S, E, B, K]
-        fit = quantile_huber(quantiles, centre, target, 1.0, weight).mean((2, 3))  # [S, E]
+        fit = quantile_huber(quantiles, centre, target, c.huber_threshold, weight).mean((2, 3))  # [S, E]
         gap = c.penalty * (self._log_sum(batch, centre) - quantiles.mean((2, 3)))
 
         base: Any = self.actor(batch.obs).base_dist
@@ -252,6 +256,8 @@ def _check(config: CODACConfig) -> None:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}.")
     if not config.actor_learning_rate > 0.0:
         raise UserError(f"actor_learning_rate must be above 0, got {config.actor_learning_rate}.")
+    if not config.huber_threshold > 0.0:
+        raise UserError(f"huber_threshold must be above 0, got {config.huber_threshold}.")
     if config.penalty < 0.0:
         raise UserError(f"penalty must be at least 0, got {config.penalty}.")
     p = config.risk_parameter

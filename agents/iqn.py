@@ -45,10 +45,10 @@ from dosing.targets import polyak, target_copy, td_target
 
 @dataclass(frozen=True)
 class IQNConfig:
-    """Settings of IQN: widths and discount of the treatment simulators, the rest as the value-flows code.
+    """Settings of IQN: those of the value-flows code but for widths, discount and threshold.
 
-    Its experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), and 16 fractions
-    to choose by.
+    Its experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), a
+    ``huber_threshold`` of 0.9, and 16 fractions to choose by.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -63,8 +63,9 @@ class IQNConfig:
     """Fractions tau, and as many tau', drawn for every row of a batch."""
     choice_quantiles: int = 8
     """Midpoints by which candidates are compared; they dominate the cost of an update."""
-    huber_threshold: float = 0.9
-    """k: errors up to it count squared, larger ones linearly."""
+    huber_threshold: float = 0.1
+    """k: errors up to it count squared, larger ones linearly; small keeps the tails: of a
+    standard normal law the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
     risk_level: float = 1.0
     """Share of the worst returns whose mean chooses the dose; 1 is all of them, small is cautious."""
     candidates: int = 16
@@ -122,7 +123,7 @@ class IQN(Agent):
     def risk(self, obs: Tensor, act: Tensor) -> Tensor:
         """Risk measure rho ``[S, B]`` of ``act [S, B, A]`` at ``obs [S, B, O]``."""
         tau = self.config.risk_level * midpoints(self.config.choice_quantiles, obs)
-        quantiles = self.critic(obs, act, tau.expand(*obs.shape[:2], -1))
+        quantiles = self.critic(obs, act, tau.expand(len(obs), 1, -1))
         return pooled(quantiles.mean(-1), self.critic.pessimism)
 
     def policy(self, obs: Tensor) -> Distribution:
@@ -132,7 +133,7 @@ class IQN(Agent):
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Quantiles of the return at the midpoints of ``LEVELS`` equal parts, mean over the ensemble."""
-        tau = midpoints(LEVELS, obs).expand(*obs.shape[:2], -1)
+        tau = midpoints(LEVELS, obs).expand(len(obs), 1, -1)
         quantiles: Tensor = self.critic(obs, act, tau).mean(1)
         return quantiles
 

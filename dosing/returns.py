@@ -94,17 +94,19 @@ class QuantileCritic(nn.Module):
             self.head = mlp([width, *hidden, n_out])
 
     def forward(self, obs: Tensor, act: Tensor, tau: Tensor) -> Tensor:
-        """Quantiles ``[S, E, B, K]`` at ``obs [S, B, O]``, ``act [S, B, A]``, fractions ``tau [S, B, K]``."""
+        """Quantiles ``[S, E, B, K]`` at ``obs [S, B, O]``, ``act [S, B, A]``, fractions ``tau [S, B, K]``.
+
+        A ``tau [S, 1, K]`` is that of every row, and embedded once.
+        """
         features = self.features(obs if self.pairs is not None else torch.cat((obs, act), -1))
         order = torch.arange(1, COSINES + 1, dtype=tau.dtype, device=tau.device)
         fraction = self.fraction(torch.cos(math.pi * tau.flatten(1).unsqueeze(-1) * order))
         fraction = torch.sigmoid(self.gate(fraction)) if self.gated else fraction.unsqueeze(1)
         if features.dim() == 3:  # shared by the members
             features = features.unsqueeze(1)
-        batch, count = tau.shape[1:]
-        product = features.unsqueeze(-2) * fraction.unflatten(2, (batch, count))  # [S, E or 1, B, K, width]
+        product = features.unsqueeze(-2) * fraction.unflatten(2, tau.shape[1:])  # [S, E or 1, B, K, width]
         flat = product.flatten(2, 3).expand(-1, self.members, -1, -1)
-        out = self.head(flat).unflatten(2, (batch, count))
+        out = self.head(flat).unflatten(2, product.shape[2:4])
         if self.pairs is None:
             quantiles: Tensor = out.squeeze(-1)
             return quantiles

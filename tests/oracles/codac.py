@@ -2,7 +2,7 @@
 
 With fractions tau_0 = 0 to tau_K = 1, their midpoints c_k and widths w_k:
 
-    L_F     = sum_e mean_b [ mean_k sum_l w'_l |c_k - 1{u < 0}| huber_1(u) + a' (omega gap_e - D) ],
+    L_F     = sum_e mean_b [ mean_k sum_l w'_l |c_k - 1{u < 0}| huber_h(u) / h + a' (omega gap_e - D) ],
               u = r + gamma (1 - d) (min_e Fbar_e(c'_l | s', a') - alpha ln pi_bar(a' | s')) - F_e(c_k | s, a)
     gap_e   = ln sum over 3 N doses of exp(F_e(c_k | s, .)) / density - mean_k F_e(c_k | s, a)
     L_pi    = mean [ alpha ln pi(a | s) - min_e sum_k (g(tau_k) - g(tau_(k-1))) F_e(c_k | s, a) ]
@@ -130,13 +130,13 @@ def losses(
         batch: obs [B, O], act [B, A], reward [B], next_obs [B, O], terminated [B]; uniform noise u_tau,
             u_next_tau, u_act_tau [B, K], u_act, u_next_act [B, A, 1], u_random [B, N, A], u_here, u_there
             [B, N, A, 1], u_quantile [1].
-        config: discount, temperature, learn_temperature, penalty, lagrange_gap, n_actions, risk,
-            risk_parameter, log_std_min, log_std_max.
+        config: discount, temperature, learn_temperature, huber_threshold, penalty, lagrange_gap, n_actions,
+            risk, risk_parameter, log_std_min, log_std_max.
         frozen: The parameters where no gradient flows; ``params`` if None.
     """
     frozen = params if frozen is None else frozen
     rows, n_act = batch["act"].shape
-    alpha = config["temperature"]
+    alpha, h = config["temperature"], config["huber_threshold"]
     if config["learn_temperature"]:
         alpha = math.exp(float(frozen["log_temperature"][0]))
     fit = actor = excess = 0.0
@@ -155,7 +155,7 @@ def losses(
             for c in centre:
                 here = quantile(params, "critic", obs, recorded, c, e)
                 for w, target in zip(widths(next_tau), targets, strict=True):
-                    size = abs(c - (1.0 if target < here else 0.0)) * huber(target - here, 1.0)
+                    size = abs(c - (1.0 if target < here else 0.0)) * huber(target - here, h) / h
                     fit += w * size / (rows * len(centre))
             gaps[e] += config["penalty"] * gap(params, frozen, batch, b, e, config) / rows
             if config["lagrange_gap"] is not None:
