@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_the_command_writes_data_that_can_be_evaluated(
     assert "after 60 training steps the policy without noise returns" in printed
     assert "normalised score" in printed
     assert isinstance(evaluable(tmp_path / name), TaskFactory)
+
+
+def test_the_demonstration_records_once_and_compares_two_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(behaviour, "DEMO", plan("replay", 60))
+    monkeypatch.setattr(behaviour, "compare", functools.partial(behaviour.compare, workers=1))
+    command = ["demo", "--no-serve", "--out", str(tmp_path), "--seeds", "1", "--steps", "3"]
+    assert main([*command, "--data", "mujoco"]) == 0
+    printed = capsys.readouterr().out
+    assert "replay: 60 visits" in printed
+    assert "normalised scores of recommended doses" in printed
+    recorded = tmp_path / "data" / "hopper-replay-60.hdf5"
+    before = recorded.read_bytes()
+    monkeypatch.setattr(behaviour, "collect", None)
+    assert main([*command, "--data", "mujoco"]) == 0
+    assert main([*command, "--data", str(recorded)]) == 0
+    assert recorded.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} >= {"fttpo", "iql", "table.json"}
 
 
 @pytest.mark.minari

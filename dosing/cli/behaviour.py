@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ import agents
 from dosing import __version__
 from dosing.agent import Problem
 from dosing.cli.collect import QUALITIES
+from dosing.cli.compare import Comparison, compare
+from dosing.cli.studies import external_of
 from dosing.data.dataset import Transform
-from dosing.data.formats import MINARI, open_sink
-from dosing.data.store import Episodes, concatenate
+from dosing.data.formats import MINARI, is_own, open_sink
+from dosing.data.store import Episodes, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import SEARCH_SEED, following, rollout
 from dosing.online import OnlineSettings, OnlineTraining, Step
+from dosing.training import TrainingSettings
 from simulator.envs.mujoco import REFERENCES, TaskFactory, episode_seed, make_task
 
 TARGETS = {"medium": 1.0 / 3.0, "expert": 0.9}
@@ -135,6 +139,48 @@ def describe(metadata: dict[str, Any]) -> list[str]:
             f"{part['evaluated']:.1f} ({part['evaluation_episodes']} episodes{score})"
         )
     return lines
+
+
+DEMO = Plan("Hopper-v5", "replay", 20_000)
+"""What the demonstration records where no file is given."""
+DEMO_STEPS = 10_000
+
+
+def demo(
+    study: Path, *, seeds: Sequence[int], steps: int | None, device: str, source: str | None = None
+) -> Comparison:
+    """Record :data:`DEMO`, or take a file, and train and evaluate FtTPO and IQL on it.
+
+    Args:
+        study: study folder.
+        seeds: trained together.
+        steps: gradient updates; None is :data:`DEMO_STEPS`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        source: D4RL file of the demonstration's task, file of our own, or ``minari:ID``.
+
+    Raises:
+        UserError: the file is not what it should be, or MuJoCo is not installed.
+    """
+    external = None
+    if source is None:
+        path = study / "data" / f"hopper-replay-{DEMO.transitions}.hdf5"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_episodes(collect(DEMO), path)
+        source = str(path)
+        print("\n".join(describe(read_episodes(path).metadata)), flush=True)
+    elif not source.startswith(MINARI) and not is_own(source):
+        external = external_of(DEMO.env_id, {})
+    return compare(
+        study,
+        ("fttpo", "iql"),
+        (source,),
+        seeds=seeds,
+        settings={"discount": [DISCOUNT]},
+        training=TrainingSettings(steps=DEMO_STEPS if steps is None else steps),
+        device=device,
+        external=external,
+    )
 
 
 class _Tasks:

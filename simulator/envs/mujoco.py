@@ -35,6 +35,9 @@ Flags = NDArray[np.bool_]
 EPISODES = 10
 """Evaluation episodes per seed, as usual for these tasks."""
 
+EPISODES_PER_PROCESS = 25
+"""Fewer are stepped before a process has started, which takes half a second."""
+
 EPISODE = 3
 """Spawn key of the streams that start episodes, beside those of patients."""
 
@@ -129,7 +132,7 @@ class TaskFactory:
         options: of ``gymnasium.make``.
         limits: those of its action space.
         horizon: its time limit.
-        workers: processes; None is one per core, or none of its own in a process that is itself a worker.
+        workers: processes; None is up to one per core, and one in a process that is itself a worker.
         patients: episodes per seed unless another number is asked for.
         searched: whether the best constant dose is looked for on this task: never.
     """
@@ -211,7 +214,7 @@ class Episodes(VectorEnv[Array, Array, NDArray[Any]]):
         self.limits = DoseLimits(
             tuple(self.single_action_space.low.tolist()), tuple(self.single_action_space.high.tolist())
         )
-        count = min(_workers() if workers is None else workers, num_envs)
+        count = min(_workers(num_envs) if workers is None else workers, num_envs)
         parts = [part for part in np.array_split(np.arange(num_envs), count) if len(part)]
         self._offsets = [int(part[0]) for part in parts[1:]]
         made = [(env_id, options, len(part)) for part in parts]
@@ -343,6 +346,8 @@ def _serve(pipe: Connection, env_id: str, options: Mapping[str, Any], count: int
         group.close()
 
 
-def _workers() -> int:
+def _workers(episodes: int) -> int:
     """Processes to step with: the cores, but no more of them in a process that is one of several itself."""
-    return 1 if multiprocessing.parent_process() is not None else len(os.sched_getaffinity(0))
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), episodes // EPISODES_PER_PROCESS))
