@@ -16,8 +16,9 @@ from app.roll_chart import Strip
 from app.theme import number, with_unit
 from dosing.cli import studies
 from dosing.errors import UserError
-from dosing.evaluation import Act, constant, following
+from dosing.evaluation import constant, following
 from dosing.policy import DosePolicy
+from dosing.rules import Act
 from dosing.runs import CONFIG, DONE, METRICS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from simulator.matched import Candidates, Courses, Matched, bands

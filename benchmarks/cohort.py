@@ -40,9 +40,10 @@ from dosing.cli.studies import Factory
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.sampling import Sampler
 from dosing.data.store import Episodes
-from dosing.evaluation import Act, following, rollout
+from dosing.evaluation import following, rollout
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy, Observations
+from dosing.rules import Act
 from dosing.runs import write_atomic, write_json
 from dosing.statistics import Estimate, mean_over_seeds, paired_difference, verdict
 from simulator.generate import simulate

@@ -37,11 +37,12 @@ from dosing.cli.studies import Factory
 from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
 from dosing.data.store import Episodes
-from dosing.evaluation import Act, constant, rollout
+from dosing.evaluation import constant, rollout
 from dosing.ope.ranking import coverage, rank_correlation, regret_at_1
 from dosing.ope.selection import BASELINE, Estimator, Settings, Valuation, evaluate_policies
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
+from dosing.rules import Act
 from dosing.statistics import Estimate, mean_over_seeds, patient_bootstrap
 from simulator.generate import simulate
 

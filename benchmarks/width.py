@@ -37,7 +37,8 @@ from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
-from dosing.evaluation import Act, best_constant, constant, rollout
+from dosing.evaluation import best_constant, constant, rollout
+from dosing.rules import Act
 from dosing.streams import generator
 from simulator.generate import simulate
 

@@ -7,34 +7,21 @@ are paired. Environments are handed in as a factory; this module knows no scenar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from dosing.errors import UserError
-from dosing.policy import Course, DosePolicy, Observations
+from dosing.policy import Course, DosePolicy
+from dosing.rules import Act, Array, Listener, Observations
 from dosing.runs import read_table, write_table
 from dosing.safety import DoseLimits
 from dosing.streams import generator
-
-Array = npt.NDArray[np.float64]
-Act = Callable[[Observations, int], Array]
-"""Observations ``[S, P, O]`` and the visit number to requested doses ``[S, P, A]``."""
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """A rule that is told what came of every visit, such as ``dosing.policy.Course``."""
-
-    def hear(self, delivered: Array, reward: Array) -> None:
-        """Take delivered doses ``[S, P, A]`` and rewards ``[S, P]``."""
-
 
 REFERENCE_SEED, SEARCH_SEED = 0, 1
 """Seeds of the evaluation cohort: patients results are reported on, patients the constant is found on."""

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dosing.errors import UserError
-from dosing.evaluation import Act, Listener
+from dosing.rules import Act, Listener
 from dosing.statistics import Estimate, mean_over_seeds, paired_difference
 from simulator.covariance import Rows, correlate
 from simulator.environment import EXTREME, EnvOptions, whole_number
@@ -137,7 +137,7 @@ class Matched:
         """Follow a rule from the given state on; S copies of each patient, one per seed, with equal noise.
 
         Args:
-            act: the rule; see ``dosing.evaluation.Act``. Visits count from 0 at the given state.
+            act: the rule; see ``dosing.rules.Act``. Visits count from 0 at the given state.
             seeds: S, the first axis of what the rule is asked and answers.
         """
         scenario, steps, n = self.options.scenario, self.options.steps, self.n

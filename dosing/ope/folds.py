@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from dosing.baselines import estimated_constant
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.evaluation import Act
 from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
+from dosing.rules import Act
 from dosing.statistics import Estimate, Verdict, verdict
 
 Array = NDArray[np.float64]

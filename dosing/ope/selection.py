@@ -20,7 +20,6 @@ from scipy.special import stdtrit
 from dosing.baselines import EstimatedConstant, estimated_constant
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.evaluation import Act
 from dosing.ope.features import StateFeatures
 from dosing.ope.fqe import PolicyFeatures, Regression, check_criterion, fit, value
 from dosing.ope.importance import (
@@ -35,6 +34,7 @@ from dosing.ope.neural import NeuralSettings, neural_values
 from dosing.ope.targets import Target, target
 from dosing.ope.trajectories import Behaviour, Trajectories, fold_of, patient_counts
 from dosing.policy import DosePolicy
+from dosing.rules import Act
 from dosing.statistics import Estimate, Verdict, verdict
 
 Array = NDArray[np.float64]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
-from dosing.evaluation import Act
 from dosing.policy import DosePolicy, in_double
+from dosing.rules import Act
 from dosing.safety import DoseLimits
 
 Array = NDArray[np.float64]
