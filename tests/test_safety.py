@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dosing.errors import UserError
-from dosing.safety import LIMITED_BY, DoseLimits
+from dosing.safety import LIMITED_BY, DoseLimits, StepLimit
 
 LIMITS = DoseLimits(low=(-1.0,), high=(2.0,), unit="mg")
 
@@ -67,3 +67,87 @@ def test_every_finite_request_is_delivered_inside_and_marked_exactly_when_change
 
 def test_contains() -> None:
     assert LIMITS.contains([[0.0], [2.1], [np.nan]]).tolist() == [True, False, False]
+
+
+# Steps
+
+
+def test_a_dose_moves_by_the_larger_of_share_and_least_step() -> None:
+    step = StepLimit((0.5,), 0.2)
+    low, high = step.around([[0.0], [1.0], [10.0], [-10.0]])
+    np.testing.assert_allclose(low, [[-0.5], [0.5], [8.0], [-12.0]])
+    np.testing.assert_allclose(high, [[0.5], [1.5], [12.0], [-8.0]])
+
+
+@pytest.mark.parametrize(
+    ("requested", "current", "given", "limited"),
+    [
+        ([5.0], [5.0], [5.0], False),
+        ([5.9], [5.0], [5.9], False),
+        ([9.0], [5.0], [6.0], True),
+        ([0.1], [5.0], [4.0], True),
+        ([0.0], [5.0], [0.0], False),  # allowed from any dose
+    ],
+)
+def test_a_step_that_is_too_large_is_held(
+    requested: list[float], current: list[float], given: list[float], limited: bool
+) -> None:
+    dose, held = StepLimit((0.5,), 0.2, always=(0.0,)).deliver(requested, current)
+    np.testing.assert_allclose(dose, given)
+    assert held == limited
+
+
+def test_two_dimensional_steps_are_held_each_by_its_own() -> None:
+    step = StepLimit((1.0, 10.0), always=(0.0, 0.0))
+    dose, held = step.deliver([[3.0, 30.0], [0.0, 0.0], [0.0, 30.0]], [[1.0, 25.0]] * 3)
+    assert dose.tolist() == [[2.0, 30.0], [0.0, 0.0], [0.0, 30.0]]
+    assert held.tolist() == [True, False, False]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 2), st.floats(-1, 2)), min_size=1, max_size=20),
+    st.floats(1e-3, 5),
+    st.floats(0, 2),
+)
+def test_a_held_dose_lies_between_the_current_and_the_requested_one(
+    pairs: list[tuple[float, float]], absolute: float, relative: float
+) -> None:
+    """So that it is within the hard limits wherever both are, to the last bit."""
+    requested, current = (np.array(column)[:, None] for column in zip(*pairs, strict=True))
+    dose, held = StepLimit((absolute,), relative).deliver(requested, current)
+    assert LIMITS.contains(dose).all()
+    assert (dose >= np.minimum(requested, current)).all()
+    assert (dose <= np.maximum(requested, current)).all()
+    np.testing.assert_array_equal(held, (dose != requested)[:, 0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"absolute": (0.0,)},
+        {"absolute": (-1.0,)},
+        {"absolute": (np.nan,)},
+        {"absolute": (np.inf,)},
+        {"absolute": (1.0,), "relative": -0.1},
+        {"absolute": (1.0,), "relative": np.nan},
+        {"absolute": (1.0,), "always": (0.0, 0.0)},
+        {"absolute": (1.0,), "always": (np.nan,)},
+        {"absolute": (1.0,), "current": ("a", "b")},
+    ],
+)
+def test_step_limits_that_make_no_sense_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="step limit"):
+        StepLimit(**fields)  # type: ignore[arg-type]
+
+
+def test_a_step_limit_is_read_from_a_card() -> None:
+    assert StepLimit.of({}) is None
+    assert StepLimit.of({"dose": {"unit": "mg"}}) is None
+    whole = {"absolute": [0.5], "relative": 0.2, "always": [0.0], "current": ["yesterday's dose"]}
+    assert StepLimit.of({"dose": {"step_limit": whole}}) == StepLimit(
+        (0.5,), 0.2, (0.0,), ("yesterday's dose",)
+    )
+    assert StepLimit.of({"dose": {"step_limit": {"absolute": [0.5]}}}) == StepLimit((0.5,))
+    for broken in ({}, {"absolute": "much"}, {"absolute": 0.5}, "20 %", {"absolute": [0.5], "relative": "x"}):
+        with pytest.raises(UserError, match="step limit"):
+            StepLimit.of({"dose": {"step_limit": broken}})
