@@ -7,13 +7,14 @@ are handed in; this module knows none. Time limits do not terminate: a truncated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dosing.acceleration import updater
 from dosing.agent import Agent
@@ -150,3 +151,22 @@ class OnlineTraining:
         act = torch.from_numpy(self.transform.to_unit(made.dose))[:, None]
         reward = torch.from_numpy(made.reward / self.transform.reward_scale)[:, None]
         self.buffer.add(obs, act, reward, next_obs, torch.from_numpy(made.terminated)[:, None])
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs: agent, buffer and counts. Environments are their owner's to restore."""
+        counts = {"online.taken": torch.tensor(self.taken), "online.updates": torch.tensor(self.updates)}
+        return self.agent.training_state() | self.buffer.state() | counts
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state` exactly.
+
+        Raises:
+            UserError: it is of another training.
+        """
+        try:
+            taken, updates = (int(state[f"online.{name}"]) for name in ("taken", "updates"))
+        except KeyError as error:
+            raise UserError(f"the checkpoint holds no online training: {error} is missing.") from error
+        self.agent.load_training_state(state)
+        self.buffer.load(state)
+        self.taken, self.updates = taken, updates

@@ -79,13 +79,6 @@ class ReplayBuffer:
         self._rows[:, index] = kept
         self.added += count
 
-    def transitions(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All rows of each seed, oldest first: obs, act, reward, next_obs, terminated, ``[S, len, ...]``."""
-        start = self.added % self.capacity if self.added > self.capacity else 0
-        rows = self._rows[:, : len(self)].roll(-start, dims=1)
-        obs, act, next_obs, reward, terminated = rows.split(self._widths, dim=-1)
-        return obs, act, reward.squeeze(-1), next_obs, terminated.squeeze(-1)
-
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Rows ``index [S, B]`` of each seed: obs, act, reward, next_obs, terminated, ``[S, B, ...]``."""
         seed = torch.arange(len(self.seeds), device=index.device).unsqueeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dosing.agent import Problem
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.online import OnlineSettings, OnlineTraining, Step
+from dosing.runs import read_tensors, write_tensors
 
 BEST = 6.0
 TRANSFORM = Transform((0.0,), (1.0,), (0.0,), (10.0,))
@@ -59,7 +61,7 @@ def test_it_finds_the_best_dose() -> None:
 def test_what_is_remembered_bootstraps_at_time_limits_only() -> None:
     found = training((0,), start=50)
     made = list(found.steps(30))
-    obs, act, reward, next_obs, terminated = found.buffer.transitions()
+    obs, act, reward, next_obs, terminated = found.buffer.gather(torch.arange(30)[None])
     np.testing.assert_array_equal(terminated[0].numpy(), [(k + 1) % 3 == 0 for k in range(30)])
     doses = np.concatenate([m.dose[:, 0] for m in made])
     np.testing.assert_allclose(act[0, :, 0].numpy(), doses / 5.0 - 1.0, rtol=1e-5, atol=1e-6)
@@ -84,9 +86,26 @@ def test_a_stacked_seed_is_the_seed_alone_and_steps_may_come_in_pieces() -> None
     list(both.steps(60))
     list(alone.steps(25))
     list(alone.steps(35))
-    stacked, single = both.buffer.transitions(), alone.buffer.transitions()
-    torch.testing.assert_close(stacked[1][1], single[1][0], rtol=0, atol=1e-4)
+    every = torch.arange(60)[None]
+    stacked, single = both.buffer.gather(every.expand(2, -1))[1], alone.buffer.gather(every)[1]
+    torch.testing.assert_close(stacked[1], single[0], rtol=0, atol=1e-4)
     assert alone.actors.resets == 2  # type: ignore[attr-defined]
+
+
+def test_it_is_saved_and_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    whole, first, second = (training((0, 3), start=20) for _ in range(3))
+    for each in (whole, first):
+        list(each.steps(40))
+    write_tensors(tmp_path / "x.safetensors", first.state(), {})
+    second.load(read_tensors(tmp_path / "x.safetensors")[0])
+    second.actors.visit = 40  # type: ignore[attr-defined]  # environments are their owner's to restore
+    for each in (whole, second):
+        list(each.steps(30))
+    assert (second.taken, second.updates) == (whole.taken, whole.updates) == (70, 51)
+    for name, value in whole.state().items():
+        assert torch.equal(second.state()[name], value), name
+    with pytest.raises(UserError, match="no online training"):
+        second.load({})
 
 
 @pytest.mark.parametrize(

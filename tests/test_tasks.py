@@ -16,7 +16,7 @@ from dosing.cli.studies import evaluable, external_of, obtain_data
 from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.evaluation import constant, read_outcomes, rollout, uniform, write_outcomes
-from simulator.envs.mujoco import REFERENCES, Episodes, TaskFactory
+from simulator.envs.mujoco import REFERENCES, TaskCohort, TaskFactory
 
 CUT = {"max_episode_steps": 60}
 ALONE: dict[str, Any] = {"patients": 50, "policy": "uniform", "seed": 0, "options": {}}
@@ -24,7 +24,7 @@ ALONE: dict[str, Any] = {"patients": 50, "policy": "uniform", "seed": 0, "option
 
 def record(path: Path, episodes: int = 4) -> Path:
     """A D4RL file of uniform actions in Hopper-v5, ended by falls and by a time limit of 60 visits."""
-    env = Episodes("Hopper-v5", episodes, 0, "train", CUT, workers=1)
+    env = TaskCohort("Hopper-v5", episodes, 0, "train", CUT, workers=1)
     obs, _ = env.reset(seed=0)
     rng = np.random.default_rng(0)
     rows: list[tuple[int, int, dict[str, Any]]] = []

@@ -160,12 +160,12 @@ class TaskFactory:
         object.__setattr__(self, "limits", limits)
         object.__setattr__(self, "horizon", spec.max_episode_steps)
 
-    def __call__(self, patients: int, first_patient: int) -> Episodes:
+    def __call__(self, patients: int, first_patient: int) -> TaskCohort:
         """Environment of evaluation episodes ``first_patient`` and on."""
-        return Episodes(self.env_id, patients, first_patient, "evaluation", self.options, self.workers)
+        return TaskCohort(self.env_id, patients, first_patient, "evaluation", self.options, self.workers)
 
 
-class Episodes(VectorEnv[Array, Array, NDArray[Any]]):
+class TaskCohort(VectorEnv[Array, Array, NDArray[Any]]):
     """N episodes of one task, one per sub-environment, each from its start to its own end and no further."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (gymnasium's own attribute)

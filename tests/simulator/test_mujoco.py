@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from dosing.errors import UserError
-from simulator.envs.mujoco import Episodes, TaskFactory, episode_seed, task_ids
+from simulator.envs.mujoco import TaskCohort, TaskFactory, episode_seed, task_ids
 
 pytestmark = pytest.mark.mujoco
 
 CUT = {"max_episode_steps": 30}
 
 
-def follow(env: Episodes, visits: int = 30) -> dict[str, np.ndarray[Any, Any]]:
+def follow(env: TaskCohort, visits: int = 30) -> dict[str, np.ndarray[Any, Any]]:
     """Doses that differ from episode to episode and visit to visit, but belong to an episode's number."""
     obs, info = env.reset(seed=7)
     kept: dict[str, list[Any]] = {"obs": [obs], "reward": [], "terminated": [], "truncated": [], "cost": []}
@@ -34,18 +34,18 @@ def test_an_episode_is_the_same_in_every_company_and_on_every_process() -> None:
     factory = TaskFactory("Hopper-v5", CUT, workers=1)
     together = follow(factory(6, 2))
     alone = follow(factory(2, 4))
-    spread = follow(Episodes("Hopper-v5", 6, 2, "evaluation", CUT, workers=2))
+    spread = follow(TaskCohort("Hopper-v5", 6, 2, "evaluation", CUT, workers=2))
     for name, values in together.items():
         np.testing.assert_array_equal(values[:, 2:4], alone[name], err_msg=name)
         np.testing.assert_array_equal(values, spread[name], err_msg=name)
     starts = {row.tobytes() for row in together["obs"][0]}
     assert len(starts) == 6
-    training = follow(Episodes("Hopper-v5", 6, 2, "train", CUT, workers=1))
+    training = follow(TaskCohort("Hopper-v5", 6, 2, "train", CUT, workers=1))
     assert starts.isdisjoint(row.tobytes() for row in training["obs"][0])
 
 
 def test_it_is_gymnasiums_own_task_step_by_step() -> None:
-    found = follow(Episodes("Walker2d-v5", 2, 3, "evaluation", CUT, workers=1))
+    found = follow(TaskCohort("Walker2d-v5", 2, 3, "evaluation", CUT, workers=1))
     for k, number in enumerate((3, 4)):
         task = gymnasium.make("Walker2d-v5", max_episode_steps=30)
         obs, _ = task.reset(seed=episode_seed(7, "evaluation", number))
@@ -61,7 +61,7 @@ def test_it_is_gymnasiums_own_task_step_by_step() -> None:
 
 
 def test_an_episode_that_is_over_is_counted_once() -> None:
-    env = Episodes("Hopper-v5", 4, workers=1)
+    env = TaskCohort("Hopper-v5", 4, workers=1)
     env.reset(seed=0)
     ended = np.zeros(4, dtype=int)
     total, after, cost = np.zeros(4), np.zeros(4), np.zeros(4)
@@ -85,7 +85,7 @@ def test_an_episode_that_is_over_is_counted_once() -> None:
 
 
 def test_a_time_limit_truncates_and_does_not_terminate() -> None:
-    found = follow(Episodes("HalfCheetah-v5", 2, options={"max_episode_steps": 5}, workers=1), 8)
+    found = follow(TaskCohort("HalfCheetah-v5", 2, options={"max_episode_steps": 5}, workers=1), 8)
     np.testing.assert_array_equal(found["truncated"].sum(1), [0, 0, 0, 0, 2, 0, 0, 0])
     assert not found["terminated"].any()
     assert not found["reward"][5:].any()
@@ -93,7 +93,7 @@ def test_a_time_limit_truncates_and_does_not_terminate() -> None:
 
 
 def test_doses_are_held_at_the_limits_and_said_so() -> None:
-    env = Episodes("HalfCheetah-v5", 2, workers=1)
+    env = TaskCohort("HalfCheetah-v5", 2, workers=1)
     env.reset(seed=0)
     dose = np.zeros((2, 6), dtype=np.float32)
     dose[1, 2] = 1.5
@@ -124,18 +124,18 @@ def test_what_cannot_be_made_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"Hopper-v5 cannot be made with {'variant': 'x'}"):
         TaskFactory("Hopper-v5", {"variant": "x"})
     with pytest.raises(UserError, match="at least one"):
-        Episodes("Hopper-v5", 0)
+        TaskCohort("Hopper-v5", 0)
     with pytest.raises(UserError, match="cohort must be"):
-        Episodes("Hopper-v5", 1, 0, "other")
+        TaskCohort("Hopper-v5", 1, 0, "other")
     with pytest.raises(UserError, match=r"reset\(seed=...\)"):
-        Episodes("Hopper-v5", 1, workers=1).reset()
+        TaskCohort("Hopper-v5", 1, workers=1).reset()
 
 
 def test_an_unstable_simulation_is_said_and_writes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    env = Episodes("HalfCheetah-v5", 1, workers=1)
+    env = TaskCohort("HalfCheetah-v5", 1, workers=1)
     env.reset(seed=0)
     task: Any = env._groups[0].tasks[0].unwrapped  # type: ignore[union-attr]
     task.data.qvel[:] = 1e12
@@ -145,7 +145,7 @@ def test_an_unstable_simulation_is_said_and_writes_no_file(
 
 
 def test_a_killed_process_is_one_sentence() -> None:
-    env = Episodes("Hopper-v5", 2, workers=2)
+    env = TaskCohort("Hopper-v5", 2, workers=2)
     env.reset(seed=0)
     env._groups[1]._process.kill()  # type: ignore[union-attr]
     env._groups[1]._process.join()  # type: ignore[union-attr]
