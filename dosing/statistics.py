@@ -299,6 +299,53 @@ def cvar(
     return _over_patients(rows, lambda v: lower_tail(v, level), replicates, rng, confidence)
 
 
+@dataclass(frozen=True)
+class Subgroup:
+    """Patients whose trait lies between two of its quantiles."""
+
+    low: float
+    """Least value of the trait in the group."""
+    high: float
+    """Largest value of the trait in the group."""
+    mean: Estimate
+    """Mean of the returns in the group."""
+
+
+def subgroups(
+    x: ArrayLike, trait: ArrayLike, count: int = 4, *, confidence: float = 0.95
+) -> tuple[Subgroup, ...]:
+    """Return the mean of returns ``[S, P]`` in ``count`` equally large groups by a trait ``[S, P]``.
+
+    The groups are cut at the trait's quantiles over all patients together; equal values stay together. One
+    row: t over the patients of a group. Several rows, each with patients of its own: the mean of the seeds'
+    group means, with t over the seeds. A group needs two patients in every seed.
+    """
+    rows, values = _rows(x, "returns"), _rows(trait, "trait")
+    if rows.shape != values.shape:
+        raise UserError(
+            f"subgroups need one trait per return, got {list(values.shape)} for {list(rows.shape)}"
+        )
+    if count < 2:
+        raise UserError(f"subgroups need 2 or more groups, got {count}")
+    group = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values, side="right")
+    found = []
+    for index in range(count):
+        inside = group == index
+        sizes = inside.sum(axis=1)
+        if sizes.min() < 2:
+            raise UserError(
+                f"{count} subgroups need 2 or more patients each in every seed, one has {sizes.min()}"
+            )
+        own = [row[kept] for row, kept in zip(rows, inside, strict=True)]
+        if len(own) == 1:
+            mean = mean_over_seeds(own[0][None], confidence=confidence)
+        else:
+            means = np.array([part.mean() for part in own])
+            mean = replace(mean_over_seeds(means[:, None], confidence=confidence), n=int(sizes.sum()))
+        found.append(Subgroup(float(values[inside].min()), float(values[inside].max()), mean))
+    return tuple(found)
+
+
 def lower_tail(x: Array, level: float = 0.05) -> Array:
     """Return CVaR of K equally likely values ``[..., K]``: the mean over the worst ``level`` of their mass.
 

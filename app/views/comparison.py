@@ -1,4 +1,4 @@
-"""Agents side by side: intervals first, the study table second, training curves third."""
+"""Agents side by side: intervals first, the study table second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, frame, load
-from app.theme import mark, probability
+from app.theme import probability
 from dosing.comparison import Row
 from dosing.errors import UserError
 
@@ -92,29 +92,4 @@ def show_table(listing: load.Listing) -> None:
     )
 
 
-@st.fragment
-def show_training(listing: load.Listing) -> None:
-    """Training curves of one run."""
-    st.subheader("Training")
-    runs = {run.label: run for run in listing.runs}
-    label = st.selectbox("Run", list(runs), key="run", bind="query-params")
-    run = runs[label]
-    try:
-        metrics = load.metrics(run)
-    except UserError as error:
-        frame.problems([f"{label}: {error}"])
-        return
-    columns = st.columns(2)
-    look = mark(min(list(runs).index(label), 3))
-    for index, (name, part) in enumerate(metrics.groupby("name", sort=False)):
-        wide = part.pivot(index="step", columns="seed", values="value")
-        figure = charts.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
-        with columns[index % 2]:
-            frame.draw(figure, f"curve{index}", f"{name} of {label} over training")
-    seeds = len(run.config["seeds"])
-    st.caption(f"Strong line: interquartile mean over {seeds} seeds. Faint lines: the seeds.")
-
-
-found = frame.open_page("Comparison")
-show_table(found)
-show_training(found)
+show_table(frame.open_page("Comparison"))

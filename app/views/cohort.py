@@ -1,0 +1,213 @@
+"""The evaluated patients: how returns are spread, who does worst, what safety costs, which groups differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+
+from app import cohort_chart, frame, load, results
+from app.cohort_chart import Lane
+from app.states import one_data_set
+from app.theme import HIGHLIGHTS, OTHER, Mark, counted, mark, number
+from dosing.errors import UserError
+from dosing.evaluation import Outcomes
+from dosing.statistics import cvar, mean_over_seeds, subgroups
+from simulator.patients import Evaluated
+
+TENTH = 0.1
+WORST = 10  # patients in the list of the worst
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run with what happened to its patients under one rule."""
+
+    run: load.Run
+    mark: Mark
+    outcome: Outcomes
+
+
+def minus(text: object) -> str:
+    """Numbers with a real minus sign."""
+    return str(text).replace("-", "\N{MINUS SIGN}")
+
+
+def evaluations(runs: list[load.Run], rule: str) -> list[Evaluation]:
+    """Evaluated runs in the order of their marks; the others are named."""
+    found, missing = [], []
+    for run in runs:
+        try:
+            outcomes = results.outcomes(run)
+        except UserError as error:
+            frame.problems([f"{run.label}: {error}"])
+            continue
+        if outcomes is None or rule not in outcomes:
+            missing.append(run.label)
+        else:
+            found.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
+    if missing:
+        frame.nothing_yet(
+            f"Not evaluated on new patients yet: {', '.join(missing)}. This command trains what is missing "
+            "and evaluates it:",
+            "python -m dosing compare",
+        )
+    return found
+
+
+def chosen(listing: load.Listing) -> list[load.Run]:
+    """Runs of one data set, at most as many as colours can name."""
+    runs = {run.label: run for run in one_data_set(listing)}
+    labels = list(runs)
+    if len(runs) > HIGHLIGHTS:
+        labels = st.multiselect(
+            "Agents", labels, labels[:HIGHLIGHTS], max_selections=HIGHLIGHTS, key="cohort_runs"
+        )
+    return [runs[label] for label in labels]
+
+
+def lane(found: Evaluation) -> Lane:
+    """One agent's returns with their mean and their worst tenth."""
+    returns = found.outcome.returns
+    tail = cvar(returns, TENTH) if TENTH * returns.shape[1] >= 1.0 else None
+    return Lane(found.run.label, found.mark, returns.reshape(-1), mean_over_seeds(returns), tail)
+
+
+def spread_of_returns(found: list[Evaluation]) -> None:
+    """Distributions with their worst tenth."""
+    st.subheader("Returns over patients")
+    lanes = [lane(one) for one in found]
+    frame.draw(cohort_chart.distributions(lanes), "distributions", "Distribution of returns of each agent")
+    for one in lanes:
+        words = (
+            f"worst tenth **{minus(one.tail)}**" if one.tail else "worst tenth: fewer than 10 patients a seed"
+        )
+        st.markdown(f"- {one.mark.sign} {one.name}: mean **{minus(one.mean)}**, {words}")
+    seeds, patients = found[0].outcome.returns.shape
+    st.caption(
+        f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
+        "same for every agent. Filled mark: mean; open mark: mean return of the worst tenth of the patients "
+        "(CVaR 10 %), whose bars are darker; lines: 95 % intervals over seeds."
+    )
+
+
+def safety(found: list[Evaluation]) -> None:
+    """Cost against return, for agents and the rules of the study table."""
+    st.subheader("Cost against return")
+    points = [
+        (o.run.label, o.mark, mean_over_seeds(o.outcome.returns), mean_over_seeds(o.outcome.cost))
+        for o in found
+    ]
+    try:
+        table = load.table()
+    except UserError as error:
+        frame.problems([str(error)])
+        table = None
+    data = str(found[0].run.config["data"]["name"])
+    rules = (
+        [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
+    )
+    points += [(rule_name(row.name), OTHER, row.recommended, row.cost) for row in rules if row.cost]
+    frame.draw(cohort_chart.cost_and_return(points), "cost", "Mean cost against mean return, 95 % intervals")
+    st.caption(
+        "Cost: number of safety events of a patient, which the scenario card on the Data page names; never "
+        "part of the reward. Down and to the right is better. Lines: 95 % intervals, which may reach below "
+        "the 0 that no cost can; grey: rules without learning."
+    )
+
+
+def rule_name(name: str) -> str:
+    """A reference rule's name short enough to stand over a point."""
+    words = name.split()
+    if "estimated" in words:
+        return "estimated constant"
+    return "best constant" if words[0] == "best" else " ".join(words[:2])
+
+
+def known(one: Evaluation) -> Evaluated | None:
+    """Who the patients are; says so where nobody knows."""
+    try:
+        return results.patients(one.run, one.outcome)
+    except UserError as error:
+        st.info(f"Who these patients are is not known: {error}")
+        return None
+
+
+def groups(found: list[Evaluation]) -> None:
+    """Mean return by a trait of the patients."""
+    st.subheader("Subgroups")
+    first = found[0].outcome
+    if (patients := known(found[0])) is None:
+        return
+    if other := [one.run.label for one in found if one.outcome.seeds != first.seeds]:
+        st.info(f"Evaluated on patients of other seeds, so not beside the rest: {', '.join(other)}.")
+    found = [one for one in found if one.outcome.seeds == first.seeds]
+    found = [one for one in found if one.outcome.returns.shape == first.returns.shape]
+    names = [str(name) for name in found[0].run.config.get("obs_names") or ()]
+    states = names[: patients.mean.shape[2]]
+    traits = {f"latent mean of {name}": patients.mean[..., k] for k, name in enumerate(states)}
+    traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}
+    if np.ptp(patients.sensitivity) > 0:
+        traits["sensitivity to the dose"] = patients.sensitivity
+    trait = st.selectbox("Patients grouped by", list(traits), key="trait", bind="query-params")
+    try:
+        shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in found]
+    except UserError as error:
+        st.info(f"No subgroups: {error}")
+        return
+    frame.draw(cohort_chart.by_subgroup(trait, shown), "subgroups", f"Mean return by {trait}")
+    st.caption(
+        f"{GROUPS} equally large groups. The latent mean is known to the simulator alone; no agent sees it. "
+        "Lines: 95 % intervals. A difference between groups is no effect of the trait alone."
+    )
+
+
+def worst(found: list[Evaluation]) -> None:
+    """The patients with the lowest returns, each with links that open its first state elsewhere."""
+    st.subheader("Worst patients")
+    named = {one.run.label: one for one in found}
+    one = named[st.selectbox("Under", list(named), key="under", bind="query-params")]
+    outcome, patients = one.outcome, known(one)
+    for place in np.argsort(outcome.returns, axis=None)[:WORST]:
+        seed, patient = (int(k) for k in np.unravel_index(place, outcome.returns.shape))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(
+                f"Patient {patients.number[seed, patient] if patients else patient}, training seed "
+                f"{outcome.seeds[seed]}: return **{number(outcome.returns[seed, patient], 1)}**, "
+                f"cost {number(outcome.cost[seed, patient], 0)}, "
+                f"mean dose {number(outcome.dose[seed, patient], 2)}",
+                width="content",
+            )
+            if patients is not None:
+                state = " ".join(f"{x:.4f}" for x in patients.seen[seed, patient])
+                link = {"state_from": "typed numbers", "numbers": state}
+                st.page_link(
+                    "views/what_if.py",
+                    label="\N{RIGHTWARDS ARROW} What if",
+                    query_params=link | {"rule2": f"follow {one.run.label}"},
+                )
+                st.page_link("views/patient.py", label="\N{RIGHTWARDS ARROW} Doses", query_params=link)
+    st.caption(
+        "Numbers are those of the evaluation cohort. The links open the state of the first visit, to four "
+        "decimals: a state, not the patient behind it."
+    )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """All parts of the page; a fragment, so that a choice redraws nothing else."""
+    rule = st.segmented_control(
+        "Doses", results.RULES, default=results.RULES[0], required=True, key="rule", bind="query-params"
+    )
+    found = evaluations(chosen(listing), rule)
+    if not found:
+        return
+    spread_of_returns(found)
+    safety(found)
+    groups(found)
+    worst(found)
+
+
+view(frame.open_page("Cohort"))

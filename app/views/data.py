@@ -1,0 +1,211 @@
+"""The visits agents learn from, recorded or simulated here: what is in them, one patient, files of them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app import course_chart, data_chart, frame, load, visits
+from app.states import one_data_set
+from app.theme import counted
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from simulator.observation import REALISM
+from simulator.registry import SCENARIOS
+
+RECORDED, SIMULATED = "recorded", "simulated now"
+UNIFORM, FIXED, TITRATION = "uniform", "constant", "titration"
+ROWS = 50  # visits in the table
+FORMATS = ((".parquet", "application/vnd.apache.parquet"), (".csv", "text/csv"))
+
+
+@st.cache_resource(show_spinner="Simulating patients", max_entries=4)
+def cohort(*request: Any) -> Episodes:
+    """A simulated cohort, kept while it is on show."""
+    return visits.cohort(*request)
+
+
+def recorded(listing: load.Listing) -> tuple[Episodes, str] | None:
+    """The visits of one data set of the study and their name."""
+    run = one_data_set(listing)[0]
+    try:
+        return load.episodes(run), str(run.config["data"]["name"])
+    except UserError as error:
+        frame.problems([f"the recorded visits: {error}"])
+        return None
+
+
+def simulated() -> tuple[Episodes, str] | None:
+    """A cohort as asked for, within the bounds of ``app.visits``."""
+    left, middle, right = st.columns(3)
+    env_id = left.selectbox("Environment", list(SCENARIOS), key="env", bind="query-params")
+    variants = SCENARIOS[env_id].variants
+    variant = middle.selectbox("Variant", variants, key="variant", bind="query-params")
+    realism = right.selectbox("Realism, 1 is ideal", list(REALISM), key="realism", bind="query-params")
+    most = visits.most_patients(env_id, variant)
+    patients = left.number_input(
+        f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
+    )
+    seed = middle.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+    kind = right.selectbox("Doses by", (UNIFORM, TITRATION, FIXED), key="behaviour", bind="query-params")
+    policy = kind
+    if kind == FIXED:
+        limits = SCENARIOS[env_id](variant).limits
+        low, high = limits.low[0], limits.high[0]
+        dose = st.slider(
+            "Dose for everyone",
+            low,
+            high,
+            0.5 * (low + high),
+            (high - low) / 200,
+            key="given",
+            bind="query-params",
+        )
+        policy = f"{FIXED}:{dose:g}"
+    try:
+        made = cohort(env_id, variant, int(patients), int(seed), policy, int(realism))
+    except UserError as error:
+        frame.problems([str(error)])
+        return None
+    name = "-".join([env_id.split("/")[-1], variant, str(patients), policy.replace(":", "-"), f"seed{seed}"])
+    return made, name
+
+
+def facts(episodes: Episodes) -> None:
+    """How much there is, where it comes from, and its hash."""
+    meta = episodes.metadata
+    patients = len(np.unique(episodes.episode))
+    held = float((episodes.limited_by > 0).mean())
+    lines = [
+        f"{counted(len(episodes), 'visit')} of {counted(patients, 'patient')}",
+        f"Environment: {meta.get('env_id') or 'none here'}, doses by {meta.get('policy', 'the file')}, "
+        f"seed {meta.get('seed', 'unknown')}",
+        f"Mean return of a patient: {return_words(episodes, patients)}",
+        f"Visits at which a hard limit held the dose: {100 * held:.1f} %",
+    ]
+    st.markdown("\n".join(f"- {line}" for line in lines))
+    st.caption("Content hash (SHA-256 over all columns, the same for every file format):")
+    st.code(str(meta.get("content_hash", "unknown")), language=None)
+
+
+def return_words(episodes: Episodes, patients: int) -> str:
+    """Mean undiscounted return with its interval."""
+    found = visits.mean_return(episodes)
+    if found is None:
+        return f"{episodes.reward.sum() / patients:.2f} (one patient, no interval)"
+    return f"{found} ({found.basis})".replace("-", "\N{MINUS SIGN}")
+
+
+def distributions(episodes: Episodes) -> None:
+    """Histograms of states, doses and rewards."""
+    st.subheader("Distributions over the visits")
+    drawn = visits.quantities(episodes)
+    frame.draw(data_chart.histograms(drawn), "histograms", "Histograms of states, doses given and rewards")
+    more = episodes.obs.shape[1] - visits.SHOWN
+    left_out = f" The first {visits.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
+    st.caption(f"Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{left_out}")
+
+
+def table(episodes: Episodes) -> None:
+    """The first visits."""
+    st.subheader("First visits")
+    shown = visits.head(episodes, ROWS)
+    st.dataframe(shown, hide_index=True, key="head", height=280)
+    st.caption(f"{len(shown)} of {len(episodes):,} visits, three decimals.")
+
+
+def card(episodes: Episodes) -> None:
+    """The scenario card and everything else the visits say about themselves."""
+    st.subheader("Scenario card")
+    found = episodes.metadata.get("card") or {}
+    st.markdown(str(found.get("title", "Recorded data without a scenario card.")))
+    with st.expander("All fields of the card"):
+        st.json(found)
+    with st.expander("All other metadata of the visits"):
+        st.json({name: value for name, value in episodes.metadata.items() if name != "card"})
+
+
+def course(episodes: Episodes) -> None:
+    """One patient's observations, doses and rewards."""
+    st.subheader("One patient")
+    count = len(np.unique(episodes.episode))
+    place = 1
+    if count > 1:
+        place = st.number_input(
+            f"Patient, 1 to {count:,} in the order of the visits",
+            1,
+            count,
+            1,
+            key="place",
+            bind="query-params",
+        )
+    rows, meta = visits.patient_rows(episodes, int(place)), episodes.metadata
+    names = visits.names_of(episodes)[: visits.SHOWN]
+    numbers, last = episodes.step[rows].astype(float) + 1, len(rows) - 1
+    units = [str(unit) for unit in meta.get("obs_units") or ["1"] * episodes.obs.shape[1]]
+    patient = int(episodes.episode[rows[0]])
+    left, right = st.columns(2)
+    with left:
+        figure = course_chart.observations(
+            numbers, episodes.obs[rows][:, : len(names)], names, units[: len(names)], last
+        )
+        frame.draw(figure, "course_states", f"Observations of patient {patient} over the visits")
+    with right:
+        for k in range(episodes.act.shape[1]):
+            figure = course_chart.doses(
+                numbers,
+                episodes.act[rows, k],
+                episodes.reward[rows],
+                episodes.limited_by[rows] > 0,
+                (float(meta["action_low"][k]), float(meta["action_high"][k])),
+                last,
+                name=str(meta.get("dose_name", "dose")),
+                unit=str(meta.get("dose_unit", "1")),
+            )
+            frame.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
+    st.caption(
+        f"Patient number {patient}. Numbers beside the strips: the last visit. A cross: changed by a limit."
+    )
+
+
+def take_away(episodes: Episodes, name: str) -> None:
+    """Files of all visits."""
+    st.subheader("Take the visits away")
+    with st.container(horizontal=True):
+        for suffix, mime in FORMATS:
+            st.download_button(
+                f"Download {suffix[1:]}",
+                functools.partial(visits.export, episodes, suffix),
+                file_name=f"{name}{suffix}",
+                mime=mime,
+                key=f"download{suffix}",
+                on_click="ignore",
+            )
+    st.caption(
+        "All visits with their metadata; the sentence that they are not for patients is in the file too. "
+        "`python -m dosing train --data FILE` learns from it."
+    )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """Everything about one set of visits; a fragment, so that a choice redraws nothing else."""
+    source = st.segmented_control(
+        "Visits", (RECORDED, SIMULATED), default=RECORDED, required=True, key="visits", bind="query-params"
+    )
+    found = recorded(listing) if source == RECORDED else simulated()
+    if found is None:
+        return
+    episodes, name = found
+    facts(episodes)
+    distributions(episodes)
+    table(episodes)
+    course(episodes)
+    card(episodes)
+    take_away(episodes, name)
+
+
+view(frame.open_page("Data and simulator"))
