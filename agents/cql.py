@@ -52,7 +52,7 @@ LARGEST_MULTIPLIER = 1e6
 
 @dataclass(frozen=True)
 class CQLConfig:
-    """Settings of CQL: widths, discount and target gap for the treatment simulators, the rest as published.
+    """Settings of CQL for the treatment simulators; target rate, samples and multiplier as published.
 
     The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as many,
     a discount of 0.99, a policy step size of 3e-5 and a weight of 10 without the multiplier; its mazes
@@ -65,14 +65,15 @@ class CQLConfig:
     """Hidden widths of every network."""
     learning_rate: float = 3e-4
     """Adam step size of the critics and of the multiplier."""
-    actor_learning_rate: float = 1e-4
+    actor_learning_rate: float = 3e-4
     """Adam step size of the policy and of its temperature."""
     discount: float = 0.9
     """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
     target_rate: float = 0.005
     """Polyak rate of the target critics."""
-    conservative_weight: float = 5.0
-    """w: 0 is a soft actor-critic, large prefers recorded doses; in the unit of the reward."""
+    conservative_weight: float = 1.0
+    """w, in the unit of the reward: 0 is a soft actor-critic, large prefers recorded doses. Where these fill
+    the limits, the 5 and more of the released code make critics nearly flat in the dose."""
     n_samples: int = 10
     """N, drawn doses of each kind in the gap, and in the backup where it takes the largest."""
     lagrange: bool = False
