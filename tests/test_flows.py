@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 
 from dosing.agent import Problem
-from dosing.flows import OneStep, Velocity, euler, matching_loss, points, spread
+from dosing.flows import DRAWS, FAR, OneStep, Velocity, euler, matching_loss, points, spread
 from dosing.networks import Initialiser
+from dosing.regularisation import Regularisation
 
 SEEDS = (0, 4)
 PROBLEM = Problem(n_obs=3, n_act=2)
@@ -47,6 +48,16 @@ def test_euler_steps_follow_known_flows() -> None:
     torch.testing.assert_close(timed, torch.full_like(timed, (0.0 + 0.25 + 0.5 + 0.75) / 4))
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_flow_that_diverges_ends_at_a_limit(sign: float) -> None:
+    """Held within ``FAR`` on its way, it never overflows, and comes back if it is called back."""
+    obs, start = torch.zeros(2, 5, 3), torch.full((2, 5, 2), 0.5)
+    far = euler(lambda obs, at, time: sign * 1e30 * at, obs, start, 7)  # an odd number of changes of sign
+    torch.testing.assert_close(far, torch.full_like(far, sign))
+    back = euler(lambda obs, at, time: torch.where(time < 0.5, 1e30, -2.0 * FAR), obs, start, 2)
+    torch.testing.assert_close(back, torch.zeros_like(back))
+
+
 @pytest.mark.parametrize("count", [10, 64])
 def test_points_of_noise_are_standard_normal_and_always_the_same(count: int) -> None:
     found = points(count, 2, torch.empty(0, dtype=torch.float64))
@@ -71,3 +82,35 @@ def test_pushing_many_points_equals_pushing_each(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(
             spread(net, obs, own)[1, 2], net(obs[:, 2:3].expand(-1, 3, -1), own[:, 2])[1]
         )
+
+
+def test_the_law_of_a_one_step_map_is_that_of_its_clipped_doses() -> None:
+    """Against many draws: the distribution function of 64 points is within a few of 64 parts."""
+    net = OneStep(Initialiser(SEEDS, dtype=torch.float64), Problem(3, 1), (8,))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.5)
+    obs = inputs()["obs"]
+    law = net.law(obs)
+    assert law.batch_shape == (2, 5)
+    assert law.event_shape == (1,)
+    base = law.base_dist  # type: ignore[attr-defined]
+    assert base.kind == "samples"
+    assert base.values.shape == (2, 5, 1, DRAWS)
+    many = torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    doses = spread(net, obs, many).clamp(-1.0, 1.0).detach()
+    assert 0.0 < float((doses.abs() == 1.0).double().mean()) < 1.0
+    for level in (-0.5, 0.0, 0.5, 0.999):
+        share = (doses <= level).double().mean(2)
+        found = base.cdf(torch.full((2, 5, 1), level).double())
+        torch.testing.assert_close(found, share, atol=2.5 / DRAWS, rtol=0.0)
+
+
+def test_a_one_step_map_starts_at_a_prior_dose() -> None:
+    """The dose itself is added, not what tanh would make of it."""
+    init = Initialiser(SEEDS, dtype=torch.float64, regularisation=Regularisation(prior="constant_dose"))
+    net, plain = OneStep(init, PROBLEM, (8,)), OneStep(Initialiser(SEEDS, dtype=torch.float64), PROBLEM, (8,))
+    x, prior = inputs(), torch.tensor([0.3, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(net(x["obs"], x["noise"]), plain(x["obs"], x["noise"]))
+    net.prior.centre(prior)
+    torch.testing.assert_close(net(x["obs"], x["noise"]), plain(x["obs"], x["noise"]) + prior)

@@ -150,8 +150,10 @@ def test_a_dose_quadratic_critic_is_a_quadratic_form(n_act: int) -> None:
 def test_the_value_of_an_ensemble() -> None:
     values = torch.tensor([[[1.0, 5.0], [3.0, 2.0], [8.0, 2.0]]], dtype=torch.float64)  # [1, 3, 2]
     least = Critic(initialiser((0,)), 2, 1, (4,))
-    bound = Critic(initialiser((0,), pessimism=2.0), 2, 1, (4,))
+    mean = Critic(initialiser((0,)), 2, 1, (4,), aggregate="mean")
+    bound = Critic(initialiser((0,), pessimism=2.0), 2, 1, (4,), aggregate="mean")
     assert least.lower(values).tolist() == [[1.0, 2.0]]
+    assert mean.lower(values).tolist() == [[4.0, 3.0]]
     spread = ((9.0 + 1.0 + 16.0) / 3) ** 0.5, 2.0**0.5
     expected = [[4.0 - 2.0 * spread[0], 3.0 - 2.0 * spread[1]]]
     torch.testing.assert_close(bound.lower(values), torch.tensor(expected, dtype=torch.float64))
