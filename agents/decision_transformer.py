@@ -49,8 +49,8 @@ class DecisionTransformerConfig:
 
     The paper's locomotion experiments use a context of 20 (5 on Reacher), three layers of width 128 with one
     head, dropout 0.1, a step size of 1e-4 after 1e4 updates of warm-up, decay 1e-4, gradients clipped at
-    0.25, batches of 64 windows and 1e5 updates; targets 12000 (HalfCheetah), 3600 (Hopper), 5000 (Walker2d)
-    and half of each.
+    0.25, batches of 64 windows (a batch size of 1280) and 1e5 updates; targets 12000 (HalfCheetah), 3600
+    (Hopper), 5000 (Walker2d) and half of each.
     """
 
     context: int = 20
@@ -61,7 +61,7 @@ class DecisionTransformerConfig:
     """Layers of attention and feed-forward network."""
     heads: int = 1
     """Attention heads per layer."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     """AdamW step size after the warm-up."""
     warm_up_steps: int = 100
     """Updates over which the step size grows linearly from nearly 0."""
