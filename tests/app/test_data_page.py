@@ -1,0 +1,118 @@
+"""The data page: what the visits hold, a simulated cohort, one patient, files that can be read back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import visits
+from app.data_chart import Quantity, histograms
+from app.theme import NOTICE
+from dosing import NOT_FOR_PATIENTS
+from dosing.cli.studies import episodes_of
+from dosing.data.store import read_episodes
+from dosing.runs import find_runs
+from simulator.generate import simulate
+from tests.app.test_charts import texts
+from tests.app.test_pages import words
+from tests.app.test_what_if import minus, open_app  # noqa: F401
+
+PAGE = "views/data.py"
+
+
+def test_the_recorded_visits_are_shown_as_they_are(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, place="2")
+    assert not at.error
+    episodes = episodes_of(find_runs(full_study)[0])
+    said = words(at)
+    assert "72 visits of 3 patients" in said
+    assert at.code[0].value == episodes.metadata["content_hash"]
+    assert minus(visits.mean_return(episodes)) in said
+    table = at.dataframe[0].value
+    assert len(table) == 50
+    assert np.allclose(table["s4"], episodes.obs[:50, 3], atol=6e-4)
+    assert np.allclose(table["dose given"], episodes.act[:50, 0], atol=6e-4)
+    assert table["visit"].tolist()[:25] == [*range(1, 25), 1]
+    assert f"Patient number {episodes.episode[24]}" in said
+    assert len(at.get("plotly_chart")) == 3
+    card, rest = (element.value for element in at.json)
+    assert '"motion"' in card
+    assert '"obs_units"' in rest
+
+
+def test_a_cohort_is_simulated_as_asked_for(open_app, full_study: Path) -> None:  # noqa: F811
+    link = {"visits": "simulated now", "variant": "simenv3", "patients": "40", "seed": "7", "realism": "3"}
+    at = open_app(full_study, PAGE, **link, behaviour="constant", given="0.5")
+    assert not at.error
+    made = simulate(
+        "dosing/Treatment-v0", patients=40, seed=7, policy="constant:0.5", variant="simenv3", realism=3
+    )
+    assert at.code[0].value == made.content_hash()
+    assert "960 visits of 40 patients" in words(at)
+    names = [button.proto.label for button in at.get("download_button")]
+    assert names == ["Download parquet", "Download csv"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_holds_the_same_visits_and_the_notice(tmp_path: Path, suffix: str) -> None:
+    made = visits.cohort("dosing/LiI-v0", "published", 5, 1, "titration", 1)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(visits.export(made, suffix))
+    back = read_episodes(path)
+    assert back.content_hash() == made.content_hash()
+    assert back.metadata["notice"] == NOT_FOR_PATIENTS
+
+
+def test_the_largest_cohorts_take_a_moment() -> None:
+    assert visits.most_patients("dosing/Treatment-v0", "corrected") == 10_000
+    assert visits.most_patients("dosing/Treatment-v0", "li-evaluation") == 2_400
+    start = time.perf_counter()
+    visits.cohort("dosing/Treatment-v0", "corrected", 10_000, 0, "titration", 5)
+    assert time.perf_counter() - start < 10.0  # about half a second on an idle core
+
+
+def test_without_the_recorded_visits_a_cohort_can_still_be_simulated(
+    open_app,  # noqa: F811
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    for file in (study / "data").iterdir():
+        file.unlink()
+    at = open_app(study, PAGE)
+    assert any("the recorded visits" in e.value for e in at.error)
+    assert not at.get("plotly_chart")
+    at.segmented_control(key="visits").set_value("simulated now").run()
+    assert not at.exception
+    assert "2,400 visits of 100 patients" in words(at)
+
+
+def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None:  # noqa: F811
+    at: AppTest = open_app(empty_study, PAGE)
+    assert at.code[0].value == "python -m dosing demo"
+
+
+def test_one_visit_is_enough_to_be_drawn(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, visits="simulated now", patients="1")
+    assert "one patient, no interval" in words(at)
+    assert len(at.get("plotly_chart")) == 3
+
+
+def test_histograms_hold_all_visits_on_axes_of_their_own() -> None:
+    values = np.random.default_rng(0).normal(size=500)
+    figure = histograms([Quantity("INR", "1", values), Quantity("dose", "mg", values * 10, (-50.0, 60.0))])
+    assert figure.layout.title.text == NOTICE
+    for bars in figure.data:
+        assert np.sum(bars.y) == pytest.approx(100.0)
+    assert f"<b>dose</b> (mg)<br>mean {minus(f'{10 * values.mean():.2f}')}" in texts(figure)
+    assert [s.x0 for s in figure.layout.shapes] == [-50.0, 60.0]
+    assert {s.xref for s in figure.layout.shapes} == {"x2"}
+    low, high = figure.layout.xaxis2.range
+    assert low < -50.0
+    assert high > 60.0
+    assert figure.layout.xaxis.range[1] < 6.0

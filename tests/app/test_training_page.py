@@ -1,0 +1,119 @@
+"""The training page: returns along training and one run's losses, in every state of the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dosing.cli.studies import CURVES
+from dosing.runs import find_runs
+from dosing.statistics import interquartile_mean
+from tests.app.test_pages import words
+from tests.app.test_what_if import open_app  # noqa: F401
+
+PAGE = "views/training.py"
+UPDATES, SEEDS = (10, 20, 30), range(8)
+
+
+def curve_rows(study: Path) -> list[dict[str, Any]]:
+    """Curves of eight seeds at three updates, for every run of the study."""
+    rng, rows = np.random.default_rng(0), []
+    for run in find_runs(study):
+        config = run.config()
+        about = {
+            "agent": config["agent"],
+            "name": f"{config['agent']}, alpha=1",
+            "setting": "",
+            "policy": "law",
+            "data": config["data"]["name"],
+            "run": str(run.path.relative_to(study)),
+        }
+        for update in UPDATES:
+            for seed in SEEDS:
+                means = {"recommended": float(rng.normal(update)), "sampled": float(rng.normal(-update))}
+                rows.append(about | {"update": update, "seed": seed} | means)
+    return rows
+
+
+@pytest.fixture
+def with_curves(full_study: Path, tmp_path: Path) -> Path:
+    study = shutil.copytree(full_study, tmp_path / "curves")
+    pq.write_table(pa.Table.from_pylist(curve_rows(study)), study / CURVES)
+    return study
+
+
+def figure(at: AppTest, index: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    return found
+
+
+def values(array: Any) -> np.ndarray:
+    """An array of a figure, which plotly may have packed."""
+    if isinstance(array, dict):
+        return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"])
+    return np.asarray(array)
+
+
+@pytest.mark.parametrize("rule", ["recommended", "sampled"])
+def test_the_strong_line_is_the_interquartile_mean_of_the_seeds(
+    open_app,  # noqa: F811
+    with_curves: Path,
+    rule: str,
+) -> None:
+    at = open_app(with_curves, PAGE, along=rule)
+    rows = [row for row in curve_rows(with_curves) if row["agent"] == "iql"]
+    each = np.array([[r[rule] for r in rows if r["update"] == u] for u in UPDATES])
+    *seeds, middle = figure(at, 1)["data"]
+    assert len(seeds) == 8
+    assert np.allclose(values(middle["y"]), interquartile_mean(each[..., None]))
+    assert np.allclose(values(seeds[3]["y"]), each[:, 3])
+    assert values(middle["x"]).tolist() == list(map(float, UPDATES))
+    assert figure(at, 0)["layout"]["yaxis"]["range"] == figure(at, 1)["layout"]["yaxis"]["range"]
+    assert "**iql, alpha=1** · law" in words(at)
+    assert "interquartile mean over 8 training seeds" in words(at)
+
+
+def test_the_losses_of_any_run_are_shown(open_app, with_curves: Path) -> None:  # noqa: F811
+    at = open_app(with_curves, PAGE)
+    charts = len(at.get("plotly_chart"))
+    at.selectbox(key="run").select("IQL").run()
+    assert not at.exception
+    assert 3 < len(at.get("plotly_chart")) != charts
+    assert "interquartile mean over 2 seeds" in words(at)
+
+
+def test_only_the_end_or_nothing_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE)  # a demo is evaluated at its end alone
+    assert "Only the end of training was evaluated" in words(at)
+    assert "--evaluate-at" in at.code[0].value
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (study / CURVES).unlink()
+    at = open_app(study, PAGE)
+    assert "No run was evaluated along its training yet" in words(at)
+    assert at.get("plotly_chart")  # the losses are there all the same
+
+
+def test_a_damaged_or_orphaned_file_is_named(open_app, with_curves: Path) -> None:  # noqa: F811
+    rows = [r | ({"run": "gone/away/x"} if r["agent"] == "iql" else {}) for r in curve_rows(with_curves)]
+    pq.write_table(pa.Table.from_pylist(rows), with_curves / CURVES)
+    at = open_app(with_curves, PAGE)
+    assert any("gone/away/x is no longer a readable run" in e.value for e in at.error)
+    without = [{k: v for k, v in row.items() if k != "update"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(without), with_curves / CURVES)
+    at = open_app(with_curves, PAGE)
+    assert any("lacks update" in e.value for e in at.error)
+
+
+def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None:  # noqa: F811
+    at = open_app(empty_study, PAGE)
+    assert at.code[0].value == "python -m dosing demo"
+    assert not at.get("plotly_chart")
