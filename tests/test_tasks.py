@@ -149,7 +149,7 @@ def test_what_the_user_says_is_checked(tmp_path: Path) -> None:
     assert external_of(None, {}) is None
     with pytest.raises(UserError, match="leave the description out"):
         obtain_data("dosing/Treatment-v0", tmp_path, **ALONE, external=external_of(None, {}, horizon=5))
-    with pytest.raises(UserError, match="neither a file, minari:ID nor an environment id"):
+    with pytest.raises(UserError, match="neither a file nor an environment id nor minari:ID"):
         obtain_data("absent.hdf5", tmp_path, **ALONE)
 
 

@@ -190,7 +190,7 @@ def obtain_data(
     if source not in gymnasium.registry or not source.startswith("dosing/"):
         known = ", ".join(i for i in gymnasium.registry if i.startswith("dosing/"))
         raise UserError(
-            f"--data {source!r} is neither a file, {MINARI}ID nor an environment id; the ids are: {known}."
+            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: {known}."
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")

@@ -67,7 +67,7 @@ def guarded(path: str | Path, read: Callable[[], Found]) -> Found:
         raise
     except FAILURES as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UserError(f"{path} is truncated or not a {Path(path).suffix[1:]} file ({reason})") from error
+        raise UserError(f"{path} is truncated or not an episode file ({reason})") from error
 
 
 def _suffix(path: str | Path) -> str:

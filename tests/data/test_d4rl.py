@@ -238,7 +238,7 @@ def test_what_is_no_whole_hdf5_file_is_refused(tmp_path: Path) -> None:
     for name, content in (("text", b"observations\n"), ("nothing", b""), ("cut", whole[: len(whole) // 2])):
         path = tmp_path / f"{name}.hdf5"
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"truncated or not a hdf5 file"):
+        with pytest.raises(UserError, match="truncated or not an episode file"):
             read_source(path, UNIT)
     with pytest.raises(UserError, match="does not exist"):
         read_source(tmp_path / "absent.hdf5", UNIT)
