@@ -101,8 +101,9 @@ def matching_loss(velocity: Velocity, obs: Tensor, act: Tensor, noise: Tensor, t
 def euler(velocity: Callable[..., Tensor], obs: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Follow the flow from t = 0 to 1 in equal Euler steps; clipped to [-1, 1] at the end, ``[S, B, A]``.
 
-    On the way it is held within ``FAR``, which no flow reaches that leads to the box: one that diverges ends
-    at a limit, and not beyond the largest number.
+    Few steps narrow the law by themselves: ten steps of the exact flow to N(m, s^2) end with a deviation of
+    0.88 s for s = 1, 0.77 s for 0.2, 0.40 s for 0.05. On the way x is held within ``FAR``, which no flow
+    reaches that leads to the box: one that diverges ends at a limit, and not beyond the largest number.
 
     Args:
         velocity: the field, called as ``velocity(obs, x, time)``.

@@ -48,6 +48,19 @@ def test_euler_steps_follow_known_flows() -> None:
     torch.testing.assert_close(timed, torch.full_like(timed, (0.0 + 0.25 + 0.5 + 0.75) / 4))
 
 
+@pytest.mark.parametrize(("width", "share"), [(1.0, 0.88), (0.2, 0.77), (0.05, 0.40)])
+def test_ten_steps_narrow_a_normal_law_by_a_known_share(width: float, share: float) -> None:
+    """The exact velocity of the flow from N(0, 1) to N(0, width^2) is linear in x."""
+
+    def velocity(obs: torch.Tensor, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        rest = 1.0 - time
+        return (time * width**2 - rest) / (rest**2 + (time * width) ** 2) * x
+
+    start = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    ends = [float(euler(velocity, start, start, steps)) / (0.5 * width) for steps in (10, 2000)]
+    assert ends == pytest.approx([share, 1.0], abs=6e-3)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_flow_that_diverges_ends_at_a_limit(sign: float) -> None:
     """Held within ``FAR`` on its way, it never overflows, and comes back if it is called back."""
