@@ -160,6 +160,10 @@ def test_an_environment_says_limits_and_length(tmp_path: Path) -> None:
     assert said.limits is not None
     assert said.limits.high == (1.0, 1.0, 1.0)
     assert said.horizon == 1000
+    with pytest.raises(UserError, match="has 11 numbers per observation, Swimmer-v5 8"):
+        obtain_data(
+            str(record(tmp_path / "hops.hdf5")), tmp_path, **ALONE, external=external_of("Swimmer-v5", {})
+        )
     file = obtain_data(str(record(tmp_path / "hops.hdf5")), tmp_path / "study", **ALONE, external=said)
     assert obtain_data(str(tmp_path / "hops.hdf5"), tmp_path / "study", **ALONE, external=said) == file
     assert obtain_data(str(file), tmp_path / "study", **ALONE) == file

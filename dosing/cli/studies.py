@@ -144,7 +144,7 @@ def external_of(
     Raises:
         UserError: an unknown environment or option, or limits that are none.
     """
-    limits = None
+    limits = n_obs = None
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
@@ -153,8 +153,9 @@ def external_of(
             known = ", ".join((*ENV_IDS, *task_ids()))
             raise UserError(f"there is no environment {env_id!r} to evaluate in; there are: {known}.")
         limits, horizon = limits or factory.limits, horizon or factory.horizon
+        n_obs = factory.n_obs if isinstance(factory, TaskFactory) else None
     options = dict(options) if env_id is not None else {}
-    said = External(limits, env_id, options, horizon, parse_columns(columns), split_at_jumps)
+    said = External(limits, env_id, options, n_obs, horizon, parse_columns(columns), split_at_jumps)
     return None if said == External() else said
 
 

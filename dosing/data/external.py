@@ -33,6 +33,8 @@ class External:
     """Environment that the visits come from and in which agents are evaluated; None takes the file's own."""
     env_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that environment."""
+    n_obs: int | None = None
+    """Width of that environment's observations, where it is known beforehand."""
     horizon: int | None = None
     """Visits after which the recording program cut an episode; needed where a file does not mark it."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -165,6 +167,11 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
             source, "next observations", rows.next_obs, width=True
         )
     same_length(source, columns)
+    if external.n_obs not in (None, obs.shape[1]):
+        raise UserError(
+            f"{source} has {obs.shape[1]} numbers per observation, {external.env_id} {external.n_obs}: "
+            "it comes from another environment or version of it."
+        )
     limits = _limits(source, metadata, external, act)
     if next_obs is None:
         next_obs, keep, ends = _follow(source, obs, terminated, ends)

@@ -132,6 +132,7 @@ class TaskFactory:
         options: of ``gymnasium.make``.
         limits: those of its action space.
         horizon: its time limit.
+        n_obs: width of its observations.
         workers: processes; None is up to one per core, and one in a process that is itself a worker.
         patients: episodes per seed unless another number is asked for.
         searched: whether the best constant dose is looked for on this task: never.
@@ -141,6 +142,7 @@ class TaskFactory:
     options: dict[str, Any] = field(default_factory=dict)
     limits: DoseLimits = field(init=False)
     horizon: int = field(init=False)
+    n_obs: int = field(init=False)
     workers: int | None = None
     patients: int = EPISODES
     searched: bool = False
@@ -152,13 +154,15 @@ class TaskFactory:
             UserError: no such task or option.
         """
         with make_task(self.env_id, self.options) as task:
-            space, spec = task.action_space, task.spec
+            space, observed, spec = task.action_space, task.observation_space, task.spec
         assert isinstance(space, Box)
+        assert observed.shape is not None
         assert spec is not None
         assert spec.max_episode_steps is not None
         limits = DoseLimits(tuple(space.low.tolist()), tuple(space.high.tolist()))
         object.__setattr__(self, "limits", limits)
         object.__setattr__(self, "horizon", spec.max_episode_steps)
+        object.__setattr__(self, "n_obs", observed.shape[0])
 
     def __call__(self, patients: int, first_patient: int) -> TaskCohort:
         """Environment of evaluation episodes ``first_patient`` and on."""
