@@ -158,7 +158,8 @@ def training_curve(step: Array, values: Array, name: str, look: Mark) -> go.Figu
     )
     for seed in values:
         line = {"color": look.faint(0.4), "width": 1}
-        figure.add_trace(go.Scatter(x=step, y=seed, mode="lines", line=line, hoverinfo="skip"))
+        mode = "lines" if len(step) > 1 else "markers"
+        figure.add_trace(go.Scatter(x=step, y=seed, mode=mode, line=line, hoverinfo="skip"))
     whole = np.isfinite(values).all(0)
     middle = interquartile_mean(values[:, whole].T[:, :, None]) if whole.any() else np.empty(0)
     figure.add_trace(

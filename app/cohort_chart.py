@@ -53,14 +53,17 @@ def distributions(lanes: Sequence[Lane]) -> go.Figure:
     edges = np.linspace(every.min(), every.max() + 1e-9, BINS + 1)
     shares = [np.histogram(one.returns, edges)[0] / len(one.returns) for one in lanes]
     tallest = max(float(share.max()) for share in shares)
-    pad = 0.03 * (edges[-1] - edges[0])
+    intervals = [e for one in lanes for e in (one.mean, one.tail) if e is not None]
+    left = min([edges[0], *(e.low for e in intervals)])
+    right = max([edges[-1], *(e.high for e in intervals)])
+    pad = 0.03 * (right - left)
     figure = finish(
         go.Figure(),
         height + TOP + BOTTOM,
         xaxis={
             "title": "return of a patient (no unit)",
             "zeroline": False,
-            "range": [edges[0] - pad, edges[-1] + pad],
+            "range": [left - pad, right + pad],
         },
         yaxis={"range": [-height, 0], "visible": False},
     )

@@ -171,7 +171,7 @@ def differences(base: str, found: Sequence[tuple[str, Mark, Estimate]]) -> go.Fi
     figure = finish(
         go.Figure(),
         height + TOP + BOTTOM,
-        xaxis={"title": f"return minus that of {base} (no unit)", "zeroline": False},
+        xaxis={"title": "return minus that of choice 1 (no unit)", "zeroline": False},
         yaxis={"range": [-height, 0], "visible": False},
     )
     ends = [end for *_, e in found for end in (e.low, e.high)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
+from app import load
 from app.load import Run
 from app.roll_chart import Strip
 from app.theme import number, with_unit
@@ -18,8 +18,6 @@ from dosing.cli import studies
 from dosing.errors import UserError
 from dosing.evaluation import constant, following
 from dosing.policy import DosePolicy
-from dosing.rules import Act
-from dosing.runs import CONFIG, DONE, METRICS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from simulator.matched import Candidates, Courses, Matched, bands
 
@@ -105,21 +103,14 @@ def follow(world: World, state: Sequence[Any], matched: Matched, run: Run) -> Co
     Raises:
         UserError: the run is damaged.
     """
-    path = run.folder.path
-    stamp = tuple((path / name).stat().st_mtime_ns for name in (CONFIG, WEIGHTS, METRICS, DONE))
-    return _follow(world, tuple(map(float, state)), matched.n, str(path), stamp)
+    door = load.door(run)
+    return _follow(world, tuple(map(float, state)), matched.n, str(door.provenance["weights"]), door.policy)
 
 
 @st.cache_resource(show_spinner="Following the policy", max_entries=24)
-def _follow(world: World, state: tuple[float, ...], n: int, path: str, stamp: tuple[int, ...]) -> Courses:
-    policy = _policy(path, stamp)
-    act: Act = following(policy)
-    return _match(world, state, n).roll_out(act, len(policy.seeds))
-
-
-@st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
-def _policy(path: str, stamp: tuple[int, ...]) -> DosePolicy:
-    return studies.policy_of(RunFolder(Path(path)))
+def _follow(world: World, state: tuple[float, ...], n: int, weights: str, _policy: DosePolicy) -> Courses:
+    """The roll-out of one policy; ``weights`` is the hash by which the cache knows it."""
+    return _match(world, state, n).roll_out(following(_policy), len(_policy.seeds))
 
 
 def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:

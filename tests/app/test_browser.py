@@ -122,6 +122,38 @@ def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, t
     watched.close()
 
 
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_the_other_pages_are_whole_too(browser: Any, address: str, tmp_path: Path, theme: str) -> None:
+    watched = Watched(browser, address, 1280, theme)
+    page = watched.page
+    page.goto(address)
+    settle(page, charts=3)
+    for name, charts in (("What if", 3), ("Cohort", 2), ("Data", 3), ("Training", 4)):
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.get_by_role("link", name=name, exact=True).click()
+        page.get_by_role("heading", name=name).first.wait_for(timeout=30_000)
+        settle(page, charts)
+        assert NOT_FOR_PATIENTS in page.inner_text("body")
+        check_layout(page, tmp_path / f"{name.lower().replace(' ', '-')}-{theme}")
+    watched.close()
+
+
+def test_the_keyboard_moves_a_dose_and_the_link_holds_it(browser: Any, address: str) -> None:
+    watched = Watched(browser, address, 1280, "light")
+    page = watched.page
+    page.goto(address)
+    settle(page, charts=3)
+    page.get_by_role("link", name="What if", exact=True).click()
+    page.get_by_text("Choice 1").wait_for(timeout=30_000)
+    settle(page, charts=3)
+    slider = page.get_by_role("slider").nth(1)  # the first one is the visit
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_url("**dose1=0.01**", timeout=20_000)
+    page.get_by_text("dose 0.010 at every visit").first.wait_for(timeout=20_000)
+    watched.close()
+
+
 def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     browser: Any, address: str
 ) -> None:

@@ -289,6 +289,8 @@ def test_training_curve_is_the_interquartile_mean_of_finite_steps() -> None:
     assert len(seeds) == 4
     assert list(middle.x) == [10.0]
     assert list(middle.y) == [1.5]
+    *seeds, _ = charts.training_curve(np.array([10.0]), values[:, :1], "loss", MARKS[1]).data
+    assert {seed.mode for seed in seeds} == {"markers"}  # a line through one point is none
 
 
 def test_numbers_as_they_are_written() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,10 @@ def test_a_distribution_holds_every_patient_and_fills_the_worst_tenth() -> None:
     tail = cvar(np.linspace(-10, 10, 200), 0.1).value
     assert marks[:2] == [(0.0, "diamond"), (tail, "diamond-open")]
     assert "<b>B</b>" in texts(figure)
+    wide = replace(lane("A", 0), mean=Estimate(0.0, -50.0, 40.0, 0.95, 4, 2, "t"))
+    low, high = cohort_chart.distributions([wide]).layout.xaxis.range
+    assert low < -50.0  # an interval is never cut by the edge
+    assert high > 40.0
 
 
 def test_names_over_the_scatter_stand_in_rows_of_their_own() -> None:

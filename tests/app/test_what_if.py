@@ -192,7 +192,7 @@ def test_differences_show_their_interval_and_what_it_says() -> None:
     assert "<b>IQL</b>: better" in texts(figure)
     assert "<b>b</b>: not distinguishable" in texts(figure)
     assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(0, 0)}
-    assert figure.layout.xaxis.title.text == "return minus that of dose 0.4 (no unit)"
+    assert figure.layout.xaxis.title.text == "return minus that of choice 1 (no unit)"
     assert figure.layout.title.text == NOTICE
 
 
