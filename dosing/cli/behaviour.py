@@ -221,41 +221,43 @@ class _Tasks:
 class _Log:
     """The visits of one seed, in order of time."""
 
-    def __init__(self) -> None:
-        self._made: list[Step] = []
+    def __init__(self, count: int, n_obs: int, n_act: int) -> None:
+        self.rows: dict[str, np.ndarray[Any, Any]] = {
+            "obs": np.empty((count, n_obs), dtype=np.float32),
+            "dose": np.empty((count, n_act), dtype=np.float32),
+            "reward": np.empty(count),
+            "next_obs": np.empty((count, n_obs), dtype=np.float32),
+            "terminated": np.empty(count, dtype=np.bool_),
+            "truncated": np.empty(count, dtype=np.bool_),
+        }
+        self._count = 0
 
     def add(self, made: Step) -> None:
-        self._made.append(made)
-
-    def _column(self, name: str, kind: type) -> np.ndarray[Any, Any]:
-        return np.stack([getattr(made, name)[0] for made in self._made]).astype(kind)
-
-    def _ends(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        ends: np.ndarray[Any, np.dtype[np.bool_]]
-        ends = self._column("terminated", np.bool_) | self._column("truncated", np.bool_)
-        return ends
+        for name, column in self.rows.items():
+            column[self._count] = getattr(made, name)[0]
+        self._count += 1
 
     def returns(self) -> list[float]:
         """Returns of the episodes that were not cut by the end of recording."""
-        ends, reward = np.flatnonzero(self._ends()), self._column("reward", np.float64)
+        ends = np.flatnonzero(self.rows["terminated"] | self.rows["truncated"])
         bounds = zip(np.r_[0, ends[:-1] + 1], ends + 1, strict=True) if len(ends) else ()
-        return [float(reward[low:high].sum()) for low, high in bounds]
+        return [float(self.rows["reward"][low:high].sum()) for low, high in bounds]
 
     def episodes(self, first: int) -> Episodes:
         """The visits, with episodes numbered from ``first``; the last is truncated where recording ended."""
-        ends = self._ends()
+        terminated, act = self.rows["terminated"], self.rows["dose"]
+        ends = terminated | self.rows["truncated"]
         ends[-1] = True
-        terminated, act = self._column("terminated", np.bool_), self._column("dose", np.float32)
         starts = np.r_[True, ends[:-1]]
         episode = np.cumsum(starts) - 1
         m = len(ends)
         return Episodes(
-            obs=self._column("obs", np.float32),
+            obs=self.rows["obs"],
             act=act,
             act_requested=act,
             limited_by=np.zeros(m, dtype=np.int8),
-            reward=self._column("reward", np.float32),
-            next_obs=self._column("next_obs", np.float32),
+            reward=self.rows["reward"].astype(np.float32),
+            next_obs=self.rows["next_obs"],
             terminated=terminated,
             truncated=ends & ~terminated,
             cost=terminated.astype(np.float32),
@@ -287,7 +289,7 @@ class _Behaviour:
 
     def train_for(self, count: int) -> _Log:
         """Train for so many steps and keep every visit."""
-        log = _Log()
+        log = _Log(count, self.tasks.n_obs, self.factory.limits.n_act)
         with self._bar(count, "visit") as bar:
             for made in self.training.steps(count):
                 log.add(made)
@@ -314,7 +316,7 @@ class _Behaviour:
 
     def record(self, count: int) -> _Log:
         """Visits of the policy with its exploration noise, without learning."""
-        log = _Log()
+        log = _Log(count, self.tasks.n_obs, self.factory.limits.n_act)
         obs = self.tasks.reset()
         with self._bar(count, "visit") as bar:
             for number in range(self._noise, self._noise + count):
