@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class OnlineSettings:
-    """How to learn online: those of TD3's authors, but for the size of the buffer."""
+    """How to learn online: as in TD3's paper on HalfCheetah, with the batches of its authors' code."""
 
     batch_size: int = 256
     """Transitions per update and seed."""
@@ -87,7 +87,7 @@ class OnlineTraining:
     """An agent that learns while it acts; iterate over :meth:`steps` for as long as is wanted.
 
     Args:
-        agent: a stack of S seeds.
+        agent: a stack of S seeds, prepared where its method takes something from a data set.
         actors: S environments, the k-th of seed k.
         transform: between the world's units and the agent's.
         settings: see :class:`OnlineSettings`.
@@ -106,9 +106,11 @@ class OnlineTraining:
         self.agent, self.actors, self.transform, self.settings = agent, actors, transform, settings
         parameter = next(agent.parameters())
         n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
-        self.buffer = buffer or ReplayBuffer(
-            agent.seeds, settings.capacity, n_obs, n_act, device=parameter.device, dtype=parameter.dtype
-        )
+        if buffer is None:
+            buffer = ReplayBuffer(
+                agent.seeds, settings.capacity, n_obs, n_act, device=parameter.device, dtype=parameter.dtype
+            )
+        self.buffer = buffer
         self.sampler = ReplaySampler(self.buffer, agent, settings.batch_size)
         self.policy = DosePolicy(agent, transform)
         self.taken = self.updates = 0

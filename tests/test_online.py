@@ -14,6 +14,7 @@ from dosing.agent import Problem
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.online import OnlineSettings, OnlineTraining, Step
+from dosing.replay import ReplayBuffer
 from dosing.runs import read_tensors, write_tensors
 
 BEST = 6.0
@@ -68,6 +69,17 @@ def test_what_is_remembered_bootstraps_at_time_limits_only() -> None:
     np.testing.assert_allclose(reward[0].numpy(), 1.0 - (doses - BEST) ** 2 / 25.0, rtol=1e-5, atol=1e-6)
     assert bool((next_obs == obs + 1.0).all())
     assert found.updates == 0
+
+
+def test_it_goes_on_from_what_it_is_given() -> None:
+    first = training((0,), start=50)
+    list(first.steps(30))
+    empty = ReplayBuffer((0,), 500, 1, 1)
+    for given, rows in ((first.buffer, 30), (empty, 0)):
+        second = OnlineTraining(first.agent, Bandits(1), TRANSFORM, first.settings, given)
+        assert second.buffer is given
+        list(second.steps(4))
+        assert len(given) == rows + 4
 
 
 def test_random_doses_cover_the_limits_and_noise_stays_within_them() -> None:
