@@ -51,7 +51,7 @@ class FQLConfig:
     """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
     target_rate: float = 0.005
     """Polyak rate of the target critics."""
-    alpha: float = 1.0
+    alpha: float = 3.0
     """alpha, in rewards per squared dose: 0 follows the critics alone, large imitates the recorded doses."""
     aggregate: Aggregate = "mean"
     """What the target takes of the two target critics."""
