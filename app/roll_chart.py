@@ -63,8 +63,35 @@ def course(
     count, last = len(strips), float(strips[0].visits[-1])
     height = 150 if count <= 3 else 96
     body = height * count
+    traces: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
+    axes: dict[str, Any] = {}
+    for row, (strip, (low, high)) in enumerate(zip(strips, ranges, strict=True)):
+        axis = "y" if row == 0 else f"y{row + 1}"
+        top = 1.0 - row / count - 4 / body
+        axes[axis.replace("y", "yaxis")] = {
+            "domain": [top + 4 / body - (1 - 30 / height) / count, top],
+            "range": [low, high],
+            "nticks": 5 if height > 100 else 4,
+            "tickfont": {"size": 11},
+            "zeroline": True,
+            "zerolinecolor": "rgba(118,118,118,0.5)",
+        }
+        unit = "" if strip.unit == "" else f" ({unit_words(strip.unit)})"
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": -40, "showarrow": False}
+        title = {"text": f"<b>{strip.name}</b>{unit}", "font": {"size": 12.5}, "yanchor": "bottom"}
+        notes += [
+            {**place, **title, "y": top, "yref": "paper"},
+            *_ends(strip, axis, (high - low) / (height - 34)),
+        ]
+        for edge in strip.limits:
+            line = {"color": GREY, "width": 2}
+            across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": axis, "layer": "below"}
+            shapes.append({**across, "y0": edge, "y1": edge, "line": line})
+        traces += _bands(name, mark, strip, axis)
     figure = finish(
-        go.Figure(),
+        go.Figure(data=traces),
         body + TOP + BOTTOM,
         xaxis={
             "anchor": f"y{count}" if count > 1 else "y",
@@ -72,91 +99,46 @@ def course(
             "range": [-0.4, last + 0.4],
             "zeroline": False,
         },
+        annotations=notes,
+        shapes=shapes,
+        **axes,
     )
-    figure.update_layout(margin={"l": 44, "r": 80})
-    for row, (strip, (low, high)) in enumerate(zip(strips, ranges, strict=True)):
-        axis = "y" if row == 0 else f"y{row + 1}"
-        top = 1.0 - row / count
-        figure.update_layout(
-            {
-                axis.replace("y", "yaxis"): {
-                    "domain": [top - (1 - 30 / height) / count, top - 4 / body],
-                    "range": [low, high],
-                    "fixedrange": True,
-                    "nticks": 5 if height > 100 else 4,
-                    "tickfont": {"size": 11},
-                    "zeroline": True,
-                    "zerolinecolor": "rgba(118,118,118,0.5)",
-                }
-            }
-        )
-        unit = "" if strip.unit == "" else f" ({unit_words(strip.unit)})"
-        figure.add_annotation(
-            x=0,
-            xref="paper",
-            xanchor="left",
-            xshift=-40,
-            y=top - 4 / body,
-            yref="paper",
-            yanchor="bottom",
-            text=f"<b>{strip.name}</b>{unit}",
-            showarrow=False,
-            font={"size": 12.5},
-        )
-        for edge in strip.limits:
-            line = {"color": GREY, "width": 2}
-            figure.add_shape(
-                type="line", xref="paper", x0=0, x1=1, yref=axis, y0=edge, y1=edge, line=line, layer="below"
-            )
-        _bands(figure, name, mark, strip, axis)
-        _ends(figure, strip, axis, (high - low) / (height - 34))
-    return figure
+    return figure.update_layout(margin={"l": 44, "r": 80})
 
 
-def _bands(figure: go.Figure, name: str, mark: Mark, strip: Strip, axis: str) -> None:
+def _bands(name: str, mark: Mark, strip: Strip, axis: str) -> list[dict[str, Any]]:
     """Two ribbons and the median."""
     shape = "hv" if strip.steps else "linear"
     x, bands = strip.visits, strip.bands
+    ribbon = {"type": "scatter", "x": x, "yaxis": axis, "mode": "lines", "hoverinfo": "skip"}
+    ribbon["line"] = {"width": 0, "shape": shape, "color": mark.colour}
+    traces = []
     for lower, upper, alpha in ((0, 4, 0.16), (1, 3, 0.28)):
-        edge: dict[str, Any] = {"x": x, "yaxis": axis, "mode": "lines", "hoverinfo": "skip"}
-        line = {"width": 0, "shape": shape, "color": mark.colour}
-        figure.add_trace(go.Scatter(**edge, y=bands[lower], line=line))
-        figure.add_trace(
-            go.Scatter(**edge, y=bands[upper], line=line, fill="tonexty", fillcolor=mark.faint(alpha))
-        )
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=bands[2],
-            yaxis=axis,
-            mode="lines",
-            line={"color": mark.colour, "width": 2.4, "dash": mark.dash, "shape": shape},
-            customdata=bands[[0, 4]].T,
-            hovertemplate=f"{name}, visit %{{x}}: {strip.name}, median %{{y:.3f}}, "
-            "10 to 90 % %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
-        )
-    )
+        fill = {"fill": "tonexty", "fillcolor": mark.faint(alpha)}
+        traces += [ribbon | {"y": bands[lower]}, ribbon | {"y": bands[upper]} | fill]
+    median = {
+        "type": "scatter",
+        "x": x,
+        "y": bands[2],
+        "yaxis": axis,
+        "mode": "lines",
+        "line": {"color": mark.colour, "width": 2.4, "dash": mark.dash, "shape": shape},
+        "customdata": bands[[0, 4]].T,
+        "hovertemplate": f"{name}, visit %{{x}}: {strip.name}, median %{{y:.3f}}, "
+        "10 to 90 % %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
+    }
+    return [*traces, median]
 
 
-def _ends(figure: go.Figure, strip: Strip, axis: str, pixel: float) -> None:
-    """Name the median and the outer band where they end, as far as there is room."""
+def _ends(strip: Strip, axis: str, pixel: float) -> list[dict[str, Any]]:
+    """Names of the median and the outer band where they end, as far as there is room."""
     low, middle, high = (float(strip.bands[k, -1]) for k in (0, 2, 4))
     texts = [(middle, f"<b>{number(middle, 2)}</b>", 12.5)]
     for value, percent in ((low, 10), (high, 90)):
         if abs(value - middle) > 15 * pixel:
             texts.append((value, f"{percent} %: {number(value, 1)}", 10.5))
-    for value, text, size in texts:
-        figure.add_annotation(
-            x=1,
-            xref="paper",
-            xanchor="left",
-            xshift=4,
-            y=value,
-            yref=axis,
-            text=text,
-            showarrow=False,
-            font={"size": size},
-        )
+    place = {"x": 1, "xref": "paper", "xanchor": "left", "xshift": 4, "yref": axis, "showarrow": False}
+    return [{**place, "y": value, "text": text, "font": {"size": size}} for value, text, size in texts]
 
 
 def differences(base: str, found: Sequence[tuple[str, Mark, Estimate]]) -> go.Figure:
