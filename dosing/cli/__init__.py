@@ -85,7 +85,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
     demo.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")
-    demo.add_argument("--steps", type=int, default=None, help="gradient updates [2000; MuJoCo: 10000]")
+    demo.add_argument("--steps", type=int, default=None, help="gradient updates [2000; MuJoCo: 5000]")
     demo.add_argument(
         "--data",
         metavar="SOURCE",

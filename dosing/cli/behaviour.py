@@ -143,7 +143,7 @@ def describe(metadata: dict[str, Any]) -> list[str]:
 
 DEMO = Plan("Hopper-v5", "replay", 20_000)
 """What the demonstration records where no file is given."""
-DEMO_STEPS = 10_000
+DEMO_STEPS = 5_000
 
 
 def demo(
