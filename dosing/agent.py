@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
@@ -184,6 +184,19 @@ class Agent(nn.Module):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of update number ``batch.step``, each ``[S]``."""
         return self.losses_and_metrics(batch)[0]
+
+    def reconfigure(self, **settings: Any) -> None:
+        """Change settings that the losses read anew at every update, such as a penalty that decays online.
+
+        Raises:
+            UserError: the method has no such setting, or the value is out of range.
+        """
+        config: Any = getattr(self, "config", None)
+        if unknown := [name for name in settings if not hasattr(config, name)]:
+            raise UserError(f"{type(self).__name__} has no setting {unknown[0]!r}.")
+        changed = replace(config, **settings)
+        check_settings(changed)
+        object.__setattr__(self, "config", changed)
 
     def schedule(self, step: int) -> None:
         """Set what changes with the update number, such as a step size; called before every update."""

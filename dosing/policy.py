@@ -100,18 +100,21 @@ class DosePolicy:
         """The recommended dose ``[S, B, A]``: the mode of each seed's law."""
         return self._mode(self.law(obs))
 
-    def sampled(self, obs: Observations, visit: int) -> Array:
-        """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit."""
-        return self._draw(self.law(obs), visit)
+    def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation") -> Array:
+        """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit.
+
+        What is drawn for another purpose (``dosing.streams``) is independent of it.
+        """
+        return self._draw(self.law(obs), visit, purpose)
 
     def _mode(self, law: Distribution) -> Array:
         return self.transform.to_dose(law.mode.detach().double().cpu().numpy())
 
     @torch.no_grad()
-    def _draw(self, law: Distribution, visit: int) -> Array:
+    def _draw(self, law: Distribution, visit: int, purpose: str = "evaluation") -> Array:
         base: Any = law.base_dist  # type: ignore[attr-defined]
         shape = (*base.batch_shape[1:], base.n_uniforms)
-        noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.seeds])
+        noise = np.stack([generator(s, purpose, visit).random(shape) for s in self.seeds])
         unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
         return self.transform.to_dose(unit.detach().double().cpu().numpy())
 

@@ -211,11 +211,11 @@ class RunFolder:
             raise UserError(f"{self.path} has schema {config.get('schema')}, this version reads {SCHEMA}.")
         return config
 
-    def finish(self) -> None:
-        """Record the hashes of the result and mark the run as done."""
+    def finish(self, also: Iterable[str] = ()) -> None:
+        """Record the hashes of the result, and of what ``also`` belongs to it, and mark the run as done."""
         kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
         files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
-        further = [self.path / name for name in (CARD, FAMILIARITY, FAMILIARITY_VISITS)]
+        further = [self.path / name for name in (CARD, FAMILIARITY, FAMILIARITY_VISITS, *also)]
         files += [file for file in further if file.is_file()]
         write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 

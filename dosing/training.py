@@ -93,14 +93,15 @@ class TrainingSettings:
         return tuple(sorted(set(milestones) - {self.steps}))
 
 
-class _Log:
+class Log:
     """The long metrics table: step, seed, name, value, seconds."""
 
     def __init__(self) -> None:
         self.columns: dict[str, list[Any]] = {k: [] for k in ("step", "seed", "name", "value", "seconds")}
 
     @classmethod
-    def resumed(cls, run: RunFolder, step: int) -> _Log:
+    def resumed(cls, run: RunFolder, step: int) -> Log:
+        """The rows of a run up to update ``step``."""
         log = cls()
         if step > 0:
             table = read_table(run.path / METRICS).to_pydict()
@@ -120,12 +121,12 @@ class _Log:
                 self.columns["seconds"].append(seconds)
 
 
-def _not_finite(metrics: dict[str, Tensor]) -> Tensor:
+def not_finite(metrics: dict[str, Tensor]) -> Tensor:
     """Which seeds report a number that is not finite, ``[S]``."""
     return ~torch.stack(list(metrics.values())).isfinite().all(0)
 
 
-def _damaged(agent: Agent) -> Tensor:
+def damaged(agent: Agent) -> Tensor:
     """Which seeds hold a weight or optimiser moment that is not finite, ``[S]``.
 
     Moments count: an infinite second moment stops a weight from moving and leaves it finite for ever.
@@ -210,7 +211,7 @@ def train(
     sampler = Sampler(dataset, agent, settings.batch_size, in_place=True, lookahead=settings.lookahead())
     average = _Average(agent, settings.averaging)
     start, before = _resume(agent, average, run, keep)
-    log = _Log.resumed(run, start)
+    log = Log.resumed(run, start)
     if progress is not None:
         progress.update(start)
     began = time.perf_counter() - before
@@ -220,7 +221,7 @@ def train(
     failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=dataset.obs.device)
     for step in range(start, settings.steps):
         metrics = update(sampler(step))
-        failed |= _not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
+        failed |= not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
         count = step + 1
         average.add(count)
         last = count == settings.steps
@@ -229,7 +230,7 @@ def train(
         if count % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
             log.add(count, agent.seeds, metrics, seconds)
-            if bool((failed | _damaged(agent)).any()):
+            if bool((failed | damaged(agent)).any()):
                 write_table(run.path / METRICS, log.columns)
                 _diverged(agent, sampler, run, good, good_step, count)
             good, good_step = _snapshot(agent), count
@@ -272,7 +273,7 @@ def _diverged(
     for step in range(good_step, noticed):
         batch = sampler(step)
         metrics = update(batch)
-        bad = _not_finite(metrics) | _damaged(agent)
+        bad = not_finite(metrics) | damaged(agent)
         if bool(bad.any()):
             break
     seeds = [seed for seed, wrong in zip(agent.seeds, bad.tolist(), strict=True) if wrong]

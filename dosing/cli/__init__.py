@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import audit, collect, presets, recommend
+from dosing.cli import audit, collect, finetune, presets, recommend
 from dosing.errors import UserError
 from dosing.regularisation import Regularisation
 
@@ -219,7 +219,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
     )
 
-    for module in (recommend, audit, collect):
+    for module in (recommend, audit, collect, finetune):
         module.register(command)
 
     command("agents", _agents, "list the agents")
@@ -236,7 +236,7 @@ def _device(parser: argparse.ArgumentParser) -> None:
 
 def _preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preset", metavar="NAME", help=f"named settings, which flags override: {', '.join(presets.PRESETS)}"
+        "--preset", metavar="NAME", help=f"named settings, which flags override: {presets.listed()}"
     )
     options = ", ".join(Regularisation.__dataclass_fields__)
     parser.add_argument(
@@ -463,7 +463,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         seeds,
         settings,
         arguments.device,
-        data_options=dict(preset.data) | _data_options(arguments),
+        data_options=preset.data_of(arguments.agent) | _data_options(arguments),
         regularisation=regularised[0],
     )
     print(run.path)

@@ -13,12 +13,12 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from tqdm import tqdm
@@ -45,6 +45,9 @@ from dosing.evaluation import Outcomes, read_outcomes
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import EPISODES, RunFolder, write_json
 from dosing.training import TrainingDivergedError, TrainingSettings
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,33 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder 
     Raises:
         UserError: a job failed, or a worker was killed; the same call continues.
     """
+    return in_processes(_work, jobs, jobs[0].device, workers)
+
+
+def in_processes(
+    work: Callable[[J, int], R], jobs: Sequence[J], device: str, workers: int | None = None
+) -> list[R]:
+    """Results of ``work(job, line of its progress bar)`` for every job, side by side, in their order.
+
+    Args:
+        work: a function of a module, and its results can be pickled.
+        jobs: what to do.
+        device: where the jobs compute: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes; None is one per core on the CPU and one on a GPU.
+
+    Raises:
+        UserError: a job failed, or a worker was killed; the same call continues.
+    """
     if workers is None:
-        workers = (os.cpu_count() or 1) if device_of(jobs[0].device).type == "cpu" else 1
+        workers = (os.cpu_count() or 1) if device_of(device).type == "cpu" else 1
     workers = min(len(jobs), workers)
     if workers == 1:
         with _one_thread():
-            return [_work(job, 0) for job in jobs]
+            return [work(job, 0) for job in jobs]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
         try:
-            futures = [pool.submit(_work, job, number % workers) for number, job in enumerate(jobs)]
+            futures = [pool.submit(work, job, number % workers) for number, job in enumerate(jobs)]
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise UserError(

@@ -117,6 +117,12 @@ EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
 """Columns an agent can ask for in ``needs``, each ``[M, width]``; beside them ``discounted_return``, which is
 ``return_to_go`` with the agent's discount."""
 
+
+def columns_for(agent: Agent) -> dict[str, Callable[[Dataset], Tensor]]:
+    """Every column that can be served to an agent, by name."""
+    return {**EXTRAS, "discounted_return": partial(_return_to_go, discount=agent.discount)}
+
+
 OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "mask"})
 """Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
 
@@ -179,8 +185,7 @@ class Sampler:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
-        columns = dict(EXTRAS)
-        columns["discounted_return"] = partial(_return_to_go, discount=agent.discount)
+        columns = columns_for(agent)
         unknown = sorted(agent.needs - columns.keys())
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")

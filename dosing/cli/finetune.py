@@ -1,0 +1,101 @@
+"""The command ``finetune``: go on learning from live treatment, within dose limits and a harm budget."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import finetuning
+from dosing import NOT_FOR_PATIENTS
+from dosing.errors import UserError
+
+
+def register(command: Any) -> None:
+    """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    parser: argparse.ArgumentParser = command(
+        "finetune", run, "go on from finished runs in live treatment: several methods side by side; resumable"
+    )
+    parser.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help=f"of {', '.join(finetuning.METHODS)}; all for those that can start from the runs",
+    )
+    parser.add_argument("--methods", dest="also", nargs="+", default=[], metavar="METHOD", help="the same")
+    parser.add_argument(
+        "--run", dest="runs", nargs="+", type=Path, default=[], metavar="RUN", help="finished run folders"
+    )
+    parser.add_argument("--out", type=Path, help="study folder [that of the first run]")
+    parser.add_argument("--env", metavar="ID", help="environment of the trial [that of the data]")
+    parser.add_argument(
+        "--env-option", action="append", default=[], metavar="NAME=VALUE", help="of it; repeatable"
+    )
+    for name, kind, text in (
+        ("visits", int, "visits of every seed's patients"),
+        ("patients", int, "patients of a seed treated side by side (episodes for a MuJoCo task)"),
+        ("updates-per-visit", float, "updates of a seed per visit of one of its patients"),
+        ("start", int, "visits before the first update"),
+        ("batch-size", int, "transitions per update"),
+        ("evaluate-every", int, "visits between evaluations"),
+        ("checkpoint-every", int, "visits between checkpoints"),
+    ):
+        default = _defaults[name.replace("-", "_")]
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} [%(default)s]")
+    parser.add_argument("--seeds", type=int, help="the runs' first so many seeds [all]")
+    parser.add_argument(
+        "--harm-budget",
+        type=float,
+        metavar="COST",
+        help="acceptable cost per patient: a seed stops once its patients cost more with 95 %% confidence",
+    )
+    parser.add_argument(
+        "--evaluation-patients", type=int, help="per seed and evaluation [1000; MuJoCo: 10 episodes]"
+    )
+    parser.add_argument("--workers", type=int, help="processes, one per core by default")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
+
+
+_defaults = {
+    "visits": 20_000,
+    "patients": 32,
+    "updates_per_visit": 1.0,
+    "start": 1000,
+    "batch_size": 256,
+    "evaluate_every": 2000,
+    "checkpoint_every": 2000,
+}
+"""Those of ``dosing.learner.TrialSettings``, here so that help needs no torch."""
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command."""
+    del rest
+    methods = [*arguments.methods, *arguments.also]
+    if not methods:
+        raise UserError(f"name a method, or all; there are: {', '.join(finetuning.METHODS)}.")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    for name in methods if methods != ["all"] else ():
+        finetuning.find(name)
+    from dosing.cli import _env_options, trials
+    from dosing.learner import TrialSettings
+
+    settings = TrialSettings(
+        **{name: getattr(arguments, name) for name in _defaults}, harm_budget=arguments.harm_budget
+    )
+    found = trials.finetune(
+        methods,
+        arguments.runs,
+        study=arguments.out,
+        settings=settings,
+        env_id=arguments.env,
+        env_options=_env_options(arguments.env_option),
+        seeds=arguments.seeds,
+        evaluation_patients=arguments.evaluation_patients,
+        device=arguments.device,
+        workers=arguments.workers,
+    )
+    print(found)
+    print(NOT_FOR_PATIENTS)
+    return 0

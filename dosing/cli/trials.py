@@ -1,0 +1,440 @@
+"""Trials: offline runs go on in live treatment, several methods side by side on the same evaluation patients.
+
+``<study>/trials/<method>/<data>/<key>/`` is a run folder (``dosing.runs``) whose ``config.json`` also says
+from which offline run it started; besides, ``courses.parquet`` has one row per treated patient,
+``curve.parquet`` one per evaluation and seed (``dosing.trial``), ``episodes.parquet`` the patients of the
+last evaluation, and ``report.json`` says whether and why seeds stopped. ``<study>/trials/curves.parquet``
+joins the curves of one command, ``<study>/trials/table.json`` its table.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from tqdm import tqdm
+
+import agents
+import finetuning
+from dosing.agent import Agent, Problem
+from dosing.cli.compare import in_processes
+from dosing.cli.studies import Factory, device_of, episodes_of, factory_of
+from dosing.cli.wards import Tasks
+from dosing.data.dataset import Dataset, Transform
+from dosing.errors import UserError
+from dosing.evaluation import evaluate, read_outcomes
+from dosing.learner import Start, TrialSettings
+from dosing.regularisation import PLAIN, Regularisation
+from dosing.runs import (
+    CONFIG,
+    EPISODES,
+    SCHEMA,
+    WEIGHTS,
+    RunFolder,
+    read_json,
+    read_table,
+    read_tensors,
+    run_key,
+    sha256,
+    write_json,
+    write_table,
+)
+from dosing.statistics import Estimate, mean_over_seeds, paired_difference
+from dosing.training import TrainingDivergedError
+from dosing.trial import COURSES, CURVE, REPORT, Trial, conduct
+from dosing.ward import SPAN, Ward, Waves
+from simulator.envs.mujoco import TaskFactory, task_ids
+
+TRIALS, TABLE, CURVES = "trials", "table.json", "curves.parquet"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method that goes on from one offline run."""
+
+    method: str
+    run: Path
+    study: Path
+    settings: TrialSettings
+    env_id: str | None = None
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int | None = None
+    evaluation_patients: int | None = None
+    device: str = "auto"
+
+
+def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> Start:
+    """What a trial starts from, every file checked against its hash.
+
+    Args:
+        run: a finished offline run.
+        seeds: its first so many seeds; None for all of them.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: the run is unfinished, damaged or itself a trial, its data have gone, or it has fewer
+            seeds.
+    """
+    config = run.config()
+    if "method" in config:
+        raise UserError(f"{run.path} is a trial; a trial starts from an offline run.")
+    run.verify()
+    weights, _ = read_tensors(run.path / WEIGHTS)
+    every = tuple(config["seeds"])
+    if seeds is not None and not 1 <= seeds <= len(every):
+        raise UserError(f"{run.path} has {len(every)} seeds; --seeds must be 1 to {len(every)}, got {seeds}.")
+    chosen = every[:seeds]
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config["agent_config"].items()}
+    start = Start(
+        name=config["agent"],
+        config=agents.find(config["agent"]).config_class()(**fields),
+        problem=Problem(**config["problem"]),
+        seeds=chosen,
+        regularisation=Regularisation.of(config.get("regularisation")),
+        weights={
+            name: x[: len(chosen)] if x.dim() and x.shape[0] == len(every) else x
+            for name, x in weights.items()
+        },
+        updates=config["training"]["steps"],
+        dataset=Dataset.from_episodes(
+            episodes_of(run), Transform.from_json(config["transform"]), device=device_of(device)
+        ),
+        build=agents.build,
+    )
+    return start
+
+
+def ward_of(factory: Factory | TaskFactory, start: Start, patients: int) -> Ward:
+    """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial."""
+    if isinstance(factory, TaskFactory):
+        return Tasks(factory.env_id, factory.options, start.seeds, patients)
+    meta = start.dataset.metadata
+    if meta.get("first_patient", 0) + meta.get("patients", 0) > SPAN:
+        raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
+
+    def make(count: int) -> VectorEnv[Any, Any, Any]:
+        return gymnasium.make_vec(
+            factory.env_id,
+            num_envs=count,
+            vectorization_mode="vector_entry_point",
+            cohort="train",
+            **factory.options,
+        )
+
+    return Waves(make, start.seeds, patients, factory.limits, int(meta.get("seed") or 0))
+
+
+def _factory(job: Job, start: Start) -> Factory | TaskFactory:
+    """Where the trial takes place: the environment of the data unless another is named."""
+    factory: Factory | TaskFactory
+    if job.env_id is None:
+        factory = factory_of(RunFolder(job.run))
+        env_id, options = factory.env_id, factory.options | dict(job.env_options)
+    else:
+        env_id, options = job.env_id, dict(job.env_options)
+    factory = TaskFactory(env_id, options) if env_id in task_ids() else Factory.of(env_id, options)
+    low, high = start.transform.act_low, start.transform.act_high
+    if (factory.limits.low, factory.limits.high) != (low, high):
+        raise UserError(
+            f"{factory.env_id} gives doses from {list(factory.limits.low)} to {list(factory.limits.high)}; "
+            f"the run was trained on {list(low)} to {list(high)}."
+        )
+    return factory
+
+
+def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedError:
+    """Run one trial, or continue it, or find it finished; returns its folder, or how it diverged.
+
+    Raises:
+        UserError: the method cannot start from this run, the environment is not one for its agent, or files
+            are amiss.
+    """
+    offline = RunFolder(job.run)
+    start = start_of(offline, job.seeds, job.device)
+    factory = _factory(job, start)
+    settings = job.settings
+    learner = finetuning.find(job.method).method().learner(start, settings)
+    patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
+    before = offline.config()
+    options = {k: v for k, v in factory.options.items()}
+    own = getattr(learner.agent, "config", None)
+    config: dict[str, Any] = {
+        "schema": SCHEMA,
+        "method": job.method,
+        "agent": _name_of(learner.agent),
+        "agent_config": asdict(own) if own is not None else {},
+        "seeds": list(start.seeds),
+        "problem": asdict(start.problem),
+        "trial": asdict(settings) | {"evaluation_patients": patients},
+        "transform": start.transform.to_json(),
+        "limits": before["limits"],
+        "env": {"id": factory.env_id, "options": options},
+        "data": before["data"],
+        "offline": {"agent": start.name, "weights": sha256(offline.path / WEIGHTS)},
+        **{name: before.get(name) for name in ("obs_names", "obs_units", "dose_name")},
+    }
+    if learner.agent.regularisation != PLAIN:
+        config["regularisation"] = learner.agent.regularisation.changed()
+    run = RunFolder(job.study / TRIALS / job.method / before["data"]["name"] / run_key(config))
+    data = os.path.normpath(offline.path / before["data_file"])
+    config |= {
+        "versions": before["versions"] | {"torch": torch.__version__, "numpy": np.__version__},
+        "device": str(start.dataset.obs.device),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_file": os.path.relpath(data, run.path.resolve()),
+        "offline_run": os.path.relpath(offline.path.resolve(), run.path.resolve()),
+    }
+    with run.lock():
+        if run.done:
+            run.verify()
+            return run
+        write_json(run.path / CONFIG, config)
+        trial = Trial(
+            learner,
+            ward_of(factory, start, settings.patients),
+            start.transform,
+            settings,
+            lambda policy: evaluate(policy, factory, patients),
+        )
+        text = f"{job.method} x {len(start.seeds)} seeds"
+        with tqdm(
+            total=settings.visits,
+            desc=text,
+            unit=" visits",
+            position=position,
+            disable=None,
+            file=sys.stderr,
+        ) as bar:
+            try:
+                conduct(trial, run, progress=bar)
+            except TrainingDivergedError as error:  # one method's failure is a finding
+                return error
+    return run
+
+
+def _name_of(agent: Agent) -> str | None:
+    """Registry key of an agent; None for one that only a method makes."""
+    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial in the table; every estimate is over seeds."""
+
+    title: str
+    run: str
+    before: Estimate
+    """Return of the evaluation patients by recommended doses before the trial."""
+    after: Estimate
+    """The same at its end."""
+    sampled: Estimate
+    """The same by sampled doses."""
+    treated: float
+    """Mean return of the patients treated meanwhile."""
+    worst: float
+    """Lowest return of one of them."""
+    cost: float
+    """Their mean cost."""
+    limited: float
+    """Share of their doses that a limit held."""
+    patients: int
+    """How many they were, over all seeds."""
+    stopped: int
+    """Seeds that the harm budget stopped."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command found.
+
+    Attributes:
+        lines: one per trial.
+        differences: every trial's return at the end less that of the first, on the same patients.
+        notes: what a reader has to know besides.
+    """
+
+    lines: tuple[Line, ...]
+    differences: tuple[tuple[str, Estimate], ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the table, the differences and the notes as text."""
+        head = ("method", "before", "after", "sampled", "treated", "worst", "cost", "limited", "stopped")
+        rows = [
+            (
+                line.title,
+                *(f"{e:.2f}" for e in (line.before, line.after, line.sampled)),
+                f"{line.treated:.2f}",
+                f"{line.worst:.2f}",
+                f"{line.cost:.3f}",
+                f"{100.0 * line.limited:.1f} %",
+                str(line.stopped),
+            )
+            for line in self.lines
+        ]
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        text = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+        ]
+        if self.differences:
+            text.append(f"after, less {self.lines[0].title}, paired by patient:")
+            text += [f"  {name}: {estimate:.2f}" for name, estimate in self.differences]
+        return "\n".join([*text, *(f"note: {note}" for note in self.notes)])
+
+
+def finetune(
+    methods: Sequence[str],
+    runs: Sequence[Path],
+    *,
+    study: Path | None = None,
+    settings: TrialSettings | None = None,
+    env_id: str | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    seeds: int | None = None,
+    evaluation_patients: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Report:
+    """Run trials side by side; write ``trials/table.json`` and ``trials/curves.parquet``.
+
+    Every method starts from every run that it can start from. All trials are evaluated on the same patients.
+
+    Args:
+        methods: registry keys, or ``["all"]``.
+        runs: finished offline runs of one data set.
+        study: study folder; None is that of the first run.
+        settings: see ``dosing.learner.TrialSettings``.
+        env_id: environment of the trial; None is that of the data.
+        env_options: options of it; on top of the data's where ``env_id`` is None.
+        seeds: see :func:`start_of`.
+        evaluation_patients: per seed; None is the scenario's own number.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes; see ``dosing.cli.compare.in_processes``.
+
+    Raises:
+        UserError: bad input, a method that can start from none of the runs, or a failed trial.
+    """
+    settings = settings or TrialSettings()
+    settings.check()
+    chosen = list(finetuning.METHODS) if list(methods) == ["all"] else list(dict.fromkeys(methods))
+    if not runs:
+        raise UserError("a trial starts from a finished run: give --run.")
+    starts = _starts(runs, seeds, device)
+    study = runs[0].resolve().parents[2] if study is None else study
+    pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
+    options = dict(env_options or {})
+    jobs = [
+        Job(name, path, study, settings, env_id, options, seeds, evaluation_patients, device)
+        for name, path in pairs
+    ]
+    results = in_processes(conduct_trial, jobs, device, workers)
+    done = [(job, result) for job, result in zip(jobs, results, strict=True) if isinstance(result, RunFolder)]
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, TrainingDivergedError):
+            notes.append(f"{job.method} from {starts[job.run].name}: {result}")
+    if not done:
+        raise UserError(notes[-1])
+    several = len(runs) > 1
+    titles = [
+        finetuning.find(job.method).title
+        + (f" from {agents.find(starts[job.run].name).title}" if several else "")
+        for job, _ in done
+    ]
+    for (_, run), title in zip(done, titles, strict=True):
+        notes += [f"{title}: {stop['why']}." for stop in read_json(run.path / REPORT)["stopped"]]
+    lines = [_line(run, title, study) for (_, run), title in zip(done, titles, strict=True)]
+    outcomes = [read_outcomes(run.path / EPISODES)["recommended"].returns for _, run in done]
+    differences = [
+        (title, paired_difference(own, outcomes[0]))
+        for title, own in zip(titles[1:], outcomes[1:], strict=True)
+    ]
+    found = Report(tuple(lines), tuple(differences), tuple(notes))
+    _write(study, found, [(job, run, title) for (job, run), title in zip(done, titles, strict=True)])
+    return found
+
+
+def _starts(runs: Sequence[Path], seeds: int | None, device: str) -> dict[Path, Start]:
+    """The starts by their runs, which share seeds and data so that trials are paired."""
+    starts = {path: start_of(RunFolder(path), seeds, device) for path in runs}
+    first = starts[runs[0]]
+    for path, start in starts.items():
+        same = start.dataset.metadata["content_hash"] == first.dataset.metadata["content_hash"]
+        if not same or start.seeds != first.seeds:
+            raise UserError(f"{path} has other seeds or another data set than {runs[0]}: trials are paired.")
+    return starts
+
+
+def _pairs(
+    names: Sequence[str], starts: Mapping[Path, Start], *, named: bool
+) -> tuple[list[tuple[str, Path]], list[str]]:
+    """Which method starts from which run; and why some methods start from none.
+
+    Raises:
+        UserError: a method that was named, or every method, can start from none of them.
+    """
+    pairs: list[tuple[str, Path]] = []
+    notes: list[str] = []
+    for name in names:
+        method = finetuning.find(name).method()
+        refusals = {path: method.refusal(start) for path, start in starts.items()}
+        able = [path for path, why in refusals.items() if why is None]
+        pairs += [(name, path) for path in able]
+        if not able:
+            notes += [f"{name} cannot start from {path}: {why}" for path, why in refusals.items()]
+            if named:
+                raise UserError(notes[-1])
+    if not pairs:
+        raise UserError("no method can start from these runs. " + " ".join(notes))
+    return pairs, notes
+
+
+def _line(run: RunFolder, title: str, study: Path) -> Line:
+    curve = read_table(run.path / CURVE).to_pandas()
+    courses = read_table(run.path / COURSES).to_pandas()
+    outcomes = read_outcomes(run.path / EPISODES)
+    before = curve[curve["visits"] == 0]["recommended"].to_numpy()
+    return Line(
+        title=title,
+        run=os.path.relpath(run.path, study),
+        before=_over_seeds(before[:, None]),
+        after=_over_seeds(outcomes["recommended"].returns),
+        sampled=_over_seeds(outcomes["sampled"].returns),
+        treated=float(courses["returns"].mean()),
+        worst=float(courses["returns"].min()),
+        cost=float(courses["cost"].mean()),
+        limited=float(courses["limited"].sum() / courses["visits"].sum()),
+        patients=len(courses),
+        stopped=len(read_json(run.path / REPORT)["stopped"]),
+    )
+
+
+def _over_seeds(returns: np.ndarray[Any, np.dtype[np.float64]]) -> Estimate:
+    """Mean with its interval; of one value, that value."""
+    if returns.size == 1:
+        value = float(returns[0, 0])
+        return Estimate(value, value, value, 0.95, 1, 1, "one seed, no interval")
+    return mean_over_seeds(returns)
+
+
+def _write(study: Path, report: Report, done: Sequence[tuple[Job, RunFolder, str]]) -> None:
+    """Write the table, and all curves as one long table."""
+    rows: list[dict[str, Any]] = []
+    for job, run, title in done:
+        about = {"method": job.method, "name": title, "run": os.path.relpath(run.path, study)}
+        rows += [about | row for row in read_table(run.path / CURVE).to_pylist()]
+    write_table(study / TRIALS / CURVES, {name: [row[name] for row in rows] for name in rows[0]})
+    table = {
+        "lines": [asdict(line) for line in report.lines],
+        "differences": [{"name": name, **asdict(e)} for name, e in report.differences],
+        "notes": list(report.notes),
+    }
+    write_json(study / TRIALS / TABLE, table)
