@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -13,14 +15,31 @@ from dosing.data.store import Episodes
 RECORDED, TYPED = "recorded visit", "typed numbers"
 
 
+def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 0, **more: Any) -> Any:
+    """A select box that the page's address names; says so where a link asks for what is not there.
+
+    Args:
+        place: where to draw it: a column, or Streamlit itself.
+        label: of the box.
+        options: what there is.
+        key: of the box, and its name in the address.
+        index: option shown where the address names none.
+        **more: further options of the box.
+    """
+    asked = st.query_params.get(key)
+    chosen = place.selectbox(label, options, index=index, key=key, bind="query-params", **more)
+    if asked is not None and asked not in map(str, options):
+        place.warning(f"The link asks for {key} {asked!r}, which is not there; this is {str(chosen)!r}.")
+    return chosen
+
+
 def one_data_set(listing: load.Listing) -> list[load.Run]:
     """The runs of one data set; asks which, where the study holds several."""
     names = {run.data: str(run.config["data"]["name"]) for run in listing.runs}
     data = next(iter(names))
     if len(names) > 1:
-        data = st.selectbox(
-            "Data set", list(names), format_func=lambda h: f"{names[h]} ({h[:8]})", key="data"
-        )
+        titles = {f"{name} ({key[:8]})": key for key, name in names.items()}
+        data = titles[pick(st, "Data set", list(titles), "data")]
     return [run for run in listing.runs if run.data == data]
 
 

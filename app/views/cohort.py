@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import cohort_chart, frame, load, results
 from app.cohort_chart import Lane
-from app.states import one_data_set
+from app.states import one_data_set, pick
 from app.theme import HIGHLIGHTS, OTHER, Mark, counted, mark, number
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
@@ -63,7 +63,12 @@ def chosen(listing: load.Listing) -> list[load.Run]:
     labels = list(runs)
     if len(runs) > HIGHLIGHTS:
         labels = st.multiselect(
-            "Agents", labels, labels[:HIGHLIGHTS], max_selections=HIGHLIGHTS, key="cohort_runs"
+            "Agents",
+            labels,
+            labels[:HIGHLIGHTS],
+            max_selections=HIGHLIGHTS,
+            key="agents",
+            bind="query-params",
         )
     return [runs[label] for label in labels]
 
@@ -151,7 +156,7 @@ def groups(found: list[Evaluation]) -> None:
     traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}
     if np.ptp(patients.sensitivity) > 0:
         traits["sensitivity to the dose"] = patients.sensitivity
-    trait = st.selectbox("Patients grouped by", list(traits), key="trait", bind="query-params")
+    trait = pick(st, "Patients grouped by", list(traits), "trait")
     try:
         shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in found]
     except UserError as error:
@@ -168,7 +173,7 @@ def worst(found: list[Evaluation]) -> None:
     """The patients with the lowest returns, each with links that open its first state elsewhere."""
     st.subheader("Worst patients")
     named = {one.run.label: one for one in found}
-    one = named[st.selectbox("Under", list(named), key="under", bind="query-params")]
+    one = named[pick(st, "Under", list(named), "under")]
     outcome, patients = one.outcome, known(one)
     for place in np.argsort(outcome.returns, axis=None)[:WORST]:
         seed, patient = (int(k) for k in np.unravel_index(place, outcome.returns.shape))

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from app import course_chart, data_chart, frame, load, visits
-from app.states import one_data_set
+from app.states import one_data_set, pick
 from app.theme import counted
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -41,16 +41,16 @@ def recorded(listing: load.Listing) -> tuple[Episodes, str] | None:
 def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.visits``."""
     left, middle, right = st.columns(3)
-    env_id = left.selectbox("Environment", list(SCENARIOS), key="env", bind="query-params")
+    env_id = pick(left, "Environment", list(SCENARIOS), "env")
     variants = SCENARIOS[env_id].variants
-    variant = middle.selectbox("Variant", variants, key="variant", bind="query-params")
-    realism = right.selectbox("Realism, 1 is ideal", list(REALISM), key="realism", bind="query-params")
+    variant = pick(middle, "Variant", variants, "variant")
+    realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
     most = visits.most_patients(env_id, variant)
     patients = left.number_input(
         f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
     )
     seed = middle.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
-    kind = right.selectbox("Doses by", (UNIFORM, TITRATION, FIXED), key="behaviour", bind="query-params")
+    kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED), "behaviour")
     policy = kind
     if kind == FIXED:
         limits = SCENARIOS[env_id](variant).limits

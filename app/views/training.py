@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, frame, load, results
+from app.states import pick
 from app.theme import HIGHLIGHTS, OTHER, counted, mark
 from dosing.errors import UserError
 
@@ -29,7 +30,7 @@ def returns_along(listing: load.Listing) -> None:
     names = list(dict.fromkeys(found["data"]))
     data = names[0]
     if len(names) > 1:
-        data = st.selectbox("Data set", names, key="curves_of", bind="query-params")
+        data = pick(st, "Data set", names, "data")
     found = found[found["data"] == data]
     here = {str(run.folder.path.relative_to(load.study())) for run in listing.runs}
     if gone := sorted(set(found["run"]) - here):
@@ -75,7 +76,7 @@ def losses(listing: load.Listing) -> None:
     """Metrics of one run over its training."""
     st.subheader("Losses and other measures of one run")
     runs = {run.label: run for run in listing.runs}
-    label = st.selectbox("Run", list(runs), key="run", bind="query-params")
+    label = pick(st, "Run", list(runs), "run")
     run = runs[label]
     try:
         metrics = load.metrics(run)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import frame, load, roll_chart, roll_outs
 from app.roll_outs import ALL, World
-from app.states import one_data_set, question, words
+from app.states import one_data_set, pick, question, words
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
 from dosing.errors import UserError
 from dosing.evaluation import REFERENCE_SEED
@@ -40,14 +40,8 @@ def ask_choice(
     kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
     look = mark(index)
     st.markdown(f"{look.sign} **Choice {index + 1}**")
-    kind = st.selectbox(
-        "Doses",
-        kinds,
-        index=min(index, len(kinds) - 1),
-        key=f"rule{index + 1}",
-        bind="query-params",
-        label_visibility="collapsed",
-    )
+    start = min(index, len(kinds) - 1)
+    kind = pick(st, "Doses", kinds, f"rule{index + 1}", start, label_visibility="collapsed")
     low, high = world.limits.low[0], world.limits.high[0]
     places = decimals(high - low)
     try:
@@ -160,7 +154,7 @@ def view(listing: load.Listing) -> None:
     asked = middle.segmented_control(
         "Matched patients", PATIENTS, default=PATIENTS[1], required=True, key="matched", bind="query-params"
     )
-    shown = right.selectbox("State shown", [*world.names, ALL], key="shown", bind="query-params")
+    shown = pick(right, "State shown", [*world.names, ALL], "shown")
     try:
         matched = roll_outs.match(world, state, asked)
     except UserError as error:

@@ -116,3 +116,9 @@ def test_histograms_hold_all_visits_on_axes_of_their_own() -> None:
     assert low < -50.0
     assert high > 60.0
     assert figure.layout.xaxis.range[1] < 6.0
+
+
+def test_a_link_to_no_scenario_says_so(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, visits="simulated now", variant="nonsense", patients="3")
+    assert "asks for variant 'nonsense', which is not there; this is 'corrected'" in words(at)
+    assert len(at.get("plotly_chart")) == 3

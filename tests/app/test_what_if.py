@@ -120,6 +120,10 @@ def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> No
         ({**TYPED, "numbers": "9 9 9 9 9 9 9 9"}, "none of 16,384 simulated patients could show"),
         ({**TYPED, "numbers": "1.4 -1 0 1.5 0 0 1 -1"}, "Few patients"),
         ({"patient": "99"}, "asks for patient '99'"),
+        (
+            {**TYPED, "rule2": "follow X"},
+            "asks for rule2 'follow X', which is not there; this is 'follow FtTPO'",
+        ),
     ],
 )
 def test_what_is_wrong_or_rare_is_said(open_app, full_study: Path, link: dict[str, str], says: str) -> None:
