@@ -33,6 +33,19 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
     return chosen
 
 
+def in_range(place: Any, key: str, low: float, high: float) -> None:
+    """Say so where a link asks for a number that is none or out of range; ask before the widget is drawn."""
+    asked = st.query_params.get(key)
+    try:
+        fine = asked is None or low <= float(asked) <= high
+    except ValueError:
+        fine = False
+    if not fine:
+        place.warning(
+            f"The link asks for {key} {asked!r}, which must lie from {low:,} to {high:,}: not used."
+        )
+
+
 def one_data_set(listing: load.Listing) -> list[load.Run]:
     """The runs of one data set; asks which, where the study holds several."""
     names = {run.data: str(run.config["data"]["name"]) for run in listing.runs}

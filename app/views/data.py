@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from app import course_chart, data_chart, frame, load, visits
-from app.states import one_data_set, pick
+from app.states import in_range, one_data_set, pick
 from app.theme import counted
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -18,6 +18,7 @@ from simulator.registry import SCENARIOS
 
 RECORDED, SIMULATED = "recorded", "simulated now"
 UNIFORM, FIXED, TITRATION = "uniform", "constant", "titration"
+LARGEST_SEED = 2**31 - 1
 ROWS = 50  # visits in the table
 FORMATS = ((".parquet", "application/vnd.apache.parquet"), (".csv", "text/csv"))
 
@@ -46,15 +47,18 @@ def simulated() -> tuple[Episodes, str] | None:
     variant = pick(middle, "Variant", variants, "variant")
     realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
     most = visits.most_patients(env_id, variant)
+    in_range(left, "patients", 1, most)
     patients = left.number_input(
         f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
     )
-    seed = middle.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+    in_range(middle, "seed", 0, LARGEST_SEED)
+    seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
     kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED), "behaviour")
     policy = kind
     if kind == FIXED:
         limits = SCENARIOS[env_id](variant).limits
         low, high = limits.low[0], limits.high[0]
+        in_range(st, "given", low, high)
         dose = st.slider(
             "Dose for everyone",
             low,
@@ -133,6 +137,7 @@ def course(episodes: Episodes) -> None:
     st.subheader("One patient")
     count = len(np.unique(episodes.episode))
     place = 1
+    in_range(st, "place", 1, count)
     if count > 1:
         place = st.number_input(
             f"Patient, 1 to {count:,} in the order of the visits",

@@ -30,7 +30,7 @@ def returns_along(listing: load.Listing) -> None:
     names = list(dict.fromkeys(found["data"]))
     data = names[0]
     if len(names) > 1:
-        data = pick(st, "Data set", names, "data")
+        data = pick(st, "Data set", names, "curves_of")
     found = found[found["data"] == data]
     here = {str(run.folder.path.relative_to(load.study())) for run in listing.runs}
     if gone := sorted(set(found["run"]) - here):

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import frame, load, roll_chart, roll_outs
 from app.roll_outs import ALL, World
-from app.states import one_data_set, pick, question, words
+from app.states import in_range, one_data_set, pick, question, words
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
 from dosing.errors import UserError
 from dosing.evaluation import REFERENCE_SEED
@@ -46,6 +46,7 @@ def ask_choice(
     places = decimals(high - low)
     try:
         if kind == CONSTANT:
+            in_range(st, f"dose{index + 1}", low, high)
             dose = st.slider(
                 f"Dose at every visit ({unit_words(world.limits.unit)})",
                 low,

@@ -119,6 +119,7 @@ def test_histograms_hold_all_visits_on_axes_of_their_own() -> None:
 
 
 def test_a_link_to_no_scenario_says_so(open_app, full_study: Path) -> None:  # noqa: F811
-    at = open_app(full_study, PAGE, visits="simulated now", variant="nonsense", patients="3")
+    at = open_app(full_study, PAGE, visits="simulated now", variant="nonsense", patients="10001")
     assert "asks for variant 'nonsense', which is not there; this is 'corrected'" in words(at)
+    assert "asks for patients '10001', which must lie from 1 to 10,000: not used" in words(at)
     assert len(at.get("plotly_chart")) == 3

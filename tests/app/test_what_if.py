@@ -119,6 +119,7 @@ def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> No
         ({**TYPED, "numbers": "1 2 3 4 5 6 7 x"}, "a state is 8 numbers"),
         ({**TYPED, "numbers": "9 9 9 9 9 9 9 9"}, "none of 16,384 simulated patients could show"),
         ({**TYPED, "numbers": "1.4 -1 0 1.5 0 0 1 -1"}, "Few patients"),
+        ({**TYPED, "dose1": "7"}, "asks for dose1 '7', which must lie from -1.0 to 1.0: not used"),
         ({"patient": "99"}, "asks for patient '99'"),
         (
             {**TYPED, "rule2": "follow X"},
