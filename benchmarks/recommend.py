@@ -5,8 +5,8 @@
 Times are of untrained policies of five seeds at their default widths, with a monitor of 1,200 training
 visits: 100,000 states from a parquet file to another one, hashes, audit record and all, after loading; and
 one state at a time. False alarms of the monitor are counted on new patients, for many training cohorts. For
-every finished run that is named, the statuses of its recommendations are counted on the visits of new patients
-of its scenario, under the recorded policy and under its own doses.
+every finished run that is named, the statuses of its recommendations are counted on the visits of new
+patients of its scenario, under the recorded policy and under its own doses.
 """
 
 from __future__ import annotations

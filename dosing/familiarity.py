@@ -40,7 +40,7 @@ LEVEL = 0.01
 """Probability with which a usual visit may be called unfamiliar."""
 PARTS = 20
 """Most parts that the patients are cut into for calibration."""
-VISITS = 10_000
+VISITS = 5000
 """Most training visits that are kept, evenly spaced over the data."""
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal law: makes scales comparable with standard deviations."""
