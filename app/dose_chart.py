@@ -164,7 +164,8 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
     places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
     spread = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
     words = "one dose" if answer.point else spread
-    _lane_text(figure, left, -row - 0.17, f"{title}: {words}", "left")
+    deferred = "<b>DEFERRED</b>, " if found.status == "deferred" else ""
+    _lane_text(figure, left, -row - 0.17, f"{title}: {deferred}{words}", "left")
     middle = -row - 0.5
     for limit in found.limits:
         ends = {"x0": limit[dimension], "x1": limit[dimension], "y0": middle - 0.24, "y1": middle + 0.24}
@@ -225,6 +226,7 @@ def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: i
     assert found.dose is not None
     assert found.proposed is not None
     dose, proposed = found.dose[dimension], found.proposed[dimension]
+    rank = "deferred" if found.status == "deferred" else "recommended"
     text = f"<b>{number(dose, places)}</b>"
     if dose != proposed:
         figure.add_trace(
@@ -251,7 +253,7 @@ def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: i
                 "color": mark.colour,
                 "line": {"color": "white", "width": 1.5},
             },
-            hovertemplate=f"{answer.source.name}: recommended dose {number(dose, places)}<extra></extra>",
+            hovertemplate=f"{answer.source.name}: {rank} dose {number(dose, places)}<extra></extra>",
         )
     )
     _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")

@@ -159,6 +159,16 @@ def test_seeds_that_are_apart_keep_their_own_intervals() -> None:
     assert answer().pieces(0) == [(0.1, 0.4)]
 
 
+def test_a_deferred_dose_is_drawn_as_one() -> None:
+    both = [answer(status="deferred"), answer(position=1)]
+    figure = dose_axis(both, [curve(0.1, 0.4), curve(0.1, 0.4)])
+    assert "Agent 0</b>: <b>DEFERRED</b>, exact support" in texts(figure)
+    assert texts(figure).count("DEFERRED") == 1
+    hovers = [str(trace.hovertemplate) for trace in figure.data]
+    assert any(hover.startswith("Agent 0: deferred dose") for hover in hovers)
+    assert any(hover.startswith("Agent 1: recommended dose") for hover in hovers)
+
+
 def test_a_refusal_is_as_prominent_as_a_dose_and_draws_none() -> None:
     figure = dose_axis([answer(), refusal(1)], [curve(0.1, 0.4), None])
     assert len(bars(figure)) == 1
