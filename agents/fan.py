@@ -181,11 +181,11 @@ class FAN(Agent):
         """The law of the clipped one-step map, by its draws; the published rule executes one of them."""
         return self.actor.law(obs)
 
-    def returns(self, obs: Tensor, act: Tensor) -> Tensor | None:
+    def noise_values(self, obs: Tensor, act: Tensor) -> Tensor:
         """Q(s, a, eps) at fixed points of the noise, mean of the critics, ``[S, B, K]``.
 
-        The law of a mean, given the policy's own draw at the next visit: narrower than that of the return,
-        and less what alpha_2 charges.
+        The law of a mean, given the policy's own draw at the next visit, less what alpha_2 charges. It is
+        narrower than that of the return, and therefore not offered as such (``returns`` is None).
         """
 
         def push(rows: Tensor, noise: Tensor) -> Tensor:
@@ -256,9 +256,6 @@ class FAQL(FAN):
     """S stacked seeds of FAQL: FAN with an ordinary critic."""
 
     draws = ("next", "next_time", "dose", "dose_time", "start", "time")
-
-    def returns(self, obs: Tensor, act: Tensor) -> None:
-        """The critics learn a mean."""
 
     def critic_losses(self, batch: Batch, next_act: Tensor) -> dict[str, Tensor]:
         """L_Q, ``[S]``, given the clipped next doses ``[S, B, A]``."""

@@ -282,7 +282,7 @@ def test_fan_values_a_visit_by_the_expectile_over_its_next_draw(expectile: float
     worth = 0.9 * reward(draws(agent, second)[:, 0])  # [S, M]
     with torch.no_grad():
         z = agent.upper(first, torch.zeros_like(first))[..., 0].numpy()  # [S, E]
-        told = agent.returns(first, torch.zeros_like(first))[:, 0].numpy()  # [S, M]
+        told = agent.noise_values(first, torch.zeros_like(first))[:, 0].numpy()  # [S, M]
 
     def balance(v: float, seed: int) -> float:
         above, below = np.clip(worth[seed] - v, 0.0, None), np.clip(v - worth[seed], 0.0, None)
