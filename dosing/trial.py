@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dosing.acceleration import updater
+from dosing.agent import Problem
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, write_outcomes
@@ -95,13 +96,14 @@ class Trial:
         judge: see :data:`Judge`; it must use an environment of its own.
 
     Raises:
-        UserError: settings that cannot work.
+        UserError: settings that cannot work, or patients to whom the agent's doses and settings do not apply.
     """
 
     def __init__(
         self, learner: Learner, ward: Ward, transform: Transform, settings: TrialSettings, judge: Judge
     ) -> None:
         settings.check()
+        _check_ward(ward, transform, learner.agent.problem, settings)
         self.learner, self.ward, self.transform = learner, ward, transform
         self.settings, self.judge = settings, judge
         self.agent, self.seeds = learner.agent, learner.agent.seeds
@@ -155,7 +157,7 @@ class Trial:
     def _treat(self, obs: Observations) -> Visit:
         """Ask for doses, hold them at the limits, give them."""
         moment = Moment(self.number, self.fraction, self._length.copy(), self._course.copy())
-        requested = np.asarray(self.learner.behaviour(obs, moment), dtype=np.float64)
+        requested = np.array(self.learner.behaviour(obs, moment), dtype=np.float64)
         for k in self.stopped:  # nobody is treated by it any more; its place in the stack is filled
             requested[k] = self.middle
         dose, code = self.ward.limits.deliver(requested.astype(np.float32))
@@ -379,6 +381,22 @@ class Trial:
 
 
 _MEASURES = ("returns", "cost", "limited", "dose", "visits")
+
+
+def _check_ward(ward: Ward, transform: Transform, problem: Problem, settings: TrialSettings) -> None:
+    """Refuse patients that the agent or the settings do not fit."""
+    limits, low, high = ward.limits, transform.act_low, transform.act_high
+    if (limits.low, limits.high) != (low, high):
+        raise UserError(
+            f"these patients are given doses from {list(limits.low)} to {list(limits.high)}; the agent's are "
+            f"from {list(low)} to {list(high)}."
+        )
+    if ward.n_obs != problem.n_obs:
+        raise UserError(
+            f"these patients show {ward.n_obs} numbers at a visit; the agent sees {problem.n_obs}."
+        )
+    if ward.places != settings.patients:
+        raise UserError(f"there are places for {ward.places} patients of a seed, not {settings.patients}.")
 
 
 def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) -> None:

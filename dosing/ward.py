@@ -77,6 +77,10 @@ class Ward(Protocol):
         """P, patients of a seed side by side."""
 
     @property
+    def n_obs(self) -> int:
+        """O, numbers that a patient shows at a visit."""
+
+    @property
     def limits(self) -> DoseLimits:
         """Hard dose limits."""
 
@@ -120,6 +124,7 @@ class Waves:
         self.places, self.limits = patients, limits
         self._seeds, self._env_seed = tuple(seeds), env_seed
         self._envs = [make(patients) for _ in self._seeds]
+        self.n_obs = _width(self._envs[0].single_observation_space)
         self.wave = 0
         self._given: list[npt.NDArray[np.float32]] = []
 
@@ -173,3 +178,9 @@ class Waves:
         for dose in state["ward.given"].numpy():
             obs = self.treat(dose).following
         return obs
+
+
+def _width(space: Any) -> int:
+    """Numbers in an observation."""
+    (width,) = space.shape
+    return int(width)

@@ -133,22 +133,14 @@ def ward_of(factory: Factory | TaskFactory, start: Start, patients: int) -> Ward
     return Waves(make, start.seeds, patients, factory.limits, int(meta.get("seed") or 0))
 
 
-def _factory(job: Job, start: Start) -> Factory | TaskFactory:
+def _factory(job: Job) -> Factory | TaskFactory:
     """Where the trial takes place: the environment of the data unless another is named."""
-    factory: Factory | TaskFactory
     if job.env_id is None:
         factory = factory_of(RunFolder(job.run))
         env_id, options = factory.env_id, factory.options | dict(job.env_options)
     else:
         env_id, options = job.env_id, dict(job.env_options)
-    factory = TaskFactory(env_id, options) if env_id in task_ids() else Factory.of(env_id, options)
-    low, high = start.transform.act_low, start.transform.act_high
-    if (factory.limits.low, factory.limits.high) != (low, high):
-        raise UserError(
-            f"{factory.env_id} gives doses from {list(factory.limits.low)} to {list(factory.limits.high)}; "
-            f"the run was trained on {list(low)} to {list(high)}."
-        )
-    return factory
+    return TaskFactory(env_id, options) if env_id in task_ids() else Factory.of(env_id, options)
 
 
 def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedError:
@@ -160,7 +152,7 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
     """
     offline = RunFolder(job.run)
     start = start_of(offline, job.seeds, job.device)
-    factory = _factory(job, start)
+    factory = _factory(job)
     settings = job.settings
     learner = finetuning.find(job.method).method().learner(start, settings)
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients

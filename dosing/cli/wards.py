@@ -34,6 +34,7 @@ class Tasks:
         self._tasks = [[make_task(env_id, options) for _ in range(places)] for _ in seeds]
         with make_task(env_id, options) as task:
             space: Any = task.action_space
+            (self.n_obs,) = task.observation_space.shape or ()
         self.limits = DoseLimits(tuple(space.low.tolist()), tuple(space.high.tolist()))
 
     def begin(self) -> Observations:
