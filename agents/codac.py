@@ -19,8 +19,8 @@ steps are taken at the same parameters; target policy and target critics follow 
 g is the distortion of the risk measure, at parameter p: neutral, g = tau; cvar, g = min(tau / p, 1), the mean
 of the worst share p of returns; wang, g = Phi(Phi^-1(tau) + p), cautious for p > 0 (Wang 2000); cpw, g =
 tau^p / (tau^p + (1 - tau)^p)^(1/p) (Tversky, Kahneman 1992). The released code takes g' at c_k in place of
-the increments of g, clipped to 5: for CVaR below 0.2 the weights then sum to half of 1 and less, and the
-entropy counts the more. Its targets start at weights of their own, and its target entropy is -3 for every
+the increments of g, clipped to 5: for cvar at its 0.1 the weights then sum to 1/2, and the entropy counts
+twice. Its targets start at weights of their own, and its target entropy is -3 for every
 number of doses. The variant with a flow policy in the value-flows code bootstraps past the end of episodes
 and takes a trace for the log-determinant in its policy's density; it is not followed here.
 """

