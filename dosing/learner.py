@@ -156,7 +156,7 @@ class Learner:
     """What a method brings to a trial.
 
     Attributes:
-        agent: the stack that learns, and whose policy is evaluated.
+        agent: the stack that learns, and whose policy is evaluated. Its seeds are those of the trial.
         replay: where visits go and batches come from.
         behaviour: how doses are chosen meanwhile.
         updates: updates the agent has had: the number of its first one here, so that alternating phases and

@@ -1,4 +1,4 @@
-"""Courses side by side in a ring: what is known when, against lists by hand; exact shares of recorded rows."""
+"""Courses side by side in a ring: what is known when, against lists by hand; shares of recorded rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | compare | select | evaluate | recommend | audit | agents |
-app``. Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
+``python -m dosing demo | simulate | train | compare | select | evaluate | finetune | recommend | audit |
+agents | app``. Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 from which offline run it started; besides, ``courses.parquet`` has one row per treated patient,
 ``curve.parquet`` one per evaluation and seed (``dosing.trial``), ``episodes.parquet`` the patients of the
 last evaluation, and ``report.json`` says whether and why seeds stopped. ``<study>/trials/curves.parquet``
-joins the curves of one command, ``<study>/trials/table.json`` its table.
+joins the curves of the last command, ``<study>/trials/table.json`` is its table.
 """
 
 from __future__ import annotations
@@ -113,11 +113,22 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
     return start
 
 
-def ward_of(factory: Factory | TaskFactory, start: Start, patients: int) -> Ward:
-    """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial."""
+def ward_of(
+    factory: Factory | TaskFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
+) -> Ward:
+    """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial.
+
+    Args:
+        factory: the scenario or task.
+        meta: card of the data set, whose replication of the population they are of.
+        seeds: the S seeds.
+        patients: P per seed.
+
+    Raises:
+        UserError: the data set has patients of the numbers that are kept for trials.
+    """
     if isinstance(factory, TaskFactory):
-        return Tasks(factory.env_id, factory.options, start.seeds, patients)
-    meta = start.dataset.metadata
+        return Tasks(factory.env_id, factory.options, seeds, patients)
     if meta.get("first_patient", 0) + meta.get("patients", 0) > SPAN:
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
 
@@ -130,7 +141,7 @@ def ward_of(factory: Factory | TaskFactory, start: Start, patients: int) -> Ward
             **factory.options,
         )
 
-    return Waves(make, start.seeds, patients, factory.limits, int(meta.get("seed") or 0))
+    return Waves(make, seeds, patients, factory.limits, int(meta.get("seed") or 0))
 
 
 def _factory(job: Job) -> Factory | TaskFactory:
@@ -157,19 +168,18 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
     learner = finetuning.find(job.method).method().learner(start, settings)
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
     before = offline.config()
-    options = {k: v for k, v in factory.options.items()}
     own = getattr(learner.agent, "config", None)
     config: dict[str, Any] = {
         "schema": SCHEMA,
         "method": job.method,
         "agent": _name_of(learner.agent),
         "agent_config": asdict(own) if own is not None else {},
-        "seeds": list(start.seeds),
+        "seeds": list(learner.agent.seeds),
         "problem": asdict(start.problem),
         "trial": asdict(settings) | {"evaluation_patients": patients},
         "transform": start.transform.to_json(),
         "limits": before["limits"],
-        "env": {"id": factory.env_id, "options": options},
+        "env": {"id": factory.env_id, "options": factory.options},
         "data": before["data"],
         "offline": {"agent": start.name, "weights": sha256(offline.path / WEIGHTS)},
         **{name: before.get(name) for name in ("obs_names", "obs_units", "dose_name")},
@@ -192,12 +202,12 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
         write_json(run.path / CONFIG, config)
         trial = Trial(
             learner,
-            ward_of(factory, start, settings.patients),
+            ward_of(factory, start.dataset.metadata, learner.agent.seeds, settings.patients),
             start.transform,
             settings,
             lambda policy: evaluate(policy, factory, patients),
         )
-        text = f"{job.method} x {len(start.seeds)} seeds"
+        text = f"{job.method} x {len(learner.agent.seeds)} seeds"
         with tqdm(
             total=settings.visits,
             desc=text,

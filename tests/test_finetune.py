@@ -1,0 +1,225 @@
+"""The command finetune: from a run on disk to trials on disk, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import cohort, small
+
+from dosing.cli import finetune as command
+from dosing.cli import main, trials
+from dosing.cli.studies import evaluate_run, policy_of, train_run
+from dosing.cli.trials import Report, finetune
+from dosing.cli.wards import Tasks
+from dosing.data.store import write_episodes
+from dosing.errors import UserError
+from dosing.evaluation import read_outcomes
+from dosing.learner import TrialSettings
+from dosing.runs import DONE, EPISODES, WEIGHTS, RunFolder, find_runs, read_json, read_table
+from dosing.training import TrainingSettings
+from dosing.trial import COURSES, CURVE, REPORT
+
+TINY = TrialSettings(
+    visits=96, patients=2, start=10, updates_per_visit=0.1, batch_size=8, evaluate_every=48, capacity=200
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with a run of IQL and one of SPOT, two seeds each."""
+    path = tmp_path_factory.mktemp("study")
+    write_episodes(cohort(), path / "visits.parquet")
+    training = TrainingSettings(steps=6, batch_size=8, log_every=6)
+    for name in ("iql", "spot"):
+        config = small(name, hidden=(8, 8))
+        train_run(name, config, path / "visits.parquet", path, (0, 1), training, "cpu")
+    return path
+
+
+@pytest.fixture
+def offline(study: Path, tmp_path: Path) -> dict[str, Path]:
+    """The runs by agent, in a copy of the study."""
+    shutil.copytree(study, tmp_path / "study")
+    return {run.config()["agent"]: run.path for run in find_runs(tmp_path / "study")}
+
+
+def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
+    options = {"settings": TINY, "evaluation_patients": 4, "workers": 1, "device": "cpu"} | options
+    return finetune(methods, runs, **options)
+
+
+def folders(study: Path) -> dict[str, RunFolder]:
+    """Finished trials of a study by method."""
+    found = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
+    return {run.config()["method"]: run for run in found}
+
+
+def test_the_command_runs_trials_and_prints_a_table(
+    offline: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = offline["iql"].parents[2]
+    line = ["finetune", "direct", "scratch", "--run", str(offline["iql"]), "--env", "dosing/Treatment-v0"]
+    line += ["--visits", "96", "--patients", "2", "--start", "10", "--updates-per-visit", "0.1"]
+    line += ["--batch-size", "8", "--evaluate-every", "48", "--evaluation-patients", "4", "--workers", "1"]
+    line += ["--device", "cpu"]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "Direct" in printed
+    assert "paired by patient" in printed
+    found = folders(study)
+    assert list(found) == ["direct", "scratch"]
+    for run in found.values():
+        run.verify()
+        assert set(read_json(run.path / DONE)) >= {
+            COURSES,
+            CURVE,
+            EPISODES,
+            REPORT,
+            WEIGHTS,
+            "metrics.parquet",
+        }
+        curve = read_table(run.path / CURVE).to_pandas()
+        assert curve.visits.tolist() == [0, 0, 48, 48, 96, 96]
+        assert curve.seed.tolist() == [0, 1] * 3
+        assert (read_table(run.path / COURSES).to_pandas().groupby("seed").size() == 4).all()
+    curves = read_table(study / "trials" / trials.CURVES).to_pandas()
+    assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
+    table = read_json(study / "trials" / trials.TABLE)
+    assert [row["title"] for row in table["lines"]] == ["Direct", "Scratch"]
+    assert table["lines"][0]["after"]["value"] == pytest.approx(
+        curves[(curves.method == "direct") & (curves.visits == 96)].recommended.mean()
+    )
+    assert [run.config()["agent"] for run in find_runs(study)] == [
+        "iql",
+        "spot",
+    ]  # trials are no offline runs
+
+
+def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patients(
+    offline: dict[str, Path],
+) -> None:
+    run = RunFolder(offline["iql"])
+    tiny(["direct"], [run.path])
+    evaluate_run(run, 4)
+    want = read_outcomes(run.path / EPISODES)
+    found = folders(run.path.parents[2])["direct"]
+    curve = read_table(found.path / CURVE).to_pandas()
+    first = curve[curve.visits == 0]
+    np.testing.assert_array_equal(first.recommended, want["recommended"].returns.mean(1))
+    np.testing.assert_array_equal(first["sampled"], want["sampled"].returns.mean(1))
+    assert policy_of(found).seeds == (0, 1)  # and the folder of a suite's agent is read as any run
+
+
+def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) -> None:
+    before = tiny(["direct"], [offline["iql"]])
+    done = folders(offline["iql"].parents[2])["direct"].path / DONE
+    at = done.stat().st_mtime_ns
+    assert tiny(["direct"], [offline["iql"]]) == before
+    assert done.stat().st_mtime_ns == at
+
+
+def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: dict[str, Path]) -> None:
+    found = tiny(["all"], [offline["iql"], offline["spot"]])
+    titles = [line.title for line in found.lines]
+    assert "Direct from IQL" in titles
+    assert "Direct from SPOT" in titles
+    assert "SPOT from SPOT" in titles
+    assert "SPOT from IQL" not in titles
+    notes = "\n".join(found.notes)
+    assert "rebrac cannot start" in notes
+    assert "spot cannot start" not in notes
+
+
+def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:
+    tiny(["direct"], [offline["iql"]])
+    whole = folders(offline["iql"].parents[2])["direct"]
+    other = offline["iql"].parents[2] / "one"
+    tiny(["direct"], [offline["iql"]], seeds=1, study=other)
+    one = read_table(folders(other)["direct"].path / CURVE).to_pandas()
+    both = read_table(whole.path / CURVE).to_pandas()
+    np.testing.assert_allclose(one, both[both.seed == 0], rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_a_stop_is_said_in_the_table_and_in_the_folder(offline: dict[str, Path]) -> None:
+    settings = TrialSettings(**{**vars(TINY), "harm_budget": 0.0})
+    found = tiny(["scratch"], [offline["iql"]], settings=settings)
+    assert found.lines[0].stopped == 2
+    assert "stopped after" in str(found)
+    report = read_json(folders(offline["iql"].parents[2])["scratch"].path / REPORT)
+    assert [stop["seed"] for stop in report["stopped"]] == [0, 1]
+    assert report["settings"]["harm_budget"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "match"),
+    [
+        (["unheard"], {}, "no method 'unheard'"),
+        (["spot"], {}, "spot cannot start from .*: it goes on from a run of spot, this is one of iql"),
+        (["direct"], {"env_options": {"variant": "li-evaluation"}}, r"doses from \[-3.0\] to \[3.0\]"),
+        (["direct"], {"env_id": "dosing/None-v0"}, "no environment"),
+        (["direct"], {"env_options": {"history": 1}}, "show 9 numbers at a visit; the agent sees 8"),
+        (["direct"], {"seeds": 3}, "--seeds must be 1 to 2, got 3"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    offline: dict[str, Path], methods: list[str], options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(UserError, match=match):
+        tiny(methods, [offline["iql"]], **options)
+
+
+def test_a_trial_starts_from_finished_offline_runs_of_one_data_set(
+    offline: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="give --run"):
+        tiny(["direct"], [])
+    tiny(["direct"], [offline["iql"]])
+    with pytest.raises(UserError, match="is a trial"):
+        tiny(["direct"], [folders(offline["iql"].parents[2])["direct"].path])
+    write_episodes(cohort(9), tmp_path / "other.parquet")
+    other = train_run(
+        "iql",
+        small("iql", hidden=(8, 8)),
+        tmp_path / "other.parquet",
+        tmp_path,
+        (0, 1),
+        TrainingSettings(steps=6, batch_size=8),
+        "cpu",
+    )
+    with pytest.raises(UserError, match="another data set"):
+        tiny(["direct"], [offline["iql"], other.path])
+    (offline["iql"] / DONE).unlink()
+    with pytest.raises(UserError, match="not finished"):
+        tiny(["direct"], [offline["iql"]])
+
+
+def test_the_command_refuses_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune"]) == 2
+    assert "name a method" in capsys.readouterr().err
+    assert main(["finetune", "direct"]) == 2
+    assert "give --run" in capsys.readouterr().err
+
+
+def test_help_says_what_the_settings_say() -> None:
+    assert {name: getattr(TrialSettings(), name) for name in command._defaults} == command._defaults
+
+
+@pytest.mark.mujoco
+def test_an_episode_of_a_task_is_brought_back_in_the_middle() -> None:
+    pytest.importorskip("mujoco")
+    doses = np.random.default_rng(0).uniform(-1.0, 1.0, (60, 2, 2, 3)).astype(np.float32)
+    ward, other = (Tasks("Hopper-v5", {}, (0, 5), 2) for _ in range(2))
+    ward.begin()
+    for dose in doses[:40]:
+        made = ward.treat(dose)
+    assert ward._episode.max() > 0  # hoppers fall: places are in different episodes
+    np.testing.assert_array_equal(other.load(ward.state()), made.following)
+    for dose in doses[40:]:
+        a, b = ward.treat(dose), other.treat(dose)
+        np.testing.assert_array_equal(a.following, b.following)
+        np.testing.assert_array_equal(a.reward, b.reward)
+        np.testing.assert_array_equal(a.cost, a.terminated)
