@@ -265,7 +265,8 @@ def _check(lines: Sequence[bytes], head: tuple[int, str] | None) -> Verified:
     hashes = [NONE]
 
     def found(broken: int | None = None, problem: str = "") -> Verified:
-        return Verified(tuple(records), hashes[-1], broken, problem, head is not None)
+        sound = records if broken is None else records[: broken - 1]
+        return Verified(tuple(sound), hashes[len(sound)], broken, problem, head is not None)
 
     for number, line in enumerate(lines, 1):
         try:

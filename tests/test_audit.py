@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dosing.audit import FILE, NONE, VARIABLE, AuditLog, log_of, record_override, shown, state_hash
+from dosing.audit import (
+    FILE,
+    NONE,
+    VARIABLE,
+    AuditLog,
+    _dump,
+    _sha256,
+    log_of,
+    record_override,
+    shown,
+    state_hash,
+)
 from dosing.cli import main
 from dosing.errors import UserError
 
@@ -83,14 +94,12 @@ def edited(lines: list[bytes]) -> list[bytes]:
     return [*lines[:2], lines[2].replace(b"agent 2", b"agent 9"), *lines[3:]]
 
 
-def edited_with_its_hash(lines: list[bytes]) -> list[bytes]:
-    """An edit by someone who knows how a line is made, but not the lines after it."""
-    from dosing.audit import _dump, _sha256
-
-    fields = json.loads(lines[2])
+def edited_with_its_hash(lines: list[bytes], at: int = 2) -> list[bytes]:
+    """An edit by someone who knows how a line is made, but touches neither later lines nor the head."""
+    fields = json.loads(lines[at])
     fields.pop("hash")
     fields["content"]["agent"] = "agent 9"
-    return [*lines[:2], _dump(fields | {"hash": _sha256(_dump(fields))}) + b"\n", *lines[3:]]
+    return [*lines[:at], _dump(fields | {"hash": _sha256(_dump(fields))}) + b"\n", *lines[at + 1 :]]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,7 @@ def edited_with_its_hash(lines: list[bytes]) -> list[bytes]:
     [
         (edited, 3, "it was changed"),
         (edited_with_its_hash, 4, "does not follow the line before it"),
+        (lambda lines: edited_with_its_hash(lines, 5), 6, "its head names another line 6"),
         (lambda lines: [*lines[:2], *lines[3:]], 3, "record 4, which does not follow"),
         (lambda lines: lines[1:], 1, "record 2, which does not follow"),
         (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 3, "record 4, which does not follow"),

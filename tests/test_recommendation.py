@@ -251,7 +251,9 @@ def test_a_limit_that_binds_is_shown(name: str) -> None:
     assert found.dose == tight.low
     assert found.proposed == free.dose
     assert "held at a hard limit" in found.reasons[0]
-    assert found.mass_outside is not None
+    obs = np.asarray(STATE, dtype=np.float32)[None, None]
+    mass = asked.mass_outside(obs, np.asarray(tight.low), np.asarray(tight.high))
+    assert found.mass_outside == mass.mean()
     assert found.mass_outside > 0.5  # most of every law lies outside an interval this narrow
 
 
@@ -502,6 +504,31 @@ def test_an_unfamiliar_state_is_deferred_with_its_neighbours() -> None:
     assert "the state is unlike the training visits: its distance from the nearest 5" in far.reasons[0]
     assert len(far.nearest) == monitor().neighbours
     assert recommend(replace(known, monitor=None), [6.0] * 8).codes == ()
+
+
+def test_one_odd_training_visit_makes_no_state_familiar() -> None:
+    obs = monitor().obs.copy()
+    obs[0] = 6.0
+    known = door(policy=policy(FIRST, seeds=(0,)), monitor=replace(monitor(), obs=obs))
+    found = recommend(known, [6.0] * 8)
+    assert found.nearest[0].distance == 0.0
+    assert found.codes == ("unfamiliar",)
+
+
+def test_a_mean_that_one_seed_would_give_is_not_between_the_seeds() -> None:
+    dose = np.array([[0.0], [0.2]])
+    found = recommend(door(policy=Told(dose, dose - [[0.05], [0.15]], dose + 0.05)), STATE)
+    assert (found.proposed, found.codes) == ((0.1,), ())
+
+
+def test_a_dose_that_leaves_the_limits_on_its_way_is_not_shown() -> None:
+    class Wrong(StepLimit):
+        def deliver(self, requested: Any, current: Any) -> Any:
+            return np.asarray(requested) + 100.0, np.ones(len(requested), dtype=bool)
+
+    found = recommend(door(rules=replace(RULES, step=Wrong((0.1,)))), STATE, [0.0])
+    check(found, UNIT)
+    assert (found.status, found.codes) == ("refused", ("left_limits",))
 
 
 def test_a_monitor_of_other_states_refuses() -> None:
