@@ -195,6 +195,10 @@ class FAN(Agent):
 
         return spread(push, torch.cat((obs, act), -1), points(DRAWS, self.problem.n_act, obs))
 
+    def value_of(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Mean of :meth:`noise_values`, ``[S, B]``."""
+        return self.noise_values(obs, act).mean(-1)
+
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``actor`` and, where they are, ``upper`` and ``flow``, each ``[S]``."""
         c, noise = self.config, batch.noise
@@ -266,6 +270,10 @@ class FAQL(FAN):
             target = td_target(batch.reward, batch.terminated, self.config.discount, bootstrap)  # [S, B]
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         return {"critic": (q - target.unsqueeze(1)).square().mean((1, 2))}
+
+    def value_of(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Q(s, a), ``[S, B]``, by the ensemble's aggregate."""
+        return self.critic.pessimistic(obs, act)
 
     def worth(self, batch: Batch, dose: Tensor) -> Tensor:
         """What the policy's loss climbs at ``dose [S, B, A]``, ``[S]``."""

@@ -217,6 +217,11 @@ class QuasiOptimal(Agent):
         )
         return Independent(law, 1, validate_args=False)
 
+    def value_of(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Q(s, a), ``[S, B]``: the parabola, also at doses beyond the recorded ones."""
+        dose = (act.squeeze(-1) - self.act_low) / (self.act_high - self.act_low)
+        return self._solution(self._scaled_state(obs)).q(dose)
+
     def residual(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Solution]:
         """Residual delta ``[S, B]``, scaled states and doses, and the solution at the states."""
         c = self.config

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dosing.errors import UserError
-from dosing.networks import Centred, Mlp, decay_of
+from dosing.networks import Centred, Critic, Mlp, decay_of
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.streams import Law
 
@@ -267,6 +267,21 @@ class Agent(nn.Module):
         """Further laws worth drawing beside the policy, such as the proposal it was distilled from."""
         del obs
         return {}
+
+    def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
+        """What the method believes the discounted return of ``act [S, B, A]`` at ``obs [S, B, O]`` to be.
+
+        With the method's own charges, such as a penalty, and with its pessimism: a belief, no measurement.
+
+        Returns:
+            ``[S, B]`` in agents' reward unit: the mean of :meth:`returns` where a law is learned, else the
+            pessimistic value of ``critic``; None for a method without a critic of state and dose.
+        """
+        law = self.returns(obs, act)
+        if law is not None:
+            return law.mean(-1)
+        critic = getattr(self, "critic", None)
+        return critic.pessimistic(obs, act) if isinstance(critic, Critic) else None
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor | None:
         """The learned law of the discounted return of ``act [S, B, A]`` at ``obs [S, B, O]``.

@@ -212,6 +212,17 @@ class DosePolicy:
         return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
 
     @torch.no_grad()
+    def values(self, obs: Observations, dose: Array) -> Array | None:
+        """What each seed believes the discounted return of ``dose [S, B, A]`` at ``obs [S, B, O]`` to be.
+
+        ``[S, B]`` in the world's reward unit, with the discount and the charges of the method; None for an
+        agent without a critic (see :meth:`dosing.agent.Agent.value_of`).
+        """
+        unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
+        found = self.agent.value_of(self._obs(obs), unit)
+        return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
+
+    @torch.no_grad()
     def admissible(self, obs: Observations, count: int = 256) -> Array | None:
         """M doses ``[S, B, M, A]`` that each seed's generator could propose at ``obs [S, B, O]``.
 
