@@ -1,7 +1,8 @@
 """The command line, and the one place that joins agents, simulator and core.
 
 ``python -m dosing demo | simulate | train | compare | select | evaluate | finetune | recommend | audit |
-agents | app``. Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
+agents | app``. Heavy imports happen inside the commands, so that help and listings are instant and need no
+torch.
 """
 
 from __future__ import annotations
@@ -376,8 +377,8 @@ def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _agents(arguments: argparse.Namespace, rest: list[str]) -> int:
-    lines = [(name, e.title, e.family, e.support, e.paper) for name, e in agents.AGENTS.items()]
-    head = ("agent", "title", "policy", "dose set", "paper")
+    lines = [(name, e.title, e.family, e.support, e.checked, e.paper) for name, e in agents.AGENTS.items()]
+    head = ("agent", "title", "policy", "dose set", "losses checked against", "paper")
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
     for line in [head, *lines]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
