@@ -72,7 +72,7 @@ class Outcomes:
     visits: Array
 
 
-_MEASURES = ("returns", "cost", "limited", "dose", "visits")
+MEASURES = ("returns", "cost", "limited", "dose", "visits")
 
 
 def rollout(
@@ -105,7 +105,7 @@ def rollout(
     groups = _consecutive(seeds)
     envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
-    total = {name: np.zeros(len(obs)) for name in _MEASURES}
+    total = {name: np.zeros(len(obs)) for name in MEASURES}
     live = np.ones(len(obs), dtype=np.bool_)
     for visit in range(factory.horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
@@ -228,7 +228,7 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
 def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
     """Write one row per rule, seed and patient as parquet."""
     columns: dict[str, list[Any]] = {k: [] for k in ("rule", "seed", "patient")}
-    values: dict[str, list[Array]] = {k: [] for k in _MEASURES}
+    values: dict[str, list[Array]] = {k: [] for k in MEASURES}
     for rule, found in outcomes.items():
         n_seeds, patients = found.returns.shape
         columns["rule"] += [rule] * (n_seeds * patients)
@@ -247,6 +247,6 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
         seeds = tuple(int(s) for s in rows["seed"].unique())
         if "visits" not in rows:
             rows = rows.assign(visits=np.nan)
-        arrays = {name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1) for name in _MEASURES}
+        arrays = {name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1) for name in MEASURES}
         found[str(rule)] = Outcomes(seeds, **arrays)
     return found

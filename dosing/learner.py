@@ -126,7 +126,7 @@ class Behaviour:
 
 
 class Replay(Protocol):
-    """What is learned from: ``dosing.replay.MixedReplay``, or a method's own."""
+    """What is learned from: ``dosing.courses.MixedReplay``, or a method's own."""
 
     @property
     def ready(self) -> bool:
@@ -135,7 +135,7 @@ class Replay(Protocol):
     def remember(
         self, obs: Tensor, act: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor, ended: Tensor
     ) -> None:
-        """Keep one visit in agents' units; see ``dosing.replay.CourseBuffer.remember``."""
+        """Keep one visit in agents' units; see ``dosing.courses.CourseBuffer.remember``."""
 
     def __call__(self, step: int) -> Batch:
         """Batch of update number ``step``: a function of the step and of what was remembered."""

@@ -24,10 +24,10 @@ from typing import Any
 
 from agents.iql import IQLConfig
 from dosing.agent import Agent
+from dosing.courses import MixedReplay, check_single
 from dosing.errors import UserError
 from dosing.learner import Behaviour, Decay, Learner, Start, TrialSettings
 from dosing.policy import DosePolicy
-from dosing.replay import MixedReplay, check_single
 
 Changes = Callable[[Any], dict[str, Any]]
 """Settings that are different from now on, given the offline configuration."""

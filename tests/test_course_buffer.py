@@ -12,9 +12,10 @@ from samples import dataset, stack
 from torch import Tensor
 
 from dosing.agent import Problem
+from dosing.courses import CourseBuffer, MixedReplay
 from dosing.data.sampling import columns_for
 from dosing.errors import UserError
-from dosing.replay import BLOCK, CourseBuffer, MixedReplay
+from dosing.replay import BLOCK
 from dosing.runs import read_tensors, write_tensors
 
 NEEDS = ("discounted_return", "has_next", "mask", "next_act", "return_to_go", "time_step")

@@ -21,6 +21,7 @@ from dosing.agent import Batch
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
 from dosing.learner import Learner, Moment, Start, TrialSettings
+from dosing.ledger import CURVE_COLUMNS
 from dosing.regularisation import PLAIN
 from dosing.runs import (
     CHECKPOINT,
@@ -296,12 +297,12 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
                 reward = sum(3 * k + p - (4 * wave + i + 1) for i in range(4))
                 held = int((np.abs(asked[part, k, p, 0]) > 1.0).sum())
                 rows.append([SEEDS[k], 12.0 * (wave + 1), reward, costs[part, k, p].sum(), held, 4.0])
-    assert found.courses == pytest.approx(np.array(rows, dtype=np.float64))
+    assert found.ledger.courses == pytest.approx(np.array(rows, dtype=np.float64))
     buffer: Any = found.learner.replay
     act = buffer.buffer.rows[..., 8].reshape(2, -1, 3)[:, :12]  # what was delivered is what is learned from
     np.testing.assert_allclose(act.numpy(), delivered[..., 0].transpose(1, 0, 2), rtol=1e-6)
     found.evaluate()
-    row = dict(zip(read_columns(), found.curve[0], strict=True))
+    row = dict(zip(CURVE_COLUMNS, found.ledger.curve[0], strict=True))
     own = np.array([r[2:] for r in rows if r[0] == 0])
     assert row["treated"] == pytest.approx(own[:, 0].mean())
     assert row["worst"] == own[:, 0].min()
@@ -309,12 +310,6 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     assert row["worst_cost"] == own[:, 1].max()
     assert row["limited"] == pytest.approx(own[:, 2].sum() / own[:, 3].sum())
     assert row["patients"] == 9
-
-
-def read_columns() -> tuple[str, ...]:
-    from dosing.trial import CURVE_COLUMNS
-
-    return CURVE_COLUMNS
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -345,7 +340,7 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     while weights is None:
         found.step()
         if found.stopped:
-            weights = {k: v.clone() for k, v in found.weights().items()}
+            weights = {k: v.clone() for k, v in found.agent.state_dict().items()}
     assert found.stopped == {1: wave * 8}
     assert found.visits == wave * 8
     conduct(found, run)
@@ -363,6 +358,25 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     assert table[table.seed == 0].visits.max() == 400
     courses = read_table(run.path / COURSES).to_pandas()
     assert courses[courses.seed == 3].visits_before.max() == wave * 8
+
+
+def test_a_stopped_seed_cannot_spoil_the_others() -> None:
+    """Whatever its further updates would do to it."""
+    changes = {"harm_budget": 1.0, "updates_per_visit": 1.0}
+    found = asking(
+        trial(ward=Sick(2, 2, 4, lambda v: [[0.0, 0.0], [9.0, 9.0]]), changes=changes), lambda moment: 0.0
+    )
+    while not found.stopped:
+        found.step()
+    before = [value[1].clone() for value in found.agent.state_dict().values()]
+    for state in found.agent.optimizers["critic"].state.values():
+        state["exp_avg"][1] = torch.nan
+    while not found.over:
+        found.step()
+        if found.due():
+            found.evaluate()
+    after = [value[1] for value in found.agent.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
 def test_all_seeds_stopped_ends_the_trial() -> None:
@@ -457,12 +471,16 @@ def test_a_stacked_seed_is_the_seed_alone(method: str, name: str) -> None:
             found.step()
             if found.due():
                 found.evaluate()
-    theirs = [row for row in both.courses if row[0] == 3]
-    np.testing.assert_allclose(theirs, alone.courses, rtol=1e-3, atol=1e-3)
+    theirs = [row for row in both.ledger.courses if row[0] == 3]
+    np.testing.assert_allclose(theirs, alone.ledger.courses, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(
-        [row for row in both.curve if row[0] == 3], alone.curve, rtol=1e-3, atol=1e-3, equal_nan=True
+        [row for row in both.ledger.curve if row[0] == 3],
+        alone.ledger.curve,
+        rtol=1e-3,
+        atol=1e-3,
+        equal_nan=True,
     )
-    assert len({row[0] for row in both.courses}) == 2
+    assert len({row[0] for row in both.ledger.courses}) == 2
 
 
 def test_a_trial_that_diverges_says_so(tmp_path: Path) -> None:
