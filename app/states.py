@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from app import load
+from app import frame, load
+from app.answers import Source
+from app.theme import HIGHLIGHTS, listed
 from dosing.data.store import Episodes
+from dosing.errors import UserError
 
 RECORDED, TYPED = "recorded visit", "typed numbers"
 
@@ -56,6 +60,63 @@ def one_data_set(listing: load.Listing) -> list[load.Run]:
     return [run for run in listing.runs if run.data == data]
 
 
+def chosen_runs(listing: load.Listing) -> list[load.Run]:
+    """Runs of one data set, at most as many as colours can name."""
+    runs = {run.label: run for run in one_data_set(listing)}
+    labels = list(runs)
+    if len(runs) > HIGHLIGHTS:
+        labels = st.multiselect(
+            "Agents",
+            labels,
+            labels[:HIGHLIGHTS],
+            max_selections=HIGHLIGHTS,
+            key="agents",
+            bind="query-params",
+        )
+    return [runs[label] for label in labels]
+
+
+def sources(runs: Sequence[load.Run]) -> list[Source]:
+    """Load the policies; a damaged run is named while the others still show."""
+    found = []
+    for run in runs:
+        try:
+            found.append(Source(run.label, run.family, load.door(run), load.measured(run)))
+        except UserError as error:
+            frame.problems([f"{run.label}: {error}"])
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The state that a page is about.
+
+    Attributes:
+        state: as recorded, or the words that were typed.
+        episodes: the recorded visits; None where they cannot be read.
+        row: of the recorded visit; None for typed numbers.
+    """
+
+    state: Sequence[Any]
+    episodes: Episodes | None
+    row: int | None
+
+
+def ask_state(run: load.Run, source: Source) -> Asked | None:
+    """Ask for a state of the run's data set; None, with a sentence, until there is one."""
+    episodes = None
+    try:
+        episodes = load.episodes(run)
+    except UserError as error:
+        frame.problems([f"the recorded patients: {error} Typed numbers still work."])
+    state, row = question(episodes)
+    if not state:
+        wanted = listed(source.obs_names) or "the observations"
+        st.info(f"Type {source.policy.agent.problem.n_obs} numbers: {wanted}.")
+        return None
+    return Asked(state, episodes, row)
+
+
 def link_problem(key: str, allowed: list[int]) -> str | None:
     """A sentence if a link asks for something that this study does not hold."""
     asked = st.query_params.get(key)
@@ -67,8 +128,8 @@ def link_problem(key: str, allowed: list[int]) -> str | None:
     )
 
 
-def question(episodes: Episodes | None) -> list[str] | list[float]:
-    """Ask for a state; typed numbers come back as the words that were typed, none as an empty list."""
+def question(episodes: Episodes | None) -> tuple[Sequence[Any], int | None]:
+    """Ask for a state; returns it with the row of its visit, or the words that were typed and None."""
     mode = TYPED
     if episodes is not None:
         mode = st.segmented_control(
@@ -87,12 +148,12 @@ def question(episodes: Episodes | None) -> list[str] | list[float]:
             visit = right.slider("Visit", visits[0], visits[-1], key="visit", bind="query-params")
         if problem:
             st.warning(problem)
-        state: list[float] = episodes.obs[rows[visits.index(visit)]].tolist()
-        return state
+        row = int(rows[visits.index(visit)])
+        return episodes.obs[row].tolist(), row
     text = st.text_input(
         "Observations, separated by spaces or commas (decimal point)", key="numbers", bind="query-params"
     )
-    return words(text)
+    return words(text), None
 
 
 def words(text: str) -> list[str]:

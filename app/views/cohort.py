@@ -9,8 +9,8 @@ import streamlit as st
 
 from app import cohort_chart, frame, load, results
 from app.cohort_chart import Lane
-from app.states import one_data_set, pick
-from app.theme import HIGHLIGHTS, OTHER, Mark, counted, mark, number
+from app.states import chosen_runs, pick
+from app.theme import OTHER, Mark, counted, mark, number
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
 from dosing.statistics import cvar, mean_over_seeds, subgroups
@@ -55,22 +55,6 @@ def evaluations(runs: list[load.Run], rule: str) -> list[Evaluation]:
             "python -m dosing compare",
         )
     return found
-
-
-def chosen(listing: load.Listing) -> list[load.Run]:
-    """Runs of one data set, at most as many as colours can name."""
-    runs = {run.label: run for run in one_data_set(listing)}
-    labels = list(runs)
-    if len(runs) > HIGHLIGHTS:
-        labels = st.multiselect(
-            "Agents",
-            labels,
-            labels[:HIGHLIGHTS],
-            max_selections=HIGHLIGHTS,
-            key="agents",
-            bind="query-params",
-        )
-    return [runs[label] for label in labels]
 
 
 def lane(found: Evaluation) -> Lane:
@@ -206,7 +190,7 @@ def view(listing: load.Listing) -> None:
     rule = st.segmented_control(
         "Doses", results.RULES, default=results.RULES[0], required=True, key="rule", bind="query-params"
     )
-    found = evaluations(chosen(listing), rule)
+    found = evaluations(chosen_runs(listing), rule)
     if not found:
         return
     spread_of_returns(found)

@@ -139,7 +139,7 @@ def view(listing: load.Listing) -> None:
     except UserError as error:
         st.info(f"Nothing can be rolled forward here: {error}")
         return
-    state = question(episodes)
+    state, _ = question(episodes)
     if not state:
         st.info(f"Type {len(world.names)} numbers: {listed(world.names)}.")
         return
