@@ -19,7 +19,7 @@ offline agent that goes on as it was. The others are the offline methods' own wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.iql import IQLConfig
@@ -99,13 +99,16 @@ class Rival:
 class Newcomer(Rival):
     """An implicit-Q-learner that starts anew: with the run's settings if that is one, else IQL's own.
 
-    IQL's own step size here is 3e-4, as in PEX's study.
+    IQL's own step size here is 3e-4, as in PEX's study; discount and widths are the run's where it has them.
     """
 
     def agent(self, start: Start) -> Agent:
         """A stack with new weights."""
-        config = start.config if start.name == "iql" else IQLConfig(learning_rate=3e-4)
-        return start.fresh("iql", config)
+        config = start.config
+        if start.name != "iql":
+            own = {n: getattr(config, n) for n in ("discount", "hidden") if hasattr(config, n)}
+            config = IQLConfig(learning_rate=3e-4, **own)
+        return start.fresh("iql", replace(config, **keep(config)))
 
     def updates(self, start: Start) -> int:
         """None."""

@@ -18,10 +18,12 @@ import agents
 import finetuning
 import simulator  # noqa: F401  registers the environments
 from dosing.agent import Batch
+from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
-from dosing.learner import Learner, Moment, Start, TrialSettings
+from dosing.learner import Behaviour, Learner, Moment, Start, TrialSettings
 from dosing.ledger import CURVE_COLUMNS
+from dosing.policy import DosePolicy
 from dosing.regularisation import PLAIN
 from dosing.runs import (
     CHECKPOINT,
@@ -36,6 +38,7 @@ from dosing.runs import (
     write_json,
 )
 from dosing.safety import DoseLimits
+from dosing.streams import generator
 from dosing.training import TrainingDivergedError
 from dosing.trial import COURSES, CURVE, REPORT, Trial, conduct
 from dosing.ward import SPAN, Response, Waves
@@ -126,8 +129,12 @@ def test_a_newcomer_has_new_weights(method: str) -> None:
     assert learner.updates == 0
     config: Any = learner.agent.config
     assert config.learning_rate == 3e-4
-    own: Any = finetuning.find(method).method().learner(start("iql", expectile=0.6), SETTINGS).agent.config
-    assert own.expectile == 0.6
+    assert config.hidden == (16, 16)
+    run = start("iql", expectile=0.6, actor_decay_steps=9)
+    own: Any = finetuning.find(method).method().learner(run, SETTINGS).agent.config
+    assert (own.expectile, own.actor_decay_steps) == (0.6, None)
+    went_on: Any = finetuning.find("direct").method().learner(run, SETTINGS).agent.config
+    assert went_on.actor_decay_steps is None
 
 
 @pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc"])
@@ -154,6 +161,51 @@ def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
         found.step()
     assert found.updates == 9
     assert all(bool(x.isfinite().all()) for x in found.agent.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "share", "noise"),
+    [
+        ("scratch", "iql", 0.0, 0.1),
+        ("buffer", "iql", 0.5, 0.1),
+        ("direct", "td3_bc", 0.5, 0.1),
+        ("awac", "awac", None, 0.1),
+        ("spot", "spot", None, 0.1),
+        ("cal_ql", "cal_ql", 0.5, 0.1),
+        ("rebrac", "rebrac", 0.5, 0.0),
+        ("fan", "fan", None, 0.1),
+    ],
+)
+def test_what_is_replayed_and_explored_is_as_published(
+    method: str, name: str, share: float | None, noise: float
+) -> None:
+    learner: Any = finetuning.find(method).method().learner(start(name), SETTINGS)
+    assert (learner.replay.share, learner.behaviour.noise) == (share, noise)
+    assert learner.replay.batch_size == 8
+
+
+MOMENT = Moment(5, 0.0, np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64))
+
+
+def test_a_deterministic_policy_doses_near_its_mode() -> None:
+    """Normal noise on the [-1, 1] axis, here of doses from 0 to 10, by seed and number; none is clipped."""
+    agent = start("td3_bc").transferred()
+    policy = DosePolicy(agent, Transform((0.0,) * 8, (1.0,) * 8, (0.0,), (10.0,)))
+    obs = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    draws = np.stack([generator(seed, "exploration", 5).standard_normal((3, 1)) for seed in SEEDS])
+    want = policy.recommended(obs) + 5.0 * 3.0 * draws
+    np.testing.assert_allclose(Behaviour(policy, 3.0)(obs, MOMENT), want)
+    assert (want < 0.0).any() or (want > 10.0).any()
+
+
+def test_any_other_policy_doses_by_its_own_law() -> None:
+    begun = start("fttpo")
+    policy = DosePolicy(begun.transferred(), begun.transform)
+    obs = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    found = Behaviour(policy)(obs, MOMENT)
+    np.testing.assert_array_equal(found, policy.sampled(obs, 5, "exploration"))
+    assert not np.array_equal(found, policy.sampled(obs, 5))  # not the noise of evaluations
+    assert not np.array_equal(found, Behaviour(policy)(obs, replace(MOMENT, number=6)))
 
 
 # What decays
@@ -301,6 +353,11 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     buffer: Any = found.learner.replay
     act = buffer.buffer.rows[..., 8].reshape(2, -1, 3)[:, :12]  # what was delivered is what is learned from
     np.testing.assert_allclose(act.numpy(), delivered[..., 0].transpose(1, 0, 2), rtol=1e-6)
+    reward = np.stack([m.reward for m in made]).transpose(1, 0, 2)
+    kept = buffer.buffer.rows[..., 17].reshape(2, -1, 3)[:, :12].numpy()
+    np.testing.assert_allclose(kept, reward / found.transform.reward_scale, rtol=1e-6)
+    mean, scale = np.array(found.transform.obs_mean), np.array(found.transform.obs_scale)
+    np.testing.assert_allclose(buffer.buffer.rows[0, 0, :8].numpy(), -mean / scale, rtol=1e-5)
     found.evaluate()
     row = dict(zip(CURVE_COLUMNS, found.ledger.curve[0], strict=True))
     own = np.array([r[2:] for r in rows if r[0] == 0])
