@@ -185,6 +185,8 @@ class Start:
         updates: updates it was trained for.
         dataset: the recorded visits in agents' units.
         build: the suite's way to make agents.
+        further: final weights of the run's seeds beyond the S, stacked likewise; what a method with several
+            offline policies per seed takes them from. Empty where there are none.
     """
 
     name: str
@@ -196,6 +198,7 @@ class Start:
     updates: int
     dataset: Dataset
     build: Build
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def transform(self) -> Transform:

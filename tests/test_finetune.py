@@ -12,12 +12,12 @@ from samples import cohort, small
 
 from dosing.cli import finetune as command
 from dosing.cli import main, trials
-from dosing.cli.studies import evaluate_run, policy_of, train_run
-from dosing.cli.trials import Report, finetune
+from dosing.cli.studies import evaluate_run, factory_of, policy_of, train_run
+from dosing.cli.trials import Report, finetune, policy_of_trial
 from dosing.cli.wards import Tasks
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
-from dosing.evaluation import read_outcomes
+from dosing.evaluation import evaluate, read_outcomes
 from dosing.learner import TrialSettings
 from dosing.runs import DONE, EPISODES, WEIGHTS, RunFolder, find_runs, read_json, read_table
 from dosing.training import TrainingSettings
@@ -111,7 +111,23 @@ def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patien
     first = curve[curve.visits == 0]
     np.testing.assert_array_equal(first.recommended, want["recommended"].returns.mean(1))
     np.testing.assert_array_equal(first["sampled"], want["sampled"].returns.mean(1))
-    assert policy_of(found).seeds == (0, 1)  # and the folder of a suite's agent is read as any run
+
+
+def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path]) -> None:
+    tiny(["direct", "scratch"], [offline["iql"]], seeds=1)
+    found = folders(offline["iql"].parents[2])
+    factory = factory_of(RunFolder(offline["iql"]))
+    for run in found.values():
+        want = read_outcomes(run.path / EPISODES)
+        policy = policy_of_trial(run)
+        assert policy.seeds == (0,)
+        for rule, outcomes in evaluate(policy, factory, 4).items():
+            np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
+    obs = cohort().obs[None, :5]  # the folder of a suite's agent is read as any run
+    run = found["scratch"]
+    np.testing.assert_array_equal(policy_of(run).recommended(obs), policy_of_trial(run).recommended(obs))
+    with pytest.raises(UserError, match="is no trial"):
+        policy_of_trial(RunFolder(offline["iql"]))
 
 
 def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) -> None:

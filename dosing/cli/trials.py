@@ -33,6 +33,7 @@ from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.evaluation import evaluate, read_outcomes
 from dosing.learner import Start, TrialSettings
+from dosing.policy import DosePolicy
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import (
     CONFIG,
@@ -94,21 +95,20 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
         raise UserError(f"{run.path} has {len(every)} seeds; --seeds must be 1 to {len(every)}, got {seeds}.")
     chosen = every[:seeds]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config["agent_config"].items()}
+    stacked = {name: x for name, x in weights.items() if x.dim() and x.shape[0] == len(every)}
     start = Start(
         name=config["agent"],
         config=agents.find(config["agent"]).config_class()(**fields),
         problem=Problem(**config["problem"]),
         seeds=chosen,
         regularisation=Regularisation.of(config.get("regularisation")),
-        weights={
-            name: x[: len(chosen)] if x.dim() and x.shape[0] == len(every) else x
-            for name, x in weights.items()
-        },
+        weights=weights | {name: x[: len(chosen)] for name, x in stacked.items()},
         updates=config["training"]["steps"],
         dataset=Dataset.from_episodes(
             episodes_of(run), Transform.from_json(config["transform"]), device=device_of(device)
         ),
         build=agents.build,
+        further={name: x[len(chosen) :] for name, x in stacked.items()} if len(chosen) < len(every) else {},
     )
     return start
 
@@ -175,6 +175,7 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
         "agent": _name_of(learner.agent),
         "agent_config": asdict(own) if own is not None else {},
         "seeds": list(learner.agent.seeds),
+        "start_seeds": list(start.seeds),
         "problem": asdict(start.problem),
         "trial": asdict(settings) | {"evaluation_patients": patients},
         "transform": start.transform.to_json(),
@@ -186,7 +187,8 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
     }
     if learner.agent.regularisation != PLAIN:
         config["regularisation"] = learner.agent.regularisation.changed()
-    run = RunFolder(job.study / TRIALS / job.method / before["data"]["name"] / run_key(config))
+    folder = job.study / TRIALS / job.method.partition(",")[0]
+    run = RunFolder(folder / before["data"]["name"] / run_key(config))
     data = os.path.normpath(offline.path / before["data_file"])
     config |= {
         "versions": before["versions"] | {"torch": torch.__version__, "numpy": np.__version__},
@@ -221,6 +223,25 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
             except TrainingDivergedError as error:  # one method's failure is a finding
                 return error
     return run
+
+
+def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
+    """The policy that a finished trial ended with; also where the agent is one that only its method makes.
+
+    Raises:
+        UserError: the trial is unfinished or damaged, or the offline run that it started from has gone.
+    """
+    config = run.config()
+    if "method" not in config:
+        raise UserError(f"{run.path} is no trial; see: python -m dosing finetune.")
+    run.verify()
+    offline = RunFolder(Path(os.path.normpath(run.path / config["offline_run"])))
+    start = start_of(offline, len(config["start_seeds"]), device)
+    names = TrialSettings.__dataclass_fields__
+    settings = TrialSettings(**{name: value for name, value in config["trial"].items() if name in names})
+    learner = finetuning.find(config["method"]).method().learner(start, settings)
+    learner.agent.load_state_dict(read_tensors(run.path / WEIGHTS)[0])
+    return DosePolicy(learner.agent, start.transform)
 
 
 def _name_of(agent: Agent) -> str | None:
