@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
@@ -40,6 +40,8 @@ NONE = "0" * 64
 
 Kind = Literal["run loaded", "recommendation", "refusal", "batch", "override"]
 Action = Literal["accept", "modify", "reject"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 def log_of(study: Path, chosen: Path | None = None) -> AuditLog:
@@ -319,6 +321,67 @@ def shown(
     return ("refusal" if found["status"] == "refused" else "recommendation"), content
 
 
+def decisions_on(log: AuditLog, content: Mapping[str, Any]) -> tuple[Record, ...]:
+    """Decisions on a recommendation, oldest first, whoever was shown it and whenever.
+
+    Each line is checked against its own hash; the chain is checked by :meth:`AuditLog.verify` alone.
+
+    Args:
+        log: where they were recorded.
+        content: what is recorded of the recommendation, see :func:`shown`.
+
+    Raises:
+        UserError: the log is missing or cannot be read, or one of these lines is broken.
+    """
+    said = b',"content":' + _dump(content) + b',"previous":'
+    with log._read() as (lines, _):
+        about = {_sha256(line.removesuffix(b"\n")) for line in lines if said in line}
+        decided = [line for line in lines if b',"kind":"override",' in line]
+    for line in decided:
+        _sound(line)
+    return tuple(r for r in map(_record, decided) if r.content["record_hash"] in about)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often what was shown and decided.
+
+    Attributes:
+        shown: states asked about one by one, by the status of the answer.
+        tabled: rows of tables, likewise.
+        decided: decisions by action.
+    """
+
+    shown: dict[str, int]
+    tabled: dict[str, int]
+    decided: dict[str, int]
+
+    @property
+    def alerts(self) -> int:
+        """Answers to single states that were not ``ok``."""
+        return sum(self.shown.values()) - self.shown.get("ok", 0)
+
+    @property
+    def overrides(self) -> int:
+        """Decisions for something else than the dose shown."""
+        return sum(self.decided.values()) - self.decided.get("accept", 0)
+
+
+def count(records: Sequence[Record]) -> Counts:
+    """Count what sound records say."""
+    found = Counts({}, {}, dict.fromkeys(ACTIONS, 0))
+    for record in records:
+        content = record.content
+        if record.kind in ("recommendation", "refusal"):
+            found.shown[content["status"]] = found.shown.get(content["status"], 0) + 1
+        elif record.kind == "batch":
+            for status, rows in content["statuses"].items():
+                found.tabled[status] = found.tabled.get(status, 0) + rows
+        elif record.kind == "override":
+            found.decided[content["action"]] += 1
+    return found
+
+
 def record_override(
     log: AuditLog, number: int, action: Action, dose: Sequence[float] | None = None, reason: str = ""
 ) -> Record:
@@ -363,7 +426,7 @@ def _decided(
     shown: Mapping[str, Any], action: str, dose: Sequence[float] | None, reason: str
 ) -> list[float] | None:
     """The dose that a decision leads to, None for a rejection."""
-    if action not in ("accept", "modify", "reject"):
+    if action not in ACTIONS:
         raise UserError(f"a decision is accept, modify or reject, got {action!r}.")
     if action != "modify":
         if dose is not None:

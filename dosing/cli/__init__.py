@@ -1,8 +1,8 @@
 """The command line, and the one place that joins agents, simulator and core.
 
-``python -m dosing demo | simulate | train | compare | select | evaluate | finetune | recommend | audit |
-agents | app``. Heavy imports happen inside the commands, so that help and listings are instant and need no
-torch.
+``python -m dosing demo | simulate | train | compare | select | evaluate | finetune | recommend | report |
+audit | agents | app``. Heavy imports happen inside the commands, so that help and listings are instant and
+need no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import audit, collect, finetune, presets, recommend
+from dosing.cli import audit, collect, finetune, presets, recommend, report
 from dosing.errors import UserError
 from dosing.regularisation import Regularisation
 
@@ -220,7 +220,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
     )
 
-    for module in (recommend, audit, collect, finetune):
+    for module in (recommend, report, audit, collect, finetune):
         module.register(command)
 
     command("agents", _agents, "list the agents")

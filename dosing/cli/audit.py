@@ -1,4 +1,4 @@
-"""The command ``audit``: check the audit log, and look at its last records."""
+"""The command ``audit``: check the audit log, look at its last records, record a decision."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dosing.audit import FILE, VARIABLE, AuditLog, Record
+from dosing.audit import ACTIONS, FILE, VARIABLE, AuditLog, Record, record_override
 from dosing.errors import UserError
 
 
 def register(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     parser = command(
-        "audit", run, "check the audit log of recommendations and decisions, or show its last records"
+        "audit", run, "check the audit log of recommendations and decisions, show it, or record a decision"
     )
     parser.add_argument(
-        "what", choices=("verify", "show"), help="check every line and the chain, or print a table"
+        "what",
+        choices=("verify", "show", "override"),
+        help="check every line and the chain, print a table, or record a decision",
     )
     parser.add_argument(
         "file",
@@ -28,6 +30,13 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"the log, or a study folder that holds {FILE} [{VARIABLE}, else runs/demo]",
     )
     parser.add_argument("--last", type=int, default=20, help="records to show [%(default)s]")
+    decision = parser.add_argument_group("override")
+    decision.add_argument("--record", type=int, metavar="N", help="number of the recommendation's record")
+    decision.add_argument("--action", choices=ACTIONS, help="what was decided")
+    decision.add_argument(
+        "--dose", nargs="+", type=float, help="dose given instead, with modify, within the hard limits"
+    )
+    decision.add_argument("--reason", default="", help="in words; needed to modify, or to accept a deferral")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -36,6 +45,19 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.last < 1:
         raise UserError(f"--last must be at least 1, got {arguments.last}.")
     log = AuditLog(chosen / FILE if chosen.is_dir() else chosen)
+    given = (arguments.record, arguments.action, arguments.dose, arguments.reason or None)
+    if arguments.what == "override":
+        if arguments.record is None or arguments.action is None:
+            raise UserError("a decision needs --record and --action.")
+        if not log.path.is_file():
+            raise UserError(f"there is no audit log {log.path}.")
+        made = record_override(
+            log, arguments.record, arguments.action, arguments.dose, reason=arguments.reason
+        )
+        print(f"record {made.number} of {log.path}: {what(made)}")
+        return 0
+    if any(value is not None for value in given):
+        raise UserError("--record, --action, --dose and --reason go with `audit override`.")
     found = log.verify()
     if arguments.what == "show":
         for line in table(found.records[max(len(found.records) - arguments.last, 0) :]):
@@ -54,15 +76,15 @@ def table(records: Sequence[Record]) -> list[str]:
     for record in records:
         content = record.content
         about = content.get("provenance", content)
-        rows.append((str(record.number), record.time, record.kind, _what(record), str(about.get("run", ""))))
+        rows.append((str(record.number), record.time, record.kind, what(record), str(about.get("run", ""))))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 
-def _what(record: Record) -> str:
-    """What a record says, in a few words."""
+def what(record: Record) -> str:
+    """What a record says, in a few words on one line."""
     content = record.content
     if record.kind == "override":
         dose = "" if content["dose"] is None else f" {_words(content['dose'])}"

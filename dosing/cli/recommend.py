@@ -64,7 +64,7 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answer is in the audit log before it is shown."""
-    from dosing.audit import log_of, shown
+    from dosing.audit import shown
     from dosing.cli import studies
     from dosing.recommendation import recommend
     from dosing.runs import RunFolder
@@ -74,8 +74,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
     door = studies.door_of(RunFolder(arguments.path))
-    folders = arguments.path.resolve().parents  # <study>/<agent>/<data>/<key>
-    log = log_of(folders[min(2, len(folders) - 1)], arguments.audit)
+    log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(door.provenance))
     if arguments.table is not None:
         counts = recommend_table(door, arguments.table, arguments.out, log)
@@ -90,10 +89,22 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if found.status == "refused":
         default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""
         print(f"dosing: no dose is recommended: {' '.join(found.reasons)}{default}", file=sys.stderr)
-        return REFUSED
-    if not arguments.json:
+    elif not arguments.json:
         print(describe(found))
-    return DEFERRED if found.status == "deferred" else 0
+    return exit_status(found)
+
+
+def study_log(run: Path, chosen: Path | None) -> AuditLog:
+    """The audit log of the study that holds a run, unless another one is chosen."""
+    from dosing.audit import log_of
+
+    folders = run.resolve().parents  # <study>/<agent>/<data>/<key>
+    return log_of(folders[min(2, len(folders) - 1)], chosen)
+
+
+def exit_status(found: Recommendation) -> int:
+    """0 for a dose to follow, 3 for a deferred one, 2 for none."""
+    return {"refused": REFUSED, "deferred": DEFERRED}.get(found.status, 0)
 
 
 def describe(found: Recommendation) -> str:

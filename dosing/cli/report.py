@@ -1,0 +1,70 @@
+"""The command ``report``: what runs say about one state, as one printable page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from dosing.errors import UserError
+
+
+def register(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = command(
+        "report",
+        run,
+        "write what runs recommend for a patient state as one printable page (exit status as recommend, of "
+        "the gravest answer)",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN", help="run folders, each of an agent")
+    parser.add_argument("--state", nargs="+", required=True, help="as many numbers as the scenario observes")
+    parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
+    parser.add_argument(
+        "--current-dose", nargs="+", metavar="DOSE", help="dose given now, where it is needed"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        metavar="FILE",
+        help="audit log [DOSING_AUDIT, else audit.jsonl in the study folder of the first run]",
+    )
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command; the answers are in the audit log before the page is written."""
+    import agents
+    from dosing.audit import shown
+    from dosing.cli import studies
+    from dosing.cli.recommend import exit_status, study_log
+    from dosing.recommendation import recommend
+    from dosing.report import Said, report
+    from dosing.runs import RunFolder, write_atomic
+
+    if arguments.out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out must end in .html, got {arguments.out}.")
+    folders = [RunFolder(path) for path in arguments.paths]
+    doors = [studies.door_of(folder) for folder in folders]
+    if any(door.rules.entries != doors[0].rules.entries for door in doors[1:]):
+        raise UserError("the runs observe different entries; one page is on one state.")
+    log = study_log(arguments.paths[0], arguments.audit)
+    said = []
+    for folder, door in zip(folders, doors, strict=True):
+        config = folder.config()
+        log.append("run loaded", dict(door.provenance))
+        found = recommend(door, arguments.state, arguments.current_dose)
+        log.append(*shown(found.to_json()))
+        name = agents.find(config["agent"]).title
+        same = [other for other in folders if other.config()["agent"] == config["agent"]]
+        said.append(
+            Said(
+                f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, studies.family_of(config), found
+            )
+        )
+    write_atomic(arguments.out, report(said, doors[0].rules.entries, "state from the command line").encode())
+    told = ", ".join(f"{one.name} {one.found.status}" for one in said)
+    print(f"{arguments.out}: {told}")
+    print(said[0].found.notice)
+    return max((exit_status(one.found) for one in said), key=(0, 3, 2).index)
