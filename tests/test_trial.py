@@ -63,6 +63,9 @@ def start(name: str = "iql", seeds: tuple[int, ...] = SEEDS, **settings: Any) ->
     """As after an offline run of 7 updates."""
     config = small(name, **settings)
     made = agents.build(name, config, PROBLEM, seeds)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.01)
     return Start(name, config, PROBLEM, seeds, PLAIN, made.state_dict(), 7, dataset(), agents.build)
 
 
@@ -332,7 +335,7 @@ def asking(found: Trial, dose: Any) -> Trial:
 def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     rng = np.random.default_rng(1)
     asked = rng.uniform(-1.4, 1.4, (12, 2, 3, 1))
-    costs = rng.integers(0, 2, (12, 2, 3))
+    costs = rng.integers(0, 5, (12, 2, 3))
     ward = Sick(2, 3, 4, lambda visit: costs[visit])
     changes = {"visits": 36, "patients": 3, "updates_per_visit": 0.0, "evaluate_every": 36}
     found = asking(trial("scratch", ward=ward, changes=changes), lambda moment: asked[moment.number])
