@@ -17,9 +17,9 @@ from dosing.ward import Visit
 
 Array = npt.NDArray[np.float64]
 
-COURSE_COLUMNS = ("seed", "visits_before", "returns", "cost", "limited", "visits")
-"""Of :data:`COURSES`, one row per treated patient whose course has ended: ``visits_before``, the seed's
-visits when it ended; return, cost, limited doses and visits of the course."""
+COURSE_COLUMNS = ("seed", "ended_at", "returns", "cost", "limited", "visits")
+"""Of :data:`COURSES`, one row per treated patient whose course has ended: ``ended_at``, the seed's visits
+when it ended; return, cost, limited doses and visits of the course."""
 CURVE_COLUMNS = (
     "seed",
     "visits",
@@ -156,7 +156,7 @@ class Ledger:
 
     def tables(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
         """Columns of ``courses`` and ``curve``."""
-        whole = ("seed", "visits_before", "visits", "patients")
+        whole = ("seed", "ended_at", "visits", "patients")
         found = {}
         for name, rows, columns in (
             ("courses", self.courses, COURSE_COLUMNS),

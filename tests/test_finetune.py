@@ -11,9 +11,10 @@ import pytest
 from samples import cohort, small
 
 from dosing.cli import finetune as command
-from dosing.cli import main, trials
+from dosing.cli import main
 from dosing.cli.studies import evaluate_run, factory_of, policy_of, train_run
-from dosing.cli.trials import Report, finetune, policy_of_trial
+from dosing.cli.trial_table import CURVES, TABLE, TRIALS, Report
+from dosing.cli.trials import finetune, policy_of_trial
 from dosing.cli.wards import Tasks
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
@@ -86,9 +87,9 @@ def test_the_command_runs_trials_and_prints_a_table(
         assert curve.visits.tolist() == [0, 0, 48, 48, 96, 96]
         assert curve.seed.tolist() == [0, 1] * 3
         assert (read_table(run.path / COURSES).to_pandas().groupby("seed").size() == 4).all()
-    curves = read_table(study / "trials" / trials.CURVES).to_pandas()
+    curves = read_table(study / TRIALS / CURVES).to_pandas()
     assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
-    table = read_json(study / "trials" / trials.TABLE)
+    table = read_json(study / TRIALS / TABLE)
     assert [row["title"] for row in table["lines"]] == ["Direct", "Scratch"]
     assert table["lines"][0]["after"]["value"] == pytest.approx(
         curves[(curves.method == "direct") & (curves.visits == 96)].recommended.mean()
@@ -168,6 +169,17 @@ def test_a_stop_is_said_in_the_table_and_in_the_folder(offline: dict[str, Path])
     report = read_json(folders(offline["iql"].parents[2])["scratch"].path / REPORT)
     assert [stop["seed"] for stop in report["stopped"]] == [0, 1]
     assert report["settings"]["harm_budget"] == 0.0
+
+
+def test_trials_too_short_to_end_a_course_or_to_learn_are_reported_all_the_same(
+    offline: dict[str, Path],
+) -> None:
+    short = TrialSettings(**{**vars(TINY), "visits": 20, "start": 20})
+    found = tiny(["direct", "spot"], [offline["spot"]], settings=short)
+    assert [line.treated for line in found.lines] == [None, None]
+    assert found.differences[0][1].value == found.differences[0][1].low == 0.0
+    assert found.lines[0].after == found.lines[1].after
+    assert " - " in str(found)
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     assert table[table.seed == 3].visits.max() == wave * 8
     assert table[table.seed == 0].visits.max() == 400
     courses = read_table(run.path / COURSES).to_pandas()
-    assert courses[courses.seed == 3].visits_before.max() == wave * 8
+    assert courses[courses.seed == 3].ended_at.max() == wave * 8
 
 
 def test_a_stopped_seed_cannot_spoil_the_others() -> None:

@@ -28,34 +28,28 @@ import finetuning
 from dosing.agent import Agent, Problem
 from dosing.cli.compare import in_processes
 from dosing.cli.studies import Factory, device_of, episodes_of, factory_of
+from dosing.cli.trial_table import TRIALS, Report, report_on
 from dosing.cli.wards import Tasks
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
-from dosing.evaluation import evaluate, read_outcomes
+from dosing.evaluation import evaluate
 from dosing.learner import Start, TrialSettings
 from dosing.policy import DosePolicy
 from dosing.regularisation import PLAIN, Regularisation
 from dosing.runs import (
     CONFIG,
-    EPISODES,
     SCHEMA,
     WEIGHTS,
     RunFolder,
-    read_json,
-    read_table,
     read_tensors,
     run_key,
     sha256,
     write_json,
-    write_table,
 )
-from dosing.statistics import Estimate, mean_over_seeds, paired_difference
 from dosing.training import TrainingDivergedError
-from dosing.trial import COURSES, CURVE, REPORT, Trial, conduct
+from dosing.trial import Trial, conduct
 from dosing.ward import SPAN, Ward, Waves
 from simulator.envs.mujoco import TaskFactory, task_ids
-
-TRIALS, TABLE, CURVES = "trials", "table.json", "curves.parquet"
 
 
 @dataclass(frozen=True)
@@ -249,71 +243,6 @@ def _name_of(agent: Agent) -> str | None:
     return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), None)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One trial in the table; every estimate is over seeds."""
-
-    title: str
-    run: str
-    before: Estimate
-    """Return of the evaluation patients by recommended doses before the trial."""
-    after: Estimate
-    """The same at its end."""
-    sampled: Estimate
-    """The same by sampled doses."""
-    treated: float
-    """Mean return of the patients treated meanwhile."""
-    worst: float
-    """Lowest return of one of them."""
-    cost: float
-    """Their mean cost."""
-    limited: float
-    """Share of their doses that a limit held."""
-    patients: int
-    """How many they were, over all seeds."""
-    stopped: int
-    """Seeds that the harm budget stopped."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a command found.
-
-    Attributes:
-        lines: one per trial.
-        differences: every trial's return at the end less that of the first, on the same patients.
-        notes: what a reader has to know besides.
-    """
-
-    lines: tuple[Line, ...]
-    differences: tuple[tuple[str, Estimate], ...]
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Return the table, the differences and the notes as text."""
-        head = ("method", "before", "after", "sampled", "treated", "worst", "cost", "limited", "stopped")
-        rows = [
-            (
-                line.title,
-                *(f"{e:.2f}" for e in (line.before, line.after, line.sampled)),
-                f"{line.treated:.2f}",
-                f"{line.worst:.2f}",
-                f"{line.cost:.3f}",
-                f"{100.0 * line.limited:.1f} %",
-                str(line.stopped),
-            )
-            for line in self.lines
-        ]
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        text = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-        ]
-        if self.differences:
-            text.append(f"after, less {self.lines[0].title}, paired by patient:")
-            text += [f"  {name}: {estimate:.2f}" for name, estimate in self.differences]
-        return "\n".join([*text, *(f"note: {note}" for note in self.notes)])
-
-
 def finetune(
     methods: Sequence[str],
     runs: Sequence[Path],
@@ -372,17 +301,8 @@ def finetune(
         + (f" from {agents.find(starts[job.run].name).title}" if several else "")
         for job, _ in done
     ]
-    for (_, run), title in zip(done, titles, strict=True):
-        notes += [f"{title}: {stop['why']}." for stop in read_json(run.path / REPORT)["stopped"]]
-    lines = [_line(run, title, study) for (_, run), title in zip(done, titles, strict=True)]
-    outcomes = [read_outcomes(run.path / EPISODES)["recommended"].returns for _, run in done]
-    differences = [
-        (title, paired_difference(own, outcomes[0]))
-        for title, own in zip(titles[1:], outcomes[1:], strict=True)
-    ]
-    found = Report(tuple(lines), tuple(differences), tuple(notes))
-    _write(study, found, [(job, run, title) for (job, run), title in zip(done, titles, strict=True)])
-    return found
+    finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
+    return report_on(study, finished, notes)
 
 
 def _starts(runs: Sequence[Path], seeds: int | None, device: str) -> dict[Path, Start]:
@@ -418,46 +338,3 @@ def _pairs(
     if not pairs:
         raise UserError("no method can start from these runs. " + " ".join(notes))
     return pairs, notes
-
-
-def _line(run: RunFolder, title: str, study: Path) -> Line:
-    curve = read_table(run.path / CURVE).to_pandas()
-    courses = read_table(run.path / COURSES).to_pandas()
-    outcomes = read_outcomes(run.path / EPISODES)
-    before = curve[curve["visits"] == 0]["recommended"].to_numpy()
-    return Line(
-        title=title,
-        run=os.path.relpath(run.path, study),
-        before=_over_seeds(before[:, None]),
-        after=_over_seeds(outcomes["recommended"].returns),
-        sampled=_over_seeds(outcomes["sampled"].returns),
-        treated=float(courses["returns"].mean()),
-        worst=float(courses["returns"].min()),
-        cost=float(courses["cost"].mean()),
-        limited=float(courses["limited"].sum() / courses["visits"].sum()),
-        patients=len(courses),
-        stopped=len(read_json(run.path / REPORT)["stopped"]),
-    )
-
-
-def _over_seeds(returns: np.ndarray[Any, np.dtype[np.float64]]) -> Estimate:
-    """Mean with its interval; of one value, that value."""
-    if returns.size == 1:
-        value = float(returns[0, 0])
-        return Estimate(value, value, value, 0.95, 1, 1, "one seed, no interval")
-    return mean_over_seeds(returns)
-
-
-def _write(study: Path, report: Report, done: Sequence[tuple[Job, RunFolder, str]]) -> None:
-    """Write the table, and all curves as one long table."""
-    rows: list[dict[str, Any]] = []
-    for job, run, title in done:
-        about = {"method": job.method, "name": title, "run": os.path.relpath(run.path, study)}
-        rows += [about | row for row in read_table(run.path / CURVE).to_pylist()]
-    write_table(study / TRIALS / CURVES, {name: [row[name] for row in rows] for name in rows[0]})
-    table = {
-        "lines": [asdict(line) for line in report.lines],
-        "differences": [{"name": name, **asdict(e)} for name, e in report.differences],
-        "notes": list(report.notes),
-    }
-    write_json(study / TRIALS / TABLE, table)
