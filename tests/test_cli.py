@@ -370,7 +370,9 @@ def test_help_lists_every_setting_of_an_agent(name: str, capsys: pytest.CaptureF
         assert f"--{field.replace('_', '-')}" in text
 
 
-@pytest.mark.parametrize("command", ["demo", "simulate", "compare", "evaluate", "recommend", "agents", "app"])
+@pytest.mark.parametrize(
+    "command", ["demo", "simulate", "compare", "evaluate", "recommend", "finetune", "agents", "app"]
+)
 def test_help_of_every_command_carries_the_notice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
