@@ -28,30 +28,32 @@ WIDTH, LANE = 460, 34
 """Size of the drawing of one dose dimension in pixels: its width, and the height of its one lane."""
 
 STYLE = """
-@page { size: A4; margin: 11mm 12mm; }
+@page { size: A4; margin: 9mm 12mm; }
 * { box-sizing: border-box; }
 html { color-scheme: light; }
-body { font: 8.5pt/1.32 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
+body { font: 8pt/1.28 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
   max-width: 186mm; margin: 4mm auto; padding: 0 2mm; }
-h1 { font-size: 14pt; margin: 2.5mm 0 .5mm; }
-h2 { font-size: 10pt; margin: 3mm 0 1mm; }
+@media print { body { margin: 0; max-width: none; padding: 0; } }
+h1 { font-size: 13pt; margin: 1.8mm 0 .3mm; }
+h2 { font-size: 9.5pt; margin: 2.2mm 0 .8mm; }
 h3 { font-size: 9.5pt; margin: 0; }
 p { margin: .6mm 0; }
-.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; padding: 1.2mm 2.5mm; }
+.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.6pt;
+  padding: .8mm 2mm; }
 .state { display: flex; flex-wrap: wrap; gap: .5mm 5mm; margin: 0; }
 .state div { min-width: 27mm; }
 dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-weight: 600; }
 .agents { display: grid; grid-template-columns: repeat(auto-fit, minmax(86mm, 1fr)); gap: 2.5mm; }
-article { border: .75pt solid #767676; padding: 1.8mm 2.5mm; break-inside: avoid; }
+article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid; }
 .status { display: inline-block; border: 1pt solid; padding: .1mm 1.5mm; font-weight: 700; margin: .6mm 0; }
 .ok { color: #00614a; } .limited { color: #8f3e00; } .deferred, .refused { color: #a40e26; }
-.dose { font-size: 15pt; font-weight: 700; line-height: 1.2; }
+.dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
 .lines { margin: .8mm 0 0; padding-left: 3.6mm; } .reason { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; margin-top: 1mm; }
-table { border-collapse: collapse; width: 100%; font-size: 7.5pt; }
-th, td { text-align: left; padding: .25mm 2.5mm .25mm 0; border-bottom: .5pt solid #d0d7de; }
+table { border-collapse: collapse; width: 100%; font-size: 7pt; }
+th, td { text-align: left; padding: .15mm 2.5mm .15mm 0; border-bottom: .5pt solid #d0d7de; }
 td { vertical-align: top; }
-.hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.4pt; overflow-wrap: anywhere; }
+.hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.2pt; overflow-wrap: anywhere; }
 .small { color: #57606a; font-size: 7.5pt; }
 @media (max-width: 640px) { .agents { grid-template-columns: 1fr; } .wide { overflow-x: auto; } }
 """
@@ -139,6 +141,7 @@ def _article(one: Said) -> str:
     lines = []
     if found.dose is not None:
         label = "Dose the policy would give, not advice" if found.status == "deferred" else "Recommended dose"
+        label += "" if unit else " (no unit)"
         parts.append(f'<p>{label}<br><span class="dose">{_text(_numbers(found.dose) + unit)}</span></p>')
         parts += [_drawing(found, dimension) for dimension in range(len(found.dose))]
         lines = list(_lines(found, unit))
@@ -209,7 +212,7 @@ def _drawing(found: Recommendation, dimension: int) -> str:
     ]
     label = f"hard limits {_span(found.limits)}, dose {_numbers(found.dose)}, interval {_span(found.support)}"
     return (
-        f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="11">'
+        f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="12.5">'
         f"{''.join(shapes)}</svg>"
     )
 
@@ -260,8 +263,6 @@ def _provenance(said: Sequence[Said]) -> str:
     told: dict[tuple[str, str], list[str]] = {}
     for one in said:
         found = one.found.provenance
-        versions = found.get("versions")
-        made = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else versions
         for what, value in {
             "run": found.get("run"),
             "weights": found.get("weights"),
@@ -269,16 +270,22 @@ def _provenance(said: Sequence[Said]) -> str:
             "scenario card": found.get("card"),
             "monitor": found.get("monitor"),
             "environment": found.get("env"),
-            "versions": made,
+            "versions": found.get("versions"),
         }.items():
             if value is not None:
-                told.setdefault((what, str(value)), []).append(one.name)
-    rows = [
-        f"<tr><th>{_text(what)}</th><td>{_text('all' if len(names) == len(said) else ', '.join(names))}</td>"
-        f'<td class="hash">{_text(value)}</td></tr>'
-        for (what, value), names in told.items()
-    ]
+                told.setdefault((what, _flat(value)), []).append(one.name)
+    rows = []
+    for (what, value), names in told.items():
+        whose = "" if len(names) == len(said) else f" of {', '.join(names)}"
+        rows.append(f'<tr><th>{_text(what + whose)}</th><td class="hash">{_text(value)}</td></tr>')
     return f"<table>{''.join(rows)}</table>"
+
+
+def _flat(value: Any) -> str:
+    """A value with its parts by name, in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    return str(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -38,6 +38,7 @@ from dosing.runs import (
     write_json,
 )
 from dosing.safety import DoseLimits, StepLimit
+from dosing.upload import by_dimension
 
 FIRST = next(iter(agents.AGENTS))
 TINY = ["--seeds", "1", "--steps", "6", "--batch-size", "16", "--device", "cpu", "--hidden", "8", "8"]
@@ -352,7 +353,7 @@ def test_doses_of_two_dimensions_have_a_column_each() -> None:
     limits = DoseLimits((0.0, 0.0), (1.0, 2.0))
     names = [name for name, _ in recommend._quantities(limits.n_act)]
     assert names[:4] == ["dose_1", "dose_2", "proposed_1", "proposed_2"]
-    assert recommend._named("current_dose", 2) == ["current_dose_1", "current_dose_2"]
+    assert by_dimension("current_dose", 2) == ["current_dose_1", "current_dose_2"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import streamlit as st
 
 from app import frame, load, panels, target_chart
 from app.answers import Answer, ask
-from app.states import ask_state, chosen_runs, sources
+from app.decisions import decide
+from app.records import note
+from app.states import Asked, ask_state, chosen_runs, sources
 from app.theme import counted
+from dosing.report import Said, report
 
 
 def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> None:
@@ -39,6 +42,23 @@ def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> Non
     )
 
 
+def take_away(answers: list[Answer], asked: Asked) -> None:
+    """The recommendations as one page to print or to keep."""
+    about, name = "typed numbers", "typed"
+    if asked.row is not None and asked.episodes is not None:
+        patient, visit = int(asked.episodes.episode[asked.row]), int(asked.episodes.step[asked.row]) + 1
+        about, name = f"recorded patient {patient}, visit {visit}", f"patient{patient}-visit{visit}"
+    said = [Said(answer.source.name, answer.source.family, answer.found) for answer in answers]
+    st.download_button(
+        "Printable page (HTML)",
+        report(said, answers[0].source.door.rules.entries, about),
+        file_name=f"recommendation-{name}-not-for-patients.html",
+        mime="text/html",
+        on_click="ignore",
+        key="report",
+    )
+
+
 @st.fragment
 def view(listing: load.Listing) -> None:
     """Question, answer and reason; a fragment, so that the slider redraws nothing else."""
@@ -49,7 +69,11 @@ def view(listing: load.Listing) -> None:
     if (asked := ask_state(runs[0], loaded[0])) is None:
         return
     answers = ask(loaded, asked.state)
+    records = note(answers)  # in the log before it is on the page
     panels.answers(answers)
+    if records is not None:
+        decide(answers, records)
+    take_away(answers, asked)
     for number, answer in enumerate(answers):
         if answer.found.dose is not None and (targets := answer.source.policy.targets) is not None:
             by_target(answer, targets, f"target{number}")

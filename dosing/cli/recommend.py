@@ -191,23 +191,26 @@ def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[s
 
     from dosing.recommendation import STATUSES, recommend_all
     from dosing.runs import sha256
+    from dosing.upload import exact, wanted
 
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    entries, doses = _columns(door)
+    entries, doses = ([entry.name for entry in part] for part in wanted(door))
     try:
         source = sha256(table)
         with pq.ParquetFile(table) as file:
-            _check(table, file.schema_arrow, entries + doses, file.metadata.num_rows)
-            schema = _schema(door, source)
+            names = entries + doses
+            if wrong := exact(file.schema_arrow, names, file.metadata.num_rows):
+                raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
+            schema = answers_schema(door, source)
             with pq.ParquetWriter(temporary, schema) as writer:
                 done = 0
-                for piece in file.iter_batches(PIECE, columns=entries + doses):
+                for piece in file.iter_batches(PIECE, columns=names):
                     current = _numbers(piece, doses) if doses else None
                     found = recommend_all(door, _numbers(piece, entries), current, workers=-1)
-                    writer.write_table(_answered(found, done, schema))
+                    writer.write_table(answers_table(found, done, schema))
                     done += len(piece)
                     for status, name in enumerate(STATUSES):
                         counts[name] += int((found.status == status).sum())
@@ -227,42 +230,6 @@ def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[s
     return counts
 
 
-def _columns(door: Door) -> tuple[list[str], list[str]]:
-    """Columns that a table must have: observed entries, and current doses where they are needed."""
-    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
-    entries = [entry.name for entry in rules.entries] or [f"entry {k + 1}" for k in range(n_obs)]
-    needed = rules.step is not None and not rules.step.current
-    return entries, _named("current_dose", rules.limits.n_act) if needed else []
-
-
-def _named(name: str, width: int) -> list[str]:
-    """Columns of a quantity with one number per dose dimension."""
-    return [name] if width == 1 else [f"{name}_{k + 1}" for k in range(width)]
-
-
-def _check(table: Path, schema: pa.Schema, wanted: list[str], rows: int) -> None:
-    """Refuse a table that is not exactly the wanted columns of numbers, naming everything that is wrong."""
-    import pyarrow as pa
-
-    wrong = []
-    if missing := [name for name in wanted if name not in schema.names]:
-        wrong.append(f"lacks {', '.join(missing)}")
-    if further := [name for name in schema.names if name not in wanted]:
-        wrong.append(f"has other columns, which may name patients: {', '.join(further)}")
-    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-        wrong.append(f"has twice {', '.join(twice)}")
-    numeric = (pa.types.is_floating, pa.types.is_integer)
-    texts = [
-        f"{f.name} ({f.type})" for f in schema if f.name in wanted and not any(is_(f.type) for is_ in numeric)
-    ]
-    if texts:
-        wrong.append(f"has columns that are no numbers: {', '.join(texts)}")
-    if rows == 0:
-        wrong.append("has no rows")
-    if wrong:
-        raise UserError(f"{table} {'; '.join(wrong)}. It needs {len(wanted)} columns: {', '.join(wanted)}.")
-
-
 def _numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
     """Columns as float64 ``[M, len(names)]``; NaN where a number is missing."""
     import numpy as np
@@ -271,8 +238,13 @@ def _numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def _schema(door: Door, source: str) -> pa.Schema:
-    """Columns of the answers, with what they rest on."""
+def answers_schema(door: Door, source: str) -> pa.Schema:
+    """Columns of the answers to a table, with what they rest on.
+
+    Args:
+        door: policy, rules and monitor.
+        source: SHA-256 of the table's file.
+    """
     import pyarrow as pa
 
     about = {
@@ -293,14 +265,22 @@ def _schema(door: Door, source: str) -> pa.Schema:
 
 def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
     """Column, and where its numbers are in ``Answers``, of everything with one number per dose dimension."""
+    from dosing.upload import by_dimension
+
     names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
     for name, attribute in (names | {"spread": "spread"}).items():
-        for dimension, column in enumerate(_named(name, width)):
+        for dimension, column in enumerate(by_dimension(name, width)):
             yield column, (attribute, dimension)
 
 
-def _answered(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
-    """Answers as a table; NaN becomes null."""
+def answers_table(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
+    """Answers as a table; NaN becomes null.
+
+    Args:
+        found: the answers.
+        first: number of their first row.
+        schema: as :func:`answers_schema` gives it.
+    """
     import numpy as np
     import pyarrow as pa
 

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     if arguments.out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {arguments.out}.")
+    if len({path.resolve() for path in arguments.paths}) < len(arguments.paths):
+        raise UserError("a run stands on the page once; one of these run folders is given twice.")
     folders = [RunFolder(path) for path in arguments.paths]
     doors = [studies.door_of(folder) for folder in folders]
     if any(door.rules.entries != doors[0].rules.entries for door in doors[1:]):

@@ -1,0 +1,130 @@
+"""The audit log: whether it is whole, what it holds, how often a dose was overridden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import frame, load
+from app.decisions import escaped
+from app.records import log
+from app.states import pick
+from app.theme import counted, listed
+from dosing.audit import KINDS, AuditLog, Counts, Record, Verified, count
+from dosing.cli.audit import what
+from dosing.errors import UserError
+
+LAST = (20, 100, 1000)
+"""Records to show at once."""
+
+
+@st.cache_resource(show_spinner="Checking every line of the audit log", max_entries=2)
+def verified(path: Path, stamp: tuple[int, ...]) -> Verified:
+    """The checked log, kept until one of its two files changes."""
+    return AuditLog(path).verify()
+
+
+def stamp(log_: AuditLog) -> tuple[int, ...]:
+    """Size and time of change of the log and of its head."""
+    files = [file for file in (log_.path, log_.head) if file.is_file()]
+    return tuple(n for file in files for n in (file.stat().st_size, file.stat().st_mtime_ns))
+
+
+def status(log_: AuditLog, found: Verified) -> None:
+    """Whether the chain holds, first; the first broken line by its number."""
+    if found.broken is None:
+        say = st.success if found.head else st.warning
+        say(f"**Chain verified.** {counted(len(found.records), 'record')}, every line as it was written.")
+        if not found.head:
+            st.caption(f"The head `{log_.head.name}` is missing: lines cut off at the end would not show.")
+    else:
+        st.error(
+            f"**CHAIN BROKEN at line {found.broken}.** {escaped(found.problem)}. "
+            f"Sound before it, and shown below: {counted(len(found.records), 'record')}. Nothing is "
+            "repaired: move the log and its head aside, and a new one begins."
+        )
+    st.caption(f"Log `{log_.path}`. Hash of the last sound line; keep it elsewhere to notice a forgery:")
+    st.code(found.last_hash, language=None)
+
+
+def summary(found: Counts) -> None:
+    """Alerts and overrides, with what they are shares of."""
+    asked, decided = sum(found.shown.values()), sum(found.decided.values())
+    kinds = [f"{n:,} {name}" for name, n in found.shown.items() if name != "ok"]
+    lines = [
+        f"Alerts: **{found.alerts:,}** of {counted(asked, 'answer')}"
+        + (f" ({listed(kinds)})" if kinds else ""),
+        f"Overrides: **{found.overrides:,}** of {counted(decided, 'decision')} "
+        f"({found.decided['modify']:,} another dose, {found.decided['reject']:,} rejected)",
+    ]
+    if found.tabled:
+        told = listed([f"{n:,} {name}" for name, n in found.tabled.items() if n])
+        lines.append(f"Rows of tables answered: {told}")
+    st.markdown("\n".join(f"- {line}" for line in lines))
+
+
+def table(records: list[Record]) -> pd.DataFrame:
+    """One line per record, newest first."""
+    return pd.DataFrame(
+        {
+            "record": [r.number for r in records],
+            "time (UTC)": [r.time[:19].replace("T", " ") for r in records],
+            "kind": [r.kind for r in records],
+            "what": [what(r) for r in records],
+            "run": [Path(str(r.content.get("provenance", r.content).get("run", ""))).name for r in records],
+        }
+    )
+
+
+def last_records(found: Verified) -> None:
+    """The last records of the chosen kinds, and one of them whole."""
+    st.subheader("Last records")
+    left, right = st.columns([3, 1])
+    kinds = left.multiselect(
+        "Kinds", KINDS, key="kinds", bind="query-params", placeholder="all kinds", help="None chosen: all."
+    )
+    most = pick(right, "Most", LAST, "most")
+    chosen = [r for r in reversed(found.records) if not kinds or r.kind in kinds]
+    if not chosen:
+        st.info(f"There is no record of kind {listed(kinds)}." if kinds else "No line of the log is sound.")
+        return
+    st.dataframe(table(chosen[:most]), hide_index=True, key="records")
+    st.caption(f"{min(most, len(chosen)):,} of {counted(len(chosen), 'record')}, newest first.")
+    record = pick(st, "One record whole", [r.number for r in chosen[:most]], "record")
+    st.json(next(r.content for r in chosen if r.number == record), expanded=1)
+
+
+@st.fragment
+def view() -> None:
+    """Status first, then counts, records and the file; a fragment, so that a filter redraws nothing else."""
+    book = log()
+    if not book.path.is_file():
+        st.info(
+            f"Nothing was recorded in `{book.path}` yet. Every recommendation that the Patient page shows "
+            "is, and so is every one of this command:"
+        )
+        st.code("python -m dosing recommend RUN --state NUMBERS", language="bash")
+        return
+    try:
+        found = verified(book.path, stamp(book))
+    except UserError as error:
+        frame.problems([str(error)])
+        return
+    status(book, found)
+    summary(count(found.records))
+    last_records(found)
+    st.download_button(
+        "Download the log (JSON lines)",
+        book.path.read_bytes,
+        file_name=book.path.name,
+        mime="application/jsonl",
+        on_click="ignore",
+        key="download_log",
+    )
+    st.caption(f"`python -m dosing audit verify {load.study()}` checks it without the dashboard.")
+
+
+frame.open_page("Audit")
+view()

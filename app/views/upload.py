@@ -1,0 +1,200 @@
+"""A table of patients that somebody brings: checked as a whole, answered row by row through the door."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import streamlit as st
+
+from app import batch, frame, load
+from app.decisions import escaped
+from app.records import nothing_recorded, once
+from app.states import one_data_set, pick
+from app.theme import counted, unit_words
+from dosing import NOT_FOR_PATIENTS
+from dosing.errors import UserError
+from dosing.recommendation import STATUSES, Door, Entry
+from dosing.upload import (
+    MOST_BYTES,
+    MOST_ROWS,
+    TOLD,
+    Array,
+    Refused,
+    Sheet,
+    numbers,
+    read,
+    row_problems,
+    wanted,
+)
+
+ROWS = 20
+"""Rows in the preview."""
+NONE = "choose a column"
+FORMATS = (("parquet", batch.as_parquet, "application/vnd.apache.parquet"), ("csv", batch.as_csv, "text/csv"))
+
+
+def told(problems: Sequence[str]) -> str:
+    """Problems as a list, the first of many; what was in the file is not read as markdown."""
+    lines = [f"- {escaped(problem)}" for problem in problems[:TOLD]]
+    if len(problems) > TOLD:
+        lines.append(f"- and {len(problems) - TOLD:,} more")
+    return "\n".join(lines)
+
+
+def refuse(error: Refused) -> None:
+    """Everything that is wrong with a file."""
+    st.error(f"**NOTHING LOADED.** The file was not used:\n\n{told(error.problems)}")
+
+
+def needed(entries: Sequence[Entry]) -> None:
+    """Which columns a file must have, with units and possible ranges."""
+    st.subheader("What the file must hold")
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "column": [entry.name for entry in entries],
+                "unit": [unit_words(entry.unit) for entry in entries],
+                "possible": [entry.allowed or "any number" for entry in entries],
+            }
+        ),
+        hide_index=True,
+        key="needed",
+        width="content",
+    )
+    st.caption(
+        f"One row per patient state, at most {MOST_ROWS:,}; CSV (UTF-8, commas, decimal points, a header "
+        f"line) or parquet, at most {MOST_BYTES // 1_000_000} MB. No names, birth dates, record numbers, "
+        "addresses, telephone or e-mail: such columns are refused. Only a hash of the file is kept."
+    )
+
+
+def mapping(sheet: Sheet, entries: Sequence[Entry], key: str) -> dict[str, str]:
+    """Ask which column is which entry; only an exact name is chosen beforehand."""
+    st.subheader("Which column is what")
+    names = list(sheet.columns)
+    columns = st.columns(4)
+    chosen = {}
+    for place, entry in enumerate(entries):
+        options = [NONE, *names]
+        start = options.index(entry.name) if entry.name in names else 0
+        label = f"{entry.name} ({unit_words(entry.unit)})"
+        found = columns[place % 4].selectbox(label, options, start, key=f"column{place}_{key}")
+        if found != NONE:
+            chosen[entry.name] = found
+    if unused := [name for name in names if name not in chosen.values()]:
+        st.caption(
+            escaped(f"Not used: {', '.join(unused[:TOLD])}{' and more' if len(unused) > TOLD else ''}")
+        )
+    return chosen
+
+
+def preview(values: Array, entries: Sequence[Entry]) -> None:
+    """The first rows as numbers, and the rows that will be refused."""
+    st.subheader("First rows")
+    frame_ = pd.DataFrame(values[:ROWS], columns=[f"{e.name} ({unit_words(e.unit)})" for e in entries])
+    frame_.insert(0, "row", np.arange(1, len(frame_) + 1))
+    st.dataframe(frame_, hide_index=True, key="preview", height=min(35 * (len(frame_) + 1) + 3, 280))
+    st.caption(f"{len(frame_)} of {counted(len(values), 'row')}.")
+    bad = list(row_problems(values, entries))
+    if bad:
+        rows = len({row for row, _ in bad})
+        st.warning(
+            f"**{rows:,} of {counted(len(values), 'row')} will be refused**, the others not:\n\n"
+            + told([sentence for _, sentence in bad])
+        )
+
+
+@st.cache_resource(show_spinner="Asking the policy about every row", max_entries=4)
+def answered(_door: Door, _states: Array, _current: Array | None, source: str, key: Any) -> pa.Table:
+    """The answers, kept while they are on show; ``key`` names policy, file and columns."""
+    return batch.answer(_door, _states, _current, source)
+
+
+def results(door: Door, run: load.Run, states: Array, current: Array | None, source: str, key: Any) -> None:
+    """Answers as a table with status, in the log first; files to take away."""
+    table = answered(door, states, current, source, (run.folder.path, str(door.provenance), key))
+    counts, parquet = batch.statuses(table), batch.as_parquet(table)
+    about = {"input": source, "output": hashlib.sha256(parquet).hexdigest(), "rows": table.num_rows}
+    try:
+        once("run loaded", door.provenance)
+        once("batch", about | {"statuses": counts, "provenance": door.provenance})
+    except UserError as error:
+        nothing_recorded(error)
+    st.subheader(f"What {run.label} says")
+    st.markdown("\n".join(f"- {name}: **{counts[name]:,}**" for name in STATUSES))
+    only = pick(st, "Status shown", ["all", *STATUSES], "status")
+    shown = table.to_pandas()
+    shown = shown if only == "all" else shown[shown["status"] == only]
+    st.dataframe(shown, hide_index=True, key="answers")
+    unit = unit_words(door.rules.limits.unit)
+    default = f" Safe default: {door.rules.safe_default}." if door.rules.safe_default else ""
+    st.caption(
+        f"{NOT_FOR_PATIENTS} Doses in {unit}, hard limits "
+        f"{door.rules.limits.low} to {door.rules.limits.high}. Deferred: what the policy would give, not a "
+        f"recommendation. Refused: no dose.{default} Support: {table.schema.metadata[b'support'].decode()}, "
+        "union over seeds. Rows count from 1."
+    )
+    with st.container(horizontal=True):
+        for suffix, make, mime in FORMATS:
+            st.download_button(
+                f"Download {suffix}",
+                functools.partial(make, table),
+                file_name=f"recommendations-not-for-patients.{suffix}",
+                mime=mime,
+                on_click="ignore",
+                key=f"download_{suffix}",
+            )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """Agent, file, columns, answers; a fragment, so that a choice redraws nothing else."""
+    runs = {run.label: run for run in one_data_set(listing)}
+    run = runs[pick(st, "Agent", list(runs), "agent")]
+    try:
+        door = load.door(run)
+    except UserError as error:
+        frame.problems([f"{run.label}: {error}"])
+        return
+    observed, doses = wanted(door)
+    entries = [*observed, *doses]
+    needed(entries)
+    file = st.file_uploader(
+        "CSV or parquet file",
+        type=["csv", "parquet"],
+        max_upload_size=MOST_BYTES // 1_000_000,
+        key="file",
+    )
+    if file is None:
+        st.info("No file yet. Choose one above, or drop it there; it stays on this machine.")
+        return
+    content = file.getvalue()
+    source = hashlib.sha256(content).hexdigest()
+    try:
+        sheet = read(content, Path(file.name).suffix, [entry.name for entry in entries])
+        chosen = mapping(sheet, entries, source[:12])
+        values = numbers(sheet, chosen, entries)
+    except Refused as error:
+        refuse(error)
+        return
+    preview(values, entries)
+    key = (source, tuple(chosen[entry.name] for entry in entries))
+    sure = st.checkbox(
+        "The columns are what is chosen above, in the units shown",
+        key=f"sure{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}",
+    )
+    if not sure:
+        st.info("Confirm columns and units; then every row is answered.")
+        return
+    width = len(observed)
+    results(door, run, values[:, :width], values[:, width:] if doses else None, source, key)
+
+
+view(frame.open_page("Your own patients"))
