@@ -151,6 +151,28 @@ def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: di
     assert "spot cannot start" not in notes
 
 
+def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, Path]) -> None:
+    """A sparse policy and its Gaussian twin go on side by side."""
+    study = offline["iql"].parents[2]
+    runs = [
+        train_run(
+            "fttpo",
+            small("fttpo", hidden=(8, 8), actor=actor),
+            study / "visits.parquet",
+            study,
+            (0, 1),
+            TrainingSettings(steps=6, batch_size=8, log_every=6),
+            "cpu",
+        ).path
+        for actor in ("sparse", "gaussian")
+    ]
+    found = tiny(["direct"], runs)
+    assert [line.title for line in found.lines] == [
+        f"Direct from FtTPO, actor={actor}" for actor in ("sparse", "gaussian")
+    ]
+    assert found.lines[0].limited == 0.0  # its support lies within the limits
+
+
 def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:
     tiny(["direct"], [offline["iql"]])
     whole = folders(offline["iql"].parents[2])["direct"]

@@ -27,7 +27,7 @@ import agents
 import finetuning
 from dosing.agent import Agent, Problem
 from dosing.cli.compare import in_processes
-from dosing.cli.studies import Factory, device_of, episodes_of, factory_of
+from dosing.cli.studies import Factory, device_of, episodes_of, factory_of, names_of
 from dosing.cli.trial_table import TRIALS, Report, report_on
 from dosing.cli.wards import Tasks
 from dosing.data.dataset import Dataset, Transform
@@ -295,10 +295,9 @@ def finetune(
             notes.append(f"{job.method} from {starts[job.run].name}: {result}")
     if not done:
         raise UserError(notes[-1])
-    several = len(runs) > 1
+    named = dict(zip(starts, names_of([RunFolder(path).config() for path in starts]), strict=True))
     titles = [
-        finetuning.find(job.method).title
-        + (f" from {agents.find(starts[job.run].name).title}" if several else "")
+        finetuning.find(job.method).title + (f" from {named[job.run]}" if len(starts) > 1 else "")
         for job, _ in done
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
