@@ -108,14 +108,19 @@ class IQL(Agent):
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         v = self.value(batch.obs)  # [S, B]
         advantage = q_target - v
-        weight = torch.exp(c.inverse_temperature * self.scaled(advantage.detach())).clamp(max=c.weight_clip)
-        log_prob = self.actor.log_prob(batch.obs, batch.act)
         losses = {
             "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
             "value": expectile_loss(advantage, c.expectile).mean(-1),
-            "actor": -(weight * log_prob).mean(-1),
+            "actor": self.regression(batch.obs, batch.act, advantage.detach()).mean(-1),
         }
         return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.detach().mean(-1)}
+
+    def regression(self, obs: Tensor, act: Tensor, advantage: Tensor) -> Tensor:
+        """The terms of L_pi ``[S, B]`` at doses ``act [S, B, A]`` of ``advantage [S, B]``."""
+        c = self.config
+        weight = torch.exp(c.inverse_temperature * self.scaled(advantage)).clamp(max=c.weight_clip)
+        log_prob: Tensor = self.actor.log_prob(obs, act)
+        return -weight * log_prob
 
     def follow(self) -> None:
         """Target critics by Polyak averaging."""

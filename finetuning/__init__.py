@@ -1,14 +1,17 @@
 """Ways from recorded visits to live treatment, and their registry. Importing this needs no torch.
 
 A method is an object with ``refusal`` and ``learner`` (``dosing.learner.Method``). To add one: write it in a
-file of its own here, where agents may be imported, and add its line below.
+file of its own here, where agents may be imported, and add its line below. Settings of a method that has a
+``config`` may follow its name: ``pex,members=4,others=online``.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from dosing.errors import UserError
 
@@ -25,17 +28,28 @@ class Entry:
         name: of the object in that file.
         title: name as the field writes it.
         paper: authors, year, arXiv number.
+        settings: of the method, where they differ from its own.
     """
 
     module: str
     name: str
     title: str
     paper: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def method(self) -> Method:
-        """Import the method's file and return the method."""
-        found: Method = getattr(importlib.import_module(self.module), self.name)
-        return found
+        """Import the method's file and return the method.
+
+        Raises:
+            UserError: the method has no such setting, or the value is none for it.
+        """
+        found: Any = getattr(importlib.import_module(self.module), self.name)
+        if self.settings:
+            if not hasattr(found, "config"):
+                raise UserError(f"{self.title} has no settings of its own, got {', '.join(self.settings)}.")
+            found = replace(found, config=_changed(found.config, self.settings))
+        method: Method = found
+        return method
 
 
 _PEX = "Zhang, Xu, Yu 2023, arXiv 2302.00935"
@@ -59,15 +73,57 @@ METHODS: dict[str, Entry] = {
         "FAN",
         "Lee, Kim, Balachandar, Mustafaoglu, Pingali 2026, arXiv 2605.01663",
     ),
+    "pex": Entry("finetuning.pex", "PEX", "PEX", _PEX),
+    "off2on": Entry(
+        "finetuning.off2on", "OFF2ON", "Off2On", "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702"
+    ),
+    "bt": Entry("finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
+    "jsrl": Entry("finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
 }
 
 
 def find(name: str) -> Entry:
-    """Return the method called ``name``.
+    """Return the method called ``name``, with the settings that follow the name: ``NAME,SETTING=VALUE,...``.
 
     Raises:
-        UserError: there is no such method; the message lists those there are.
+        UserError: there is no such method, the message lists those there are; or a setting is not written so.
     """
-    if name not in METHODS:
-        raise UserError(f"there is no method {name!r} to fine-tune with; there are: {', '.join(METHODS)}.")
-    return METHODS[name]
+    key, *pairs = name.split(",")
+    if key not in METHODS:
+        raise UserError(f"there is no method {key!r} to fine-tune with; there are: {', '.join(METHODS)}.")
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        setting, separator, value = pair.partition("=")
+        if not separator or not setting or setting in settings:
+            raise UserError(
+                f"settings of {key} are written {key},SETTING=VALUE,..., each once, got {name!r}."
+            )
+        try:
+            settings[setting] = json.loads(value)
+        except ValueError:
+            settings[setting] = value
+    entry = METHODS[key]
+    title = f"{entry.title} ({', '.join(pairs)})" if pairs else entry.title
+    return replace(entry, title=title, settings=settings)
+
+
+def _changed(config: Any, settings: Mapping[str, Any]) -> Any:
+    """The configuration with other settings, each of the type that it is declared with."""
+    from dosing.agent import check_settings
+
+    hints, names = get_type_hints(type(config)), [f.name for f in fields(config)]
+    values = {}
+    for name, value in settings.items():
+        if name not in names:
+            raise UserError(f"there is no setting {name!r}; there are: {', '.join(names)}.")
+        hint = hints[name]
+        kinds = () if get_origin(hint) is Literal else get_args(hint) or (hint,)
+        if float in kinds and type(value) is int:
+            value = float(value)
+        if kinds and type(value) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{name} must be of type {wanted}, got {value!r}.")
+        values[name] = value
+    changed = replace(config, **values)
+    check_settings(changed)
+    return changed

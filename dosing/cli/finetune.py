@@ -20,7 +20,8 @@ def register(command: Any) -> None:
         "methods",
         nargs="*",
         metavar="METHOD",
-        help=f"of {', '.join(finetuning.METHODS)}; all for those that can start from the runs",
+        help=f"of {', '.join(finetuning.METHODS)}; all for those that can start from the runs. Settings "
+        "follow the name: pex,members=4,others=online",
     )
     parser.add_argument("--methods", dest="also", nargs="+", default=[], metavar="METHOD", help="the same")
     parser.add_argument(
