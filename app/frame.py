@@ -13,8 +13,13 @@ from app.theme import template
 from dosing import NOT_FOR_PATIENTS
 
 
-def open_page(title: str) -> load.Listing:
-    """Title, banner and what the study holds; stops with a sentence where it holds no finished run."""
+def open_page(title: str, *, needs_runs: bool = True) -> load.Listing:
+    """Title, banner and what the study holds; stops with a sentence where it holds no finished run.
+
+    Args:
+        title: of the page.
+        needs_runs: whether the page has nothing to say of a study without a finished run.
+    """
     st.title(title)
     st.warning(f"**Simulation, not for patients.** {NOT_FOR_PATIENTS}")
     found = load.listing()
@@ -26,7 +31,7 @@ def open_page(title: str) -> load.Listing:
             f"{'are' if count > 1 else 'is'} not finished and not shown; "
             "the train command that started a run continues it."
         )
-    if not found.runs:
+    if needs_runs and not found.runs:
         nothing_yet(
             f"There is no finished run in `{load.study()}` yet. This command simulates patients, trains "
             "two agents and shows them here:",

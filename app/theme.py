@@ -99,6 +99,11 @@ def number(value: float, places: int = 3) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def minus(text: object) -> str:
+    """A text of numbers with real minus signs."""
+    return str(text).replace("-", "\N{MINUS SIGN}")
+
+
 def interval(low: float, high: float, places: int = 3) -> str:
     """``low to high``: a dash between two numbers would read as a minus."""
     return f"{number(low, places)}{NBSP}to{NBSP}{number(high, places)}"

@@ -10,7 +10,7 @@ import streamlit as st
 from app import cohort_chart, frame, load, results
 from app.cohort_chart import Lane
 from app.states import chosen_runs, pick
-from app.theme import OTHER, Mark, counted, mark, number
+from app.theme import OTHER, Mark, counted, mark, minus, number
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
 from dosing.statistics import cvar, mean_over_seeds, subgroups
@@ -28,11 +28,6 @@ class Evaluation:
     run: load.Run
     mark: Mark
     outcome: Outcomes
-
-
-def minus(text: object) -> str:
-    """Numbers with a real minus sign."""
-    return str(text).replace("-", "\N{MINUS SIGN}")
 
 
 def evaluations(runs: list[load.Run], rule: str) -> list[Evaluation]:

@@ -6,14 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, frame, load
-from app.theme import probability
+from app.theme import minus, probability
 from dosing.comparison import Row
 from dosing.errors import UserError
-
-
-def minus(text: object) -> str:
-    """Numbers with a real minus sign."""
-    return str(text).replace("-", "\N{MINUS SIGN}")
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:

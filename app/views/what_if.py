@@ -9,7 +9,7 @@ import streamlit as st
 from app import frame, load, roll_chart, roll_outs
 from app.roll_outs import ALL, World
 from app.states import in_range, one_data_set, pick, question, words
-from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
+from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
 from dosing.errors import UserError
 from dosing.evaluation import REFERENCE_SEED
 from dosing.statistics import verdict
@@ -26,11 +26,6 @@ class Choice:
     name: str
     mark: Mark
     course: Courses
-
-
-def minus(text: object) -> str:
-    """Numbers with a real minus sign."""
-    return str(text).replace("-", "\N{MINUS SIGN}")
 
 
 def ask_choice(

@@ -1,0 +1,99 @@
+"""Agents: a policy card per trained run, then everything the registry offers."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import frame, load, results, suite
+from app.policy_card import as_html, card_of, in_words
+from app.states import pick
+from app.theme import counted
+from dosing.errors import UserError
+from dosing.evaluation import Outcomes
+from dosing.runs import EVALUATION
+
+
+@st.cache_data(show_spinner="Reading the registry")
+def _suite() -> pd.DataFrame:
+    return pd.DataFrame(suite.table())
+
+
+@st.cache_data(show_spinner="Asking the policy at recorded visits", max_entries=32)
+def _card(key: tuple[str, ...], _run: load.Run, _outcomes: dict[str, Outcomes] | None) -> dict[str, Any]:
+    """The card of a run; the key names everything that decides it."""
+    del key
+    return card_of(_run, load.door(_run), load.episodes(_run), _outcomes, load.measured(_run))
+
+
+def card_for(run: load.Run) -> dict[str, Any] | None:
+    """The card of a run, without an evaluation where that cannot be read; None where the run is damaged."""
+    outcomes = None
+    try:
+        outcomes = results.outcomes(run)
+    except UserError as error:
+        frame.problems([f"the evaluation of {run.label}: {error}"])
+    try:
+        record = run.folder.path / EVALUATION
+        measured = record.read_text(encoding="utf-8") if outcomes is not None else ""
+        weights = str(load.door(run).provenance["weights"])
+        return _card((str(run.folder.path), weights, measured, repr(load.measured(run))), run, outcomes)
+    except UserError as error:
+        frame.problems([f"{run.label}: {error}"])
+        return None
+
+
+def take_away(run: load.Run, card: dict[str, Any]) -> None:
+    """The card as files."""
+    name = f"policy-card-{run.config['agent']}-{run.folder.path.name}"
+    with st.container(horizontal=True):
+        for suffix, mime, make in (
+            ("json", "application/json", functools.partial(json.dumps, card, indent=1)),
+            ("html", "text/html", functools.partial(as_html, card)),
+        ):
+            st.download_button(
+                f"Download {suffix}",
+                make,
+                file_name=f"{name}.{suffix}",
+                mime=mime,
+                key=f"download_{suffix}",
+                on_click="ignore",
+            )
+    st.caption("Both files carry the sentence that they are not for patients, and need no other file.")
+
+
+@st.fragment
+def cards(listing: load.Listing) -> None:
+    """One run's card; a fragment, so that a choice redraws nothing else."""
+    st.subheader("Policy card")
+    runs = {run.label: run for run in listing.runs}
+    run = runs[pick(st, "Trained run", list(runs), "run")]
+    card = card_for(run)
+    if card is None:
+        return
+    for heading, lines in in_words(card):
+        with st.container(border=True):
+            st.markdown(f"**{heading}**")
+            st.markdown("\n".join(f"- {name}: {text}" for name, text in lines))
+    take_away(run, card)
+
+
+opened = frame.open_page("Agents", needs_runs=False)
+if opened.runs:
+    cards(opened)
+else:
+    frame.nothing_yet(
+        f"No agent was trained in `{load.study()}` yet. This command trains two and shows them:",
+        "python -m dosing demo",
+    )
+found = _suite()
+st.subheader("The suite")
+st.table(found, hide_index=True)
+st.caption(
+    f"{counted(len(found), 'agent')}. `python -m dosing train NAME` trains one. The dose set is that of the "
+    "default settings: several agents can carry another law."
+)

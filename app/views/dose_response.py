@@ -1,0 +1,113 @@
+"""Dose and response: what every agent believes each allowed dose to be worth, at one state."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app import frame, load
+from app.answers import Answer, ask
+from app.response import NEAR, Response, respond, without_critic
+from app.response_chart import dose_response
+from app.states import Asked, ask_state, chosen_runs, sources
+from app.theme import counted, decimals, interval, listed, number, with_unit
+
+WHAT = (
+    "**A belief, not a measurement.** A critic is an agent's own guess, made from recorded visits, of the "
+    "discounted return that follows a dose. Where nothing was recorded it can be wrong by any amount. The "
+    "page *What if* simulates what happens."
+)
+
+
+def status(answers: list[Answer]) -> None:
+    """Refusals and deferrals, before any curve."""
+    for answer in answers:
+        found = answer.found
+        if found.dose is None:
+            st.error(f"**REFUSED: no dose of {answer.source.name}.** {' '.join(found.reasons)}")
+        elif found.status == "deferred":
+            st.warning(f"**DEFERRED: {answer.source.name}.** {' '.join(found.reasons)}")
+
+
+def spread(values: np.ndarray, places: int) -> str:
+    """Numbers of the seeds as a range, or the one that all of them have."""
+    low, high = float(values.min()), float(values.max())
+    same = number(low, places) == number(high, places)
+    return number(low, places) if same else interval(low, high, places)
+
+
+def told(response: Response) -> str:
+    """One agent's belief in words: of its recommended dose, and of the dose it believes in most."""
+    source, own = response.answer.source, response.at_recommended
+    limits = source.limits
+    places = decimals(response.dose[-1] - response.dose[0])
+    best = response.best
+    dose = with_unit(number(response.recommended, places), limits.unit)
+    words = (
+        f"- {response.answer.mark.sign} **{source.name}**, discount {response.discount:g}: believes its "
+        f"recommended dose {dose} to be worth **{number(float(own.mean()), 2)}** "
+        f"({counted(len(own), 'seed')}, {spread(own, 2)}). Highest value at dose {spread(best, places)}, "
+        f"{number(float((response.value.max(1) - own).mean()), 2)} above that."
+    )
+    if response.law is not None:
+        worst = response.law.worst[:, response.dose.searchsorted(response.recommended)]
+        words += (
+            f" Foreseen mean of the worst 5\N{NO-BREAK SPACE}%: **{number(float(worst.mean()), 2)}** "
+            f"({spread(worst, 2)})."
+        )
+    return words
+
+
+def elsewhere(asked: Asked) -> None:
+    """The same state on the page that simulates."""
+    state = " ".join(str(value) for value in asked.state)
+    st.page_link(
+        "views/what_if.py",
+        label="\N{RIGHTWARDS ARROW} What if: simulate doses from this state on",
+        query_params={"state_from": "typed numbers", "numbers": state},
+    )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """State, curves and what they say; a fragment, so that the slider redraws nothing else."""
+    runs = chosen_runs(listing)
+    loaded = sources(runs)
+    if not loaded or (asked := ask_state(runs[0], loaded[0])) is None:
+        return
+    answers = ask(loaded, asked.state)
+    status(answers)
+    if all(answer.found.dose is None for answer in answers):
+        return
+    limits = loaded[0].limits
+    columns = st.columns(min(limits.n_act, 2))
+    for dimension in range(limits.n_act):
+        name = "dose" if limits.n_act == 1 else f"dose {dimension + 1} of {limits.n_act}"
+        found = [response for answer in answers if (response := respond(answer, dimension)) is not None]
+        if silent := without_critic(answers, found):
+            verb = "learns" if len(silent) == 1 else "learn"
+            st.info(f"{listed(silent)} {verb} no critic: there is no value of a dose to draw.")
+        if not found:
+            frame.nothing_yet(
+                "None of these agents has a critic. This command trains some that have:",
+                "python -m dosing compare --agents fttpo iql iqn",
+            )
+            return
+        with columns[dimension % len(columns)]:
+            figure = dose_response(found, limits, dimension, name=name)
+            frame.draw(figure, f"response{dimension}", f"Believed return of each agent over the {name}")
+            st.markdown("\n".join(told(response) for response in found))
+    st.caption(
+        "Strong line: mean over training seeds; thin lines: the seeds, with their range as a band. For an "
+        "agent that learns a law of returns the band is the law's own, 10 to 90\N{NO-BREAK SPACE}%, seeds "
+        "together, and the dashed line the mean of its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose, "
+        f"in every dimension but the one drawn. Ticks: doses recorded at the {NEAR} training visits "
+        "nearest to this state. Returns are discounted, in the unit of the rewards, and hold an agent's own "
+        "charges, such as penalties; each panel has its own scale, because critics need not agree on level."
+    )
+    elsewhere(asked)
+
+
+opened = frame.open_page("Dose and response")
+st.info(WHAT)
+view(opened)

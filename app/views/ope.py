@@ -1,0 +1,255 @@
+"""Returns estimated from recorded visits alone, beside what the simulator knows."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import frame, load, results
+from app.estimate_chart import Line, panels_of_estimates
+from app.off_policy import (
+    ESTIMATORS,
+    Candidate,
+    Selection,
+    Valued,
+    is_quick,
+    read_selection,
+    same_settings,
+    value,
+)
+from app.off_policy_chart import effective_sample
+from app.states import chosen_runs, pick
+from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, mark, minus, probability
+from dosing.cli.select import SELECTION
+from dosing.errors import UserError
+from dosing.ope.importance import LEAST_SAMPLE
+from dosing.runs import read_json
+from dosing.statistics import Estimate, mean_over_seeds
+
+RETURN = "return per patient (no unit)"
+
+
+@st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
+def _valued(path: str, stamp: str, sampled: bool, _run: load.Run) -> Valued | None:
+    """What a run's own recorded visits say of it; None where that takes more than a moment."""
+    del path, stamp
+    policy, episodes = load.door(_run).policy, load.episodes(_run)
+    return value(_run.label, policy, episodes, sampled=sampled) if is_quick(policy, episodes) else None
+
+
+def truth(run: load.Run, rule: str) -> Estimate | None:
+    """Mean return on new simulated patients; None where the run was not evaluated."""
+    try:
+        found = results.outcomes(run)
+    except UserError as error:
+        frame.problems([f"{run.label}: {error}"])
+        return None
+    return mean_over_seeds(found[rule].returns) if found and rule in found else None
+
+
+def command(runs: list[load.Run]) -> str:
+    """The command that values these agents on patients they were not trained on."""
+    names, data = [], ""
+    for run in runs:
+        try:
+            if load.door(run).policy.looks_back:
+                continue
+        except UserError:
+            continue
+        names.append(str(run.config["agent"]))
+        data = f" --data {os.path.normpath(run.folder.path / run.config['data_file'])}"
+    agents = " ".join(dict.fromkeys(names)) or "fttpo iql"
+    return f"python -m dosing select --agents {agents}{data} --out {load.study()}"
+
+
+def selection() -> Selection | None:
+    """What a selection left in the study folder; None where there was none."""
+    file = load.study() / SELECTION
+    if not file.is_file():
+        return None
+    try:
+        return read_selection(read_json(file), str(file))
+    except UserError as error:
+        frame.problems([str(error)])
+        return None
+
+
+def cross_validated(found: Selection, runs: tuple[load.Run, ...]) -> None:
+    """Candidates of a selection, each valued on patients its policies have not seen."""
+    st.subheader("Cross-validated")
+    st.markdown(f"**{found.verdict}**")
+    offered = [e for e in ESTIMATORS if e in found.candidates[0].values]
+    estimator = found.decided_by
+    if len(offered) > 1:
+        estimator = pick(st, "Estimator", offered, "estimator", format_func=ESTIMATORS.__getitem__)
+    lines: list[Line] = []
+    for index, candidate in enumerate(found.candidates[: HIGHLIGHTS + 1]):
+        look = OTHER if index == 0 else mark(index - 1)
+        lines += _lines(candidate, estimator, look, runs)
+    frame.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
+    st.table(pd.DataFrame(_row(c, estimator, runs) for c in found.candidates), hide_index=True)
+    st.caption(
+        f"Open marks: estimates from {counted(found.patients, 'recorded patient')} alone, over "
+        f"{counted(found.horizon, 'visit')}, each patient valued under policies trained on the others; 95"
+        f"{NBSP}% intervals, those of differences corrected for the number of candidates. Filled: "
+        "the simulator's answer for the same settings trained on all patients, where this study holds such a "
+        f"run that was evaluated. Recorded doses: {found.behaviour}."
+    )
+    for note in found.notes:
+        st.caption(f"Note: {note}")
+
+
+def _lines(candidate: Candidate, estimator: str, look: Mark, runs: tuple[load.Run, ...]) -> list[Line]:
+    one = candidate.values[estimator]
+    lines: list[Line] = [(candidate.name, look, False, one.estimate or f"refused, {one.refused}")]
+    run = same_settings(candidate, runs) if candidate.agent else None
+    if run is not None and (known := truth(run, "recommended")) is not None:
+        lines.append((f"{run.label}, simulator", look, True, known))
+    return lines
+
+
+def _row(candidate: Candidate, estimator: str, runs: tuple[load.Run, ...]) -> dict[str, str]:
+    one, dash = candidate.values[estimator], "\N{EM DASH}"
+    run = same_settings(candidate, runs) if candidate.agent else None
+    known = truth(run, "recommended") if run is not None else None
+    return {
+        "candidate": candidate.name,
+        "estimated return": minus(one.estimate) if one.estimate else f"refused: {one.refused}",
+        "minus constant dose": minus(one.difference) if one.difference else dash,
+        "verdict": one.verdict or dash,
+        "simulator": minus(known) if known else "not evaluated here",
+    }
+
+
+def own_patients(runs: list[load.Run]) -> None:
+    """Runs of this study valued on the patients they learned from, and what that rests on."""
+    st.subheader("On the patients they learned from")
+    rule = st.segmented_control(
+        "Doses", results.RULES, default=results.RULES[0], required=True, key="rule", bind="query-params"
+    )
+    found: dict[int, Valued] = {}
+    slow = []
+    for index, run in enumerate(runs):
+        try:
+            valued = _valued(str(run.folder.path), run.data, rule == "sampled", run)
+        except UserError as error:
+            frame.problems([f"{run.label}: {error}"])
+            continue
+        if valued is None:
+            slow.append(run)
+        else:
+            found[index] = valued
+    if slow:
+        frame.nothing_yet(
+            f"The doses of {listed([run.label for run in slow])} are generated, and valuing them all takes "
+            "minutes. This command does, and on patients that they have not seen:",
+            command(slow),
+        )
+    if not found:
+        return
+    st.warning(
+        "**Too good.** These agents were trained on the very patients that value them here. Trust the "
+        "cross-validated numbers instead, and the simulator most."
+    )
+    estimates(runs, found, rule)
+    support(runs, found)
+
+
+def estimates(runs: list[load.Run], found: dict[int, Valued], rule: str) -> None:
+    """Every estimate beside the simulator's answer."""
+    lines: list[Line] = []
+    for index, valued in found.items():
+        run, look = runs[index], mark(index)
+        known = truth(run, rule)
+        lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
+        for name, one in valued.policy.values.items():
+            words = f"{run.label}, {ESTIMATORS[name]}"
+            lines.append((words, look, False, one.estimate or "refused, see below"))
+    constant = next(iter(found.values())).constant.values["fqe"].estimate
+    if constant is not None:
+        lines.append(("estimated constant dose, fitted Q evaluation", OTHER, False, constant))
+    figure = panels_of_estimates([(RETURN, lines)])
+    frame.draw(figure, "estimates", "Estimates beside the simulator's returns")
+    refused = dict.fromkeys(
+        f"{runs[index].label}, {ESTIMATORS[name]}: {one.refused}."
+        for index, valued in found.items()
+        for name, one in valued.policy.values.items()
+        if one.refused
+    )
+    st.markdown("\n".join(f"- **No number.** {words}" for words in refused))
+    described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in found.items())
+    st.caption(
+        "Filled: mean return on new simulated patients. Open: estimates from the recorded visits alone. "
+        f"Lines: 95{NBSP}% intervals over patients or seeds. What is valued: {described}."
+    )
+
+
+def support(runs: list[load.Run], found: dict[int, Valued]) -> None:
+    """Effective sample size, and how many recorded doses a policy could never give."""
+    st.subheader("What the weights rest on")
+    lines = [(runs[i].label, mark(i), v.sample) for i, v in found.items() if v.sample is not None]
+    patients = next(iter(found.values())).patients
+    if lines:
+        figure = effective_sample(lines, patients)
+        frame.draw(figure, "sample", "Effective sample size of importance weights over the visits")
+    words = []
+    for index, valued in found.items():
+        name, look = runs[index].label, mark(index)
+        if valued.refused:
+            words.append(f"- {look.sign} {name}: no importance weights: {valued.refused}")
+        elif valued.sample is not None:
+            last = float(valued.sample[:, -1].mean())
+            words.append(
+                f"- {look.sign} {name}: **{last:.1f}** of {patients} patients left at visit "
+                f"{valued.sample.shape[1]}"
+            )
+        share = valued.outside
+        if share is None:
+            words.append(f"- {look.sign} {name}: no exact interval that a recorded dose could lie outside of")
+        else:
+            seeds = f"seeds {probability(float(share.min()))} to {probability(float(share.max()))}"
+            tail = f" ({seeds})" if np.ptp(share) > 0 else ""
+            words.append(
+                f"- {look.sign} {name}: **{probability(float(share.mean()))}** of the recorded doses lie "
+                f"outside its support, where its density is exactly 0{tail}"
+            )
+    st.markdown("\n".join(words))
+    st.caption(
+        "Importance weights are products of density ratios; the effective sample size is the square of their "
+        f"sum over the sum of their squares. Below {LEAST_SAMPLE:g} patients there is no number. Strong "
+        "lines: mean over seeds; open marks: next to none."
+    )
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """Cross-validated estimates first, then those of the study's runs."""
+    chosen = selection()
+    if chosen is not None:
+        cross_validated(chosen, listing.runs)
+    if not listing.runs:
+        if chosen is None:
+            frame.nothing_yet(
+                f"Nothing was estimated in `{load.study()}` yet. This command values agents by recorded "
+                "visits alone:",
+                command([]),
+            )
+        return
+    runs = chosen_runs(listing)
+    if chosen is None:
+        frame.nothing_yet(
+            "No estimates on patients that the policies have not seen yet. This command makes them:",
+            command(runs),
+        )
+    own_patients(runs)
+
+
+opened = frame.open_page("Off-policy evaluation", needs_runs=False)
+st.markdown(
+    "A clinic has recorded visits and no simulator. These estimates use what a clinic has; the simulator's "
+    "own answer stands beside them, to show how far they can be trusted."
+)
+view(opened)

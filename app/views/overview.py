@@ -1,0 +1,158 @@
+"""What this study holds, how far each run is, and what to look at next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import frame, load
+from app.answers import ask, curves
+from app.dose_chart import dose_axis
+from app.states import sources
+from app.tails import default_pair, is_gaussian, is_sparse
+from dosing.cli.select import SELECTION
+from dosing.cli.studies import CURVES
+from dosing.errors import UserError
+from dosing.runs import CHECKPOINT, EPISODES, EVALUATION
+
+# Four sentences for somebody who sees this for the first time.
+STRANGER = (
+    "A program saw recorded visits of simulated patients and learned which dose to give in which state. Most "
+    "such programs give every dose some probability, also doses far beyond what anybody should be given. A "
+    "sparse one cannot: at each state it can give doses from one bounded interval, and none outside it. "
+    "These pages show that interval, the hard limits it has to stay within, and what following the program "
+    "was worth on simulated patients it had never seen."
+)
+
+
+def status(run: load.Run, table: dict[str, str] | None) -> dict[str, str]:
+    """One finished run: what was done with it."""
+    folder, config = run.folder.path, run.config
+    evaluated = (folder / EVALUATION).is_file() and (folder / EPISODES).is_file()
+    path = str(folder.relative_to(load.study()))
+    compared = "no" if table is None or path not in table else table[path]
+    updates = config.get("training", {}).get("steps")
+    return {
+        "run": run.label,
+        "law of the dose": run.family,
+        "data": str(config["data"]["name"]),
+        "seeds": str(len(config["seeds"])),
+        "updates": f"{updates:,}" if updates else "unknown",
+        "training": "finished",
+        "evaluated on new patients": "yes" if evaluated else "no",
+        "against the constant dose": compared,
+    }
+
+
+def unfinished(folder: Path) -> dict[str, str]:
+    """One run that is still training or was stopped."""
+    dash = "\N{EM DASH}"
+    started = (folder / CHECKPOINT).is_file()
+    return {
+        "run": str(folder.relative_to(load.study()).parts[0]),
+        "law of the dose": dash,
+        "data": folder.parent.name,
+        "seeds": dash,
+        "updates": dash,
+        "training": "not finished, can be continued" if started else "not finished, no checkpoint yet",
+        "evaluated on new patients": "no",
+        "against the constant dose": "no",
+    }
+
+
+def verdicts() -> dict[str, str] | None:
+    """What the study table says of each run's folder; None without a table."""
+    try:
+        found = load.table()
+    except UserError as error:
+        frame.problems([str(error)])
+        return None
+    if found is None:
+        return None
+    return {path: row.verdict or "no constant dose" for row, path in zip(found[0], found[1], strict=False)}
+
+
+def holdings(listing: load.Listing, table: dict[str, str] | None) -> None:
+    """Counts, and one line per run."""
+    data = {run.data: run.config["data"] for run in listing.runs}
+    columns = st.columns(4)
+    columns[0].metric("Finished runs", len(listing.runs))
+    columns[1].metric("Unfinished runs", len(listing.unfinished))
+    columns[2].metric("Data sets", len(data))
+    columns[3].metric("Runs in the study table", 0 if table is None else len(table))
+    lines = [status(run, table) for run in listing.runs]
+    lines += [unfinished(folder) for folder in listing.unfinished]
+    st.table(pd.DataFrame(lines), hide_index=True)
+    for hash_, one in data.items():
+        patients, visits = one.get("patients"), one.get("visits")
+        size = f"{patients:,} patients, {visits:,} visits" if patients and visits else "size not recorded"
+        st.caption(f"Data {one['name']}: {size}, SHA-256 {hash_[:16]}.")
+
+
+def picture(listing: load.Listing) -> None:
+    """The bounded set beside the unbounded one, at the first recorded visit."""
+    first = listing.runs[0]
+    runs = [run for run in listing.runs if run.data == first.data]
+    sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
+    if not sparse:
+        frame.nothing_yet(
+            "No agent here has a bounded set of doses to show. This command trains one:",
+            "python -m dosing demo",
+        )
+        return
+    shown = [sparse[0]]
+    if gaussian:
+        i, j = default_pair(sparse, gaussian)
+        shown = [sparse[i], gaussian[j]]
+    loaded = sources(shown)
+    try:
+        episodes = load.episodes(shown[0])
+    except UserError as error:
+        frame.problems([f"the recorded patients: {error}"])
+        return
+    if not loaded:
+        return
+    answers = ask(loaded, episodes.obs[0].tolist())
+    drawn = curves(answers, 0)
+    dimensions = loaded[0].limits.n_act
+    name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
+    figure = dose_axis(answers, drawn, 0, name=name)
+    frame.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
+    st.caption(
+        f"Patient {int(episodes.episode[0])}, visit 1. Solid: every dose the sparse policy could give. "
+        "Hatched: the central part of a law that gives every dose some probability. Grey: outside the hard "
+        "limits."
+    )
+
+
+def next_steps(listing: load.Listing, table: dict[str, str] | None) -> None:
+    """Pages worth opening now, and commands that fill what is empty."""
+    st.page_link("views/patient.py", label="Patient: what each policy would give, and could give")
+    st.page_link("views/what_if.py", label="What if: simulate doses of your own")
+    if any(map(is_sparse, listing.runs)) and any(map(is_gaussian, listing.runs)):
+        st.page_link("views/sparse_gaussian.py", label="Sparse against Gaussian: what the tails cost")
+    if table:
+        st.page_link("views/comparison.py", label="Comparison: who beats one constant dose for everyone")
+        st.page_link("views/cohort.py", label="Cohort: the worst patients, subgroups, safety")
+    else:
+        frame.nothing_yet(
+            "Nothing is compared yet. This command evaluates agents on the same new patients:",
+            f"python -m dosing compare --out {load.study()}",
+        )
+    if (load.study() / SELECTION).is_file():
+        st.page_link("views/ope.py", label="Off-policy evaluation: what recorded visits alone can tell")
+    if (load.study() / CURVES).is_file():
+        st.page_link("views/training.py", label="Training: returns along the way")
+    st.page_link("views/agents.py", label="Agents: a policy card of every run, to take away")
+
+
+opened = frame.open_page("Overview")
+st.markdown(STRANGER)
+picture(opened)
+known = verdicts()
+st.subheader("What this study holds")
+holdings(opened, known)
+st.subheader("What to look at next")
+next_steps(opened, known)

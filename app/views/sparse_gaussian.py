@@ -1,0 +1,197 @@
+"""A sparse law against a Gaussian one: the same state, the same dose axis, the same evaluated patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app import frame, load, panels, results, tail_chart
+from app.answers import Answer, ask, curves, sparse_of
+from app.dose_chart import dose_axis
+from app.estimate_chart import panels_of_estimates
+from app.states import ask_state, one_data_set, pick, sources
+from app.tails import (
+    CONTRAST,
+    default_pair,
+    differences,
+    is_gaussian,
+    is_sparse,
+    outside,
+    paid,
+    tails,
+    twins,
+    worst_share,
+)
+from app.theme import counted, mark, minus, probability
+from dosing.errors import UserError
+from dosing.evaluation import Outcomes
+from dosing.statistics import verdict
+
+COMMAND = f"python -m dosing compare --preset {CONTRAST} --agents fttpo iql"
+
+
+def pair(runs: list[load.Run]) -> tuple[load.Run, load.Run] | None:
+    """The two runs to set against each other; None where the study has no such two."""
+    sparse = {run.label: run for run in runs if is_sparse(run)}
+    gaussian = {run.label: run for run in runs if is_gaussian(run)}
+    if not sparse or not gaussian:
+        missing = "sparse" if not sparse else "Gaussian"
+        frame.nothing_yet(
+            f"No agent here has a {missing} policy. This command trains agents twice, with a sparse and with "
+            "a Gaussian law and nothing else changed:",
+            COMMAND,
+        )
+        return None
+    first, second = default_pair(list(sparse.values()), list(gaussian.values()))
+    left, right = st.columns(2)
+    return (
+        sparse[pick(left, "Sparse policy", list(sparse), "sparse", first)],
+        gaussian[pick(right, "Gaussian policy", list(gaussian), "gaussian", second)],
+    )
+
+
+def alike(first: load.Run, second: load.Run) -> None:
+    """Say whether the law is all that differs."""
+    if twins(first, second):
+        st.caption(f"Both are {first.entry.title} with the same settings: only the law differs.")
+    else:
+        st.caption(
+            "More than the law differs between these two. For a pair that differs in its law alone: "
+            f"`{COMMAND}`"
+        )
+
+
+def cards(answers: list[Answer]) -> None:
+    """Recommendations side by side, status first."""
+    for column, answer in zip(st.columns(2), answers, strict=True):
+        with column.container(border=True, height="stretch"):
+            panels.card(answer, sparse_of(answers))
+
+
+def axis(answers: list[Answer], dimension: int, name: str) -> None:
+    """Densities on a logarithmic scale, then the tails, on one dose axis."""
+    figure = dose_axis(answers, curves(answers, dimension), dimension, name=name, log=True)
+    frame.draw(figure, f"laws{dimension}", f"Densities of both laws over the {name}, log scale")
+    found = tails(answers, dimension)
+    source = answers[0].source
+    limits = (source.limits.low[dimension], source.limits.high[dimension])
+    figure = tail_chart.tail_mass(found, limits, name=name, unit=source.limits.unit)
+    frame.draw(figure, f"tails{dimension}", f"Probability of a {name} as extreme, log scale")
+
+
+def masses(answers: list[Answer]) -> None:
+    """Probability outside the hard limits and outside the sparse interval, with the seeds' range."""
+    sparse = answers[0].found
+    assert sparse.support is not None, "a dose has a set"
+    intervals = (
+        ("outside the hard limits", *sparse.limits),
+        (f"outside the interval of {answers[0].source.name}", *sparse.support),
+    )
+    lines = []
+    for words, low, high in intervals:
+        for answer in answers:
+            seeds = outside(answer, low, high)
+            text = f"**{probability(float(seeds.mean()))}**"
+            if np.ptp(seeds) > 0:
+                text += f" (seeds {probability(float(seeds.min()))} to {probability(float(seeds.max()))})"
+            lines.append(f"- {answer.mark.sign} {answer.source.name}, {words}: {text}")
+    st.markdown("\n".join(lines))
+    st.caption(
+        "Probabilities at this state, before any clipping: mean over training seeds, the largest over dose "
+        "dimensions. The interval of the sparse agent runs from the lowest to the highest edge of its seeds."
+    )
+
+
+def evaluated(runs: tuple[load.Run, load.Run]) -> None:
+    """Cost and the worst patients, when recommended doses are given and when doses are drawn."""
+    st.subheader("What it costs over a course of treatment")
+    found = []
+    for run in runs:
+        try:
+            outcomes = results.outcomes(run)
+        except UserError as error:
+            frame.problems([f"{run.label}: {error}"])
+            continue
+        if outcomes is None:
+            frame.nothing_yet(f"{run.label} was not evaluated on new patients. This command does:", COMMAND)
+        else:
+            found.append((run, outcomes))
+    if not found:
+        return
+    rows = []
+    try:
+        for run, outcomes in found:
+            for rule in results.RULES:
+                words = "drawn from the law" if rule == "sampled" else rule
+                rows.append((run.label, mark(runs.index(run)), words, paid(outcomes[rule])))
+    except UserError as error:
+        frame.problems([str(error)])
+        return
+    seeds, patients = found[0][1][results.RULES[0]].returns.shape
+    share = worst_share(patients)
+    figure = panels_of_estimates(tail_chart.measures(rows, share))
+    frame.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
+    st.caption(
+        f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
+        "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the law, "
+        "and a draw beyond a hard limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events "
+        "are never part of the reward; the scenario card on the Data page names them."
+    )
+    if len(found) == 2:
+        paired(found[0], found[1])
+
+
+Measured = tuple[load.Run, dict[str, Outcomes]]
+
+
+def paired(first: Measured, second: Measured) -> None:
+    """Differences between the two agents, paired by patient."""
+    lines = []
+    for rule in results.RULES:
+        try:
+            found = differences(first[1], second[1], rule)
+        except UserError as error:
+            st.info(f"No difference is drawn: {error}")
+            return
+        words = "drawn" if rule == "sampled" else rule
+        lines.append(
+            f"- {words} doses: return **{minus(found['return'])}** ({verdict(found['return'])}), "
+            f"safety events **{minus(found['cost'])}**"
+        )
+    st.markdown(f"**{first[0].label} minus {second[0].label}**, paired by patient:\n\n" + "\n".join(lines))
+
+
+@st.fragment
+def view(listing: load.Listing) -> None:
+    """Pair, state, tails and costs; a fragment, so that the slider redraws nothing else."""
+    runs = pair(one_data_set(listing))
+    if runs is None:
+        return
+    alike(*runs)
+    loaded = sources(runs)
+    if len(loaded) == 2 and (asked := ask_state(runs[0], loaded[0])) is not None:
+        answers = ask(loaded, asked.state)
+        cards(answers)
+        if all(answer.found.dose is not None for answer in answers):
+            st.subheader("Tails on one dose axis")
+            dimensions = loaded[0].limits.n_act
+            for dimension in range(dimensions):
+                axis(answers, dimension, "dose" if dimensions == 1 else f"dose {dimension + 1}")
+            st.caption(
+                "Above: densities, log scale; the sparse one ends at its edges. Below: how probable a dose "
+                "this far from the recommended one is, or further on the same side, mean over training "
+                "seeds, before any clipping. Filled: the difference between the two laws. A triangle stands "
+                "where the probability becomes exactly 0, which no logarithmic axis can show. Grey: outside "
+                "the hard limits."
+            )
+            masses(answers)
+    evaluated(runs)
+
+
+opened = frame.open_page("Sparse against Gaussian")
+st.markdown(
+    "A Gaussian policy gives every dose some probability, and clipping at the hard limits only moves what "
+    "lies beyond them onto them. A sparse policy gives exactly none to doses outside an interval that it "
+    "learned."
+)
+view(opened)
