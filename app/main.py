@@ -14,14 +14,31 @@ st.set_page_config(
     layout="wide",
 )
 st.navigation(
-    [
-        st.Page("views/patient.py", title="Patient", default=True),
-        st.Page("views/what_if.py", title="What if", url_path="what_if"),
-        st.Page("views/comparison.py", title="Comparison", url_path="comparison"),
-        st.Page("views/cohort.py", title="Cohort", url_path="cohort"),
-        st.Page("views/data.py", title="Data", url_path="data"),
-        st.Page("views/training.py", title="Training", url_path="training"),
-        st.Page("views/about.py", title="About", url_path="about"),
-    ],
+    {
+        "": [
+            st.Page("views/patient.py", title="Patient", default=True),
+            st.Page("views/overview.py", title="Overview", url_path="overview"),
+        ],
+        "One state": [
+            st.Page("views/what_if.py", title="What if", url_path="what_if"),
+            st.Page("views/dose_response.py", title="Dose and response", url_path="dose_response"),
+            st.Page("views/sparse_gaussian.py", title="Sparse against Gaussian", url_path="sparse_gaussian"),
+        ],
+        "Results": [
+            st.Page("views/comparison.py", title="Comparison", url_path="comparison"),
+            st.Page("views/cohort.py", title="Cohort", url_path="cohort"),
+            st.Page("views/ope.py", title="Off-policy evaluation", url_path="ope"),
+            st.Page("views/training.py", title="Training", url_path="training"),
+        ],
+        "Records": [
+            st.Page("views/upload.py", title="Upload", url_path="upload"),
+            st.Page("views/audit.py", title="Audit", url_path="audit"),
+        ],
+        "Background": [
+            st.Page("views/data.py", title="Data", url_path="data"),
+            st.Page("views/agents.py", title="Agents", url_path="agents"),
+            st.Page("views/about.py", title="About", url_path="about"),
+        ],
+    },
     position="top",
 ).run()
