@@ -53,6 +53,11 @@ class TrialSettings:
     harm_level: float = LEVEL
     """Probability of stopping a trial that keeps to the budget."""
 
+    @property
+    def remembered(self) -> int:
+        """Most visits of the trial that there can be to remember: no more room than that is needed."""
+        return min(self.capacity, self.visits + self.patients)
+
     def check(self) -> None:
         """Refuse settings that cannot work."""
         for name in ("visits", "patients", "batch_size", "capacity", "evaluate_every", "checkpoint_every"):

@@ -88,7 +88,7 @@ class Rival:
             start.dataset if self.share != 0.0 else None,
             settings.batch_size,
             self.share,
-            capacity=settings.capacity,
+            capacity=settings.remembered,
             places=settings.patients,
         )
         behaviour = Behaviour(DosePolicy(agent, start.transform), self.noise)

@@ -185,6 +185,7 @@ def test_what_is_replayed_and_explored_is_as_published(
     learner: Any = finetuning.find(method).method().learner(start(name), SETTINGS)
     assert (learner.replay.share, learner.behaviour.noise) == (share, noise)
     assert learner.replay.batch_size == 8
+    assert learner.replay.buffer.visits == (144 + 2) // 2  # no more room than there can be visits
 
 
 MOMENT = Moment(5, 0.0, np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64))
