@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +25,8 @@ from dosing.recommendation import LARGEST, Door, Entry
 
 Array = NDArray[np.float64]
 
-MOST_BYTES, MOST_ROWS, MOST_COLUMNS = 20_000_000, 50_000, 1000
+MOST_BYTES, MOST_ROWS, MOST_COLUMNS = 10_000_000, 50_000, 200
 """Largest file that is read, in bytes, rows and columns."""
-MOST_UNPACKED = 20 * MOST_BYTES
-"""Most bytes that a compressed file may unpack to."""
 TOLD = 50
 """Problems told one by one; further ones are counted."""
 
@@ -54,16 +53,21 @@ def identifying(name: str) -> bool:
     return any(map(_WORD.fullmatch, words)) or _PART.search("".join(words)) is not None
 
 
+Column = Sequence[str] | pa.ChunkedArray | pa.DataType
+"""See :class:`Sheet`."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A file that could be read: its columns as they came.
 
     Attributes:
-        columns: texts of a CSV file, arrow columns of a parquet file, by name, each with ``rows`` values.
+        columns: by name: the ``rows`` texts of a CSV file; of a parquet file the numbers, or the type of what
+            is no number and was not unpacked.
         rows: number of them.
     """
 
-    columns: Mapping[str, Sequence[str] | pa.ChunkedArray]
+    columns: Mapping[str, Column]
     rows: int
 
 
@@ -148,18 +152,13 @@ def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             rows, names = file.metadata.num_rows, file.schema_arrow.names
-            nested = [f.name for f in file.schema_arrow if pa.types.is_nested(f.type)]
-            problems = _head_problems(names, rows, allowed)
-            problems += [f"Column {name!r} holds no single values." for name in nested]
-            groups = (file.metadata.row_group(k) for k in range(file.metadata.num_row_groups))
-            if (size := sum(group.total_byte_size for group in groups)) > MOST_UNPACKED:
-                problems.append(f"Unpacked, the file has {size:,} bytes; at most {MOST_UNPACKED:,} are read.")
-            if problems:  # before anything is unpacked
+            if problems := _head_problems(names, rows, allowed):  # before anything is unpacked
                 raise Refused(problems)
-            table = file.read()
+            kinds = {f.name: f.type for f in file.schema_arrow}
+            table = file.read(columns=[name for name, kind in kinds.items() if _numeric(kind)])
     except (pa.ArrowException, OSError) as error:
         raise Refused([f"The file is truncated or not a parquet file ({error})."]) from None
-    return Sheet({name: table.column(name) for name in names}, rows)
+    return Sheet({name: table.column(name) if _numeric(kind) else kind for name, kind in kinds.items()}, rows)
 
 
 def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
@@ -167,7 +166,7 @@ def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
     text = _decoded(content)
     problems: list[str] = []
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        lines = list(islice(csv.reader(io.StringIO(text, newline=""), strict=True), MOST_ROWS + 2))
     except csv.Error as error:
         raise Refused([f"The file is no CSV file: {error}."]) from None
     if not lines:
@@ -219,7 +218,7 @@ def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str]) -> l
     if rows == 0:
         problems.append("The file has no rows.")
     if rows > MOST_ROWS:
-        problems.append(f"The file has {rows:,} rows; at most {MOST_ROWS:,} are answered at once.")
+        problems.append(f"The file has more than {MOST_ROWS:,} rows, the most that are answered at once.")
     return problems
 
 
@@ -247,8 +246,10 @@ def numbers(sheet: Sheet, columns: Mapping[str, str], entries: Sequence[Entry]) 
     values, wrong = np.full((sheet.rows, len(entries)), np.nan), []
     for place, entry in enumerate(entries):
         name = columns[entry.name]
-        values[:, place], faults = _column(sheet.columns[name], name)
+        found, faults = _column(sheet.columns[name], name)
         wrong += faults
+        if not faults:
+            values[:, place] = found
     if wrong:
         raise Refused([sentence for _, sentence in sorted(wrong, key=lambda fault: fault[0])])
     return values
@@ -258,14 +259,12 @@ Fault = tuple[int, str]
 """A row, from 1, and what is wrong there."""
 
 
-def _column(column: Sequence[str] | pa.ChunkedArray, name: str) -> tuple[Array, list[Fault]]:
+def _column(column: Column, name: str) -> tuple[Array, list[Fault]]:
     """One column as numbers, with the rows that hold none."""
+    if isinstance(column, pa.DataType):
+        return np.empty(0), [(0, f"Column {name!r} holds {column}, not numbers.")]
     if isinstance(column, pa.ChunkedArray):
-        if _numeric(column.type):
-            return column.to_numpy().astype(np.float64), []
-        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-            return np.full(len(column), np.nan), [(0, f"Column {name!r} holds {column.type}, not numbers.")]
-        column = ["" if value is None else value for value in column.to_pylist()]
+        return column.to_numpy().astype(np.float64), []
     values, faults = np.full(len(column), np.nan), []
     for row, text in enumerate(column):
         word = text.strip()
