@@ -155,7 +155,8 @@ def test_of_very_many_problems_the_first_make_the_sentence() -> None:
 
 PEOPLE = """name Name patient_name PatientName first.name lastname SURNAME Vorname Pr\u00e9nom dob DOB
 date_of_birth birthDate Geburtsdatum MRN mrn_2 medical-record-number record_no hospitalNumber NHS ssn
-patient.id patientId ID e-mail Email e_mail_address phone phoneNumber tel mobile Fax address zip postcode insurance_no"""
+patient.id patientId ID e-mail Email e_mail_address phone phoneNumber tel mobile Fax address zip postcode
+insurance_no"""
 NUMBERS = """glucose weight age s1 INR dose enamel hemoglobin serum_rate tidal_volume white_cell_count visit
 hour platelets day_of_week current_dose telmisartan"""
 

@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import frame, load
 from app.answers import Answer, ask
+from app.records import note
 from app.response import NEAR, Response, respond, without_critic
 from app.response_chart import dose_response
 from app.states import Asked, ask_state, chosen_runs, sources
@@ -76,6 +77,7 @@ def view(listing: load.Listing) -> None:
     if not loaded or (asked := ask_state(runs[0], loaded[0])) is None:
         return
     answers = ask(loaded, asked.state)
+    note(answers)
     status(answers)
     if all(answer.found.dose is None for answer in answers):
         return

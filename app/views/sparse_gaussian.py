@@ -9,6 +9,7 @@ from app import frame, load, panels, results, tail_chart
 from app.answers import Answer, ask, curves, sparse_of
 from app.dose_chart import dose_axis
 from app.estimate_chart import panels_of_estimates
+from app.records import note
 from app.states import ask_state, one_data_set, pick, sources
 from app.tails import (
     CONTRAST,
@@ -171,6 +172,7 @@ def view(listing: load.Listing) -> None:
     loaded = sources(runs)
     if len(loaded) == 2 and (asked := ask_state(runs[0], loaded[0])) is not None:
         answers = ask(loaded, asked.state)
+        note(answers)
         cards(answers)
         if all(answer.found.dose is not None for answer in answers):
             st.subheader("Tails on one dose axis")

@@ -79,13 +79,14 @@ def mapping(sheet: Sheet, entries: Sequence[Entry], key: str) -> dict[str, str]:
     """Ask which column is which entry; only an exact name is chosen beforehand."""
     st.subheader("Which column is what")
     names = list(sheet.columns)
-    columns = st.columns(4)
+    rows = [st.columns(4) for _ in range(0, len(entries), 4)]  # row by row, for the keyboard and a telephone
+    places = [place for row in rows for place in row]
     chosen = {}
-    for place, entry in enumerate(entries):
+    for number, entry in enumerate(entries):
         options = [NONE, *names]
         start = options.index(entry.name) if entry.name in names else 0
         label = f"{entry.name} ({unit_words(entry.unit)})"
-        found = columns[place % 4].selectbox(label, options, start, key=f"column{place}_{key}")
+        found = places[number].selectbox(label, options, start, key=f"column{number}_{key}")
         if found != NONE:
             chosen[entry.name] = found
     if unused := [name for name in names if name not in chosen.values()]:

@@ -1,0 +1,192 @@
+"""The upload page: what a file must hold, all that is wrong with one, the answers of the guarded door."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import batch
+from dosing import NOT_FOR_PATIENTS
+from dosing.audit import FILE, AuditLog
+from dosing.cli.studies import door_of, episodes_of
+from dosing.recommendation import STATUSES, names_of, recommend_all
+from dosing.safety import StepLimit
+from dosing.upload import wanted
+from tests.app.test_pages import run_of, words
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [f"s{k + 1}" for k in range(8)]
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+    found = AuditLog(tmp_path / "log" / FILE)
+    monkeypatch.setenv("DOSING_AUDIT", str(found.path))
+    return found
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, log: AuditLog):
+    def start(study: Path, content: bytes = b"", name: str = "mine.csv") -> AppTest:
+        monkeypatch.setenv("DOSING_STUDY", str(study))
+        at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
+        at.switch_page("views/upload.py").run()
+        if content:
+            at.file_uploader(key="file").set_value((name, content, "text/csv")).run()
+        assert not at.exception
+        return at
+
+    return start
+
+
+def states(study: Path) -> np.ndarray:
+    """Usual states; one of them far from all training, one missing a number, one infinite."""
+    found = episodes_of(run_of(study, "fttpo")).obs[:6].astype(np.float64)
+    found[3] = [6.0, -6.0] * 4
+    found[4, 1] = np.nan
+    found[5, 2] = np.inf
+    return found
+
+
+def as_csv(values: np.ndarray, names: list[str] = NAMES) -> bytes:
+    return pd.DataFrame(values, columns=names).to_csv(index=False, na_rep="").encode()
+
+
+def told(at: AppTest) -> str:
+    return words(at).replace("\\", "")
+
+
+def test_an_empty_study_names_the_command_that_fills_it(opened, empty_study: Path) -> None:
+    at = opened(empty_study)
+    assert "no finished run" in words(at)
+    assert not at.file_uploader
+
+
+def test_before_a_file_is_there_the_page_says_what_it_must_hold(opened, full_study: Path) -> None:
+    at = opened(full_study)
+    assert NOT_FOR_PATIENTS in at.warning[0].value
+    assert at.dataframe[0].value["column"].tolist() == NAMES
+    assert set(at.dataframe[0].value["unit"]) == {"no unit"}
+    assert "No file yet" in words(at)
+    assert "at most 50,000; CSV" in words(at)
+
+
+def test_a_damaged_run_is_named(opened, damaged_study: Path) -> None:
+    at = opened(damaged_study)
+    at.selectbox(key="agent").select("IQL").run()
+    assert "IQL: " in at.error[0].value
+    assert not at.file_uploader
+
+
+def test_everything_that_is_wrong_is_told_at_once(opened, full_study: Path, log: AuditLog) -> None:
+    content = b"s1,s2,name,s4\n1,2,x\n"
+    text = told(opened(full_study, content))
+    assert "NOTHING LOADED." in text
+    assert "'name'" in text
+    assert "Row 1 has 3 values, the header 4." in text
+    text = told(opened(full_study, as_csv(np.ones((2, 8))).replace(b"1.0,1.0\n", b"HI,<2\n", 1)))
+    assert "Row 1, s7: 'HI' is no number." in text
+    assert "Row 1, s8: '<2' is a bound, not a number." in text
+    assert not log.path.exists()
+
+
+def test_words_in_a_file_are_no_markdown(opened, full_study: Path) -> None:
+    at = opened(full_study, as_csv(np.ones((1, 8))).replace(b"1.0", b"![x](http://e.example/x.png)", 1))
+    (error,) = at.error
+    assert "![" not in error.value
+    assert "'![x](http://e.example/x.png)' is no number" in error.value.replace("\\", "")
+
+
+def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, log: AuditLog) -> None:
+    content = as_csv(states(full_study))
+    at = opened(full_study, content)
+    assert "2 of 6 rows will be refused" in told(at)
+    assert "Row 5: s2 is missing." in told(at)
+    assert "Row 6: s3 must be -18 to 18, got inf." in told(at)
+    assert not log.path.exists()  # nothing is answered before columns and units are confirmed
+    at.checkbox[0].check().run()
+    assert not at.exception
+    door = door_of(run_of(full_study, "fttpo"))
+    expected = recommend_all(door, states(full_study))
+    shown = at.dataframe[2].value
+    assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert shown["status"].tolist() == [STATUSES[k] for k in expected.status]
+    assert shown["status"].tolist()[3:] == ["deferred", "refused", "refused"]
+    assert shown["reasons"].tolist() == [" ".join(names_of(int(code))) for code in expected.codes]
+    np.testing.assert_array_equal(shown["dose"], expected.dose[:, 0])
+    np.testing.assert_array_equal(shown["support_low"], expected.low[:, 0])
+    assert "refused: **2**" in words(at)
+    assert "Support: exact" in words(at)
+    at.run()
+    loaded, found = log.verify().records  # once, however often the page is drawn
+    assert (loaded.kind, found.kind) == ("run loaded", "batch")
+    assert found.content["input"] == hashlib.sha256(content).hexdigest()
+    assert found.content["rows"] == 6
+    assert found.content["statuses"] == {name: shown["status"].tolist().count(name) for name in STATUSES}
+    assert "mine" not in log.path.read_text()
+    at.selectbox(key="status").select("refused").run()
+    assert at.dataframe[2].value["row"].tolist() == [5, 6]
+
+
+def test_columns_of_other_names_must_be_chosen(opened, full_study: Path) -> None:
+    names = ["first", *NAMES[1:]]
+    at = opened(full_study, as_csv(states(full_study)[:3], names))
+    assert "No column was chosen for s1." in told(at)
+    boxes = sorted((box for box in at.selectbox if "column" in str(box.key)), key=lambda box: str(box.key))
+    assert [box.value for box in boxes] == ["choose a column", *NAMES[1:]]
+    boxes[0].select("first").run()
+    assert not at.error
+    at.checkbox[0].check().run()
+    assert at.dataframe[2].value["row"].tolist() == [1, 2, 3]
+    boxes = sorted((box for box in at.selectbox if "column" in str(box.key)), key=lambda box: str(box.key))
+    boxes[1].select("first").run()
+    assert "Column 'first' was chosen for several entries." in told(at)
+
+
+def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Path) -> None:
+    door = door_of(run_of(full_study, "fttpo"))
+    table = batch.answer(door, states(full_study), None, "a" * 64)
+    again = pq.read_table(io.BytesIO(batch.as_parquet(table)))
+    assert again.schema.metadata[b"notice"].decode() == NOT_FOR_PATIENTS
+    first, rest = batch.as_csv(table).decode().split("\n", 1)
+    about = json.loads(first.removeprefix("# dosing "))
+    assert (about["notice"], about["input"], about["support"]) == (NOT_FOR_PATIENTS, "a" * 64, "exact")
+    plain = pd.read_csv(io.StringIO(rest), keep_default_na=False, na_values={"dose": ""})
+    assert plain.columns.tolist() == again.column_names
+    assert plain["status"].tolist() == again.column("status").to_pylist()
+    np.testing.assert_array_equal(plain["dose"], again.column("dose").to_numpy())
+    assert plain["dose"].isna().tolist() == [False] * 4 + [True] * 2
+    wide = batch.answer(door_of(run_of(full_study, "iql")), states(full_study), None, "a" * 64)
+    assert wide.schema.metadata[b"support"] == b"central 99 %, not a support"
+
+
+def test_where_nothing_can_be_recorded_the_answers_still_show(
+    opened, full_study: Path, log: AuditLog
+) -> None:
+    log.path.mkdir(parents=True)
+    at = opened(full_study, as_csv(states(full_study)))
+    at.checkbox[0].check().run()
+    assert "Nothing is being recorded" in words(at)
+    assert len(at.dataframe[2].value) == 6
+
+
+def test_current_doses_are_asked_for_where_the_scenario_limits_their_change(full_study: Path) -> None:
+    from dataclasses import replace
+
+    door = door_of(run_of(full_study, "fttpo"))
+    assert wanted(door)[1] == []
+    stepping = replace(door, rules=replace(door.rules, step=StepLimit((0.1,))))
+    (dose,) = wanted(stepping)[1]
+    assert (dose.name, dose.low, dose.high) == (
+        "current_dose",
+        door.rules.limits.low[0],
+        door.rules.limits.high[0],
+    )
