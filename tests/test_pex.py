@@ -451,3 +451,25 @@ def test_fixed_draws_are_those_of_the_law() -> None:
     np.testing.assert_allclose(
         np.sort(ranks, -1), np.broadcast_to((np.arange(64) + 0.5) / 64, ranks.shape), atol=0.016
     )
+
+
+def test_on_a_bandit_the_policy_goes_beyond_the_frozen_one() -> None:
+    """The reward is 1 - 4 (a - 0.4)^2 in every state; recorded doses are uniform and every visit the last."""
+    start = begun(target_rate=0.1)
+    agent: Any = learner("pex,critic=random,beta=10,expectile=0.9,step_size=0.01", start).agent
+    rng, size = np.random.default_rng(5), 32
+    obs = start.dataset.obs[:size].expand(2, -1, -1)
+    data = batch(agent, start, size)
+    for step in range(300):
+        act = torch.from_numpy(rng.uniform(-1.0, 1.0, (2, size, 1))).float()
+        noise = {n: torch.from_numpy(rng.random(tuple(x.shape))).float() for n, x in data.noise.items()}
+        reward = 1.0 - 4.0 * (act[..., 0] - 0.4).square()
+        ones = torch.ones_like(reward)
+        agent.step(replace(data, obs=obs, act=act, reward=reward, terminated=ones, noise=noise, step=step))
+    with torch.no_grad():
+        law, offer = agent.policy(obs), agent.offers(obs)[:, :, 0]
+        own = agent.online.policy(obs).mode
+    assert float((offer - 0.4).abs().mean()) > 0.3
+    assert float((law.mode - 0.4).abs().mean()) < 0.15
+    assert float((own - 0.4).abs().mean()) < 0.15
+    assert float(agent.online.policy(obs).base_dist.scale.detach().max()) < 0.2
