@@ -453,6 +453,7 @@ def test_fixed_draws_are_those_of_the_law() -> None:
     )
 
 
+@pytest.mark.slow
 def test_on_a_bandit_the_policy_goes_beyond_the_frozen_one() -> None:
     """The reward is 1 - 4 (a - 0.4)^2 in every state; recorded doses are uniform and every visit the last."""
     start = begun(target_rate=0.1)
