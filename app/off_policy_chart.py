@@ -30,7 +30,12 @@ def effective_sample(lines: Sequence[tuple[str, Mark, Array]], patients: int) ->
     figure = finish(
         go.Figure(),
         260 + 30 + BOTTOM,
-        xaxis={"title": "visit", "range": [0.5, visits + 0.5 + 0.3 * visits], "zeroline": False},
+        xaxis={
+            "title": "visit",
+            "range": [0.5, 0.5 + 1.3 * visits],
+            "tickvals": np.unique(np.linspace(1, visits, 5).round()),
+            "zeroline": False,
+        },
         yaxis={
             "title": {"text": "effective sample size (patients)", "standoff": 4},
             "type": "log",
@@ -40,7 +45,7 @@ def effective_sample(lines: Sequence[tuple[str, Mark, Array]], patients: int) ->
     )
     for level, words in ((LEAST_SAMPLE, f"no number below {LEAST_SAMPLE:g}"), (patients, "all patients")):
         figure.add_hline(y=level, line={"color": GREY, "width": 1.5, "dash": "dot"})
-        _text(figure, visits + 0.5 + 0.3 * visits, np.log10(level), words, xanchor="right", yanchor="bottom")
+        _text(figure, 0.5 + 1.3 * visits, np.log10(level), words, xanchor="right", yanchor="bottom")
     for row, (name, look, sample) in enumerate(lines):
         x, mean = np.arange(1, sample.shape[1] + 1), sample.mean(0)
         for seed in sample:

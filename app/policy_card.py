@@ -142,7 +142,12 @@ def card_of(
         "difference_from_estimated_constant": _difference(row),
         "at_recorded_visits": at_recorded_visits(door, episodes),
         "known_limits": known_limits(door, scenario),
-        "provenance": {**door.provenance, "software": __version__, "made": config.get("created")},
+        "provenance": {
+            **door.provenance,
+            "run": "/".join(run.folder.path.parts[-3:]),
+            "software": __version__,
+            "made": config.get("created"),
+        },
     }
 
 

@@ -15,9 +15,9 @@ from dosing.safety import DoseLimits
 
 Array = npt.NDArray[np.float64]
 
-PANEL, HEAD = 190, 34
+PANEL, HEAD = 190, 44
 """Height in pixels of a panel, and of the line with the agent's name above it."""
-ROOM = 0.24
+ROOM = 0.36
 """Room for the names of the lines right of the upper hard limit, as a share of the limits' distance."""
 APART = 15
 """Least distance in pixels of two names."""

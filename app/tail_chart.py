@@ -57,7 +57,8 @@ def tail_mass(
         line = {"color": GREY, "width": 2.5}
         figure.add_shape(type="line", x0=edge, x1=edge, yref="paper", y0=0, y1=1, line=line)
         words = f"hard limit {number(edge, places).rstrip('0').rstrip('.')}"
-        anchor = "left" if edge == limits[0] else "right"
+        room = abs(end - edge) / (right - left) > 0.25  # beyond the limit, away from the other one
+        anchor = "left" if (edge == limits[0]) != room else "right"
         _text(figure, edge, 1.0, words, yref="paper", yanchor="bottom", xanchor=anchor, size=11.5)
     if len(found) > 1:
         _gap(figure, found[0], found[1], floor)
@@ -95,42 +96,48 @@ def _tail(figure: go.Figure, one: Tails, floor: float, places: int) -> None:
             hovertemplate=f"{name}: %{{y:.2g}} at dose %{{x:.{places}f}} or beyond<extra></extra>",
         )
     )
+    named = f'<span style="color:{look.colour}">{look.glyph}</span> {name}'
     inside = one.dose[one.mean > 0.0]
-    ends = ((inside[0], one.dose[0], "left"), (inside[-1], one.dose[-1], "right"))
-    for edge, end, side in ends if len(inside) else ():
-        if edge == end:  # the tail goes on beyond the axis
+    if not len(inside):
+        return
+    width = one.dose[-1] - one.dose[0]
+    sides = (("left", inside[0] - one.dose[0]), ("right", one.dose[-1] - inside[-1]))
+    roomy = max(sides, key=lambda side: side[1])[0]
+    for side, room in sides:
+        if room <= 0.0:  # the tail goes on beyond the axis
             continue
-        at = -DECADES + 0.6
+        edge = float(inside[0] if side == "left" else inside[-1])
         figure.add_trace(
             go.Scatter(
                 x=[edge],
-                y=[10.0**at],
+                y=[floor * 4.0],
                 mode="markers",
-                marker={
-                    "symbol": "triangle-left" if side == "left" else "triangle-right",
-                    "size": 11,
-                    "color": look.colour,
-                },
-                hovertemplate=f"{name}: exactly 0 beyond dose {number(float(edge), places)}<extra></extra>",
+                marker={"symbol": f"triangle-{side}", "size": 11, "color": look.colour},
+                hovertemplate=f"{name}: exactly 0 beyond dose {number(edge, places)}<extra></extra>",
             )
         )
-        anchor = "right" if side == "left" else "left"
-        room = abs(end - edge) / (one.dose[-1] - one.dose[0])
-        words = "0 beyond" if room > 0.16 else "0"
-        _text(figure, float(edge), at, words, xanchor=anchor, yanchor="middle", xshift=8 * _sign(side))
-    peak = int(np.nanargmax(shown)) if len(inside) else 0
-    _text(
-        figure,
-        float(one.dose[peak]),
-        float(np.log10(max(one.mean[peak], floor))),
-        f'<span style="color:{look.colour}">{look.glyph}</span> {name}',
-        yanchor="bottom",
-        yshift=4 + 16 * (one.answer.mark.symbol == "circle"),
-    )
+        if side == roomy:
+            _text(
+                figure,
+                edge,
+                float(np.log10(floor * 4.0)),
+                f"{named}: 0 beyond",
+                xanchor="right" if side == "left" else "left",
+                yanchor="middle",
+                xshift=-8 if side == "left" else 8,
+            )
+    if all(room <= 0.0 for _, room in sides):
+        _beside(figure, one, named, width)
 
 
-def _sign(side: str) -> int:
-    return -1 if side == "left" else 1
+def _beside(figure: go.Figure, one: Tails, named: str, width: float) -> None:
+    """Name a tail without an end over its outer part, on the side with more room."""
+    peak = float(one.dose[np.argmax(one.mean)])
+    left = peak - one.dose[0] > one.dose[-1] - peak
+    seen = one.dose[one.mean > 10.0 ** (1 - DECADES)]
+    x = max(one.dose[0] + 0.25 * width, seen[0]) if left else min(one.dose[-1] - 0.25 * width, seen[-1])
+    y = float(np.log10(np.interp(x, one.dose, one.mean)))
+    _text(figure, float(x), y, named, xanchor="right" if left else "left", yanchor="bottom", yshift=4)
 
 
 def measures(rows: Sequence[tuple[str, Mark, str, Paid]], share: float | None) -> list[Panel]:
@@ -146,7 +153,7 @@ def measures(rows: Sequence[tuple[str, Mark, str, Paid]], share: float | None) -
         ("doses held at a hard limit (%)", [(n, m, f, p.limited) for n, m, f, p in named]),
     ]
     if share is not None:
-        title = f"mean return of the worst {100 * share:g}\N{NO-BREAK SPACE}% of patients (no unit)"
+        title = f"return of the worst {100 * share:g}\N{NO-BREAK SPACE}% of patients (no unit)"
         found.insert(1, (title, [(n, m, f, p.worst or "too few patients") for n, m, f, p in named]))
     return found
 

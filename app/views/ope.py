@@ -33,9 +33,9 @@ RETURN = "return per patient (no unit)"
 
 
 @st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
-def _valued(path: str, stamp: str, sampled: bool, _run: load.Run) -> Valued | None:
+def _valued(path: str, weights: str, sampled: bool, _run: load.Run) -> Valued | None:
     """What a run's own recorded visits say of it; None where that takes more than a moment."""
-    del path, stamp
+    del path, weights
     policy, episodes = load.door(_run).policy, load.episodes(_run)
     return value(_run.label, policy, episodes, sampled=sampled) if is_quick(policy, episodes) else None
 
@@ -134,9 +134,15 @@ def own_patients(runs: list[load.Run]) -> None:
     slow = []
     for index, run in enumerate(runs):
         try:
-            valued = _valued(str(run.folder.path), run.data, rule == "sampled", run)
+            weights = str(load.door(run).provenance["weights"])
+            load.episodes(run)
         except UserError as error:
             frame.problems([f"{run.label}: {error}"])
+            continue
+        try:
+            valued = _valued(str(run.folder.path), weights, rule == "sampled", run)
+        except UserError as error:
+            st.info(f"**{run.label} has no value here:** {error}")
             continue
         if valued is None:
             slow.append(run)

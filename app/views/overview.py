@@ -10,6 +10,7 @@ import streamlit as st
 from app import frame, load
 from app.answers import ask, curves
 from app.dose_chart import dose_axis
+from app.records import note
 from app.states import sources
 from app.tails import default_pair, is_gaussian, is_sparse
 from dosing.cli.select import SELECTION
@@ -32,7 +33,7 @@ def status(run: load.Run, table: dict[str, str] | None) -> dict[str, str]:
     folder, config = run.folder.path, run.config
     evaluated = (folder / EVALUATION).is_file() and (folder / EPISODES).is_file()
     path = str(folder.relative_to(load.study()))
-    compared = "no" if table is None or path not in table else table[path]
+    compared = "not compared" if table is None or path not in table else table[path]
     updates = config.get("training", {}).get("steps")
     return {
         "run": run.label,
@@ -58,7 +59,7 @@ def unfinished(folder: Path) -> dict[str, str]:
         "updates": dash,
         "training": "not finished, can be continued" if started else "not finished, no checkpoint yet",
         "evaluated on new patients": "no",
-        "against the constant dose": "no",
+        "against the constant dose": "not compared",
     }
 
 
@@ -115,6 +116,7 @@ def picture(listing: load.Listing) -> None:
     if not loaded:
         return
     answers = ask(loaded, episodes.obs[0].tolist())
+    note(answers)
     drawn = curves(answers, 0)
     dimensions = loaded[0].limits.n_act
     name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
@@ -129,23 +131,23 @@ def picture(listing: load.Listing) -> None:
 
 def next_steps(listing: load.Listing, table: dict[str, str] | None) -> None:
     """Pages worth opening now, and commands that fill what is empty."""
-    st.page_link("views/patient.py", label="Patient: what each policy would give, and could give")
-    st.page_link("views/what_if.py", label="What if: simulate doses of your own")
+    st.page_link("views/patient.py", label="Patient: what policies could give")
+    st.page_link("views/what_if.py", label="What if: simulate your own doses")
     if any(map(is_sparse, listing.runs)) and any(map(is_gaussian, listing.runs)):
-        st.page_link("views/sparse_gaussian.py", label="Sparse against Gaussian: what the tails cost")
+        st.page_link("views/sparse_gaussian.py", label="Sparse against Gaussian: the tails")
     if table:
-        st.page_link("views/comparison.py", label="Comparison: who beats one constant dose for everyone")
-        st.page_link("views/cohort.py", label="Cohort: the worst patients, subgroups, safety")
+        st.page_link("views/comparison.py", label="Comparison: who beats a constant dose")
+        st.page_link("views/cohort.py", label="Cohort: worst patients and safety")
     else:
         frame.nothing_yet(
             "Nothing is compared yet. This command evaluates agents on the same new patients:",
             f"python -m dosing compare --out {load.study()}",
         )
     if (load.study() / SELECTION).is_file():
-        st.page_link("views/ope.py", label="Off-policy evaluation: what recorded visits alone can tell")
+        st.page_link("views/ope.py", label="Off-policy evaluation: no simulator")
     if (load.study() / CURVES).is_file():
         st.page_link("views/training.py", label="Training: returns along the way")
-    st.page_link("views/agents.py", label="Agents: a policy card of every run, to take away")
+    st.page_link("views/agents.py", label="Agents: policy cards to take away")
 
 
 opened = frame.open_page("Overview")

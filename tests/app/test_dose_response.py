@@ -1,0 +1,208 @@
+"""Dose and response: the curves are the critics' values, in every state of the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import PROBLEM, stack
+
+from app import response
+from app.answers import Answer, Source, ask
+from app.response import Law, Response, near_doses, respond, without_critic
+from app.response_chart import dose_response
+from app.theme import GREY, MARKS, NOTICE, number
+from dosing.cli.studies import door_of, episodes_of
+from dosing.data.dataset import Transform
+from dosing.policy import DosePolicy
+from dosing.recommendation import Door, Rules
+from dosing.runs import find_runs
+from dosing.safety import DoseLimits
+from dosing.statistics import lower_tail
+from tests.app.test_charts import answer, refusal, texts
+from tests.app.test_pages import run_of, words
+from tests.app.test_what_if import TYPED, open_app  # noqa: F401
+
+PAGE = "views/dose_response.py"
+LIMITS = DoseLimits((0.1,), (0.7,), "mg")
+STATE = np.linspace(-1.0, 1.0, PROBLEM.n_obs)
+
+
+def asked(name: str) -> Answer:
+    """What a small fresh stack says of one state."""
+    policy = DosePolicy(stack(name), Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,), 3.0))
+    (found,) = ask([Source(name, "law", Door(policy, Rules(LIMITS)))], STATE.tolist())
+    return found
+
+
+def test_a_critic_is_asked_about_every_dose_within_the_limits() -> None:
+    one = asked("iql")
+    found = respond(one, 0)
+    assert found is not None
+    assert one.found.dose is not None
+    assert (found.dose[0], found.dose[-1]) == (0.1, 0.7)
+    assert one.found.dose[0] in found.dose
+    for k in (0, 17, len(found.dose) - 1):
+        obs = np.broadcast_to(STATE.astype(np.float32), (2, 1, 8))
+        dose = np.full((2, 1, 1), found.dose[k])
+        expected = one.source.policy.values(obs, dose)
+        assert expected is not None
+        np.testing.assert_allclose(found.value[:, k], expected[:, 0], rtol=1e-5)
+    assert found.law is None
+    np.testing.assert_allclose(found.mean, found.value.mean(0))
+    np.testing.assert_array_equal(found.best, found.dose[found.value.argmax(1)])
+    at = int(np.flatnonzero(found.dose == one.found.dose[0])[0])
+    np.testing.assert_array_equal(found.at_recommended, found.value[:, at])
+    assert found.discount == one.source.policy.agent.discount == 0.9
+
+
+def test_a_law_of_returns_brings_its_band_and_its_worst_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = asked("iqn")
+    monkeypatch.setattr(response, "CHUNK", 7)
+    found = respond(one, 0)
+    assert found is not None
+    assert found.law is not None
+    obs = np.broadcast_to(STATE.astype(np.float32), (2, len(found.dose), 8))
+    dose = np.broadcast_to(found.dose[:, None], (2, len(found.dose), 1))
+    returns = one.source.policy.returns(obs, dose)
+    assert returns is not None
+    np.testing.assert_allclose(found.value, returns.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(found.law.worst, lower_tail(returns, 0.05), rtol=1e-4, atol=1e-5)
+    mixed = returns.transpose(1, 0, 2).reshape(len(found.dose), -1)
+    np.testing.assert_allclose(found.law.low, np.quantile(mixed, 0.1, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.law.high, np.quantile(mixed, 0.9, axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_who_refuses_or_has_no_critic_is_not_drawn() -> None:
+    silent = asked("bc")
+    assert respond(refusal(), 0) is None
+    assert respond(silent, 0) is None
+    assert without_critic([silent, refusal()], []) == ["bc"]
+
+
+def test_near_doses_are_those_of_the_nearest_visits(full_study: Path) -> None:
+    run = run_of(full_study, "fttpo")
+    door, episodes = door_of(run), episodes_of(run)
+    assert door.monitor is not None
+    state = episodes.obs[5].astype(np.float64)
+    scaled = (episodes.obs - state) / door.monitor.scale
+    order = np.argsort((scaled**2).sum(1), kind="stable")[: response.NEAR]
+    found = near_doses(door, state.tolist())
+    np.testing.assert_allclose(np.sort(found[:, 0]), np.sort(episodes.act[order, 0]), rtol=1e-6)
+    assert near_doses(replace(door, monitor=None), state.tolist()).shape == (0, 1)
+
+
+# The figure
+
+
+def made(status: str = "ok", *, law: bool = False, position: int = 0) -> Response:
+    """Two seeds' parabolas over doses from -2 to 6 mg."""
+    limits = DoseLimits((-2.0,), (6.0,), "mg")
+    dose = np.linspace(-2.0, 6.0, 33)
+    value = np.stack([-((dose - 1.0) ** 2), -((dose - 1.5) ** 2) - 2.0])
+    one = answer(limits=limits, status=status, position=position)
+    spread = Law(value.mean(0) - 9.0, value.mean(0) + 9.0, value - 20.0) if law else None
+    return Response(one, dose, value, float(dose[14]), np.array([0.5, 4.0]), spread)
+
+
+def test_the_figure_draws_seeds_mean_recommendation_and_recorded_doses() -> None:
+    one = made()
+    figure = dose_response([one], one.answer.source.limits)
+    assert figure.layout.title.text == NOTICE
+    assert figure.layout.xaxis.title.text == "dose (mg)"
+    assert "no unit" in figure.layout.yaxis.title.text
+    lines = [t for t in figure.data if t.mode == "lines" and t.fill is None]
+    for drawn, expected in zip(lines, (*one.value, one.mean), strict=True):
+        np.testing.assert_array_equal(drawn.y, expected)
+    (band,) = (t for t in figure.data if t.fill == "toself")
+    np.testing.assert_array_equal(band.y, np.concatenate([one.value.max(0), one.value.min(0)[::-1]]))
+    recorded, marker = (t for t in figure.data if t.mode == "markers")
+    assert list(recorded.x) == [0.5, 4.0]
+    assert (marker.x[0], marker.y[0]) == (one.recommended, pytest.approx(one.mean[14]))
+    assert marker.marker.symbol == MARKS[0].symbol
+    assert {s.x0 for s in figure.layout.shapes if s.line.color == GREY} == {-2.0, 6.0}
+    assert "hard limit 6" in texts(figure)
+    assert f"recommended <b>{number(one.recommended, 3)}</b>" in texts(figure)
+    assert all(-2.0 <= tick <= 6.0 for tick in figure.layout.xaxis.tickvals)
+    low, high = figure.layout.yaxis.range
+    assert low < one.value.min() < one.value.max() < high
+
+
+def test_a_law_is_drawn_with_its_own_band_and_a_dashed_worst_part() -> None:
+    one = made(law=True)
+    assert one.law is not None
+    figure = dose_response([one], one.answer.source.limits)
+    (dashed,) = (t for t in figure.data if t.line.dash == "dash")
+    np.testing.assert_array_equal(dashed.y, one.law.worst.mean(0))
+    (band,) = (t for t in figure.data if t.fill == "toself")
+    assert max(band.y) == one.law.high.max()
+    assert "worst 5" in texts(figure)
+    low, high = figure.layout.yaxis.range
+    assert low < one.law.worst.min()
+    assert high > one.law.high.max()
+
+
+def test_every_agent_has_a_panel_of_its_own_and_a_deferral_is_named() -> None:
+    both = [made(), made("deferred", position=1)]
+    figure = dose_response(both, both[0].answer.source.limits)
+    assert {t.yaxis for t in figure.data} == {"y", "y2"}
+    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
+    assert "<b>Agent 1</b>, DEFERRED" in texts(figure)
+    assert "deferred <b>" in texts(figure)
+
+
+# The page
+
+
+def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, patient="1", visit="5")
+    assert not at.error
+    episodes = episodes_of(find_runs(full_study)[0])
+    state = episodes.obs[(episodes.episode == 1) & (episodes.step == 4)][0].tolist()
+    said = words(at)
+    for agent, title in (("fttpo", "FtTPO"), ("iql", "IQL")):
+        (one,) = ask([Source(title, "law", door_of(run_of(full_study, agent)))], state)
+        found = respond(one, 0)
+        assert found is not None
+        assert f"**{title}**, discount 0.9" in said
+        assert f"to be worth **{number(float(found.at_recommended.mean()), 2)}** (2 seeds" in said
+    assert "A belief, not a measurement" in said
+    (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
+    assert chart["layout"]["title"]["text"] == NOTICE
+
+
+def test_two_people_with_one_link_see_the_same_curves(open_app, full_study: Path) -> None:  # noqa: F811
+    first, second = (open_app(full_study, PAGE, patient="2", visit="9") for _ in range(2))
+    assert words(first) == words(second)
+    specs = [at.get("plotly_chart")[0].proto.spec for at in (first, second)]
+    assert specs[0] == specs[1]
+
+
+def test_what_is_no_state_is_refused_and_nothing_is_drawn(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, **{**TYPED, "numbers": "1 2 3"})
+    assert [e.value.startswith("**REFUSED: no dose of") for e in at.error] == [True, True]
+    assert not at.get("plotly_chart")
+
+
+def test_the_other_states_of_the_page(
+    open_app,  # noqa: F811
+    full_study: Path,
+    damaged_study: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    at = open_app(tmp_path / "empty", PAGE)
+    assert at.code[0].value == "python -m dosing demo"
+    at = open_app(damaged_study, PAGE)
+    assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
+    assert len(at.get("plotly_chart")) == 1
+    study = shutil.copytree(full_study, tmp_path / "study")
+    for file in (study / "data").iterdir():
+        file.unlink()
+    at = open_app(study, PAGE, numbers=TYPED["numbers"])
+    assert "Typed numbers still work" in words(at)
+    assert len(at.get("plotly_chart")) == 1
