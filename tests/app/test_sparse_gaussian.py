@@ -1,0 +1,258 @@
+"""Sparse against Gaussian: tails, what they cost, and every state of the page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from scipy import stats
+
+import agents
+from app.answers import Answer, Source, ask
+from app.estimate_chart import panels_of_estimates
+from app.load import Run
+from app.tail_chart import DECADES, measures, tail_mass
+from app.tails import (
+    CONTRAST,
+    Paid,
+    Tails,
+    default_pair,
+    differences,
+    is_gaussian,
+    is_sparse,
+    outside,
+    paid,
+    tails,
+    twins,
+    worst_share,
+)
+from app.theme import GREY, MARKS, NOTICE, minus, probability
+from dosing.cli.studies import door_of, episodes_of
+from dosing.errors import UserError
+from dosing.evaluation import Outcomes, read_outcomes
+from dosing.runs import DONE, EPISODES, EVALUATION, RunFolder
+from dosing.statistics import Estimate, cvar, mean_over_seeds, paired_difference
+from tests.app.test_charts import answer, texts
+from tests.app.test_pages import run_of, words
+from tests.app.test_what_if import TYPED, open_app  # noqa: F401
+
+PAGE = "views/sparse_gaussian.py"
+
+
+@pytest.fixture
+def both(full_study: Path) -> list[Answer]:
+    """FtTPO and IQL, asked about the first recorded state."""
+    runs = [run_of(full_study, agent) for agent in ("fttpo", "iql")]
+    state = episodes_of(runs[0]).obs[0].tolist()
+    return ask([Source(agent, "law", door_of(run)) for agent, run in zip("ab", runs, strict=True)], state)
+
+
+def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: list[Answer]) -> None:
+    sparse, gaussian = tails(both, 0)
+    seeds = sparse.answer.found.seeds
+    for own, seed in zip(sparse.mass, seeds, strict=True):
+        beyond = (sparse.dose < seed.low[0]) | (sparse.dose > seed.high[0])
+        assert beyond.any()
+        assert (own[beyond] == 0.0).all()
+        within = (sparse.dose > seed.low[0]) & (sparse.dose < seed.high[0])
+        assert (own[within] > 0.0).all()
+    policy = gaussian.answer.source.policy
+    obs = np.broadcast_to(np.asarray(gaussian.answer.found.state, dtype=np.float32), (2, 1, 8))
+    law: Any = policy.law(obs).base_dist  # type: ignore[attr-defined]
+    loc, scale = (x.double().reshape(2, 1).numpy() for x in (law.loc, law.scale))
+    far = np.abs(gaussian.dose - loc) / scale
+    np.testing.assert_allclose(gaussian.mass, stats.norm.sf(far), rtol=2e-4)
+    low, high = np.searchsorted(gaussian.dose, [-1.0, 1.0])
+    beyond = gaussian.mass[:, low] + gaussian.mass[:, high]
+    np.testing.assert_allclose(outside(both[1], [-1.0], [1.0]), beyond, rtol=1e-6)
+    assert (outside(both[0], [-1.0], [1.0]) == 0.0).all()
+
+
+def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings: object) -> Run:
+    config = {"agent": agent, "agent_config": settings, "seeds": list(seeds), "data": {"content_hash": data}}
+    entry = agents.find(agent)
+    return Run(RunFolder(Path("x")), config, entry, entry.title)
+
+
+def test_a_pair_that_differs_in_its_law_alone_comes_first() -> None:
+    sparse, gaussian = (run("fttpo", actor=a, temperature=0.1) for a in ("sparse", "gaussian"))
+    iql = run("iql", expectile=0.7)
+    assert is_sparse(sparse)
+    assert is_gaussian(gaussian)
+    assert is_gaussian(run("cql"))
+    assert not is_sparse(iql)
+    assert not is_gaussian(run("td3"))
+    assert default_pair([sparse], [iql, gaussian]) == (0, 1)
+    assert twins(sparse, gaussian)
+    for other in (
+        run("fttpo", actor="gaussian", temperature=0.2),
+        run("fttpo", data="e", actor="gaussian", temperature=0.1),
+        run("fttpo", seeds=(0,), actor="gaussian", temperature=0.1),
+    ):
+        assert not twins(sparse, other)
+    sparse_iql = run("iql", policy_family="sparse_q_gaussian")
+    assert default_pair([sparse_iql, sparse], [run("awac"), iql]) == (1, 1)
+    assert default_pair([run("quasi_optimal")], [run("awac")]) == (0, 0)
+
+
+def outcomes(seed: int, patients: int = 120, seeds: tuple[int, ...] = (0, 1)) -> Outcomes:
+    rng = np.random.default_rng(seed)
+    shape = (len(seeds), patients)
+    return Outcomes(
+        seeds,
+        rng.normal(size=shape),
+        rng.poisson(1.0, shape).astype(float),
+        rng.random(shape),
+        rng.random(shape),
+        np.full(shape, 24.0),
+    )
+
+
+def test_costs_and_the_worst_patients_are_those_of_the_outcomes() -> None:
+    one, other = outcomes(0), outcomes(1)
+    found = paid(one)
+    assert found.cost == mean_over_seeds(one.cost)
+    assert found.worst == cvar(one.returns, 0.01)
+    assert found.limited == mean_over_seeds(100.0 * one.limited)
+    assert [worst_share(n) for n in (100, 99, 19, 9)] == [0.01, 0.05, 0.1, None]
+    assert paid(outcomes(0, 5)).worst is None
+    between = differences({"sampled": one}, {"sampled": other}, "sampled")
+    assert between["cost"] == paired_difference(one.cost, other.cost)
+    assert between["return"] == paired_difference(one.returns, other.returns)
+    for odd in (outcomes(1, 60), outcomes(1, seeds=(0, 2))):
+        with pytest.raises(UserError, match="different patients"):
+            differences({"sampled": one}, {"sampled": odd}, "sampled")
+
+
+# Figures
+
+
+def triangle(position: int, half: float) -> Tails:
+    """Tails of a symmetric law about 0 that end at +-half, on doses from -2 to 2."""
+    dose = np.linspace(-2.0, 2.0, 81)
+    mass = np.clip(0.5 * (1 - np.abs(dose) / half), 0.0, None) ** 2
+    return Tails(answer(position=position), dose, np.stack([mass, mass]))
+
+
+def endless(position: int) -> Tails:
+    dose = np.linspace(-2.0, 2.0, 81)
+    return Tails(answer(position=position), dose, np.stack([stats.norm.sf(np.abs(dose))] * 2))
+
+
+def test_the_difference_in_tails_is_filled_and_exact_zeros_are_marked() -> None:
+    sparse, gaussian = triangle(0, 0.5), endless(1)
+    figure = tail_mass([sparse, gaussian], (-1.0, 1.0), unit="mg")
+    assert figure.layout.title.text == NOTICE
+    assert figure.layout.xaxis.title.text == "dose (mg)"
+    assert figure.layout.yaxis.type == "log"
+    gap = figure.data[0]
+    assert gap.fill == "toself"
+    assert gap.fillcolor == MARKS[1].faint(0.12)
+    assert min(gap.y) == pytest.approx(10.0**-DECADES)
+    lines = [t for t in figure.data if t.mode == "lines" and t.fill is None]
+    assert [t.line.dash for t in lines] == [MARKS[0].dash, MARKS[1].dash]
+    shown = np.asarray(lines[0].y, dtype=float)
+    assert (np.isnan(shown) == (sparse.mean == 0.0)).all()
+    ends = [t for t in figure.data if t.mode == "markers"]
+    assert sorted(t.x[0] for t in ends) == [pytest.approx(-0.45), pytest.approx(0.45)]
+    assert all("exactly 0 beyond" in t.hovertemplate for t in ends)
+    assert texts(figure).count("Agent 0: 0 beyond") == 1
+    assert "Agent 1: 0 beyond" not in texts(figure)
+    assert {s.x0 for s in figure.layout.shapes if s.line.color == GREY} == {-1.0, 1.0}
+
+
+def test_estimates_stand_in_rows_with_their_intervals_or_the_reason_for_none() -> None:
+    one = Estimate(2.0, 1.0, 3.5, 0.95, 200, 2, "t")
+    rows = [
+        ("Agent", MARKS[0], "recommended", Paid(one, None, one)),
+        ("B", MARKS[1], "sampled", Paid(one, one, one)),
+    ]
+    panels = measures(rows, 0.01)
+    assert [title for title, _ in panels] == [
+        "safety events per patient",
+        "return of the worst 1\N{NO-BREAK SPACE}% of patients (no unit)",
+        "doses held at a hard limit (%)",
+    ]
+    assert len(measures(rows, None)) == 2
+    figure = panels_of_estimates(panels)
+    assert isinstance(figure, go.Figure)
+    assert figure.layout.title.text == NOTICE
+    assert figure.layout.xaxis2.title.text == panels[1][0]
+    assert len(figure.data) == 5
+    first = figure.data[0]
+    assert (first.x[0], first.error_x.array[0], first.error_x.arrayminus[0]) == (2.0, 1.5, 1.0)
+    assert first.marker.symbol == MARKS[0].symbol
+    assert figure.data[1].marker.symbol == f"{MARKS[1].symbol}-open"
+    assert "too few patients" in texts(figure)
+    low, high = figure.layout.xaxis.range
+    assert low < 1.0
+    assert high > 3.5
+    tops = [getattr(figure.layout, f"yaxis{k}").domain for k in ("", "2", "3")]
+    assert tops[0][0] > tops[1][1] > tops[1][0] > tops[2][1]
+
+
+# The page
+
+
+def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path, both: list[Answer]) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE)
+    assert not at.error
+    said = words(at)
+    mass = outside(both[1], [-1.0], [1.0])
+    assert f"IQL, outside the hard limits: **{probability(float(mass.mean()))}**" in said
+    assert f"FtTPO, outside the hard limits: **{probability(0.0)}**" in said
+    sparse, gaussian = (read_outcomes(run_of(full_study, a).path / EPISODES) for a in ("fttpo", "iql"))
+    for rule in ("recommended", "sampled"):
+        found = differences(sparse, gaussian, rule)
+        assert f"safety events **{minus(found['cost'])}**" in said
+        assert f"return **{minus(found['return'])}**" in said
+    assert "More than the law differs" in said
+    assert len(at.get("plotly_chart")) == 3
+    again = open_app(full_study, PAGE, sparse="FtTPO", gaussian="IQL")
+    assert words(again) == said
+
+
+def test_a_refused_state_still_shows_the_evaluation(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, **{**TYPED, "numbers": "nan 0 0 0 0 0 0 0"})
+    assert [e.value.startswith("**REFUSED: no dose.**") for e in at.error] == [True, True]
+    assert len(at.get("plotly_chart")) == 1
+    assert "paired by patient" in words(at)
+
+
+def test_a_study_without_such_a_pair_names_the_command(
+    open_app,  # noqa: F811
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (run_of(study, "iql").path / DONE).unlink()
+    at = open_app(study, PAGE)
+    assert "No agent here has a Gaussian policy" in words(at)
+    assert CONTRAST in at.code[0].value
+    assert not at.get("plotly_chart")
+
+
+def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
+    open_app,  # noqa: F811
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (run_of(study, "fttpo").path / EVALUATION).unlink()
+    with (run_of(study, "iql").path / EPISODES).open("ab") as file:
+        file.write(b"x")
+    at = open_app(study, PAGE)
+    assert "FtTPO was not evaluated on new patients" in words(at)
+    assert any("changed or truncated" in e.value for e in at.error)
+    assert len(at.get("plotly_chart")) == 2
+
+
+def test_an_empty_or_damaged_study_says_so(open_app, empty_study: Path, damaged_study: Path) -> None:  # noqa: F811
+    at = open_app(damaged_study, PAGE)
+    assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
+    at = open_app(empty_study, PAGE)
+    assert at.code[0].value == "python -m dosing demo"
