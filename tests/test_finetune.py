@@ -131,6 +131,28 @@ def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path])
         policy_of_trial(RunFolder(offline["iql"]))
 
 
+def test_settings_follow_the_name_of_a_method(offline: dict[str, Path]) -> None:
+    study, specs = offline["iql"].parents[2], ["pex,members=3,draws=2", "pex,adaptive=true,logits=scaled"]
+    specs += ["pex,members=3,others=online", "jsrl,stages=2", "bt"]
+    report = tiny(specs, [offline["iql"]], seeds=1)
+    assert [line.title for line in report.lines][1:4:2] == [
+        "PEX (adaptive=true, logits=scaled)",
+        "JSRL (stages=2)",
+    ]
+    found = folders(study)
+    assert set(found) == set(specs)
+    assert {run.path.parents[1].name for run in found.values()} == {"pex", "jsrl", "bt"}
+    factory = factory_of(RunFolder(offline["iql"]))
+    for run in found.values():
+        want = read_outcomes(run.path / EPISODES)
+        for rule, outcomes in evaluate(policy_of_trial(run), factory, 4).items():
+            np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
+    with pytest.raises(
+        UserError, match="a run of 3 seeds and --seeds 1; beyond those of the trial this run has 1"
+    ):
+        tiny(["pex,members=4"], [offline["iql"]], seeds=1)
+
+
 def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) -> None:
     before = tiny(["direct"], [offline["iql"]])
     done = folders(offline["iql"].parents[2])["direct"].path / DONE
