@@ -16,7 +16,7 @@ import agents
 import finetuning
 from dosing.agent import Batch
 from dosing.learner import Learner, Start, TrialSettings
-from dosing.regularisation import PLAIN
+from dosing.regularisation import PLAIN, Regularisation
 from dosing.trial import Trial
 
 FURTHER = 50
@@ -28,11 +28,14 @@ def begun(
     seeds: tuple[int, ...] = SEEDS,
     further: int = 0,
     dtype: torch.dtype = torch.float32,
+    regularisation: Regularisation = PLAIN,
     **settings: Any,
 ) -> Start:
     """As after an offline run of 7 updates, with weights that are not those of a new stack."""
     config, every = small(name, **settings), (*seeds, *range(FURTHER, FURTHER + further))
-    weights = agents.build(name, config, PROBLEM, every, dtype=dtype).state_dict()
+    made = agents.build(name, config, PROBLEM, every, dtype=dtype, regularisation=regularisation)
+    made.prepare(dataset(dtype=dtype))
+    weights = made.state_dict()
     for k, seed in enumerate(every):
         rng = np.random.default_rng(seed)
         for x in (x for x in weights.values() if x.is_floating_point()):
@@ -42,7 +45,7 @@ def begun(
         config,
         PROBLEM,
         seeds,
-        PLAIN,
+        regularisation,
         {n: x[: len(seeds)] for n, x in weights.items()},
         7,
         dataset(dtype=dtype),

@@ -12,10 +12,13 @@ from expansions import begun, learner, same_alone, trial
 from scipy.special import zeta
 from test_trial import killed_and_resumed
 
+from dosing.agent import UNITS
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, following
 from dosing.learner import Moment
+from dosing.networks import Centred
 from dosing.policy import DosePolicy
+from dosing.regularisation import Regularisation
 from finetuning.jsrl import horizon_of
 
 
@@ -229,7 +232,41 @@ def test_it_learns_from_new_visits_alone() -> None:
     assert found.learner.replay._recorded is None  # type: ignore[attr-defined]
 
 
-# Both
+# All of them
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("pex", "iql"),
+        ("pex,members=3,others=online", "iql"),
+        ("off2on,members=2", "cql"),
+        ("jsrl", "iql"),
+        ("bt", "iql"),
+    ],
+)
+def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: str) -> None:
+    options = Regularisation(
+        critics=4, pessimism=1.0, layer_norm=True, dropout=0.2, prior="constant_dose", scale_advantage=True
+    )
+    start = begun(name, further=2, regularisation=options)
+    found = trial(spec, start, {"visits": 60})
+    agent: Any = found.agent
+    centres = [module.offset for module in agent.modules() if isinstance(module, Centred)]
+    assert centres
+    assert all(bool((offset != 0.0).all()) for offset in centres)
+    before = {n: x.clone() for n, x in agent.state_dict().items()}
+    assert UNITS in agent.noise_plan(8)
+    while not found.over:
+        found.step()
+    assert found.updates == 10
+    critics = {n: x for n, x in agent.state_dict().items() if "critic.net.layers.0.weight" in n}
+    assert all(x.shape[1] == 4 for x in critics.values())
+    assert any(not torch.equal(x, before[n]) for n, x in critics.items())
+    assert all(bool(x.isfinite().all()) for x in agent.state_dict().values())
+
+
+# Resuming and stacking
 
 
 @pytest.mark.parametrize("spec", ["jsrl", "jsrl,variant=random", "bt,flight_probability=0.3"])
