@@ -106,7 +106,8 @@ def _words(record: Record, answer: Answer) -> str:
     if content["action"] == "modify" and found.dose is not None:
         what += f" instead of {with_unit(', '.join(number(v, places) for v in found.dose), limits.unit)}"
     reason = f" Reason: {escaped(content['reason'])}" if content["reason"] else ""
-    return f"**Recorded: {what}.**{reason} (audit record {record.number}, {record.time[:19]} UTC)"
+    when = record.time[:19].replace("T", " ")
+    return f"**Recorded: {what}.**{reason} (audit record {record.number}, {when} UTC)"
 
 
 def escaped(text: str) -> str:

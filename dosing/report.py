@@ -37,9 +37,10 @@ body { font: 8pt/1.28 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #
 h1 { font-size: 13pt; margin: 1.8mm 0 .3mm; }
 h2 { font-size: 9.5pt; margin: 2.2mm 0 .8mm; }
 h3 { font-size: 9.5pt; margin: 0; }
+.dose { white-space: nowrap; }
 p { margin: .6mm 0; }
-.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.6pt;
-  padding: .8mm 2mm; }
+.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.4pt;
+  padding: .6mm 2mm; }
 .state { display: flex; flex-wrap: wrap; gap: .5mm 5mm; margin: 0; }
 .state div { min-width: 27mm; }
 dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-weight: 600; }
@@ -54,7 +55,7 @@ table { border-collapse: collapse; width: 100%; font-size: 7pt; }
 th, td { text-align: left; padding: .15mm 2.5mm .15mm 0; border-bottom: .5pt solid #d0d7de; }
 td { vertical-align: top; }
 .hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.2pt; overflow-wrap: anywhere; }
-.small { color: #57606a; font-size: 7.5pt; }
+.small { color: #57606a; font-size: 7.5pt; font-weight: 400; }
 @media (max-width: 640px) { .agents { grid-template-columns: 1fr; } .wide { overflow-x: auto; } }
 """
 
@@ -134,15 +135,14 @@ def _article(one: Said) -> str:
         limit = "a step limit" if "step_limit" in found.codes else "a hard limit"
         words += f": proposed {_numbers(found.proposed)}{unit}, held at {limit}"
     parts = [
-        f"<h3>{_text(one.name)}</h3>",
-        f'<p class="small">{_text(one.law)}</p>',
+        f'<h3>{_text(one.name)} <span class="small">{_text(one.law)}</span></h3>',
         f'<p class="status {found.status}">{SIGNS[found.status]} {_text(words)}</p>',
     ]
     lines = []
     if found.dose is not None:
         label = "Dose the policy would give, not advice" if found.status == "deferred" else "Recommended dose"
         label += "" if unit else " (no unit)"
-        parts.append(f'<p>{label}<br><span class="dose">{_text(_numbers(found.dose) + unit)}</span></p>')
+        parts.append(f'<p>{label} <span class="dose">{_text(_numbers(found.dose) + unit)}</span></p>')
         parts += [_drawing(found, dimension) for dimension in range(len(found.dose))]
         lines = list(_lines(found, unit))
     lines.append(f"Hard limits: {_span(found.limits)}{unit}")

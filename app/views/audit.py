@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import frame, load
+from app import frame
 from app.decisions import escaped
 from app.records import log
 from app.states import pick
@@ -16,8 +16,7 @@ from dosing.audit import KINDS, AuditLog, Counts, Record, Verified, count
 from dosing.cli.audit import what
 from dosing.errors import UserError
 
-LAST = (20, 100, 1000)
-"""Records to show at once."""
+LAST = (20, 100, 1000)  # records to show at once
 
 
 @st.cache_resource(show_spinner="Checking every line of the audit log", max_entries=2)
@@ -70,9 +69,9 @@ def table(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "record": [r.number for r in records],
-            "time (UTC)": [r.time[:19].replace("T", " ") for r in records],
-            "kind": [r.kind for r in records],
             "what": [what(r) for r in records],
+            "kind": [r.kind for r in records],
+            "time (UTC)": [r.time[:19].replace("T", " ") for r in records],
             "run": [Path(str(r.content.get("provenance", r.content).get("run", ""))).name for r in records],
         }
     )
@@ -123,7 +122,7 @@ def view() -> None:
         on_click="ignore",
         key="download_log",
     )
-    st.caption(f"`python -m dosing audit verify {load.study()}` checks it without the dashboard.")
+    st.caption(f"`python -m dosing audit verify {book.path}` checks it without the dashboard.")
 
 
 frame.open_page("Audit")

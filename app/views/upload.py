@@ -17,7 +17,7 @@ from app import batch, frame, load
 from app.decisions import escaped
 from app.records import nothing_recorded, once
 from app.states import one_data_set, pick
-from app.theme import counted, unit_words
+from app.theme import counted, listed, unit_words
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.recommendation import STATUSES, Door, Entry
@@ -34,8 +34,7 @@ from dosing.upload import (
     wanted,
 )
 
-ROWS = 20
-"""Rows in the preview."""
+ROWS = 20  # rows in the preview
 NONE = "choose a column"
 FORMATS = (("parquet", batch.as_parquet, "application/vnd.apache.parquet"), ("csv", batch.as_csv, "text/csv"))
 
@@ -181,6 +180,9 @@ def view(listing: load.Listing) -> None:
     try:
         sheet = read(content, Path(file.name).suffix, [entry.name for entry in entries])
         chosen = mapping(sheet, entries, source[:12])
+        if missing := [entry.name for entry in entries if entry.name not in chosen]:
+            st.info(f"No column was chosen for {listed(missing)}.")
+            return
         values = numbers(sheet, chosen, entries)
     except Refused as error:
         refuse(error)
