@@ -81,7 +81,7 @@ class PEXConfig:
     """
 
     members: int = 2
-    """K, policies in the set, the one that learns included; 2 to 16 were thought of."""
+    """K, policies in the set, the one that learns included."""
     others: Literal["seeds", "runs", "online"] = "seeds"
     """Where the K - 2 further frozen members come from: seeds of the offline run that do not take part in the
     trial, each used once; other runs; or the trial itself."""
