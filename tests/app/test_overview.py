@@ -1,0 +1,80 @@
+"""Overview: what the study holds, how far each run is, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.theme import NOTICE
+from dosing.cli.studies import TABLE
+from dosing.comparison import Row
+from dosing.runs import DONE, EVALUATION, read_json
+from tests.app.test_pages import run_of, words
+from tests.app.test_what_if import open_app  # noqa: F401
+
+PAGE = "views/overview.py"
+
+
+def test_runs_data_and_table_are_counted_as_they_are(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE)
+    assert not at.error
+    assert [metric.value for metric in at.metric] == ["2", "0", "1", "2"]
+    table = at.table[0].value
+    assert table["run"].tolist() == ["FtTPO", "IQL"]
+    assert table["seeds"].tolist() == ["2", "2"]
+    assert table["updates"].tolist() == ["100", "100"]
+    assert table["evaluated on new patients"].tolist() == ["yes", "yes"]
+    rows = [Row.from_json(row) for row in read_json(full_study / TABLE)["rows"]]
+    assert table["against the constant dose"].tolist() == [row.verdict for row in rows[:2]]
+    assert "3 patients, 72 visits" in words(at)
+    (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
+    assert chart["layout"]["title"]["text"] == NOTICE
+    named = [a["text"] for a in chart["layout"]["annotations"]]
+    assert any("FtTPO" in text and "exact support" in text for text in named)
+    assert any("IQL" in text and "not a support" in text for text in named)
+
+
+def test_a_stranger_is_told_in_four_sentences(open_app, full_study: Path) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE)
+    (text,) = (element.value for element in at.markdown if "bounded interval" in element.value)
+    assert text.count(". ") + text.endswith(".") == 4
+
+
+def test_what_is_missing_is_named_with_its_command(
+    open_app,  # noqa: F811
+    full_study: Path,
+    tmp_path: Path,
+) -> None:
+    study = shutil.copytree(full_study, tmp_path / "study")
+    (study / TABLE).unlink()
+    (run_of(study, "iql").path / EVALUATION).unlink()
+    (run_of(study, "fttpo").path / DONE).unlink()
+    at = open_app(study, PAGE)
+    table = at.table[0].value
+    assert table["run"].tolist() == ["IQL", "fttpo"]
+    assert table["evaluated on new patients"].tolist() == ["no", "no"]
+    assert table["training"].tolist() == ["finished", "not finished, no checkpoint yet"]
+    assert table["against the constant dose"].tolist() == ["not compared"] * 2
+    commands = [element.value for element in at.code]
+    assert commands == ["python -m dosing demo", f"python -m dosing compare --out {study}"]
+    assert not at.get("plotly_chart")  # no bounded set to show
+
+
+@pytest.mark.parametrize("state", ["damaged", "empty"])
+def test_the_other_states_of_the_page(
+    open_app,  # noqa: F811
+    damaged_study: Path,
+    tmp_path: Path,
+    state: str,
+) -> None:
+    if state == "damaged":
+        at = open_app(damaged_study, PAGE)
+        assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
+        assert len(at.get("plotly_chart")) == 1
+    else:
+        (tmp_path / "empty").mkdir()
+        at = open_app(tmp_path / "empty", PAGE)
+        assert at.code[0].value == "python -m dosing demo"
