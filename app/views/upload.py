@@ -17,7 +17,7 @@ from app import batch, frame, load
 from app.decisions import escaped
 from app.records import nothing_recorded, once
 from app.states import one_data_set, pick
-from app.theme import counted, listed, unit_words
+from app.theme import counted, interval, listed, unit_words
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.recommendation import STATUSES, Door, Entry
@@ -36,6 +36,7 @@ from dosing.upload import (
 
 ROWS = 20  # rows in the preview
 NONE = "choose a column"
+DOSES = ("dose", "proposed", "support_", "spread")  # columns of answers in the unit of the dose
 FORMATS = (("parquet", batch.as_parquet, "application/vnd.apache.parquet"), ("csv", batch.as_csv, "text/csv"))
 
 
@@ -128,17 +129,20 @@ def results(door: Door, run: load.Run, states: Array, current: Array | None, sou
     except UserError as error:
         nothing_recorded(error)
     st.subheader(f"What {run.label} says")
-    st.markdown("\n".join(f"- {name}: **{counts[name]:,}**" for name in STATUSES))
+    st.markdown(" · ".join(f"**{counts[name]:,}** {name}" for name in STATUSES))
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
     shown = table.to_pandas()
     shown = shown if only == "all" else shown[shown["status"] == only]
-    st.dataframe(shown, hide_index=True, key="answers")
-    unit = unit_words(door.rules.limits.unit)
+    limits, unit = door.rules.limits, unit_words(door.rules.limits.unit)
+    doses = [name for name in table.column_names if name.startswith(DOSES)]
+    labels = {name: st.column_config.Column(f"{name.replace('_', ' ')} ({unit})") for name in doses}
+    st.dataframe(shown, hide_index=True, key="answers", column_config=labels)
+    ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
+    support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {door.rules.safe_default}." if door.rules.safe_default else ""
     st.caption(
-        f"{NOT_FOR_PATIENTS} Doses in {unit}, hard limits "
-        f"{door.rules.limits.low} to {door.rules.limits.high}. Deferred: what the policy would give, not a "
-        f"recommendation. Refused: no dose.{default} Support: {table.schema.metadata[b'support'].decode()}, "
+        f"{NOT_FOR_PATIENTS} Hard limits of the dose: {ends} ({unit}). Deferred: what the policy would give, "
+        f"not a recommendation. Refused: no dose.{default} Support: {support}, "
         "union over seeds. Rows count from 1."
     )
     with st.container(horizontal=True):
@@ -200,4 +204,4 @@ def view(listing: load.Listing) -> None:
     results(door, run, values[:, :width], values[:, width:] if doses else None, source, key)
 
 
-view(frame.open_page("Your own patients"))
+view(frame.open_page("Upload your own patients"))

@@ -123,7 +123,7 @@ def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, 
     assert shown["reasons"].tolist() == [" ".join(names_of(int(code))) for code in expected.codes]
     np.testing.assert_array_equal(shown["dose"], expected.dose[:, 0])
     np.testing.assert_array_equal(shown["support_low"], expected.low[:, 0])
-    assert "refused: **2**" in words(at)
+    assert "**2** refused" in words(at)
     assert "Support: exact" in words(at)
     at.run()
     loaded, found = log.verify().records  # once, however often the page is drawn
