@@ -97,41 +97,45 @@ def _tail(figure: go.Figure, one: Tails, floor: float, places: int) -> None:
         )
     )
     named = f'<span style="color:{look.colour}">{look.glyph}</span> {name}'
+    if (one.mean > 0.0).all():
+        _beside(figure, one, named)
+    elif (one.mean > 0.0).any():
+        _ends(figure, one, named, floor * 4.0, places)
+
+
+def _ends(figure: go.Figure, one: Tails, named: str, height: float, places: int) -> None:
+    """Mark where the probability becomes exactly 0, and name the law on the side with more room.
+
+    Where neither side has room for a name on a telephone it stands between the ends.
+    """
+    look, name = one.answer.mark, one.answer.source.name
     inside = one.dose[one.mean > 0.0]
-    if not len(inside):
-        return
-    width = one.dose[-1] - one.dose[0]
-    sides = (("left", inside[0] - one.dose[0]), ("right", one.dose[-1] - inside[-1]))
-    roomy = max(sides, key=lambda side: side[1])[0]
-    for side, room in sides:
-        if room <= 0.0:  # the tail goes on beyond the axis
-            continue
-        edge = float(inside[0] if side == "left" else inside[-1])
-        figure.add_trace(
-            go.Scatter(
-                x=[edge],
-                y=[floor * 4.0],
-                mode="markers",
-                marker={"symbol": f"triangle-{side}", "size": 11, "color": look.colour},
-                hovertemplate=f"{name}: exactly 0 beyond dose {number(edge, places)}<extra></extra>",
+    axis = (float(one.dose[0]), float(one.dose[-1]))
+    edges = {"left": float(inside[0]), "right": float(inside[-1])}
+    room = {"left": edges["left"] - axis[0], "right": axis[1] - edges["right"]}
+    for side, edge in edges.items():
+        if room[side] > 0.0:  # else the tail goes on beyond the axis
+            figure.add_trace(
+                go.Scatter(
+                    x=[edge],
+                    y=[height],
+                    mode="markers",
+                    marker={"symbol": f"triangle-{side}", "size": 11, "color": look.colour},
+                    hovertemplate=f"{name}: exactly 0 beyond dose {number(edge, places)}<extra></extra>",
+                )
             )
-        )
-        if side == roomy:
-            _text(
-                figure,
-                edge,
-                float(np.log10(floor * 4.0)),
-                f"{named}: 0 beyond",
-                xanchor="right" if side == "left" else "left",
-                yanchor="middle",
-                xshift=-8 if side == "left" else 8,
-            )
-    if all(room <= 0.0 for _, room in sides):
-        _beside(figure, one, named, width)
+    side = max(room, key=lambda which: room[which])
+    share = room[side] / (axis[1] - axis[0])
+    words = f"{named}: 0 beyond" if share > 0.5 else named
+    x, anchor, shift = edges[side], "right" if side == "left" else "left", -8 if side == "left" else 8
+    if share < 0.3:
+        x, anchor, shift = 0.5 * (edges["left"] + edges["right"]), "center", 0
+    _text(figure, x, float(np.log10(height)), words, xanchor=anchor, yanchor="middle", xshift=shift)
 
 
-def _beside(figure: go.Figure, one: Tails, named: str, width: float) -> None:
+def _beside(figure: go.Figure, one: Tails, named: str) -> None:
     """Name a tail without an end over its outer part, on the side with more room."""
+    width = one.dose[-1] - one.dose[0]
     peak = float(one.dose[np.argmax(one.mean)])
     left = peak - one.dose[0] > one.dose[-1] - peak
     seen = one.dose[one.mean > 10.0 ** (1 - DECADES)]
