@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,7 @@ def identifying(name: str) -> bool:
     return any(map(_WORD.fullmatch, words)) or _PART.search("".join(words)) is not None
 
 
-Column = Sequence[str] | pa.ChunkedArray | pa.DataType
+Column: TypeAlias = Sequence[str] | pa.ChunkedArray | pa.DataType
 """See :class:`Sheet`."""
 
 
