@@ -21,7 +21,6 @@ from torch.distributions import Distribution, Independent
 
 from agents.iql import IQL, IQLConfig
 from dosing.agent import Agent, Batch, Noise
-from dosing.courses import check_single
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
@@ -40,7 +39,10 @@ def held(agent: Agent) -> Agent:
     Raises:
         UserError: its dose depends on more than the state.
     """
-    check_single(agent)
+    if agent.looks_back:
+        raise UserError(
+            f"{type(agent).__name__} doses by the course so far; a frozen policy sees the state alone."
+        )
     agent.requires_grad_(False)
     return agent.eval()
 

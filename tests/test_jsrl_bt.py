@@ -224,8 +224,9 @@ def test_in_a_flight_the_pretrained_policy_doses_and_else_the_higher_value() -> 
     assert set(np.unique((law.weights * 8).numpy().round(4))) <= set(range(9))
 
 
-def test_it_learns_from_new_visits_alone() -> None:
-    found = trial("bt", begun("td3_bc"), {"visits": 40})
+@pytest.mark.parametrize("name", ["td3_bc", "quasi_optimal", "bcq"])
+def test_it_learns_from_new_visits_alone(name: str) -> None:
+    found = trial("bt", begun(name), {"visits": 40})
     while not found.over:
         found.step()
     assert found.updates == 5
