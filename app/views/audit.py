@@ -40,7 +40,7 @@ def status(log_: AuditLog, found: Verified) -> None:
             st.caption(f"The head `{log_.head.name}` is missing: lines cut off at the end would not show.")
     else:
         st.error(
-            f"**CHAIN BROKEN at line {found.broken}.** {escaped(found.problem)}. "
+            f"**CHAIN BROKEN at line {found.broken}:** {escaped(found.problem)}. "
             f"Sound before it, and shown below: {counted(len(found.records), 'record')}. Nothing is "
             "repaired: move the log and its head aside, and a new one begins."
         )
@@ -89,7 +89,8 @@ def last_records(found: Verified) -> None:
     if not chosen:
         st.info(f"There is no record of kind {listed(kinds)}." if kinds else "No line of the log is sound.")
         return
-    st.dataframe(table(chosen[:most]), hide_index=True, key="records")
+    wide = {"what": st.column_config.Column(width="large"), "record": st.column_config.Column(width="small")}
+    st.dataframe(table(chosen[:most]), hide_index=True, key="records", column_config=wide)
     st.caption(f"{min(most, len(chosen)):,} of {counted(len(chosen), 'record')}, newest first.")
     record = pick(st, "One record whole", [r.number for r in chosen[:most]], "record")
     st.json(next(r.content for r in chosen if r.number == record), expanded=1)

@@ -248,7 +248,7 @@ def test_a_broken_log_names_its_first_bad_line_and_is_left_alone(
     damage(log)
     left = log.path.read_bytes()
     at.switch_page(AUDIT).run()
-    assert f"CHAIN BROKEN at line {line}." in at.error[0].value
+    assert f"CHAIN BROKEN at line {line}:" in at.error[0].value
     assert not at.success
     if line > 1:
         assert shown_numbers(at) == list(range(line - 1, 0, -1))

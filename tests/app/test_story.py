@@ -1,0 +1,113 @@
+"""One story in a real Chromium: a patient, the support, a dose of one's own, an override, the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dosing import NOT_FOR_PATIENTS
+from dosing.audit import FILE, AuditLog
+from tests.app.served import FLAGS, server, settle
+from tests.app.test_browser import Watched, check_layout
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield launched
+        launched.close()
+
+
+def go(page: Any, group: str, name: str) -> None:
+    """Follow the navigation to a page of a group, which the keyboard opens."""
+    section = page.get_by_test_id("stTopNavSection").filter(has_text=group)
+    section.focus()
+    section.press("Enter")
+    page.get_by_test_id("stTopNavDropdownLink").get_by_text(name, exact=True).click()
+
+
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_from_a_patient_to_the_audit_log(
+    browser: Any, full_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theme: str
+) -> None:
+    log = AuditLog(tmp_path / "log" / FILE)
+    monkeypatch.setenv("DOSING_AUDIT", str(log.path))
+    with server(full_study) as address:
+        watched = Watched(browser, address, 1280, theme)
+        page = watched.page
+        page.goto(f"{address}/?patient=1&visit=5")
+        settle(page, charts=3)
+        assert "(exact support)" in page.inner_text("body")
+
+        go(page, "One state", "What if")
+        page.get_by_text("Choice 1", exact=True).wait_for(timeout=30_000)
+        settle(page, charts=3)
+        slider = page.get_by_role("slider").nth(1)  # the first one is the visit
+        slider.focus()
+        slider.press("ArrowRight")
+        page.get_by_text("dose 0.010 at every visit").first.wait_for(timeout=20_000)
+
+        page.get_by_role("link", name="Patient", exact=True).click()
+        page.get_by_role("button", name="Record the decision").wait_for(timeout=30_000)
+        settle(page, charts=3)
+        dose = page.locator('[data-testid="stMetricValue"]').first.inner_text()
+        choices = page.get_by_test_id("stRadio")
+        assert f"Accept {dose}" in choices.inner_text()
+        choices.locator("input").first.focus()
+        page.keyboard.press("ArrowRight")  # to another dose
+        page.get_by_role("spinbutton").fill("0.01")
+        page.get_by_label("Reason, in words").fill("as tried in the simulator")
+        page.get_by_role("button", name="Record the decision").click()
+        page.get_by_text(f"Recorded: another dose, 0.010 instead of {dose}.").wait_for(timeout=20_000)
+        check_layout(page, tmp_path / f"decided-{theme}")
+
+        page.set_viewport_size({"width": 1280, "height": 900})
+        go(page, "Records", "Audit")
+        page.get_by_text("Chain verified.").wait_for(timeout=30_000)
+        assert "1 of 1 decision (1 another dose, 0 rejected)" in page.inner_text("body")
+        check_layout(page, tmp_path / f"audit-{theme}")
+        records = log.verify().records
+        assert [r.kind for r in records[:4]] == [
+            "run loaded",
+            "run loaded",
+            "recommendation",
+            "recommendation",
+        ]
+        assert (records[-1].kind, records[-1].content["dose"]) == ("override", [0.01])
+        about = records[records[-1].content["record"] - 1]
+        assert f"{about.content['dose'][0]:.3f}".replace("-", "\N{MINUS SIGN}") == dose
+
+        lines = log.path.read_text().splitlines(keepends=True)
+        lines[2] = lines[2].replace('"status":"', '"status":"not ')
+        log.path.write_text("".join(lines))
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.get_by_role("link", name="Patient", exact=True).click()
+        settle(page, charts=3)
+        go(page, "Records", "Audit")
+        page.get_by_text("CHAIN BROKEN at line 3:").wait_for(timeout=30_000)
+        check_layout(page, tmp_path / f"broken-{theme}")
+        assert log.path.read_text() == "".join(lines)
+
+        page.set_viewport_size({"width": 1280, "height": 900})
+        go(page, "Records", "Upload")
+        file = page.locator("input[type=file]")
+        file.wait_for(state="attached", timeout=30_000)
+        names = ",".join(f"s{k + 1}" for k in range(8))
+        file.set_input_files({"name": "x.csv", "mimeType": "text/csv", "buffer": f"{names},dob\n1".encode()})
+        page.get_by_text("'dob'").wait_for(timeout=20_000)
+        assert "Row 1 has 1 values, the header 9." in page.inner_text("body")
+        content = f"{names}\n{','.join('0' * 8)}\n".encode()
+        file.set_input_files({"name": "y.csv", "mimeType": "text/csv", "buffer": content})
+        page.get_by_text("in the units shown").click()
+        page.get_by_role("button", name="Download csv").wait_for(timeout=30_000)
+        assert NOT_FOR_PATIENTS in page.inner_text("body")
+        check_layout(page, tmp_path / f"upload-{theme}")
+        watched.close()
