@@ -20,6 +20,8 @@ from dosing.audit import (
     AuditLog,
     _dump,
     _sha256,
+    count,
+    decisions_on,
     log_of,
     record_override,
     shown,
@@ -431,3 +433,58 @@ def test_the_last_records_are_shown_as_a_table(tmp_path: Path, capsys: pytest.Ca
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 4
     assert "broken at line 4" in output.err
+
+
+def test_a_decision_is_recorded_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = AuditLog(tmp_path / FILE)
+    log.append("recommendation", recommendation())
+    words = ["audit", "override", str(tmp_path), "--record", "1"]
+    assert main([*words, "--action", "modify", "--dose", "5", "--reason", "kidneys"]) == 0
+    assert "record 2 of" in (told := capsys.readouterr().out)
+    assert "modify 5 on record 1: kidneys" in told
+    assert log.verify().records[1].content["dose"] == [5.0]
+    for wrong, says in (
+        ([*words, "--action", "modify", "--dose", "15.5", "--reason", "x"], "hard limits"),
+        ([*words, "--action", "modify", "--dose", "5"], "a reason"),
+        (words, "needs --record and --action"),
+        ([*words[:2], str(tmp_path / "none"), *words[3:], "--action", "reject"], "there is no audit log"),
+        (["audit", "verify", str(tmp_path), "--reason", "x"], "go with `audit override`"),
+    ):
+        assert main(wrong) == 2
+        assert says in capsys.readouterr().err
+    assert len(log.verify().records) == 2
+
+
+def test_decisions_are_found_by_what_was_shown(tmp_path: Path) -> None:
+    """Whoever it was shown to, and whatever a reason pretends to be."""
+    log, other = AuditLog(tmp_path / FILE), recommendation(dose=[5.0])
+    for content in (recommendation(), other, recommendation()):
+        log.append("recommendation", content)
+    first = record_override(log, 1, "reject", reason=',"kind":"override","content":{}')
+    record_override(log, 2, "accept")
+    last = record_override(log, 3, "modify", [1.0], "x")
+    assert decisions_on(log, recommendation()) == (first, last)
+    assert [record.content["action"] for record in decisions_on(log, other)] == ["accept"]
+    assert decisions_on(log, recommendation(dose=[6.0])) == ()
+    log.path.write_bytes(log.path.read_bytes().replace(b'"modify"', b'"reject"'))
+    with pytest.raises(UserError, match="changed"):
+        decisions_on(log, other)
+
+
+def test_alerts_and_overrides_are_counted(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / FILE)
+    for status in ("ok", "ok", "deferred", "limited"):
+        log.append("recommendation", recommendation(status=status))
+    log.append("refusal", recommendation(status="refused", dose=None))
+    for rows in ({"ok": 3, "refused": 1}, {"ok": 1, "deferred": 2}):
+        log.append("batch", {"statuses": rows})
+    for number, action, dose in ((1, "accept", None), (2, "modify", [1.0]), (4, "reject", None)):
+        record_override(log, number, action, dose, "x")
+    found = count(log.verify().records)
+    assert found.shown == {"ok": 2, "deferred": 1, "limited": 1, "refused": 1}
+    assert found.tabled == {"ok": 4, "refused": 1, "deferred": 2}
+    assert found.decided == {"accept": 1, "modify": 1, "reject": 1}
+    assert (found.alerts, found.overrides) == (3, 2)
+    assert count(()).alerts == count(()).overrides == 0

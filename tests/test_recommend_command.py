@@ -277,6 +277,41 @@ def test_a_card_of_other_limits_is_obeyed(run: Path, capsys: pytest.CaptureFixtu
     assert "s1 (entry 1) of the state must be -18 to 3.5 mg/L, got 4." in told(capsys)
 
 
+# A page to print
+
+
+def page(run: Path, *words: Any) -> int:
+    return main(["report", str(run), *map(str, words)])
+
+
+def test_a_page_says_what_was_recommended_after_it_was_logged(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    assert page(run, "--state", *USUAL, "--out", out) == 0
+    assert NOT_FOR_PATIENTS in capsys.readouterr().out
+    loaded, shown = log_of(run).verify().records
+    assert (loaded.kind, shown.kind) == ("run loaded", "recommendation")
+    text = out.read_text(encoding="utf-8")
+    assert f"{shown.content['dose'][0]:.4g}".replace("-", "\N{MINUS SIGN}") in text
+    assert read_json(run / DONE)[WEIGHTS] in text
+    assert page(run, "--state", *FAR, "--out", out) == 3
+    assert "DEFERRED" in out.read_text(encoding="utf-8")
+    assert page(run, "--state", *USUAL[:3], "--out", out) == 2
+    assert "REFUSED: no dose" in out.read_text(encoding="utf-8")
+    assert [r.kind for r in log_of(run).verify().records].count("refusal") == 1
+
+
+def test_a_page_that_cannot_be_made_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, says in (
+        (["--state", *USUAL, "--out", run / "page.pdf"], "must end in .html"),
+        ([run, "--state", *USUAL, "--out", run / "page.html"], "given twice"),
+        (["--state", *USUAL, "--out", run / CONFIG / "page.html"], "cannot write"),
+    ):
+        assert page(run, *words) == 2
+        assert says in told(capsys)
+
+
 # A table
 
 
