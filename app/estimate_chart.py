@@ -54,7 +54,7 @@ def _words(line: Line) -> list[str]:
     """The name and the number, or why there is none, in short lines."""
     name, look, _, found = line
     first, *more = textwrap.wrap(name, 42)
-    number = [f"<b>{minus(found)}</b>"] if isinstance(found, Estimate) else textwrap.wrap(minus(found), 46)
+    number = [f"<b>{minus(found)}</b>"] if isinstance(found, Estimate) else textwrap.wrap(found, 46)
     return [f'<span style="color:{look.colour}">{look.glyph}</span> {first}', *more, *number]
 
 

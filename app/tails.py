@@ -87,9 +87,13 @@ def tails(answers: Sequence[Answer], dimension: int) -> list[Tails]:
     for answer in answers:
         if answer.found.dose is None:
             continue
-        edges = [end for seed in answer.found.seeds for end in (seed.low[dimension], seed.high[dimension])]
         limits = [limit[dimension] for limit in answer.found.limits]
-        grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), edges, limits]))
+        fraction = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 121))  # densest at the ends of a support
+        own = [
+            seed.low[dimension] + (seed.high[dimension] - seed.low[dimension]) * fraction
+            for seed in answer.found.seeds
+        ]
+        grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), limits, *own]))
         grid = grid[(grid >= left) & (grid <= right)]
         found.append(Tails(answer, grid, _mass(answer, grid, dimension)))
     return found

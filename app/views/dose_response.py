@@ -99,13 +99,16 @@ def view(listing: load.Listing) -> None:
             figure = dose_response(found, limits, dimension, name=name)
             frame.draw(figure, f"response{dimension}", f"Believed return of each agent over the {name}")
             st.markdown("\n".join(told(response) for response in found))
+    others = (
+        " In the dimensions not drawn every agent gives its recommended dose." if limits.n_act > 1 else ""
+    )
     st.caption(
         "Strong line: mean over training seeds; thin lines: the seeds, with their range as a band. For an "
         "agent that learns a law of returns the band is the law's own, 10 to 90\N{NO-BREAK SPACE}%, seeds "
-        "together, and the dashed line the mean of its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose, "
-        f"in every dimension but the one drawn. Ticks: doses recorded at the {NEAR} training visits "
-        "nearest to this state. Returns are discounted, in the unit of the rewards, and hold an agent's own "
-        "charges, such as penalties; each panel has its own scale, because critics need not agree on level."
+        "together, and the dashed line the mean of its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose. "
+        f"Ticks: doses recorded at the {NEAR} training visits nearest to this state.{others} Returns are "
+        "discounted, in the unit of the rewards, and hold an agent's own charges, such as penalties; each "
+        "panel has its own scale, because critics need not agree on level."
     )
     elsewhere(asked)
 

@@ -16,6 +16,7 @@ from app.answers import Answer, Source, ask
 from app.response import Law, Response, near_doses, respond, without_critic
 from app.response_chart import dose_response
 from app.theme import GREY, MARKS, NOTICE, number
+from dosing.agent import Problem
 from dosing.cli.studies import door_of, episodes_of
 from dosing.data.dataset import Transform
 from dosing.policy import DosePolicy
@@ -58,6 +59,26 @@ def test_a_critic_is_asked_about_every_dose_within_the_limits() -> None:
     at = int(np.flatnonzero(found.dose == one.found.dose[0])[0])
     np.testing.assert_array_equal(found.at_recommended, found.value[:, at])
     assert found.discount == one.source.policy.agent.discount == 0.9
+
+
+def test_in_the_dimensions_not_drawn_the_recommended_dose_is_given() -> None:
+    problem = Problem(n_obs=3, n_act=2, horizon=24)
+    limits = DoseLimits((0.0, -1.0), (2.0, 3.0))
+    policy = DosePolicy(
+        stack("td3_bc", problem=problem), Transform((0.0,) * 3, (1.0,) * 3, limits.low, limits.high)
+    )
+    (one,) = ask([Source("a", "law", Door(policy, Rules(limits)))], [0.5, -0.5, 1.0])
+    assert one.found.dose is not None
+    for dimension, other in ((0, 1), (1, 0)):
+        found = respond(one, dimension)
+        assert found is not None
+        dose = np.empty((2, len(found.dose), 2))
+        dose[..., dimension], dose[..., other] = found.dose, one.found.dose[other]
+        obs = np.broadcast_to(np.array([0.5, -0.5, 1.0], dtype=np.float32), (2, len(found.dose), 3))
+        np.testing.assert_allclose(found.value, policy.values(obs, dose), rtol=1e-6)
+        assert (found.dose[0], found.dose[-1]) == (limits.low[dimension], limits.high[dimension])
+        figure = dose_response([found], limits, dimension)
+        assert {s.x0 for s in figure.layout.shapes if s.line.color == GREY} == {found.dose[0], found.dose[-1]}
 
 
 def test_a_law_of_returns_brings_its_band_and_its_worst_part(monkeypatch: pytest.MonkeyPatch) -> None:
