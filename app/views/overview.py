@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -28,10 +29,14 @@ STRANGER = (
 )
 
 
+def is_evaluated(run: load.Run) -> bool:
+    """Whether there are outcomes of new patients."""
+    return all((run.folder.path / name).is_file() for name in (EVALUATION, EPISODES))
+
+
 def status(run: load.Run, table: dict[str, str] | None) -> dict[str, str]:
     """One finished run: what was done with it."""
     folder, config = run.folder.path, run.config
-    evaluated = (folder / EVALUATION).is_file() and (folder / EPISODES).is_file()
     path = str(folder.relative_to(load.study()))
     compared = "not compared" if table is None or path not in table else table[path]
     updates = config.get("training", {}).get("steps")
@@ -42,7 +47,7 @@ def status(run: load.Run, table: dict[str, str] | None) -> dict[str, str]:
         "seeds": str(len(config["seeds"])),
         "updates": f"{updates:,}" if updates else "unknown",
         "training": "finished",
-        "evaluated on new patients": "yes" if evaluated else "no",
+        "evaluated on new patients": "yes" if is_evaluated(run) else "no",
         "against the constant dose": compared,
     }
 
@@ -139,9 +144,17 @@ def next_steps(listing: load.Listing, table: dict[str, str] | None) -> None:
         st.page_link("views/comparison.py", label="Comparison: who beats a constant dose")
         st.page_link("views/cohort.py", label="Cohort: worst patients and safety")
     else:
+        names = " ".join(dict.fromkeys(str(run.config["agent"]) for run in listing.runs))
+        data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config["data_file"])
         frame.nothing_yet(
             "Nothing is compared yet. This command evaluates agents on the same new patients:",
-            f"python -m dosing compare --out {load.study()}",
+            f"python -m dosing compare --agents {names} --data {data} --out {load.study()}",
+        )
+    waiting = [run.folder.path for run in listing.runs if not is_evaluated(run)]
+    if waiting:
+        frame.nothing_yet(
+            "Some runs were not evaluated on new patients yet:",
+            "\n".join(f"python -m dosing evaluate {path}" for path in waiting),
         )
     if (load.study() / SELECTION).is_file():
         st.page_link("views/ope.py", label="Off-policy evaluation: no simulator")

@@ -28,7 +28,7 @@ from dosing.errors import UserError
 from dosing.evaluation import Outcomes
 from dosing.statistics import verdict
 
-COMMAND = f"python -m dosing compare --preset {CONTRAST} --agents fttpo iql"
+COMMAND = f"python -m dosing compare --preset {CONTRAST}\npython -m dosing app --out runs/compare"
 
 
 def pair(runs: list[load.Run]) -> tuple[load.Run, load.Run] | None:
@@ -38,8 +38,8 @@ def pair(runs: list[load.Run]) -> tuple[load.Run, load.Run] | None:
     if not sparse or not gaussian:
         missing = "sparse" if not sparse else "Gaussian"
         frame.nothing_yet(
-            f"No agent here has a {missing} policy. This command trains agents twice, with a sparse and with "
-            "a Gaussian law and nothing else changed:",
+            f"No agent here has a {missing} policy. These commands train an agent twice, with a sparse and "
+            "with a Gaussian law and nothing else changed, and show both:",
             COMMAND,
         )
         return None
@@ -56,9 +56,10 @@ def alike(first: load.Run, second: load.Run) -> None:
     if twins(first, second):
         st.caption(f"Both are {first.entry.title} with the same settings: only the law differs.")
     else:
-        st.caption(
-            "More than the law differs between these two. For a pair that differs in its law alone: "
-            f"`{COMMAND}`"
+        frame.nothing_yet(
+            "More than the law differs between these two. These commands make a pair that differs in its law "
+            "alone, and show it:",
+            COMMAND,
         )
 
 
@@ -114,7 +115,10 @@ def evaluated(runs: tuple[load.Run, load.Run]) -> None:
             frame.problems([f"{run.label}: {error}"])
             continue
         if outcomes is None:
-            frame.nothing_yet(f"{run.label} was not evaluated on new patients. This command does:", COMMAND)
+            frame.nothing_yet(
+                f"{run.label} was not evaluated on new patients yet. This command evaluates it:",
+                f"python -m dosing evaluate {run.folder.path}",
+            )
         else:
             found.append((run, outcomes))
     if not found:

@@ -59,7 +59,10 @@ def test_what_is_missing_is_named_with_its_command(
     assert table["training"].tolist() == ["finished", "not finished, no checkpoint yet"]
     assert table["against the constant dose"].tolist() == ["not compared"] * 2
     commands = [element.value for element in at.code]
-    assert commands == ["python -m dosing demo", f"python -m dosing compare --out {study}"]
+    assert commands[0] == "python -m dosing demo"
+    assert commands[1].startswith("python -m dosing compare --agents iql --data ")
+    assert commands[1].endswith(f"--out {study}")
+    assert commands[2:] == [f"python -m dosing evaluate {run_of(study, 'iql').path}"]
     assert not at.get("plotly_chart")  # no bounded set to show
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,15 @@ from app.tails import (
     worst_share,
 )
 from app.theme import GREY, MARKS, NOTICE, minus, probability
+from dosing.cli import presets
+from dosing.cli.compare import configurations
 from dosing.cli.studies import door_of, episodes_of
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, read_outcomes
+from dosing.regularisation import PLAIN
 from dosing.runs import DONE, EPISODES, EVALUATION, RunFolder
 from dosing.statistics import Estimate, cvar, mean_over_seeds, paired_difference
+from dosing.training import TrainingSettings
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
@@ -76,6 +82,16 @@ def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings
     config = {"agent": agent, "agent_config": settings, "seeds": list(seeds), "data": {"content_hash": data}}
     entry = agents.find(agent)
     return Run(RunFolder(Path("x")), config, entry, entry.title)
+
+
+def test_the_command_that_is_named_trains_such_a_pair() -> None:
+    preset = presets.find(CONTRAST)
+    training = TrainingSettings(**preset.training)
+    made = configurations(["all"], (), {}, preset, [PLAIN], training)
+    runs = [run(agent, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
+    sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
+    assert len(sparse) == len(gaussian) > 0
+    assert all(twins(one, other) for one, other in zip(sparse, gaussian, strict=True))
 
 
 def test_a_pair_that_differs_in_its_law_alone_comes_first() -> None:
@@ -249,6 +265,7 @@ def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
         file.write(b"x")
     at = open_app(study, PAGE)
     assert "FtTPO was not evaluated on new patients" in words(at)
+    assert at.code[1].value == f"python -m dosing evaluate {run_of(study, 'fttpo').path}"
     assert any("changed or truncated" in e.value for e in at.error)
     assert len(at.get("plotly_chart")) == 2
 
