@@ -114,6 +114,8 @@ def view() -> None:
         return
     status(book, found)
     summary(count(found.records))
+    if found.broken is not None:
+        st.caption("Counted over the sound records alone.")
     last_records(found)
     st.download_button(
         "Download the log (JSON lines)",

@@ -250,6 +250,7 @@ def test_a_broken_log_names_its_first_bad_line_and_is_left_alone(
     at.switch_page(AUDIT).run()
     assert f"CHAIN BROKEN at line {line}:" in at.error[0].value
     assert not at.success
+    assert "Counted over the sound records alone" in words(at)
     if line > 1:
         assert shown_numbers(at) == list(range(line - 1, 0, -1))
     else:
