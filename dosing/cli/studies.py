@@ -240,7 +240,7 @@ def train_run(
     settings: TrainingSettings,
     device: str = "auto",
     *,
-    data_options: Mapping[str, bool] | None = None,
+    data_options: Mapping[str, Any] | None = None,
     regularisation: Regularisation = PLAIN,
     milestones: Sequence[int] = (),
     position: int = 0,
