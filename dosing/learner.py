@@ -242,7 +242,7 @@ class Start:
 
 
 class Method(Protocol):
-    """A way to go from an offline run to a trial; the registry is ``finetuning.METHODS``."""
+    """A way to go from an offline run to a trial; the registry is ``agents.finetuning.METHODS``."""
 
     def refusal(self, start: Start) -> str | None:
         """Why a trial cannot start from this run, in a sentence; None if it can."""

@@ -13,7 +13,7 @@ from test_trial import SEEDS, SETTINGS, judge, waves
 from torch import Tensor
 
 import agents
-import finetuning
+from agents import finetuning
 from dosing.agent import Batch
 from dosing.learner import Learner, Start, TrialSettings
 from dosing.regularisation import PLAIN, Regularisation

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = ("dosing", "simulator", "agents", "finetuning", "app")
+PRODUCT = ("dosing", "simulator", "agents", "app")
 SOURCES = sorted(path for name in PRODUCT for path in (ROOT / name).rglob("*.py"))
 
 

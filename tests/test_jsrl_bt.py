@@ -12,6 +12,7 @@ from expansions import begun, learner, same_alone, trial
 from scipy.special import zeta
 from test_trial import killed_and_resumed
 
+from agents.finetuning.jsrl import horizon_of
 from dosing.agent import UNITS
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes, following
@@ -19,7 +20,6 @@ from dosing.learner import Moment
 from dosing.networks import Centred
 from dosing.policy import DosePolicy
 from dosing.regularisation import Regularisation
-from finetuning.jsrl import horizon_of
 
 
 def moment(number: int, visit: Any) -> Moment:

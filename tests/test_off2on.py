@@ -14,8 +14,8 @@ from scipy.special import ndtri
 from test_trial import killed_and_resumed
 from torch import Tensor
 
+from agents.finetuning.off2on import SMALLEST_LOG, priority, ratio_loss
 from dosing.errors import UserError
-from finetuning.off2on import SMALLEST_LOG, priority, ratio_loss
 
 SPEC = "off2on,members=3,ratio_width=16"
 

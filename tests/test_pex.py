@@ -16,7 +16,7 @@ from test_trial import SEEDS, killed_and_resumed
 from torch import Tensor
 
 import agents
-import finetuning
+from agents import finetuning
 from dosing.errors import UserError
 from dosing.learner import Moment
 from dosing.runs import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder, write_json, write_table, write_tensors

@@ -15,8 +15,8 @@ from samples import ENV, PROBLEM, dataset, small
 from torch import Tensor
 
 import agents
-import finetuning
 import simulator  # noqa: F401  registers the environments
+from agents import finetuning
 from dosing.agent import Batch
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
@@ -228,7 +228,7 @@ def test_settings_decay_as_published() -> None:
     config: Any = spot.agent.config
     assert config.penalty == pytest.approx(0.2 * small("spot").penalty)
     assert config.dropout == 0.0
-    from finetuning.rivals import to_a_fifth, to_a_half
+    from agents.finetuning.rivals import to_a_fifth, to_a_half
 
     assert [to_a_fifth(t) for t in (0.0, 0.5, 0.9)] == [1.0, 0.5, 0.2]
     assert [to_a_half(t) for t in (0.0, 0.5, 1.0)] == [1.0, 0.75, 0.5]

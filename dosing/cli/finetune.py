@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import finetuning
+from agents import finetuning
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 

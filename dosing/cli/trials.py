@@ -24,7 +24,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 import agents
-import finetuning
+from agents import finetuning
 from dosing.agent import Agent, Problem
 from dosing.cli.compare import in_processes
 from dosing.cli.studies import Factory, device_of, episodes_of, factory_of, names_of

@@ -112,9 +112,7 @@ class MinariSink(Sink):
         if meta.get("env_id") in gymnasium.registry:
             spec = gymnasium.spec(meta["env_id"])
             options = {**spec.kwargs, **meta["env_options"]}
-            limit = options.pop(
-                "max_episode_steps", spec.max_episode_steps
-            )
+            limit = options.pop("max_episode_steps", spec.max_episode_steps)
             changed = {"kwargs": options, "max_episode_steps": limit}
             out["env"] = spec.__class__(**{**_spec_fields(spec), **changed})
         return out

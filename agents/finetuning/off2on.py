@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.cql import CQL
+from agents.finetuning.expansion import further
 from dosing.agent import Agent, Batch, Noise, adam
 from dosing.courses import MixedReplay
 from dosing.data.dataset import Dataset
@@ -49,7 +50,6 @@ from dosing.policy import DosePolicy
 from dosing.replay import BLOCK, ROWS
 from dosing.streams import draw
 from dosing.targets import polyak, td_target
-from finetuning.expansion import further
 
 SMALLEST_LOG = 1e-10
 """Added within both logarithms of L_w, as published: where w is 0 they are finite."""

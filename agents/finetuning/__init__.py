@@ -55,30 +55,34 @@ class Entry:
 _PEX = "Zhang, Xu, Yu 2023, arXiv 2302.00935"
 
 METHODS: dict[str, Entry] = {
-    "scratch": Entry("finetuning.rivals", "SCRATCH", "Scratch", _PEX),
-    "buffer": Entry("finetuning.rivals", "BUFFER", "Buffer", _PEX),
-    "direct": Entry("finetuning.rivals", "DIRECT", "Direct", _PEX),
-    "awac": Entry("finetuning.rivals", "AWAC", "AWAC", "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359"),
-    "spot": Entry("finetuning.rivals", "SPOT", "SPOT", "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239"),
-    "cal_ql": Entry("finetuning.rivals", "CAL_QL", "Cal-QL", "Nakamoto et al. 2023, arXiv 2303.05479"),
+    "scratch": Entry("agents.finetuning.rivals", "SCRATCH", "Scratch", _PEX),
+    "buffer": Entry("agents.finetuning.rivals", "BUFFER", "Buffer", _PEX),
+    "direct": Entry("agents.finetuning.rivals", "DIRECT", "Direct", _PEX),
+    "awac": Entry(
+        "agents.finetuning.rivals", "AWAC", "AWAC", "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359"
+    ),
+    "spot": Entry(
+        "agents.finetuning.rivals", "SPOT", "SPOT", "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239"
+    ),
+    "cal_ql": Entry("agents.finetuning.rivals", "CAL_QL", "Cal-QL", "Nakamoto et al. 2023, arXiv 2303.05479"),
     "rebrac": Entry(
-        "finetuning.rivals",
+        "agents.finetuning.rivals",
         "REBRAC",
         "ReBRAC",
         "Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836",
     ),
     "fan": Entry(
-        "finetuning.rivals",
+        "agents.finetuning.rivals",
         "FAN",
         "FAN",
         "Lee, Kim, Balachandar, Mustafaoglu, Pingali 2026, arXiv 2605.01663",
     ),
-    "pex": Entry("finetuning.pex", "PEX", "PEX", _PEX),
+    "pex": Entry("agents.finetuning.pex", "PEX", "PEX", _PEX),
     "off2on": Entry(
-        "finetuning.off2on", "OFF2ON", "Off2On", "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702"
+        "agents.finetuning.off2on", "OFF2ON", "Off2On", "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702"
     ),
-    "bt": Entry("finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
-    "jsrl": Entry("finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
+    "bt": Entry("agents.finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
+    "jsrl": Entry("agents.finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
 }
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from agents.finetuning.expansion import fixed_draws, held, newcomer, take_over
 from agents.iql import IQL
 from dosing.agent import Agent, Batch, History, Noise
 from dosing.courses import MixedReplay
@@ -38,7 +39,6 @@ from dosing.learner import Behaviour, Learner, Moment, Start, TrialSettings
 from dosing.policy import DosePolicy, Observations
 from dosing.streams import generator
 from dosing.ward import Visit
-from finetuning.expansion import fixed_draws, held, newcomer, take_over
 
 Array = npt.NDArray[np.float64]
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from agents.finetuning.expansion import Composing, Expanded, held, newcomer
 from agents.iql import IQL
 from dosing.agent import Agent
 from dosing.courses import MixedReplay
@@ -33,7 +34,6 @@ from dosing.errors import UserError
 from dosing.learner import Learner, Moment, Start, TrialSettings
 from dosing.policy import DosePolicy, Observations
 from dosing.streams import generator
-from finetuning.expansion import Composing, Expanded, held, newcomer
 
 Array = npt.NDArray[np.float64]
 

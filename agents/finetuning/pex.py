@@ -46,14 +46,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from agents.iql import IQL
-from dosing.agent import Agent, Batch, Noise, adam
-from dosing.courses import MixedReplay
-from dosing.errors import UserError
-from dosing.learner import Behaviour, Learner, Start, TrialSettings
-from dosing.policy import DosePolicy
-from dosing.targets import target_copy
-from finetuning.expansion import (
+from agents.finetuning.expansion import (
     Composing,
     Expanded,
     by_weight,
@@ -66,6 +59,13 @@ from finetuning.expansion import (
     take_over,
     uniforms,
 )
+from agents.iql import IQL
+from dosing.agent import Agent, Batch, Noise, adam
+from dosing.courses import MixedReplay
+from dosing.errors import UserError
+from dosing.learner import Behaviour, Learner, Start, TrialSettings
+from dosing.policy import DosePolicy
+from dosing.targets import target_copy
 
 SPREAD_RATE = 0.005
 """Share of a batch's standard deviation in the running one, per update."""
