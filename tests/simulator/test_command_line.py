@@ -71,6 +71,7 @@ def test_card_is_json_with_names_units_limits_formulas_and_sources(
         "unit": "1",
         "hard_low": list(limits.low),
         "hard_high": list(limits.high),
+        "safe_default": "no dose (0)",
     }
     for entry in card["observations"]:
         assert entry["unit"] == "1"

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from scipy.stats import kstest
 
 from dosing.errors import UserError
-from dosing.evaluation import constant
+from dosing.rules import Act, Observations
 from simulator.covariance import lkj_rows
 from simulator.environment import CohortEnv
 from simulator.envs.treatment import Treatment
@@ -18,6 +18,15 @@ from simulator.scenario import Array, Draws, normal_blocks, uniform_blocks
 
 STATE = (0.5, -0.25, 0.0, 1.0, 0.0, 0.0, 0.125, -1.0)
 DOSE, VISITS = 0.4, 3
+
+
+def constant(dose: float) -> Act:
+    """The rule that gives everyone the same dose, in an environment without torch."""
+
+    def act(obs: Observations, visit: int) -> Array:
+        return np.full((*obs.shape[:2], 1), dose)
+
+    return act
 
 
 class Pair(Treatment):
