@@ -22,6 +22,7 @@ import pytest
 from samples import ENV, cohort
 from scipy import stats
 
+import agents
 from dosing import comparison
 from dosing.cli import compare as module
 from dosing.cli.compare import Comparison, compare, configurations, regularisations
@@ -443,3 +444,16 @@ def test_the_readmes_script_goes_from_data_to_table(
     assert names[0] == "agent"
     assert {"FtTPO, q_proposal=1.5", "FtTPO, q_proposal=2.0", "IQL", "no dose"} <= set(names)
     assert len(find_runs(tmp_path / "study")) == 3
+
+
+def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason() -> None:
+    (options,) = regularisations({"prior": ["constant_dose"], "dose_quadratic": [True]})
+    left_out: dict[str, str] = {}
+    found = configurations(["all"], [], {}, None, (options,), None, left_out)
+    assert "ifql" in left_out
+    assert "prior dose" in left_out["ifql"]
+    assert {name for name, _ in found} == set(agents.AGENTS) - set(left_out)
+    with pytest.raises(UserError, match="prior dose"):  # named, it is not left out in silence
+        configurations(["ifql"], [], {}, None, (options,), None, {})
+    with pytest.raises(UserError, match="hidden"):
+        configurations(["all"], [], {"hidden": [[0]]}, None, left_out={})

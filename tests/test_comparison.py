@@ -336,6 +336,11 @@ def test_only_a_bounded_law_has_an_exact_zero(value: float | None, bounded: bool
     assert mass_words(value, bounded) == text
 
 
+def first_patients(outcome: Outcomes, count: int) -> Outcomes:
+    arrays = {name: values[:, :count] for name, values in vars(outcome).items() if name != "seeds"}
+    return Outcomes(outcome.seeds, **arrays)
+
+
 def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory: Factory) -> None:
     own = policy(BOUNDED[0])
     outcomes = evaluate(own, factory, PATIENTS)
@@ -346,17 +351,11 @@ def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory
     assert line.lower_tail.low <= worst <= line.lower_tail.high
     assert str(line.lower_tail) in render([line])
     assert (line.foreseen, line.foreseen_words) == (None, "-")
-    few = {
-        rule: Outcomes(o.seeds, o.returns[:, :19], o.cost[:, :19], o.limited[:, :19], o.dose[:, :19])
-        for rule, o in outcomes.items()
-    }
-    base = {
-        rule: Outcomes(o.seeds, o.returns[:, :19], o.cost, o.limited, o.dose)
-        for rule, o in found.outcomes.items()
-    }
-    short = agent_row(
-        "agent", "law", own, few, dataclasses.replace(found, outcomes=base), cohort().obs[:50], None
+    few = {rule: first_patients(o, 19) for rule, o in outcomes.items()}
+    others = References(
+        found.dose, None, BASELINE, {rule: first_patients(o, 19) for rule, o in found.outcomes.items()}
     )
+    short = agent_row("agent", "law", own, few, others, cohort().obs[:50], None)
     assert short.lower_tail is None, "5 % of 19 patients is less than one"
 
 

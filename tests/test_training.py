@@ -354,6 +354,10 @@ def column_read_by(name: str) -> str:
     if agent.needs & {"return_to_go", "discounted_return"}:  # a spoilt reward spoils every visit before it
         return "act"
     sampler = Sampler(dataset(PATIENTS), agent, 2)
+    told, data = stack(name), dataset(PATIENTS)
+    Sampler(replace(data, reward=2.0 * data.reward), told, 2)
+    if any(not torch.equal(x, told.state_dict()[key]) for key, x in agent.state_dict().items()):
+        return "act"  # a spoilt reward spoils what the method takes from all of them beforehand
     for batch in map(sampler, range(16, 24)):
         usual, other = agent.losses(batch), agent.losses(replace(batch, reward=batch.reward + 1.0))
         if any(not torch.equal(other[key], loss) for key, loss in usual.items()):

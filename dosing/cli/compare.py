@@ -171,6 +171,7 @@ def configurations(
     preset: presets.Preset | None = None,
     regularisations: Sequence[Regularisation] = (PLAIN,),
     training: TrainingSettings | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> list[tuple[str, Any]]:
     """Agents and their configurations: every combination of the settings, for every policy family.
 
@@ -181,6 +182,7 @@ def configurations(
         preset: applied before the settings.
         regularisations: what every agent has to be able to work with.
         training: likewise.
+        left_out: if given, takes the agents of ``["all"]`` that refuse what is asked, with the reason.
 
     Raises:
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
@@ -205,12 +207,37 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            _check(name, config, regularisations, training)
             if (name, config) not in found:
                 found.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
+    return _accepting(found, regularisations, training, left_out if list(names) == ["all"] else None)
+
+
+def _accepting(
+    configured: Sequence[tuple[str, Any]],
+    regularisations: Sequence[Regularisation],
+    training: TrainingSettings | None,
+    left_out: dict[str, str] | None,
+) -> list[tuple[str, Any]]:
+    """Those that do not refuse; the others go to ``left_out`` with the reason.
+
+    Raises:
+        UserError: all refuse, or one of them where there is no ``left_out``.
+    """
+    found = []
+    for name, config in configured:
+        try:
+            _check(name, config, regularisations, training)
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out[name] = str(error)
+        else:
+            found.append((name, config))
+    if left_out and not found:
+        raise UserError(next(iter(left_out.values())))
     return found
 
 
@@ -350,7 +377,8 @@ def compare(
     keep = training.before_end(milestones)
     device_of(device)
     regularised = regularisations(regularise or {}, chosen)
-    configured = configurations(names, families, settings or {}, chosen, regularised, training)
+    left_out: dict[str, str] = {}
+    configured = configurations(names, families, settings or {}, chosen, regularised, training, left_out)
     files = [
         obtain_data(
             str(source),
@@ -391,6 +419,7 @@ def compare(
         for job, result in zip(jobs, results, strict=True)
         if isinstance(result, TrainingDivergedError)
     ]
+    notes += [f"{agents.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
     unknown = [name for name in dict.fromkeys(name for name, _ in configured) if not chosen.knows(name)]
     if preset is not None and unknown:
         notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")

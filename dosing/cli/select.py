@@ -268,7 +268,7 @@ def select(
     validation = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
     unknown = [name for name in dict.fromkeys(c.agent for c in candidates) if not chosen.knows(name)]
-    notes = [f"{name} is left out: {LOOKS_BACK}" for name in left_out]
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     if preset and unknown:
         notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
     found = Selected(
@@ -294,14 +294,15 @@ def _candidates(
     regularise: Mapping[str, Sequence[Any]],
     preset: presets.Preset,
     training: TrainingSettings,
-) -> tuple[list[Candidate], list[str]]:
-    """Every configuration with every regularisation, each with a name of its own; and agents of all left out.
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Every configuration with every regularisation, each with its own name; who of all is left out, why.
 
     Raises:
         UserError: an agent named cannot be valued on recorded visits.
     """
     regularised = regularisations(regularise, preset)
-    configured = configurations(names, (), settings, preset, regularised, training)
+    refused: dict[str, str] = {}
+    configured = configurations(names, (), settings, preset, regularised, training, refused)
     unable = [
         name for name, config in configured if agents.build(name, config, Problem(1, 1, 1), (0,)).looks_back
     ]
@@ -315,7 +316,7 @@ def _candidates(
     ]
     titles = [f"{name} ({family_of(config)})" for name, config in zip(names_of(told), told, strict=True)]
     found = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
-    return found, list(dict.fromkeys(unable))
+    return found, refused | dict.fromkeys(unable, LOOKS_BACK)
 
 
 def _check_folds(folds: int, patients: int) -> None:
