@@ -182,7 +182,8 @@ def configurations(
         preset: applied before the settings.
         regularisations: what every agent has to be able to work with.
         training: likewise.
-        left_out: if given, takes the agents of ``["all"]`` that refuse what is asked, with the reason.
+        left_out: if given, takes the agents of ``["all"]`` that cannot work with the regularisation or the
+            training asked for, with the reason. A setting's value that is refused is never left out.
 
     Raises:
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
@@ -224,10 +225,11 @@ def _accepting(
     """Those that do not refuse; the others go to ``left_out`` with the reason.
 
     Raises:
-        UserError: all refuse, or one of them where there is no ``left_out``.
+        UserError: all refuse, one of them where there is no ``left_out``, or one refuses its own settings.
     """
     found = []
     for name, config in configured:
+        _check(name, config, (PLAIN,), None)
         try:
             _check(name, config, regularisations, training)
         except UserError as error:
