@@ -455,5 +455,5 @@ def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason(
     assert {name for name, _ in found} == set(agents.AGENTS) - set(left_out)
     with pytest.raises(UserError, match="prior dose"):  # named, it is not left out in silence
         configurations(["ifql"], [], {}, None, (options,), None, {})
-    with pytest.raises(UserError, match="discount must be between 0 and 1, got 1.1"):  # nor is a wrong value
+    with pytest.raises(UserError, match=r"discount must be between 0 and 1, got 1\.1"):  # nor a wrong value
         configurations(["all"], [], {"discount": [1.1]}, None, left_out={})
