@@ -20,8 +20,8 @@ g is the distortion of the risk measure, at parameter p: neutral, g = tau; cvar,
 of the worst share p of returns; wang, g = Phi(Phi^-1(tau) + p), cautious for p > 0 (Wang 2000); cpw, g =
 tau^p / (tau^p + (1 - tau)^p)^(1/p) (Tversky, Kahneman 1992). The released code takes g' at c_k in place of
 the increments of g, clipped to 5: for cvar at its 0.1 the weights then sum to 1/2, and the entropy counts
-twice. Its targets start at weights of their own, and its target entropy is -3 for every
-number of doses. The variant with a flow policy in the value-flows code bootstraps past the end of episodes
+twice. Its targets start at weights of their own, its target entropy is -3 for every number of doses, and its
+multiplier has no slope any more once it is cut off at its limit. The variant with a flow policy in the value-flows code bootstraps past the end of episodes
 and takes a trace for the log-determinant in its policy's density; it is not followed here.
 """
 
@@ -44,6 +44,9 @@ from dosing.returns import LEVELS, QuantileCritic, midpoints, pooled, quantile_h
 from dosing.targets import polyak, target_copy, td_target
 
 Risk = Literal["neutral", "cvar", "wang", "cpw"]
+
+LARGEST_MULTIPLIER = 1e6
+"""Limit of alpha', as published."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class CODAC(Agent):
         soft = self.temperature * log_prob - self._risk(batch, act)
         losses = {"actor": soft.mean(-1)}
         if c.lagrange_gap is not None:
-            multiplier = self.log_multiplier.exp().clamp(max=1e6)  # [S, 1]
+            multiplier = self.log_multiplier.exp()  # [S, 1]
             gap = gap - c.lagrange_gap
             losses["lagrange"] = -(multiplier * gap.detach()).mean(1)
             gap = multiplier.detach() * gap
@@ -240,9 +243,12 @@ class CODAC(Agent):
         return self._least((quantiles * weight.unsqueeze(1)).sum(-1))
 
     def follow(self) -> None:
-        """Target critics and target policy by Polyak averaging."""
+        """Target critics and target policy by Polyak averaging; the multiplier stays within its limit."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
         polyak(self.actor_target, self.actor, self.config.target_rate)
+        if self.config.lagrange_gap is not None:
+            with torch.no_grad():
+                self.log_multiplier.clamp_(max=math.log(LARGEST_MULTIPLIER))
 
 
 def _check(config: CODACConfig) -> None:

@@ -348,6 +348,17 @@ def test_targets_follow_by_polyak_averaging(name: str) -> None:
         torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_the_multiplier_of_codac_stays_within_its_limit_and_can_leave_it() -> None:
+    limit, wanted = math.log(1e6), {-50.0: (math.log(1e6), math.log(1e6)), 50.0: (0.0, math.log(1e6) - 0.1)}
+    for aim, (low, high) in wanted.items():
+        agent: Any = build("codac", EVERYTHING | {"lagrange_gap": aim, "learning_rate": 0.5})
+        with torch.no_grad():
+            agent.log_multiplier.fill_(limit + 0.1)
+        agent.update(make_batch(agent))
+        found = agent.log_multiplier.detach()
+        assert bool(((found >= low) & (found <= high)).all()), (aim, found)
+
+
 # Laws of doses and returns
 
 
