@@ -21,8 +21,9 @@ of the worst share p of returns; wang, g = Phi(Phi^-1(tau) + p), cautious for p 
 tau^p / (tau^p + (1 - tau)^p)^(1/p) (Tversky, Kahneman 1992). The released code takes g' at c_k in place of
 the increments of g, clipped to 5: for cvar at its 0.1 the weights then sum to 1/2, and the entropy counts
 twice. Its targets start at weights of their own, its target entropy is -3 for every number of doses, and its
-multiplier has no slope any more once it is cut off at its limit. The variant with a flow policy in the value-flows code bootstraps past the end of episodes
-and takes a trace for the log-determinant in its policy's density; it is not followed here.
+multiplier has no slope any more once it is cut off at its limit. The variant with a flow policy in the
+value-flows code bootstraps past the end of episodes and takes a trace for the log-determinant in its policy's
+density; it is not followed here.
 """
 
 from __future__ import annotations
