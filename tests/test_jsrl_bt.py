@@ -203,6 +203,14 @@ def test_flights_begin_with_their_probability_last_and_end_with_their_course() -
         np.testing.assert_array_equal(found, np.tile(want, (2, 250)))
 
 
+def test_a_checkpoint_of_flights_stays_as_it_was_written() -> None:
+    flights: Any = learner("bt", begun()).behaviour
+    flights.left[:] = 5
+    written = flights.state()["left"]
+    flights.flying(moment(3, np.zeros((2, 2), int)))
+    assert bool((written == 5).all())
+
+
 def test_in_a_flight_the_pretrained_policy_doses_and_else_the_higher_value() -> None:
     found = learner("bt,flight_probability=0", begun(), patients=50)
     flights: Any = found.behaviour
@@ -244,6 +252,8 @@ def test_it_learns_from_new_visits_alone(name: str) -> None:
         ("off2on,members=2", "cql"),
         ("jsrl", "iql"),
         ("bt", "iql"),
+        ("scratch", "iql"),
+        ("buffer", "rebrac"),
     ],
 )
 def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: str) -> None:
@@ -265,6 +275,22 @@ def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: s
     assert all(x.shape[1] == 4 for x in critics.values())
     assert any(not torch.equal(x, before[n]) for n, x in critics.items())
     assert all(bool(x.isfinite().all()) for x in agent.state_dict().values())
+
+
+@pytest.mark.parametrize("spec", ["scratch", "buffer", "bt", "jsrl"])
+def test_a_newcomer_has_the_discount_and_the_widths_of_the_run(spec: str) -> None:
+    agent: Any = learner(spec, begun("td3_bc", discount=0.77, hidden=(12, 9))).agent
+    made = getattr(agent, "online", getattr(agent, "explorer", agent))
+    assert (made.config.discount, made.config.hidden, made.config.learning_rate) == (0.77, (12, 9), 3e-4)
+    assert made.critic.net.hidden == [12, 9]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [("pex", "iql"), ("off2on,members=2", "cql"), ("jsrl", "iql"), ("bt", "iql")]
+)
+def test_there_is_no_more_room_than_there_can_be_visits(spec: str, name: str) -> None:
+    found: Any = learner(spec, begun(name, further=2), visits=144, patients=2, capacity=500)
+    assert found.replay.buffer.visits == (144 + 2) // 2
 
 
 # Resuming and stacking

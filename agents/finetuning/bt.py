@@ -107,7 +107,7 @@ class Flights(Composing):
 
     def state(self) -> dict[str, Tensor]:
         """The flights under way."""
-        return {"left": torch.from_numpy(self.left)}
+        return {"left": torch.from_numpy(self.left.copy())}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state`."""
@@ -143,7 +143,7 @@ class BehaviourTransfer:
             raise UserError(refused)
         agent = BTAgent(newcomer(start), held(start.transferred()), self.config)
         replay = MixedReplay(
-            agent, None, settings.batch_size, 0.0, capacity=settings.capacity, places=settings.patients
+            agent, None, settings.batch_size, 0.0, capacity=settings.remembered, places=settings.patients
         )
         behaviour = Flights(agent, start.transform, self.config, settings.patients)
         return Learner(agent, replay, behaviour)

@@ -50,9 +50,13 @@ def held(agent: Agent) -> Agent:
 def newcomer(start: Start, **changes: Any) -> IQL:
     """An implicit-Q-learner with new weights: with the run's settings if it is one, else IQL's own.
 
-    IQL's own step size here is 3e-4, as in PEX's study. A setting of None is left as it is.
+    IQL's own step size here is 3e-4, as in PEX's study; discount and widths are the run's where it has them.
+    What the run's agent had beyond its method, the newcomer has too. A setting of None is left as it is.
     """
-    config = start.config if isinstance(start.config, IQLConfig) else IQLConfig(learning_rate=3e-4)
+    config = start.config
+    if not isinstance(config, IQLConfig):
+        own = {name: getattr(config, name) for name in ("discount", "hidden") if hasattr(config, name)}
+        config = IQLConfig(learning_rate=3e-4, **own)
     changes = {name: value for name, value in changes.items() if value is not None}
     agent = start.fresh("iql", replace(config, actor_decay_steps=None, **changes), start.regularisation)
     if not isinstance(agent, IQL):

@@ -10,9 +10,9 @@ new weights that learns from all visits, the guide's among them, and from as man
 * random: every course has an h of its own, uniform on 0, ..., H - 1.
 
 Meanwhile evaluations are of guide and explorer together; the last one, as everything after the trial, is of
-the explorer alone (h = 0). With a random h every evaluation is. The guide acts at the visits 0, ..., h - 1:
-not taken over is a guide that acts once more, an h that all courses share, and a first evaluation that can
-never advance the curriculum.
+the explorer alone (h = 0); a seed that was stopped keeps its h. With a random h every evaluation is of the
+explorer. The guide acts at the visits 0, ..., h - 1: not taken over is a guide that acts once more, an h that
+all courses share, and a first evaluation that can never advance the curriculum.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class JumpStart:
             start.dataset,
             settings.batch_size,
             0.5,
-            capacity=settings.capacity,
+            capacity=settings.remembered,
             places=settings.patients,
         )
         visits = -(-settings.visits // settings.patients)

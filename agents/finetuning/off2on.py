@@ -402,7 +402,7 @@ class OfflineToOnline:
             settings.batch_size,
             self.config,
             expected=max(settings.start, settings.patients),
-            capacity=settings.capacity,
+            capacity=settings.remembered,
             places=settings.patients,
         )
         behaviour = Behaviour(DosePolicy(agent, start.transform))

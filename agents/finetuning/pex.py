@@ -355,7 +355,7 @@ class PolicyExpansion:
             start.dataset,
             settings.batch_size,
             0.5,
-            capacity=settings.capacity,
+            capacity=settings.remembered,
             places=settings.patients,
         )
         behaviour: Behaviour = (

@@ -19,10 +19,10 @@ offline agent that goes on as it was. The others are the offline methods' own wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from agents.iql import IQLConfig
+from agents.finetuning.expansion import newcomer
 from dosing.agent import Agent
 from dosing.courses import MixedReplay, check_single
 from dosing.errors import UserError
@@ -97,18 +97,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Newcomer(Rival):
-    """An implicit-Q-learner that starts anew: with the run's settings if that is one, else IQL's own.
-
-    IQL's own step size here is 3e-4, as in PEX's study; discount and widths are the run's where it has them.
-    """
+    """An implicit-Q-learner that starts anew, see :func:`agents.finetuning.expansion.newcomer`."""
 
     def agent(self, start: Start) -> Agent:
         """A stack with new weights."""
-        config = start.config
-        if start.name != "iql":
-            own = {n: getattr(config, n) for n in ("discount", "hidden") if hasattr(config, n)}
-            config = IQLConfig(learning_rate=3e-4, **own)
-        return start.fresh("iql", replace(config, **keep(config)))
+        return newcomer(start)
 
     def updates(self, start: Start) -> int:
         """None."""
