@@ -22,6 +22,7 @@ from torch.distributions import constraints
 import agents
 from dosing.acceleration import updater
 from dosing.agent import Agent, Batch, Problem
+from dosing.data.dataset import Dataset, Transform
 from dosing.data.sampling import BLOCK, Sampler
 from dosing.errors import UserError
 from dosing.runs import read_tensors, write_tensors
@@ -45,11 +46,39 @@ def stack_for(name: str, problem: Problem) -> Agent:
         pytest.skip(str(refusal))
 
 
-def train(agent: Agent, steps: int, start: int = 0, batch_size: int = 32) -> list[dict[str, Tensor]]:
-    """Updates number ``start`` to ``start + steps - 1`` on the small cohort."""
-    dtype = next(agent.parameters()).dtype
-    sampler, take = Sampler(dataset(dtype=dtype), agent, batch_size), updater(agent)
+def train(
+    agent: Agent, steps: int, start: int = 0, batch_size: int = 32, data: Dataset | None = None
+) -> list[dict[str, Tensor]]:
+    """Updates number ``start`` to ``start + steps - 1`` on the small cohort, or on other data."""
+    data = data or dataset(dtype=next(agent.parameters()).dtype)
+    sampler, take = Sampler(data, agent, batch_size), updater(agent)
     return [take(sampler(step)) for step in range(start, start + steps)]
+
+
+def several_doses(problem: Problem, episodes: int = 6) -> Dataset:
+    """Random visits with several doses each, one of them at a limit; every other episode ends for good."""
+    rng, visits = np.random.default_rng(2), problem.horizon or 0
+    rows = episodes * visits
+    terminated = np.zeros(rows)
+    terminated[visits - 1 :: 2 * visits] = 1.0
+    act = rng.uniform(-1.0, 1.0, (rows, problem.n_act))
+    act[::7, -1] = 1.0
+    obs, next_obs = rng.standard_normal((2, rows, problem.n_obs))
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float()
+
+    middle, one = np.zeros(problem.n_obs), np.ones(problem.n_act)
+    return Dataset(
+        obs=tensor(obs),
+        act=tensor(act),
+        reward=tensor(rng.standard_normal(rows)),
+        next_obs=tensor(next_obs),
+        terminated=tensor(terminated),
+        starts=torch.arange(0, rows + 1, visits),
+        transform=Transform(tuple(middle), tuple(middle + 1.0), tuple(-one), tuple(one)),
+        metadata={},
+    )
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -76,6 +105,28 @@ def test_an_update_moves_every_weight_and_reports_per_seed(name: str) -> None:
     for key, value in agent.state_dict().items():
         moved = (value != before[key]).flatten(1).any(1)
         assert bool(moved.all()), f"{key} stood still"
+
+
+@every_agent
+@pytest.mark.parametrize("n_act", [3, 6])
+def test_an_agent_learns_several_doses_at_once(name: str, n_act: int) -> None:
+    """Every phase; the dimensions differ in what they learn, and all stay within the box."""
+    problem = Problem(n_obs=5, n_act=n_act, horizon=12)
+    agent = stack_for(name, problem)
+    data = several_doses(problem)
+    obs = data.obs[:9].expand(3, -1, -1)
+    before = copy.deepcopy(agent.state_dict())
+    reports = train(agent, 8, data=data)
+    assert all(bool(value.isfinite().all()) for report in reports for value in report.values())
+    for key, value in agent.state_dict().items():
+        assert bool(value.isfinite().all()), key
+        assert bool((value != before[key]).flatten(1).any(1).all()), f"{key} stood still"
+    mode = agent.policy(obs).mode
+    assert mode.shape == (3, 9, n_act)
+    assert bool((mode.abs() <= 1.0).all())
+    for doses in mode.flatten(1).tolist():
+        inside = [dose for dose in doses if abs(dose) < 1.0]  # those at a limit are equal
+        assert len(set(inside)) == len(inside) > 0
 
 
 @every_agent
