@@ -8,12 +8,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from app.selection import carry
+
 st.set_page_config(
     page_title="Dosing research simulator",
     page_icon=str(Path(__file__).parent / "assets" / "icon.svg"),
     layout="wide",
 )
-st.navigation(
+page = st.navigation(
     {
         "": [
             st.Page("views/patient.py", title="Patient", default=True),
@@ -41,4 +43,6 @@ st.navigation(
         ],
     },
     position="top",
-).run()
+)
+carry(page.url_path)
+page.run()

@@ -12,6 +12,7 @@ import streamlit as st
 
 from app import frame, load
 from app.answers import Source
+from app.selection import linked
 from app.theme import HIGHLIGHTS, listed
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -33,8 +34,13 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
     asked = st.query_params.get(key)
     chosen = place.selectbox(label, options, index=index, key=key, bind="query-params", **more)
     if asked is not None and asked not in map(str, options):
-        place.warning(f"The link asks for {key} {asked!r}, which is not there; this is {str(chosen)!r}.")
+        absent(place, key, asked, str(chosen))
     return chosen
+
+
+def absent(place: Any, key: str, asked: str, shown: str) -> None:
+    """Say that a link asks for what is not there."""
+    place.warning(f"The link asks for {key} {asked!r}, which is not there; this is {shown!r}.")
 
 
 def in_range(place: Any, key: str, low: float, high: float) -> None:
@@ -56,7 +62,11 @@ def one_data_set(listing: load.Listing) -> list[load.Run]:
     data = next(iter(names))
     if len(names) > 1:
         titles = {f"{name} ({key[:8]})": key for key, name in names.items()}
-        data = titles[pick(st, "Data set", list(titles), "data")]
+        asked = st.query_params.get("data", next(iter(titles)))
+        wanted = asked if asked in titles else next(iter(titles))
+        data = titles[st.selectbox("Data set", list(titles), **linked("data", wanted))]
+        if asked not in titles:
+            absent(st, "data", asked, wanted)
     return [run for run in listing.runs if run.data == data]
 
 
@@ -65,14 +75,9 @@ def chosen_runs(listing: load.Listing) -> list[load.Run]:
     runs = {run.label: run for run in one_data_set(listing)}
     labels = list(runs)
     if len(runs) > HIGHLIGHTS:
-        labels = st.multiselect(
-            "Agents",
-            labels,
-            labels[:HIGHLIGHTS],
-            max_selections=HIGHLIGHTS,
-            key="agents",
-            bind="query-params",
-        )
+        asked = st.query_params.get_all("agents")
+        wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
+        labels = st.multiselect("Agents", labels, max_selections=HIGHLIGHTS, **linked("agents", wanted))
     return [runs[label] for label in labels]
 
 
@@ -117,6 +122,11 @@ def ask_state(run: load.Run, source: Source) -> Asked | None:
     return Asked(state, episodes, row)
 
 
+def asked_for(key: str, allowed: list[int]) -> int:
+    """What a link asks for; the first there is where it asks for nothing, or for what is not there."""
+    return {str(one): one for one in allowed}.get(st.query_params.get(key, ""), allowed[0])
+
+
 def link_problem(key: str, allowed: list[int]) -> str | None:
     """A sentence if a link asks for something that this study does not hold."""
     asked = st.query_params.get(key)
@@ -132,26 +142,26 @@ def question(episodes: Episodes | None) -> tuple[Sequence[Any], int | None]:
     """Ask for a state; returns it with the row of its visit, or the words that were typed and None."""
     mode = TYPED
     if episodes is not None:
-        mode = st.segmented_control(
-            "State", [RECORDED, TYPED], default=RECORDED, required=True, key="state_from", bind="query-params"
-        )
+        wanted = TYPED if st.query_params.get("state_from") == TYPED else RECORDED
+        mode = st.segmented_control("State", [RECORDED, TYPED], required=True, **linked("state_from", wanted))
     if mode == RECORDED and episodes is not None:
         patients = np.unique(episodes.episode).tolist()
         problem = link_problem("patient", patients)
         left, right = st.columns([1, 3])
-        patient = left.selectbox("Patient", patients, key="patient", bind="query-params")
+        patient = left.selectbox("Patient", patients, **linked("patient", asked_for("patient", patients)))
         rows = np.flatnonzero(episodes.episode == patient)
         visits = (episodes.step[rows] + 1).tolist()
         problem = problem or link_problem("visit", visits)
-        visit = visits[0]
+        visit = asked_for("visit", visits)
         if len(visits) > 1:
-            visit = right.slider("Visit", visits[0], visits[-1], key="visit", bind="query-params")
+            visit = right.slider("Visit", visits[0], visits[-1], **linked("visit", visit))
         if problem:
             st.warning(problem)
         row = int(rows[visits.index(visit)])
         return episodes.obs[row].tolist(), row
     text = st.text_input(
-        "Observations, separated by spaces or commas (decimal point)", key="numbers", bind="query-params"
+        "Observations, separated by spaces or commas (decimal point)",
+        **linked("numbers", st.query_params.get("numbers", "")),
     )
     return words(text), None
 

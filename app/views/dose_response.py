@@ -10,7 +10,7 @@ from app.answers import Answer, ask
 from app.records import note
 from app.response import NEAR, Response, respond, without_critic
 from app.response_chart import dose_response
-from app.states import Asked, ask_state, chosen_runs, sources
+from app.states import ask_state, chosen_runs, sources
 from app.theme import counted, decimals, interval, listed, number, with_unit
 
 WHAT = (
@@ -59,16 +59,6 @@ def told(response: Response) -> str:
     return words
 
 
-def elsewhere(asked: Asked) -> None:
-    """The same state on the page that simulates."""
-    state = " ".join(str(value) for value in asked.state)
-    st.page_link(
-        "views/what_if.py",
-        label="\N{RIGHTWARDS ARROW} What if: simulate doses from this state on",
-        query_params={"state_from": "typed numbers", "numbers": state},
-    )
-
-
 @st.fragment
 def view(listing: load.Listing) -> None:
     """State, curves and what they say; a fragment, so that the slider redraws nothing else."""
@@ -110,7 +100,7 @@ def view(listing: load.Listing) -> None:
         "discounted, in the unit of the rewards, and hold an agent's own charges, such as penalties; each "
         "panel has its own scale, because critics need not agree on level."
     )
-    elsewhere(asked)
+    st.page_link("views/what_if.py", label="\N{RIGHTWARDS ARROW} What if: simulate doses from this state on")
 
 
 opened = frame.open_page("Dose and response")
