@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import entr
 from torch import Tensor
 
 from dosing.evaluation import MEASURES, Outcomes
 from dosing.harm import BOUND, exceeds, lower_bound
+from dosing.safety import DoseLimits
 from dosing.ward import Visit
 
 Array = npt.NDArray[np.float64]
@@ -35,12 +37,30 @@ CURVE_COLUMNS = (
     "limited",
     "cost_per_patient",
     "cost_bound",
+    "coverage",
 )
 """Of :data:`CURVE`, one row per evaluation and seed: mean return of the evaluation patients by recommended
 and by sampled doses, their mean cost and lowest return by recommended ones; patients treated so far; of the
 courses that ended since the row before: mean return, mean cost, lowest return, highest cost, share of doses
-that a limit held; mean cost of all patients treated so far, and its lower confidence bound (``dosing.harm``).
-NaN where no course ended."""
+that a limit held; mean cost of all patients treated so far, and its lower confidence bound (``dosing.harm``);
+how much of the dose range the doses delivered so far cover (:func:`coverage`). NaN where no course ended."""
+PARTS = 100
+"""Equal parts of the range of a dose, in which delivered doses are counted."""
+
+
+def coverage(counts: npt.NDArray[np.int64]) -> float:
+    """Effective share of the dose range that doses cover, averaged over dose dimensions; NaN without doses.
+
+    The exponential of the entropy of their histogram (Hill 1973, Ecology 54:427, order 1) over the number of
+    parts: doses spread evenly over a share f of the parts have f, however many they are.
+
+    Args:
+        counts: doses in each part ``[PARTS, A]``.
+    """
+    if not counts.any():
+        return math.nan
+    entropy: Array = entr(counts / counts.sum(0)).sum(0)
+    return float(np.exp(entropy).mean() / len(counts))
 
 
 class Ledger:
@@ -49,6 +69,7 @@ class Ledger:
     Args:
         seeds: the S seeds.
         places: P.
+        limits: hard dose limits: the range whose coverage is noted.
         budget: largest acceptable cost per patient, or None.
         level: probability of stopping a seed that keeps to it.
 
@@ -60,8 +81,12 @@ class Ledger:
         looks: of each seed, the mean cost of every group of patients whose courses ended together.
     """
 
-    def __init__(self, seeds: Sequence[int], places: int, budget: float | None, level: float) -> None:
+    def __init__(
+        self, seeds: Sequence[int], places: int, limits: DoseLimits, budget: float | None, level: float
+    ) -> None:
         self.seeds, self._budget, self._level = tuple(seeds), budget, level
+        self._low, self._width = np.array(limits.low), np.subtract(limits.high, limits.low)
+        self._given = np.zeros((len(self.seeds), PARTS, limits.n_act), np.int64)
         shape = (len(self.seeds), places)
         self.length, self.course = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self._running = np.zeros((3, *shape))  # return, cost, limited doses of the courses under way
@@ -83,6 +108,9 @@ class Ledger:
         """
         self._running += np.stack([visit.reward, visit.cost, visit.limited.astype(np.float64)])
         self.length += 1
+        part = ((visit.dose - self._low) / self._width * PARTS).astype(np.int64)  # [S, P, A]
+        seed, _, dimension = np.indices(part.shape)
+        np.add.at(self._given, (seed, np.minimum(part, PARTS - 1), dimension), 1)
         refused = []
         for k in np.flatnonzero(visit.ended.any(1)).tolist():
             if k in live:
@@ -124,6 +152,7 @@ class Ledger:
                 *treated,
                 np.mean([row[3] for row in theirs]) if theirs else math.nan,
                 lower_bound(np.array(self.looks[k]), self._level) if theirs else math.nan,
+                coverage(self._given[k]),
             ]
             self.curve.append([float(x) for x in row])
 
@@ -175,6 +204,7 @@ class Ledger:
             "length": self.length,
             "course": self.course,
             "running": self._running,
+            "given": self._given,
             "courses": np.array(self.courses, dtype=np.float64).reshape(-1, len(COURSE_COLUMNS)),
             "curve": np.array(self.curve, dtype=np.float64).reshape(-1, len(CURVE_COLUMNS)),
         }
@@ -186,8 +216,8 @@ class Ledger:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly; a name that is missing is a ``KeyError``."""
-        self.length, self.course, self._running = (
-            state[f"ledger.{name}"].numpy().copy() for name in ("length", "course", "running")
+        self.length, self.course, self._running, self._given = (
+            state[f"ledger.{name}"].numpy().copy() for name in ("length", "course", "running", "given")
         )
         self.courses, self.curve = state["ledger.courses"].tolist(), state["ledger.curve"].tolist()
         self.looks = [state[f"ledger.looks.{k}"].tolist() for k in range(len(self.seeds))]

@@ -115,6 +115,26 @@ def mean_over_seeds(x: ArrayLike, *, shared_patients: bool = False, confidence: 
     return Estimate(value, value - half, value + half, confidence, rows.size, n_seeds, method)
 
 
+def band_over_seeds(x: ArrayLike, *, confidence: float = 0.95) -> tuple[Estimate, ...]:
+    """Return the means of curves ``[S, T]`` over seeds, with intervals that hold at all T points at once.
+
+    Student-t over the S seeds at each point, S - 1 degrees of freedom, at the confidence 1 - (1 - confidence)
+    / T (Bonferroni): however the points depend on each other, every one of the T intervals holds with at
+    least ``confidence``. So the lowest point of a curve may be picked after looking.
+
+    Raises:
+        UserError: As the module says, and if there is only one seed.
+    """
+    curves = _rows(x, "curves")
+    _check_confidence(confidence)
+    seeds, points = curves.shape
+    if seeds < 2:
+        raise UserError("a band over seeds needs at least two seeds")
+    method = f"t over seeds, simultaneous over {points} point{'s' if points > 1 else ''} (Bonferroni)"
+    each = [mean_over_seeds(c[:, None], confidence=1.0 - (1.0 - confidence) / points) for c in curves.T]
+    return tuple(replace(estimate, level=confidence, method=method) for estimate in each)
+
+
 def paired_difference(
     x: ArrayLike, y: ArrayLike, *, shared_patients: bool = False, confidence: float = 0.95
 ) -> Estimate:

@@ -84,7 +84,7 @@ class Trial:
         self.agent, self.seeds = learner.agent, learner.agent.seeds
         self.policy = DosePolicy(learner.agent, transform)
         self.middle = 0.5 * (np.asarray(ward.limits.low) + np.asarray(ward.limits.high))
-        self.ledger = Ledger(self.seeds, ward.places, settings.harm_budget, settings.harm_level)
+        self.ledger = Ledger(self.seeds, ward.places, ward.limits, settings.harm_budget, settings.harm_level)
         self.number = self.updates = self.evaluated = 0
         self.stopped: dict[int, int] = {}
         self._kept: dict[int, dict[str, Tensor]] = {}

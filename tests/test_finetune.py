@@ -13,14 +13,14 @@ from samples import cohort, small
 from dosing.cli import finetune as command
 from dosing.cli import main
 from dosing.cli.studies import evaluate_run, factory_of, policy_of, train_run
-from dosing.cli.trial_table import CURVES, TABLE, TRIALS, Report
+from dosing.cli.trial_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
 from dosing.cli.trials import finetune, policy_of_trial
 from dosing.cli.wards import Tasks
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation import evaluate, read_outcomes
 from dosing.learner import TrialSettings
-from dosing.runs import DONE, EPISODES, WEIGHTS, RunFolder, find_runs, read_json, read_table
+from dosing.runs import DONE, EPISODES, WEIGHTS, RunFolder, find_runs, read_json, read_table, write_table
 from dosing.training import TrainingSettings
 from dosing.trial import COURSES, CURVE, REPORT
 
@@ -112,6 +112,47 @@ def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patien
     first = curve[curve.visits == 0]
     np.testing.assert_array_equal(first.recommended, want["recommended"].returns.mean(1))
     np.testing.assert_array_equal(first["sampled"], want["sampled"].returns.mean(1))
+
+
+def test_progress_is_read_from_the_tables_of_a_trial(offline: dict[str, Path]) -> None:
+    study = offline["iql"].parents[2]
+    tiny(["direct"], [offline["iql"]])
+    found = folders(study)["direct"]
+    progress = Progress.of(found)
+    assert progress is not None
+    curve, courses = (read_table(found.path / name).to_pandas() for name in (CURVE, COURSES))
+    assert progress.visits.tolist() == [0, 48, 96]
+    for k, seed in enumerate(progress.seeds):
+        own = courses[courses.seed == seed]
+        np.testing.assert_array_equal(progress.returns[k], curve[curve.seed == seed].recommended)
+        assert progress.cost[k].tolist() == [own[own.ended_at <= v].cost.sum() for v in (0, 48, 96)]
+        assert progress.worst[k] == own.returns.min()
+        assert progress.limited[k] == own.limited.sum() / own.visits.sum()
+        assert progress.treated_mean[k] == own.returns.mean()
+    (start,) = returns_of_starts(study).values()
+    assert progress.less(start)[0].high == 0.0 == progress.less(start)[0].low
+    assert progress.less(start)[2].value == pytest.approx((progress.returns[:, 2] - start.to_numpy()).mean())
+
+
+def test_a_stopped_seed_stands_where_it_stopped(tmp_path: Path) -> None:
+    """Seed 4 stops after 70 visits, between two evaluations of the other, and seed 7 goes on."""
+    at, seeds = [0, 0, 48, 48, 70, 96, 144], [4, 7, 4, 7, 4, 7, 7]
+    returns = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    patients, cost = [0, 0, 2, 2, 4, 4, 6], [np.nan, np.nan, 1.0, 2.0, 3.0, 4.0, 5.0]
+    curve = {"seed": seeds, "visits": at, "recommended": returns, "treated": returns}
+    write_table(tmp_path / CURVE, curve | {"patients": patients, "cost_per_patient": cost})
+    ended = {"seed": [4, 7], "ended_at": [24, 24], "returns": [-1.0, -2.0]}
+    write_table(tmp_path / COURSES, ended | {"cost": [1.0, 2.0], "limited": [1.0, 2.0], "visits": [4, 4]})
+    progress = Progress.of(RunFolder(tmp_path))
+    assert progress is not None
+    assert progress.visits.tolist() == [0, 48, 96, 144]
+    assert progress.returns.tolist() == [[1.0, 3.0, 5.0, 5.0], [2.0, 4.0, 6.0, 7.0]]
+    assert progress.cost.tolist() == [[0.0, 2.0, 12.0, 12.0], [0.0, 4.0, 16.0, 30.0]]
+    assert progress.patients.tolist() == [4, 6]
+    assert progress.coverage is None
+    np.testing.assert_array_equal(progress.treated[0], [1.0, 3.0, np.nan, np.nan])
+    assert progress.over_seeds(progress.limited) is not None
+    assert progress.over_seeds(progress.treated[:, -1]) is None
 
 
 def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path]) -> None:

@@ -62,6 +62,35 @@ def test_an_impossible_interval_is_refused(numbers):
         estimate(*numbers)
 
 
+# ---------------------------------------------------------------- bands
+
+
+def test_a_band_is_t_at_every_point_at_the_shared_level():
+    x = np.random.default_rng(0).normal(size=(5, 4)) + np.arange(4)
+    for e, column in zip(st.band_over_seeds(x, confidence=0.9), x.T, strict=True):
+        half = scipy.stats.t.ppf(1 - 0.1 / (2 * 4), 4) * column.std(ddof=1) / 5**0.5
+        assert ends(e) == pytest.approx(column.mean() + half * np.array([0, -1, 1]))
+        assert (e.level, e.n_seeds) == (0.9, 5)
+        assert "simultaneous over 4 points" in e.method
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_a_band_holds_at_all_points_at_once_and_pointwise_intervals_do_not(shared):
+    rng = np.random.default_rng(1)
+    inside, pointwise = 0, 0
+    for _ in range(400):
+        x = rng.normal(size=(5, 8)) * (1 - shared) ** 0.5 + rng.normal(size=(5, 1)) * shared**0.5
+        inside += all(e.low <= 0 <= e.high for e in st.band_over_seeds(x))
+        pointwise += all((e := st.mean_over_seeds(c[:, None])).low <= 0 <= e.high for c in x.T)
+    assert inside >= 0.95 * 400 - 2 * (400 * 0.95 * 0.05) ** 0.5
+    assert pointwise < inside
+
+
+def test_a_band_of_one_seed_is_refused():
+    with pytest.raises(UserError, match="at least two seeds"):
+        st.band_over_seeds(np.zeros((1, 3)))
+
+
 # ---------------------------------------------------------------- means over seeds
 
 

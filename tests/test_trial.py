@@ -22,7 +22,7 @@ from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
 from dosing.learner import Behaviour, Learner, Moment, Start, TrialSettings
-from dosing.ledger import CURVE_COLUMNS
+from dosing.ledger import CURVE_COLUMNS, PARTS
 from dosing.policy import DosePolicy
 from dosing.regularisation import PLAIN
 from dosing.runs import (
@@ -370,6 +370,9 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     assert row["cost"] == row["cost_per_patient"] == pytest.approx(own[:, 1].mean())
     assert row["worst_cost"] == own[:, 1].max()
     assert row["limited"] == pytest.approx(own[:, 2].sum() / own[:, 3].sum())
+    count, _ = np.histogram(delivered[:, 0].astype(np.float64), np.linspace(-1.0, 1.0, PARTS + 1))
+    share = count[count > 0] / count.sum()
+    assert row["coverage"] == pytest.approx(np.exp(-(share * np.log(share)).sum()) / PARTS)
     assert row["patients"] == 9
 
 

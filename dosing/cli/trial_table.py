@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from dosing.evaluation import read_outcomes
+from dosing.evaluation import Outcomes, read_outcomes
 from dosing.runs import EPISODES, RunFolder, read_json, read_table, write_json, write_table
-from dosing.statistics import Estimate, mean_over_seeds, paired_difference
+from dosing.statistics import Estimate, band_over_seeds, mean_over_seeds, paired_difference
 from dosing.trial import COURSES, CURVE, REPORT
 
 Array = npt.NDArray[np.float64]
 
-TRIALS, TABLE, CURVES = "trials", "table.json", "curves.parquet"
-"""Folder of a study, and its files: of the trials that one command ran side by side."""
+TRIALS, TABLE, CURVES, STARTS = "trials", "table.json", "curves.parquet", "starts.parquet"
+"""Folder of a study, and its files: of the trials that one command ran side by side, and of the offline
+policies that they started from."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,133 @@ def report_on(study: Path, done: Sequence[tuple[str, RunFolder, str]], notes: Se
     }
     write_json(study / TRIALS / TABLE, table)
     return found
+
+
+def write_starts(study: Path, found: Mapping[Path, Mapping[str, Outcomes]]) -> None:
+    """Write what the offline policies get on the evaluation patients: one row per offline run and seed.
+
+    Args:
+        study: the study folder.
+        found: outcomes by rule, by the folder of the offline run.
+    """
+    rows = [
+        {
+            "run": os.path.relpath(path, study),
+            "seed": seed,
+            "recommended": float(outcomes["recommended"].returns[k].mean()),
+            "sampled": float(outcomes["sampled"].returns[k].mean()),
+            "evaluation_cost": float(outcomes["recommended"].cost[k].mean()),
+            "evaluation_worst": float(outcomes["recommended"].returns[k].min()),
+        }
+        for path, outcomes in found.items()
+        for k, seed in enumerate(outcomes["recommended"].seeds)
+    ]
+    write_table(study / TRIALS / STARTS, {name: [row[name] for row in rows] for name in rows[0]})
+
+
+def returns_of_starts(study: Path) -> dict[Path, pd.Series]:
+    """Mean return of the evaluation patients by seed, by the folder of the offline run; empty if unknown."""
+    file = study / TRIALS / STARTS
+    if not file.is_file():
+        return {}
+    table = read_table(file).to_pandas()
+    return {
+        Path(os.path.normpath(study / run)).resolve(): rows.set_index("seed")["recommended"]
+        for run, rows in table.groupby("run")
+    }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial did along its visits, seed by seed; also of one that is still running.
+
+    The agent of a seed that the harm rule stopped stays as it was, and so does its return on the evaluation
+    patients: it stands at every later evaluation of the others.
+
+    Attributes:
+        seeds: the S seeds.
+        visits: visits of a seed's patients at the T evaluations ``[T]``.
+        returns: mean return of the evaluation patients by the recommended dose ``[S, T]``.
+        treated: mean return of the treated patients whose courses ended since the evaluation before
+            ``[S, T]``; NaN where there are none, as before the trial and after a stop.
+        cost: cost of all patients treated so far, together ``[S, T]``.
+        patients: how many they were ``[S]``.
+        treated_mean: mean return of all of them ``[S]``; NaN, as what follows, where no course ended.
+        worst: lowest return of one of them ``[S]``.
+        limited: share of their doses that a limit held ``[S]``.
+        coverage: share of the dose range that the doses given so far cover ``[S, T]``
+            (``dosing.ledger.coverage``), NaN before the first; None for a trial that did not record it.
+    """
+
+    seeds: tuple[int, ...]
+    visits: npt.NDArray[np.int64]
+    returns: Array
+    treated: Array
+    cost: Array
+    patients: npt.NDArray[np.int64]
+    treated_mean: Array
+    worst: Array
+    limited: Array
+    coverage: Array | None
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Progress | None:
+        """What there is in the folder of a trial; None before its first tables are written."""
+        if not (run.path / CURVE).is_file() or not (run.path / COURSES).is_file():
+            return None
+        curve = read_table(run.path / CURVE).to_pandas()
+        courses = read_table(run.path / COURSES).to_pandas()
+        if not len(curve):
+            return None
+        wide = {
+            name: curve.pivot(index="visits", columns="seed", values=name)
+            for name in ("recommended", "treated", "cost_per_patient", "patients", "coverage")
+            if name in curve
+        }
+        own = wide["recommended"]
+        stopped = own.isna() & own.bfill().isna()  # no later row of this seed: it stands where it stopped
+        at = own.index[(own.notna() | stopped).all(axis=1)]
+        returns = own.ffill().loc[at]
+        patients = wide["patients"].ffill().loc[at]
+        total = (wide["cost_per_patient"].ffill().loc[at] * patients).fillna(0.0)
+        by_seed = courses.groupby("seed").agg(
+            mean=("returns", "mean"),
+            worst=("returns", "min"),
+            limited=("limited", "sum"),
+            visits=("visits", "sum"),
+        )
+        by_seed = by_seed.reindex(returns.columns)
+        coverage = wide["coverage"].ffill().loc[at].to_numpy().T if "coverage" in wide else None
+        return cls(
+            seeds=tuple(int(seed) for seed in returns.columns),
+            visits=at.to_numpy(np.int64),
+            returns=returns.to_numpy().T,
+            treated=wide["treated"].loc[at].to_numpy().T,
+            cost=total.to_numpy().T,
+            patients=patients.to_numpy(np.int64)[-1],
+            treated_mean=by_seed["mean"].to_numpy(),
+            worst=by_seed["worst"].to_numpy(),
+            limited=(by_seed["limited"] / by_seed["visits"]).to_numpy(),
+            coverage=coverage,
+        )
+
+    @property
+    def band(self) -> tuple[Estimate, ...]:
+        """Mean over seeds at every evaluation, with intervals that hold at all of them at once."""
+        return _band(self.returns)
+
+    def less(self, start: pd.Series) -> tuple[Estimate, ...]:
+        """The same of the returns less those of a policy on the same patients, seed by seed."""
+        return _band(self.returns - start.loc[list(self.seeds)].to_numpy()[:, None])
+
+    def over_seeds(self, values: Array) -> Estimate | None:
+        """Mean of one number per seed ``[S]`` with its interval; None where a seed has none."""
+        return None if np.isnan(values).any() else _over_seeds(values[:, None])
+
+
+def _band(curves: Array) -> tuple[Estimate, ...]:
+    """The band of curves ``[S, T]``; of one seed, its values without an interval."""
+    return band_over_seeds(curves) if len(curves) > 1 else tuple(_alike(v[:, None]) for v in curves.T)
 
 
 def _line(run: RunFolder, title: str, study: Path) -> Line:

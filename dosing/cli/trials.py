@@ -4,7 +4,8 @@
 from which offline run it started; besides, ``courses.parquet`` has one row per treated patient,
 ``curve.parquet`` one per evaluation and seed (``dosing.trial``), ``episodes.parquet`` the patients of the
 last evaluation, and ``report.json`` says whether and why seeds stopped. ``<study>/trials/curves.parquet``
-joins the curves of the last command, ``<study>/trials/table.json`` is its table.
+joins the curves of the last command, ``<study>/trials/table.json`` is its table, and
+``<study>/trials/starts.parquet`` says what the offline policies get on the same evaluation patients.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from agents import finetuning
 from dosing.agent import Agent, Problem
 from dosing.cli.compare import in_processes
 from dosing.cli.studies import Factory, device_of, episodes_of, factory_of, names_of
-from dosing.cli.trial_table import TRIALS, Report, report_on
+from dosing.cli.trial_table import TRIALS, Report, report_on, write_starts
 from dosing.cli.wards import Tasks
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
-from dosing.evaluation import evaluate
+from dosing.evaluation import Outcomes, evaluate
 from dosing.learner import Start, TrialSettings
 from dosing.policy import DosePolicy
 from dosing.regularisation import PLAIN, Regularisation
@@ -219,6 +220,14 @@ def conduct_trial(job: Job, position: int = 0) -> RunFolder | TrainingDivergedEr
     return run
 
 
+def evaluate_start(job: Job, position: int = 0) -> dict[str, Outcomes]:
+    """What the offline policy that a trial starts from gets on the trial's evaluation patients, by rule."""
+    del position
+    start, factory = start_of(RunFolder(job.run), job.seeds, job.device), _factory(job)
+    patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
+    return evaluate(DosePolicy(start.transferred(), start.transform), factory, patients)
+
+
 def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
     """The policy that a finished trial ended with; also where the agent is one that only its method makes.
 
@@ -301,6 +310,9 @@ def finetune(
         for job, _ in done
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
+    first = list({job.run: job for job, _ in done}.values())
+    outcomes = in_processes(evaluate_start, first, device, workers)
+    write_starts(study, {job.run: found for job, found in zip(first, outcomes, strict=True)})
     return report_on(study, finished, notes)
 
 
