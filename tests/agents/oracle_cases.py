@@ -7,7 +7,8 @@ transitions with the uniform noise, and the configuration; see ``losses`` in any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +132,50 @@ def assert_same(oracle: Oracle, agent: Agent, batch: Batch, config: Config) -> N
         np.testing.assert_allclose(have[key], values, rtol=RTOL, err_msg=key)
 
 
+def agrees(oracles: Mapping[str, Oracle], key: str, config: Config, n_act: int = 2) -> None:
+    """The losses of both seeds are the oracle's; ``key`` is an agent's name, and a phase after a space."""
+    agent = build(key.split()[0], config, n_act)
+    assert_same(oracles[key], agent, make_batch(agent, oracles[key].step), config)
+
+
+def only(
+    losses: Callable[..., dict[str, float]], *names: str, **renamed: str
+) -> Callable[..., dict[str, float]]:
+    """Some of an oracle's losses, those of one phase: by their own names, or by others."""
+    wanted = dict(zip(names, names, strict=True)) | renamed
+
+    def chosen(*arguments: Any) -> dict[str, float]:
+        every = losses(*arguments)
+        return {name: every[source] for name, source in wanted.items()}
+
+    return chosen
+
+
+def each_case(cases: Sequence[tuple[str, Config]]) -> pytest.MarkDecorator:
+    """Parameters ``key`` and ``config`` of a test."""
+    ids = [f"{key}-{i}" for i, (key, _) in enumerate(cases)]
+    return pytest.mark.parametrize(("key", "config"), cases, ids=ids)
+
+
 # Mistakes that many equations can have. Each changes one seed's configuration, parameters or rows in place.
+
+Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
+
+
+def each_mistake(mistakes: Sequence[tuple[str, Config, Mistake, set[str]]]) -> pytest.MarkDecorator:
+    """Parameters ``key``, ``config``, ``mistake`` and ``reached`` of a test."""
+    ids = [f"{key}-{mistake.__name__}" for key, _, mistake, _ in mistakes]
+    return pytest.mark.parametrize(("key", "config", "mistake", "reached"), mistakes, ids=ids)
+
+
+def setting(**changes: Any) -> Mistake:
+    """Another value of a setting."""
+
+    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+        config.update(changes)
+
+    change.__name__ = str(changes)
+    return change
 
 
 def discount_sign(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -149,6 +193,35 @@ def larger_critic(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch
 def targets_are_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     for key in [k for k in params if k.startswith("critic.")]:
         params[key.replace("critic.", "critic_target.", 1)] = params[key]
+
+
+def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    for key in [k for k in params if k.startswith("actor.")]:
+        params[key.replace("actor.", "actor_target.", 1)] = params[key]
+
+
+def noise_negated(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["u_target"] = -rows["u_target"]
+
+
+def next_act_of_another_episode(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["has_next"] = np.ones_like(rows["has_next"])
+
+
+def act_for_next_act(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    rows["next_act"] = rows["act"]
+
+
+def without_tanh(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(math, "tanh", float)
+
+
+def without_tanh_slope(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(math, "cosh", lambda x: 1.0)
+
+
+def no_divergence(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
+    config["vae_beta"] = 1e-9
 
 
 def assert_seen(
@@ -237,3 +310,18 @@ def assert_routed(oracle: Oracle, name: str, config: Config) -> None:
                 assert not bool(gradient[1].any()), f"{loss} of seed 0 reaches {key} of seed 1"
             else:
                 assert gradient is None or not bool(gradient.any()), f"{loss} reaches {key}"
+
+
+def assert_targets_follow(agent: Agent, batch: Batch) -> None:
+    """An update moves every target parameter to 0.3 of the new live one and 0.7 of its own old value.
+
+    The agent's ``target_rate`` is 0.3.
+    """
+    before = {key: value.clone() for key, value in agent.state_dict().items()}
+    agent.update(batch)
+    after = agent.state_dict()
+    targets = [key for key in after if "_target." in key]
+    assert targets
+    for key in targets:
+        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
+        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)

@@ -6,7 +6,6 @@ And what each update moves and leaves alone; the gap of CQL against the integral
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,18 +18,25 @@ from oracle_cases import (
     N_ROWS,
     SEEDS,
     Config,
+    Mistake,
     Oracle,
+    agrees,
     assert_gradients,
     assert_routed,
-    assert_same,
     assert_seen,
+    assert_targets_follow,
     build,
     discount_sign,
+    each_case,
+    each_mistake,
     larger_critic,
     make_batch,
+    next_act_of_another_episode,
     no_terminal_mask,
     seed_params,
+    setting,
     targets_are_online,
+    without_tanh_slope,
 )
 from oracles import cql, onestep, policies
 from oracles import mlp as nets
@@ -92,12 +98,6 @@ ORACLES = {
 }
 
 
-def agrees(key: str, config: Config, n_act: int = 2) -> None:
-    """The losses of both seeds are the oracle's."""
-    agent = build(key.split()[0], config, n_act)
-    assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), config)
-
-
 # Values
 
 
@@ -118,13 +118,13 @@ def agrees(key: str, config: Config, n_act: int = 2) -> None:
     ids=str,
 )
 def test_cql_and_cal_ql_losses(name: str, option: dict[str, Any]) -> None:
-    agrees(name, CQL | option)
+    agrees(ORACLES, name, CQL | option)
 
 
 @pytest.mark.parametrize("name", ["cql", "cal_ql"])
 @pytest.mark.parametrize("n_act", [1, 3])
 def test_cql_and_cal_ql_losses_in_other_dimensions(name: str, n_act: int) -> None:
-    agrees(name, LAGRANGE | {"backup": "max"}, n_act)
+    agrees(ORACLES, name, LAGRANGE | {"backup": "max"}, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -142,22 +142,10 @@ def test_cql_and_cal_ql_losses_in_other_dimensions(name: str, n_act: int) -> Non
     ],
 )
 def test_onestep_losses(key: str, config: Config, n_act: int) -> None:
-    agrees(key, config, n_act)
+    agrees(ORACLES, key, config, n_act)
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
-
-
-def setting(**changes: Any) -> Mistake:
-    """Another value of a setting."""
-
-    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-        config.update(changes)
-
-    change.__name__ = str(changes)
-    return change
 
 
 def uniform_doses_all_at_the_limit(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -194,10 +182,6 @@ def one_noise_for_both_states(config: Any, params: Any, rows: Any, patch: pytest
     rows["u_current"] = rows["u_ahead"]
 
 
-def no_slope_of_tanh(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(math, "cosh", lambda x: 1.0)
-
-
 def unbounded(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     del rows["discounted_return"]
 
@@ -222,10 +206,6 @@ def temperature_is_one(config: Any, params: Any, rows: Any, patch: pytest.Monkey
 
 def multiplier_is_one(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     params["log_multiplier"][:] = 0.0
-
-
-def next_act_of_another_episode(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["has_next"] = np.ones_like(rows["has_next"])
 
 
 def next_act_drawn(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -260,7 +240,7 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
     ("cql", CQL, no_importance, {"critic"}),
     ("cql", CQL, density_at_the_other_state, {"critic"}),
     ("cql", CQL, one_noise_for_both_states, {"critic"}),
-    ("cql", CQL, no_slope_of_tanh, ALL),
+    ("cql", CQL, without_tanh_slope, ALL),
     ("cql", CQL, setting(backup_entropy=True), {"critic"}),
     ("cql", CQL, temperature_is_one, {"actor", "temperature"}),
     ("cql", CQL, setting(bc_steps=1), {"actor"}),
@@ -295,11 +275,7 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key", "config", "mistake", "reached"),
-    MISTAKES,
-    ids=[f"{key}-{mistake.__name__}" for key, _, mistake, _ in MISTAKES],
-)
+@each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
     key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,17 +294,14 @@ CASES: list[tuple[str, Config]] = [
     (PI, ONESTEP),
     (PI, EXP_WEIGHT),
 ]
-every_case = pytest.mark.parametrize(
-    ("key", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
-)
 
 
-@every_case
+@each_case(CASES)
 def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
     assert_gradients(ORACLES[key], key.split()[0], config)
 
 
-@every_case
+@each_case(CASES)
 def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
     assert_routed(ORACLES[key], key.split()[0], config)
 
@@ -450,12 +423,7 @@ def test_the_policy_imitates_first_and_then_follows_the_critic() -> None:
 )
 def test_targets_follow_by_polyak_averaging(name: str, config: Config, step: int) -> None:
     agent = build(name, dict(config) | {"target_rate": 0.3})
-    before = {key: value.clone() for key, value in agent.state_dict().items()}
-    agent.update(make_batch(agent, step))
-    after = agent.state_dict()
-    for key in [k for k in after if "_target." in k]:
-        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
-        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
+    assert_targets_follow(agent, make_batch(agent, step))
 
 
 def test_the_improvement_starts_at_the_recorded_policy() -> None:

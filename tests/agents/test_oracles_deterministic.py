@@ -5,8 +5,6 @@ Values and gradients, at every option; and what each update moves and leaves alo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -15,17 +13,30 @@ import torch
 from oracle_cases import (
     HIDDEN,
     Config,
+    Mistake,
     Oracle,
+    act_for_next_act,
+    actor_target_is_online,
+    agrees,
     assert_gradients,
     assert_routed,
     assert_same,
     assert_seen,
+    assert_targets_follow,
     build,
     discount_sign,
+    each_case,
+    each_mistake,
     larger_critic,
     make_batch,
+    next_act_of_another_episode,
+    no_divergence,
     no_terminal_mask,
+    noise_negated,
+    only,
+    setting,
     targets_are_online,
+    without_tanh,
 )
 from oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
 
@@ -58,16 +69,6 @@ QUASI = {
 }
 
 
-def only(losses: Callable[..., dict[str, float]], *names: str) -> Callable[..., dict[str, float]]:
-    """Some of an oracle's losses: those of one phase."""
-
-    def chosen(*arguments: Any) -> dict[str, float]:
-        every = losses(*arguments)
-        return {name: every[name] for name in names}
-
-    return chosen
-
-
 TURN = TD3["actor_every"] - 1
 """Number of the first update in which the policy moves as well."""
 PAIR = {"critic": ("critic.",), "actor": ("actor.",)}
@@ -82,29 +83,23 @@ ORACLES = {
 }
 
 
-def agrees(key: str, config: Config, n_act: int = 2) -> None:
-    """The losses of both seeds are the oracle's."""
-    agent = build(key.split()[0], config, n_act)
-    assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), config)
-
-
 # Values
 
 
 @pytest.mark.parametrize("family", [*get_args(Family), "point"])
 @pytest.mark.parametrize("n_act", [1, 3])
 def test_bc_losses(family: str, n_act: int) -> None:
-    agrees("bc", BC | {"policy_family": family}, n_act)
+    agrees(ORACLES, "bc", BC | {"policy_family": family}, n_act)
 
 
 def test_percent_bc_losses_are_those_of_bc() -> None:
-    agrees("pct_bc", BC)
+    agrees(ORACLES, "pct_bc", BC)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize("option", [{}, {"alpha": 0.0}, {"target_noise": 0.0}, {"noise_clip": 0.01}], ids=str)
 def test_td3_bc_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees("td3_bc", TD3_BC | option, n_act)
+    agrees(ORACLES, "td3_bc", TD3_BC | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -114,7 +109,7 @@ def test_td3_bc_losses(n_act: int, option: dict[str, Any]) -> None:
     ids=str,
 )
 def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees("rebrac", REBRAC | option, n_act)
+    agrees(ORACLES, "rebrac", REBRAC | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -122,13 +117,13 @@ def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
 @pytest.mark.parametrize("n_samples", [1, 5])
 @pytest.mark.parametrize("option", [{}, {"normalise_q": False}, {"dropout": 0.0}, {"vae_beta": 0.2}], ids=str)
 def test_spot_losses(n_act: int, density: str, n_samples: int, option: dict[str, Any]) -> None:
-    agrees("spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
+    agrees(ORACLES, "spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize("vae_beta", [0.5, 1.3])
 def test_spot_vae_loss(n_act: int, vae_beta: float) -> None:
-    agrees("spot vae", SPOT | {"vae_beta": vae_beta}, n_act)
+    agrees(ORACLES, "spot vae", SPOT | {"vae_beta": vae_beta}, n_act)
 
 
 @pytest.mark.parametrize("bias", [-40.0, 40.0])
@@ -151,43 +146,10 @@ def test_quasi_optimal_losses(value_multiplier: str, support_multiplier: str, re
         "support_multiplier": support_multiplier,
         "regularisation": regularisation,
     }
-    agrees("quasi_optimal", config, 1)
+    agrees(ORACLES, "quasi_optimal", config, 1)
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
-
-
-def setting(**changes: Any) -> Mistake:
-    """Another value of a setting."""
-
-    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-        config.update(changes)
-
-    change.__name__ = str(changes)
-    return change
-
-
-def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in params if k.startswith("actor.")]:
-        params[key.replace("actor.", "actor_target.", 1)] = params[key]
-
-
-def noise_negated(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["u_target"] = -rows["u_target"]
-
-
-def next_act_of_another_episode(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["has_next"] = np.ones_like(rows["has_next"])
-
-
-def act_for_next_act(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["next_act"] = rows["act"]
-
-
-def without_tanh(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(math, "tanh", float)
 
 
 def dropout_in_the_target(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -224,10 +186,6 @@ def data_action_penalised(config: Any, params: Any, rows: Any, patch: pytest.Mon
 
 def one_draw(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     rows["u_latent"] = rows["u_latent"][:, :1]
-
-
-def no_divergence(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    config["vae_beta"] = 1e-9
 
 
 def diagonal_counts(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -300,11 +258,7 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key", "config", "mistake", "reached"),
-    MISTAKES,
-    ids=[f"{key}-{mistake.__name__}" for key, _, mistake, _ in MISTAKES],
-)
+@each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
     key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,17 +279,14 @@ CASES: list[tuple[str, Config]] = [
     ("quasi_optimal", QUASI),
     ("quasi_optimal", QUASI | {"support_multiplier": "released"}),
 ]
-every_case = pytest.mark.parametrize(
-    ("key", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
-)
 
 
-@every_case
+@each_case(CASES)
 def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
     assert_gradients(ORACLES[key], key.split()[0], config)
 
 
-@every_case
+@each_case(CASES)
 def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
     assert_routed(ORACLES[key], key.split()[0], config)
 
@@ -372,12 +323,7 @@ def test_an_update_moves_what_its_phase_moves_and_nothing_else(
 def test_targets_follow_by_polyak_averaging(name: str) -> None:
     config = {"td3_bc": TD3_BC, "rebrac": REBRAC, "spot": SPOT}[name] | {"target_rate": 0.3}
     agent = build(name, config)
-    before = {key: value.clone() for key, value in agent.state_dict().items()}
-    agent.update(make_batch(agent, ORACLES[name].step))
-    after = agent.state_dict()
-    for key in [k for k in after if "_target." in k]:
-        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
-        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
+    assert_targets_follow(agent, make_batch(agent, ORACLES[name].step))
 
 
 # %BC

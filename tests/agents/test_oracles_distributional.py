@@ -16,18 +16,26 @@ from oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
+    Mistake,
     Oracle,
+    actor_target_is_online,
+    agrees,
     assert_gradients,
     assert_routed,
     assert_same,
     assert_seen,
+    assert_targets_follow,
     build,
     discount_sign,
+    each_case,
+    each_mistake,
     larger_critic,
     make_batch,
     no_terminal_mask,
     seed_params,
+    setting,
     targets_are_online,
+    without_tanh_slope,
 )
 from oracles import c51, codac, flow_nets, iqn, value_flows
 from oracles import mlp as nets
@@ -81,12 +89,6 @@ ORACLES = {
 }
 
 
-def agrees(name: str, config: Config, n_act: int = 2) -> None:
-    """The losses of both seeds are the oracle's."""
-    agent = build(name, config, n_act)
-    assert_same(ORACLES[name], agent, make_batch(agent), config)
-
-
 # Values
 
 OPTIONS: list[tuple[str, Config]] = [
@@ -116,7 +118,7 @@ OPTIONS: list[tuple[str, Config]] = [
 @pytest.mark.parametrize("n_act", [1, 2])
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=str)
 def test_losses(name: str, option: Config, n_act: int) -> None:
-    agrees(name, {**CONFIGS[name], **option}, n_act)
+    agrees(ORACLES, name, {**CONFIGS[name], **option}, n_act)
 
 
 def test_returns_outside_of_the_range_are_moved_to_its_ends() -> None:
@@ -132,18 +134,6 @@ def test_returns_outside_of_the_range_are_moved_to_its_ends() -> None:
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
-
-
-def setting(**changes: Any) -> Mistake:
-    """Another value of a setting."""
-
-    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-        config.update(changes)
-
-    change.__name__ = str(changes)
-    return change
 
 
 def least_candidate(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -224,15 +214,6 @@ def slope_squared(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch
     patch.setattr(value_flows, "slope", lambda *arguments: right(*arguments) ** 2)
 
 
-def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in params if k.startswith("actor.")]:
-        params[key.replace("actor.", "actor_target.", 1)] = params[key]
-
-
-def without_tanh_slope(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(math, "cosh", lambda x: 1.0)
-
-
 def without_importance(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     right, inside = codac.draw, {"gap": False}
     gap = codac.gap
@@ -298,15 +279,11 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "mistake", "reached"),
-    MISTAKES,
-    ids=[f"{name}-{mistake.__name__}" for name, _, mistake, _ in MISTAKES],
-)
+@each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
-    name: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[name], name, config, mistake, reached, monkeypatch)
+    assert_seen(ORACLES[key], key, config, mistake, reached, monkeypatch)
 
 
 # Gradients and what moves
@@ -320,32 +297,22 @@ CASES: list[tuple[str, Config]] = [
     ("codac", EVERYTHING | FEW),
     ("codac", CODAC | FEW | {"risk": "cvar", "hidden": (6,)}),
 ]
-every_case = pytest.mark.parametrize(
-    ("name", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
-)
 
 
-@every_case
-def test_gradients_equal_finite_differences_of_the_equations(name: str, config: Config) -> None:
-    assert_gradients(ORACLES[name], name, config)
+@each_case(CASES)
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
+    assert_gradients(ORACLES[key], key, config)
 
 
-@every_case
-def test_each_loss_reaches_its_own_network_only(name: str, config: Config) -> None:
-    assert_routed(ORACLES[name], name, config)
+@each_case(CASES)
+def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
+    assert_routed(ORACLES[key], key, config)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_targets_follow_by_polyak_averaging(name: str) -> None:
     agent = build(name, CONFIGS[name] | {"target_rate": 0.3})
-    before = {key: value.clone() for key, value in agent.state_dict().items()}
-    agent.update(make_batch(agent))
-    after = agent.state_dict()
-    targets = [key for key in after if "_target." in key]
-    assert targets
-    for key in targets:
-        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
-        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
+    assert_targets_follow(agent, make_batch(agent))
 
 
 def test_the_multiplier_of_codac_stays_within_its_limit_and_can_leave_it() -> None:

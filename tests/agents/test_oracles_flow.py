@@ -5,7 +5,6 @@ Values and gradients, at every option; what each update moves; the law that each
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,17 +16,25 @@ from oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
+    Mistake,
     Oracle,
+    act_for_next_act,
+    agrees,
     assert_gradients,
     assert_routed,
     assert_same,
     assert_seen,
+    assert_targets_follow,
     build,
     discount_sign,
+    each_case,
+    each_mistake,
     larger_critic,
     make_batch,
+    next_act_of_another_episode,
     no_terminal_mask,
     seed_params,
+    setting,
     targets_are_online,
 )
 from oracles import fan, flow_nets, fql, ifql
@@ -50,12 +57,6 @@ ORACLES = {"fql": Oracle(fql.losses, OWN), "ifql": Oracle(ifql.losses, OWN)} | {
 }
 
 
-def agrees(name: str, config: Config, n_act: int = 2) -> None:
-    """The losses of both seeds are the oracle's."""
-    agent = build(name, config, n_act)
-    assert_same(ORACLES[name], agent, make_batch(agent), config)
-
-
 # Values
 
 OPTIONS: list[tuple[str, Config]] = [
@@ -73,7 +74,7 @@ OPTIONS: list[tuple[str, Config]] = [
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=str)
 def test_losses(name: str, option: Config, n_act: int) -> None:
-    agrees(name, {**CONFIGS[name], **option}, n_act)
+    agrees(ORACLES, name, {**CONFIGS[name], **option}, n_act)
 
 
 @pytest.mark.parametrize("name", ["fql", "fan", "faql", "nbrac", "nfql"])
@@ -88,18 +89,6 @@ def test_losses_where_doses_are_clipped(name: str) -> None:
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
-
-
-def setting(**changes: Any) -> Mistake:
-    """Another value of a setting."""
-
-    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-        config.update(changes)
-
-    change.__name__ = str(changes)
-    return change
 
 
 def exchanged(first: str, second: str) -> Mistake:
@@ -160,14 +149,6 @@ def dimensions_averaged(config: Any, params: Any, rows: Any, patch: pytest.Monke
     config["critic_penalty"] /= rows["act"].shape[1]
 
 
-def next_act_of_another_episode(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["has_next"] = np.ones_like(rows["has_next"])
-
-
-def act_for_next_act(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["next_act"] = rows["act"]
-
-
 ALL = {"critic", "upper", "flow", "actor"}
 MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
     ("fql", FQL, discount_sign, {"critic"}),
@@ -226,15 +207,11 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "mistake", "reached"),
-    MISTAKES,
-    ids=[f"{name}-{mistake.__name__}" for name, _, mistake, _ in MISTAKES],
-)
+@each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
-    name: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[name], name, config, mistake, reached, monkeypatch)
+    assert_seen(ORACLES[key], key, config, mistake, reached, monkeypatch)
 
 
 # Gradients
@@ -244,19 +221,16 @@ CASES: list[tuple[str, Config]] = [
     ("fql", FQL | {"normalise_q": True}),
     ("fan", FAN | {"normalise_q": True, "aggregate": "min"}),
 ]
-every_case = pytest.mark.parametrize(
-    ("name", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
-)
 
 
-@every_case
-def test_gradients_equal_finite_differences_of_the_equations(name: str, config: Config) -> None:
-    assert_gradients(ORACLES[name], name, config)
+@each_case(CASES)
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
+    assert_gradients(ORACLES[key], key, config)
 
 
-@every_case
-def test_each_loss_reaches_its_own_network_only(name: str, config: Config) -> None:
-    assert_routed(ORACLES[name], name, config)
+@each_case(CASES)
+def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
+    assert_routed(ORACLES[key], key, config)
 
 
 # Updates
@@ -265,14 +239,9 @@ def test_each_loss_reaches_its_own_network_only(name: str, config: Config) -> No
 @pytest.mark.parametrize("name", CONFIGS)
 def test_only_the_critics_have_targets_and_these_follow_after_the_step(name: str) -> None:
     agent = build(name, {**CONFIGS[name], "target_rate": 0.3})
-    before = {key: value.clone() for key, value in agent.state_dict().items()}
-    agent.update(make_batch(agent))
-    after = agent.state_dict()
-    targets = [key for key in after if "_target." in key]
+    assert_targets_follow(agent, make_batch(agent))
+    targets = [key for key in agent.state_dict() if "_target." in key]
     assert {key.split(".")[0] for key in targets} == {"critic_target"}
-    for key in targets:
-        wanted = 0.3 * after[key.replace("_target.", ".")] + 0.7 * before[key]
-        torch.testing.assert_close(after[key], wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

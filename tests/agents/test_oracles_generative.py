@@ -6,7 +6,6 @@ And what each update moves and leaves alone; and the doses that are chosen from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,25 @@ from oracle_cases import (
     N_OBS,
     SEEDS,
     Config,
+    Mistake,
     Oracle,
+    actor_target_is_online,
+    agrees,
     assert_gradients,
     assert_routed,
     assert_same,
     assert_seen,
     build,
     discount_sign,
+    each_case,
+    each_mistake,
     larger_critic,
     make_batch,
+    no_divergence,
     no_terminal_mask,
+    only,
     seed_params,
+    setting,
     targets_are_online,
 )
 from oracles import bcq, bear, plas, spot
@@ -63,16 +70,6 @@ BEAR: Config = {
 }
 
 
-def only(losses: Callable[..., dict[str, float]], **names: str) -> Callable[..., dict[str, float]]:
-    """Some of an oracle's losses by the agent's names: those of one phase."""
-
-    def chosen(*arguments: Any) -> dict[str, float]:
-        every = losses(*arguments)
-        return {name: every[source] for name, source in names.items()}
-
-    return chosen
-
-
 SAME = {name: name for name in ("vae", "critic", "actor", "multiplier")}
 OWN = {"vae": ("vae.",), "critic": ("critic.",), "actor": ("actor.",), "multiplier": ("log_multiplier",)}
 ORACLES = {
@@ -82,12 +79,6 @@ ORACLES = {
     "plas": Oracle(only(plas.losses, critic="critic", actor="actor"), OWN, step=PLAS["vae_steps"]),
     "plas vae": Oracle(only(plas.losses, vae="vae"), OWN),
 }
-
-
-def agrees(key: str, config: Config, n_act: int = 2) -> None:
-    """The losses of both seeds are the oracle's."""
-    agent = build(key.split()[0], config, n_act)
-    assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), config)
 
 
 # Values
@@ -107,7 +98,7 @@ def agrees(key: str, config: Config, n_act: int = 2) -> None:
     ids=str,
 )
 def test_bcq_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees("bcq", {**BCQ, **option}, n_act)
+    agrees(ORACLES, "bcq", {**BCQ, **option}, n_act)
 
 
 @pytest.mark.parametrize("key", ["plas", "plas vae"])
@@ -116,7 +107,7 @@ def test_bcq_losses(n_act: int, option: dict[str, Any]) -> None:
     "option", [{}, {"reach": 0.3}, {"largest_latent": 0.5}, {"least_weight": 0.0}], ids=str
 )
 def test_plas_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
-    agrees(key, {**PLAS, **option}, n_act)
+    agrees(ORACLES, key, {**PLAS, **option}, n_act)
 
 
 @pytest.mark.parametrize("key", ["bear", "bear alone"])
@@ -134,7 +125,7 @@ def test_plas_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
     ids=str,
 )
 def test_bear_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
-    agrees(key, {**BEAR, **option}, n_act)
+    agrees(ORACLES, key, {**BEAR, **option}, n_act)
 
 
 @pytest.mark.parametrize("bias", [-40.0, 40.0])
@@ -161,23 +152,6 @@ def test_every_critic_of_an_ensemble_takes_part(name: str, config: Config) -> No
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
-
-Mistake = Callable[[Any, Any, Any, pytest.MonkeyPatch], None]
-
-
-def setting(**changes: Any) -> Mistake:
-    """Another value of a setting."""
-
-    def change(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-        config.update(changes)
-
-    change.__name__ = str(changes)
-    return change
-
-
-def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in params if k.startswith("actor.")]:
-        params[key.replace("actor.", "actor_target.", 1)] = params[key]
 
 
 def one_candidate(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -216,10 +190,6 @@ def multiplier_not_in_exponent(config: Any, params: Any, rows: Any, patch: pytes
 
 def mean_critic(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(nets, "pessimistic", lambda values: sum(values) / len(values))
-
-
-def no_divergence(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    config["vae_beta"] = 1e-9
 
 
 def another_decoder(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -269,11 +239,7 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key", "config", "mistake", "reached"),
-    MISTAKES,
-    ids=[f"{key}-{mistake.__name__}" for key, _, mistake, _ in MISTAKES],
-)
+@each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
     key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,17 +257,14 @@ CASES: list[tuple[str, Config]] = [
     ("plas", {**PLAS, "reach": 0.3}),
     ("plas vae", PLAS),
 ]
-every_case = pytest.mark.parametrize(
-    ("key", "config"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)]
-)
 
 
-@every_case
+@each_case(CASES)
 def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
     assert_gradients(ORACLES[key], key.split()[0], config)
 
 
-@every_case
+@each_case(CASES)
 def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
     assert_routed(ORACLES[key], key.split()[0], config)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from bandit import BEST, OBS, bandit, reward, trained
 from oracle_cases import (
     HIDDEN,
     Oracle,
+    actor_target_is_online,
     assert_gradients,
     assert_routed,
     assert_same,
@@ -20,7 +20,9 @@ from oracle_cases import (
     larger_critic,
     make_batch,
     no_terminal_mask,
+    noise_negated,
     targets_are_online,
+    without_tanh,
 )
 from oracles import mlp as nets
 from oracles import td3
@@ -50,15 +52,6 @@ def test_gradients_and_whom_they_reach() -> None:
     assert_routed(ORACLE, "td3", CONFIG)
 
 
-def actor_target_is_online(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    for key in [k for k in params if k.startswith("actor.")]:
-        params[key.replace("actor.", "actor_target.", 1)] = params[key]
-
-
-def noise_negated(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    rows["u_target"] = -rows["u_target"]
-
-
 def noise_not_clipped(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     config["noise_clip"] = 9.0
 
@@ -66,10 +59,6 @@ def noise_not_clipped(config: Any, params: Any, rows: Any, patch: pytest.MonkeyP
 def actor_follows_the_second_critic(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     values = nets.action_values
     patch.setattr(nets, "action_values", lambda *arguments: values(*arguments)[::-1])
-
-
-def without_tanh(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(math, "tanh", float)
 
 
 @pytest.mark.parametrize(
