@@ -58,15 +58,32 @@ def server(study: Path) -> Iterator[str]:
 
 
 def settle(page: Any, charts: int = 1) -> None:
-    """Wait until the script has run and at least so many charts are drawn."""
+    """Wait until the script has run, at least so many charts are drawn, and nothing moves any more."""
     page.wait_for_selector("h1", timeout=60_000)
     drawn = (
         "count => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
-        " && document.querySelectorAll('.js-plotly-plot .main-svg .xtick').length > 0"
+        " && (!count || document.querySelectorAll('.js-plotly-plot .main-svg .xtick').length > 0)"
         " && document.querySelectorAll('.js-plotly-plot').length >= count"
     )
     page.wait_for_function(drawn, arg=charts, timeout=60_000)
-    page.wait_for_timeout(400)
+    still(page)
+
+
+def still(page: Any) -> None:
+    """Wait until nothing has moved for a dozen frames: charts follow their place a moment later."""
+    page.wait_for_function(
+        """() => {
+            const places = [...document.querySelectorAll('[data-testid=stMain], .js-plotly-plot')].map(e => {
+                const box = e.getBoundingClientRect();
+                return [box.x, box.y, box.width, box.height, e.scrollHeight];
+            });
+            const now = JSON.stringify([places, document.fonts.status]);
+            window.unmoved = window.places === now ? window.unmoved + 1 : 0;
+            window.places = now;
+            return window.unmoved >= 12;
+        }""",
+        timeout=30_000,
+    )
 
 
 def full_height(page: Any) -> None:
@@ -75,4 +92,4 @@ def full_height(page: Any) -> None:
     width = page.viewport_size["width"]
     for _ in range(2):  # a chart below the fold may change the height when it is drawn
         page.set_viewport_size({"width": width, "height": int(page.evaluate(height)) + 10})
-        page.wait_for_timeout(400)
+        still(page)

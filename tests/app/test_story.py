@@ -11,7 +11,7 @@ import pytest
 from dosing import NOT_FOR_PATIENTS
 from dosing.audit import FILE, AuditLog
 from tests.app.served import FLAGS, server, settle
-from tests.app.test_browser import Watched, check_layout
+from tests.app.test_browser import Watched, check_layout, go, visible_doses
 
 pytestmark = pytest.mark.browser
 
@@ -26,14 +26,6 @@ def browser(chromium: str) -> Iterator[Any]:
         launched.close()
 
 
-def go(page: Any, group: str, name: str) -> None:
-    """Follow the navigation to a page of a group, which the keyboard opens."""
-    section = page.get_by_test_id("stTopNavSection").filter(has_text=group)
-    section.focus()
-    section.press("Enter")
-    page.get_by_test_id("stTopNavDropdownLink").get_by_text(name, exact=True).click()
-
-
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_from_a_patient_to_the_audit_log(
     browser: Any, full_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theme: str
@@ -46,8 +38,9 @@ def test_from_a_patient_to_the_audit_log(
         page.goto(f"{address}/?patient=1&visit=5")
         settle(page, charts=3)
         assert "(exact support)" in page.inner_text("body")
+        doses = visible_doses(page)
 
-        go(page, "One state", "What if")
+        go(page, "What if")
         page.get_by_text("Choice 1", exact=True).wait_for(timeout=30_000)
         settle(page, charts=3)
         slider = page.get_by_role("slider").nth(1)  # the first one is the visit
@@ -55,10 +48,12 @@ def test_from_a_patient_to_the_audit_log(
         slider.press("ArrowRight")
         page.get_by_text("dose 0.010 at every visit").first.wait_for(timeout=20_000)
 
-        page.get_by_role("link", name="Patient", exact=True).click()
+        go(page, "Patient")
         page.get_by_role("button", name="Record the decision").wait_for(timeout=30_000)
         settle(page, charts=3)
-        dose = page.locator('[data-testid="stMetricValue"]').first.inner_text()
+        assert "patient=1&visit=5" in page.url
+        assert visible_doses(page) == doses
+        dose = doses[0]
         choices = page.get_by_test_id("stRadio")
         assert f"Accept {dose}" in choices.inner_text()
         choices.locator("input").first.focus()
@@ -70,7 +65,7 @@ def test_from_a_patient_to_the_audit_log(
         check_layout(page, tmp_path / f"decided-{theme}")
 
         page.set_viewport_size({"width": 1280, "height": 900})
-        go(page, "Records", "Audit")
+        go(page, "Audit")
         page.get_by_text("Chain verified.").wait_for(timeout=30_000)
         assert "1 of 1 decision (1 another dose, 0 rejected)" in page.inner_text("body")
         check_layout(page, tmp_path / f"audit-{theme}")
@@ -89,15 +84,15 @@ def test_from_a_patient_to_the_audit_log(
         lines[2] = lines[2].replace('"status":"', '"status":"not ')
         log.path.write_text("".join(lines))
         page.set_viewport_size({"width": 1280, "height": 900})
-        page.get_by_role("link", name="Patient", exact=True).click()
+        go(page, "Patient")
         settle(page, charts=3)
-        go(page, "Records", "Audit")
+        go(page, "Audit")
         page.get_by_text("CHAIN BROKEN at line 3:").wait_for(timeout=30_000)
         check_layout(page, tmp_path / f"broken-{theme}")
         assert log.path.read_text() == "".join(lines)
 
         page.set_viewport_size({"width": 1280, "height": 900})
-        go(page, "Records", "Upload")
+        go(page, "Upload")
         file = page.locator("input[type=file]")
         file.wait_for(state="attached", timeout=30_000)
         names = ",".join(f"s{k + 1}" for k in range(8))
