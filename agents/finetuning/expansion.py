@@ -221,7 +221,7 @@ class Expanded(Agent):
         """The composite policy: its doses with the probabilities of their being chosen.
 
         M fixed draws stand for the learner's law. Recommended is, of the modes of all members, that of the
-        highest value.
+        highest value; the learner's mode is none of its draws and need not lie between those that are chosen.
         """
         law = self.online.policy(obs)
         offers, own = self.offers(obs), fixed_draws(law, self.draws)
