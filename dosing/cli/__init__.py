@@ -8,23 +8,18 @@ need no torch.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import agents
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import audit, collect, finetune, presets, recommend, report
+from dosing.cli import audit, collect, finetune, options, presets, recommend, report
 from dosing.errors import UserError
-from dosing.regularisation import Regularisation
-
-if TYPE_CHECKING:
-    from dosing.data.external import External
 
 DEFAULT_ENV = "dosing/Treatment-v0"
 
@@ -94,14 +89,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     demo.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
     demo.add_argument("--variant", default="corrected", help="variant of the environment [%(default)s]")
-    _device(demo)
+    options.add_device(demo)
     demo.add_argument("--no-serve", action="store_true", help="end after the table")
     demo.add_argument("--port", type=int, default=8501, help="port of the dashboard [%(default)s]")
 
     simulate = command("simulate", _simulate, "simulate patients and record their visits in a file")
     simulate.add_argument("env", nargs="?", default=DEFAULT_ENV, help="environment id [%(default)s]")
     simulate.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .csv or .hdf5")
-    _cohort(simulate)
+    options.add_cohort(simulate)
 
     train = command("train", _train, "train an agent on recorded visits", add_help=False)
     train.add_argument("agent", nargs="?", metavar="AGENT", help="see: python -m dosing agents")
@@ -114,7 +109,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     train.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     train.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
-    _preset(train)
+    options.add_preset(train)
     train.add_argument("--log-every", type=int, default=100, help="updates between log rows [%(default)s]")
     train.add_argument(
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
@@ -129,9 +124,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of products [%(default)s]"
     )
-    _device(train)
-    _cohort(train)
-    _external(train)
+    options.add_device(train)
+    options.add_cohort(train)
+    options.add_external(train)
 
     compare = command("compare", _compare, "train and evaluate several agents on the same visits; resumable")
     compare.add_argument("--agents", nargs="+", default=["all"], help="agents [all]")
@@ -139,7 +134,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     compare.add_argument(
         "--data", nargs="+", metavar="SOURCE", default=[DEFAULT_ENV], help=f"ids or files [{DEFAULT_ENV}]"
     )
-    _preset(compare)
+    options.add_preset(compare)
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="study folder [%(default)s]")
     compare.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
     compare.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
@@ -165,9 +160,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         metavar="[AGENT.]NAME=VALUE[,VALUE...]",
         help="a setting, or several values of it for one row each; repeatable",
     )
-    _device(compare)
-    _cohort(compare)
-    _external(compare)
+    options.add_device(compare)
+    options.add_cohort(compare)
+    options.add_external(compare)
 
     select = command(
         "select",
@@ -178,7 +173,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     select.add_argument(
         "--data", metavar="SOURCE", required=True, help="environment id (simulated on the spot) or a file"
     )
-    _preset(select)
+    options.add_preset(select)
     select.add_argument(
         "--set",
         action="append",
@@ -210,9 +205,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         help="density of the recorded doses, for importance weights [%(default)s]",
     )
     select.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
-    _device(select)
-    _cohort(select)
-    _external(select)
+    options.add_device(select)
+    options.add_cohort(select)
+    options.add_external(select)
 
     evaluate = command("evaluate", _evaluate, "evaluate a finished run on new simulated patients")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
@@ -229,151 +224,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     app.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder to show [%(default)s]")
     app.add_argument("--port", type=int, default=8501, help="port on localhost [%(default)s]")
     return parser, commands
-
-
-def _device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
-
-
-def _preset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset", metavar="NAME", help=f"named settings, which flags override: {presets.listed()}"
-    )
-    options = ", ".join(Regularisation.__dataclass_fields__)
-    parser.add_argument(
-        "--regularise",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"what networks and updates have beyond the method; repeatable: {options}",
-    )
-    for name, (kind, text) in TRAINING_OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
-    for name, text in (
-        ("standardise-obs", "agents see states less their mean, over their standard deviation"),
-        ("scale-reward", "agents see rewards over their standard deviation"),
-    ):
-        parser.add_argument(
-            f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
-        )
-
-
-TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
-    "batch_size": (int, "transitions per update [256]"),
-    "n_step": (int, "most visits whose rewards a target sums before it bootstraps [1]"),
-    "trace": (float, "lambda: probability of one more visit in that sum [1]"),
-    "averaging": (float, "eta: weights kept are a running average; 8: about the last fifth [0: the last]"),
-}
-"""Fields of ``dosing.training.TrainingSettings`` that a preset may set and a flag overrides."""
-
-
-def _training_options(arguments: argparse.Namespace, preset: presets.Preset) -> dict[str, Any]:
-    given = {name: getattr(arguments, name) for name in TRAINING_OPTIONS}
-    return preset.training | {name: value for name, value in given.items() if value is not None}
-
-
-def _data_options(arguments: argparse.Namespace) -> dict[str, bool]:
-    """Options of the data that were given as flags."""
-    given = {name: getattr(arguments, name) for name in ("standardise_obs", "scale_reward")}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _cohort(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--patients", type=int, default=50, help="simulated patients [%(default)s]")
-    parser.add_argument(
-        "--data-seed", type=int, default=0, help="seed of the simulated patients [%(default)s]"
-    )
-    parser.add_argument("--policy", default="uniform", help="rule that doses them [%(default)s]")
-    parser.add_argument(
-        "--env-option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="such as variant=simenv3; repeatable",
-    )
-
-
-def _external(parser: argparse.ArgumentParser) -> None:
-    """What a file of another program does not say itself."""
-    found = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
-    found.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
-    for end in ("low", "high"):
-        found.add_argument(
-            f"--dose-{end}", nargs="+", type=float, default=[], metavar="DOSE", help=f"{end} limit per action"
-        )
-    found.add_argument("--horizon", type=int, help="visits after which episodes were cut, where not recorded")
-    found.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="ROLE=NAME",
-        help="columns of a table: obs=x1,x2 act=dose ...",
-    )
-    found.add_argument(
-        "--split-at-jumps", action="store_true", help="episodes end where the next row does not follow"
-    )
-
-
-def _described(arguments: argparse.Namespace) -> External | None:
-    """What was said about files of other programs; None where nothing was."""
-    from dosing.cli import studies
-
-    return studies.external_of(
-        arguments.env,
-        _env_options(arguments.env_option),
-        low=arguments.dose_low,
-        high=arguments.dose_high,
-        horizon=arguments.horizon,
-        columns=arguments.columns,
-        split_at_jumps=arguments.split_at_jumps,
-    )
-
-
-def _seed_range(count: int) -> tuple[int, ...]:
-    if count < 1:
-        raise UserError(f"--seeds must be at least 1, got {count}.")
-    return tuple(range(count))
-
-
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse NAME=VALUE; a value that reads as JSON (3, 0.5, true, [64, 64]) is that, else it is text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise UserError(f"an option is written NAME=VALUE, got {pair!r}.")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """Parse NAME=VALUE or NAME=VALUE,VALUE... into the values each setting takes in turn.
-
-    A value that reads as JSON (3, 0.5, true, [64,64]) is that, else it is text.
-    """
-    settings: dict[str, list[Any]] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator or not name or not text:
-            raise UserError(f"a setting is written NAME=VALUE or NAME=VALUE,VALUE, got {pair!r}.")
-        if name in settings:
-            raise UserError(f"{name} is set twice; several values of it are written {name}=VALUE,VALUE.")
-        try:
-            settings[name] = json.loads(f"[{text}]")
-        except ValueError:
-            settings[name] = [_options([f"value={part}"])["value"] for part in text.split(",")]
-    return settings
-
-
-def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
-    options = _options(pairs)
-    for name in ("env_id", "patients", "policy", "seed", "progress", "workers"):
-        if name in options:
-            raise UserError(f"{name} is not an option of an environment; see the help of this command.")
-    return options
 
 
 def _agents(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -395,7 +245,7 @@ def _simulate(arguments: argparse.Namespace, rest: list[str]) -> int:
         policy=arguments.policy,
         seed=arguments.data_seed,
         progress=True,
-        **_env_options(arguments.env_option),
+        **options.env_options(arguments.env_option),
     )
     metadata = write_episodes(episodes, arguments.out)
     print(f"{len(episodes):,} visits of {arguments.patients:,} patients in {arguments.out}")
@@ -436,15 +286,15 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(f"preset {arguments.preset} has nothing for {arguments.agent}: its own defaults are used.")
     settings = TrainingSettings(
         steps=arguments.steps,
-        **_training_options(arguments, preset),
+        **options.training_options(arguments, preset),
         log_every=arguments.log_every,
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
         precision=arguments.precision,
     )
     settings.check()
-    seeds = _seed_range(arguments.seeds)
-    regularised = regularisations(_settings(arguments.regularise), preset)
+    seeds = options.seed_range(arguments.seeds)
+    regularised = regularisations(options.settings_of(arguments.regularise), preset)
     if len(regularised) > 1:
         raise UserError("train takes one value of each option; several side by side are for compare.")
     data = studies.obtain_data(
@@ -453,8 +303,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         patients=arguments.patients,
         policy=arguments.policy,
         seed=arguments.data_seed,
-        options=_env_options(arguments.env_option),
-        external=_described(arguments),
+        options=options.env_options(arguments.env_option),
+        external=options.described(arguments),
     )
     run = studies.train_run(
         arguments.agent,
@@ -464,7 +314,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         seeds,
         settings,
         arguments.device,
-        data_options=preset.data_of(arguments.agent) | _data_options(arguments),
+        data_options=preset.data_of(arguments.agent) | options.data_options(arguments),
         regularisation=regularised[0],
     )
     print(run.path)
@@ -480,20 +330,20 @@ def _side_by_side(arguments: argparse.Namespace) -> dict[str, Any]:
     training = TrainingSettings(
         steps=arguments.steps,
         checkpoint_every=arguments.checkpoint_every,
-        **_training_options(arguments, presets.find(arguments.preset)),
+        **options.training_options(arguments, presets.find(arguments.preset)),
     )
     return {
         "patients": arguments.patients,
         "policy": arguments.policy,
         "data_seed": arguments.data_seed,
-        "env_options": _env_options(arguments.env_option),
-        "settings": _settings(arguments.set),
+        "env_options": options.env_options(arguments.env_option),
+        "settings": options.settings_of(arguments.set),
         "preset": arguments.preset,
-        "seeds": _seed_range(arguments.seeds),
+        "seeds": options.seed_range(arguments.seeds),
         "training": training,
-        "data_options": _data_options(arguments),
-        "external": _described(arguments),
-        "regularise": _settings(arguments.regularise),
+        "data_options": options.data_options(arguments),
+        "external": options.described(arguments),
+        "regularise": options.settings_of(arguments.regularise),
         "device": arguments.device,
         "workers": arguments.workers,
     }
@@ -553,7 +403,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.cli import behaviour, compare
 
-    seeds = _seed_range(arguments.seeds)
+    seeds = options.seed_range(arguments.seeds)
     if arguments.data is not None:
         source = None if arguments.data == "mujoco" else arguments.data
         found = behaviour.demo(

@@ -8,6 +8,7 @@ from typing import Any
 
 from agents import finetuning
 from dosing import NOT_FOR_PATIENTS
+from dosing.cli import options
 from dosing.errors import UserError
 
 
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     for name in methods if methods != ["all"] else ():
         finetuning.find(name)
-    from dosing.cli import _env_options, trials
+    from dosing.cli import trials
     from dosing.learner import TrialSettings
 
     settings = TrialSettings(
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         study=arguments.out,
         settings=settings,
         env_id=arguments.env,
-        env_options=_env_options(arguments.env_option),
+        env_options=options.env_options(arguments.env_option),
         seeds=arguments.seeds,
         evaluation_patients=arguments.evaluation_patients,
         device=arguments.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+import agents
+from agents import finetuning
+from dosing.errors import UserError
 from dosing.evaluation import Outcomes, read_outcomes
-from dosing.runs import EPISODES, RunFolder, read_json, read_table, write_json, write_table
+from dosing.runs import CONFIG, EPISODES, RunFolder, read_json, read_table, write_json, write_table
 from dosing.statistics import Estimate, band_over_seeds, mean_over_seeds, paired_difference
 from dosing.trial import COURSES, CURVE, REPORT
 
@@ -240,6 +244,16 @@ class Progress:
         """Mean over seeds at every evaluation, with intervals that hold at all of them at once."""
         return _band(self.returns)
 
+    @property
+    def lowest(self) -> int:
+        """Number of the evaluation at which the mean over seeds is lowest."""
+        return int(self.returns.mean(0).argmin())
+
+    def along(self, values: Array) -> tuple[npt.NDArray[np.int64], tuple[Estimate, ...]]:
+        """The band of values ``[S, T]`` at the evaluations at which every seed has one, and their visits."""
+        there = np.isfinite(values).all(0)
+        return self.visits[there], _band(values[:, there]) if there.any() else ()
+
     def less(self, start: pd.Series) -> tuple[Estimate, ...]:
         """The same of the returns less those of a policy on the same patients, seed by seed."""
         return _band(self.returns - start.loc[list(self.seeds)].to_numpy()[:, None])
@@ -247,6 +261,86 @@ class Progress:
     def over_seeds(self, values: Array) -> Estimate | None:
         """Mean of one number per seed ``[S]`` with its interval; None where a seed has none."""
         return None if np.isnan(values).any() else _over_seeds(values[:, None])
+
+
+def below(difference: Sequence[Estimate]) -> list[int]:
+    """Evaluations at which the whole interval of a difference lies below 0."""
+    return [t for t, estimate in enumerate(difference) if estimate.high < 0.0]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trial as its folder tells it, finished or not.
+
+    Attributes:
+        run: its folder.
+        method: as it was asked for, settings included.
+        title: of the method.
+        offline: folder of the run that it started from.
+        agent: title of that run's agent.
+        shared: what trials have in common that can stand in one picture: data, environment, seeds and
+            settings.
+        visits: visits of a seed's patients that the trial is to have.
+        finished: whether all is done.
+        stops: what the harm rule said of the seeds that it stopped (``dosing.ledger.Ledger.why``); known
+            once the trial is finished.
+        progress: what is known so far; None before the first tables are written.
+    """
+
+    run: RunFolder
+    method: str
+    title: str
+    offline: Path
+    agent: str
+    shared: str
+    visits: int
+    finished: bool
+    stops: tuple[Mapping[str, Any], ...]
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Standing:
+        """Read a folder.
+
+        Raises:
+            UserError: it is no trial's, or damaged.
+        """
+        config = run.config()
+        needed = {"method", "start_seeds", "trial", "env", "data", "offline", "offline_run"}
+        if missing := needed - config.keys():
+            raise UserError(f"{run.path}/{CONFIG} lacks {', '.join(sorted(missing))}: it is no trial's.")
+        if run.done:
+            run.verify()
+        shared = [config["data"]["content_hash"], config["env"], config["start_seeds"], config["trial"]]
+        agent = config["offline"]["agent"]
+        return cls(
+            run=run,
+            method=config["method"],
+            title=finetuning.find(config["method"]).title,
+            offline=Path(os.path.normpath(run.path.resolve() / config["offline_run"])),
+            agent=agents.find(agent).title,
+            shared=json.dumps(shared, sort_keys=True),
+            visits=int(config["trial"]["visits"]),
+            finished=run.done,
+            stops=tuple(read_json(run.path / REPORT)["stopped"]) if run.done else (),
+            progress=Progress.of(run),
+        )
+
+
+def trial_folders(study: Path) -> list[RunFolder]:
+    """Folders of a study's trials, finished or not; first those of its table, in its order."""
+    found = sorted(path.parent for path in study.glob(f"{TRIALS}/*/*/*/{CONFIG}"))
+    order = {study / run: place for place, run in enumerate(titles_of(study))}
+    return [RunFolder(path) for path in sorted(found, key=lambda path: order.get(path, len(order)))]
+
+
+def titles_of(study: Path) -> dict[str, str]:
+    """Titles in the table of the last command, by the folder of the trial within the study."""
+    file = study / TRIALS / TABLE
+    try:
+        return {line["run"]: line["title"] for line in read_json(file)["lines"]} if file.is_file() else {}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} is no table of trials of this version; run finetune again.") from error
 
 
 def _band(curves: Array) -> tuple[Estimate, ...]:

@@ -1,0 +1,165 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dosing.cli import presets
+from dosing.errors import UserError
+from dosing.regularisation import Regularisation
+
+if TYPE_CHECKING:
+    from dosing.data.external import External
+
+TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
+    "batch_size": (int, "transitions per update [256]"),
+    "n_step": (int, "most visits whose rewards a target sums before it bootstraps [1]"),
+    "trace": (float, "lambda: probability of one more visit in that sum [1]"),
+    "averaging": (float, "eta: weights kept are a running average; 8: about the last fifth [0: the last]"),
+}
+"""Fields of ``dosing.training.TrainingSettings`` that a preset may set and a flag overrides."""
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where it runs."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """Named settings, and the options of training and of the data that override them."""
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"named settings, which flags override: {presets.listed()}"
+    )
+    options = ", ".join(Regularisation.__dataclass_fields__)
+    parser.add_argument(
+        "--regularise",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"what networks and updates have beyond the method; repeatable: {options}",
+    )
+    for name, (kind, text) in TRAINING_OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    for name, text in (
+        ("standardise-obs", "agents see states less their mean, over their standard deviation"),
+        ("scale-reward", "agents see rewards over their standard deviation"),
+    ):
+        parser.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
+        )
+
+
+def training_options(arguments: argparse.Namespace, preset: presets.Preset) -> dict[str, Any]:
+    """Fields of ``TrainingSettings``: the preset's, overridden by flags."""
+    given = {name: getattr(arguments, name) for name in TRAINING_OPTIONS}
+    return preset.training | {name: value for name, value in given.items() if value is not None}
+
+
+def data_options(arguments: argparse.Namespace) -> dict[str, bool]:
+    """Options of the data that were given as flags."""
+    given = {name: getattr(arguments, name) for name in ("standardise_obs", "scale_reward")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_cohort(parser: argparse.ArgumentParser) -> None:
+    """Which patients are simulated."""
+    parser.add_argument("--patients", type=int, default=50, help="simulated patients [%(default)s]")
+    parser.add_argument(
+        "--data-seed", type=int, default=0, help="seed of the simulated patients [%(default)s]"
+    )
+    parser.add_argument("--policy", default="uniform", help="rule that doses them [%(default)s]")
+    parser.add_argument(
+        "--env-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="such as variant=simenv3; repeatable",
+    )
+
+
+def add_external(parser: argparse.ArgumentParser) -> None:
+    """What a file of another program does not say itself."""
+    found = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
+    found.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
+    for end in ("low", "high"):
+        found.add_argument(
+            f"--dose-{end}", nargs="+", type=float, default=[], metavar="DOSE", help=f"{end} limit per action"
+        )
+    found.add_argument("--horizon", type=int, help="visits after which episodes were cut, where not recorded")
+    found.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help="columns of a table: obs=x1,x2 act=dose ...",
+    )
+    found.add_argument(
+        "--split-at-jumps", action="store_true", help="episodes end where the next row does not follow"
+    )
+
+
+def described(arguments: argparse.Namespace) -> External | None:
+    """What was said about files of other programs; None where nothing was."""
+    from dosing.cli import studies
+
+    return studies.external_of(
+        arguments.env,
+        env_options(arguments.env_option),
+        low=arguments.dose_low,
+        high=arguments.dose_high,
+        horizon=arguments.horizon,
+        columns=arguments.columns,
+        split_at_jumps=arguments.split_at_jumps,
+    )
+
+
+def seed_range(count: int) -> tuple[int, ...]:
+    """Seeds 0 to ``count`` - 1; UserError if there are none."""
+    if count < 1:
+        raise UserError(f"--seeds must be at least 1, got {count}.")
+    return tuple(range(count))
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE; a value that reads as JSON (3, 0.5, true, [64, 64]) is that, else it is text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UserError(f"an option is written NAME=VALUE, got {pair!r}.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """Parse NAME=VALUE or NAME=VALUE,VALUE... into the values each setting takes in turn.
+
+    A value that reads as JSON (3, 0.5, true, [64,64]) is that, else it is text.
+    """
+    settings: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name or not text:
+            raise UserError(f"a setting is written NAME=VALUE or NAME=VALUE,VALUE, got {pair!r}.")
+        if name in settings:
+            raise UserError(f"{name} is set twice; several values of it are written {name}=VALUE,VALUE.")
+        try:
+            settings[name] = json.loads(f"[{text}]")
+        except ValueError:
+            settings[name] = [options_of([f"value={part}"])["value"] for part in text.split(",")]
+    return settings
+
+
+def env_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE options of an environment; UserError for a name that is an option of the command."""
+    options = options_of(pairs)
+    for name in ("env_id", "patients", "policy", "seed", "progress", "workers"):
+        if name in options:
+            raise UserError(f"{name} is not an option of an environment; see the help of this command.")
+    return options
