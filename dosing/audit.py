@@ -9,7 +9,8 @@ knows this format can forge them. Keep the last hash elsewhere to notice that as
 
 A line is on the disk (fsync) before :meth:`AuditLog.append` returns: write to the log first, show then. A
 lock on the log orders the lines of concurrent processes and threads. A broken log is never repaired, and
-never continued.
+never continued: a process checks every line before it adds its first one, and again whenever the file is not
+as it left it (0.05 ms for a line of 1 kB); else it checks the last line and the head.
 
 No patient identifiers belong in here; see :func:`shown` for what is kept of a recommendation.
 """
@@ -98,7 +99,7 @@ class AuditLog:
             content: JSON-able; NaN and infinity are refused.
 
         Raises:
-            UserError: the file cannot be written, or its last line is broken: nothing was added then.
+            UserError: the file cannot be written, or the log is broken: nothing was added then.
         """
         with self._locked() as file:
             return self._append(file, kind, content)
@@ -117,7 +118,8 @@ class AuditLog:
         if found.broken is not None:
             return (
                 f"the audit log {self.path} is broken at line {found.broken}: {found.problem}; the "
-                f"{len(found.records)} line(s) before are sound. Move it aside: a new one begins."
+                f"{len(found.records)} line(s) before are sound. It is kept as it is, and nothing is added: "
+                f"restore it, or move it and its head {self.head.name} aside, and a new one begins."
             )
         count = f"{len(found.records):,} record{'s' if len(found.records) != 1 else ''}"
         end = (
@@ -155,7 +157,7 @@ class AuditLog:
 
     def _append(self, file: int, kind: Kind, content: Mapping[str, Any]) -> Record:
         size = os.fstat(file).st_size
-        number, previous = self._end(file, size)
+        number, previous = self._whole(file)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         body = {"number": number + 1, "time": time, "kind": kind, "content": content, "previous": previous}
         try:
@@ -171,7 +173,34 @@ class AuditLog:
             os.ftruncate(file, size)  # the line was never whole: nobody was told that it is there
             raise
         self._write_head(number + 1, _sha256(line), new=size == 0)
+        _LEFT[self.path] = _stamp(file)
         return _record(line)
+
+    def _whole(self, file: int) -> tuple[int, str]:
+        """Number and hash of the last line of the open log, of which no line is broken.
+
+        Raises:
+            UserError: the log is broken.
+        """
+        if _LEFT.get(self.path) == _stamp(file):
+            with contextlib.suppress(UserError):  # what is wrong is found again below, with its line
+                return self._end(file, os.fstat(file).st_size)
+        self._verified(file)
+        return self._end(file, os.fstat(file).st_size)
+
+    def _verified(self, file: int) -> Verified:
+        """The open log, every line checked.
+
+        Raises:
+            UserError: the log is broken.
+        """
+        with open(file, "rb", closefd=False) as whole:
+            whole.seek(0)
+            found = _check(whole.read().splitlines(keepends=True), self._read_head())
+        if found.broken is not None:
+            raise UserError(self.sentence(found))
+        _LEFT[self.path] = _stamp(file)
+        return found
 
     def _end(self, file: int, size: int) -> tuple[int, str]:
         """Number and hash of the last line of the open log.
@@ -224,6 +253,16 @@ class AuditLog:
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"the audit log's head {self.head} cannot be read; it is damaged.") from error
+
+
+_LEFT: dict[Path, tuple[int, ...]] = {}
+"""By log, the stamp of the file when this process last wrote it or found it whole."""
+
+
+def _stamp(file: int) -> tuple[int, ...]:
+    """What tells whether an open file was replaced, changed or added to."""
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
@@ -403,9 +442,7 @@ def record_override(
             overridden.
     """
     with log._locked() as file:
-        log_now = _check(log.path.read_bytes().splitlines(keepends=True), log._read_head())
-        if log_now.broken is not None:
-            raise UserError(log.sentence(log_now))
+        log_now = log._verified(file)
         about = next((record for record in log_now.records if record.number == number), None)
         if about is None or about.kind not in ("recommendation", "refusal"):
             raise UserError(f"record {number} of {log.path} is no recommendation.")

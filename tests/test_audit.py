@@ -18,6 +18,7 @@ from dosing.audit import (
     NONE,
     VARIABLE,
     AuditLog,
+    _check,
     _dump,
     _sha256,
     count,
@@ -104,31 +105,32 @@ def edited_with_its_hash(lines: list[bytes], at: int = 2) -> list[bytes]:
     return [*lines[:at], _dump(fields | {"hash": _sha256(_dump(fields))}) + b"\n", *lines[at + 1 :]]
 
 
-@pytest.mark.parametrize(
-    ("damage", "line", "told"),
-    [
-        (edited, 3, "it was changed"),
-        (edited_with_its_hash, 4, "does not follow the line before it"),
-        (lambda lines: edited_with_its_hash(lines, 5), 6, "its head names another line 6"),
-        (lambda lines: [*lines[:2], *lines[3:]], 3, "record 4, which does not follow"),
-        (lambda lines: lines[1:], 1, "record 2, which does not follow"),
-        (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 3, "record 4, which does not follow"),
-        (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4, "record 3, which does not follow"),
-        (lambda lines: [*lines[:-1], lines[-1][:-1]], 6, "cut off"),
-        (lambda lines: [*lines[:-1], lines[-1][:40]], 6, "cut off"),
-        (lambda lines: [*lines, b"garbage\n"], 7, "no record"),
-        (lambda lines: [*lines, b"{}\n"], 7, "no record"),
-        (lambda lines: [*lines, b"[1, 2]\n"], 7, "no record"),
-        (lambda lines: [*lines, b"\n"], 7, "no record"),
-        (lambda lines: [*lines, b"\xff\xfe"], 7, "cut off"),
-        (lambda lines: [*lines, lines[-1]], 7, "record 6, which does not follow"),
-        (lambda lines: lines[:-1], 6, "lines were cut off at the end"),
-        (lambda lines: lines[:-2], 5, "lines were cut off at the end"),
-        (lambda lines: [], 1, "lines were cut off at the end"),
-        (lambda lines: [*lines[:2], lines[2].replace(b'":', b'": ', 1), *lines[3:]], 3, "it was changed"),
-        (lambda lines: [lines[0].replace(b'"number":1', b'"number":"1"'), *lines[1:]], 1, "it was changed"),
-    ],
+DAMAGE = (
+    (edited, 3, "it was changed"),
+    (edited_with_its_hash, 4, "does not follow the line before it"),
+    (lambda lines: edited_with_its_hash(lines, 5), 6, "its head names another line 6"),
+    (lambda lines: [*lines[:2], *lines[3:]], 3, "record 4, which does not follow"),
+    (lambda lines: lines[1:], 1, "record 2, which does not follow"),
+    (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 3, "record 4, which does not follow"),
+    (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4, "record 3, which does not follow"),
+    (lambda lines: [*lines[:-1], lines[-1][:-1]], 6, "cut off"),
+    (lambda lines: [*lines[:-1], lines[-1][:40]], 6, "cut off"),
+    (lambda lines: [*lines, b"garbage\n"], 7, "no record"),
+    (lambda lines: [*lines, b"{}\n"], 7, "no record"),
+    (lambda lines: [*lines, b"[1, 2]\n"], 7, "no record"),
+    (lambda lines: [*lines, b"\n"], 7, "no record"),
+    (lambda lines: [*lines, b"\xff\xfe"], 7, "cut off"),
+    (lambda lines: [*lines, lines[-1]], 7, "record 6, which does not follow"),
+    (lambda lines: lines[:-1], 6, "lines were cut off at the end"),
+    (lambda lines: lines[:-2], 5, "lines were cut off at the end"),
+    (lambda lines: [], 1, "lines were cut off at the end"),
+    (lambda lines: [*lines[:2], lines[2].replace(b'":', b'": ', 1), *lines[3:]], 3, "it was changed"),
+    (lambda lines: [lines[0].replace(b'"number":1', b'"number":"1"'), *lines[1:]], 1, "it was changed"),
 )
+"""What is done to the lines, the first broken line then, and what is told of it."""
+
+
+@pytest.mark.parametrize(("damage", "line", "told"), DAMAGE)
 def test_the_first_broken_line_is_named(
     damage: Any, line: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,23 +148,53 @@ def test_the_first_broken_line_is_named(
     assert log.path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda lines: [*lines[:-1], lines[-1][:-1]],
-        lambda lines: [*lines[:-1], lines[-1].replace(b"agent 5", b"agent 9")],
-        lambda lines: [*lines, b"garbage\n"],
-        lambda lines: lines[:-1],
-        lambda lines: [],
-    ],
-)
-def test_a_broken_log_is_not_continued(damage: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fresh", [True, False], ids=["opened", "at work"])
+@pytest.mark.parametrize(("damage", "line", "told"), DAMAGE)
+def test_a_broken_log_is_not_continued(
+    damage: Any, line: int, told: str, fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a process that opens it, nor by one that wrote it before it broke."""
     log = filled(tmp_path)
     log.path.write_bytes(b"".join(damage(read(log))))
-    before = log.path.read_bytes()
-    with pytest.raises(UserError, match="move"):
+    before, head = log.path.read_bytes(), log.head.read_bytes()
+    if fresh:
+        monkeypatch.setattr("dosing.audit._LEFT", {})
+    else:
+        os.utime(log.path, ns=(0, 0))  # another time of change, however coarse the clock of the disk is
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"is broken at line {line}: .*{told}.*restore it, or move it"):
+            log.append("run loaded", {})
+    assert (log.path.read_bytes(), log.head.read_bytes()) == (before, head)
+    log.path.unlink()
+    log.head.unlink()
+    assert log.append("run loaded", {}).number == 1
+
+
+def test_a_broken_end_is_found_though_the_file_looks_untouched(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    was, lines = log.path.stat(), read(log)
+    log.path.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"agent 5", b"agent 9")]))
+    os.utime(log.path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(UserError, match="is broken at line 6: it was changed"):
         log.append("run loaded", {})
-    assert log.path.read_bytes() == before
+
+
+def test_every_line_is_checked_once_and_when_another_hand_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, checked = filled(tmp_path), []
+    mine: dict[Path, Any] = {}
+    monkeypatch.setattr("dosing.audit._LEFT", mine)  # as in another process
+    monkeypatch.setattr("dosing.audit._check", lambda *a: checked.append(len(a[0])) or _check(*a))
+    log.append("run loaded", {})
+    log.append("run loaded", {})
+    assert checked == [6]
+    monkeypatch.setattr("dosing.audit._LEFT", {})  # as in a third one
+    log.append("run loaded", {})
+    monkeypatch.setattr("dosing.audit._LEFT", mine)
+    log.append("run loaded", {})
+    log.append("run loaded", {})
+    assert checked == [6, 8, 9]
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +226,7 @@ def test_a_crash_between_line_and_head_is_no_damage(tmp_path: Path) -> None:
     log.head.write_text(behind)  # two behind: no crash does that
     found = log.verify()
     assert (found.broken, "appended by another hand" in found.problem) == (3, True)
-    with pytest.raises(UserError, match="not where its head"):
+    with pytest.raises(UserError, match="broken at line 3: its head names another line 2"):
         log.append("run loaded", {})
 
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_logged_is_not_shown(run: Path, capsys: pytest.CaptureFix
         assert ask(run, *words) == 2
         output = capsys.readouterr()
         assert output.out == ""
-        assert "ends in a broken line" in output.err
+        assert "is broken at line 3: it is cut off" in output.err
     assert not (run / "out.parquet").exists()
 
 
