@@ -12,6 +12,7 @@ from expansions import begun, learner, same_alone, trial
 from scipy.special import zeta
 from test_trial import killed_and_resumed
 
+from agents import finetuning
 from agents.finetuning.jsrl import horizon_of
 from dosing.agent import UNITS
 from dosing.errors import UserError
@@ -275,6 +276,12 @@ def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: s
     assert all(x.shape[1] == 4 for x in critics.values())
     assert any(not torch.equal(x, before[n]) for n, x in critics.items())
     assert all(bool(x.isfinite().all()) for x in agent.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["pex", "bt", "jsrl"])
+def test_a_law_of_no_draws_is_refused_before_a_trial_begins(name: str) -> None:
+    said = finetuning.find(f"{name},draws=0").method().refusal(begun())
+    assert said == "draws must be at least 1, got 0."
 
 
 @pytest.mark.parametrize("spec", ["scratch", "buffer", "bt", "jsrl"])

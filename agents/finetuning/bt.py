@@ -59,6 +59,8 @@ class BTConfig:
             raise UserError(f"flight_probability must be between 0 and 1, got {self.flight_probability}.")
         if not self.exponent > 1.0:
             raise UserError(f"exponent must be above 1, where a zeta law begins, got {self.exponent}.")
+        if self.draws < 1:
+            raise UserError(f"draws must be at least 1, got {self.draws}.")
 
 
 class BTAgent(Expanded):

@@ -177,13 +177,11 @@ class Expanded(Agent):
     Args:
         online: what learns.
         frozen: constant agents of the same seeds and sizes, at least one.
-        draws: M, draws of the learner that stand for its law in :meth:`policy`.
+        draws: M >= 1, draws of the learner that stand for its law in :meth:`policy`.
     """
 
     def __init__(self, online: IQL, frozen: Sequence[Agent], draws: int) -> None:
         super().__init__(online.problem, online.seeds)
-        if draws < 1:
-            raise UserError(f"draws must be at least 1, got {draws}.")
         self.regularisation = online.regularisation
         self.online, self.frozen, self.draws = online, nn.ModuleList(frozen), draws
         self.optimizers = dict(online.optimizers)

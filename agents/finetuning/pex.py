@@ -126,8 +126,9 @@ class PEXConfig:
             raise UserError(
                 f"members must be at least 2, a frozen one and one that learns, got {self.members}."
             )
-        if self.snapshot_every is not None and self.snapshot_every < 1:
-            raise UserError(f"snapshot_every must be at least 1, got {self.snapshot_every}.")
+        for name in ("draws", "snapshot_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}.")
         for name in ("entropy", "entropy_end"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise UserError(f"{name} must be above 0 and below 1, got {getattr(self, name)}.")
