@@ -87,5 +87,5 @@ def _episode(source: str, episode: Any) -> dict[str, NDArray[Any]]:
         raise UserError(f"{source}: {len(obs)} observations need {len(obs) - 1} of each of: {words}.")
     over = rows["terminated"] | rows["truncated"]
     if over[:-1].any():
-        raise UserError(f"{source} goes on after it ended at visit {int(over.argmax())}.")
+        raise UserError(f"{source} goes on after it ended at visit {int(over.argmax()) + 1}.")
     return rows | {"obs": obs[:-1], "next_obs": obs[1:]}

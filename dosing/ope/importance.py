@@ -96,12 +96,12 @@ def _effective(weights: Array, axis: int) -> Array:
 
 
 def _refusal(sample: Array, survival: Array, unit: str) -> str | None:
-    """Name the first visit at which the weights are too few."""
+    """Name the first visit, counted from 1, at which the weights are too few."""
     poor = ((sample < LEAST_SAMPLE) | (survival < LEAST_SURVIVAL)).any(0)
     if not poor.any():
         return None
     visit = int(poor.argmax())
-    where = f" at visit {visit}" if sample.shape[1] > 1 else ""
+    where = f" at visit {visit + 1}" if sample.shape[1] > 1 else ""
     return (
         f"the effective sample size{where} is {sample[:, visit].min():.1f} {unit} with "
         f"{survival[:, visit].min():.1%} of the weights above 0; at least {LEAST_SAMPLE:g} and "

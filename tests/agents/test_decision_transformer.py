@@ -478,7 +478,7 @@ def test_a_course_out_of_order_is_refused() -> None:
     policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
     obs, course = np.ones((2, 4, N_OBS), dtype=np.float32), Course(policy)
     outcome = np.zeros((2, 4, 1)), np.zeros((2, 4))
-    with pytest.raises(UserError, match="before visit 1"):
+    with pytest.raises(UserError, match="before visit 2"):
         course(obs, 1)
     with pytest.raises(UserError, match="no visit to hear of"):
         course.hear(*outcome)

@@ -151,7 +151,7 @@ def test_diagnostics_by_hand() -> None:
     np.testing.assert_allclose(found.tenth_share, [[0.25, 0.5]])
     assert found.window_sample[0] == pytest.approx(16.0 / 10.0)
     assert found.window_survival[0] == pytest.approx(0.5)
-    assert "at visit 0 is 4.0 patients" in str(found.refusal())
+    assert "at visit 1 is 4.0 patients" in str(found.refusal())
     assert "1.6 visits with 50.0%" in str(found.window_refusal())
     none = WeightDiagnostics.of(0.0 * weights, np.zeros((1, 4)))
     assert (none.effective_sample == 0).all()
@@ -163,7 +163,7 @@ def test_enough_patients_are_not_refused() -> None:
     assert WeightDiagnostics.of(equal, equal[:, :, 0]).refusal() is None
     thin = equal.copy()
     thin[:, 9:, 1] = 0.0
-    assert "at visit 1 is 9.0" in str(WeightDiagnostics.of(thin, equal[:, :, 0]).refusal())
+    assert "at visit 2 is 9.0" in str(WeightDiagnostics.of(thin, equal[:, :, 0]).refusal())
     rare = np.zeros((1, 1000, 3))
     rare[:, :49] = 1.0
     assert "4.9% of the weights" in str(WeightDiagnostics.of(rare, equal[:, :, 0]).refusal())
