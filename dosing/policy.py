@@ -292,8 +292,8 @@ class Course:
         past = self._past
         if past is None or not visit == past.obs.shape[2] == past.reward.shape[2]:
             raise UserError(
-                f"the policy looks back: before visit {visit + 1} it has to be asked at every earlier one and "
-                "to hear what came of it."
+                f"the policy looks back: before visit {visit + 1} it has to be asked at every earlier "
+                "one and to hear what came of it."
             )
         self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
         law = policy.agent.policy_after(self._past)
