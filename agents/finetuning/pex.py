@@ -122,32 +122,41 @@ class PEXConfig:
         Raises:
             UserError: one of the settings is out of range, or some contradict each other.
         """
-        if self.members < 2:
-            raise UserError(
-                f"members must be at least 2, a frozen one and one that learns, got {self.members}."
-            )
-        for name in ("draws", "snapshot_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}.")
-        for name in ("entropy", "entropy_end"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise UserError(f"{name} must be above 0 and below 1, got {getattr(self, name)}.")
-        if not self.temperature_learning_rate > 0.0:
-            raise UserError(
-                f"temperature_learning_rate must be above 0, got {self.temperature_learning_rate}."
-            )
-        if self.adaptive and self.inverse_temperature == 0.0:
-            raise UserError("an adaptive temperature starts at an inverse_temperature above 0.")
-        if self.adaptive and self.mix == "values":
-            raise UserError("with mix=values nothing is chosen whose entropy a temperature could adapt.")
-        if self.others == "online" and self.mix != "policies":
-            raise UserError(f"with mix={self.mix} one policy learns: others=online freezes none.")
-        folders = len(self.folders)
-        if self.others == "runs" and folders != self.members - 2:
-            raise UserError(
-                f"others=runs needs {self.members - 2} run(s) in runs for {self.members} members, "
-                f"got {folders}."
-            )
+        others, every, rate = self.members - 2, self.snapshot_every, self.temperature_learning_rate
+        checks = [
+            (
+                others >= 0,
+                f"members must be at least 2, a frozen one and one that learns, got {self.members}",
+            ),
+            (self.draws >= 1, f"draws must be at least 1, got {self.draws}"),
+            (every is None or every >= 1, f"snapshot_every must be at least 1, got {every}"),
+            (0.0 < self.entropy < 1.0, f"entropy must be above 0 and below 1, got {self.entropy}"),
+            (
+                0.0 < self.entropy_end < 1.0,
+                f"entropy_end must be above 0 and below 1, got {self.entropy_end}",
+            ),
+            (rate > 0.0, f"temperature_learning_rate must be above 0, got {rate}"),
+            (
+                not self.adaptive or self.inverse_temperature > 0.0,
+                "an adaptive temperature starts at an inverse_temperature above 0",
+            ),
+            (
+                not self.adaptive or self.mix != "values",
+                "with mix=values nothing is chosen whose entropy a temperature could adapt",
+            ),
+            (
+                self.others != "online" or self.mix == "policies",
+                f"with mix={self.mix} one policy learns: others=online freezes none",
+            ),
+            (
+                self.others != "runs" or len(self.folders) == others,
+                f"others=runs needs {others} run(s) in runs for {self.members} members, "
+                f"got {len(self.folders)}",
+            ),
+        ]
+        for good, said in checks:
+            if not good:
+                raise UserError(f"{said}.")
 
     @property
     def folders(self) -> list[str]:
