@@ -31,6 +31,7 @@ page = st.navigation(
             st.Page("views/cohort.py", title="Cohort", url_path="cohort"),
             st.Page("views/ope.py", title="Off-policy evaluation", url_path="ope"),
             st.Page("views/training.py", title="Training", url_path="training"),
+            st.Page("views/live_treatment.py", title="Live treatment", url_path="live_treatment"),
         ],
         "Records": [
             st.Page("views/upload.py", title="Upload", url_path="upload"),

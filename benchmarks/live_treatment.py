@@ -43,7 +43,7 @@ from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.compare import Job as Offline
 from dosing.cli.compare import in_processes, run_jobs
 from dosing.cli.studies import episodes_of, obtain_data, recorded_states
-from dosing.cli.trial_table import Progress, report_on, write_starts
+from dosing.cli.trial_table import Progress, below, report_on, write_starts
 from dosing.cli.trials import Job, conduct_trial, evaluate_start, policy_of_trial, start_of
 from dosing.errors import UserError
 from dosing.evaluation import Outcomes
@@ -218,7 +218,7 @@ class Found:
     @property
     def below(self) -> list[int]:
         """Evaluations at which the band of the difference lies below 0."""
-        return [t for t, e in enumerate(self.difference) if e.high < 0.0]
+        return below(self.difference)
 
     @property
     def verdict(self) -> str:
@@ -524,12 +524,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         zip((job.run for job in begun), in_processes(evaluate_start, begun, "cpu", options.workers),
             strict=True)
     )  # fmt: skip
+    write_starts(options.study, outcomes)
     say(f"{len(jobs)} trials of {options.visits:,} visits x {options.seeds} seeds")
     results = in_processes(treat, jobs, "cpu", options.workers)
     notes = [f"{x.title}: {r}" for x, r in zip(trials, results, strict=True)
              if isinstance(r, TrainingDivergedError)]  # fmt: skip
     done = [(x, job, r) for x, job, r in zip(trials, jobs, results, strict=True) if isinstance(r, RunFolder)]
-    write_starts(options.study, outcomes)
     report_on(options.study, [(job.method, run, x.title) for x, job, run in done], notes)
     found = [measure(x, job, run, outcomes[job.run]["recommended"]) for x, job, run in done]
     starts = [over(outcomes[job.run]["recommended"].returns.mean(1)) for _, job, _ in done]

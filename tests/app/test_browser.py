@@ -22,6 +22,7 @@ PAGES = (
     ("Cohort", 2),
     ("Off-policy evaluation", 2),
     ("Training", 4),
+    ("Live treatment", 0),
     ("Data", 3),
 )
 """Pages beside Patient and Comparison, with the charts on them."""

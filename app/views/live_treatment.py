@@ -1,0 +1,243 @@
+"""Live treatment: what policies became while they treated patients, and what the patients went through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import streamlit as st
+
+from app import frame, load, trials
+from app.selection import linked
+from app.states import pick
+from app.theme import HIGHLIGHTS, OTHER, Mark, counted, listed, mark, minus
+from app.trial_chart import Curve, over_visits
+from app.trials import Rival
+from dosing.cli.trial_table import Progress, below
+from dosing.statistics import Estimate, mean_over_seeds
+
+DASH = "\N{EM DASH}"
+TALL = 420
+"""Height of the plotting area of the first picture, in pixels."""
+WORDS = (
+    "Agents that learned from records go on learning from the patients they treat. All methods here started "
+    "from the same recorded visits, and were evaluated on the same further patients, whom nobody learns from."
+)
+
+
+def command(listing: load.Listing) -> str:
+    """The command that would fill this page: from a run there is, or from one that it makes first."""
+    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
+    if runs:
+        return f"python -m dosing finetune all --run {runs[0].folder.path}"
+    study = load.study()
+    return (
+        f"python -m dosing demo --no-serve --out {study}\npython -m dosing finetune all --run {study}/iql/*/*"
+    )
+
+
+def chosen(rivals: Sequence[Rival]) -> list[tuple[Rival, Mark]]:
+    """Every method with its look: at most as many in colour as colours can name, the rest grey."""
+    labels = [rival.label for rival in rivals]
+    named = labels
+    if len(labels) > HIGHLIGHTS:
+        asked = st.query_params.get_all("methods")
+        wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
+        named = st.multiselect(
+            "Methods in colour", labels, max_selections=HIGHLIGHTS, **linked("methods", wanted)
+        )
+    return [(r, mark(named.index(r.label)) if r.label in named else OTHER) for r in rivals]
+
+
+def state_of(rival: Rival) -> str:
+    """How far a trial is, in words."""
+    trial, progress = rival.trial, rival.trial.progress
+    made = int(progress.visits[-1]) if progress else 0
+    if not trial.finished:
+        return f"not finished: {made:,} of {trial.visits:,} visits"
+    if len(trial.stops) and len(trial.stops) == len(progress.seeds if progress else ()):
+        return f"ended early: every seed stopped by the harm rule, the last after {made:,} visits"
+    return f"finished: {made:,} visits"
+
+
+def partial(rivals: Sequence[Rival]) -> None:
+    """Say which trials are under way or ended early, and why seeds stopped."""
+    if running := [rival for rival in rivals if not rival.trial.finished]:
+        lines = [f"- {rival.label}, {state_of(rival)}" for rival in running]
+        st.info(
+            "Not finished, shown as far as their last checkpoint; the `finetune` command that started a "
+            "trial continues it:\n\n" + "\n".join(lines)
+        )
+    stops = [f"- {rival.label}: {stop['why']}." for rival in rivals for stop in rival.trial.stops]
+    if stops:
+        st.warning(
+            "**Stopped by the harm rule.** These seeds' agents stay as they were at that visit:\n\n"
+            + "\n".join(stops)
+        )
+
+
+def starts_of(looks: Sequence[tuple[Rival, Mark]]) -> list[tuple[str, Estimate]]:
+    """Return of the offline policies that the methods in colour started from."""
+    found = {}
+    for rival, look in looks:
+        if rival.start is not None and look != OTHER and len(rival.start) > 1:
+            name = f"offline {rival.trial.agent}"
+            found[rival.trial.offline] = (name, mean_over_seeds(rival.start.to_numpy()[:, None]))
+    return list(found.values())
+
+
+def curves_of(looks: Sequence[tuple[Rival, Mark]], measure: str) -> list[Curve]:
+    """One line per trial that has some value of the measure."""
+    found = []
+    for rival, look in looks:
+        progress = rival.trial.progress
+        if progress is None:
+            continue
+        visits, band = progress.along(getattr(progress, measure))
+        if band:
+            name = rival.label if rival.trial.finished else f"{rival.label} (so far)"
+            found.append(Curve(name, look, visits, band))
+    return found
+
+
+def learning(looks: Sequence[tuple[Rival, Mark]], last: int, seeds: int) -> None:
+    """All learning curves in one picture."""
+    st.subheader("Return of the recommended dose along live treatment")
+    starts = starts_of(looks)
+    curves = curves_of(looks, "returns")
+    figure = over_visits(curves, "mean return per patient (no unit)", last, starts, least=TALL)
+    frame.draw(figure, "learning", f"Mean return of {listed([c.name for c in curves])} over the visits")
+    reference = (
+        "Dotted line and grey band: the offline policy, as it was at the start, with its 95 % interval over "
+        "seeds. "
+        if starts
+        else "What the offline policy gets on these patients is not recorded yet: the `finetune` command "
+        "does so when its trials are done. "
+    )
+    bands = (
+        f"Bands: 95 % over {counted(seeds, 'training seed')}, at all evaluations of a method at once, for "
+        "methods in colour; they are cut at the frame. "
+        if seeds > 1
+        else "One seed: no bands. "
+    )
+    st.caption(
+        f"Evaluation patients get the recommended dose; nobody learns from them. {reference}{bands}A seed "
+        "that the harm rule stopped keeps the return at which it stopped."
+    )
+
+
+def treatment(looks: Sequence[tuple[Rival, Mark]], last: int) -> None:
+    """What the treated patients went through, while the agents learned from them."""
+    st.subheader("What the treated patients went through")
+    panels = (
+        ("treated", "mean return per treated patient (no unit)"),
+        ("cost", "cost of all treated so far (events per seed)"),
+    )
+    for column, (measure, title) in zip(st.columns(2), panels, strict=True):
+        with column:
+            if curves := curves_of(looks, measure):
+                frame.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
+            else:
+                st.info(f"No course of treatment has ended yet: no {title.partition(' (')[0]}.")
+    st.caption(
+        "Left: patients whose courses ended since the evaluation before, treated by doses that the agent "
+        "tried out. Right: their safety events, of all patients of a seed together; the scenario card on the "
+        "Data page names the events, which are never part of the reward. Bands as above."
+    )
+
+
+def as_frame(rivals: Sequence[Rival]) -> pd.DataFrame:
+    """One line per trial, in words; a dash where nothing is known yet."""
+    return pd.DataFrame([_line(rival) for rival in rivals])
+
+
+def _line(rival: Rival) -> dict[str, str]:
+    progress = rival.trial.progress
+    line = {"method": rival.label, "trial": state_of(rival)}
+    if progress is None:
+        return line
+    band, low = progress.band, progress.lowest
+    worst = progress.worst[np.isfinite(progress.worst)]
+    stops = [f"seed {stop['seed']} after {stop['visits']:,} visits" for stop in rival.trial.stops]
+    return line | {
+        "seeds": str(len(progress.seeds)),
+        "return at start": minus(format(band[0], ".2f")),
+        "lowest on the curve": f"{minus(format(band[low], '.2f'))} at {progress.visits[low]:,} visits",
+        "return at end": minus(format(band[-1], ".2f")),
+        "falls below the offline policy": _fall(rival, progress),
+        "treated patients' return": _words(progress, progress.treated_mean, ".2f"),
+        "cost so far (events per seed)": _words(progress, progress.cost[:, -1], ",.0f"),
+        "patients per seed": f"{int(progress.patients.min()):,}"
+        + (f" to {int(progress.patients.max()):,}" if np.ptp(progress.patients) else ""),
+        "worst patient's return": minus(f"{worst.min():.1f}") if len(worst) else DASH,
+        "doses held at a limit": _words(progress, progress.limited, ".1%"),
+        "dose range covered": DASH
+        if progress.coverage is None
+        else _words(progress, progress.coverage[:, -1], ".0%"),
+        "stopped by the harm rule": listed(stops)
+        or ("none" if rival.trial.finished else "not known before the end"),
+    }
+
+
+def _words(progress: Progress, values: npt.NDArray[np.float64], spec: str) -> str:
+    """One number per seed as mean and interval, to so many digits; a dash where a seed has none."""
+    found = progress.over_seeds(values)
+    return DASH if found is None else minus(format(found, f"z{spec}"))
+
+
+def _fall(rival: Rival, progress: Progress) -> str:
+    """Whether the whole interval of the difference from the offline policy lies below 0 somewhere."""
+    if rival.start is None:
+        return DASH
+    difference = progress.less(rival.start)
+    if len(progress.seeds) < 2 or not (under := below(difference)):
+        return "one seed: not known" if len(progress.seeds) < 2 else "no"
+    most = min(under, key=lambda t: difference[t].value)
+    return f"yes: by {minus(format(difference[most], '.2f'))} at {progress.visits[most]:,} visits"
+
+
+@st.fragment
+def view(groups: Sequence[trials.Group]) -> None:
+    """The pictures and the table of one group; a fragment, so that a choice redraws nothing else."""
+    group = groups[0]
+    if len(groups) > 1:
+        labels = [one.label for one in groups]
+        group = groups[labels.index(pick(st, "Trials", labels, "trials"))]
+    rivals = group.rivals
+    st.caption(f"{group.label}. {counted(len(rivals), 'trial')}.")
+    partial(rivals)
+    looks = chosen(rivals)
+    begun = [rival.trial for rival in rivals if rival.trial.progress is not None]
+    if not begun:
+        st.info(
+            "No trial has reached its first checkpoint yet: there is nothing to draw. Open the page again."
+        )
+    else:
+        last = max(max(t.visits, int(t.progress.visits[-1])) for t in begun if t.progress)
+        learning(looks, last, max(len(t.progress.seeds) for t in begun if t.progress))
+        treatment(looks, last)
+    st.subheader("Every method")
+    st.table(as_frame(rivals).fillna(DASH), hide_index=True)
+    st.caption(
+        "Returns have no unit; a return is the sum of a patient's rewards. In brackets: 95 % intervals, "
+        "Student-t over seeds. Those at start, lowest point and end hold at all evaluations of a method at "
+        "once, so that the lowest may be picked after looking; so do those behind *falls below the offline "
+        "policy*, paired by seed on the same patients. They are not corrected for the number of methods. "
+        "Dose range covered: how evenly the doses given spread over the allowed range, 100 % if evenly."
+    )
+
+
+opened = frame.open_page("Live treatment", needs_runs=False)
+st.markdown(WORDS)
+found, unreadable = trials.groups()
+frame.problems(unreadable)
+if found:
+    view(found)
+else:
+    frame.nothing_yet(
+        f"There is no trial in `{load.study()}` yet. This goes on from a finished run by every method that "
+        "can:",
+        command(opened),
+    )
