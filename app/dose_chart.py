@@ -21,6 +21,10 @@ Array = npt.NDArray[np.float64]
 
 TAIL_DECADES = 6
 """Decades shown below the highest density on the log scale."""
+ROOM = 14
+"""Longest name of a policy beside which a narrow window has room for all words on its interval."""
+LETTER = 0.035
+"""Width of a letter on the dose axis of a narrow window, as a share of the axis."""
 
 
 def dose_axis(
@@ -164,8 +168,8 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
     places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
     spread = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
     words = "one dose" if answer.point else spread
-    deferred = "<b>DEFERRED</b>, " if found.status == "deferred" else ""
-    _lane_text(figure, left, -row - 0.17, f"{title}: {deferred}{words}", "left")
+    brief = words if len(answer.source.name) <= ROOM else words.split(",")[0]  # on a narrow window
+    _lane_text(figure, left, -row - 0.17, f"{title}: {brief}", "left")
     middle = -row - 0.5
     for limit in found.limits:
         ends = {"x0": limit[dimension], "x1": limit[dimension], "y0": middle - 0.24, "y1": middle + 0.24}
@@ -227,7 +231,7 @@ def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: i
     assert found.proposed is not None
     dose, proposed = found.dose[dimension], found.proposed[dimension]
     rank = "deferred" if found.status == "deferred" else "recommended"
-    text = f"<b>{number(dose, places)}</b>"
+    text = f"<b>{number(dose, places)}</b>{' DEFERRED' if found.status == 'deferred' else ''}"
     if dose != proposed:
         figure.add_trace(
             go.Scatter(
@@ -279,6 +283,7 @@ def _direct_labels(
         heights = [np.log10(np.maximum(height, floor)) for height in heights]
     panel = float(np.ptp(heights)) if lines else 1.0
     room = 0.14 * panel  # height of a name with air above it
+    placed: list[tuple[int, float, int]] = []  # where names stand, and how many letters they have
     for index, (name, mark, _, _) in enumerate(lines):
         own = heights[index]
         clear = np.full(len(grid), room)
@@ -287,7 +292,12 @@ def _direct_labels(
         steep = 0.3 * (len(grid) - 1) * np.abs(np.gradient(own))  # on a slope the name would cover its line
         score = minimum_filter1d(clear, 41) - np.minimum(steep, panel) + 0.3 * own
         low = own < min(own.max(), np.min(heights) + 0.06 * panel)  # where there is next to no density
+        for at, height, letters in placed:
+            reach = 0.5 * LETTER * (len(name) + letters + 4) * (len(grid) - 1) / 0.6
+            taken = (np.abs(np.arange(len(grid)) - at) < reach) & (np.abs(own - height) < room)
+            score = np.where(taken, score - 2.0 * panel, score)
         best = int(np.argmax(np.where(low, -np.inf, score)))
+        placed.append((best, float(own[best]), len(name)))
         figure.add_annotation(
             x=grid[best],
             y=own[best],

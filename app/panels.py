@@ -32,7 +32,7 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         st.badge(f"▲ LIMITED: proposed {proposed}, held at {limit}", color="orange")
     else:
         label = "Dose the policy would give"
-        st.badge("■ DEFERRED: not a recommendation", color="red")
+        st.badge("■ DEFERRED: not advice", color="red")
     st.metric(label, with_unit(dose, found.unit))
     if found.status == "deferred":
         default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""

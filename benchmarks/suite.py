@@ -56,8 +56,8 @@ def page(rows: Sequence[Row], notes: Sequence[str], seeds: int) -> str:
         f"50 patients x 24 visits dosed uniformly; 2,000 updates; {seeds} seeds; {PATIENTS} new patients per "
         "seed. Returns over 24 visits, undiscounted, with 95 % intervals over seeds for agents and over "
         "patients for rules; they do not cover another draw of the recorded patients, and are not corrected "
-        "for the number of agents. Worst 5 %: mean return of these patients. Foreseen: mean, and worst 5 %, of "
-        "an agent's own law of the *discounted* return of its dose; the other columns are not discounted.",
+        "for the number of agents. Worst 5 %: mean return of these patients. Foreseen: mean, and worst 5 %, "
+        "of an agent's own law of the *discounted* return of its dose; the other columns are not discounted.",
         table(head, lines),
         *(f"Note: {note}" for note in notes),
         NOT_FOR_PATIENTS,

@@ -21,7 +21,7 @@ SIGNS = {"ok": "\u2713", "limited": "\u25b2", "deferred": "\u25a0", "refused": "
 WORDS = {
     "ok": "OK: within the hard limits",
     "limited": "LIMITED",
-    "deferred": "DEFERRED: not a recommendation",
+    "deferred": "DEFERRED: not advice",
     "refused": "REFUSED: no dose",
 }
 WIDTH, LANE = 460, 34

@@ -134,7 +134,7 @@ def test_the_banner_stands_at_both_ends(found: Recommendation) -> None:
 
 def test_what_was_deferred_is_called_so_before_its_dose() -> None:
     text = words(DEFERRED)
-    assert text.index("DEFERRED: not a recommendation") < text.index("4.25 mg")
+    assert text.index("DEFERRED: not advice") < text.index("4.25 mg")
     assert "Dose the policy would give, not advice 4.25 mg" in text
     assert "Recommended dose" not in text
     assert "the state is unlike the training visits. Safe default: hold the dose." in text

@@ -332,7 +332,7 @@ def card_of_one_answer() -> None:
         ),
         (
             {"status": "deferred", "reasons": ("the seeds disagree.",), "safe_default": "no dose (0)"},
-            "DEFERRED: not a recommendation",
+            "DEFERRED: not advice",
             "0.225",
         ),
         ({"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))}, "OK: within the hard limits", "0.550"),
