@@ -336,7 +336,7 @@ def main() -> None:
     if options.study:
         returns, basis = study_returns(options.study)
         parts.append("![Returns against costs](cost.svg)")
-        note = f"Return of the recommended dose over 24 visits, 95 % intervals; {basis}; default settings."
+        note = f"Return of the recommended dose in that study, 95 % intervals; {basis}. Costs: defaults."
         write_atomic(RESULTS / "cost.svg", picture(treatment, returns, note).encode())
     page = "\n\n".join(parts) + "\n"
     write_atomic(RESULTS / "cost.md", page.encode())

@@ -159,6 +159,24 @@ def test_seeds_that_are_apart_keep_their_own_intervals() -> None:
     assert answer().pieces(0) == [(0.1, 0.4)]
 
 
+def test_names_of_alike_densities_stand_apart() -> None:
+    """On a narrow window a name is as wide as a third of the dose axis."""
+    figure = dose_axis([answer(position=k) for k in range(2)], [curve(0.1, 0.4), curve(0.1, 0.41)])
+    first, second = (a for a in figure.layout.annotations if a.yshift)
+    left, right = figure.layout.xaxis.range
+    bottom, top = figure.layout.yaxis.range
+    across, up = abs(first.x - second.x) / (right - left), abs(first.y - second.y) / (top - bottom)
+    assert across > 0.3 or up > 0.1
+
+
+def test_a_long_name_leaves_no_room_for_all_words() -> None:
+    short, long = answer(bounded=False), answer(bounded=False, position=1)
+    long = replace(long, source=replace(long.source, name="Decision Transformer"))
+    said = texts(dose_axis([short, long], [None, None]))
+    assert "Agent 0</b>: central 99\N{NO-BREAK SPACE}%, not a support" in said
+    assert "Decision Transformer</b>: central 99\N{NO-BREAK SPACE}%\n" in f"{said}\n"
+
+
 def test_a_deferred_dose_is_drawn_as_one() -> None:
     both = [answer(status="deferred"), answer(position=1)]
     figure = dose_axis(both, [curve(0.1, 0.4), curve(0.1, 0.4)])
