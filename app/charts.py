@@ -77,26 +77,22 @@ def intervals(rows: Sequence[Row]) -> go.Figure:
         yaxis={"range": [-int(ends[-1]), 0], "visible": False},
     )
     base = next((row.recommended.value for row in rows if row.is_baseline), None)
+    names, constant, estimates = [], [], []  # added at once: one by one, plotly copies all before
     for row, lines, end in zip(rows, labels, ends.tolist(), strict=True):
         look = mark(agents_.index(row)) if row in agents_ else OTHER
         lines[0] = f'<span style="color:{look.colour}">{look.glyph}</span> {lines[0]}'
-        figure.add_annotation(
-            x=0,
-            xref="paper",
-            xanchor="left",
-            y=38 - end,
-            yanchor="bottom",
-            text="<br>".join(lines),
-            align="left",
-            showarrow=False,
-            font={"size": 12.5},
-        )
+        text = {"text": "<br>".join(lines), "align": "left", "font": {"size": 12.5}, "showarrow": False}
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 38 - end, "yanchor": "bottom"}
+        names.append(text | place)
         if base is not None:  # beside the names, not through them
             line = {"color": GREY, "width": 2, "dash": "dot"}
-            figure.add_shape(type="line", line=line, layer="below", x0=base, x1=base, y0=37 - end, y1=-end)
-        _estimate(figure, row.name, row.recommended, 26 - end, look, filled=True)
+            ends_ = {"x0": base, "x1": base, "y0": 37 - end, "y1": -end}
+            constant.append({"type": "line", "line": line, "layer": "below"} | ends_)
+        estimates.append(_estimate(row.name, row.recommended, 26 - end, look, filled=True))
         if row.sampled is not None:
-            _estimate(figure, f"{row.name}, sampled", row.sampled, 12 - end, look, filled=False)
+            estimates.append(_estimate(f"{row.name}, sampled", row.sampled, 12 - end, look, filled=False))
+    figure.update_layout(annotations=[*figure.layout.annotations, *names], shapes=constant)
+    figure.add_traces(estimates)
     return figure
 
 
@@ -112,32 +108,28 @@ def _label(row: Row) -> list[str]:
     return [*lines[:-1], f"{lines[-1]}: {words}"]
 
 
-def _estimate(
-    figure: go.Figure, name: str, estimate: Estimate, y: float, look: Mark, *, filled: bool
-) -> None:
+def _estimate(name: str, estimate: Estimate, y: float, look: Mark, *, filled: bool) -> go.Scatter:
     """One estimate with its interval as a line with caps."""
-    figure.add_trace(
-        go.Scatter(
-            x=[estimate.value],
-            y=[y],
-            mode="markers",
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [estimate.high - estimate.value],
-                "arrayminus": [estimate.value - estimate.low],
-                "color": look.colour,
-                "thickness": 2,
-                "width": 5,
-            },
-            marker={
-                "symbol": look.symbol if filled else f"{look.symbol}-open",
-                "size": 10,
-                "color": look.colour,
-                "line": {"width": 2, "color": look.colour},
-            },
-            hovertemplate=f"{name}: {estimate} ({estimate.basis})<extra></extra>",
-        )
+    return go.Scatter(
+        x=[estimate.value],
+        y=[y],
+        mode="markers",
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [estimate.high - estimate.value],
+            "arrayminus": [estimate.value - estimate.low],
+            "color": look.colour,
+            "thickness": 2,
+            "width": 5,
+        },
+        marker={
+            "symbol": look.symbol if filled else f"{look.symbol}-open",
+            "size": 10,
+            "color": look.colour,
+            "line": {"width": 2, "color": look.colour},
+        },
+        hovertemplate=f"{name}: {estimate} ({estimate.basis})<extra></extra>",
     )
 
 

@@ -7,6 +7,7 @@ support. Everything drawn comes from recommendations; a refusal is drawn as one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,37 @@ ROOM = 14
 """Longest name of a policy beside which a narrow window has room for all words on its interval."""
 LETTER = 0.035
 """Width of a letter on the dose axis of a narrow window, as a share of the axis."""
+
+
+class Parts:
+    """What is drawn on a figure, added to it at once: one by one, plotly copies all that is there before."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._shapes: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._traces: list[go.Scatter | go.Bar] = []
+
+    def add_shape(self, **shape: Any) -> None:
+        """As ``Figure.add_shape``."""
+        self._shapes.append(shape)
+
+    def add_annotation(self, **annotation: Any) -> None:
+        """As ``Figure.add_annotation``."""
+        self._annotations.append(annotation)
+
+    def add_trace(self, trace: go.Scatter | go.Bar) -> None:
+        """As ``Figure.add_trace``."""
+        self._traces.append(trace)
+
+    def onto(self, figure: go.Figure) -> go.Figure:
+        """The figure with all of this on it."""
+        figure.update_layout(
+            shapes=[*figure.layout.shapes, *self._shapes],
+            annotations=[*figure.layout.annotations, *self._annotations],
+        )
+        figure.add_traces(self._traces)
+        return figure
 
 
 def dose_axis(
@@ -79,23 +111,24 @@ def dose_axis(
         figure.update_layout(yaxis={"type": "log", "range": span, "dtick": 2, "exponentformat": "power"})
     else:
         figure.update_layout(yaxis={"range": [0, 1.16 * top], "rangemode": "tozero"})
-    _limits(figure, limits.low[dimension], limits.high[dimension], left, right)
+    parts = Parts()
+    _limits(parts, limits.low[dimension], limits.high[dimension], left, right)
     lines: list[tuple[str, Mark, Array, Array]] = []
     for row, (answer, curve) in enumerate(zip(answers, curves, strict=True)):
-        _lane(figure, row, answer, dimension, left, right)
+        _lane(parts, row, answer, dimension, left, right)
         if curve is None:
             continue
         lines.append((answer.source.name, answer.mark, curve.dose, curve.density))
-        _density(figure, curve.dose, curve.density, answer.mark, answer.mark.dash, floor if log else 0.0)
-        _edges(figure, answer, curve, dimension, floor if log else 0.0)
+        _density(parts, curve.dose, curve.density, answer.mark, answer.mark.dash, floor if log else 0.0)
+        _edges(parts, answer, curve, dimension, floor if log else 0.0)
         for label, density in curve.extra.items() if extras else ():
             lines.append((f"{answer.source.name} {label}", answer.mark, curve.dose, density))
-            _density(figure, curve.dose, density, answer.mark, "dot", floor if log else 0.0, fill=False)
-    _direct_labels(figure, lines, left, right, floor if log else None)
-    return figure
+            _density(parts, curve.dose, density, answer.mark, "dot", floor if log else 0.0, fill=False)
+    _direct_labels(parts, lines, left, right, floor if log else None)
+    return parts.onto(figure)
 
 
-def _limits(figure: go.Figure, low: float, high: float, left: float, right: float) -> None:
+def _limits(figure: Parts, low: float, high: float, left: float, right: float) -> None:
     """Hard limits as labelled lines over the densities, and what lies outside them in grey."""
     places = decimals(high - low)
     for edge, end in ((low, left), (high, right)):
@@ -122,7 +155,7 @@ def _anchor(x: float, left: float, right: float) -> str:
 
 
 def _density(
-    figure: go.Figure, dose: Array, density: Array, mark: Mark, dash: str, floor: float, *, fill: bool = True
+    figure: Parts, dose: Array, density: Array, mark: Mark, dash: str, floor: float, *, fill: bool = True
 ) -> None:
     """One density; on the log scale a zero density is a gap, never a small number."""
     shown = np.where(density > 0.0, density, np.nan) if floor else density
@@ -139,7 +172,7 @@ def _density(
     )
 
 
-def _edges(figure: go.Figure, answer: Answer, curve: Curve, dimension: int, floor: float) -> None:
+def _edges(figure: Parts, answer: Answer, curve: Curve, dimension: int, floor: float) -> None:
     """Lines at the ends of the interval: solid for a support, dashed for a central 99 %.
 
     On the log scale an edge of a support reaches up to the density that ends there.
@@ -158,7 +191,7 @@ def _edges(figure: go.Figure, answer: Answer, curve: Curve, dimension: int, floo
             figure.add_shape(type="line", x0=x, x1=x, line=line, yref="y", y0=floor, y1=height)
 
 
-def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: float, right: float) -> None:
+def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, right: float) -> None:
     """One policy under the densities: name, interval, the seeds' own intervals and doses, the dose."""
     found, mark = answer.found, answer.mark
     title = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{answer.source.name}</b>'
@@ -199,7 +232,7 @@ def _lane(figure: go.Figure, row: int, answer: Answer, dimension: int, left: flo
             _lane_text(figure, left if anchor == "left" else right, -row - 0.84, text, anchor)
 
 
-def _interval(figure: go.Figure, y: float, low: float, high: float, answer: Answer, words: str) -> None:
+def _interval(figure: Parts, y: float, low: float, high: float, answer: Answer, words: str) -> None:
     """One interval of a dose set: filled and solid, or hatched and dashed where it is no support."""
     mark, bounded = answer.mark, answer.found.bounded
     outline = {"color": mark.colour, "width": 1.5, "dash": "solid" if bounded else "4px,3px"}
@@ -224,7 +257,7 @@ def _interval(figure: go.Figure, y: float, low: float, high: float, answer: Answ
     )
 
 
-def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
+def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
     """The recommended dose with its number; after a limit also the dose that was proposed."""
     found, mark = answer.found, answer.mark
     assert found.dose is not None
@@ -263,14 +296,14 @@ def _dose(figure: go.Figure, y: float, answer: Answer, dimension: int, places: i
     _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")
 
 
-def _lane_text(figure: go.Figure, x: float, y: float, text: str, anchor: str) -> None:
+def _lane_text(figure: Parts, x: float, y: float, text: str, anchor: str) -> None:
     figure.add_annotation(
         x=x, y=y, yref="y2", xanchor=anchor, yanchor="middle", text=text, showarrow=False, font={"size": 12.5}
     )
 
 
 def _direct_labels(
-    figure: go.Figure,
+    figure: Parts,
     lines: Sequence[tuple[str, Mark, Array, Array]],
     left: float,
     right: float,
