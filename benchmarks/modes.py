@@ -1,16 +1,18 @@
 """Two good doses far apart: which agents can represent both, and which recommend the bad dose between them.
 
-    OMP_NUM_THREADS=1 python benchmarks/modes.py [--agents NAME ...] [--updates 3000]
+    OMP_NUM_THREADS=1 python benchmarks/modes.py [--agents NAME ...] [--updates 3000] [--study FOLDER]
 
 Doses were recorded around -0.6 and +0.5 in equal parts, and anywhere (uniformly) in a tenth of the visits.
 The reward is 1 at either of the two and falls to almost 0 between them, whatever the state; every visit is
 the last one. A law with one peak has to choose: one of the two doses, or, where it imitates, the dose
 between, which is bad. Every agent has four seeds, two hidden layers of 64 units and its own other defaults.
+What is trained stays in the study folder: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -141,6 +143,7 @@ def page(found: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
                 *(f"{r.mean():.2f} ({r.min():.2f} to {r.max():.2f})" for r in rewards),
             ]
         )
+    missing = [n for n in agents.AGENTS if n not in refused and n not in {x.agent for x in found}]
     parts = [
         "# Two good doses far apart",
         f"`python benchmarks/modes.py`. Version {__version__}. {describe()}. {VISITS:,} recorded visits, "
@@ -150,6 +153,7 @@ def page(found: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
         "![Drawn doses of every agent](modes.svg)",
         table(head, lines),
         *(f"{agents.find(name).title}: {why}" for name, why in refused.items()),
+        *([f"Not run: {', '.join(agents.find(n).title for n in missing)}."] if missing else []),
         NOT_FOR_PATIENTS,
     ]
     return "\n\n".join(parts) + "\n"
@@ -202,23 +206,22 @@ def picture(found: Sequence[Found]) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def main() -> None:
-    """Train, print, keep."""
-    parser = argparse.ArgumentParser(description="Two good doses far apart.")
-    parser.add_argument("--agents", nargs="*", default=list(agents.AGENTS))
-    parser.add_argument("--updates", type=int, default=3000)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found: list[Found] = []
-    refused: dict[str, str] = {}
-    for name in options.agents:
-        try:
-            found.append(train(name, options.updates))
-            print(name, found[-1].both, f"{found[-1].seconds:.0f} s", flush=True)
-        except UserError as error:
-            refused[name] = str(error)
-            print(name, error, flush=True)
-    kept: list[dict[str, Any]] = [
+def trained(name: str, updates: int, folder: Path) -> Found:
+    """:func:`train`, or what it left in this folder."""
+    path = folder / f"{name}-{updates}.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            return Found(name, kept["drawn"], kept["recommended"], float(kept["seconds"]))
+    found = train(name, updates)
+    content = io.BytesIO()
+    np.savez_compressed(content, drawn=found.drawn, recommended=found.recommended, seconds=found.seconds)
+    write_atomic(path, content.getvalue())
+    return found
+
+
+def keep(found: Sequence[Found], updates: int, refused: dict[str, str]) -> None:
+    """Write page, picture and numbers."""
+    rows: list[dict[str, Any]] = [
         {
             "agent": x.agent,
             "both": x.both,
@@ -227,11 +230,33 @@ def main() -> None:
         }
         for x in found
     ]
-    write_json(RESULTS / "modes.json", {"updates": options.updates, "agents": kept, "refused": refused})
+    write_json(RESULTS / "modes.json", {"updates": updates, "agents": rows, "refused": refused})
     write_atomic(RESULTS / "modes.svg", picture(found).encode())
-    words = page(found, options.updates, refused)
-    write_atomic(RESULTS / "modes.md", words.encode())
-    print(words)
+    write_atomic(RESULTS / "modes.md", page(found, updates, refused).encode())
+
+
+def main() -> None:
+    """Train, print, keep."""
+    parser = argparse.ArgumentParser(description="Two good doses far apart.")
+    parser.add_argument("--agents", nargs="*", default=list(agents.AGENTS))
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument(
+        "--study", type=Path, default=RESULTS.parents[1] / "runs" / "modes", help="[runs/modes]"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.study.mkdir(parents=True, exist_ok=True)
+    found: list[Found] = []
+    refused: dict[str, str] = {}
+    for name in options.agents:
+        try:
+            found.append(trained(name, options.updates, options.study))
+            print(name, found[-1].both, f"{found[-1].seconds:.0f} s", flush=True)
+        except UserError as error:
+            refused[name] = str(error)
+            print(name, error, flush=True)
+        if found:
+            keep(found, options.updates, refused)
 
 
 if __name__ == "__main__":
