@@ -222,7 +222,7 @@ class Found:
 
     @property
     def verdict(self) -> str:
-        """Whether the method falls below the offline policy: by how much at most, and when."""
+        """Whether the method found below the offline policy: by how much at most, and when."""
         if not self.below:
             return "no"
         most = min(self.below, key=lambda t: self.difference[t].value)
@@ -292,7 +292,7 @@ def words(estimate: Estimate, spec: str = ".2f") -> str:
 def methods_table(found: Sequence[Found]) -> str:
     """Part 1, a row per method."""
     head = (
-        "method", "return at start", "lowest on the curve", "at the end", "falls below the offline policy",
+        "method", "return at start", "lowest on the curve", "at the end", "found below the offline policy",
         "mean along the trial", "treated patients' return", "cost of all treated, per seed", "worst patient",
         "limited doses", "dose range covered", "minutes",
     )  # fmt: skip
@@ -319,7 +319,7 @@ def methods_table(found: Sequence[Found]) -> str:
 def laws_table(found: Sequence[Found]) -> str:
     """Part 2, a row per start and method, and the differences between the two laws."""
     head = (
-        "trial", "return at start", "at the end", "falls below its start", "mean along the trial",
+        "trial", "return at start", "at the end", "found below its start", "mean along the trial",
         "treated patients' return", "cost of all treated, per seed", "dose range covered at first",
         "dose range covered", "half-width before", "half-width after",
     )  # fmt: skip
@@ -387,7 +387,7 @@ def page(found: Sequence[Found], notes: Sequence[str], options: argparse.Namespa
         "exponential of the entropy of the doses given, over a hundred equal parts of the range; 100 % is an "
         "even spread.",
         "Start, lowest point and end are 95 % intervals (Student-t over seeds) that hold at all evaluations "
-        "of a method at once; so does *falls below the offline policy*, for the difference on the same "
+        "of a method at once; so does *found below the offline policy*, for the difference on the same "
         "patients, seed by seed. Across methods they are not corrected. All other intervals are 95 % each. "
         "JSRL's curriculum is evaluated with its guide until the end of the trial.",
         f"![Return of the recommended dose along live treatment]({NAME}.svg)",

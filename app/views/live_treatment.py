@@ -166,7 +166,7 @@ def _line(rival: Rival) -> dict[str, str]:
         "return at start": minus(format(band[0], ".2f")),
         "lowest on the curve": f"{minus(format(band[low], '.2f'))} at {progress.visits[low]:,} visits",
         "return at end": minus(format(band[-1], ".2f")),
-        "falls below the offline policy": _fall(rival, progress),
+        "found below the offline policy": _fall(rival, progress),
         "treated patients' return": _words(progress, progress.treated_mean, ".2f"),
         "cost so far (events per seed)": _words(progress, progress.cost[:, -1], ",.0f"),
         "patients per seed": f"{int(progress.patients.min()):,}"

@@ -111,7 +111,7 @@ def test_the_table_has_every_measure_with_its_interval(open_app, treated: Path) 
     assert row["patients per seed"] == "4"
     assert row["trial"] == "finished: 96 visits"
     assert row["stopped by the harm rule"] == "none"
-    assert table["falls below the offline policy"].str.startswith(("no", "yes")).all()
+    assert table["found below the offline policy"].str.startswith(("no", "yes")).all()
     assert table["dose range covered"].str.contains("%").all()
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_trial_is_named_and_the_others_show(open_app, study: Path) -> 
     assert any("pex" in error.value for error in at.error)
     assert set(lines(at, 0)) == {"Direct", "Scratch", "Buffer", "BT"}
     assert "the `finetune` command does so when its trials are done" in words(at)
-    assert (at.table[0].value["falls below the offline policy"] == "\N{EM DASH}").all()
+    assert (at.table[0].value["found below the offline policy"] == "\N{EM DASH}").all()
     write_json(study / TRIALS / TABLE, {"lines": [{}]})
     at = open_app(study, PAGE)
     assert any("no table of trials" in error.value for error in at.error)
