@@ -222,7 +222,7 @@ class Found:
 
     @property
     def verdict(self) -> str:
-        """Whether the method found below the offline policy: by how much at most, and when."""
+        """Whether the method is found below the offline policy: by how much at most, and when."""
         if not self.below:
             return "no"
         most = min(self.below, key=lambda t: self.difference[t].value)

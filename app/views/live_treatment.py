@@ -223,7 +223,7 @@ def view(groups: Sequence[trials.Group]) -> None:
     st.caption(
         "Returns have no unit; a return is the sum of a patient's rewards. In brackets: 95 % intervals, "
         "Student-t over seeds. Those at start, lowest point and end hold at all evaluations of a method at "
-        "once, so that the lowest may be picked after looking; so do those behind *falls below the offline "
+        "once, so that the lowest may be picked after looking; so do those behind *found below the offline "
         "policy*, paired by seed on the same patients. They are not corrected for the number of methods. "
         "Dose range covered: how evenly the doses given spread over the allowed range, 100 % if evenly."
     )
