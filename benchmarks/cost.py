@@ -55,7 +55,11 @@ EQUAL = ("fql", "ifql", "fan", "faql", "nbrac", "nfql", "iqn", "c51", "value_flo
 """Agents of the second table, where the suite has them."""
 CANDIDATE_STATES = 256
 """States of one batch of recommendations."""
-COLUMN, HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 480, 400, 40, 60, 44, 12
+PANELS = (
+    ("update_flops", 1e-6, "MFLOP per update"),
+    ("recommendation_seconds", 1e3, "ms per recommended dose"),
+)
+NAMES, COLUMN, ROW, TOP, RIGHT = 150, 280, 17, 30, 16
 """Sizes in the picture, in pixels."""
 
 
@@ -223,69 +227,62 @@ def claims(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(out)
 
 
+def number_of(cost: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{cost:,.0f}" if cost >= 10.0 else f"{cost:.2g}"
+
+
 def picture(
     found: Sequence[dict[str, Any]], returns: dict[str, tuple[float, float, float]], note: str
 ) -> str:
-    """Returns with their intervals against FLOPs of an update and time of a recommendation, as SVG."""
-    panels = (
-        ("update_flops", 1e-6, "MFLOP per update"),
-        ("recommendation_seconds", 1e3, "ms per recommendation"),
-    )
-    known = [x for x in found if x["agent"] in returns]
+    """One row per agent, best return first: its return, FLOPs of an update, time of a recommendation; SVG."""
+    known = sorted((x for x in found if x["agent"] in returns), key=lambda x: -returns[x["agent"]][0])
     low = min(min(returns[x["agent"]]) for x in known)
     high = max(max(returns[x["agent"]]) for x in known)
-    width, height = 2 * COLUMN, HEIGHT + 40
+    bottom = TOP + ROW * len(known)
+    width, height = NAMES + 3 * COLUMN, bottom + 76
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
 
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+    def middle(row: int) -> float:
+        return TOP + ROW * (row + 0.5)
 
-    for number, (field, factor, words) in enumerate(panels):
+    for row, x in enumerate(known):
+        out.append(text(NAMES - 8, middle(row) + 4, agents.find(x["agent"]).title, size=11, anchor="end"))
+        out.append(stroke(NAMES, middle(row), width - RIGHT, middle(row), "#f0f0f0"))
+
+    span = COLUMN - RIGHT
+
+    def return_at(value: float) -> float:
+        return NAMES + (span - 24) * (value - low) / (high - low)
+
+    out.append(text(NAMES, 20, "return, 95 % interval", size=13))
+    for value in ticks(low, high):
+        out.append(stroke(return_at(value), TOP, return_at(value), bottom, "#e4e4e4"))
+        out.append(text(return_at(value), bottom + 16, minus(f"{value:g}"), anchor="middle", fill=GREY))
+    for row, x in enumerate(known):
+        value, least, most = map(return_at, returns[x["agent"]])
+        out.append(stroke(least, middle(row), most, middle(row), COLOURS[0], 1.6))
+        out.append(f'<circle cx="{value:.1f}" cy="{middle(row):.1f}" r="3.4" fill="{COLOURS[0]}"/>')
+    for number, (field, factor, words) in enumerate(PANELS, 1):
+        left = NAMES + number * COLUMN
         costs = [math.log10(x[field] * factor) for x in known]
         first, last = math.floor(min(costs)), math.ceil(max(costs))
-        left = number * COLUMN + LEFT
-        span = COLUMN - LEFT - RIGHT
-
-        def x_of(
-            cost: float, left: int = left, first: int = first, last: int = last, span: int = span
-        ) -> float:
-            return left + span * (cost - first) / max(last - first, 1)
-
-        out.append(text(left, 22, f"Return against {words}", size=13))
-        for value in ticks(low, high):
-            out.append(stroke(left, y(value), left + span, y(value), "#e4e4e4"))
-            out.append(text(left - 6, y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
+        out.append(text(left, 20, words, size=13))
         for decade in range(first, last + 1):
-            out.append(stroke(x_of(decade), TOP, x_of(decade), HEIGHT - BOTTOM, "#f0f0f0"))
-            label = f"{10.0**decade:g}"
-            out.append(text(x_of(decade), HEIGHT - BOTTOM + 16, label, anchor="middle", fill=GREY))
-        taken: list[tuple[float, float]] = []
-        for x, cost in sorted(zip(known, costs, strict=True), key=lambda pair: -returns[pair[0]["agent"]][0]):
-            value, least, most = returns[x["agent"]]
-            at = x_of(cost)
-            out.append(stroke(at, y(least), at, y(most), COLOURS[0], 1.2))
-            out.append(f'<circle cx="{at:.1f}" cy="{y(value):.1f}" r="3.2" fill="{COLOURS[0]}"/>')
-            place = y(value) + 4
-            while any(abs(place - b) < 11 and abs(at - a) < 84 for a, b in taken):
-                place += 11
-            taken.append((at, place))
-            near_edge = at > left + span - 80
-            out.append(
-                text(
-                    at + (-7 if near_edge else 7),
-                    place,
-                    agents.find(x["agent"]).title,
-                    size=10,
-                    anchor="end" if near_edge else "start",
-                )
-            )
-        out.append(text(left + span / 2, HEIGHT - BOTTOM + 34, f"{words} (log scale)", anchor="middle"))
-    out.append(text(8, height - 22, note, fill=GREY))
-    out.append(text(8, height - 6, NOT_FOR_PATIENTS, fill=GREY))
+            at = left + (span - 40) * (decade - first) / (last - first)
+            out.append(stroke(at, TOP, at, bottom, "#e4e4e4"))
+            if last - first < 5 or (last - decade) % 2 == 0:
+                out.append(text(at, bottom + 16, f"{10.0**decade:,g}", anchor="middle", fill=GREY))
+        for row, (x, cost) in enumerate(zip(known, costs, strict=True)):
+            at = left + (span - 40) * (cost - first) / (last - first)
+            out.append(f'<circle cx="{at:.1f}" cy="{middle(row):.1f}" r="3.4" fill="{COLOURS[1]}"/>')
+            out.append(text(at + 6, middle(row) + 4, number_of(x[field] * factor), size=9, fill=GREY))
+    out.append(text(8, height - 34, "Costs on logarithmic scales, at default settings. " + note, fill=GREY))
+    out.append(text(8, height - 16, NOT_FOR_PATIENTS, fill=GREY))
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
@@ -324,9 +321,10 @@ def main() -> None:
         print(name, f"{treatment[-1]['updates_per_second']:.1f} updates/s", flush=True)
     equal = [apart(name, *WIDE, {"hidden": WIDTHS}) for name in EQUAL if name in options.agents]
     about = f"Version {__version__}. {describe()}; one thread, one seed, batch {BATCH}."
+    studied = f" --study {options.study.name}" if options.study else ""
     parts = [
         "# What every agent costs",
-        f"`python benchmarks/cost.py`. {about}",
+        f"`python benchmarks/cost.py{studied}`. {about}",
         "## At the default settings, on the treatment task\n\n" + rows_of(treatment),
     ]
     if equal:
@@ -336,7 +334,7 @@ def main() -> None:
     if options.study:
         returns, basis = study_returns(options.study)
         parts.append("![Returns against costs](cost.svg)")
-        note = f"Return of the recommended dose in that study, 95 % intervals; {basis}. Costs: defaults."
+        note = f"Returns of the recommended dose in the study given: {basis}."
         write_atomic(RESULTS / "cost.svg", picture(treatment, returns, note).encode())
     page = "\n\n".join(parts) + "\n"
     write_atomic(RESULTS / "cost.md", page.encode())
