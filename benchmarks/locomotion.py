@@ -126,13 +126,19 @@ def page(found: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         mean = f"{np.mean(values):.1f}" if len(values) == len(found) else "-"
         lines.append([name, *cells, mean])
     visits = ", ".join(f"{x['visits']:,}" for x in found[:1])
+    chosen = "".join(
+        f" --{name} {' '.join(getattr(options, name))}"
+        for name, everything in (("tasks", ENVS), ("qualities", QUALITIES), ("agents", AGENTS))
+        if getattr(options, name) != list(everything)
+    ) + (" --moves" if options.moves else "")
     how = "over seeds" if options.seeds > 1 else "over episodes of the one seed"
     return (
         "\n\n".join(
             [
                 "# MuJoCo locomotion",
                 "`python benchmarks/locomotion.py --data FOLDER "
-                f"--updates {options.updates} --seeds {options.seeds}`. Version {__version__}. {describe()}. "
+                f"--updates {options.updates} --seeds {options.seeds}{chosen}`. Version {__version__}. "
+                f"{describe()}. "
                 f"{options.updates:,} updates, {options.seeds} seed(s), {visits} transitions per data set, "
                 f"10 evaluation episodes per seed; 95 % intervals {how}.",
                 "Normalised scores in v5 (0: random policy, 100: expert; measured, not D4RL's). They do not "
