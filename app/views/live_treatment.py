@@ -19,8 +19,7 @@ from dosing.cli.trial_table import Progress, below
 from dosing.statistics import Estimate, mean_over_seeds
 
 DASH = "\N{EM DASH}"
-TALL = 420
-"""Height of the plotting area of the first picture, in pixels."""
+TALL = 420  # height of the plotting area of the first picture, in pixels
 WORDS = (
     "Agents that learned from records go on learning from the patients they treat. All methods here started "
     "from the same recorded visits, and were evaluated on the same further patients, whom nobody learns from."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -349,3 +350,14 @@ def test_the_card_says_what_happened_to_the_dose(found: dict[str, Any], status: 
     assert [metric.label for metric in at.metric] == [label]
     deferred = "**Decide without it.** the seeds disagree. Safe default of this scenario: no dose (0)."
     assert (deferred in words(at)) == ("DEFERRED" in status)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "app" / "views").glob("*.py")), ids=lambda page: page.stem)
+def test_no_string_of_a_page_stands_alone(page: Path) -> None:
+    """Streamlit's magic would show it, wherever a visitor's own configuration switches that on again."""
+    first, *rest = ast.parse(page.read_text()).body
+    alone = [
+        node.lineno for node in rest if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    assert isinstance(first, ast.Expr)
+    assert alone == []
