@@ -48,6 +48,15 @@ def stroke(x1: float, y1: float, x2: float, y2: float, colour: str, width: float
     return f'<line {ends} stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dash}"/>'
 
 
+def sheet(width: float, height: float) -> list[str]:
+    """The opening of a picture of this size, and its white ground."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Four to eight round numbers between the ends."""
     raw = (high - low) / 5
@@ -135,9 +144,7 @@ def draw(
     width, height = COLUMNS * WIDTH, head + math.ceil(len(panels) / COLUMNS) * HEIGHT + foot
     inside = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        *sheet(width, height),
         f'<clipPath id="panel"><rect {inside}/></clipPath>',
         text(8, 16, title, size=13),
     ]

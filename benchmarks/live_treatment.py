@@ -35,7 +35,7 @@ import pandas as pd
 
 import agents
 from agents import finetuning
-from benchmarks.curves import COLOURS, GREY, minus, stroke, text, ticks
+from benchmarks.curves import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.processes import ROOT
 from benchmarks.report import table
@@ -416,9 +416,7 @@ def picture(found: Sequence[Found], starts: Sequence[Estimate]) -> str:
     width, height = COLUMNS * WIDTH, 44 + -(-len(found) // COLUMNS) * HEIGHT + 34
     inside = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        *sheet(width, height),
         f'<clipPath id="panel"><rect {inside}/></clipPath>',
         text(8, 16, "Return of the recommended dose along live treatment", size=13),
         text(8, 33, "Blue: the method, with its simultaneous 95 % band over seeds. Grey: the offline policy "

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from benchmarks.curves import COLOURS, GREY, stroke, text
+from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -175,9 +175,7 @@ def evolution(study: Path, task: str, quality: str) -> str:
     highest = max(float(line.max()) for _, lines in panels for line in lines.values())
     width, height = PANEL * len(panels), TALL + 76
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        *sheet(width, height),
         text(8, 16, f"FtTPO on {task} {quality}: first action at one recorded state, first seed", size=13),
     ]
     for number, (update, lines) in enumerate(panels):

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import agents
-from benchmarks.curves import COLOURS, GREY, stroke, text
+from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -166,9 +166,7 @@ def picture(found: Sequence[Found]) -> str:
     rows = -(-len(found) // COLUMNS)
     width, height = COLUMNS * WIDTH, 56 + rows * HEIGHT + 36
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="system-ui, DejaVu Sans, sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        *sheet(width, height),
         text(8, 18, "Two good doses, at the dotted lines: what each policy gives", size=14),
         text(8, 36, "Filled: doses drawn from the policy, first seed. Grey line: recorded doses. "
              "Tick: recommended dose. Heights: square root of shares.", fill=GREY),

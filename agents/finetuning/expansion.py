@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -136,22 +136,27 @@ def executed(act: Tensor) -> Tensor:
     return act.clamp(-1.0, 1.0)
 
 
+def _base(law: Distribution) -> Any:
+    """The law of one dose dimension; that of every policy is an ``Independent`` over it."""
+    return cast("Independent[Any]", law).base_dist
+
+
 def uniforms(law: Distribution) -> int:
     """Uniform numbers that one draw of all dose dimensions uses."""
-    base: Any = law.base_dist  # type: ignore[attr-defined]
+    base = _base(law)
     return int(base.batch_shape[-1] * base.n_uniforms)
 
 
 def drawn(law: Distribution, uniform: Tensor) -> Tensor:
     """Draws ``[..., S, B, A]`` of a law by uniform numbers ``[..., S, B, uniforms(law)]``."""
-    base: Any = law.base_dist  # type: ignore[attr-defined]
+    base = _base(law)
     act: Tensor = base.rsample_from(uniform.unflatten(-1, (-1, base.n_uniforms)))
     return act
 
 
 def fixed_draws(law: Distribution, count: int) -> Tensor:
     """M quasi-random draws ``[S, B, M, A]`` of a law, by the same numbers for every state and seed."""
-    base: Any = law.base_dist  # type: ignore[attr-defined]
+    base = _base(law)
     like: Tensor = base.mode
     uniform = torch.special.ndtr(points(count, uniforms(law), like))  # [M, U]
     each = uniform[:, None, None].expand(-1, *like.shape[:2], -1)
@@ -197,7 +202,7 @@ class Expanded(Agent):
 
     def offers(self, obs: Tensor) -> Tensor:
         """Doses ``[S, B, F, A]`` that the frozen members propose."""
-        modes = [agent.policy(obs).mode for agent in self.frozen]  # type: ignore[operator]
+        modes = [cast("Agent", agent).policy(obs).mode for agent in self.frozen]
         return torch.stack(modes, 2)
 
     def worth(self, obs: Tensor, act: Tensor) -> Tensor:
