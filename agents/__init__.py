@@ -12,12 +12,13 @@ from dosing.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from dosing.agent import Agent, Problem
-    from dosing.regularisation import Regularisation
+    from dosing.agent import Agent
+    from dosing.models.regularisation import Regularisation
+    from dosing.types import Problem
 
 
 @dataclass(frozen=True)
-class Entry:
+class AgentSpec:
     """One agent of the suite.
 
     Attributes:
@@ -50,8 +51,8 @@ class Entry:
         return found
 
 
-AGENTS: dict[str, Entry] = {
-    "fttpo": Entry(
+AGENTS: dict[str, AgentSpec] = {
+    "fttpo": AgentSpec(
         "agents.fttpo",
         "FtTPO",
         "FtTPO",
@@ -60,7 +61,7 @@ AGENTS: dict[str, Entry] = {
         "interval",
         "released code as released, 5e-14",
     ),
-    "iql": Entry(
+    "iql": AgentSpec(
         "agents.iql",
         "IQL",
         "IQL",
@@ -69,7 +70,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "CORL, 1e-16",
     ),
-    "awac": Entry(
+    "awac": AgentSpec(
         "agents.awac",
         "AWAC",
         "AWAC",
@@ -78,7 +79,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "CORL, 0",
     ),
-    "tawac": Entry(
+    "tawac": AgentSpec(
         "agents.tawac",
         "TAWAC",
         "TAWAC",
@@ -87,7 +88,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "the authors' formulas, 3e-16",
     ),
-    "inac": Entry(
+    "inac": AgentSpec(
         "agents.inac",
         "InAC",
         "InAC",
@@ -96,7 +97,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "inac_pytorch, 7e-16",
     ),
-    "sql": Entry(
+    "sql": AgentSpec(
         "agents.sql",
         "SQL",
         "SQL",
@@ -105,7 +106,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "IVR, 4e-16",
     ),
-    "eql": Entry(
+    "eql": AgentSpec(
         "agents.eql",
         "EQL",
         "EQL",
@@ -114,7 +115,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "IVR, 4e-16",
     ),
-    "xql": Entry(
+    "xql": AgentSpec(
         "agents.xql",
         "XQL",
         "XQL",
@@ -123,7 +124,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "Div99/XQL, 1e-15",
     ),
-    "bc": Entry(
+    "bc": AgentSpec(
         "agents.bc",
         "BC",
         "BC",
@@ -132,7 +133,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "no public code",
     ),
-    "pct_bc": Entry(
+    "pct_bc": AgentSpec(
         "agents.bc",
         "PercentBC",
         "%BC",
@@ -141,7 +142,7 @@ AGENTS: dict[str, Entry] = {
         "infinite_clipped",
         "no public code",
     ),
-    "td3": Entry(
+    "td3": AgentSpec(
         "agents.td3",
         "TD3",
         "TD3",
@@ -150,7 +151,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "CORL, 3e-16",
     ),
-    "td3_bc": Entry(
+    "td3_bc": AgentSpec(
         "agents.td3_bc",
         "TD3BC",
         "TD3+BC",
@@ -159,7 +160,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "CORL, 2e-16",
     ),
-    "rebrac": Entry(
+    "rebrac": AgentSpec(
         "agents.rebrac",
         "ReBRAC",
         "ReBRAC",
@@ -168,7 +169,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "CORL, 3e-16",
     ),
-    "spot": Entry(
+    "spot": AgentSpec(
         "agents.spot",
         "SPOT",
         "SPOT",
@@ -177,7 +178,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "thuml/SPOT and CORL, 3e-16",
     ),
-    "decision_transformer": Entry(
+    "decision_transformer": AgentSpec(
         "agents.decision_transformer",
         "DecisionTransformer",
         "Decision Transformer",
@@ -186,7 +187,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "kzl/decision-transformer, 3e-16",
     ),
-    "cql": Entry(
+    "cql": AgentSpec(
         "agents.cql",
         "CQL",
         "CQL",
@@ -195,7 +196,7 @@ AGENTS: dict[str, Entry] = {
         "full_box",
         "CORL, 2e-16",
     ),
-    "cal_ql": Entry(
+    "cal_ql": AgentSpec(
         "agents.cql",
         "CalQL",
         "Cal-QL",
@@ -204,7 +205,7 @@ AGENTS: dict[str, Entry] = {
         "full_box",
         "CORL, 3e-16",
     ),
-    "onestep": Entry(
+    "onestep": AgentSpec(
         "agents.onestep",
         "Onestep",
         "Onestep RL",
@@ -213,7 +214,7 @@ AGENTS: dict[str, Entry] = {
         "full_box",
         "onestep-rl, 3e-16",
     ),
-    "bcq": Entry(
+    "bcq": AgentSpec(
         "agents.bcq",
         "BCQ",
         "BCQ",
@@ -222,7 +223,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "sfujim/BCQ, 4e-16",
     ),
-    "bear": Entry(
+    "bear": AgentSpec(
         "agents.bear",
         "BEAR",
         "BEAR",
@@ -231,7 +232,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "aviralkumar2907/BEAR, 4e-16",
     ),
-    "plas": Entry(
+    "plas": AgentSpec(
         "agents.plas",
         "PLAS",
         "PLAS",
@@ -240,7 +241,7 @@ AGENTS: dict[str, Entry] = {
         "point",
         "Wenxuan-Zhou/PLAS, 4e-16",
     ),
-    "fql": Entry(
+    "fql": AgentSpec(
         "agents.fql",
         "FQL",
         "FQL",
@@ -249,7 +250,7 @@ AGENTS: dict[str, Entry] = {
         "samples",
         "fql, 4e-16",
     ),
-    "ifql": Entry(
+    "ifql": AgentSpec(
         "agents.ifql",
         "IFQL",
         "IFQL",
@@ -258,7 +259,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "fql, 1e-16",
     ),
-    "fan": Entry(
+    "fan": AgentSpec(
         "agents.fan",
         "FAN",
         "FAN",
@@ -267,7 +268,7 @@ AGENTS: dict[str, Entry] = {
         "samples",
         "FAN, 6e-16",
     ),
-    "faql": Entry(
+    "faql": AgentSpec(
         "agents.fan",
         "FAQL",
         "FAQL",
@@ -276,7 +277,7 @@ AGENTS: dict[str, Entry] = {
         "samples",
         "FAN, 6e-16",
     ),
-    "nbrac": Entry(
+    "nbrac": AgentSpec(
         "agents.fan",
         "NBRAC",
         "NBRAC",
@@ -285,7 +286,7 @@ AGENTS: dict[str, Entry] = {
         "samples",
         "FAN, 4e-16",
     ),
-    "nfql": Entry(
+    "nfql": AgentSpec(
         "agents.fan",
         "NFQL",
         "NFQL",
@@ -294,7 +295,7 @@ AGENTS: dict[str, Entry] = {
         "samples",
         "FAN, 5e-16",
     ),
-    "iqn": Entry(
+    "iqn": AgentSpec(
         "agents.iqn",
         "IQN",
         "IQN",
@@ -303,7 +304,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "value-flows, 9e-16",
     ),
-    "c51": Entry(
+    "c51": AgentSpec(
         "agents.c51",
         "C51",
         "C51",
@@ -312,7 +313,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "value-flows with a log-softmax, 3e-16",
     ),
-    "codac": Entry(
+    "codac": AgentSpec(
         "agents.codac",
         "CODAC",
         "CODAC",
@@ -321,7 +322,7 @@ AGENTS: dict[str, Entry] = {
         "full_box",
         "CODAC, 1e-14",
     ),
-    "value_flows": Entry(
+    "value_flows": AgentSpec(
         "agents.value_flows",
         "ValueFlows",
         "Value Flows",
@@ -330,7 +331,7 @@ AGENTS: dict[str, Entry] = {
         "point_set",
         "value-flows with its factor gamma, 0",
     ),
-    "quasi_optimal": Entry(
+    "quasi_optimal": AgentSpec(
         "agents.quasi_optimal",
         "QuasiOptimal",
         "Quasi-optimal",
@@ -342,7 +343,7 @@ AGENTS: dict[str, Entry] = {
 }
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> AgentSpec:
     """Return the entry called ``name``.
 
     Raises:
@@ -381,9 +382,9 @@ def build(
     """
     import torch
 
-    from dosing.agent import check_settings
-    from dosing.networks import Initialiser
-    from dosing.regularisation import Regularisation
+    from dosing.models.networks import Initialiser
+    from dosing.models.regularisation import Regularisation
+    from dosing.models.settings import check_settings
 
     entry = find(name)
     try:

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
-from dosing.networks import Initialiser
-from dosing.policies import Family, PointPolicy, Policy
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import Family, PointPolicy, Policy
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """BCQ, batch-constrained Q-learning. Fujimoto, Meger, Precup 2019, arXiv 1812.02900 (ICML 2019).
 
 Doses come from a conditional variational auto-encoder (CVAE) of the recorded ones, moved by a perturbation
-xi that is at most phi, and the critics choose among N of them. With D of ``dosing.vae`` and every latent
-normal, clipped to +-c:
+xi that is at most phi, and the critics choose among N of them. With D of ``dosing.models.vae`` and every
+latent normal, clipped to +-c:
 
     a_k  = clip(g + xi(s, g), -1, 1),   g = decoder(s, z_k)              at s' with the target copy of xi
     L_vae = E [ D(s, a) ]
@@ -24,13 +24,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.flows import points, spread
-from dosing.networks import Critic, Initialiser, frozen
-from dosing.targets import polyak, soft_clipped, target_copy, td_target
-from dosing.vae import ConditionalVae, Perturbation, vae_loss
+from dosing.models.critics import Critic, frozen
+from dosing.models.flows import points, spread
+from dosing.models.losses import polyak, soft_clipped, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.vae import ConditionalVae, Perturbation, vae_loss
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

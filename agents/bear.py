@@ -3,7 +3,7 @@
 A squashed Gaussian policy is kept near the recorded doses by the maximum mean discrepancy (MMD) between its
 draws and those of a conditional variational auto-encoder (CVAE) of them, which is learned beside it. Both
 sets are compared before tanh, where gradients do not die: n latents z and n numbers eps, normal and clipped
-to +-c, give x_i = atanh decoder(s, z_i) and y_j = mean(s) + sigma(s) eps_j. With D of ``dosing.vae``:
+to +-c, give x_i = atanh decoder(s, z_i) and y_j = mean(s) + sigma(s) eps_j. With D of ``dosing.models.vae``:
 
     MMD(s)   = sqrt(mean k(x, x') + mean k(y, y') - 2 mean k(x, y) + 1e-6)
     k(x, y)  = exp(-|x - y|_1 / 2w)  (Laplacian)   or   exp(-|x - y|_2^2 / 2w)  (Gaussian)
@@ -34,14 +34,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.flows import DRAWS, points, spread
-from dosing.networks import Critic, Initialiser, frozen
-from dosing.policies import Policy
-from dosing.targets import polyak, soft_clipped, target_copy, td_target
-from dosing.vae import ConditionalVae, vae_loss
+from dosing.models.critics import Critic, frozen
+from dosing.models.flows import DRAWS, points, spread
+from dosing.models.losses import polyak, soft_clipped, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import Policy
+from dosing.models.vae import ConditionalVae, vae_loss
+from dosing.types import Noise, Problem
 
 Kernel = Literal["laplacian", "gaussian"]
 

@@ -36,13 +36,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.bounded import TanhNormal
 from dosing.errors import UserError
-from dosing.networks import Initialiser, frozen
-from dosing.policies import Policy
-from dosing.returns import LEVELS, QuantileCritic, midpoints, pooled, quantile_huber
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import frozen
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import Policy
+from dosing.models.return_distributions import LEVELS, QuantileCritic, midpoints, pooled, quantile_huber
+from dosing.types import Noise, Problem
 
 Risk = Literal["neutral", "cvar", "wang", "cpw"]
 

@@ -40,11 +40,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, frozen
-from dosing.policies import Policy
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Critic, frozen
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import Policy
+from dosing.types import Noise, Problem
 
 LARGEST_MULTIPLIER = 1e6
 """Limit of e^theta, as published."""

@@ -32,12 +32,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import scaled_dot_product_attention
 
-from dosing.agent import Agent, Batch, History, Noise, Problem, adam, set_learning_rate
+from dosing.agent import Agent, Batch, History
 from dosing.data.dataset import Dataset
-from dosing.data.sampling import EXTRAS
 from dosing.distributions.point import Point
 from dosing.errors import UserError
-from dosing.networks import Centred, Initialiser, Linear, Mlp, StackedLayerNorm, decay_of, decays
+from dosing.models.networks import Initialiser, Linear, Mlp, StackedLayerNorm, decay_of, decays
+from dosing.models.optimisers import adam, set_learning_rate
+from dosing.models.prior import Centred
+from dosing.training.sampler import EXTRAS
+from dosing.types import Noise, Problem
 
 COURSES = 256
 """Courses of one seed that are computed at once while acting; more would only take memory."""

@@ -44,11 +44,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.flows import DRAWS, OneStep, Velocity, euler, matching_loss, points, spread
-from dosing.networks import Aggregate, Critic, Initialiser, frozen
-from dosing.targets import expectile_loss, polyak, target_copy, td_target
+from dosing.models.critics import Aggregate, Critic, frozen
+from dosing.models.flows import DRAWS, OneStep, Velocity, euler, matching_loss, points, spread
+from dosing.models.losses import expectile_loss, polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.flows import OneStep, Velocity, euler, matching_loss
-from dosing.networks import Aggregate, Critic, Initialiser, frozen
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Aggregate, Critic, frozen
+from dosing.models.flows import OneStep, Velocity, euler, matching_loss
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

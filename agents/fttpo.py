@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.bounded import TanhNormal
 from dosing.distributions.q_exponential import exp_q
 from dosing.distributions.q_gaussian import (
@@ -48,8 +48,12 @@ from dosing.distributions.quadrature import least_divergence_scale, standard_nod
 from dosing.distributions.student_t import StudentT
 from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
-from dosing.networks import Centred, Critic, Initialiser, Linear, Mlp, Value, frozen
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Critic, Value, frozen
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser, Linear, Mlp
+from dosing.models.optimisers import adam
+from dosing.models.prior import Centred
+from dosing.types import Noise, Problem
 
 MEAN_LIMIT = 0.999
 """Largest |mean| on the [-1, 1] axis; leaves room for a support of positive width at every mean."""
@@ -227,7 +231,7 @@ class Actor(nn.Module):
         return QGaussian(mean, scale, self.q, validate_args=False)
 
 
-class Step(NamedTuple):
+class ActorTerms(NamedTuple):
     """What an actor loss is made of; draws and laws are ``[S, B, A]``."""
 
     batch: Batch
@@ -253,7 +257,7 @@ class FtTPO(Agent):
         """Make the released code's own class where the configuration asks for it."""
         config = arguments[2] if len(arguments) == 3 else None  # none where an agent is copied
         if isinstance(config, FtTPOConfig) and config.reproduce == "published":
-            from agents._fttpo_published import PublishedFtTPO
+            from agents.fttpo_released import PublishedFtTPO
 
             cls = PublishedFtTPO
         made: FtTPO = super().__new__(cls)
@@ -347,7 +351,7 @@ class FtTPO(Agent):
         }
         if c.actor_loss != "closed_form_width":
             fixed = self.proposal.law(*(x.detach() for x in parameters))
-            step = Step(batch, actor, act, log_act, fixed, weight)
+            step = ActorTerms(batch, actor, act, log_act, fixed, weight)
             losses["actor"] = self.ACTOR_LOSSES[c.actor_loss](self, step).mean(-1)
         metrics = {
             "q": q.detach().mean((1, 2)),
@@ -363,26 +367,26 @@ class FtTPO(Agent):
 
     # Actor losses, each [S, B]
 
-    def _reverse_kl(self, step: Step) -> Tensor:
+    def _reverse_kl(self, step: ActorTerms) -> Tensor:
         """KL(pi_theta || pi_phi) by one draw: - H - ln pi_phi(a)."""
         return -(step.law.entropy() + step.proposal.log_prob(step.act)).sum(-1)
 
-    def _quadrature_kl(self, step: Step) -> Tensor:
+    def _quadrature_kl(self, step: ActorTerms) -> Tensor:
         """The same divergence as a sum of one-dimensional integrals, without noise."""
         points = step.law.loc + step.law.scale * self.nodes  # [K, S, B, A]
         average = (self.weights * step.proposal.log_prob(points)).sum(0)
         return -(step.law.entropy() + average).sum(-1)
 
-    def _detached_k3(self, step: Step) -> Tensor:
+    def _detached_k3(self, step: ActorTerms) -> Tensor:
         """Ratio loss r - 1 - ln r, r = pi_phi / pi_theta, ln pi_phi a constant: no width is ever enough."""
         log_ratio = (step.proposal.log_prob(step.act.detach()) - step.log_act).sum(-1)
         return torch.exp(log_ratio).clamp(max=MAX_RATIO) - 1.0 - log_ratio
 
-    def _max_likelihood(self, step: Step) -> Tensor:
+    def _max_likelihood(self, step: ActorTerms) -> Tensor:
         """- ln pi_phi(a): seeks the proposal's mode, so the width shrinks to its bound."""
         return -step.proposal.log_prob(step.act).sum(-1)
 
-    def _spot(self, step: Step) -> Tensor:
+    def _spot(self, step: ActorTerms) -> Tensor:
         """- min_i Q_i(s, a) / c - tau ln pi_phi(a), c the batch's mean of |min_i Q_i(s, a)|, a constant.
 
         The released code divides by V(s), whose sign can turn the loss round, and detaches ln pi_phi.
@@ -392,7 +396,7 @@ class FtTPO(Agent):
         loss: Tensor = -q / size - self.config.temperature * step.proposal.log_prob(step.act).sum(-1)
         return loss
 
-    def _gac(self, step: Step) -> Tensor:
+    def _gac(self, step: ActorTerms) -> Tensor:
         """- mean over the best draws of ln pi_theta - tau ln pi_phi(a), the second with its path kept.
 
         The best floor(rho K) of K draws by min_i Q_i are constants. A bounded density is taken at no more
@@ -412,7 +416,7 @@ class FtTPO(Agent):
         likelihood = standard_log_prob(live.clamp(-edge, edge), law.q, scale.log()).sum(-1).mean(-1)
         return -likelihood - c.temperature * step.proposal.log_prob(step.act).sum(-1)
 
-    def _tawac(self, step: Step) -> Tensor:
+    def _tawac(self, step: ActorTerms) -> Tensor:
         """- w ln pi_theta(a) of recorded doses; one outside the support counts as ``LOG_OUTSIDE``.
 
         No gradient leads a support towards the doses outside. In the released code none reaches the actor.
@@ -421,7 +425,7 @@ class FtTPO(Agent):
         inside = ((act - law.loc).abs() < INNER * law.radius * law.scale).all(-1)
         return -step.weight * torch.where(inside, law.log_prob(act).sum(-1), LOG_OUTSIDE)
 
-    ACTOR_LOSSES: ClassVar[dict[str, Callable[[FtTPO, Step], Tensor]]] = {
+    ACTOR_LOSSES: ClassVar[dict[str, Callable[[FtTPO, ActorTerms], Tensor]]] = {
         "reverse_kl": _reverse_kl,
         "quadrature_kl": _quadrature_kl,
         "detached_k3": _detached_k3,

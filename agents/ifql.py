@@ -26,12 +26,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.networks import Critic, Initialiser, Value
-from dosing.targets import expectile_loss, polyak, target_copy, td_target
+from dosing.models.critics import Critic, Value
+from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
+from dosing.models.losses import expectile_loss, polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.networks import Initialiser
-from dosing.returns import (
+from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.return_distributions import (
     LEVELS,
     QuantileCritic,
     best,
@@ -40,7 +42,7 @@ from dosing.returns import (
     preferences,
     quantile_huber,
 )
-from dosing.targets import polyak, target_copy, td_target
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

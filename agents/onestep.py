@@ -31,12 +31,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.draws import Draws, best_of
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, frozen
-from dosing.policies import Policy
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Critic, frozen
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import Policy
+from dosing.types import Noise, Problem
 
 CANDIDATES = 64
 """Draws of the recorded policy that stand for it in the law of easy BCQ; a power of two."""

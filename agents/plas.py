@@ -2,7 +2,7 @@
 
 A conditional variational auto-encoder (CVAE) of the recorded doses is fitted first and then frozen. The
 policy chooses its latent, within +-c, so that every dose is one that the decoder can give; optionally a
-perturbation xi moves it by at most phi. With D of ``dosing.vae``:
+perturbation xi moves it by at most phi. With D of ``dosing.models.vae``:
 
     L_vae = E [ D(s, a) ]                                                     the first vae_steps updates
     pi(s) = clip(g + xi(s, g), -1, 1),   g = decoder(s, c tanh(h(s)))
@@ -22,12 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.distributions.point import Point
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Mlp, frozen
-from dosing.targets import polyak, soft_clipped, target_copy, td_target
-from dosing.vae import ConditionalVae, Perturbation, vae_loss
+from dosing.models.critics import Critic, frozen
+from dosing.models.losses import polyak, soft_clipped, target_copy, td_target
+from dosing.models.networks import Initialiser, Mlp
+from dosing.models.optimisers import adam
+from dosing.models.vae import ConditionalVae, Perturbation, vae_loss
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

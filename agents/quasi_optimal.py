@@ -38,11 +38,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, set_learning_rate
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.distributions.parabola import Parabola, Sides, solve
 from dosing.errors import UserError
-from dosing.networks import Initialiser
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import set_learning_rate
+from dosing.types import Noise, Problem
 
 EDGE = 1e-4
 """Policies stay this far inside the limits of the [-1, 1] axis, so that no rounding reaches beyond them."""

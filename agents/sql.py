@@ -25,11 +25,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Critic, Value
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam, decay_learning_rate
+from dosing.models.policy_heads import Family, Policy
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

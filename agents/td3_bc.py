@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, frozen
-from dosing.policies import PointPolicy
-from dosing.targets import polyak, smoothed, target_copy, td_target
+from dosing.models.critics import Critic, frozen
+from dosing.models.losses import polyak, smoothed, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.policy_heads import PointPolicy
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

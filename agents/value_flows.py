@@ -34,14 +34,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.networks import Initialiser, Mlp
-from dosing.returns import LEVELS, ReturnRange, best, midpoints, pooled, preferences
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser, Mlp
+from dosing.models.optimisers import adam
+from dosing.models.return_distributions import LEVELS, ReturnRange, best, midpoints, pooled, preferences
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)

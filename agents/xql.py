@@ -29,11 +29,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import huber_loss
 
-from dosing.agent import Agent, Batch, Noise, Problem, adam, decay_learning_rate
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.networks import Critic, Initialiser, Value
-from dosing.policies import Family, Policy
-from dosing.targets import polyak, target_copy, td_target
+from dosing.models.critics import Critic, Value
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam, decay_learning_rate
+from dosing.models.policy_heads import Family, Policy
+from dosing.types import Noise, Problem
 
 MAX_NOISE = 0.5
 """Largest change that noise makes to a dose, on the [-1, 1] axis."""

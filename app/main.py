@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.selection import carry
+from app.widgets.url_state import carry
 
 st.set_page_config(
     page_title="Dosing research simulator",

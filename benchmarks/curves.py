@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from dosing import NOT_FOR_PATIENTS
-from dosing.statistics import Estimate
+from dosing.evaluation.statistics import Estimate
 
 COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("", "6 3", "2 2")
 """Of the groups, in order; Okabe and Ito's colours that can be told apart on white."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dosing.acceleration import EXACT
+from dosing.training.compilation import EXACT
 
 SIZES = ((1, 256), (2, 256), (1, 512), (1, 1024))
 """(products in one call, n) for n x n matrices; the first two are those of batch 256 at width 256."""

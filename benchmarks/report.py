@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COMMAND = "python benchmarks/training.py --references FOLDER"
+COMMAND = "python benchmarks/speed/training.py --references FOLDER"
 PRECISION = (
     "What it changes: 500 updates on 50 recorded patients with the same 3 seeds, batches and noise; losses "
     "are means over the last 100 updates, returns those of 1,000 new patients per seed."

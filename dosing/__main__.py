@@ -2,7 +2,7 @@
 
 import sys
 
-from dosing.cli import main
+from dosing.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

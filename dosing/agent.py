@@ -6,47 +6,27 @@ them asks for an agent's name.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dosing.errors import UserError
-from dosing.networks import Centred, Critic, Mlp, decay_of
-from dosing.regularisation import PLAIN, Regularisation
-from dosing.streams import Law
+from dosing.models.critics import Critic
+from dosing.models.networks import Mlp
+from dosing.models.prior import Centred
+from dosing.models.regularisation import PLAIN, Regularisation
+from dosing.models.settings import check_settings
+from dosing.types import Noise, Problem
 
 UNITS = "dropped_units"
 """Name of the noise that leaves out hidden units."""
 SMALLEST_SCALE = 1e-6
 """Added to a standard deviation that advantages are divided by."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Sizes of the task an agent is built for.
-
-    Attributes:
-        n_obs: observation width O.
-        n_act: action width A; actions inside agents are in [-1, 1].
-        horizon: decisions per episode, None if unknown.
-    """
-
-    n_obs: int
-    n_act: int
-    horizon: int | None = None
-
-
-class Noise(NamedTuple):
-    """Noise one update needs under one name: a standard law and the shape that follows ``[S]``."""
-
-    law: Law
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +88,7 @@ class Agent(nn.Module):
         problem: the sizes it was built for.
         context: number of visits the policy looks at (1 unless it is a sequence agent). A batch of a sequence
             agent is windows of so many visits.
-        needs: extra batch columns, served by ``dosing.data.sampling``.
+        needs: extra batch columns, served by ``dosing.training.sampler``.
         episodes: whole episodes in a batch of each seed, for a method whose loss spans episodes; None where a
             batch is transitions drawn one by one.
         warm_up: first updates that leave the policy as it is; a training of no more than these is refused.
@@ -156,7 +136,7 @@ class Agent(nn.Module):
         that has taken it keeps it, so that neither loading nor further data changes what a weight means.
         """
         if self.regularisation.prior == "constant_dose":
-            from dosing.baselines import constant_dose  # whose package evaluates agents
+            from dosing.models.prior import constant_dose  # whose package evaluates agents
 
             split = (dataset.replicates, len(dataset) // dataset.replicates)
             act = dataset.act.double().cpu().unflatten(0, split).mT.numpy()  # [R, A, M], one dose at a time
@@ -340,82 +320,3 @@ class Agent(nn.Module):
                     moments.setdefault(int(index), {})[key] = value.clone()
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "hidden": (lambda x: min(x, default=1) >= 1, "widths of at least 1, or none for linear functions"),
-    "learning_rate": (lambda x: x > 0.0, "above 0"),
-    "discount": (lambda x: 0.0 <= x <= 1.0, "between 0 and 1"),
-    "target_rate": (lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
-    "temperature": (lambda x: x > 0.0, "above 0"),
-    "inverse_temperature": (lambda x: x >= 0.0, "at least 0"),
-    "weight_clip": (lambda x: x > 0.0, "above 0"),
-    "max_clip": (lambda x: x > 0.0, "above 0"),
-    "actor_decay_steps": (lambda x: x is None or x >= 1, "at least 1 or None"),
-    "actor_every": (lambda x: x >= 1, "at least 1"),
-    "target_noise": (lambda x: x >= 0.0, "at least 0"),
-    "noise_clip": (lambda x: x >= 0.0, "at least 0"),
-    "vae_hidden": (lambda x: min(x, default=0) >= 1, "one or more widths of at least 1"),
-    "vae_learning_rate": (lambda x: x > 0.0, "above 0"),
-    "vae_beta": (lambda x: x > 0.0, "above 0"),
-    "vae_steps": (lambda x: x >= 1, "at least 1"),
-}
-"""What the settings that methods share by name have to be."""
-
-
-def check_settings(config: Any) -> None:
-    """Refuse settings no method can work with; what concerns one method alone is checked in its own file.
-
-    Raises:
-        UserError: a number is not finite, a choice is unknown, or a setting shared by name is out of range.
-    """
-    hints = get_type_hints(type(config))
-    for name, value in vars(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} must be a finite number, got {value}.")
-        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise UserError(f"{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}.")
-        good, wanted = _RANGES.get(name, (None, ""))
-        if good is not None and not good(value):
-            raise UserError(f"{name} must be {wanted}, got {value}.")
-
-
-def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors.
-
-    Parameters that were marked for decay (``dosing.networks.decays``) shrink by their rate times the step
-    size, apart from the gradient.
-
-    On a GPU the step size is a tensor and the state stays on the device, so that a step can be captured in a
-    graph; :func:`set_learning_rate` changes it either way.
-    """
-    if isinstance(module_or_parameters, nn.Module):
-        module_or_parameters = list(module_or_parameters.parameters())
-    rates = sorted({decay_of(p) for p in module_or_parameters})
-    groups = [
-        {"params": [p for p in module_or_parameters if decay_of(p) == rate], "weight_decay": rate}
-        for rate in rates
-    ]
-    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
-    device = module_or_parameters[0].device
-    if device.type != "cuda":
-        return kind(groups, lr=learning_rate, fused=True)
-    return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Change the step size, in place where it is a tensor."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate)
-        else:
-            group["lr"] = learning_rate
-
-
-def decay_learning_rate(
-    optimizer: torch.optim.Optimizer, learning_rate: float, step: int, decay_steps: int | None
-) -> None:
-    """Step size of update ``step`` under cosine decay to 0 over ``decay_steps`` updates; None keeps it."""
-    if decay_steps is not None:
-        done = min(step / decay_steps, 1.0)
-        set_learning_rate(optimizer, learning_rate * 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,13 @@ import numpy.typing as npt
 import torch
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, History, Problem
+from dosing.agent import Agent
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
-from dosing.runs import WEIGHTS, RunFolder, read_tensors
-from dosing.streams import generator
+from dosing.rng import generator
+from dosing.types import Array
 
-Array = npt.NDArray[np.float64]
 Observations = npt.NDArray[np.float32]
 
 Build = Callable[..., Agent]
@@ -103,7 +102,7 @@ class DosePolicy:
     def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation") -> Array:
         """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit.
 
-        What is drawn for another purpose (``dosing.streams``) is independent of it.
+        What is drawn for another purpose (``dosing.rng``) is independent of it.
         """
         return self._draw(self.law(obs), visit, purpose)
 
@@ -265,57 +264,6 @@ class DosePolicy:
         return in_double(self.law(obs))
 
 
-class Course:
-    """A rule that follows a policy which looks back: it keeps what it saw and heard since visit 0.
-
-    Args:
-        policy: the trained stack.
-        sampled: draw doses from the law instead of giving the recommended one.
-    """
-
-    def __init__(self, policy: DosePolicy, *, sampled: bool = False) -> None:
-        self._policy, self._sampled = policy, sampled
-        self._past: History | None = None
-
-    @torch.no_grad()
-    def __call__(self, obs: Observations, visit: int) -> Array:
-        """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``; visit 0 begins new courses.
-
-        Raises:
-            UserError: the visit does not follow one whose outcome was heard.
-        """
-        policy, seen = self._policy, self._policy._obs(obs).unsqueeze(2)
-        if visit == 0:
-            none = seen.new_zeros(*obs.shape[:2], 0)
-            act = seen.new_zeros(*none.shape, policy.agent.problem.n_act)
-            self._past = History(seen[:, :, :0], act, none)
-        past = self._past
-        if past is None or not visit == past.obs.shape[2] == past.reward.shape[2]:
-            raise UserError(
-                f"the policy looks back: before visit {visit + 1} it has to be asked at every earlier "
-                "one and to hear what came of it."
-            )
-        self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
-        law = policy.agent.policy_after(self._past)
-        return policy._draw(law, visit) if self._sampled else policy._mode(law)
-
-    def hear(self, delivered: Array, reward: Array) -> None:
-        """What came of the visit: delivered doses ``[S, P, A]`` and rewards ``[S, P]``, in the world's units.
-
-        Raises:
-            UserError: there is no visit whose outcome is still open.
-        """
-        past, transform = self._past, self._policy.transform
-        if past is None or past.obs.shape[2] != past.reward.shape[2] + 1:
-            raise UserError("there is no visit to hear of: every outcome follows one request for doses.")
-        act, paid = torch.as_tensor(transform.to_unit(delivered)), torch.as_tensor(transform.scaled(reward))
-        self._past = History(
-            past.obs,
-            torch.cat((past.act, act.unsqueeze(2).to(past.act)), 2),
-            torch.cat((past.reward, paid.unsqueeze(2).to(past.reward)), 2),
-        )
-
-
 def in_double(law: Distribution) -> Any:
     """The per-dimension law ``[S, B, A]`` on the CPU in double precision, for tails and edges."""
     base: Any = law.base_dist  # type: ignore[attr-defined]
@@ -331,39 +279,3 @@ def _edges(law: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     if not hasattr(support, "lower_bound"):
         return None
     return support.lower_bound, support.upper_bound
-
-
-def load_policy(
-    run: RunFolder, build: Build, *, device: torch.device | str = "cpu", update: int | None = None
-) -> DosePolicy:
-    """Load the policy of a finished run, after checking the run against its hashes.
-
-    Args:
-        run: the folder.
-        build: makes an agent from its name, settings, sizes and seeds (the suite's registry).
-        device: where to put it.
-        update: after how many updates, one of the run's milestones; None is the end.
-
-    Raises:
-        UserError: missing, unfinished, changed or truncated files, weights of another agent or not finite.
-    """
-    config = run.config()
-    run.verify()
-    problem = Problem(**config["problem"])
-    agent = build(
-        config["agent"],
-        config["agent_config"],
-        problem,
-        config["seeds"],
-        device=device,
-        regularisation=config.get("regularisation"),
-    )
-    tensors, _ = read_tensors(run.at(update) / WEIGHTS)
-    try:
-        agent.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {run.path} do not fit agent {config['agent']!r}.") from error
-    broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
-    if broken:
-        raise UserError(f"the weights in {run.path} hold NaN or infinity ({broken[0]}); they are not used.")
-    return DosePolicy(agent, Transform.from_json(config["transform"]))

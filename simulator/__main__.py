@@ -12,7 +12,7 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.card import scenario_card
-from simulator.generate import simulate, simulate_to
+from simulator.cohorts.generate import simulate, simulate_to
 from simulator.registry import SCENARIOS
 
 ROWS_SHOWN = 12
@@ -145,7 +145,7 @@ def _print_table(episodes: Episodes) -> None:
 
 
 def _ceiling(chosen: argparse.Namespace) -> None:
-    from simulator.ceilings import ceilings, print_ceilings
+    from simulator.bounds.table import ceilings, print_ceilings
 
     table = ceilings(
         chosen.env_id,

@@ -4,8 +4,8 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
+from simulator.engine.observation import Observation
 from simulator.environment import EXTREME, EnvOptions
-from simulator.observation import Observation
 
 
 def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:

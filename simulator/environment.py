@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY, as_dose
-from simulator.core import Core
-from simulator.observation import OPTION_NAMES, Observation, ObservationOptions
+from dosing.types import Float32Array
+from simulator.engine.batch import Core
+from simulator.engine.observation import OPTION_NAMES, Observation, ObservationOptions
+from simulator.engine.rng import COHORTS
+from simulator.engine.scenario import Scenario
 from simulator.registry import SCENARIOS
-from simulator.scenario import Array, Scenario
-from simulator.streams import COHORTS
 
 EXTREME = 0.9
 """Share of the largest allowed |dose| above which a delivered dose counts as the event ``extreme_dose``."""
@@ -116,7 +117,7 @@ class Visits:
         largest = np.maximum(np.abs(scenario.limits.low), np.abs(scenario.limits.high))
         self._extreme = (EXTREME * largest).astype(np.float32)
 
-    def start(self, seed: int, patient: int) -> Array:
+    def start(self, seed: int, patient: int) -> Float32Array:
         """Bring n patients from number ``patient`` on to their first visit; returns observations [n, O]."""
         self.core.start(seed, patient)
         self.next_patient = patient + self.n
@@ -124,7 +125,7 @@ class Visits:
         self.time = 0
         return self.observation.start(self.core, seed)
 
-    def step(self, requested: Any) -> tuple[Array, Array, Info]:
+    def step(self, requested: Any) -> tuple[Float32Array, Float32Array, Info]:
         """Deliver doses [n, A]; returns observations [n, O], rewards [n] and info of arrays."""
         dose = as_dose(requested, self.limits.n_act)
         if dose.shape != (self.n, self.limits.n_act):
@@ -151,7 +152,7 @@ class Visits:
         return self.observation.next(self.core, delivered), reward, info
 
     @property
-    def covariate(self) -> Array:
+    def covariate(self) -> Float32Array:
         """Hidden covariate of each patient [n], for behaviour policies only."""
         return self.core.covariates()
 

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import PROBLEM, has_density, is_bounded, small, stack
 from scipy import stats
 from torch.distributions import Distribution, Independent
 
 import agents
-from dosing.agent import Agent, Batch, Noise
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
-from dosing.policy import CENTRAL, DosePolicy, load_policy
-from dosing.runs import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder, write_json, write_table, write_tensors
+from dosing.policy import CENTRAL, DosePolicy
+from dosing.runs.files import write_json, write_table, write_tensors
+from dosing.runs.folder import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder
+from dosing.studies.load import load_policy
+from dosing.types import Noise
+from tests.support.samples import PROBLEM, has_density, is_bounded, small, stack
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 every_density = pytest.mark.parametrize("name", [name for name in agents.AGENTS if has_density(name)])

@@ -1,8 +1,8 @@
 """Ways from recorded visits to live treatment, and their registry. Importing this needs no torch.
 
-A method is an object with ``refusal`` and ``learner`` (``dosing.learner.Method``). To add one: write it in a
-file of its own here, where agents may be imported, and add its line below. Settings of a method that has a
-``config`` may follow its name: ``pex,members=4,others=online``.
+A method is an object with ``refusal`` and ``learner`` (``dosing.finetuning.method.Method``). To add one:
+write it in a file of its own here, where agents may be imported, and add its line below. Settings of a method
+that has a ``config`` may follow its name: ``pex,members=4,others=online``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from dosing.errors import UserError
 
 if TYPE_CHECKING:
-    from dosing.learner import Method
+    from dosing.finetuning.method import Method
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodSpec:
     """One method of the registry.
 
     Attributes:
@@ -54,39 +54,41 @@ class Entry:
 
 _PEX = "Zhang, Xu, Yu 2023, arXiv 2302.00935"
 
-METHODS: dict[str, Entry] = {
-    "scratch": Entry("agents.finetuning.rivals", "SCRATCH", "Scratch", _PEX),
-    "buffer": Entry("agents.finetuning.rivals", "BUFFER", "Buffer", _PEX),
-    "direct": Entry("agents.finetuning.rivals", "DIRECT", "Direct", _PEX),
-    "awac": Entry(
-        "agents.finetuning.rivals", "AWAC", "AWAC", "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359"
+METHODS: dict[str, MethodSpec] = {
+    "scratch": MethodSpec("agents.finetuning.transfer", "SCRATCH", "Scratch", _PEX),
+    "buffer": MethodSpec("agents.finetuning.transfer", "BUFFER", "Buffer", _PEX),
+    "direct": MethodSpec("agents.finetuning.transfer", "DIRECT", "Direct", _PEX),
+    "awac": MethodSpec(
+        "agents.finetuning.transfer", "AWAC", "AWAC", "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359"
     ),
-    "spot": Entry(
-        "agents.finetuning.rivals", "SPOT", "SPOT", "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239"
+    "spot": MethodSpec(
+        "agents.finetuning.transfer", "SPOT", "SPOT", "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239"
     ),
-    "cal_ql": Entry("agents.finetuning.rivals", "CAL_QL", "Cal-QL", "Nakamoto et al. 2023, arXiv 2303.05479"),
-    "rebrac": Entry(
-        "agents.finetuning.rivals",
+    "cal_ql": MethodSpec(
+        "agents.finetuning.transfer", "CAL_QL", "Cal-QL", "Nakamoto et al. 2023, arXiv 2303.05479"
+    ),
+    "rebrac": MethodSpec(
+        "agents.finetuning.transfer",
         "REBRAC",
         "ReBRAC",
         "Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836",
     ),
-    "fan": Entry(
-        "agents.finetuning.rivals",
+    "fan": MethodSpec(
+        "agents.finetuning.transfer",
         "FAN",
         "FAN",
         "Lee, Kim, Balachandar, Mustafaoglu, Pingali 2026, arXiv 2605.01663",
     ),
-    "pex": Entry("agents.finetuning.pex", "PEX", "PEX", _PEX),
-    "off2on": Entry(
+    "pex": MethodSpec("agents.finetuning.pex", "PEX", "PEX", _PEX),
+    "off2on": MethodSpec(
         "agents.finetuning.off2on", "OFF2ON", "Off2On", "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702"
     ),
-    "bt": Entry("agents.finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
-    "jsrl": Entry("agents.finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
+    "bt": MethodSpec("agents.finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
+    "jsrl": MethodSpec("agents.finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
 }
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> MethodSpec:
     """Return the method called ``name``, with the settings that follow the name: ``NAME,SETTING=VALUE,...``.
 
     Raises:
@@ -113,7 +115,7 @@ def find(name: str) -> Entry:
 
 def _changed(config: Any, settings: Mapping[str, Any]) -> Any:
     """The configuration with other settings, each of the type that it is declared with."""
-    from dosing.agent import check_settings
+    from dosing.models.settings import check_settings
 
     hints, names = get_type_hints(type(config)), [f.name for f in fields(config)]
     values = {}

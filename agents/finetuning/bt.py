@@ -28,14 +28,13 @@ from torch import Tensor
 from agents.finetuning.expansion import Composing, Expanded, held, newcomer
 from agents.iql import IQL
 from dosing.agent import Agent
-from dosing.courses import MixedReplay
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
-from dosing.learner import Learner, Moment, Start, TrialSettings
+from dosing.finetuning.method import Learner, Start, TrialProgress, TrialSettings
 from dosing.policy import DosePolicy, Observations
-from dosing.streams import generator
-
-Array = npt.NDArray[np.float64]
+from dosing.rng import generator
+from dosing.training.mixed_replay import MixedReplay
+from dosing.types import Array
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,12 @@ class Flights(Composing):
         self.pretrained = DosePolicy(pretrained, transform)
         self.left = np.zeros((len(agent.seeds), places), dtype=np.int64)
 
-    def __call__(self, obs: Observations, moment: Moment) -> Array:
+    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
         follow = self.flying(moment)[..., None]
         return np.where(follow, self.pretrained.recommended(obs), self.composed(obs, moment))
 
-    def flying(self, moment: Moment) -> npt.NDArray[np.bool_]:
+    def flying(self, moment: TrialProgress) -> npt.NDArray[np.bool_]:
         """Where this visit is part of a flight ``[S, P]``; a flight ends with its course."""
         c, places = self.config, self.left.shape[1]
         streams = [generator(s, "exploration", moment.number, 0) for s in self.policy.seeds]

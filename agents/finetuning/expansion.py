@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.iql import IQL, IQLConfig
-from dosing.agent import Agent, Batch, Noise
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
-from dosing.flows import points, spread
-from dosing.learner import Behaviour, Moment, Start
+from dosing.finetuning.method import Behaviour, Start, TrialProgress
+from dosing.models.flows import points, spread
 from dosing.policy import DosePolicy, Observations
-from dosing.runs import WEIGHTS, RunFolder, read_tensors
-from dosing.streams import generator
-
-Array = npt.NDArray[np.float64]
+from dosing.rng import generator
+from dosing.runs.files import read_tensors
+from dosing.runs.folder import WEIGHTS, RunFolder
+from dosing.types import Array, Noise
 
 
 def held(agent: Agent) -> Agent:
@@ -272,11 +271,11 @@ class Composing(Behaviour):
         super().__init__(DosePolicy(agent, transform))
         self.agent = agent
 
-    def __call__(self, obs: Observations, moment: Moment) -> Array:
+    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
         return self.composed(obs, moment)
 
-    def composed(self, obs: Observations, moment: Moment) -> Array:
+    def composed(self, obs: Observations, moment: TrialProgress) -> Array:
         """What the composite policy requests."""
         like = next(self.agent.parameters())
         seen = self.policy.transform.obs(torch.from_numpy(obs.astype(np.float64))).to(like)

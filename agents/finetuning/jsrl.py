@@ -29,18 +29,17 @@ from torch.distributions import Distribution, Independent
 
 from agents.finetuning.expansion import fixed_draws, held, newcomer, take_over
 from agents.iql import IQL
-from dosing.agent import Agent, Batch, History, Noise
-from dosing.courses import MixedReplay
+from dosing.agent import Agent, Batch, History
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes
-from dosing.learner import Behaviour, Learner, Moment, Start, TrialSettings
+from dosing.evaluation.outcomes import Outcomes
+from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
+from dosing.finetuning.patients import TreatedVisit
 from dosing.policy import DosePolicy, Observations
-from dosing.streams import generator
-from dosing.ward import Visit
-
-Array = npt.NDArray[np.float64]
+from dosing.rng import generator
+from dosing.training.mixed_replay import MixedReplay
+from dosing.types import Array, Noise
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Guided(Behaviour):
         self.recent = np.empty((0, seeds))
         self.to_come = visits
 
-    def __call__(self, obs: Observations, moment: Moment) -> Array:
+    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
         begins = moment.visit == 0
         if begins.any():
@@ -184,7 +183,7 @@ class Guided(Behaviour):
         own = self.explorer.sampled(obs, moment.number, "exploration")
         return np.where(guided, self.guide.recommended(obs), own)
 
-    def _drawn(self, moment: Moment) -> npt.NDArray[np.int64]:
+    def _drawn(self, moment: TrialProgress) -> npt.NDArray[np.int64]:
         """Visits that the guide has in courses that begin now ``[S, P]``."""
         if self.config.variant == "curriculum":
             return np.broadcast_to(
@@ -193,7 +192,7 @@ class Guided(Behaviour):
         streams = [generator(s, "exploration", moment.number, 0) for s in self.agent.seeds]
         return np.stack([stream.integers(self.horizon, size=self.until.shape[1]) for stream in streams])
 
-    def seen(self, visit: Visit) -> None:
+    def seen(self, visit: TreatedVisit) -> None:
         """Count the visits; after the last one the explorer is alone."""
         del visit
         self.to_come -= 1

@@ -39,17 +39,20 @@ from torch.distributions import Distribution, Independent
 
 from agents.cql import CQL
 from agents.finetuning.expansion import further
-from dosing.agent import Agent, Batch, Noise, adam
-from dosing.courses import MixedReplay
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.distributions.bounded import TanhNormal
 from dosing.errors import UserError
-from dosing.learner import Behaviour, Learner, Start, TrialSettings
-from dosing.networks import Initialiser, Mlp, frozen
+from dosing.finetuning.method import Behaviour, Learner, Start, TrialSettings
+from dosing.models.critics import frozen
+from dosing.models.losses import polyak, td_target
+from dosing.models.networks import Initialiser, Mlp
+from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
-from dosing.replay import BLOCK, ROWS
-from dosing.streams import draw
-from dosing.targets import polyak, td_target
+from dosing.rng import draw
+from dosing.training.mixed_replay import MixedReplay
+from dosing.training.replay import BLOCK, ROWS
+from dosing.types import Noise
 
 SMALLEST_LOG = 1e-10
 """Added within both logarithms of L_w, as published: where w is 0 they are finite."""

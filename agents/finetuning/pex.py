@@ -60,12 +60,14 @@ from agents.finetuning.expansion import (
     uniforms,
 )
 from agents.iql import IQL
-from dosing.agent import Agent, Batch, Noise, adam
-from dosing.courses import MixedReplay
+from dosing.agent import Agent, Batch
 from dosing.errors import UserError
-from dosing.learner import Behaviour, Learner, Start, TrialSettings
+from dosing.finetuning.method import Behaviour, Learner, Start, TrialSettings
+from dosing.models.losses import target_copy
+from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
-from dosing.targets import target_copy
+from dosing.training.mixed_replay import MixedReplay
+from dosing.types import Noise
 
 SPREAD_RATE = 0.005
 """Share of a batch's standard deviation in the running one, per update."""

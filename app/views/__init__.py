@@ -1,1 +1,1 @@
-"""The pages: layout and words; figures come from ``app.charts``, numbers from ``dosing``."""
+"""The pages: layout and words; figures come from ``app.charts.base``, numbers from ``dosing``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import frame, load
+from app.readers import study
+from app.widgets import page
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
 
@@ -31,12 +32,12 @@ machine sees the same. Visits count from 1.
 """
 
 
-def provenance(runs: tuple[load.Run, ...]) -> pd.DataFrame:
+def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
     """One line per run: what was trained on what, with hashes checked now."""
     lines = []
     for run in runs:
         try:
-            weights, state = load.door(run).provenance["weights"][:16], "verified"
+            weights, state = study.door(run).provenance["weights"][:16], "verified"
         except UserError as error:
             weights, state = "unknown", f"damaged: {error}"
         versions = run.config["versions"]
@@ -58,20 +59,20 @@ def provenance(runs: tuple[load.Run, ...]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-listing = frame.open_page("About")
+listing = page.open_page("About")
 st.markdown(WORDS)
 st.subheader("Provenance")
 st.table(provenance(listing.runs), hide_index=True)
 st.caption(
-    f"Study folder `{load.study()}`, software version {__version__}. Hashes are SHA-256, first 16 digits."
+    f"Study folder `{study.study()}`, software version {__version__}. Hashes are SHA-256, first 16 digits."
 )
 st.subheader("Scenario")
 try:
-    card = load.episodes(listing.runs[0]).metadata.get("card", {})
+    card = study.episodes(listing.runs[0]).metadata.get("card", {})
     st.markdown(f"{card.get('title', 'Recorded data without a scenario card.')}")
     st.markdown("\n".join(f"- {source}" for source in card.get("sources", ())))
     st.markdown(card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
         st.json(card)
 except UserError as error:
-    frame.problems([str(error)])
+    page.problems([str(error)])

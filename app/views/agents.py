@@ -9,45 +9,47 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import frame, load, results, suite
-from app.policy_card import as_html, card_of, in_words
-from app.states import pick
+from app.analysis import agent_table
+from app.analysis.model_card import as_html, card_of, in_words
+from app.readers import evaluation, study
 from app.theme import counted
+from app.widgets import page
+from app.widgets.state_picker import pick
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes
-from dosing.runs import EVALUATION
+from dosing.evaluation.outcomes import Outcomes
+from dosing.runs.folder import EVALUATION
 
 
 @st.cache_data(show_spinner="Reading the registry")
 def _suite() -> pd.DataFrame:
-    return pd.DataFrame(suite.table())
+    return pd.DataFrame(agent_table.table())
 
 
 @st.cache_data(show_spinner="Asking the policy at recorded visits", max_entries=32)
-def _card(key: tuple[str, ...], _run: load.Run, _outcomes: dict[str, Outcomes] | None) -> dict[str, Any]:
+def _card(key: tuple[str, ...], _run: study.Run, _outcomes: dict[str, Outcomes] | None) -> dict[str, Any]:
     """The card of a run; the key names everything that decides it."""
     del key
-    return card_of(_run, load.door(_run), load.episodes(_run), _outcomes, load.measured(_run))
+    return card_of(_run, study.door(_run), study.episodes(_run), _outcomes, study.measured(_run))
 
 
-def card_for(run: load.Run) -> dict[str, Any] | None:
+def card_for(run: study.Run) -> dict[str, Any] | None:
     """The card of a run, without an evaluation where that cannot be read; None where the run is damaged."""
     outcomes = None
     try:
-        outcomes = results.outcomes(run)
+        outcomes = evaluation.outcomes(run)
     except UserError as error:
-        frame.problems([f"the evaluation of {run.label}: {error}"])
+        page.problems([f"the evaluation of {run.label}: {error}"])
     try:
         record = run.folder.path / EVALUATION
         measured = record.read_text(encoding="utf-8") if outcomes is not None else ""
-        weights = str(load.door(run).provenance["weights"])
-        return _card((str(run.folder.path), weights, measured, repr(load.measured(run))), run, outcomes)
+        weights = str(study.door(run).provenance["weights"])
+        return _card((str(run.folder.path), weights, measured, repr(study.measured(run))), run, outcomes)
     except UserError as error:
-        frame.problems([f"{run.label}: {error}"])
+        page.problems([f"{run.label}: {error}"])
         return None
 
 
-def take_away(run: load.Run, card: dict[str, Any]) -> None:
+def take_away(run: study.Run, card: dict[str, Any]) -> None:
     """The card as files."""
     name = f"policy-card-{run.config['agent']}-{run.folder.path.name}"
     with st.container(horizontal=True):
@@ -67,7 +69,7 @@ def take_away(run: load.Run, card: dict[str, Any]) -> None:
 
 
 @st.fragment
-def cards(listing: load.Listing) -> None:
+def cards(listing: study.Listing) -> None:
     """One run's card; a fragment, so that a choice redraws nothing else."""
     st.subheader("Policy card")
     runs = {run.label: run for run in listing.runs}
@@ -82,12 +84,12 @@ def cards(listing: load.Listing) -> None:
     take_away(run, card)
 
 
-opened = frame.open_page("Agents", needs_runs=False)
+opened = page.open_page("Agents", needs_runs=False)
 if opened.runs:
     cards(opened)
 else:
-    frame.nothing_yet(
-        f"No agent was trained in `{load.study()}` yet. This command trains two and shows them:",
+    page.nothing_yet(
+        f"No agent was trained in `{study.study()}` yet. This command trains two and shows them:",
         "python -m dosing demo",
     )
 found = _suite()

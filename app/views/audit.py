@@ -7,14 +7,13 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import frame
-from app.decisions import escaped
-from app.records import log
-from app.states import pick
 from app.theme import counted, listed
-from dosing.audit import KINDS, AuditLog, Counts, Record, Verified, count
-from dosing.cli.audit import what
+from app.widgets import page
+from app.widgets.audit import log
+from app.widgets.decision_form import escaped
+from app.widgets.state_picker import pick
 from dosing.errors import UserError
+from dosing.recommendation.audit_log import KINDS, AuditLog, Counts, Record, Verified, count, what
 
 LAST = (20, 100, 1000)  # records to show at once
 
@@ -110,7 +109,7 @@ def view() -> None:
     try:
         found = verified(book.path, stamp(book))
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return
     status(book, found)
     summary(count(found.records))
@@ -128,5 +127,5 @@ def view() -> None:
     st.caption(f"`python -m dosing audit verify {book.path}` checks it without the dashboard.")
 
 
-frame.open_page("Audit")
+page.open_page("Audit")
 view()

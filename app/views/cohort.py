@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from app import cohort_chart, frame, load, results
-from app.cohort_chart import Lane
-from app.states import chosen_runs, pick
+from app.charts import cohort
+from app.charts.cohort import Lane
+from app.readers import evaluation, study
 from app.theme import OTHER, Mark, counted, mark, minus, number
+from app.widgets import page
+from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes
-from dosing.statistics import cvar, mean_over_seeds, subgroups
-from simulator.patients import Evaluated
+from dosing.evaluation.outcomes import Outcomes
+from dosing.evaluation.statistics import cvar, mean_over_seeds, subgroups
+from simulator.cohorts.evaluated import Evaluated
 
 TENTH = 0.1
 WORST = 10  # patients in the list of the worst
@@ -25,26 +27,26 @@ GROUPS = 4
 class Evaluation:
     """A run with what happened to its patients under one rule."""
 
-    run: load.Run
+    run: study.Run
     mark: Mark
     outcome: Outcomes
 
 
-def evaluations(runs: list[load.Run], rule: str) -> list[Evaluation]:
+def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
     """Evaluated runs in the order of their marks; the others are named."""
     found, missing = [], []
     for run in runs:
         try:
-            outcomes = results.outcomes(run)
+            outcomes = evaluation.outcomes(run)
         except UserError as error:
-            frame.problems([f"{run.label}: {error}"])
+            page.problems([f"{run.label}: {error}"])
             continue
         if outcomes is None or rule not in outcomes:
             missing.append(run.label)
         else:
             found.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
     if missing:
-        frame.nothing_yet(
+        page.nothing_yet(
             f"Not evaluated on new patients yet: {', '.join(missing)}. This command trains what is missing "
             "and evaluates it:",
             "python -m dosing compare",
@@ -63,7 +65,7 @@ def spread_of_returns(found: list[Evaluation]) -> None:
     """Distributions with their worst tenth."""
     st.subheader("Returns over patients")
     lanes = [lane(one) for one in found]
-    frame.draw(cohort_chart.distributions(lanes), "distributions", "Distribution of returns of each agent")
+    page.draw(cohort.distributions(lanes), "distributions", "Distribution of returns of each agent")
     for one in lanes:
         words = (
             f"worst tenth **{minus(one.tail)}**" if one.tail else "worst tenth: fewer than 10 patients a seed"
@@ -85,16 +87,16 @@ def safety(found: list[Evaluation]) -> None:
         for o in found
     ]
     try:
-        table = load.table()
+        table = study.table()
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         table = None
     data = str(found[0].run.config["data"]["name"])
     rules = (
         [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
     )
     points += [(rule_name(row.name), OTHER, row.recommended, row.cost) for row in rules if row.cost]
-    frame.draw(cohort_chart.cost_and_return(points), "cost", "Mean cost against mean return, 95 % intervals")
+    page.draw(cohort.cost_and_return(points), "cost", "Mean cost against mean return, 95 % intervals")
     st.caption(
         "Cost: number of safety events of a patient, which the scenario card on the Data page names; never "
         "part of the reward. Down and to the right is better. Lines: 95 % intervals, which may reach below "
@@ -113,7 +115,7 @@ def rule_name(name: str) -> str:
 def known(one: Evaluation) -> Evaluated | None:
     """Who the patients are; says so where nobody knows."""
     try:
-        return results.patients(one.run, one.outcome)
+        return evaluation.patients(one.run, one.outcome)
     except UserError as error:
         st.info(f"Who these patients are is not known: {error}")
         return None
@@ -141,7 +143,7 @@ def groups(found: list[Evaluation]) -> None:
     except UserError as error:
         st.info(f"No subgroups: {error}")
         return
-    frame.draw(cohort_chart.by_subgroup(trait, shown), "subgroups", f"Mean return by {trait}")
+    page.draw(cohort.by_subgroup(trait, shown), "subgroups", f"Mean return by {trait}")
     st.caption(
         f"{GROUPS} equally large groups. The latent mean is known to the simulator alone; no agent sees it. "
         "Lines: 95 % intervals. A difference between groups is no effect of the trait alone."
@@ -180,10 +182,10 @@ def worst(found: list[Evaluation]) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """All parts of the page; a fragment, so that a choice redraws nothing else."""
     rule = st.segmented_control(
-        "Doses", results.RULES, default=results.RULES[0], required=True, key="rule", bind="query-params"
+        "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
     )
     found = evaluations(chosen_runs(listing), rule)
     if not found:
@@ -194,4 +196,4 @@ def view(listing: load.Listing) -> None:
     worst(found)
 
 
-view(frame.open_page("Cohort"))
+view(page.open_page("Cohort"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import charts, frame, load
+from app.charts import base
+from app.readers import study
 from app.theme import minus, probability
-from dosing.comparison import Row
+from app.widgets import page
 from dosing.errors import UserError
+from dosing.studies.comparison_table import Row
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:
@@ -33,24 +35,24 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
     )
 
 
-def show_table(listing: load.Listing) -> None:
+def show_table(listing: study.Listing) -> None:
     """Interval chart and table, or the command that makes them."""
     try:
-        found = load.table()
+        found = study.table()
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         found = None
     if found is None:
-        frame.nothing_yet(
+        page.nothing_yet(
             "These runs have not been compared yet. This command evaluates agents and reference rules on the "
             "same new patients and writes the table:",
             "python -m dosing demo",
         )
         return
     rows, paths = found
-    here = {str(run.folder.path.relative_to(load.study())): run.label for run in listing.runs}
+    here = {str(run.folder.path.relative_to(study.study())): run.label for run in listing.runs}
     if gone := [path for path in paths if path not in here]:
-        frame.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
+        page.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
     if new := [label for path, label in here.items() if path not in paths]:
         st.info(f"Finished but not in the table yet: {', '.join(new)}.")
     runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
@@ -59,8 +61,8 @@ def show_table(listing: load.Listing) -> None:
     for index, name in enumerate(sets):
         if len(sets) > 1:
             st.subheader(f"Trained on {name}")
-        figure = charts.intervals([row for row in rows if row.data == name])
-        frame.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
+        figure = base.intervals([row for row in rows if row.data == name])
+        page.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
@@ -87,4 +89,4 @@ def show_table(listing: load.Listing) -> None:
     )
 
 
-show_table(frame.open_page("Comparison"))
+show_table(page.open_page("Comparison"))

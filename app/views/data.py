@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import course_chart, data_chart, frame, load, visits
-from app.states import in_range, one_data_set, pick
+from app.analysis import data as analysis_data
+from app.charts import data, episode
+from app.readers import study
 from app.theme import counted
+from app.widgets import page
+from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from simulator.observation import REALISM
+from simulator.engine.observation import REALISM
 from simulator.registry import SCENARIOS
 
 RECORDED, SIMULATED = "recorded", "simulated now"
@@ -26,27 +29,27 @@ FORMATS = ((".parquet", "application/vnd.apache.parquet"), (".csv", "text/csv"))
 @st.cache_resource(show_spinner="Simulating patients", max_entries=4)
 def cohort(*request: Any) -> Episodes:
     """A simulated cohort, kept while it is on show."""
-    return visits.cohort(*request)
+    return analysis_data.cohort(*request)
 
 
-def recorded(listing: load.Listing) -> tuple[Episodes, str] | None:
+def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
     """The visits of one data set of the study and their name."""
     run = one_data_set(listing)[0]
     try:
-        return load.episodes(run), str(run.config["data"]["name"])
+        return study.episodes(run), str(run.config["data"]["name"])
     except UserError as error:
-        frame.problems([f"the recorded visits: {error}"])
+        page.problems([f"the recorded visits: {error}"])
         return None
 
 
 def simulated() -> tuple[Episodes, str] | None:
-    """A cohort as asked for, within the bounds of ``app.visits``."""
+    """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
     env_id = pick(left, "Environment", list(SCENARIOS), "env")
     variants = SCENARIOS[env_id].variants
     variant = pick(middle, "Variant", variants, "variant")
     realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
-    most = visits.most_patients(env_id, variant)
+    most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
     patients = left.number_input(
         f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
@@ -72,7 +75,7 @@ def simulated() -> tuple[Episodes, str] | None:
     try:
         made = cohort(env_id, variant, int(patients), int(seed), policy, int(realism))
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return None
     name = "-".join([env_id.split("/")[-1], variant, str(patients), policy.replace(":", "-"), f"seed{seed}"])
     return made, name
@@ -97,7 +100,7 @@ def facts(episodes: Episodes) -> None:
 
 def return_words(episodes: Episodes, patients: int) -> str:
     """Mean undiscounted return with its interval."""
-    found = visits.mean_return(episodes)
+    found = analysis_data.mean_return(episodes)
     if found is None:
         return f"{episodes.reward.sum() / patients:.2f} (one patient, no interval)"
     return f"{found} ({found.basis})".replace("-", "\N{MINUS SIGN}")
@@ -106,17 +109,19 @@ def return_words(episodes: Episodes, patients: int) -> str:
 def distributions(episodes: Episodes) -> None:
     """Histograms of states, doses and rewards."""
     st.subheader("Distributions over the visits")
-    drawn = visits.quantities(episodes)
-    frame.draw(data_chart.histograms(drawn), "histograms", "Histograms of states, doses given and rewards")
-    more = episodes.obs.shape[1] - visits.SHOWN
-    left_out = f" The first {visits.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
+    drawn = analysis_data.quantities(episodes)
+    page.draw(data.histograms(drawn), "histograms", "Histograms of states, doses given and rewards")
+    more = episodes.obs.shape[1] - analysis_data.SHOWN
+    left_out = (
+        f" The first {analysis_data.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
+    )
     st.caption(f"Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{left_out}")
 
 
 def table(episodes: Episodes) -> None:
     """The first visits."""
     st.subheader("First visits")
-    shown = visits.head(episodes, ROWS)
+    shown = analysis_data.head(episodes, ROWS)
     st.dataframe(shown, hide_index=True, key="head", height=280)
     st.caption(f"{len(shown)} of {len(episodes):,} visits, three decimals.")
 
@@ -147,20 +152,20 @@ def course(episodes: Episodes) -> None:
             key="place",
             bind="query-params",
         )
-    rows, meta = visits.patient_rows(episodes, int(place)), episodes.metadata
-    names = visits.names_of(episodes)[: visits.SHOWN]
+    rows, meta = analysis_data.patient_rows(episodes, int(place)), episodes.metadata
+    names = analysis_data.quantity_names(episodes)[: analysis_data.SHOWN]
     numbers, last = episodes.step[rows].astype(float) + 1, len(rows) - 1
     units = [str(unit) for unit in meta.get("obs_units") or ["1"] * episodes.obs.shape[1]]
     patient = int(episodes.episode[rows[0]])
     left, right = st.columns(2)
     with left:
-        figure = course_chart.observations(
+        figure = episode.observations(
             numbers, episodes.obs[rows][:, : len(names)], names, units[: len(names)], last
         )
-        frame.draw(figure, "course_states", f"Observations of patient {patient} over the visits")
+        page.draw(figure, "course_states", f"Observations of patient {patient} over the visits")
     with right:
         for k in range(episodes.act.shape[1]):
-            figure = course_chart.doses(
+            figure = episode.doses(
                 numbers,
                 episodes.act[rows, k],
                 episodes.reward[rows],
@@ -170,7 +175,7 @@ def course(episodes: Episodes) -> None:
                 name=str(meta.get("dose_name", "dose")),
                 unit=str(meta.get("dose_unit", "1")),
             )
-            frame.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
+            page.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
     st.caption(
         f"Patient number {patient}. Numbers beside the strips: the last visit. A cross: changed by a limit."
     )
@@ -183,7 +188,7 @@ def take_away(episodes: Episodes, name: str) -> None:
         for suffix, mime in FORMATS:
             st.download_button(
                 f"Download {suffix[1:]}",
-                functools.partial(visits.export, episodes, suffix),
+                functools.partial(analysis_data.export, episodes, suffix),
                 file_name=f"{name}{suffix}",
                 mime=mime,
                 key=f"download{suffix}",
@@ -196,7 +201,7 @@ def take_away(episodes: Episodes, name: str) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """Everything about one set of visits; a fragment, so that a choice redraws nothing else."""
     source = st.segmented_control(
         "Visits", (RECORDED, SIMULATED), default=RECORDED, required=True, key="visits", bind="query-params"
@@ -213,4 +218,4 @@ def view(listing: load.Listing) -> None:
     take_away(episodes, name)
 
 
-view(frame.open_page("Data and simulator"))
+view(page.open_page("Data and simulator"))

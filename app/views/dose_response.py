@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from app import frame, load
-from app.answers import Answer, ask
-from app.records import note
-from app.response import NEAR, Response, respond, without_critic
-from app.response_chart import dose_response
-from app.states import ask_state, chosen_runs, sources
+from app.analysis.recommendations import Answer, ask
+from app.analysis.response import NEAR, DoseResponse, respond, without_critic
+from app.charts.response import dose_response
+from app.readers import study
 from app.theme import counted, decimals, interval, listed, number, with_unit
+from app.widgets import page
+from app.widgets.audit import note
+from app.widgets.state_picker import ask_state, chosen_runs, sources
 
 WHAT = (
     "**A belief, not a measurement.** A critic is an agent's own guess, made from recorded visits, of the "
@@ -37,7 +38,7 @@ def spread(values: np.ndarray, places: int) -> str:
     return number(low, places) if same else interval(low, high, places)
 
 
-def told(response: Response) -> str:
+def told(response: DoseResponse) -> str:
     """One agent's belief in words: of its recommended dose, and of the dose it believes in most."""
     source, own = response.answer.source, response.at_recommended
     limits = source.limits
@@ -60,7 +61,7 @@ def told(response: Response) -> str:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """State, curves and what they say; a fragment, so that the slider redraws nothing else."""
     runs = chosen_runs(listing)
     loaded = sources(runs)
@@ -80,14 +81,14 @@ def view(listing: load.Listing) -> None:
             verb = "learns" if len(silent) == 1 else "learn"
             st.info(f"{listed(silent)} {verb} no critic: there is no value of a dose to draw.")
         if not found:
-            frame.nothing_yet(
+            page.nothing_yet(
                 "None of these agents has a critic. This command trains some that have:",
                 "python -m dosing compare --agents fttpo iql iqn",
             )
             return
         with columns[dimension % len(columns)]:
             figure = dose_response(found, limits, dimension, name=name)
-            frame.draw(figure, f"response{dimension}", f"Believed return of each agent over the {name}")
+            page.draw(figure, f"response{dimension}", f"Believed return of each agent over the {name}")
             st.markdown("\n".join(told(response) for response in found))
     others = (
         " In the dimensions not drawn every agent gives its recommended dose." if limits.n_act > 1 else ""
@@ -103,6 +104,6 @@ def view(listing: load.Listing) -> None:
     st.page_link("views/what_if.py", label="\N{RIGHTWARDS ARROW} What if: simulate doses from this state on")
 
 
-opened = frame.open_page("Dose and response")
+opened = page.open_page("Dose and response")
 st.info(WHAT)
 view(opened)

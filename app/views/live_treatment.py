@@ -9,14 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from app import frame, load, trials
-from app.selection import linked
-from app.states import pick
+from app.charts.live_treatment import LearningCurve, over_visits
+from app.readers import live_treatment
+from app.readers import study as readers_study
+from app.readers.live_treatment import TrialSummary
 from app.theme import HIGHLIGHTS, OTHER, Mark, counted, listed, mark, minus
-from app.trial_chart import Curve, over_visits
-from app.trials import Rival
-from dosing.cli.trial_table import Progress, below
-from dosing.statistics import Estimate, mean_over_seeds
+from app.widgets import page
+from app.widgets.state_picker import pick
+from app.widgets.url_state import linked
+from dosing.evaluation.statistics import Estimate, mean_over_seeds
+from dosing.studies.finetune_table import Progress, below
 
 DASH = "\N{EM DASH}"
 TALL = 420  # height of the plotting area of the first picture, in pixels
@@ -26,18 +28,18 @@ WORDS = (
 )
 
 
-def command(listing: load.Listing) -> str:
+def command(listing: readers_study.Listing) -> str:
     """The command that would fill this page: from a run there is, or from one that it makes first."""
     runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
     if runs:
         return f"python -m dosing finetune all --run {runs[0].folder.path}"
-    study = load.study()
+    study = readers_study.study()
     return (
         f"python -m dosing demo --no-serve --out {study}\npython -m dosing finetune all --run {study}/iql/*/*"
     )
 
 
-def chosen(rivals: Sequence[Rival]) -> list[tuple[Rival, Mark]]:
+def chosen(rivals: Sequence[TrialSummary]) -> list[tuple[TrialSummary, Mark]]:
     """Every method with its look: at most as many in colour as colours can name, the rest grey."""
     labels = [rival.label for rival in rivals]
     named = labels
@@ -50,7 +52,7 @@ def chosen(rivals: Sequence[Rival]) -> list[tuple[Rival, Mark]]:
     return [(r, mark(named.index(r.label)) if r.label in named else OTHER) for r in rivals]
 
 
-def state_of(rival: Rival) -> str:
+def state_of(rival: TrialSummary) -> str:
     """How far a trial is, in words."""
     trial, progress = rival.trial, rival.trial.progress
     made = int(progress.visits[-1]) if progress else 0
@@ -61,7 +63,7 @@ def state_of(rival: Rival) -> str:
     return f"finished: {made:,} visits"
 
 
-def partial(rivals: Sequence[Rival]) -> None:
+def partial(rivals: Sequence[TrialSummary]) -> None:
     """Say which trials are under way or ended early, and why seeds stopped."""
     if running := [rival for rival in rivals if not rival.trial.finished]:
         lines = [f"- {rival.label}, {state_of(rival)}" for rival in running]
@@ -77,7 +79,7 @@ def partial(rivals: Sequence[Rival]) -> None:
         )
 
 
-def starts_of(looks: Sequence[tuple[Rival, Mark]]) -> list[tuple[str, Estimate]]:
+def starts_of(looks: Sequence[tuple[TrialSummary, Mark]]) -> list[tuple[str, Estimate]]:
     """Return of the offline policies that the methods in colour started from."""
     found = {}
     for rival, look in looks:
@@ -87,7 +89,7 @@ def starts_of(looks: Sequence[tuple[Rival, Mark]]) -> list[tuple[str, Estimate]]
     return list(found.values())
 
 
-def curves_of(looks: Sequence[tuple[Rival, Mark]], measure: str) -> list[Curve]:
+def curves_of(looks: Sequence[tuple[TrialSummary, Mark]], measure: str) -> list[LearningCurve]:
     """One line per trial that has some value of the measure."""
     found = []
     for rival, look in looks:
@@ -97,17 +99,17 @@ def curves_of(looks: Sequence[tuple[Rival, Mark]], measure: str) -> list[Curve]:
         visits, band = progress.along(getattr(progress, measure))
         if band:
             name = rival.label if rival.trial.finished else f"{rival.label} (so far)"
-            found.append(Curve(name, look, visits, band))
+            found.append(LearningCurve(name, look, visits, band))
     return found
 
 
-def learning(looks: Sequence[tuple[Rival, Mark]], last: int, seeds: int) -> None:
+def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) -> None:
     """All learning curves in one picture."""
     st.subheader("Return of the recommended dose along live treatment")
     starts = starts_of(looks)
     curves = curves_of(looks, "returns")
     figure = over_visits(curves, "mean return per patient (no unit)", last, starts, least=TALL)
-    frame.draw(figure, "learning", f"Mean return of {listed([c.name for c in curves])} over the visits")
+    page.draw(figure, "learning", f"Mean return of {listed([c.name for c in curves])} over the visits")
     reference = (
         "Dotted line and grey band: the offline policy, as it was at the start, with its 95 % interval over "
         "seeds. "
@@ -127,7 +129,7 @@ def learning(looks: Sequence[tuple[Rival, Mark]], last: int, seeds: int) -> None
     )
 
 
-def treatment(looks: Sequence[tuple[Rival, Mark]], last: int) -> None:
+def treatment(looks: Sequence[tuple[TrialSummary, Mark]], last: int) -> None:
     """What the treated patients went through, while the agents learned from them."""
     st.subheader("What the treated patients went through")
     panels = (
@@ -137,7 +139,7 @@ def treatment(looks: Sequence[tuple[Rival, Mark]], last: int) -> None:
     for column, (measure, title) in zip(st.columns(2), panels, strict=True):
         with column:
             if curves := curves_of(looks, measure):
-                frame.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
+                page.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
             else:
                 st.info(f"No course of treatment has ended yet: no {title.partition(' (')[0]}.")
     st.caption(
@@ -147,12 +149,12 @@ def treatment(looks: Sequence[tuple[Rival, Mark]], last: int) -> None:
     )
 
 
-def as_frame(rivals: Sequence[Rival]) -> pd.DataFrame:
+def as_frame(rivals: Sequence[TrialSummary]) -> pd.DataFrame:
     """One line per trial, in words; a dash where nothing is known yet."""
     return pd.DataFrame([_line(rival) for rival in rivals])
 
 
-def _line(rival: Rival) -> dict[str, str]:
+def _line(rival: TrialSummary) -> dict[str, str]:
     progress = rival.trial.progress
     line = {"method": rival.label, "trial": state_of(rival)}
     if progress is None:
@@ -186,7 +188,7 @@ def _words(progress: Progress, values: npt.NDArray[np.float64], spec: str) -> st
     return DASH if found is None else minus(format(found, f"z{spec}"))
 
 
-def _fall(rival: Rival, progress: Progress) -> str:
+def _fall(rival: TrialSummary, progress: Progress) -> str:
     """Whether the whole interval of the difference from the offline policy lies below 0 somewhere."""
     if rival.start is None:
         return DASH
@@ -198,7 +200,7 @@ def _fall(rival: Rival, progress: Progress) -> str:
 
 
 @st.fragment
-def view(groups: Sequence[trials.Group]) -> None:
+def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
     """The pictures and the table of one group; a fragment, so that a choice redraws nothing else."""
     group = groups[0]
     if len(groups) > 1:
@@ -228,15 +230,16 @@ def view(groups: Sequence[trials.Group]) -> None:
     )
 
 
-opened = frame.open_page("Live treatment", needs_runs=False)
+opened = page.open_page("Live treatment", needs_runs=False)
 st.markdown(WORDS)
-found, unreadable = trials.groups()
-frame.problems(unreadable)
+found, unreadable = live_treatment.groups()
+page.problems(unreadable)
 if found:
     view(found)
 else:
-    frame.nothing_yet(
-        f"There is no trial in `{load.study()}` yet. This goes on from a finished run by every method that "
+    page.nothing_yet(
+        f"There is no trial in `{readers_study.study()}` yet. This goes on from a finished run by every "
+        "method that "
         "can:",
         command(opened),
     )

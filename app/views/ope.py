@@ -8,76 +8,77 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import frame, load, results
-from app.estimate_chart import Line, panels_of_estimates
-from app.off_policy import (
+from app.analysis.off_policy import (
     ESTIMATORS,
-    Candidate,
-    Selection,
+    CandidateRow,
+    SelectionTable,
     Valued,
     is_quick,
     read_selection,
     same_settings,
     value,
 )
-from app.off_policy_chart import effective_sample
-from app.states import chosen_runs, pick
+from app.charts.estimates import Line, panels_of_estimates
+from app.charts.off_policy import effective_sample
+from app.readers import evaluation, study
 from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, mark, minus, probability
-from dosing.cli.select import SELECTION
+from app.widgets import page
+from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.ope.importance import LEAST_SAMPLE
-from dosing.runs import read_json
-from dosing.statistics import Estimate, mean_over_seeds
+from dosing.runs.files import read_json
+from dosing.studies.selected import SELECTION
 
 RETURN = "return per patient (no unit)"
 
 
 @st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
-def _valued(path: str, weights: str, sampled: bool, _run: load.Run) -> Valued | None:
+def _valued(path: str, weights: str, sampled: bool, _run: study.Run) -> Valued | None:
     """What a run's own recorded visits say of it; None where that takes more than a moment."""
     del path, weights
-    policy, episodes = load.door(_run).policy, load.episodes(_run)
+    policy, episodes = study.door(_run).policy, study.episodes(_run)
     return value(_run.label, policy, episodes, sampled=sampled) if is_quick(policy, episodes) else None
 
 
-def truth(run: load.Run, rule: str) -> Estimate | None:
+def truth(run: study.Run, rule: str) -> Estimate | None:
     """Mean return on new simulated patients; None where the run was not evaluated."""
     try:
-        found = results.outcomes(run)
+        found = evaluation.outcomes(run)
     except UserError as error:
-        frame.problems([f"{run.label}: {error}"])
+        page.problems([f"{run.label}: {error}"])
         return None
     return mean_over_seeds(found[rule].returns) if found and rule in found else None
 
 
-def command(runs: list[load.Run]) -> str:
+def command(runs: list[study.Run]) -> str:
     """The command that values these agents on patients they were not trained on."""
     names, data = [], ""
     for run in runs:
         try:
-            if load.door(run).policy.looks_back:
+            if study.door(run).policy.looks_back:
                 continue
         except UserError:
             continue
         names.append(str(run.config["agent"]))
         data = f" --data {os.path.normpath(run.folder.path / run.config['data_file'])}"
     agents = " ".join(dict.fromkeys(names)) or "fttpo iql"
-    return f"python -m dosing select --agents {agents}{data} --out {load.study()}"
+    return f"python -m dosing select --agents {agents}{data} --out {study.study()}"
 
 
-def selection() -> Selection | None:
+def selection() -> SelectionTable | None:
     """What a selection left in the study folder; None where there was none."""
-    file = load.study() / SELECTION
+    file = study.study() / SELECTION
     if not file.is_file():
         return None
     try:
         return read_selection(read_json(file), str(file))
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return None
 
 
-def cross_validated(found: Selection, runs: tuple[load.Run, ...]) -> None:
+def cross_validated(found: SelectionTable, runs: tuple[study.Run, ...]) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
     st.subheader("Cross-validated")
     st.markdown(f"**{found.verdict}**")
@@ -89,7 +90,7 @@ def cross_validated(found: Selection, runs: tuple[load.Run, ...]) -> None:
     for index, candidate in enumerate(found.candidates[: HIGHLIGHTS + 1]):
         look = OTHER if index == 0 else mark(index - 1)
         lines += _lines(candidate, estimator, look, runs)
-    frame.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
+    page.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
     st.table(pd.DataFrame(_row(c, estimator, runs) for c in found.candidates), hide_index=True)
     st.caption(
         f"Open marks: estimates from {counted(found.patients, 'recorded patient')} alone, over "
@@ -102,7 +103,7 @@ def cross_validated(found: Selection, runs: tuple[load.Run, ...]) -> None:
         st.caption(f"Note: {note}")
 
 
-def _lines(candidate: Candidate, estimator: str, look: Mark, runs: tuple[load.Run, ...]) -> list[Line]:
+def _lines(candidate: CandidateRow, estimator: str, look: Mark, runs: tuple[study.Run, ...]) -> list[Line]:
     one = candidate.values[estimator]
     lines: list[Line] = [(candidate.name, look, False, one.estimate or f"refused, {one.refused}")]
     run = same_settings(candidate, runs) if candidate.agent else None
@@ -111,7 +112,7 @@ def _lines(candidate: Candidate, estimator: str, look: Mark, runs: tuple[load.Ru
     return lines
 
 
-def _row(candidate: Candidate, estimator: str, runs: tuple[load.Run, ...]) -> dict[str, str]:
+def _row(candidate: CandidateRow, estimator: str, runs: tuple[study.Run, ...]) -> dict[str, str]:
     one, dash = candidate.values[estimator], "\N{EM DASH}"
     run = same_settings(candidate, runs) if candidate.agent else None
     known = truth(run, "recommended") if run is not None else None
@@ -124,20 +125,20 @@ def _row(candidate: Candidate, estimator: str, runs: tuple[load.Run, ...]) -> di
     }
 
 
-def own_patients(runs: list[load.Run]) -> None:
+def own_patients(runs: list[study.Run]) -> None:
     """Runs of this study valued on the patients they learned from, and what that rests on."""
     st.subheader("On the patients they learned from")
     rule = st.segmented_control(
-        "Doses", results.RULES, default=results.RULES[0], required=True, key="rule", bind="query-params"
+        "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
     )
     found: dict[int, Valued] = {}
     slow = []
     for index, run in enumerate(runs):
         try:
-            weights = str(load.door(run).provenance["weights"])
-            load.episodes(run)
+            weights = str(study.door(run).provenance["weights"])
+            study.episodes(run)
         except UserError as error:
-            frame.problems([f"{run.label}: {error}"])
+            page.problems([f"{run.label}: {error}"])
             continue
         try:
             valued = _valued(str(run.folder.path), weights, rule == "sampled", run)
@@ -149,7 +150,7 @@ def own_patients(runs: list[load.Run]) -> None:
         else:
             found[index] = valued
     if slow:
-        frame.nothing_yet(
+        page.nothing_yet(
             f"The doses of {listed([run.label for run in slow])} are generated, and valuing them all takes "
             "minutes. This command does, and on patients that they have not seen:",
             command(slow),
@@ -164,7 +165,7 @@ def own_patients(runs: list[load.Run]) -> None:
     support(runs, found)
 
 
-def estimates(runs: list[load.Run], found: dict[int, Valued], rule: str) -> None:
+def estimates(runs: list[study.Run], found: dict[int, Valued], rule: str) -> None:
     """Every estimate beside the simulator's answer."""
     lines: list[Line] = []
     for index, valued in found.items():
@@ -178,7 +179,7 @@ def estimates(runs: list[load.Run], found: dict[int, Valued], rule: str) -> None
     if constant is not None:
         lines.append(("estimated constant dose, fitted Q evaluation", OTHER, False, constant))
     figure = panels_of_estimates([(RETURN, lines)])
-    frame.draw(figure, "estimates", "Estimates beside the simulator's returns")
+    page.draw(figure, "estimates", "Estimates beside the simulator's returns")
     refused = dict.fromkeys(
         f"{runs[index].label}, {ESTIMATORS[name]}: {one.refused}."
         for index, valued in found.items()
@@ -193,14 +194,14 @@ def estimates(runs: list[load.Run], found: dict[int, Valued], rule: str) -> None
     )
 
 
-def support(runs: list[load.Run], found: dict[int, Valued]) -> None:
+def support(runs: list[study.Run], found: dict[int, Valued]) -> None:
     """Effective sample size, and how many recorded doses a policy could never give."""
     st.subheader("What the weights rest on")
     lines = [(runs[i].label, mark(i), v.sample) for i, v in found.items() if v.sample is not None]
     patients = next(iter(found.values())).patients
     if lines:
         figure = effective_sample(lines, patients)
-        frame.draw(figure, "sample", "Effective sample size of importance weights over the visits")
+        page.draw(figure, "sample", "Effective sample size of importance weights over the visits")
     words = []
     for index, valued in found.items():
         name, look = runs[index].label, mark(index)
@@ -231,29 +232,29 @@ def support(runs: list[load.Run], found: dict[int, Valued]) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """Cross-validated estimates first, then those of the study's runs."""
     chosen = selection()
     if chosen is not None:
         cross_validated(chosen, listing.runs)
     if not listing.runs:
         if chosen is None:
-            frame.nothing_yet(
-                f"Nothing was estimated in `{load.study()}` yet. This command values agents by recorded "
+            page.nothing_yet(
+                f"Nothing was estimated in `{study.study()}` yet. This command values agents by recorded "
                 "visits alone:",
                 command([]),
             )
         return
     runs = chosen_runs(listing)
     if chosen is None:
-        frame.nothing_yet(
+        page.nothing_yet(
             "No estimates on patients that the policies have not seen yet. This command makes them:",
             command(runs),
         )
     own_patients(runs)
 
 
-opened = frame.open_page("Off-policy evaluation", needs_runs=False)
+opened = page.open_page("Off-policy evaluation", needs_runs=False)
 st.markdown(
     "A clinic has recorded visits and no simulator. These estimates use what a clinic has; the simulator's "
     "own answer stands beside them, to show how far they can be trusted."

@@ -8,16 +8,17 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import frame, load
-from app.answers import ask, curves
-from app.dose_chart import dose_axis
-from app.records import note
-from app.states import sources
-from app.tails import default_pair, is_gaussian, is_sparse
-from dosing.cli.select import SELECTION
-from dosing.cli.studies import CURVES
+from app.analysis.recommendations import ask, curves
+from app.analysis.tails import default_pair, is_gaussian, is_sparse
+from app.charts.dose import dose_axis
+from app.readers import study
+from app.widgets import page
+from app.widgets.audit import note
+from app.widgets.state_picker import sources
 from dosing.errors import UserError
-from dosing.runs import CHECKPOINT, EPISODES, EVALUATION
+from dosing.runs.folder import CHECKPOINT, EPISODES, EVALUATION
+from dosing.studies.naming import CURVES
+from dosing.studies.selected import SELECTION
 
 # Four sentences for somebody who sees this for the first time.
 STRANGER = (
@@ -29,15 +30,15 @@ STRANGER = (
 )
 
 
-def is_evaluated(run: load.Run) -> bool:
+def is_evaluated(run: study.Run) -> bool:
     """Whether there are outcomes of new patients."""
     return all((run.folder.path / name).is_file() for name in (EVALUATION, EPISODES))
 
 
-def status(run: load.Run, table: dict[str, str] | None) -> dict[str, str]:
+def status(run: study.Run, table: dict[str, str] | None) -> dict[str, str]:
     """One finished run: what was done with it."""
     folder, config = run.folder.path, run.config
-    path = str(folder.relative_to(load.study()))
+    path = str(folder.relative_to(study.study()))
     compared = "not compared" if table is None or path not in table else table[path]
     updates = config.get("training", {}).get("steps")
     return {
@@ -57,7 +58,7 @@ def unfinished(folder: Path) -> dict[str, str]:
     dash = "\N{EM DASH}"
     started = (folder / CHECKPOINT).is_file()
     return {
-        "run": str(folder.relative_to(load.study()).parts[0]),
+        "run": str(folder.relative_to(study.study()).parts[0]),
         "law of the dose": dash,
         "data": folder.parent.name,
         "seeds": dash,
@@ -71,16 +72,16 @@ def unfinished(folder: Path) -> dict[str, str]:
 def verdicts() -> dict[str, str] | None:
     """What the study table says of each run's folder; None without a table."""
     try:
-        found = load.table()
+        found = study.table()
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return None
     if found is None:
         return None
     return {path: row.verdict or "no constant dose" for row, path in zip(found[0], found[1], strict=False)}
 
 
-def holdings(listing: load.Listing, table: dict[str, str] | None) -> None:
+def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     """Counts, and one line per run."""
     data = {run.data: run.config["data"] for run in listing.runs}
     columns = st.columns(4)
@@ -97,13 +98,13 @@ def holdings(listing: load.Listing, table: dict[str, str] | None) -> None:
         st.caption(f"Data {one['name']}: {size}, SHA-256 {hash_[:16]}.")
 
 
-def picture(listing: load.Listing) -> None:
+def picture(listing: study.Listing) -> None:
     """The bounded set beside the unbounded one, at the first recorded visit."""
     first = listing.runs[0]
     runs = [run for run in listing.runs if run.data == first.data]
     sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
     if not sparse:
-        frame.nothing_yet(
+        page.nothing_yet(
             "No agent here has a bounded set of doses to show. This command trains one:",
             "python -m dosing demo",
         )
@@ -114,9 +115,9 @@ def picture(listing: load.Listing) -> None:
         shown = [sparse[i], gaussian[j]]
     loaded = sources(shown)
     try:
-        episodes = load.episodes(shown[0])
+        episodes = study.episodes(shown[0])
     except UserError as error:
-        frame.problems([f"the recorded patients: {error}"])
+        page.problems([f"the recorded patients: {error}"])
         return
     if not loaded:
         return
@@ -126,7 +127,7 @@ def picture(listing: load.Listing) -> None:
     dimensions = loaded[0].limits.n_act
     name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
     figure = dose_axis(answers, drawn, 0, name=name)
-    frame.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
+    page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
     st.caption(
         f"Patient {int(episodes.episode[0])}, visit 1. Solid: every dose the sparse policy could give. "
         "Hatched: the central part of a law that gives every dose some probability. Grey: outside the hard "
@@ -134,7 +135,7 @@ def picture(listing: load.Listing) -> None:
     )
 
 
-def next_steps(listing: load.Listing, table: dict[str, str] | None) -> None:
+def next_steps(listing: study.Listing, table: dict[str, str] | None) -> None:
     """Pages worth opening now, and commands that fill what is empty."""
     st.page_link("views/patient.py", label="Patient: what policies could give")
     st.page_link("views/what_if.py", label="What if: simulate your own doses")
@@ -146,24 +147,24 @@ def next_steps(listing: load.Listing, table: dict[str, str] | None) -> None:
     else:
         names = " ".join(dict.fromkeys(str(run.config["agent"]) for run in listing.runs))
         data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config["data_file"])
-        frame.nothing_yet(
+        page.nothing_yet(
             "Nothing is compared yet. This command evaluates agents on the same new patients:",
-            f"python -m dosing compare --agents {names} --data {data} --out {load.study()}",
+            f"python -m dosing compare --agents {names} --data {data} --out {study.study()}",
         )
     waiting = [run.folder.path for run in listing.runs if not is_evaluated(run)]
     if waiting:
-        frame.nothing_yet(
+        page.nothing_yet(
             "Some runs were not evaluated on new patients yet:",
             "\n".join(f"python -m dosing evaluate {path}" for path in waiting),
         )
-    if (load.study() / SELECTION).is_file():
+    if (study.study() / SELECTION).is_file():
         st.page_link("views/ope.py", label="Off-policy evaluation: no simulator")
-    if (load.study() / CURVES).is_file():
+    if (study.study() / CURVES).is_file():
         st.page_link("views/training.py", label="Training: returns along the way")
     st.page_link("views/agents.py", label="Agents: policy cards to take away")
 
 
-opened = frame.open_page("Overview")
+opened = page.open_page("Overview")
 st.markdown(STRANGER)
 picture(opened)
 known = verdicts()

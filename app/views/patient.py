@@ -6,25 +6,27 @@ import numpy as np
 import numpy.typing as npt
 import streamlit as st
 
-from app import frame, load, panels, target_chart
-from app.answers import Answer, ask
-from app.decisions import decide
-from app.records import note
-from app.states import Asked, ask_state, chosen_runs, sources
+from app.analysis.recommendations import Answer, ask
+from app.charts import target_return
+from app.readers import study
 from app.theme import counted
-from dosing.report import Said, report
+from app.widgets import episode_panel, page, recommendation_card
+from app.widgets.audit import note
+from app.widgets.decision_form import decide
+from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
+from dosing.recommendation.report import Said, report
 
 
 def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> None:
     """What a policy that is asked for a return would give, for every return it could be asked for."""
-    source, asked_for = answer.source, target_chart.grid(targets)
+    source, asked_for = answer.source, target_return.grid(targets)
     state = np.asarray(answer.found.state, dtype=np.float32)
     doses = source.policy.doses_for(state, asked_for)
     dimensions = source.limits.n_act
     st.subheader(f"What {source.name} gives for the return it is asked for")
     for dimension in range(dimensions):
         name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
-        figure = target_chart.dose_by_target(
+        figure = target_return.dose_by_target(
             asked_for,
             doses[..., dimension],
             targets,
@@ -33,7 +35,7 @@ def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> Non
             name=name,
             unit=source.limits.unit,
         )
-        frame.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
+        page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
     st.caption(
         f"{answer.mark.sign} {source.name}: at this state, as at a first visit, before any limit. Strong "
         f"line: mean of {counted(len(doses), 'training seed')}; thin lines: each seed. Dotted: what it is "
@@ -60,7 +62,7 @@ def take_away(answers: list[Answer], asked: Asked) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """Question, answer and reason; a fragment, so that the slider redraws nothing else."""
     runs = chosen_runs(listing)
     loaded = sources(runs)
@@ -70,7 +72,7 @@ def view(listing: load.Listing) -> None:
         return
     answers = ask(loaded, asked.state)
     records = note(answers)  # in the log before it is on the page
-    panels.answers(answers)
+    recommendation_card.answers(answers)
     if records is not None:
         decide(answers, records)
     take_away(answers, asked)
@@ -78,7 +80,7 @@ def view(listing: load.Listing) -> None:
         if answer.found.dose is not None and (targets := answer.source.policy.targets) is not None:
             by_target(answer, targets, f"target{number}")
     if asked.row is not None and asked.episodes is not None:
-        panels.course(asked.episodes, asked.row, loaded[0])
+        episode_panel.course(asked.episodes, asked.row, loaded[0])
 
 
-view(frame.open_page("Patient"))
+view(page.open_page("Patient"))

@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from app import frame, load, panels, results, tail_chart
-from app.answers import Answer, ask, curves, sparse_of
-from app.dose_chart import dose_axis
-from app.estimate_chart import panels_of_estimates
-from app.records import note
-from app.states import ask_state, one_data_set, pick, sources
-from app.tails import (
+from app.analysis.recommendations import Answer, ask, curves, sparse_of
+from app.analysis.tails import (
     CONTRAST,
     default_pair,
     differences,
@@ -23,21 +18,28 @@ from app.tails import (
     twins,
     worst_share,
 )
+from app.charts import tails as charts_tails
+from app.charts.dose import dose_axis
+from app.charts.estimates import panels_of_estimates
+from app.readers import evaluation, study
 from app.theme import counted, mark, minus, probability
+from app.widgets import page, recommendation_card
+from app.widgets.audit import note
+from app.widgets.state_picker import ask_state, one_data_set, pick, sources
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes
-from dosing.statistics import verdict
+from dosing.evaluation.outcomes import Outcomes
+from dosing.evaluation.statistics import verdict
 
 COMMAND = f"python -m dosing compare --preset {CONTRAST}\npython -m dosing app --out runs/compare"
 
 
-def pair(runs: list[load.Run]) -> tuple[load.Run, load.Run] | None:
+def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
     """The two runs to set against each other; None where the study has no such two."""
     sparse = {run.label: run for run in runs if is_sparse(run)}
     gaussian = {run.label: run for run in runs if is_gaussian(run)}
     if not sparse or not gaussian:
         missing = "sparse" if not sparse else "Gaussian"
-        frame.nothing_yet(
+        page.nothing_yet(
             f"No agent here has a {missing} policy. These commands train an agent twice, with a sparse and "
             "with a Gaussian law and nothing else changed, and show both:",
             COMMAND,
@@ -51,12 +53,12 @@ def pair(runs: list[load.Run]) -> tuple[load.Run, load.Run] | None:
     )
 
 
-def alike(first: load.Run, second: load.Run) -> None:
+def alike(first: study.Run, second: study.Run) -> None:
     """Say whether the law is all that differs."""
     if twins(first, second):
         st.caption(f"Both are {first.entry.title} with the same settings: only the law differs.")
     else:
-        frame.nothing_yet(
+        page.nothing_yet(
             "More than the law differs between these two. These commands make a pair that differs in its law "
             "alone, and show it:",
             COMMAND,
@@ -67,18 +69,18 @@ def cards(answers: list[Answer]) -> None:
     """Recommendations side by side, status first."""
     for column, answer in zip(st.columns(2), answers, strict=True):
         with column.container(border=True, height="stretch"):
-            panels.card(answer, sparse_of(answers))
+            recommendation_card.card(answer, sparse_of(answers))
 
 
 def axis(answers: list[Answer], dimension: int, name: str) -> None:
     """Densities on a logarithmic scale, then the tails, on one dose axis."""
     figure = dose_axis(answers, curves(answers, dimension), dimension, name=name, log=True)
-    frame.draw(figure, f"laws{dimension}", f"Densities of both laws over the {name}, log scale")
+    page.draw(figure, f"laws{dimension}", f"Densities of both laws over the {name}, log scale")
     found = tails(answers, dimension)
     source = answers[0].source
     limits = (source.limits.low[dimension], source.limits.high[dimension])
-    figure = tail_chart.tail_mass(found, limits, name=name, unit=source.limits.unit)
-    frame.draw(figure, f"tails{dimension}", f"Probability of a {name} as extreme, log scale")
+    figure = charts_tails.tail_mass(found, limits, name=name, unit=source.limits.unit)
+    page.draw(figure, f"tails{dimension}", f"Probability of a {name} as extreme, log scale")
 
 
 def masses(answers: list[Answer]) -> None:
@@ -104,18 +106,18 @@ def masses(answers: list[Answer]) -> None:
     )
 
 
-def evaluated(runs: tuple[load.Run, load.Run]) -> None:
+def evaluated(runs: tuple[study.Run, study.Run]) -> None:
     """Cost and the worst patients, when recommended doses are given and when doses are drawn."""
     st.subheader("What it costs over a course of treatment")
     found = []
     for run in runs:
         try:
-            outcomes = results.outcomes(run)
+            outcomes = evaluation.outcomes(run)
         except UserError as error:
-            frame.problems([f"{run.label}: {error}"])
+            page.problems([f"{run.label}: {error}"])
             continue
         if outcomes is None:
-            frame.nothing_yet(
+            page.nothing_yet(
                 f"{run.label} was not evaluated on new patients yet. This command evaluates it:",
                 f"python -m dosing evaluate {run.folder.path}",
             )
@@ -126,16 +128,16 @@ def evaluated(runs: tuple[load.Run, load.Run]) -> None:
     rows = []
     try:
         for run, outcomes in found:
-            for rule in results.RULES:
+            for rule in evaluation.RULES:
                 words = "drawn from the law" if rule == "sampled" else rule
                 rows.append((run.label, mark(runs.index(run)), words, paid(outcomes[rule])))
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return
-    seeds, patients = found[0][1][results.RULES[0]].returns.shape
+    seeds, patients = found[0][1][evaluation.RULES[0]].returns.shape
     share = worst_share(patients)
-    figure = panels_of_estimates(tail_chart.measures(rows, share))
-    frame.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
+    figure = panels_of_estimates(charts_tails.measures(rows, share))
+    page.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
     st.caption(
         f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
         "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the law, "
@@ -146,13 +148,13 @@ def evaluated(runs: tuple[load.Run, load.Run]) -> None:
         paired(found[0], found[1])
 
 
-Measured = tuple[load.Run, dict[str, Outcomes]]
+Measured = tuple[study.Run, dict[str, Outcomes]]
 
 
 def paired(first: Measured, second: Measured) -> None:
     """Differences between the two agents, paired by patient."""
     lines = []
-    for rule in results.RULES:
+    for rule in evaluation.RULES:
         try:
             found = differences(first[1], second[1], rule)
         except UserError as error:
@@ -167,7 +169,7 @@ def paired(first: Measured, second: Measured) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """Pair, state, tails and costs; a fragment, so that the slider redraws nothing else."""
     runs = pair(one_data_set(listing))
     if runs is None:
@@ -194,7 +196,7 @@ def view(listing: load.Listing) -> None:
     evaluated(runs)
 
 
-opened = frame.open_page("Sparse against Gaussian")
+opened = page.open_page("Sparse against Gaussian")
 st.markdown(
     "A Gaussian policy gives every dose some probability, and clipping at the hard limits only moves what "
     "lies beyond them onto them. A sparse policy gives exactly none to doses outside an interval that it "

@@ -5,25 +5,27 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import charts, frame, load, results
-from app.states import pick
+from app.charts import base
+from app.readers import evaluation, study
 from app.theme import HIGHLIGHTS, OTHER, counted, mark
+from app.widgets import page
+from app.widgets.state_picker import pick
 from dosing.errors import UserError
 
 COMMAND = "python -m dosing compare --evaluate-at 500 1000 1500"
 
 
 @st.fragment
-def returns_along(listing: load.Listing) -> None:
+def returns_along(listing: study.Listing) -> None:
     """Returns of every run at the updates it was evaluated at, seeds faint, interquartile mean strong."""
     st.subheader("Returns along training")
     try:
-        found = results.curves()
+        found = evaluation.curves()
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return
     if found is None:
-        frame.nothing_yet(
+        page.nothing_yet(
             "No run was evaluated along its training yet. This command trains and evaluates:", COMMAND
         )
         return
@@ -32,30 +34,33 @@ def returns_along(listing: load.Listing) -> None:
     if len(names) > 1:
         data = pick(st, "Data set", names, "curves_of")
     found = found[found["data"] == data]
-    here = {str(run.folder.path.relative_to(load.study())) for run in listing.runs}
+    here = {str(run.folder.path.relative_to(study.study())) for run in listing.runs}
     if gone := sorted(set(found["run"]) - here):
-        frame.problems([f"{path} is no longer a readable run; its curve is as it was." for path in gone])
+        page.problems([f"{path} is no longer a readable run; its curve is as it was." for path in gone])
     rule = st.segmented_control(
-        "Doses", results.RULES, default=results.RULES[0], required=True, key="along", bind="query-params"
+        "Doses",
+        evaluation.RULES,
+        default=evaluation.RULES[0],
+        required=True,
+        key="along",
+        bind="query-params",
     )
     if found["update"].nunique() == 1:
-        frame.nothing_yet(
-            "Only the end of training was evaluated. This command shows the way there:", COMMAND
-        )
+        page.nothing_yet("Only the end of training was evaluated. This command shows the way there:", COMMAND)
     low, high = float(found[rule].min()), float(found[rule].max())
     pad = 0.06 * (high - low) or 1.0
     columns = st.columns(2)
     for index, (run, part) in enumerate(found.groupby("run", sort=False)):
         wide = part.pivot(index="update", columns="seed", values=rule)
         look = mark(index) if index < HIGHLIGHTS else OTHER
-        figure = charts.training_curve(
+        figure = base.training_curve(
             wide.index.to_numpy(float), wide.to_numpy(float).T, "mean return per patient (no unit)", look
         )
         figure.update_yaxes(range=[low - pad, high + pad])
         name = str(part["name"].iloc[0])
         with columns[index % 2]:
             st.markdown(f"{look.sign} **{name}** · {part['policy'].iloc[0]}")
-            frame.draw(figure, f"along{index}", f"Mean return of {name} along training, run {run}")
+            page.draw(figure, f"along{index}", f"Mean return of {name} along training, run {run}")
     st.caption(
         f"Return on the evaluation patients when doses are {rule}; the same patients at every update and for "
         f"every agent. Strong line: interquartile mean over {seeds_in(found)}; faint lines: the seeds. All "
@@ -72,28 +77,28 @@ def seeds_in(found: pd.DataFrame) -> str:
 
 
 @st.fragment
-def losses(listing: load.Listing) -> None:
+def losses(listing: study.Listing) -> None:
     """Metrics of one run over its training."""
     st.subheader("Losses and other measures of one run")
     runs = {run.label: run for run in listing.runs}
     label = pick(st, "Run", list(runs), "run")
     run = runs[label]
     try:
-        metrics = load.metrics(run)
+        metrics = study.metrics(run)
     except UserError as error:
-        frame.problems([f"{label}: {error}"])
+        page.problems([f"{label}: {error}"])
         return
     columns = st.columns(2)
     look = mark(min(list(runs).index(label), HIGHLIGHTS - 1))
     for index, (name, part) in enumerate(metrics.groupby("name", sort=False)):
         wide = part.pivot(index="step", columns="seed", values="value")
-        figure = charts.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
+        figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
         with columns[index % 2]:
-            frame.draw(figure, f"curve{index}", f"{name} of {label} over training")
+            page.draw(figure, f"curve{index}", f"{name} of {label} over training")
     seeds = len(run.config["seeds"])
     st.caption(f"Strong line: interquartile mean over {seeds} seeds. Faint lines: the seeds.")
 
 
-found_runs = frame.open_page("Training")
+found_runs = page.open_page("Training")
 returns_along(found_runs)
 losses(found_runs)

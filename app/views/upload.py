@@ -13,19 +13,19 @@ import pandas as pd
 import pyarrow as pa
 import streamlit as st
 
-from app import batch, frame, load
-from app.decisions import escaped
-from app.records import nothing_recorded, once
-from app.states import one_data_set, pick
+from app.analysis import batch
+from app.readers import study
 from app.theme import counted, interval, listed, unit_words
+from app.widgets import page
+from app.widgets.audit import nothing_recorded, once
+from app.widgets.decision_form import escaped
+from app.widgets.state_picker import one_data_set, pick
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
-from dosing.recommendation import STATUSES, Door, Entry
-from dosing.upload import (
+from dosing.recommendation.patient_table import (
     MOST_BYTES,
     MOST_ROWS,
     TOLD,
-    Array,
     Refused,
     Sheet,
     numbers,
@@ -33,6 +33,9 @@ from dosing.upload import (
     row_problems,
     wanted,
 )
+from dosing.recommendation.reasons import STATUSES
+from dosing.recommendation.records import Recommender, StateEntry
+from dosing.types import Array
 
 ROWS = 20  # rows in the preview
 NONE = "choose a column"
@@ -53,7 +56,7 @@ def refuse(error: Refused) -> None:
     st.error(f"**NOTHING LOADED.** The file was not used:\n\n{told(error.problems)}")
 
 
-def needed(entries: Sequence[Entry]) -> None:
+def needed(entries: Sequence[StateEntry]) -> None:
     """Which columns a file must have, with units and possible ranges."""
     st.subheader("What the file must hold")
     st.dataframe(
@@ -75,7 +78,7 @@ def needed(entries: Sequence[Entry]) -> None:
     )
 
 
-def mapping(sheet: Sheet, entries: Sequence[Entry], key: str) -> dict[str, str]:
+def mapping(sheet: Sheet, entries: Sequence[StateEntry], key: str) -> dict[str, str]:
     """Ask which column is which entry; only an exact name is chosen beforehand."""
     st.subheader("Which column is what")
     names = list(sheet.columns)
@@ -96,7 +99,7 @@ def mapping(sheet: Sheet, entries: Sequence[Entry], key: str) -> dict[str, str]:
     return chosen
 
 
-def preview(values: Array, entries: Sequence[Entry]) -> None:
+def preview(values: Array, entries: Sequence[StateEntry]) -> None:
     """The first rows as numbers, and the rows that will be refused."""
     st.subheader("First rows")
     frame_ = pd.DataFrame(values[:ROWS], columns=[f"{e.name} ({unit_words(e.unit)})" for e in entries])
@@ -113,12 +116,14 @@ def preview(values: Array, entries: Sequence[Entry]) -> None:
 
 
 @st.cache_resource(show_spinner="Asking the policy about every row", max_entries=4)
-def answered(_door: Door, _states: Array, _current: Array | None, source: str, key: Any) -> pa.Table:
+def answered(_door: Recommender, _states: Array, _current: Array | None, source: str, key: Any) -> pa.Table:
     """The answers, kept while they are on show; ``key`` names policy, file and columns."""
     return batch.answer(_door, _states, _current, source)
 
 
-def results(door: Door, run: load.Run, states: Array, current: Array | None, source: str, key: Any) -> None:
+def results(
+    door: Recommender, run: study.Run, states: Array, current: Array | None, source: str, key: Any
+) -> None:
     """Answers as a table with status, in the log first; files to take away."""
     table = answered(door, states, current, source, (run.folder.path, str(door.provenance), key))
     counts, parquet = batch.statuses(table), batch.as_parquet(table)
@@ -158,14 +163,14 @@ def results(door: Door, run: load.Run, states: Array, current: Array | None, sou
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """Agent, file, columns, answers; a fragment, so that a choice redraws nothing else."""
     runs = {run.label: run for run in one_data_set(listing)}
     run = runs[pick(st, "Agent", list(runs), "agent")]
     try:
-        door = load.door(run)
+        door = study.door(run)
     except UserError as error:
-        frame.problems([f"{run.label}: {error}"])
+        page.problems([f"{run.label}: {error}"])
         return
     observed, doses = wanted(door)
     entries = [*observed, *doses]
@@ -204,4 +209,4 @@ def view(listing: load.Listing) -> None:
     results(door, run, values[:, :width], values[:, width:] if doses else None, source, key)
 
 
-view(frame.open_page("Upload your own patients"))
+view(page.open_page("Upload your own patients"))

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from app import frame, load, roll_chart, roll_outs
-from app.roll_outs import ALL, World
-from app.states import in_range, one_data_set, pick, question, words
+from app.analysis import what_if as analysis_what_if
+from app.analysis.what_if import ALL, World
+from app.charts import what_if
+from app.readers import study
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
+from app.widgets import page
+from app.widgets.state_picker import in_range, one_data_set, pick, question, words
 from dosing.errors import UserError
-from dosing.evaluation import REFERENCE_SEED
-from dosing.statistics import verdict
-from simulator.matched import Courses, Matched, difference
+from dosing.evaluation.rollout import REFERENCE_SEED
+from dosing.evaluation.statistics import verdict
+from simulator.cohorts.posterior import PosteriorPatients, Trajectories, difference
 
 CONSTANT, PER_VISIT, FOLLOW = "constant dose", "dose per visit", "follow"
 PATIENTS = (100, 300, 1000)
@@ -25,11 +28,11 @@ class Choice:
 
     name: str
     mark: Mark
-    course: Courses
+    course: Trajectories
 
 
 def ask_choice(
-    index: int, runs: dict[str, load.Run], world: World, state: list[float], matched: Matched
+    index: int, runs: dict[str, study.Run], world: World, state: list[float], matched: PosteriorPatients
 ) -> Choice | None:
     """One column of doses; None where it was not filled in or a run is damaged, which it says."""
     kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
@@ -53,7 +56,7 @@ def ask_choice(
                 bind="query-params",
             )
             name = with_unit(number(dose, places), world.limits.unit)
-            return Choice(f"dose {name} at every visit", look, roll_outs.give(world, matched, [dose]))
+            return Choice(f"dose {name} at every visit", look, analysis_what_if.give(world, matched, [dose]))
         if kind == PER_VISIT:
             typed = st.text_input(
                 "Doses in order of the visits; the last one is kept",
@@ -61,15 +64,17 @@ def ask_choice(
                 bind="query-params",
                 placeholder="0.6 0.4 0.3",
             )
-            if not (doses := roll_outs.typed_doses(words(typed), world.limits)):
+            if not (doses := analysis_what_if.typed_doses(words(typed), world.limits)):
                 st.info("Type one dose or more, separated by spaces.")
                 return None
-            return Choice(f"{counted(len(doses), 'typed dose')}", look, roll_outs.give(world, matched, doses))
+            return Choice(
+                f"{counted(len(doses), 'typed dose')}", look, analysis_what_if.give(world, matched, doses)
+            )
         run = runs[kind.removeprefix(f"{FOLLOW} ")]
         st.caption(f"Recommended dose of each of {counted(len(run.config['seeds']), 'training seed')}.")
-        return Choice(run.label, look, roll_outs.follow(world, state, matched, run))
+        return Choice(run.label, look, analysis_what_if.follow(world, state, matched, run))
     except UserError as error:
-        frame.problems([str(error)])
+        page.problems([str(error)])
         return None
 
 
@@ -90,8 +95,8 @@ def compare(choices: list[Choice]) -> None:
     base, *others = choices
     st.subheader(f"Difference from {base.name}")
     found = [(c.name, c.mark, difference(c.course, base.course)) for c in others]
-    frame.draw(
-        roll_chart.differences(base.name, found),
+    page.draw(
+        what_if.differences(base.name, found),
         "differences",
         f"Return of each choice minus that of {base.name}, with its 95 % interval",
     )
@@ -105,7 +110,7 @@ def compare(choices: list[Choice]) -> None:
     )
 
 
-def about(world: World, matched: Matched, asked: int) -> None:
+def about(world: World, matched: PosteriorPatients, asked: int) -> None:
     """Who is rolled forward, and where that stops being enough."""
     if matched.n < asked:
         st.warning(
@@ -120,15 +125,15 @@ def about(world: World, matched: Matched, asked: int) -> None:
 
 
 @st.fragment
-def view(listing: load.Listing) -> None:
+def view(listing: study.Listing) -> None:
     """State, choices and their courses; a fragment, so that a slider redraws nothing else."""
     runs = one_data_set(listing)
     episodes, seed = None, REFERENCE_SEED
     try:
-        episodes = load.episodes(runs[0])
+        episodes = study.episodes(runs[0])
         seed = int(episodes.metadata.get("seed", seed))
     except UserError as error:
-        frame.problems([f"the recorded patients: {error} Typed numbers still work."])
+        page.problems([f"the recorded patients: {error} Typed numbers still work."])
     try:
         world = World.of(runs[0], seed)
     except UserError as error:
@@ -152,7 +157,7 @@ def view(listing: load.Listing) -> None:
     )
     shown = pick(right, "State shown", [*world.names, ALL], "shown")
     try:
-        matched = roll_outs.match(world, state, asked)
+        matched = analysis_what_if.match(world, state, asked)
     except UserError as error:
         st.error(f"**NOTHING ROLLED FORWARD.** {error}")
         return
@@ -165,15 +170,15 @@ def view(listing: load.Listing) -> None:
         with column.container(border=True, height="stretch"):
             choices.append(ask_choice(index, named, world, [float(x) for x in state], matched))
     made = [choice for choice in choices if choice is not None]
-    drawn = [roll_outs.strips(choice.course, world, shown) for choice in made]
-    ranges = [roll_chart.common_range(same) for same in zip(*drawn, strict=True)]
+    drawn = [analysis_what_if.strips(choice.course, world, shown) for choice in made]
+    ranges = [what_if.common_range(same) for same in zip(*drawn, strict=True)]
     places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
     for column, choice, strips in zip(places, made, drawn, strict=True):
         with column:
             st.markdown(f"{choice.mark.sign} **{choice.name}**\n{told(choice)}")
-            figure = roll_chart.course(choice.name, choice.mark, strips, ranges)
+            figure = what_if.course(choice.name, choice.mark, strips, ranges)
             index = made.index(choice)
-            frame.draw(figure, f"course{index}", f"Bands of return, state and dose under {choice.name}")
+            page.draw(figure, f"course{index}", f"Bands of return, state and dose under {choice.name}")
     if not made:
         return
     st.caption(
@@ -186,4 +191,4 @@ def view(listing: load.Listing) -> None:
         compare(made)
 
 
-view(frame.open_page("What if"))
+view(page.open_page("What if"))

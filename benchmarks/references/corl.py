@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 
 import torch
 
-from benchmarks.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
+from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
 
 NOT_NEEDED = ("d4rl", "gym", "pyrallis", "wandb")
 

@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 
-from benchmarks.protocol import BATCH, Learner, serve, synthetic
+from benchmarks.speed.protocol import BATCH, Learner, serve, synthetic
 
 NOT_NEEDED = ("d4rl", "gym", "pyrallis", "wandb")
 LOOP = 20

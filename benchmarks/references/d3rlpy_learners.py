@@ -11,7 +11,7 @@ import sys
 from itertools import cycle
 from typing import Any
 
-from benchmarks.protocol import BATCH, READY, Learner, serve, synthetic
+from benchmarks.speed.protocol import BATCH, READY, Learner, serve, synthetic
 
 METHODS = {"iql": "IQLConfig", "td3_bc": "TD3PlusBCConfig", "awac": "AWACConfig", "bc": "BCConfig"}
 

@@ -13,7 +13,7 @@ import tempfile
 from argparse import Namespace
 from itertools import cycle
 
-from benchmarks.protocol import BATCH, N_ACT, N_OBS, READY, Learner, serve, synthetic
+from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS, READY, Learner, serve, synthetic
 
 # Defaults of its run script, then what its scripts for the paper's figures pass for the method.
 DEFAULTS = {

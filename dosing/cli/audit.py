@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dosing.audit import ACTIONS, FILE, VARIABLE, AuditLog, Record, record_override
 from dosing.errors import UserError
+from dosing.recommendation.audit_log import ACTIONS, FILE, VARIABLE, AuditLog, Record, record_override, what
 
 
 def register(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -81,24 +81,3 @@ def table(records: Sequence[Record]) -> list[str]:
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-
-
-def what(record: Record) -> str:
-    """What a record says, in a few words on one line."""
-    content = record.content
-    if record.kind == "override":
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
-        words = "".join(c if c.isprintable() else " " for c in content["reason"])
-        reason = f": {words}" if words else ""
-        return f"{content['action']}{dose} on record {content['record']}{reason}"
-    if record.kind == "batch":
-        counts = ", ".join(f"{count} {status}" for status, count in content["statuses"].items() if count)
-        return f"{content['rows']} rows: {counts}"
-    if record.kind in ("recommendation", "refusal"):
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
-        return " ".join([f"{content['status']}{dose}", *content["codes"]])
-    return str(content.get("agent", ""))
-
-
-def _words(dose: list[float]) -> str:
-    return ", ".join(f"{x:.4g}" for x in dose)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-QUALITIES = ("medium", "expert", "mixed", "replay")
-"""What can be collected; see ``dosing.cli.behaviour``."""
+from simulator.envs.mujoco import QUALITIES
 
 
 def register(command: Any) -> None:
@@ -29,10 +28,10 @@ def register(command: Any) -> None:
 
 
 def _collect(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from dosing.cli.behaviour import Plan, check_free, collect, describe
     from dosing.data.store import write_episodes
+    from dosing.studies.mujoco_data import CollectionPlan, check_free, collect, describe
 
-    plan = Plan(
+    plan = CollectionPlan(
         arguments.env,
         arguments.quality,
         arguments.transitions,

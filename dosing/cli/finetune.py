@@ -67,7 +67,7 @@ _defaults = {
     "evaluate_every": 2000,
     "checkpoint_every": 2000,
 }
-"""Those of ``dosing.learner.TrialSettings``, here so that help needs no torch."""
+"""Those of ``dosing.finetuning.method.TrialSettings``, here so that help needs no torch."""
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -80,13 +80,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     for name in methods if methods != ["all"] else ():
         finetuning.find(name)
-    from dosing.cli import trials
-    from dosing.learner import TrialSettings
+    from dosing.finetuning.method import TrialSettings
+    from dosing.studies import finetune
 
     settings = TrialSettings(
         **{name: getattr(arguments, name) for name in _defaults}, harm_budget=arguments.harm_budget
     )
-    found = trials.finetune(
+    found = finetune.finetune(
         methods,
         arguments.runs,
         study=arguments.out,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dosing.cli import presets
 from dosing.errors import UserError
-from dosing.regularisation import Regularisation
+from dosing.models.regularisation import Regularisation
+from dosing.studies import presets
 
 if TYPE_CHECKING:
     from dosing.data.external import External
+
+DEFAULT_ENV = "dosing/Treatment-v0"
+"""Scenario that is simulated where none is named."""
 
 TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
     "batch_size": (int, "transitions per update [256]"),
@@ -20,7 +24,7 @@ TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
     "trace": (float, "lambda: probability of one more visit in that sum [1]"),
     "averaging": (float, "eta: weights kept are a running average; 8: about the last fifth [0: the last]"),
 }
-"""Fields of ``dosing.training.TrainingSettings`` that a preset may set and a flag overrides."""
+"""Fields of ``dosing.training.offline.TrainingSettings`` that a preset may set and a flag overrides."""
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -101,11 +105,65 @@ def add_external(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_grid(parser: argparse.ArgumentParser, out: str) -> None:
+    """What compare and select ask for alike; ``out`` is the default study folder."""
+    add_preset(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[AGENT.]NAME=VALUE[,VALUE...]",
+        help="a setting, or several values of it for one row each; repeatable",
+    )
+    parser.add_argument("--out", type=Path, default=Path(out), help="study folder [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
+    parser.add_argument("--steps", type=int, default=2000, help="gradient updates [%(default)s]")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
+    )
+    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    add_device(parser)
+    add_cohort(parser)
+    add_external(parser)
+
+
+def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of :func:`add_grid`, as ``dosing.studies.compare`` and ``select`` take them.
+
+    Raises:
+        UserError: a number of processes or seeds below 1, or an option that is not written NAME=VALUE.
+    """
+    from dosing.training.offline import TrainingSettings
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    training = TrainingSettings(
+        steps=arguments.steps,
+        checkpoint_every=arguments.checkpoint_every,
+        **training_options(arguments, presets.find(arguments.preset)),
+    )
+    return {
+        "patients": arguments.patients,
+        "policy": arguments.policy,
+        "data_seed": arguments.data_seed,
+        "env_options": env_options(arguments.env_option),
+        "settings": settings_of(arguments.set),
+        "preset": arguments.preset,
+        "seeds": seed_range(arguments.seeds),
+        "training": training,
+        "data_options": data_options(arguments),
+        "external": described(arguments),
+        "regularise": settings_of(arguments.regularise),
+        "device": arguments.device,
+        "workers": arguments.workers,
+    }
+
+
 def described(arguments: argparse.Namespace) -> External | None:
     """What was said about files of other programs; None where nothing was."""
-    from dosing.cli import studies
+    from dosing.studies import data
 
-    return studies.external_of(
+    return data.external_of(
         arguments.env,
         env_options(arguments.env_option),
         low=arguments.dose_low,

@@ -7,18 +7,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
+from dosing.recommendation.answers_table import answers_schema, answers_table, columns_of_numbers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from dosing.audit import AuditLog
-    from dosing.recommendation import Answers, Door, Recommendation
+    from dosing.recommendation.audit_log import AuditLog
+    from dosing.recommendation.records import Recommendation, Recommender
 
 DEFERRED, REFUSED = 3, 2
 """Exit statuses of a recommendation without a dose to follow."""
@@ -64,16 +63,16 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answer is in the audit log before it is shown."""
-    from dosing.audit import shown
-    from dosing.cli import studies
-    from dosing.recommendation import recommend
-    from dosing.runs import RunFolder
+    from dosing.recommendation.audit_log import shown
+    from dosing.recommendation.recommender import recommend
+    from dosing.runs.folder import RunFolder
+    from dosing.studies import load
 
     if (arguments.table is None) != (arguments.out is None):
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
-    door = studies.door_of(RunFolder(arguments.path))
+    door = load.recommender_of(RunFolder(arguments.path))
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(door.provenance))
     if arguments.table is not None:
@@ -96,7 +95,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def study_log(run: Path, chosen: Path | None) -> AuditLog:
     """The audit log of the study that holds a run, unless another one is chosen."""
-    from dosing.audit import log_of
+    from dosing.recommendation.audit_log import log_of
 
     folders = run.resolve().parents  # <study>/<agent>/<data>/<key>
     return log_of(folders[min(2, len(folders) - 1)], chosen)
@@ -109,7 +108,7 @@ def exit_status(found: Recommendation) -> int:
 
 def describe(found: Recommendation) -> str:
     """A recommendation with its basis, one line each."""
-    from dosing.comparison import mass_words
+    from dosing.studies.comparison_table import mass_words
 
     def words(values: Sequence[float]) -> str:
         return ", ".join(f"{v:.4g}" for v in values)
@@ -164,7 +163,7 @@ def describe(found: Recommendation) -> str:
     return "\n".join([*(f"{name:<18} {text}" for name, text in lines), found.notice])
 
 
-def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
+def recommend_table(door: Recommender, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
     """Answer every row of a parquet file in another one, in the same order and in constant memory.
 
     Args:
@@ -189,9 +188,10 @@ def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dosing.recommendation import STATUSES, recommend_all
-    from dosing.runs import sha256
-    from dosing.upload import exact, wanted
+    from dosing.recommendation.batch import recommend_all
+    from dosing.recommendation.patient_table import exact, wanted
+    from dosing.recommendation.reasons import STATUSES
+    from dosing.runs.files import sha256
 
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
@@ -208,8 +208,8 @@ def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[s
             with pq.ParquetWriter(temporary, schema) as writer:
                 done = 0
                 for piece in file.iter_batches(PIECE, columns=names):
-                    current = _numbers(piece, doses) if doses else None
-                    found = recommend_all(door, _numbers(piece, entries), current, workers=-1)
+                    current = columns_of_numbers(piece, doses) if doses else None
+                    found = recommend_all(door, columns_of_numbers(piece, entries), current, workers=-1)
                     writer.write_table(answers_table(found, done, schema))
                     done += len(piece)
                     for status, name in enumerate(STATUSES):
@@ -228,81 +228,3 @@ def recommend_table(door: Door, table: Path, out: Path, log: AuditLog) -> dict[s
     finally:
         temporary.unlink(missing_ok=True)
     return counts
-
-
-def _numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
-    """Columns as float64 ``[M, len(names)]``; NaN where a number is missing."""
-    import numpy as np
-
-    columns = (piece.column(name).to_numpy(zero_copy_only=False) for name in names)
-    return np.stack([column.astype(np.float64) for column in columns], axis=1)
-
-
-def answers_schema(door: Door, source: str) -> pa.Schema:
-    """Columns of the answers to a table, with what they rest on.
-
-    Args:
-        door: policy, rules and monitor.
-        source: SHA-256 of the table's file.
-    """
-    import pyarrow as pa
-
-    about = {
-        "notice": NOT_FOR_PATIENTS,
-        "input": source,
-        "unit": door.rules.limits.unit,
-        "limits": json.dumps([door.rules.limits.low, door.rules.limits.high]),
-        "provenance": json.dumps(dict(door.provenance)),
-        "monitor": str(door.monitor) if door.monitor else door.note,
-    }
-    word = pa.dictionary(pa.int32(), pa.string())
-    fields = [("row", pa.int64()), ("status", word)]
-    fields += [(name, pa.float64()) for name, _ in _quantities(door.rules.limits.n_act)]
-    fields += [("mass_outside", pa.float64()), ("reasons", word)]
-    fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
-    return pa.schema(fields, metadata=about)
-
-
-def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Column, and where its numbers are in ``Answers``, of everything with one number per dose dimension."""
-    from dosing.upload import by_dimension
-
-    names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
-    for name, attribute in (names | {"spread": "spread"}).items():
-        for dimension, column in enumerate(by_dimension(name, width)):
-            yield column, (attribute, dimension)
-
-
-def answers_table(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
-    """Answers as a table; NaN becomes null.
-
-    Args:
-        found: the answers.
-        first: number of their first row.
-        schema: as :func:`answers_schema` gives it.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    from dosing.recommendation import STATUSES, names_of
-
-    codes, place = np.unique(found.codes, return_inverse=True)
-    reasons = pa.array([" ".join(names_of(int(code))) for code in codes])
-    near = found.distance if found.distance.shape[1] else np.full((len(codes[place]), 1), np.nan)
-    columns: dict[str, Any] = {
-        "row": np.arange(first, first + len(found.codes)),
-        "status": pa.DictionaryArray.from_arrays(found.status.astype(np.int32), pa.array(STATUSES)),
-        "mass_outside": found.mass_outside,
-        "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
-        "distance": near[:, -1],
-        "nearest_distance": near[:, 0],
-    }
-    for column, (attribute, dimension) in _quantities(found.dose.shape[1]):
-        columns[column] = getattr(found, attribute)[:, dimension]
-    arrays = [
-        pa.array(np.ascontiguousarray(columns[f.name]), from_pandas=True)
-        if isinstance(columns[f.name], np.ndarray)
-        else columns[f.name]
-        for f in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -36,19 +36,20 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answers are in the audit log before the page is written."""
     import agents
-    from dosing.audit import shown
-    from dosing.cli import studies
     from dosing.cli.recommend import exit_status, study_log
-    from dosing.recommendation import recommend
-    from dosing.report import Said, report
-    from dosing.runs import RunFolder, write_atomic
+    from dosing.recommendation.audit_log import shown
+    from dosing.recommendation.recommender import recommend
+    from dosing.recommendation.report import Said, report
+    from dosing.runs.files import write_atomic
+    from dosing.runs.folder import RunFolder
+    from dosing.studies import load, naming
 
     if arguments.out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {arguments.out}.")
     if len({path.resolve() for path in arguments.paths}) < len(arguments.paths):
         raise UserError("a run stands on the page once; one of these run folders is given twice.")
     folders = [RunFolder(path) for path in arguments.paths]
-    doors = [studies.door_of(folder) for folder in folders]
+    doors = [load.recommender_of(folder) for folder in folders]
     if any(door.rules.entries != doors[0].rules.entries for door in doors[1:]):
         raise UserError("the runs observe different entries; one page is on one state.")
     log = study_log(arguments.paths[0], arguments.audit)
@@ -61,9 +62,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         name = agents.find(config["agent"]).title
         same = [other for other in folders if other.config()["agent"] == config["agent"]]
         said.append(
-            Said(
-                f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, studies.family_of(config), found
-            )
+            Said(f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, naming.family_of(config), found)
         )
     write_atomic(arguments.out, report(said, doors[0].rules.entries, "state from the command line").encode())
     told = ", ".join(f"{one.name} {one.found.status}" for one in said)

@@ -14,8 +14,7 @@ from torch import Tensor
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-
-Array = npt.NDArray[np.float64]
+from dosing.types import Array
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ With density proportional to (1 - w^2)^p on (-1, 1), p = 1/(1-q), an average is 
 normal law it is a Gauss-Hermite sum. Source: Golub and Welsch 1969, Math. Comp. 23:221.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import integrate, optimize, special
 
 from dosing.distributions.q_gaussian import support_radius
 from dosing.errors import UserError
-
-Array = NDArray[np.float64]
+from dosing.types import Array
 
 
 def standard_nodes(q: float, n: int) -> tuple[Array, Array]:

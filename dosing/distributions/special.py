@@ -8,17 +8,18 @@ Source: Abramowitz and Stegun 1964, 6.1.47 (ratio of gamma functions), 6.3.5 (di
 26.7.1 (Student's t and the incomplete beta function).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
-Array = NDArray[np.float64]
+from dosing.types import Array
 
 
 def log_gamma_half_step(b: float) -> float:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dosing.errors import UserError
+from dosing.types import Array
 
-Array = NDArray[np.float64]
 StateFeatures = Literal["linear", "quadratic"]
 
 
@@ -100,10 +99,3 @@ class Features:
         parts = (phi, theta[..., :f]), (phi, theta[..., f : 2 * f]), (curved, theta[..., 2 * f :])
         c0, c1, c2 = ((p @ t[..., None])[..., 0] for p, t in parts)
         return c0, c1, c2
-
-
-def greedy(c1: Array, c2: Array) -> Array:
-    """Dose in [-1, 1] that maximises c1 a + c2 a^2, elementwise."""
-    inside = c2 < 0
-    top = np.clip(-c1 / np.where(inside, 2.0 * c2, -1.0), -1.0, 1.0)
-    return np.where(inside, top, np.where(c1 >= 0, 1.0, -1.0))

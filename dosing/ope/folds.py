@@ -17,18 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dosing.baselines import estimated_constant
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate, Verdict, verdict
+from dosing.ope.baselines import estimated_constant
 from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
-from dosing.rules import Act
-from dosing.statistics import Estimate, Verdict, verdict
-
-Array = NDArray[np.float64]
+from dosing.types import Act, Array
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from dosing.ope.features import Features, StateFeatures
 from dosing.ope.targets import Target, dose_moments
 from dosing.ope.trajectories import Trajectories, standardise
-
-Array = NDArray[np.float64]
+from dosing.types import Array
 
 
 class Regression:

@@ -32,8 +32,7 @@ from dosing.errors import UserError
 from dosing.ope.fqe import PolicyFeatures, Regression, fit
 from dosing.ope.targets import Target
 from dosing.ope.trajectories import Trajectories
-
-Array = NDArray[np.float64]
+from dosing.types import Array
 
 LEAST_SAMPLE = 10.0
 """Smallest effective sample size at which a number is given."""

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dosing.agent import adam, check_settings
-from dosing.networks import Critic, Initialiser
+from dosing.models.critics import Critic
+from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.networks import Initialiser
+from dosing.models.optimisers import adam
+from dosing.models.settings import check_settings
 from dosing.ope.fqe import check_criterion
 from dosing.ope.targets import Target
 from dosing.ope.trajectories import Trajectories, standardise
-from dosing.streams import generator
-from dosing.targets import polyak, target_copy, td_target
-
-Array = NDArray[np.float64]
+from dosing.rng import generator
+from dosing.types import Array
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ repetitions.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from dosing.errors import UserError
-
-Array = NDArray[np.float64]
+from dosing.types import Array
 
 
 def _pair(estimates: ArrayLike, truth: ArrayLike, least: int) -> tuple[Array, Array]:

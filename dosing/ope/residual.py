@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate, patient_bootstrap
 from dosing.ope.targets import Target
 from dosing.ope.trajectories import Trajectories
-from dosing.statistics import Estimate, patient_bootstrap
+from dosing.types import Array
 
-Array = NDArray[np.float64]
 QFunction = Callable[[Array, Array], Array]
 """Observations ``[S, B, O]`` and doses ``[S, B, A]`` on the [-1, 1] axis to values ``[S, B]``."""
 

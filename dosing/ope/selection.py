@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from dosing.baselines import EstimatedConstant, estimated_constant
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate, Verdict, verdict
+from dosing.ope.baselines import EstimatedConstant, estimated_constant
 from dosing.ope.features import StateFeatures
 from dosing.ope.fqe import PolicyFeatures, Regression, check_criterion, fit, value
 from dosing.ope.importance import (
@@ -34,10 +34,8 @@ from dosing.ope.neural import NeuralSettings, neural_values
 from dosing.ope.targets import Target, target
 from dosing.ope.trajectories import Behaviour, Trajectories, fold_of, patient_counts
 from dosing.policy import DosePolicy
-from dosing.rules import Act
-from dosing.statistics import Estimate, Verdict, verdict
+from dosing.types import Act, Array
 
-Array = NDArray[np.float64]
 Estimator = Literal["fqe", "neural_fqe", "wis", "wis_window", "wdr"]
 
 BASELINE = "estimated_constant"

@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.policy import DosePolicy, in_double
-from dosing.rules import Act
 from dosing.safety import DoseLimits
-
-Array = NDArray[np.float64]
+from dosing.types import Act, Array
 
 QUADRATURE = 32
 """Nodes over which the expectation over a law is taken."""

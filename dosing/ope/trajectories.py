@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dosing.data.dataset import Transform
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
-from dosing.streams import generator
+from dosing.rng import generator
+from dosing.types import Array
 
-Array = NDArray[np.float64]
 Behaviour = Literal["recorded", "estimated"]
 
 RECORDED = "density recorded with the data"

@@ -16,8 +16,9 @@ from numpy.random import Generator
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.scenario import Array, Draws, Marker, Scenario
-from simulator.streams import BLOCK
+from dosing.types import Float32Array
+from simulator.engine.rng import BLOCK
+from simulator.engine.scenario import Marker, PatientDraws, Scenario
 
 HALF, QUARTER = np.float32(0.5), np.float32(0.25)
 
@@ -49,19 +50,21 @@ class LiI(Scenario):
         self.variant = variant
         self.limits = DoseLimits(low=(0.0,), high=(1.0,))
 
-    def draw(self, generators: list[Generator]) -> Draws:
+    def draw(self, generators: list[Generator]) -> PatientDraws:
         """Every patient starts around zero; nothing else is drawn."""
-        return Draws(mean=np.zeros((2, len(generators) * BLOCK), dtype=np.float32), rows=())
+        return PatientDraws(mean=np.zeros((2, len(generators) * BLOCK), dtype=np.float32), rows=())
 
-    def shared_factor(self, seed: int) -> Array | None:
+    def shared_factor(self, seed: int) -> Float32Array | None:
         """Independent noise of standard deviation 1/2."""
         return HALF * np.eye(2, dtype=np.float32)
 
-    def first_mean_density(self, mean: Array) -> Array | None:
+    def first_mean_density(self, mean: Float32Array) -> Float32Array | None:
         """Every patient starts around zero."""
         return None
 
-    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+    def advance(
+        self, mean: Float32Array, state: Float32Array, dose: Float32Array, noise: Float32Array
+    ) -> None:
         """Move both states; k(a) = 2/(1 + exp(-a)) - 1 = tanh(a/2)."""
         product = QUARTER * state[0] * state[1]
         pull = np.tanh(HALF * dose)
@@ -69,11 +72,11 @@ class LiI(Scenario):
         mean[1] = product - pull * state[1]
         np.add(mean, noise, out=state)
 
-    def reward(self, state: Array, dose: Array) -> Array:
+    def reward(self, state: Float32Array, dose: Float32Array) -> Float32Array:
         """Reward of environment I."""
         total = state[0] + state[1]
         toxic = np.exp(state[0] - state[1]) * dose
-        out: Array = np.float32(3) * (dose * (total + HALF - toxic) + total)
+        out: Float32Array = np.float32(3) * (dose * (total + HALF - toxic) + total)
         return out
 
 
@@ -92,7 +95,9 @@ class LiII(LiI):
     state_bound = 4.2
     mean_bound = 400.0
 
-    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+    def advance(
+        self, mean: Float32Array, state: Float32Array, dose: Float32Array, noise: Float32Array
+    ) -> None:
         """Move both states and cut them to [-2, 2], as published."""
         product = QUARTER * state[0] * state[1]
         pull = np.float32(1.5) * dose - np.float32(0.75)
@@ -101,10 +106,10 @@ class LiII(LiI):
         np.add(mean, noise, out=state)
         np.clip(state, np.float32(-2), np.float32(2), out=state)
 
-    def reward(self, state: Array, dose: Array) -> Array:
+    def reward(self, state: Float32Array, dose: Float32Array) -> Float32Array:
         """Reward of environment II."""
         first, second = state[0], state[1]
-        out: Array = QUARTER * first * first * first + np.float32(2) * first
+        out: Float32Array = QUARTER * first * first * first + np.float32(2) * first
         out += HALF * second * second * second + second
         out += HALF * dose - QUARTER
         return out

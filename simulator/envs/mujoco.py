@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits, as_dose
-from simulator.streams import COHORTS
+from dosing.types import Float32Array
+from simulator.engine.rng import COHORTS
 
-Array = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 EPISODES = 10
@@ -169,7 +169,7 @@ class TaskFactory:
         return TaskCohort(self.env_id, patients, first_patient, "evaluation", self.options, self.workers)
 
 
-class TaskCohort(VectorEnv[Array, Array, NDArray[Any]]):
+class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
     """N episodes of one task, one per sub-environment, each from its start to its own end and no further."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (gymnasium's own attribute)
@@ -229,7 +229,7 @@ class TaskCohort(VectorEnv[Array, Array, NDArray[Any]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """Bring every episode to its start; ``seed`` and the episode's number decide it."""
         if seed is None:
             raise UserError("episodes are started by reset(seed=...): their numbers do not move on.")
@@ -241,7 +241,7 @@ class TaskCohort(VectorEnv[Array, Array, NDArray[Any]]):
         self.over = np.zeros(self.num_envs, dtype=np.bool_)
         return self._obs.copy(), {"patient": np.arange(self._first, self._first + self.num_envs)}
 
-    def step(self, actions: Any) -> tuple[Array, NDArray[Any], Flags, Flags, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Float32Array, NDArray[Any], Flags, Flags, dict[str, Any]]:
         """Give doses ``[N, A]``, each held at the limits; what is over stays as it is.
 
         Returns:
@@ -289,11 +289,13 @@ class _Group:
     def receive(self) -> Any:
         return self._answer
 
-    def reset(self, seeds: Sequence[int]) -> Array:
+    def reset(self, seeds: Sequence[int]) -> Float32Array:
         started = [task.reset(seed=int(seed))[0] for task, seed in zip(self.tasks, seeds, strict=True)]
         return np.stack(started).astype(np.float32)
 
-    def step(self, content: tuple[Array, Flags]) -> tuple[Array, NDArray[Any], Flags, Flags, list[str]]:
+    def step(
+        self, content: tuple[Float32Array, Flags]
+    ) -> tuple[Float32Array, NDArray[Any], Flags, Flags, list[str]]:
         acts, live = content
         n = len(self.tasks)
         width = self.tasks[0].observation_space.shape
@@ -355,3 +357,7 @@ def _workers(episodes: int) -> int:
     if multiprocessing.parent_process() is not None:
         return 1
     return max(1, min(len(os.sched_getaffinity(0)), episodes // EPISODES_PER_PROCESS))
+
+
+QUALITIES = ("medium", "expert", "mixed", "replay")
+"""What can be collected; see ``dosing.studies.mujoco_data``."""

@@ -16,17 +16,17 @@ from numpy.random import Generator
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.covariance import lkj_rows, published_rows, shared_lkj_factor
-from simulator.scenario import (
+from dosing.types import Float32Array
+from simulator.engine.covariance import lkj_rows, published_rows, shared_lkj_factor
+from simulator.engine.rng import replication_stream
+from simulator.engine.scenario import (
     LARGEST_NORMAL,
-    Array,
-    Draws,
     Marker,
+    PatientDraws,
     Scenario,
     normal_blocks,
     uniform_blocks,
 )
-from simulator.streams import replication_stream
 
 HALF = np.float32(0.5)
 
@@ -87,9 +87,9 @@ class Treatment(Scenario):
         # A row of the factor has length sqrt(1/2), so |L z| <= sqrt(1/2) |z| and |z| <= sqrt(8) * 8.25.
         self.state_bound = float(np.ceil(self.mean_bound + 2.0 * LARGEST_NORMAL))
 
-    def draw(self, generators: list[Generator]) -> Draws:
+    def draw(self, generators: list[Generator]) -> PatientDraws:
         """Draw each patient's noise factor and first mean."""
-        rows: tuple[Array, ...] = ()
+        rows: tuple[Float32Array, ...] = ()
         if self.variant == "corrected":
             rows = lkj_rows(normal_blocks(generators, 8, 9))
         elif self.variant == "simenv3":
@@ -100,23 +100,25 @@ class Treatment(Scenario):
             mean = 2 * uniform_blocks(generators, 8) - 1
         if self.variant == "li-evaluation":
             mean[:] = 0.0
-        return Draws(mean=mean, rows=rows)
+        return PatientDraws(mean=mean, rows=rows)
 
-    def shared_factor(self, seed: int) -> Array | None:
+    def shared_factor(self, seed: int) -> Float32Array | None:
         """Return the replication's covariance factor for the two published laws of Li et al."""
         return shared_lkj_factor(replication_stream(seed), 8) if self.variant.startswith("li-") else None
 
-    def first_mean_density(self, mean: Array) -> Array | None:
+    def first_mean_density(self, mean: Float32Array) -> Float32Array | None:
         """Density of U(-1, 1)^8 or of N(0, 1/4)^8 over its largest; None for the one mean of 0."""
         if self.variant == "li-evaluation":
             return None
         if self.variant == "li-data":
-            density: Array = np.exp(np.float32(-2) * np.square(mean).sum(axis=0))
+            density: Float32Array = np.exp(np.float32(-2) * np.square(mean).sum(axis=0))
         else:
             density = np.asarray((np.abs(mean) <= 1).all(axis=0), dtype=np.float32)
         return density
 
-    def advance(self, mean: Array, state: Array, dose: Array, noise: Array) -> None:
+    def advance(
+        self, mean: Float32Array, state: Float32Array, dose: Float32Array, noise: Float32Array
+    ) -> None:
         """Push and squash the mean; put the state around it, or around the old mean under lag."""
         if self.lag:
             np.add(mean, noise, out=state)
@@ -127,13 +129,13 @@ class Treatment(Scenario):
         if not self.lag:
             np.add(mean, noise, out=state)
 
-    def reward(self, state: Array, dose: Array) -> Array:
+    def reward(self, state: Float32Array, dose: Float32Array) -> Float32Array:
         """Reward of environment III."""
         toxic = state[0] + state[4]
         toxic *= HALF
         np.exp(toxic, out=toxic)
         toxic *= dose
-        gain: Array = state[1] + state[2]
+        gain: Float32Array = state[1] + state[2]
         gain += state[5]
         gain += state[6]
         gain += HALF
@@ -158,12 +160,12 @@ class LiIV(Treatment):
     )
     evaluation_limit = 2.0
 
-    def reward(self, state: Array, dose: Array) -> Array:
+    def reward(self, state: Float32Array, dose: Float32Array) -> Float32Array:
         """Reward of environment IV; the dose acts only through the state."""
         half = state * HALF
         cube = half * half
         cube *= half
-        reward: Array = cube[0] + cube[1]
+        reward: Float32Array = cube[0] + cube[1]
         late = cube[4] + cube[5]
         reward += late
         reward += late

@@ -14,10 +14,11 @@ import torch
 from scipy.integrate import quad
 
 import agents
-from dosing.acceleration import updater
-from dosing.agent import Agent, Problem
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
-from dosing.data.sampling import Sampler
+from dosing.training.compilation import updater
+from dosing.training.sampler import Sampler
+from dosing.types import Problem
 
 SEEDS = (0, 1, 2, 3)
 BEST = 0.3

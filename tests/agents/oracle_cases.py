@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles import mlp as nets
 
 import agents
-from dosing.agent import Agent, Batch, Problem
-from dosing.streams import draw
+from dosing.agent import Agent, Batch
+from dosing.rng import draw
+from dosing.types import Problem
+from tests.oracles import mlp as nets
 
 SEEDS = (3, 11)
 N_OBS = 4

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import PROBLEM, dataset, has_density, small, stack
 from torch import Tensor
 from torch.distributions import constraints
 
 import agents
-from dosing.acceleration import updater
-from dosing.agent import Agent, Batch, Problem
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset, Transform
-from dosing.data.sampling import BLOCK, Sampler
 from dosing.errors import UserError
-from dosing.runs import read_tensors, write_tensors
+from dosing.runs.files import read_tensors, write_tensors
+from dosing.training.compilation import updater
+from dosing.training.sampler import BLOCK, Sampler
+from dosing.types import Problem
+from tests.support.samples import PROBLEM, dataset, has_density, small, stack
 
 SEEDS = (3, 7, 1)
 TWO_DOSES = Problem(n_obs=5, n_act=2)

@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorEnv
-from oracle_cases import (
+
+import agents
+from dosing.agent import History
+from dosing.data.dataset import Dataset, Transform
+from dosing.errors import UserError
+from dosing.evaluation.rollout import evaluate, rollout
+from dosing.evaluation.rules import following
+from dosing.history_policy import HistoryPolicy
+from dosing.ope.targets import target as ope_target
+from dosing.policy import DosePolicy
+from dosing.safety import DoseLimits
+from dosing.training.compilation import updater
+from dosing.training.sampler import Sampler
+from dosing.types import Problem
+from tests.agents.oracle_cases import (
     N_OBS,
     SEEDS,
     Config,
@@ -24,19 +38,8 @@ from oracle_cases import (
     make_batch,
     seed_params,
 )
-from oracles import decision_transformer as oracle
-from samples import cohort, stack
-
-import agents
-from dosing.acceleration import updater
-from dosing.agent import History, Problem
-from dosing.data.dataset import Dataset, Transform
-from dosing.data.sampling import Sampler
-from dosing.errors import UserError
-from dosing.evaluation import evaluate, following, rollout
-from dosing.ope.targets import target as ope_target
-from dosing.policy import Course, DosePolicy
-from dosing.safety import DoseLimits
+from tests.oracles import decision_transformer as oracle
+from tests.support.samples import cohort, stack
 
 NAME = "decision_transformer"
 CONFIG: Config = {
@@ -467,7 +470,7 @@ def test_a_second_course_knows_nothing_of_the_first() -> None:
     obs = np.ones((2, 4, N_OBS), dtype=np.float32)
     course = following(policy)
     first = course(obs, 0)
-    assert isinstance(course, Course)
+    assert isinstance(course, HistoryPolicy)
     np.testing.assert_array_equal(first, policy.recommended(obs))
     course.hear(first, np.ones((2, 4)))
     assert not np.array_equal(course(obs, 1), first)
@@ -476,7 +479,7 @@ def test_a_second_course_knows_nothing_of_the_first() -> None:
 
 def test_a_course_out_of_order_is_refused() -> None:
     policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
-    obs, course = np.ones((2, 4, N_OBS), dtype=np.float32), Course(policy)
+    obs, course = np.ones((2, 4, N_OBS), dtype=np.float32), HistoryPolicy(policy)
     outcome = np.zeros((2, 4, 1)), np.zeros((2, 4))
     with pytest.raises(UserError, match="before visit 2"):
         course(obs, 1)

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+from scipy import stats
+from scipy.optimize import brentq
+from torch import Tensor
+
+import agents
+from dosing.agent import Agent, Batch
+from dosing.errors import UserError
+from dosing.types import Problem
+from tests.agents.oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
@@ -26,15 +34,8 @@ from oracle_cases import (
     seed_params,
     seed_rows,
 )
-from oracles import fttpo, fttpo_published
-from oracles import mlp as nets
-from scipy import stats
-from scipy.optimize import brentq
-from torch import Tensor
-
-import agents
-from dosing.agent import Agent, Batch, Problem
-from dosing.errors import UserError
+from tests.oracles import fttpo, fttpo_released
+from tests.oracles import mlp as nets
 
 BASE: dict[str, Any] = {
     "hidden": HIDDEN,
@@ -121,7 +122,7 @@ def rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
 
 OWN = {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)}
 ORACLE = Oracle(fttpo.losses, OWN, rows)
-RELEASED = Oracle(fttpo_published.losses, OWN)
+RELEASED = Oracle(fttpo_released.losses, OWN)
 
 
 # Values and gradients
@@ -645,7 +646,7 @@ def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
 def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_are_normal() -> None:
     agent = build("fttpo", PUBLISHED, n_act=1)
     params, obs = seed_params(agent, 0), np.zeros(4)
-    fat: Any = fttpo_published.Fat(params, obs, PUBLISHED)
+    fat: Any = fttpo_released.Fat(params, obs, PUBLISHED)
     fat.mean, fat.sigma = [0.0], [1e-3**2]  # so narrow that the box holds all but 1e-3 of it
     grid = np.tan(np.linspace(-0.5, 0.5, 200_001)[1:-1] * math.pi) * 1e-3 * math.sqrt(2.0)
     grid = grid[np.abs(grid) < 0.999]
@@ -675,7 +676,7 @@ def test_published_policy_has_the_edges_of_the_joint_law() -> None:
     with torch.no_grad():
         law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
         state = seed_params(agent, 0)
-        thin = fttpo_published.Thin(state, obs[0, 0].numpy(), PUBLISHED)
+        thin = fttpo_released.Thin(state, obs[0, 0].numpy(), PUBLISHED)
         reach = (law.support.upper_bound - law.support.lower_bound)[0, 0] / 2.0
         np.testing.assert_allclose(reach, thin.half_widths(), rtol=1e-12)
         # marginal density of the first axis at its centre: the joint density integrated over the second

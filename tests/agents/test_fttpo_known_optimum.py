@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, bandit, trained
 
 from dosing.agent import Agent
+from tests.agents.bandit import BEST, OBS, bandit, trained
 
 TAU = 0.1
 CAUCHY = 3.2579

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, SEEDS, SMALL, average, bandit, reward, trained
-from oracles import fttpo as equations
 from scipy import stats
 from scipy.optimize import brentq, minimize_scalar
 
 import agents
-from dosing.agent import Agent, Batch, Problem
+from dosing.agent import Agent, Batch
+from dosing.types import Problem
+from tests.agents.bandit import BEST, OBS, SEEDS, SMALL, average, bandit, reward, trained
+from tests.oracles import fttpo as equations
 
 # IQL
 

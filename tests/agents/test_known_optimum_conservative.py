@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, N_ROWS, OBS, SEEDS, average, bandit, reward, trained
 
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from tests.agents.bandit import BEST, N_ROWS, OBS, SEEDS, average, bandit, reward, trained
 
 
 def scaled(factor: float, low: float = -1.0) -> Dataset:

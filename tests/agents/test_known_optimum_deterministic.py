@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, SEEDS, bandit, reward, trained
-from oracles import spot
 from scipy import stats
 from scipy.optimize import brentq
 
 import agents
-from dosing.agent import Agent, Batch, Problem
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
+from dosing.types import Problem
+from tests.agents.bandit import BEST, OBS, SEEDS, bandit, reward, trained
+from tests.oracles import spot
 
 
 def doses(agent: Agent) -> np.ndarray:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import OBS, SEEDS, bandit, trained
 from scipy import stats
 
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
-from dosing.returns import LEVELS
+from dosing.models.return_distributions import LEVELS
+from tests.agents.bandit import OBS, SEEDS, bandit, trained
 
 FEW = {"learning_rate": 1e-2, "candidates": 2, "flow_steps": 1}
 """Where the dose does not matter to what is learned, a quick choice."""

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, SEEDS, bandit, reward, trained
 from scipy import stats
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import agents
-from dosing.agent import Agent, Batch, Problem
+from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
-from dosing.flows import euler
+from dosing.models.flows import euler
+from dosing.types import Problem
+from tests.agents.bandit import BEST, OBS, SEEDS, bandit, reward, trained
 
 # Known functions
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, SEEDS, bandit
 
 import agents
-from dosing.acceleration import updater
-from dosing.agent import Agent, Problem
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
-from dosing.data.sampling import Sampler
-from dosing.flows import points, spread
+from dosing.models.flows import points, spread
+from dosing.training.compilation import updater
+from dosing.training.sampler import Sampler
+from dosing.types import Problem
+from tests.agents.bandit import BEST, OBS, SEEDS, bandit
 
 SETTINGS: dict[str, Any] = {
     "hidden": (16,),

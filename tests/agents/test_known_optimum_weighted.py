@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bandit import BEST, OBS, average, bandit, reward, trained
 from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
+
+from tests.agents.bandit import BEST, OBS, average, bandit, reward, trained
 
 Weight = Callable[[float], float]
 

@@ -13,22 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import small
 
 import agents
-from dosing.acceleration import updater
-from dosing.agent import Agent, Problem
-from dosing.cli.behaviour import Plan, collect
-from dosing.cli.studies import external_of
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.data.formats import is_own
-from dosing.data.sampling import Sampler
 from dosing.data.sources import read_source
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.evaluation import following, rollout
+from dosing.evaluation.rollout import rollout
+from dosing.evaluation.rules import following
 from dosing.policy import DosePolicy
+from dosing.studies.data import external_of
+from dosing.studies.mujoco_data import CollectionPlan, collect
+from dosing.training.compilation import updater
+from dosing.training.sampler import Sampler
+from dosing.types import Problem
 from simulator.envs.mujoco import TaskFactory
+from tests.support.samples import small
 
 pytestmark = [pytest.mark.mujoco, pytest.mark.slow]
 
@@ -45,7 +47,7 @@ def records(task: str) -> Episodes:
     files = sorted(Path(folder).glob(f"{task}-*.hdf5")) if folder else []
     if files:
         return read_source(files[0], None if is_own(files[0]) else external_of(env_id, {}))
-    return collect(Plan(env_id, "replay", 3000, start=1000, hidden=(32, 32), env_options=CUT))
+    return collect(CollectionPlan(env_id, "replay", 3000, start=1000, hidden=(32, 32), env_options=CUT))
 
 
 def built(name: str, problem: Problem) -> Agent:

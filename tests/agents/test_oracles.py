@@ -14,7 +14,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+from scipy import stats
+from scipy.optimize import brentq
+
+from dosing.agent import Batch
+from dosing.models.policy_heads import Family
+from tests.agents.oracle_cases import (
     HIDDEN,
     N_OBS,
     SEEDS,
@@ -35,13 +40,8 @@ from oracle_cases import (
     targets_are_online,
     without_tanh,
 )
-from oracles import fttpo, iql
-from oracles import mlp as nets
-from scipy import stats
-from scipy.optimize import brentq
-
-from dosing.agent import Batch
-from dosing.policies import Family
+from tests.oracles import fttpo, iql
+from tests.oracles import mlp as nets
 
 IQL = {
     "hidden": HIDDEN,

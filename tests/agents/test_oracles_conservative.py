@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+from scipy import integrate
+
+from dosing.agent import Agent, Batch
+from dosing.errors import UserError
+from tests.agents.oracle_cases import (
     HIDDEN,
     N_ROWS,
     SEEDS,
@@ -38,12 +42,8 @@ from oracle_cases import (
     targets_are_online,
     without_tanh_slope,
 )
-from oracles import cql, onestep, policies
-from oracles import mlp as nets
-from scipy import integrate
-
-from dosing.agent import Agent, Batch
-from dosing.errors import UserError
+from tests.oracles import cql, onestep, policies
+from tests.oracles import mlp as nets
 
 CQL: dict[str, Any] = {
     "hidden": HIDDEN,

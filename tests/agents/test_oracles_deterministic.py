@@ -10,7 +10,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+
+from dosing.data.dataset import Dataset, Transform
+from dosing.errors import UserError
+from dosing.models.policy_heads import Family
+from tests.agents.oracle_cases import (
     HIDDEN,
     Config,
     Mistake,
@@ -38,11 +42,7 @@ from oracle_cases import (
     targets_are_online,
     without_tanh,
 )
-from oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
-
-from dosing.data.dataset import Dataset, Transform
-from dosing.errors import UserError
-from dosing.policies import Family
+from tests.oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
 
 TD3 = {"hidden": HIDDEN, "discount": 0.9, "target_noise": 0.2, "noise_clip": 0.25, "actor_every": 2}
 BC = {"hidden": HIDDEN, "policy_family": "clipped_gaussian", "log_std_min": -5.0, "log_std_max": 2.0}

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+from scipy.special import ndtri
+
+from dosing.errors import UserError
+from dosing.models.flows import DRAWS, points
+from dosing.models.return_distributions import LEVELS
+from tests.agents.oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
@@ -37,13 +42,8 @@ from oracle_cases import (
     targets_are_online,
     without_tanh_slope,
 )
-from oracles import c51, codac, flow_nets, iqn, value_flows
-from oracles import mlp as nets
-from scipy.special import ndtri
-
-from dosing.errors import UserError
-from dosing.flows import DRAWS, points
-from dosing.returns import LEVELS
+from tests.oracles import c51, codac, flow_nets, iqn, value_flows
+from tests.oracles import mlp as nets
 
 CHOICE = {"hidden": HIDDEN, "discount": 0.9, "candidates": 3, "flow_steps": 2}
 IQN = CHOICE | {"n_quantiles": 3, "choice_quantiles": 2, "huber_threshold": 0.9, "risk_level": 1.0}

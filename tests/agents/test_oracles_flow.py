@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+
+from dosing.errors import UserError
+from dosing.models.flows import DRAWS, points
+from dosing.models.networks import Mlp
+from tests.agents.oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
@@ -37,11 +41,7 @@ from oracle_cases import (
     setting,
     targets_are_online,
 )
-from oracles import fan, flow_nets, fql, ifql
-
-from dosing.errors import UserError
-from dosing.flows import DRAWS, points
-from dosing.networks import Mlp
+from tests.oracles import fan, flow_nets, fql, ifql
 
 SHARED = {"hidden": HIDDEN, "discount": 0.9, "aggregate": "mean", "normalise_q": False}
 FQL = SHARED | {"alpha": 0.7, "flow_steps": 4}

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+
+import agents
+from agents.bear import discrepancy
+from dosing.errors import UserError
+from dosing.models.flows import points
+from dosing.types import Problem
+from tests.agents.oracle_cases import (
     HIDDEN,
     N_OBS,
     SEEDS,
@@ -37,14 +43,8 @@ from oracle_cases import (
     setting,
     targets_are_online,
 )
-from oracles import bcq, bear, plas, spot
-from oracles import mlp as nets
-
-import agents
-from agents.bear import discrepancy
-from dosing.agent import Problem
-from dosing.errors import UserError
-from dosing.flows import points
+from tests.oracles import bcq, bear, plas, spot
+from tests.oracles import mlp as nets
 
 SHARED: Config = {
     "hidden": HIDDEN,

@@ -12,7 +12,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from oracle_cases import (
+
+from dosing.errors import UserError
+from dosing.models.policy_heads import Family
+from tests.agents.oracle_cases import (
     HIDDEN,
     SEEDS,
     Config,
@@ -31,11 +34,8 @@ from oracle_cases import (
     targets_are_online,
     without_tanh,
 )
-from oracles import awac, eql, inac, policies, sql, tawac, xql
-from oracles import mlp as nets
-
-from dosing.errors import UserError
-from dosing.policies import Family
+from tests.oracles import awac, eql, inac, policies, sql, tawac, xql
+from tests.oracles import mlp as nets
 
 COMMON = {"hidden": HIDDEN, "discount": 0.9, "weight_clip": 100.0, "log_std_min": -5.0, "log_std_max": 2.0}
 CONFIGS: dict[str, dict[str, Any]] = {

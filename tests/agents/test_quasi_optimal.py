@@ -8,13 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import SEEDS, Config, Oracle, assert_same, build, found, make_batch, seed_params
-from oracles import quasi_optimal
 
 import agents
-from dosing.agent import Agent, Problem
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.types import Problem
+from tests.agents.oracle_cases import (
+    SEEDS,
+    Config,
+    Oracle,
+    assert_same,
+    build,
+    found,
+    make_batch,
+    seed_params,
+)
+from tests.oracles import quasi_optimal
 
 QUASI: Config = {
     "discount": 0.9,

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle_cases import HIDDEN, N_OBS, SEEDS, Config, build, make_batch, seed_params, seed_rows
-from oracles import spot
 from scipy import integrate
 
 import agents
-from dosing.agent import Batch, Problem
+from dosing.agent import Batch
+from dosing.types import Problem
+from tests.agents.oracle_cases import HIDDEN, N_OBS, SEEDS, Config, build, make_batch, seed_params, seed_rows
+from tests.oracles import spot
 
 SPOT: Config = {
     "hidden": HIDDEN,

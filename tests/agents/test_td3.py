@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from bandit import BEST, OBS, bandit, reward, trained
-from oracle_cases import (
+
+from tests.agents.bandit import BEST, OBS, bandit, reward, trained
+from tests.agents.oracle_cases import (
     HIDDEN,
     Oracle,
     actor_target_is_online,
@@ -24,8 +25,8 @@ from oracle_cases import (
     targets_are_online,
     without_tanh,
 )
-from oracles import mlp as nets
-from oracles import td3
+from tests.oracles import mlp as nets
+from tests.oracles import td3
 
 CONFIG: dict[str, Any] = {
     "hidden": HIDDEN,

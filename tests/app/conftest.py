@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dosing.cli import compare
-from dosing.runs import WEIGHTS
+from dosing.runs.folder import WEIGHTS
+from dosing.studies import compare
 
 PATIENTS, SEEDS = 3, (0, 1)
 
@@ -18,7 +18,7 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two agents of two seeds, trained for a moment, evaluated on a few patients: small, nothing faked."""
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dosing.comparison.SEARCH_PATIENTS", 50)
+        patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)
         patch.setattr(compare.os, "cpu_count", lambda: 1)  # in this process: no workers to start
         compare.demo(
             study,

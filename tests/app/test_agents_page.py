@@ -11,21 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import stack
 
 import agents
-from app import suite
-from app.load import Run
-from app.policy_card import KINDS, as_html, at_recorded_visits, card_of, estimate_words, in_words
+from app.analysis import agent_table
+from app.analysis.model_card import KINDS, as_html, at_recorded_visits, card_of, estimate_words, in_words
+from app.readers.study import Run
 from app.theme import minus
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli.studies import door_of, episodes_of, family_of
-from dosing.evaluation import read_outcomes
-from dosing.recommendation import recommend
-from dosing.runs import EPISODES, WEIGHTS, sha256
-from dosing.statistics import mean_over_seeds
+from dosing.evaluation.outcomes import read_outcomes
+from dosing.evaluation.statistics import mean_over_seeds
+from dosing.recommendation.recommender import recommend
+from dosing.runs.files import sha256
+from dosing.runs.folder import EPISODES, WEIGHTS
+from dosing.studies.data import episodes_of
+from dosing.studies.load import recommender_of
+from dosing.studies.naming import family_of
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import open_app  # noqa: F401
+from tests.support.samples import stack
 
 PAGE = "views/agents.py"
 
@@ -41,7 +44,7 @@ def card(full_study: Path) -> dict[str, Any]:
     one = run(full_study, "fttpo")
     return card_of(
         one,
-        door_of(one.folder),
+        recommender_of(one.folder),
         episodes_of(one.folder),
         read_outcomes(one.folder.path / EPISODES),
         None,
@@ -72,7 +75,7 @@ def test_a_card_holds_what_was_measured_and_what_it_rests_on(full_study: Path, c
 
 
 def test_the_shares_at_recorded_visits_are_those_of_the_door(full_study: Path, card: dict[str, Any]) -> None:
-    door = door_of(run_of(full_study, "fttpo"))
+    door = recommender_of(run_of(full_study, "fttpo"))
     episodes = episodes_of(run_of(full_study, "fttpo"))
     found = [recommend(door, state.tolist()) for state in episodes.obs]  # 72 visits: all of them
     here = card["at_recorded_visits"]
@@ -85,7 +88,7 @@ def test_the_shares_at_recorded_visits_are_those_of_the_door(full_study: Path, c
     for status, share in here["status"].items():
         assert share == pytest.approx(np.mean([one.status == status for one in found]))
     assert (here["dose_set"], here["exact_support"], here["mass_outside_limits"]) == ("interval", True, 0.0)
-    open_ended = at_recorded_visits(door_of(run_of(full_study, "iql")), episodes)
+    open_ended = at_recorded_visits(recommender_of(run_of(full_study, "iql")), episodes)
     assert not open_ended["exact_support"]
     assert open_ended["mass_outside_limits"] > 0.0
 
@@ -127,7 +130,7 @@ def test_the_html_stands_alone_and_lets_no_name_become_markup(card: dict[str, An
 
 def test_what_was_not_measured_is_said(full_study: Path) -> None:
     one = run(full_study, "iql")
-    bare = card_of(one, door_of(one.folder), episodes_of(one.folder), None, None)
+    bare = card_of(one, recommender_of(one.folder), episodes_of(one.folder), None, None)
     lines = [text for _, part in in_words(bare) for _, text in part]
     assert "not evaluated: do not follow" in lines
     assert not any("(exactly)" in text for text in lines)
@@ -145,7 +148,7 @@ def test_the_suite_is_described_by_the_agents_themselves() -> None:
         "decision_transformer": "recorded doses, given the return that followed, courses of up to 4 visits",
         "quasi_optimal": "learned values of doses, pairs of visits of whole courses",
     }
-    assert {name: suite.learns_from(stack(name, (0,))) for name in expected} == expected
+    assert {name: agent_table.learns_from(stack(name, (0,))) for name in expected} == expected
     assert {entry.support for entry in agents.AGENTS.values()} <= set(KINDS)
 
 
@@ -156,7 +159,7 @@ def test_the_suite_is_described_by_the_agents_themselves() -> None:
 def short_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two agents instead of all: the same code, faster."""
     some = {name: agents.AGENTS[name] for name in ("fttpo", "bc")}
-    monkeypatch.setattr(suite, "agents", type("Few", (), {"AGENTS": some, "build": agents.build}))
+    monkeypatch.setattr(agent_table, "agents", type("Few", (), {"AGENTS": some, "build": agents.build}))
 
 
 @pytest.mark.usefixtures("short_suite")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.decisions import escaped
+from app.widgets.decision_form import escaped
 from dosing import NOT_FOR_PATIENTS
-from dosing.audit import FILE, AuditLog, Record
+from dosing.recommendation.audit_log import FILE, AuditLog, Record
 from tests.app.test_pages import words
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,17 +11,17 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app import charts, course_chart
-from app.answers import Answer, Curve, Source, ask, curves, dose_range
-from app.dose_chart import dose_axis
+from app.analysis.recommendations import Answer, DensityCurve, Source, ask, curves, dose_range
+from app.charts import base, episode
+from app.charts.dose import dose_axis
 from app.theme import GREY, MARKS, NOTICE, OTHER, decimals, interval, mark, number, probability
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli import studies
-from dosing.comparison import Baseline, Row
-from dosing.recommendation import Door, Recommendation, Rules, SeedSet
-from dosing.runs import find_runs
+from dosing.evaluation.statistics import Estimate
+from dosing.recommendation.records import Recommendation, Recommender, Rules, SeedSet
+from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
-from dosing.statistics import Estimate
+from dosing.studies import data, load
+from dosing.studies.comparison_table import Baseline, Row
 
 
 def answer(
@@ -50,7 +50,7 @@ def answer(
         "reasons": (),
         "state": (0.0,),
     }
-    source = Source(f"Agent {position}", "law", Door(None, Rules(limits)))  # type: ignore[arg-type]
+    source = Source(f"Agent {position}", "law", Recommender(None, Rules(limits)))  # type: ignore[arg-type]
     return Answer(source, mark(position), Recommendation(**(fields | found)))
 
 
@@ -59,11 +59,11 @@ def refusal(position: int = 0) -> Answer:
     return answer(position=position, status="refused", seeds=((0.0, 0.0, 0.0),), **nothing)
 
 
-def curve(low: float, high: float) -> Curve:
+def curve(low: float, high: float) -> DensityCurve:
     """A parabola on [low, high], zero outside."""
     dose = np.linspace(-1.2, 1.2, 481)
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
-    return Curve(
+    return DensityCurve(
         dose, np.maximum(0.0, 0.75 / half * (1 - ((dose - middle) / half) ** 2)), {"proposal": dose**2}
     )
 
@@ -108,10 +108,10 @@ def figures() -> dict[str, go.Figure]:
     return {
         "dose axis": dose_axis([one], [curve(0.1, 0.4)]),
         "refused": dose_axis([refusal()], [None]),
-        "observations": course_chart.observations(VISITS, WAVES, ["a", "b"], ["1", "mg/L"], 2),
-        "doses": course_chart.doses(VISITS, VISITS / 10, VISITS, VISITS > 4, (-1.0, 1.0), 2),
-        "intervals": charts.intervals(ROWS),
-        "training": charts.training_curve(VISITS, np.ones((3, 5)), "loss", MARKS[0]),
+        "observations": episode.observations(VISITS, WAVES, ["a", "b"], ["1", "mg/L"], 2),
+        "doses": episode.doses(VISITS, VISITS / 10, VISITS, VISITS > 4, (-1.0, 1.0), 2),
+        "intervals": base.intervals(ROWS),
+        "training": base.training_curve(VISITS, np.ones((3, 5)), "loss", MARKS[0]),
     }
 
 
@@ -224,7 +224,7 @@ def test_a_very_wide_law_does_not_squeeze_the_limits() -> None:
 
 def test_names_of_densities_stand_clear_of_other_densities() -> None:
     dose = np.linspace(-1.2, 1.2, 481)
-    broad = Curve(dose, np.full(481, 0.3), {})
+    broad = DensityCurve(dose, np.full(481, 0.3), {})
     figure = dose_axis([answer(), answer(bounded=False, position=1)], [curve(0.1, 0.4), broad])
     (name,) = (a for a in figure.layout.annotations if str(a.text).endswith("Agent 1") and a.yref != "y2")
     assert not -0.1 < name.x < 0.6
@@ -250,9 +250,9 @@ def test_one_chart_per_dose_dimension() -> None:
 def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> None:
     sources = []
     for run in find_runs(full_study):
-        policy, limits = studies.policy_of(run), studies.limits_of(run)
-        sources.append(Source(run.config()["agent"], "", Door(policy, Rules(limits))))
-    state = studies.episodes_of(find_runs(full_study)[0]).obs[17].tolist()
+        policy, limits = load.policy_of(run), load.limits_of(run)
+        sources.append(Source(run.config()["agent"], "", Recommender(policy, Rules(limits))))
+    state = data.episodes_of(find_runs(full_study)[0]).obs[17].tolist()
     sparse, gaussian = ask(sources, state)
     bounded, unbounded = curves([sparse, gaussian], 0)
     assert bounded is not None
@@ -273,7 +273,7 @@ def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> 
 
 
 def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
-    figure = charts.intervals(ROWS)
+    figure = base.intervals(ROWS)
     shown = [
         (t.x[0], t.x[0] - t.error_x.arrayminus[0], t.x[0] + t.error_x.array[0], t.marker.symbol)
         for t in figure.data
@@ -293,20 +293,20 @@ def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
 def test_the_interval_chart_draws_no_line_without_an_estimated_constant() -> None:
     lost = replace(row("Agent", 1.0, None), baseline=Baseline(None, 50, "the visits tell none."))
     ceiling = replace(row("ceiling", 3.0, None, agent=False), baseline=None)
-    assert not charts.intervals([lost, ceiling]).layout.shapes
+    assert not base.intervals([lost, ceiling]).layout.shapes
 
 
 def test_a_long_name_gets_a_higher_lane_of_its_own() -> None:
     rows = [row("best constant dose 0.436, known to the simulator only", 1.0, agent=False), *ROWS]
-    figure = charts.intervals(rows)
+    figure = base.intervals(rows)
     first, second, *_ = figure.layout.annotations
     lines = first.text.split("<br>")
     assert len(lines) == 2
     assert lines[-1] == "<b>simulator only</b>: worse than estimated constant"
     assert max(len(re.sub("<.*?>", "", line)) for line in lines) <= 46
-    plain = charts.intervals(ROWS)
+    plain = base.intervals(ROWS)
     higher = figure.layout.height - plain.layout.height
-    assert higher == plain.layout.yaxis.range[0] - figure.layout.yaxis.range[0] == charts.LANE + charts.LINE
+    assert higher == plain.layout.yaxis.range[0] - figure.layout.yaxis.range[0] == base.LANE + base.LINE
     # A pixel is a unit: a name stands above its own estimate and below the estimate of the row before.
     assert figure.data[0].y[0] < first.y < 0
     assert figure.data[1].y[0] < second.y < figure.data[0].y[0] - 10
@@ -314,11 +314,11 @@ def test_a_long_name_gets_a_higher_lane_of_its_own() -> None:
 
 def test_training_curve_is_the_interquartile_mean_of_finite_steps() -> None:
     values = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, np.nan], [9.0, 1.0]])
-    *seeds, middle = charts.training_curve(np.array([10.0, 20.0]), values, "loss", MARKS[1]).data
+    *seeds, middle = base.training_curve(np.array([10.0, 20.0]), values, "loss", MARKS[1]).data
     assert len(seeds) == 4
     assert list(middle.x) == [10.0]
     assert list(middle.y) == [1.5]
-    *seeds, _ = charts.training_curve(np.array([10.0]), values[:, :1], "loss", MARKS[1]).data
+    *seeds, _ = base.training_curve(np.array([10.0]), values[:, :1], "loss", MARKS[1]).data
     assert {seed.mode for seed in seeds} == {"markers"}  # a line through one point is none
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app import cohort_chart
+from app.charts import cohort
 from app.theme import MARKS, NOTICE
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes, read_outcomes, write_outcomes
-from dosing.runs import EPISODES, EVALUATION, find_runs, read_json, sha256, write_json
-from dosing.statistics import Estimate, cvar, mean_over_seeds, subgroups
-from simulator.patients import evaluated
+from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
+from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, subgroups
+from dosing.runs.files import read_json, sha256, write_json
+from dosing.runs.folder import EPISODES, EVALUATION, find_runs
+from simulator.cohorts.evaluated import evaluated
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_what_if import minus, open_app  # noqa: F401
@@ -108,14 +109,14 @@ def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None: 
     assert not at.get("plotly_chart")
 
 
-def lane(name: str, mark: int, shift: float = 0.0) -> cohort_chart.Lane:
+def lane(name: str, mark: int, shift: float = 0.0) -> cohort.Lane:
     returns = np.linspace(-10, 10, 200) + shift
     mean, tail = Estimate(shift, shift - 1, shift + 2, 0.95, 200, 5, "t"), cvar(returns, 0.1)
-    return cohort_chart.Lane(name, MARKS[mark], returns, mean, tail)
+    return cohort.Lane(name, MARKS[mark], returns, mean, tail)
 
 
 def test_a_distribution_holds_every_patient_and_fills_the_worst_tenth() -> None:
-    figure = cohort_chart.distributions([lane("A", 0), lane("B", 1, 3.0)])
+    figure = cohort.distributions([lane("A", 0), lane("B", 1, 3.0)])
     assert figure.layout.title.text == NOTICE
     bars = [t for t in figure.data if isinstance(t, go.Bar)]
     for one in bars:
@@ -128,7 +129,7 @@ def test_a_distribution_holds_every_patient_and_fills_the_worst_tenth() -> None:
     assert marks[:2] == [(0.0, "diamond"), (tail, "diamond-open")]
     assert "<b>B</b>" in texts(figure)
     wide = replace(lane("A", 0), mean=Estimate(0.0, -50.0, 40.0, 0.95, 4, 2, "t"))
-    low, high = cohort_chart.distributions([wide]).layout.xaxis.range
+    low, high = cohort.distributions([wide]).layout.xaxis.range
     assert low < -50.0  # an interval is never cut by the edge
     assert high > 40.0
 
@@ -139,7 +140,7 @@ def test_names_over_the_scatter_stand_in_rows_of_their_own() -> None:
 
     values = (-3.0, 0.2, 0.3, 4.0)
     points = [(f"rule {k}", MARKS[k], at(value), at(float(k))) for k, value in enumerate(values)]
-    figure = cohort_chart.cost_and_return(points)
+    figure = cohort.cost_and_return(points)
     notes = {note.text.split()[-1]: note for note in figure.layout.annotations}
     assert len({note.y for note in notes.values()}) == 4
     assert notes["3"].y > notes["1"].y  # the further out, the higher
@@ -158,7 +159,7 @@ def test_subgroups_are_drawn_with_their_ends_and_intervals() -> None:
     rng = np.random.default_rng(0)
     trait, returns = rng.normal(size=(3, 40)), rng.normal(size=(3, 40))
     groups = subgroups(returns, trait)
-    figure = cohort_chart.by_subgroup("latent mean of s1", [("A", MARKS[0], groups), ("B", MARKS[1], groups)])
+    figure = cohort.by_subgroup("latent mean of s1", [("A", MARKS[0], groups), ("B", MARKS[1], groups)])
     assert list(figure.data[0].y) == [group.mean.value for group in groups]
     high = [y + e for y, e in zip(figure.data[0].y, figure.data[0].error_y.array, strict=True)]
     assert high == pytest.approx([group.mean.high for group in groups])
@@ -168,7 +169,7 @@ def test_subgroups_are_drawn_with_their_ends_and_intervals() -> None:
 
 
 def test_labels_are_pushed_apart_and_keep_their_order() -> None:
-    heights = cohort_chart.spread([5.0, 1.0, 1.1, 9.0], 1.0)
+    heights = cohort.spread([5.0, 1.0, 1.1, 9.0], 1.0)
     assert heights == [5.0, 1.0, 2.0, 9.0]
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import visits
-from app.data_chart import Quantity, histograms
+from app.analysis import data
+from app.analysis.data import Quantity
+from app.charts.data import histograms
 from app.theme import NOTICE
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli.studies import episodes_of
 from dosing.data.store import read_episodes
-from dosing.runs import find_runs
-from simulator.generate import simulate
+from dosing.runs.folder import find_runs
+from dosing.studies.data import episodes_of
+from simulator.cohorts.generate import simulate
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_what_if import minus, open_app  # noqa: F401
@@ -32,7 +33,7 @@ def test_the_recorded_visits_are_shown_as_they_are(open_app, full_study: Path) -
     said = words(at)
     assert "72 visits of 3 patients" in said
     assert at.code[0].value == episodes.metadata["content_hash"]
-    assert minus(visits.mean_return(episodes)) in said
+    assert minus(data.mean_return(episodes)) in said
     table = at.dataframe[0].value
     assert len(table) == 50
     assert np.allclose(table["s4"], episodes.obs[:50, 3], atol=6e-4)
@@ -60,19 +61,19 @@ def test_a_cohort_is_simulated_as_asked_for(open_app, full_study: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_a_file_holds_the_same_visits_and_the_notice(tmp_path: Path, suffix: str) -> None:
-    made = visits.cohort("dosing/LiI-v0", "published", 5, 1, "titration", 1)
+    made = data.cohort("dosing/LiI-v0", "published", 5, 1, "titration", 1)
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(visits.export(made, suffix))
+    path.write_bytes(data.export(made, suffix))
     back = read_episodes(path)
     assert back.content_hash() == made.content_hash()
     assert back.metadata["notice"] == NOT_FOR_PATIENTS
 
 
 def test_the_largest_cohorts_take_a_moment() -> None:
-    assert visits.most_patients("dosing/Treatment-v0", "corrected") == 10_000
-    assert visits.most_patients("dosing/Treatment-v0", "li-evaluation") == 2_400
+    assert data.most_patients("dosing/Treatment-v0", "corrected") == 10_000
+    assert data.most_patients("dosing/Treatment-v0", "li-evaluation") == 2_400
     start = time.perf_counter()
-    visits.cohort("dosing/Treatment-v0", "corrected", 10_000, 0, "titration", 5)
+    data.cohort("dosing/Treatment-v0", "corrected", 10_000, 0, "titration", 5)
     assert time.perf_counter() - start < 10.0  # about half a second on an idle core
 
 

@@ -9,24 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import PROBLEM, stack
 
-from app import response
-from app.answers import Answer, Source, ask
-from app.response import Law, Response, near_doses, respond, without_critic
-from app.response_chart import dose_response
+from app.analysis import response
+from app.analysis.recommendations import Answer, Source, ask
+from app.analysis.response import DoseResponse, ReturnsAtDoses, near_doses, respond, without_critic
+from app.charts.response import dose_response
 from app.theme import GREY, MARKS, NOTICE, number
-from dosing.agent import Problem
-from dosing.cli.studies import door_of, episodes_of
 from dosing.data.dataset import Transform
+from dosing.evaluation.statistics import lower_tail
 from dosing.policy import DosePolicy
-from dosing.recommendation import Door, Rules
-from dosing.runs import find_runs
+from dosing.recommendation.records import Recommender, Rules
+from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
-from dosing.statistics import lower_tail
+from dosing.studies.data import episodes_of
+from dosing.studies.load import recommender_of
+from dosing.types import Problem
 from tests.app.test_charts import answer, refusal, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
+from tests.support.samples import PROBLEM, stack
 
 PAGE = "views/dose_response.py"
 LIMITS = DoseLimits((0.1,), (0.7,), "mg")
@@ -36,7 +37,7 @@ STATE = np.linspace(-1.0, 1.0, PROBLEM.n_obs)
 def asked(name: str) -> Answer:
     """What a small fresh stack says of one state."""
     policy = DosePolicy(stack(name), Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,), 3.0))
-    (found,) = ask([Source(name, "law", Door(policy, Rules(LIMITS)))], STATE.tolist())
+    (found,) = ask([Source(name, "law", Recommender(policy, Rules(LIMITS)))], STATE.tolist())
     return found
 
 
@@ -67,7 +68,7 @@ def test_in_the_dimensions_not_drawn_the_recommended_dose_is_given() -> None:
     policy = DosePolicy(
         stack("td3_bc", problem=problem), Transform((0.0,) * 3, (1.0,) * 3, limits.low, limits.high)
     )
-    (one,) = ask([Source("a", "law", Door(policy, Rules(limits)))], [0.5, -0.5, 1.0])
+    (one,) = ask([Source("a", "law", Recommender(policy, Rules(limits)))], [0.5, -0.5, 1.0])
     assert one.found.dose is not None
     for dimension, other in ((0, 1), (1, 0)):
         found = respond(one, dimension)
@@ -107,7 +108,7 @@ def test_who_refuses_or_has_no_critic_is_not_drawn() -> None:
 
 def test_near_doses_are_those_of_the_nearest_visits(full_study: Path) -> None:
     run = run_of(full_study, "fttpo")
-    door, episodes = door_of(run), episodes_of(run)
+    door, episodes = recommender_of(run), episodes_of(run)
     assert door.monitor is not None
     state = episodes.obs[5].astype(np.float64)
     scaled = (episodes.obs - state) / door.monitor.scale
@@ -120,14 +121,14 @@ def test_near_doses_are_those_of_the_nearest_visits(full_study: Path) -> None:
 # The figure
 
 
-def made(status: str = "ok", *, law: bool = False, position: int = 0) -> Response:
+def made(status: str = "ok", *, law: bool = False, position: int = 0) -> DoseResponse:
     """Two seeds' parabolas over doses from -2 to 6 mg."""
     limits = DoseLimits((-2.0,), (6.0,), "mg")
     dose = np.linspace(-2.0, 6.0, 33)
     value = np.stack([-((dose - 1.0) ** 2), -((dose - 1.5) ** 2) - 2.0])
     one = answer(limits=limits, status=status, position=position)
-    spread = Law(value.mean(0) - 9.0, value.mean(0) + 9.0, value - 20.0) if law else None
-    return Response(one, dose, value, float(dose[14]), np.array([0.5, 4.0]), spread)
+    spread = ReturnsAtDoses(value.mean(0) - 9.0, value.mean(0) + 9.0, value - 20.0) if law else None
+    return DoseResponse(one, dose, value, float(dose[14]), np.array([0.5, 4.0]), spread)
 
 
 def test_the_figure_draws_seeds_mean_recommendation_and_recorded_doses() -> None:
@@ -186,7 +187,7 @@ def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> N
     state = episodes.obs[(episodes.episode == 1) & (episodes.step == 4)][0].tolist()
     said = words(at)
     for agent, title in (("fttpo", "FtTPO"), ("iql", "IQL")):
-        (one,) = ask([Source(title, "law", door_of(run_of(full_study, agent)))], state)
+        (one,) = ask([Source(title, "law", recommender_of(run_of(full_study, agent)))], state)
         found = respond(one, 0)
         assert found is not None
         assert f"**{title}**, discount 0.9" in said

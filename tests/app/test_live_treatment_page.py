@@ -12,14 +12,15 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.charts.live_treatment import ROW, LearningCurve, over_visits, stack
 from app.theme import MARKS, NOTICE, OTHER
-from app.trial_chart import ROW, Curve, over_visits, stack
-from dosing.cli.trial_table import CURVES, STARTS, TABLE, TRIALS
-from dosing.cli.trials import finetune
-from dosing.learner import TrialSettings
-from dosing.runs import DONE, find_runs, read_json, read_table, write_json
-from dosing.statistics import Estimate, band_over_seeds, mean_over_seeds
-from dosing.trial import COURSES, CURVE
+from dosing.evaluation.statistics import Estimate, band_over_seeds, mean_over_seeds
+from dosing.finetuning.method import TrialSettings
+from dosing.finetuning.trial import COURSES, CURVE
+from dosing.runs.files import read_json, read_table, write_json
+from dosing.runs.folder import DONE, find_runs
+from dosing.studies.finetune import finetune
+from dosing.studies.finetune_table import CURVES, STARTS, TABLE, TRIALS
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_training_page import figure, values
@@ -181,7 +182,7 @@ def estimate(value: float, half: float) -> Estimate:
 def drawing(ends: list[float]) -> go.Figure:
     visits = np.array([0, 1000])
     curves = [
-        Curve(
+        LearningCurve(
             f"Method number {k} of many",
             (*MARKS, OTHER)[min(k, 4)],
             visits,

@@ -14,19 +14,28 @@ import pytest
 import streamlit as st
 import torch
 
-from app import off_policy
-from app.off_policy import Candidate, is_quick, outside_support, read_selection, same_settings, value
-from app.off_policy_chart import FLOOR, effective_sample
+from app.analysis import off_policy
+from app.analysis.off_policy import (
+    CandidateRow,
+    is_quick,
+    outside_support,
+    read_selection,
+    same_settings,
+    value,
+)
+from app.charts.off_policy import FLOOR, effective_sample
 from app.theme import GREY, MARKS, NOTICE, minus, probability
-from dosing.cli.select import SELECTION
-from dosing.cli.studies import episodes_of, policy_of
 from dosing.errors import UserError
-from dosing.evaluation import read_outcomes
+from dosing.evaluation.outcomes import read_outcomes
+from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.ope.folds import PooledValue
 from dosing.ope.importance import LEAST_SAMPLE
 from dosing.ope.selection import Settings, evaluate_policies
-from dosing.runs import DONE, EPISODES, EVALUATION, read_json, write_json
-from dosing.statistics import Estimate, mean_over_seeds
+from dosing.runs.files import read_json, write_json
+from dosing.runs.folder import DONE, EPISODES, EVALUATION
+from dosing.studies.data import episodes_of
+from dosing.studies.load import policy_of
+from dosing.studies.selected import SELECTION
 from tests.app.test_agents_page import run
 from tests.app.test_charts import texts
 from tests.app.test_pages import run_of, words
@@ -134,7 +143,7 @@ def test_a_selection_is_read_back(full_study: Path) -> None:
     runs = [run(full_study, agent) for agent in ("fttpo", "iql")]
     assert same_settings(found.candidates[1], runs) == runs[0]
     other = {"config": {**runs[0].config["agent_config"], "temperature": 9.0}, "regularisation": {}}
-    assert same_settings(Candidate("x", "fttpo", other, {}), runs) is None
+    assert same_settings(CandidateRow("x", "fttpo", other, {}), runs) is None
     whole = selection(full_study)
     for damaged in ({}, whole | {"candidates": [{}]}, whole | {"patients": "x"}):
         with pytest.raises(UserError, match="not a selection of this version"):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from app.theme import NOTICE
-from dosing.cli.studies import TABLE
-from dosing.comparison import Row
-from dosing.runs import DONE, EVALUATION, read_json
+from dosing.runs.files import read_json
+from dosing.runs.folder import DONE, EVALUATION
+from dosing.studies.comparison_table import Row
+from dosing.studies.naming import TABLE
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import open_app  # noqa: F401
 

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.panels import worth_words
 from app.theme import number
+from app.widgets.recommendation_card import worth_words
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli.studies import TABLE, episodes_of, recommend_from
-from dosing.comparison import Baseline, Row
-from dosing.runs import DONE, RunFolder, find_runs, read_json, write_json
-from dosing.statistics import Estimate
+from dosing.evaluation.statistics import Estimate
+from dosing.runs.files import read_json, write_json
+from dosing.runs.folder import DONE, RunFolder, find_runs
+from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.data import episodes_of
+from dosing.studies.load import recommend_from
+from dosing.studies.naming import TABLE
 from tests.app.test_charts import answer, row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,9 +316,9 @@ def test_a_card_without_an_estimated_constant_says_why() -> None:
 def card_of_one_answer() -> None:
     import streamlit as st
 
-    from app import panels
+    from app.widgets import recommendation_card
 
-    panels.card(st.session_state["answer"], None)
+    recommendation_card.card(st.session_state["answer"], None)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import numpy as np
 
 import agents
-from app.answers import Source, ask, curves, sparse_of
-from app.dose_chart import dose_axis
-from dosing.agent import Problem
+from app.analysis.recommendations import Source, ask, curves, sparse_of
+from app.charts.dose import dose_axis
 from dosing.data.dataset import Transform
 from dosing.policy import DosePolicy
-from dosing.recommendation import Door, Rules
+from dosing.recommendation.records import Recommender, Rules
 from dosing.safety import DoseLimits
+from dosing.types import Problem
 
 STATE = np.linspace(-1.0, 1.0, 8).tolist()
 
@@ -17,7 +17,7 @@ STATE = np.linspace(-1.0, 1.0, 8).tolist()
 def source(name: str) -> Source:
     agent = agents.build(name, {"hidden": (8, 8)}, Problem(8, 1), (0, 1))
     policy = DosePolicy(agent, Transform((0.0,) * 8, (1.0,) * 8, (-1.0,), (1.0,)))
-    return Source(name, "law", Door(policy, Rules(DoseLimits((-1.0,), (1.0,)))))
+    return Source(name, "law", Recommender(policy, Rules(DoseLimits((-1.0,), (1.0,)))))
 
 
 def test_a_point_has_a_dose_and_no_curve() -> None:

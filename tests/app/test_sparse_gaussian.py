@@ -14,11 +14,8 @@ import pytest
 from scipy import stats
 
 import agents
-from app.answers import Answer, Source, ask
-from app.estimate_chart import panels_of_estimates
-from app.load import Run
-from app.tail_chart import DECADES, measures, tail_mass
-from app.tails import (
+from app.analysis.recommendations import Answer, Source, ask
+from app.analysis.tails import (
     CONTRAST,
     Paid,
     Tails,
@@ -32,16 +29,20 @@ from app.tails import (
     twins,
     worst_share,
 )
+from app.charts.estimates import panels_of_estimates
+from app.charts.tails import DECADES, measures, tail_mass
+from app.readers.study import Run
 from app.theme import GREY, MARKS, NOTICE, minus, probability
-from dosing.cli import presets
-from dosing.cli.compare import configurations
-from dosing.cli.studies import door_of, episodes_of
 from dosing.errors import UserError
-from dosing.evaluation import Outcomes, read_outcomes
-from dosing.regularisation import PLAIN
-from dosing.runs import DONE, EPISODES, EVALUATION, RunFolder
-from dosing.statistics import Estimate, cvar, mean_over_seeds, paired_difference
-from dosing.training import TrainingSettings
+from dosing.evaluation.outcomes import Outcomes, read_outcomes
+from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, paired_difference
+from dosing.models.regularisation import PLAIN
+from dosing.runs.folder import DONE, EPISODES, EVALUATION, RunFolder
+from dosing.studies import presets
+from dosing.studies.data import episodes_of
+from dosing.studies.grid import configurations
+from dosing.studies.load import recommender_of
+from dosing.training.offline import TrainingSettings
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
@@ -54,7 +55,9 @@ def both(full_study: Path) -> list[Answer]:
     """FtTPO and IQL, asked about the first recorded state."""
     runs = [run_of(full_study, agent) for agent in ("fttpo", "iql")]
     state = episodes_of(runs[0]).obs[0].tolist()
-    return ask([Source(agent, "law", door_of(run)) for agent, run in zip("ab", runs, strict=True)], state)
+    return ask(
+        [Source(agent, "law", recommender_of(run)) for agent, run in zip("ab", runs, strict=True)], state
+    )
 
 
 def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: list[Answer]) -> None:

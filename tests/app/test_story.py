@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dosing import NOT_FOR_PATIENTS
-from dosing.audit import FILE, AuditLog
+from dosing.recommendation.audit_log import FILE, AuditLog
 from tests.app.served import FLAGS, server, settle
 from tests.app.test_browser import Watched, check_layout, go, visible_doses
 

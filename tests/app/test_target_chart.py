@@ -11,11 +11,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import agents
-from app.target_chart import dose_by_target, grid
+from app.charts.target_return import dose_by_target, grid
 from app.theme import GREY, MARKS, NOTICE, SHADE
-from dosing.cli.studies import episodes_of, obtain_data, policy_of, train_run
-from dosing.runs import RunFolder
-from dosing.training import TrainingSettings
+from dosing.runs.folder import RunFolder
+from dosing.studies.data import episodes_of, obtain_data
+from dosing.studies.load import policy_of
+from dosing.studies.train import train_run
+from dosing.training.offline import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = np.array([[-4.0, 2.0, 6.0], [-4.0, 2.0, 6.0], [-5.0, 2.0, 5.0]])

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dosing.cli.studies import CURVES
-from dosing.runs import find_runs
-from dosing.statistics import interquartile_mean
+from dosing.evaluation.statistics import interquartile_mean
+from dosing.runs.folder import find_runs
+from dosing.studies.naming import CURVES
 from tests.app.test_pages import words
 from tests.app.test_what_if import open_app  # noqa: F401
 

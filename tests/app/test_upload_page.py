@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import batch
+from app.analysis import batch
 from dosing import NOT_FOR_PATIENTS
-from dosing.audit import FILE, AuditLog
-from dosing.cli.studies import door_of, episodes_of
-from dosing.recommendation import STATUSES, names_of, recommend_all
+from dosing.recommendation.audit_log import FILE, AuditLog
+from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.patient_table import wanted
+from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.safety import StepLimit
-from dosing.upload import wanted
+from dosing.studies.data import episodes_of
+from dosing.studies.load import recommender_of
 from tests.app.test_pages import run_of, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,13 +116,13 @@ def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, 
     assert not log.path.exists()  # nothing is answered before columns and units are confirmed
     at.checkbox[0].check().run()
     assert not at.exception
-    door = door_of(run_of(full_study, "fttpo"))
+    door = recommender_of(run_of(full_study, "fttpo"))
     expected = recommend_all(door, states(full_study))
     shown = at.dataframe[2].value
     assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6]
     assert shown["status"].tolist() == [STATUSES[k] for k in expected.status]
     assert shown["status"].tolist()[3:] == ["deferred", "refused", "refused"]
-    assert shown["reasons"].tolist() == [" ".join(names_of(int(code))) for code in expected.codes]
+    assert shown["reasons"].tolist() == [" ".join(reason_names(int(code))) for code in expected.codes]
     np.testing.assert_array_equal(shown["dose"], expected.dose[:, 0])
     np.testing.assert_array_equal(shown["support_low"], expected.low[:, 0])
     assert "**2** refused" in words(at)
@@ -152,7 +154,7 @@ def test_columns_of_other_names_must_be_chosen(opened, full_study: Path) -> None
 
 
 def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Path) -> None:
-    door = door_of(run_of(full_study, "fttpo"))
+    door = recommender_of(run_of(full_study, "fttpo"))
     table = batch.answer(door, states(full_study), None, "a" * 64)
     again = pq.read_table(io.BytesIO(batch.as_parquet(table)))
     assert again.schema.metadata[b"notice"].decode() == NOT_FOR_PATIENTS
@@ -164,7 +166,7 @@ def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Pat
     assert plain["status"].tolist() == again.column("status").to_pylist()
     np.testing.assert_array_equal(plain["dose"], again.column("dose").to_numpy())
     assert plain["dose"].isna().tolist() == [False] * 4 + [True] * 2
-    wide = batch.answer(door_of(run_of(full_study, "iql")), states(full_study), None, "a" * 64)
+    wide = batch.answer(recommender_of(run_of(full_study, "iql")), states(full_study), None, "a" * 64)
     assert wide.schema.metadata[b"support"] == b"central 99 %, not a support"
 
 
@@ -181,7 +183,7 @@ def test_where_nothing_can_be_recorded_the_answers_still_show(
 def test_current_doses_are_asked_for_where_the_scenario_limits_their_change(full_study: Path) -> None:
     from dataclasses import replace
 
-    door = door_of(run_of(full_study, "fttpo"))
+    door = recommender_of(run_of(full_study, "fttpo"))
     assert wanted(door)[1] == []
     stepping = replace(door, rules=replace(door.rules, step=StepLimit((0.1,))))
     (dose,) = wanted(stepping)[1]

@@ -10,16 +10,18 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import roll_chart, roll_outs
-from app.load import Run
+from app.analysis import what_if
+from app.charts import what_if as charts_what_if
+from app.readers.study import Run
 from app.theme import GREY, MARKS, NOTICE
-from dosing.cli import studies
 from dosing.errors import UserError
-from dosing.evaluation import constant, following
-from dosing.runs import CONFIG, find_runs, read_json, write_json
+from dosing.evaluation.rules import constant, following
+from dosing.evaluation.statistics import Estimate
+from dosing.runs.files import read_json, write_json
+from dosing.runs.folder import CONFIG, find_runs
 from dosing.safety import DoseLimits
-from dosing.statistics import Estimate
-from simulator.matched import Candidates, bands, difference
+from dosing.studies import load
+from simulator.cohorts.posterior import Candidates, bands, difference
 from tests.app.test_charts import texts
 from tests.app.test_pages import ROOT, words
 
@@ -31,10 +33,10 @@ TYPED = {"state_from": "typed numbers", "numbers": STATE}
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer candidates than the page draws: the same code, faster."""
-    monkeypatch.setattr(roll_outs, "Candidates", lambda *a, **k: Candidates(*a, **k, count=2**14))
-    roll_outs._candidates.clear()
-    roll_outs._match.clear()
-    roll_outs._follow.clear()
+    monkeypatch.setattr(what_if, "Candidates", lambda *a, **k: Candidates(*a, **k, count=2**14))
+    what_if._candidates.clear()
+    what_if._match.clear()
+    what_if._follow.clear()
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert not at.error
     run = next(r for r in find_runs(full_study) if r.config()["agent"] == "iql")
     matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
-    policy = studies.policy_of(run)
+    policy = load.policy_of(run)
     fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(following(policy), 2)
     said = words(at)
     assert f"Mean return **{minus(fixed.mean_return)}**" in said
@@ -164,14 +166,16 @@ def test_data_from_elsewhere_has_no_patients_to_match(
     assert not at.get("plotly_chart")
 
 
-def strip(limits: tuple[float, ...] = (), unit: str = "1") -> roll_chart.Strip:
+def strip(limits: tuple[float, ...] = (), unit: str = "1") -> what_if.Strip:
     values = np.random.default_rng(0).normal(size=(2, 50, 6))
-    return roll_chart.Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits, steps=True)
+    return what_if.Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits, steps=True)
 
 
 def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     one = strip((-3.0, 3.0), "mg")
-    figure = roll_chart.course("three doses", MARKS[0], [one, one], [roll_chart.common_range([one])] * 2)
+    figure = charts_what_if.course(
+        "three doses", MARKS[0], [one, one], [charts_what_if.common_range([one])] * 2
+    )
     assert figure.layout.title.text == NOTICE
     assert figure.layout.xaxis.title.text == "visits from the chosen state"
     drawn = [t for t in figure.data if t.yaxis == "y2"]
@@ -190,7 +194,7 @@ def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
 def test_differences_show_their_interval_and_what_it_says() -> None:
     better = Estimate(2.0, 1.0, 3.5, 0.95, 300, 3, "t")
     unclear = Estimate(0.2, -1.0, 1.4, 0.95, 300, 1, "t")
-    figure = roll_chart.differences("dose 0.4", [("IQL", MARKS[1], better), ("b", MARKS[2], unclear)])
+    figure = charts_what_if.differences("dose 0.4", [("IQL", MARKS[1], better), ("b", MARKS[2], unclear)])
     first, second = figure.data
     assert (first.x[0], first.error_x.array[0], first.error_x.arrayminus[0]) == (2.0, 1.5, 1.0)
     assert second.y[0] < first.y[0]
@@ -203,15 +207,15 @@ def test_differences_show_their_interval_and_what_it_says() -> None:
 
 def test_typed_doses_are_read_within_the_limits() -> None:
     limits = DoseLimits((0.0,), (5.0,), "mg")
-    assert roll_outs.typed_doses(["0", "2.5", "5"], limits) == [0.0, 2.5, 5.0]
+    assert what_if.typed_doses(["0", "2.5", "5"], limits) == [0.0, 2.5, 5.0]
     with pytest.raises(UserError, match="dose 2 must lie"):
-        roll_outs.typed_doses(["0", "nan"], limits)
+        what_if.typed_doses(["0", "nan"], limits)
     with pytest.raises(UserError, match=r"hard limits 0\.000 mg to 5\.000 mg"):
-        roll_outs.typed_doses(["5.1"], limits)
+        what_if.typed_doses(["5.1"], limits)
 
 
 def test_doses_follow_each_other_and_the_last_one_stays(full_study: Path) -> None:
     folder = find_runs(full_study)[0]
-    world = roll_outs.World.of(Run(folder, folder.config(), None, "x"), 0)  # type: ignore[arg-type]
-    matched = roll_outs.match(world, STATE.split(), 20)
-    assert roll_outs.give(world, matched, [0.5, 0.25]).dose[0, 0].tolist() == [0.5] + [0.25] * 23
+    world = what_if.World.of(Run(folder, folder.config(), None, "x"), 0)  # type: ignore[arg-type]
+    matched = what_if.match(world, STATE.split(), 20)
+    assert what_if.give(world, matched, [0.5, 0.25]).dose[0, 0].tolist() == [0.5] + [0.25] * 23

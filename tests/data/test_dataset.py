@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import cohort
 
 from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from tests.support.samples import cohort
 
 
 def changed(episodes: Episodes, **arrays: Any) -> Episodes:

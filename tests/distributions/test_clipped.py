@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import distributions as oracle
 from torch.distributions import Independent, Normal
 
-from dosing.distributions import Clipped, QGaussian, central_interval
+from dosing.distributions.clipped import Clipped
+from dosing.distributions.q_gaussian import QGaussian
+from dosing.distributions.univariate import central_interval
 from dosing.errors import UserError
+from tests.oracles import distributions as oracle
 
 INDICES = [0.0, 0.5, 1.0, 1.5, 2.0]
 

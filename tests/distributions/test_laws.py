@@ -11,20 +11,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import distributions as oracle
 from scipy import stats
 from torch.distributions import Independent
 
-from dosing.distributions import (
-    QGaussian,
-    ScaledBeta,
-    StudentT,
-    TanhNormal,
-    TruncatedNormal,
-    Univariate,
-    central_interval,
-)
+from dosing.distributions.bounded import TanhNormal, TruncatedNormal
+from dosing.distributions.q_gaussian import QGaussian
+from dosing.distributions.scaled_beta import ScaledBeta
+from dosing.distributions.student_t import StudentT
+from dosing.distributions.univariate import Univariate, central_interval
 from dosing.errors import UserError
+from tests.oracles import distributions as oracle
 
 
 def tensor(*values: float, grad: bool = False) -> torch.Tensor:

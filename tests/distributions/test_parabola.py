@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles.distributions import integral, ks_p_value, q_gaussian
 from scipy.optimize import brentq, minimize
 
 from dosing.distributions.parabola import Parabola, solve
 from dosing.errors import UserError
+from tests.oracles.distributions import integral, ks_p_value, q_gaussian
 
 CASES = [
     # loc, curvature, low, high

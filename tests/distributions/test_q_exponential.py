@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dosing.distributions import exp_q, log_q
+from dosing.distributions.q_exponential import exp_q, log_q
 from dosing.errors import UserError
 
 INDICES = [-2.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.5]

@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import distributions as oracle
 from torch.distributions import Independent, constraints
 
-from dosing.distributions import QGaussian, support_radius
-from dosing.distributions.q_gaussian import from_uniform, n_uniforms
+from dosing.distributions.q_gaussian import QGaussian, from_uniform, n_uniforms, support_radius
 from dosing.errors import UserError
+from tests.oracles import distributions as oracle
 
 INDICES = [-3.0, -1.0, 0.0, 0.5, 0.9, 1.0, 1.2, 1.5, 2.0, 2.5]
 BOUNDED = [q for q in INDICES if q < 1.0]

@@ -10,12 +10,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import distributions as oracle
 from scipy import optimize, special
 
-from dosing.distributions import QGaussian, support_radius
+from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
 from dosing.errors import UserError
+from tests.oracles import distributions as oracle
 
 
 def tensor(value: float) -> torch.Tensor:

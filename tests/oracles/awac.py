@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from oracles import mlp as nets
-from oracles import policies
+from tests.oracles import mlp as nets
+from tests.oracles import policies
 
 
 def losses(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from oracles import deterministic, policies
-from oracles import mlp as nets
+from tests.oracles import deterministic, policies
+from tests.oracles import mlp as nets
 
 
 def losses(

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
-from oracles import spot
+from tests.oracles import mlp as nets
+from tests.oracles import spot
 
 
 def clipped(noise: np.ndarray, most: float) -> list[float]:

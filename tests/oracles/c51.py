@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from oracles import flow_nets
-from oracles import mlp as nets
-from oracles.iqn import MEMBERS, chosen
+from tests.oracles import flow_nets
+from tests.oracles import mlp as nets
+from tests.oracles.iqn import MEMBERS, chosen
 
 
 def logits(params: nets.Arrays, name: str, obs: np.ndarray, act: list[float], member: int) -> list[float]:

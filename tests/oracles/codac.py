@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from oracles import flow_nets, policies
-from oracles import mlp as nets
-from oracles.iqn import MEMBERS, huber, waves
+from tests.oracles import flow_nets, policies
+from tests.oracles import mlp as nets
+from tests.oracles.iqn import MEMBERS, huber, waves
 
 
 def normalised(params: nets.Arrays, name: str, row: list[float], member: int) -> list[float]:

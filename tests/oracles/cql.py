@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
-from oracles import policies
+from tests.oracles import mlp as nets
+from tests.oracles import policies
 
 
 def draw(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
+from tests.oracles import mlp as nets
 
 Tokens = list[list[float]]
 

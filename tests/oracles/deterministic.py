@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
+from tests.oracles import mlp as nets
 
 
 def act(params: nets.Arrays, name: str, obs: np.ndarray) -> list[float]:

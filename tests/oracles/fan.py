@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import flow_nets as flows
-from oracles import mlp as nets
+from tests.oracles import flow_nets as flows
+from tests.oracles import mlp as nets
 
 
 def off_flow(params: nets.Arrays, obs: np.ndarray, dose: flows.Row, eps: np.ndarray, u: float) -> flows.Row:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from oracles import mlp as nets
+from tests.oracles import mlp as nets
 
 Row = list[float]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oracles import flow_nets as flows
-from oracles import mlp as nets
+from tests.oracles import flow_nets as flows
+from tests.oracles import mlp as nets
 
 
 def losses(

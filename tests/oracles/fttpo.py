@@ -37,8 +37,8 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import psi
 
-from oracles import mlp as nets
-from oracles.policies import Normal, executed, softplus
+from tests.oracles import mlp as nets
+from tests.oracles.policies import Normal, executed, softplus
 
 MEAN_LIMIT = 0.999
 NARROWEST = 1e-3  # the smallest half-width, as a fraction of the room up to the box; 1 - this is the largest

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import flow_nets as flows
-from oracles import mlp as nets
+from tests.oracles import flow_nets as flows
+from tests.oracles import mlp as nets
 
 
 def state_value(params: nets.Arrays, obs: np.ndarray) -> float:

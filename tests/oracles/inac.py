@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
-from oracles import policies
+from tests.oracles import mlp as nets
+from tests.oracles import policies
 
 
 def soft_value(params: nets.Arrays, obs: np.ndarray, uniform: np.ndarray, config: dict[str, Any]) -> float:

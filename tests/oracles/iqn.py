@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import flow_nets
-from oracles import mlp as nets
+from tests.oracles import flow_nets
+from tests.oracles import mlp as nets
 
 MEMBERS = 2
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import mlp as nets
-from oracles import policies
+from tests.oracles import mlp as nets
+from tests.oracles import policies
 
 
 def law(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import bcq, spot
-from oracles import mlp as nets
+from tests.oracles import bcq, spot
+from tests.oracles import mlp as nets
 
 
 def dose(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from oracles import mlp as nets
+from tests.oracles import mlp as nets
 
 EDGE = 1e-6
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from oracles import mlp as nets
+from tests.oracles import mlp as nets
 
 EDGE = 1e-4  # legal doses are [-1 + EDGE, 1 - EDGE]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(6)

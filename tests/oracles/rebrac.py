@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import deterministic
-from oracles import mlp as nets
+from tests.oracles import deterministic
+from tests.oracles import mlp as nets
 
 
 def action_values(params: nets.Arrays, name: str, obs: np.ndarray, act: list[float]) -> list[float]:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from oracles import deterministic
-from oracles import mlp as nets
+from tests.oracles import deterministic
+from tests.oracles import mlp as nets
 
 
 def latent(params: nets.Arrays, obs: np.ndarray, act: list[float]) -> tuple[list[float], list[float]]:

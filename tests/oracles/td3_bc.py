@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oracles import deterministic
-from oracles import mlp as nets
+from tests.oracles import deterministic
+from tests.oracles import mlp as nets
 
 
 def losses(

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from oracles import flow_nets
-from oracles import mlp as nets
-from oracles.iqn import MEMBERS, chosen
+from tests.oracles import flow_nets
+from tests.oracles import mlp as nets
+from tests.oracles.iqn import MEMBERS, chosen
 
 STEP = 1e-3
 """Distance of the five points of the slope."""

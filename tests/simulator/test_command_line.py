@@ -9,7 +9,7 @@ import pytest
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes
 from simulator.__main__ import main
-from simulator.generate import simulate
+from simulator.cohorts.generate import simulate
 from simulator.registry import SCENARIOS
 
 ENV_ID = "dosing/Treatment-v0"

@@ -1,7 +1,14 @@
 import numpy as np
 from scipy import stats
 
-from simulator.covariance import contrasts, correlate, lkj_rows, matrices, published_rows, shared_lkj_factor
+from simulator.engine.covariance import (
+    contrasts,
+    correlate,
+    lkj_rows,
+    matrices,
+    published_rows,
+    shared_lkj_factor,
+)
 
 RNG = np.random.default_rng(7)
 N = 20_000

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 import simulator
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
-from simulator import core
+from simulator.engine import batch
 from simulator.environment import CohortEnv, PatientEnv
 from simulator.registry import SCENARIOS
 
@@ -113,7 +113,7 @@ def test_a_patient_is_the_same_in_every_cohort_and_chunk(
     variant: str, options: dict[str, Any], patient: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(core, "GROUP", 32)  # three groups of blocks, the last one smaller
+        patch.setattr(batch, "GROUP", 32)  # three groups of blocks, the last one smaller
         whole = course(20_000, 0, slice(patient, patient + 3), variant=variant, **options)
     for n, before in ((3, 0), (50, 10), (9000, 40), (patient + 3, patient)):
         part = course(n, patient - before, slice(before, before + 3), variant=variant, **options)

@@ -10,9 +10,9 @@ import pytest
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
-from simulator import generate
-from simulator.generate import simulate, simulate_to
-from simulator.policies import EpsilonGreedy
+from simulator.behaviour_policies import EpsilonGreedy
+from simulator.cohorts import generate
+from simulator.cohorts.generate import simulate, simulate_to
 
 ENV_ID = "dosing/Treatment-v0"
 
@@ -156,7 +156,7 @@ def test_wrong_requests_are_refused(change: dict[str, Any], message: str) -> Non
 def test_ten_million_visits_stream_in_constant_memory(tmp_path: Path) -> None:
     program = """
 import re, sys
-from simulator.generate import simulate_to
+from simulator.cohorts.generate import simulate_to
 peaks = []
 for patients in (20_000, 416_667):
     stored = simulate_to(sys.argv[1], "dosing/Treatment-v0", patients=patients)

@@ -5,7 +5,7 @@ from math import exp, tanh
 import numpy as np
 import pytest
 
-from simulator.core import Core
+from simulator.engine.batch import Core
 from simulator.environment import CohortEnv
 from simulator.registry import SCENARIOS
 

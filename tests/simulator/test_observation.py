@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from simulator.engine.observation import REALISM
 from simulator.environment import CohortEnv
-from simulator.observation import REALISM
 
 ENV_ID = "dosing/Treatment-v0"
 N = 4000

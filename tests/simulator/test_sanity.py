@@ -6,12 +6,12 @@ The figures are rounded as printed (the last term of each margin) and have a sam
 import numpy as np
 import pytest
 
-from simulator.core import Core
+from simulator.bounds.expected_reward import expected_return, known_patients
+from simulator.bounds.optimal import myopic_doses
+from simulator.engine.batch import Core
+from simulator.engine.rng import BLOCK
 from simulator.environment import CohortEnv
-from simulator.expectation import expected_return, known_patients
-from simulator.oracle import myopic_doses
 from simulator.registry import SCENARIOS
-from simulator.streams import BLOCK
 
 TREATMENT = "dosing/Treatment-v0"
 

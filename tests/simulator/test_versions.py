@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simulator.generate import simulate
+from simulator.cohorts.generate import simulate
 from simulator.registry import SCENARIOS
 
 # (version, mean observation, mean dose, mean reward) of 300 patients, 6 visits, titration, realism 5, seed 0

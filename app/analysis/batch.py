@@ -1,0 +1,59 @@
+"""Answers to a table of states that somebody brings, and files of them to take away. No Streamlit."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from dosing.recommendation.answers_table import answers_schema, answers_table
+from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.reasons import STATUSES
+from dosing.recommendation.records import Recommender
+from dosing.types import Array
+
+
+def answer(door: Recommender, states: Array, current: Array | None, source: str) -> pa.Table:
+    """Ask the guarded door about every row; the table is that of ``recommend --in``, rows from 1.
+
+    Args:
+        door: policy, rules and monitor.
+        states: ``[M, O]``; a missing number is NaN and refuses its row.
+        current: ``[M, A]`` doses given now, where they are needed.
+        source: SHA-256 of the file that the rows came in.
+    """
+    found = recommend_all(door, states, current)
+    schema = answers_schema(door, source)
+    exact = {bounded for _, bounded in found.kinds}
+    words = {frozenset({True}): "exact", frozenset({False}): "central 99 %, not a support"}
+    about = {"rows": "counted from 1", "support": words.get(frozenset(exact), "none")}
+    return answers_table(found, 1, schema.with_metadata({**(schema.metadata or {}), **about}))
+
+
+def statuses(table: pa.Table) -> dict[str, int]:
+    """How many rows have each status."""
+    told = table.column("status").cast(pa.string()).to_pylist()
+    return {status: told.count(status) for status in STATUSES}
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """A parquet file; the notice is in its metadata."""
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def as_csv(table: pa.Table) -> bytes:
+    """A CSV file; its first line, a comment, holds the notice and what the answers rest on."""
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    words = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
+    out = io.BytesIO()
+    out.write(f"# dosing {json.dumps(about)}\n".encode())
+    for name in words:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table.column(name).cast(pa.string()))
+    pa_csv.write_csv(table, out)
+    return out.getvalue()

@@ -1,0 +1,116 @@
+"""Visits as tables, quantities and files to take away; simulating a cohort within a bound. No Streamlit."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dosing import NOT_FOR_PATIENTS
+from dosing.data.store import Episodes, write_episodes
+from dosing.evaluation.statistics import Estimate, mean_over_seeds
+from dosing.safety import LIMITED_BY
+from dosing.types import AnyArray
+from simulator.cohorts.generate import simulate
+from simulator.environment import EnvOptions
+
+MOST_PATIENTS, MOST_VISITS = 10_000, 240_000
+"""Largest cohort that the dashboard simulates, in patients and in visits of all of them: under a second."""
+
+SHOWN = 16
+"""Observed entries drawn as histograms; a history has many more."""
+
+
+def most_patients(env_id: str, variant: str) -> int:
+    """Largest cohort of a scenario that stays within both bounds."""
+    steps = EnvOptions.of(env_id, {"variant": variant}).steps
+    return min(MOST_PATIENTS, MOST_VISITS // steps)
+
+
+def cohort(env_id: str, variant: str, patients: int, seed: int, policy: str, realism: int) -> Episodes:
+    """Simulate a cohort; see ``simulator.cohorts.generate.simulate``."""
+    return simulate(env_id, patients=patients, policy=policy, seed=seed, variant=variant, realism=realism)
+
+
+def quantity_names(episodes: Episodes) -> list[str]:
+    """Names of the observed entries."""
+    names = episodes.metadata.get("obs_names") or [f"s{i + 1}" for i in range(episodes.obs.shape[1])]
+    return [str(name) for name in names]
+
+
+def head(episodes: Episodes, rows: int) -> pd.DataFrame:
+    """The first visits as a table with the names of the file; visits count from 1."""
+    part = slice(0, rows)
+    frame = pd.DataFrame({"patient": episodes.episode[part], "visit": episodes.step[part] + 1})
+    frame[quantity_names(episodes)] = episodes.obs[part].round(3)
+    dose = str(episodes.metadata.get("dose_name", "dose"))
+    for k in range(episodes.act.shape[1]):
+        name = dose if episodes.act.shape[1] == 1 else f"{dose} {k + 1}"
+        frame[f"{name} requested"] = episodes.act_requested[part, k].round(3)
+        frame[f"{name} given"] = episodes.act[part, k].round(3)
+    frame["held by"] = [LIMITED_BY[code] or "\N{EM DASH}" for code in episodes.limited_by[part]]
+    frame["reward"] = episodes.reward[part].round(3)
+    frame["cost"] = episodes.cost[part].round(3)
+    return frame
+
+
+def quantities(episodes: Episodes) -> list[Quantity]:
+    """Observed entries (at most :data:`SHOWN`), doses given and rewards, one value per visit."""
+    meta, names = episodes.metadata, quantity_names(episodes)
+    units = [str(unit) for unit in meta.get("obs_units") or ["1"] * len(names)]
+    states = [
+        Quantity(name, unit, episodes.obs[:, k])
+        for k, (name, unit) in enumerate(zip(names, units, strict=True))
+    ]
+    low, high, unit = meta["action_low"], meta["action_high"], str(meta.get("dose_unit", "1"))
+    name, width = str(meta.get("dose_name", "dose")), episodes.act.shape[1]
+    doses = [
+        Quantity(
+            f"{name} given" if width == 1 else f"{name} {k + 1} given",
+            unit,
+            episodes.act[:, k],
+            (float(low[k]), float(high[k])),
+        )
+        for k in range(width)
+    ]
+    return [*states[:SHOWN], *doses, Quantity("reward", "1", episodes.reward)]
+
+
+def mean_return(episodes: Episodes) -> Estimate | None:
+    """Mean undiscounted return of the patients; None for one patient, who has no interval."""
+    returns = pd.Series(episodes.reward.astype(np.float64)).groupby(episodes.episode).sum().to_numpy()
+    return mean_over_seeds(returns) if len(returns) > 1 else None
+
+
+def patient_rows(episodes: Episodes, place: int) -> np.ndarray:
+    """Rows of the patient at this place of the file, from 1."""
+    return np.flatnonzero(episodes.episode == np.unique(episodes.episode)[place - 1])
+
+
+def export(episodes: Episodes, suffix: str) -> bytes:
+    """The visits as a file, ``.parquet`` or ``.csv``, with the notice in its metadata."""
+    noticed = replace(episodes, metadata={**episodes.metadata, "notice": NOT_FOR_PATIENTS})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"visits{suffix}"
+        write_episodes(noticed, path)
+        return path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One column of the visits.
+
+    Attributes:
+        name: of the quantity.
+        unit: its unit.
+        values: one per visit ``[M]``.
+        limits: levels drawn as lines, such as the hard limits of a dose.
+    """
+
+    name: str
+    unit: str
+    values: AnyArray
+    limits: tuple[float, ...] = ()

@@ -1,0 +1,195 @@
+"""Returns estimated from recorded visits alone, and what the estimates rest on. No Streamlit here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.readers.study import Run
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate
+from dosing.ope.folds import PooledValue
+from dosing.ope.importance import WeightDiagnostics, density_ratios, windowed_weights
+from dosing.ope.selection import PolicyValue, Settings, evaluate_policies
+from dosing.ope.targets import target
+from dosing.ope.trajectories import Trajectories
+from dosing.policy import DosePolicy
+from dosing.types import Array
+
+ESTIMATORS = {
+    "fqe": "fitted Q evaluation",
+    "neural_fqe": "neural fitted Q evaluation",
+    "wis": "weighted importance sampling",
+    "wis_window": "importance sampling, last two visits",
+    "wdr": "weighted doubly robust",
+}
+"""What estimators are called on screen."""
+GENERATED = ("samples", "point_set")
+"""Kinds of dose sets that take many passes through a network at every visit: minutes for all of them."""
+
+
+def is_quick(policy: DosePolicy, episodes: Episodes) -> bool:
+    """Whether an estimate takes less than a second."""
+    one = np.broadcast_to(episodes.obs[:1], (len(policy.seeds), 1, episodes.obs.shape[1]))
+    return policy.dose_set(one).kind not in GENERATED
+
+
+@dataclass(frozen=True)
+class Valued:
+    """One agent valued from recorded visits.
+
+    Attributes:
+        policy: its estimates, each a number with an interval or the reason why there is none.
+        constant: those of the constant dose estimated from the same visits.
+        sample: effective sample size at every visit ``[S, H]``.
+        refused: why no importance weights are known; empty where they are.
+        outside: share of the recorded doses outside the exact support ``[S]``; None for a law without one.
+        patients: recorded.
+    """
+
+    policy: PolicyValue
+    constant: PolicyValue
+    sample: Array | None
+    refused: str
+    outside: Array | None
+    patients: int
+
+
+def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -> Valued:
+    """Estimate an agent's return from visits that it was trained on.
+
+    Args:
+        name: of the agent.
+        policy: the trained stack.
+        episodes: the recorded visits.
+        sampled: doses are drawn from its law; else its recommended dose is given.
+
+    Raises:
+        UserError: the visits or the agent cannot be evaluated so.
+    """
+    settings = Settings(estimators=("fqe", "wis", "wis_window"), sampled=sampled)
+    found = evaluate_policies(episodes, [(name, policy)], settings)
+    data = Trajectories.from_episodes(episodes)
+    sample, refused = None, ""
+    try:
+        ratios = density_ratios(
+            data, target(policy, data.transform, sampled=sampled, bandwidth=settings.bandwidth)
+        )
+        windowed = windowed_weights(ratios, settings.window)
+        weights = WeightDiagnostics.of(ratios.cumprod(-1), windowed.reshape(len(windowed), -1))
+        sample = weights.effective_sample
+    except UserError as error:
+        refused = str(error)
+    constant, own = found.policies
+    return Valued(own, constant, sample, refused, outside_support(policy, episodes), found.patients)
+
+
+def outside_support(policy: DosePolicy, episodes: Episodes) -> Array | None:
+    """Share ``[S]`` of the recorded doses to which a policy with an exact interval gives density 0.
+
+    None for a policy without an interval: one that gives one dose, draws, or every dose some density.
+    """
+    obs = np.broadcast_to(episodes.obs, (len(policy.seeds), *episodes.obs.shape))
+    if policy.dose_set(obs[:, :1]).kind != "interval":
+        return None
+    sets = policy.dose_set(obs)
+    beyond = (episodes.act < sets.low) | (episodes.act > sets.high)
+    return np.asarray(beyond.any(-1).mean(1))
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One line of ``selection.json``.
+
+    Attributes:
+        name: agent, law and settings; "constant dose" for what the others have to beat.
+        agent: registry key; empty for the constant dose.
+        fields: its settings as JSON holds them.
+        values: by estimator.
+    """
+
+    name: str
+    agent: str
+    fields: Mapping[str, Any]
+    values: Mapping[str, PooledValue]
+
+
+@dataclass(frozen=True)
+class SelectionTable:
+    """What ``python -m dosing select`` left in the study folder.
+
+    Attributes:
+        candidates: the constant dose first, then as the file orders them.
+        verdict: the finding in one sentence.
+        decided_by: the estimator that decides.
+        patients: recorded, each valued by policies that have not seen it.
+        horizon: visits of the return.
+        behaviour: where the density of the recorded doses comes from.
+        notes: what a reader has to know besides.
+    """
+
+    candidates: tuple[CandidateRow, ...]
+    verdict: str
+    decided_by: str
+    patients: int
+    horizon: int
+    behaviour: str
+    notes: tuple[str, ...]
+
+
+def read_selection(content: Mapping[str, Any], source: str) -> SelectionTable:
+    """Read the JSON of a selection.
+
+    Args:
+        content: of the file.
+        source: where it is, for the error.
+
+    Raises:
+        UserError: something is missing or not what it should be.
+    """
+    try:
+        constant = CandidateRow("constant dose", "", {}, _values(content["constant"]["values"]))
+        tried = tuple(
+            CandidateRow(str(c["name"]), str(c["agent"]), c, _values(c["values"]))
+            for c in content["candidates"]
+        )
+        return SelectionTable(
+            (constant, *tried),
+            str(content["verdict"]),
+            str(content["decided_by"]),
+            int(content["patients"]),
+            int(content["horizon"]),
+            str(content["behaviour"]),
+            tuple(map(str, content["notes"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source} is not a selection of this version ({error!r}); select again.") from error
+
+
+def _values(content: Mapping[str, Mapping[str, Any]]) -> dict[str, PooledValue]:
+    def one(fields: Mapping[str, Any]) -> PooledValue:
+        numbers = {k: Estimate(**v) if (v := fields[k]) else None for k in ("estimate", "difference")}
+        return PooledValue(
+            **numbers,
+            verdict=fields["verdict"],
+            folds=tuple(fields["folds"]),
+            refused=fields["refused"],
+        )
+
+    return {name: one(fields) for name, fields in content.items()}
+
+
+def same_settings(candidate: CandidateRow, runs: Sequence[Run]) -> Run | None:
+    """The one run of the study with a candidate's agent and settings; None where there is not one."""
+    found = [
+        run
+        for run in runs
+        if run.config["agent"] == candidate.agent
+        and run.config["agent_config"] == candidate.fields["config"]
+        and run.config.get("regularisation", {}) == candidate.fields["regularisation"]
+    ]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,185 @@
+"""What every chosen policy says about one state, through the guarded door and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.theme import Mark, mark
+from dosing.policy import DosePolicy
+from dosing.recommendation.recommender import recommend
+from dosing.recommendation.records import Recommendation, Recommender
+from dosing.safety import DoseLimits
+from dosing.studies.comparison_table import Row
+from dosing.types import Array
+
+POINTS = 401
+"""Grid points over the whole dose axis; each seed's own interval gets further ones."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A policy to ask: its name on screen, the door it is asked through and what it is worth."""
+
+    name: str
+    family: str
+    door: Recommender
+    measured: Row | None = None
+
+    @property
+    def policy(self) -> DosePolicy:
+        """The policy behind the door."""
+        return self.door.policy
+
+    @property
+    def limits(self) -> DoseLimits:
+        """Hard dose limits."""
+        return self.door.rules.limits
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """Names of the observed entries."""
+        return tuple(entry.name for entry in self.door.rules.entries)
+
+
+Piece = tuple[float, float]
+"""One interval of doses."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One policy's recommendation, with how it is drawn.
+
+    Attributes:
+        source: the policy that was asked.
+        mark: colour, dash and marker.
+        found: dose or refusal.
+        outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
+            over dose dimensions; None without one or after a refusal.
+    """
+
+    source: Source
+    mark: Mark
+    found: Recommendation
+    outside_sparse: float | None = None
+
+    def pieces(self, dimension: int) -> list[Piece]:
+        """The doses that some seed could give: one interval, or several where the seeds are apart.
+
+        Without a bounded support it is the one interval that holds every seed's central 99 %.
+        """
+        if self.found.support is None:
+            return []
+        if not self.found.bounded:
+            return [(self.found.support[0][dimension], self.found.support[1][dimension])]
+        merged: list[Piece] = []
+        for low, high in sorted((s.low[dimension], s.high[dimension]) for s in self.found.seeds):
+            if merged and low <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+            else:
+                merged.append((low, high))
+        return merged
+
+    @property
+    def point(self) -> bool:
+        """Whether every seed gives one dose and no other: a deterministic policy."""
+        return all(s.low == s.high for s in self.found.seeds)
+
+
+@dataclass(frozen=True)
+class DensityCurve:
+    """Densities of one policy over one dose dimension: the policy's own, and others by name."""
+
+    dose: Array
+    density: Array
+    extra: dict[str, Array]
+
+
+def sparse_of(answers: Sequence[Answer]) -> Answer | None:
+    """The first answer with a bounded interval: the one the others are measured against."""
+    return next((a for a in answers if a.found.bounded and not a.point), None)
+
+
+def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
+    """Ask every policy for a recommendation at one state.
+
+    Args:
+        sources: the policies, in the order of their marks.
+        state: as many numbers as the scenario observes; anything else is refused by the door.
+    """
+    answers = [
+        Answer(
+            source,
+            mark(index),
+            recommend(source.door, state),
+        )
+        for index, source in enumerate(sources)
+    ]
+    sparse = sparse_of(answers)
+    if sparse is None:
+        return answers
+    return [replace(a, outside_sparse=_outside(a, sparse)) if a.found.dose else a for a in answers]
+
+
+def _outside(answer: Answer, sparse: Answer) -> float:
+    """Mean over seeds of the probability outside the sparse policy's set, largest over dose dimensions."""
+    policy, width = answer.source.policy, answer.source.limits.n_act
+    obs = np.broadcast_to(_obs(answer.found), (len(policy.seeds), 1, len(answer.found.state)))
+    largest = 0.0
+    for dimension in range(width):
+        pieces = sparse.pieces(dimension)
+        # Outside a union of k disjoint intervals: the sum of what is outside each, less k - 1.
+        each = [policy.mass_outside(obs, np.full(width, lo), np.full(width, hi)) for lo, hi in pieces]
+        outside = np.sum(each, axis=0)[:, 0, dimension] - (len(pieces) - 1)
+        largest = max(largest, float(np.maximum(outside, 0.0).mean()))
+    return largest
+
+
+def _obs(found: Recommendation) -> npt.NDArray[np.float32]:
+    return np.asarray(found.state, dtype=np.float32)
+
+
+def dose_range(answers: Sequence[Answer], dimension: int) -> tuple[float, float]:
+    """Ends of the dose axis: the hard limits with a margin, widened to the intervals on screen.
+
+    It never reaches further than one width of the limits beyond each limit, so that a very wide law cannot
+    shrink what lies between the limits to a sliver; numbers beside the chart stay complete.
+    """
+    limits = answers[0].source.limits
+    low, high = limits.low[dimension], limits.high[dimension]
+    width = high - low
+    ends = [a.found.support for a in answers if a.found.support is not None]
+    left = min([low - 0.1 * width, *(e[0][dimension] - 0.05 * width for e in ends)])
+    right = max([high + 0.1 * width, *(e[1][dimension] + 0.05 * width for e in ends)])
+    return max(left, low - width), min(right, high + width)
+
+
+def curves(answers: Sequence[Answer], dimension: int) -> list[DensityCurve | None]:
+    """Density of every answer over the dose axis of one dimension; None for a refusal and for a point."""
+    if not answers:
+        return []
+    left, right = dose_range(answers, dimension)
+    return [
+        _curve(a, dimension, left, right)
+        if a.found.dose and a.source.policy.has_density(_obs(a.found))
+        else None
+        for a in answers
+    ]
+
+
+def _curve(answer: Answer, dimension: int, left: float, right: float) -> DensityCurve:
+    # Each seed's own interval, densest at its ends: a bounded density leaves zero steeply there.
+    fraction = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 61))
+    own = [s.low[dimension] + (s.high[dimension] - s.low[dimension]) * fraction for s in answer.found.seeds]
+    grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), *own]))
+    grid = grid[(grid >= left) & (grid <= right)]
+    policy, obs = answer.source.policy, _obs(answer.found)
+    middle = 0.5 * (np.asarray(answer.source.limits.low) + np.asarray(answer.source.limits.high))
+    dose = np.tile(middle, (len(grid), 1))  # [K, A]
+    dose[:, dimension] = grid
+    extra = {name: y[:, dimension] for name, y in policy.extra_densities(obs, dose).items()}
+    return DensityCurve(grid, policy.density(obs, dose)[:, dimension], extra)

@@ -1,0 +1,166 @@
+"""Tails of two laws on one dose axis, and what their evaluated patients paid. No Streamlit here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.analysis.recommendations import POINTS, Answer, dose_range
+from app.readers.study import Run
+from dosing.errors import UserError
+from dosing.evaluation.outcomes import Outcomes
+from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, paired_difference
+from dosing.studies import presets
+from dosing.types import Array
+
+CONTRAST = "sparse-vs-gaussian"
+"""Preset that trains every agent twice, with laws that differ and nothing else."""
+SHARES = (0.01, 0.05, 0.1)
+"""Shares of the patients that are called the worst: the smallest that holds one patient of every seed."""
+
+
+def is_sparse(run: Run) -> bool:
+    """Whether the law of a run's policy has a bounded interval as support."""
+    return "sparse" in run.family
+
+
+def is_gaussian(run: Run) -> bool:
+    """Whether the law of a run's policy is a Gaussian, clipped or squashed."""
+    return "Gaussian" in run.family and not is_sparse(run)
+
+
+def twins(one: Run, other: Run) -> bool:
+    """Whether two runs differ in nothing but the law of their policy, the contrast of :data:`CONTRAST`."""
+    contrast = presets.find(CONTRAST).contrast
+    law = set(contrast.fields) if contrast else set()
+
+    def rest(run: Run) -> dict[str, object]:
+        own = {name: value for name, value in run.config["agent_config"].items() if name not in law}
+        kept = ("agent", "seeds", "training", "regularisation", "transform")
+        return {name: run.config.get(name) for name in kept} | {"settings": own, "data": run.data}
+
+    return rest(one) == rest(other)
+
+
+def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, int]:
+    """Places of the two runs to begin with: the first :func:`twins`, else FtTPO and IQL, else the first."""
+    for i, one in enumerate(sparse):
+        for j, other in enumerate(gaussian):
+            if twins(one, other):
+                return i, j
+
+    def place(runs: Sequence[Run], agent: str) -> int:
+        return next((k for k, run in enumerate(runs) if run.config["agent"] == agent), 0)
+
+    return place(sparse, "fttpo"), place(gaussian, "iql")
+
+
+@dataclass(frozen=True)
+class Tails:
+    """How probable doses as extreme as K given ones are under one agent's law.
+
+    Attributes:
+        answer: the agent and its recommendation.
+        dose: ``[K]`` ascending, in dose units.
+        mass: ``[S, K]``: probability of a dose at least as far out on the same side of the seed's own
+            recommended dose, before any clipping; exactly 0 beyond a bounded support.
+    """
+
+    answer: Answer
+    dose: Array
+    mass: Array
+
+    @property
+    def mean(self) -> Array:
+        """Mean over seeds ``[K]``."""
+        return np.asarray(self.mass.mean(0))
+
+
+def tails(answers: Sequence[Answer], dimension: int) -> list[Tails]:
+    """Tails of every answer with a dose over the dose axis that they share."""
+    left, right = dose_range(answers, dimension)
+    found = []
+    for answer in answers:
+        if answer.found.dose is None:
+            continue
+        limits = [limit[dimension] for limit in answer.found.limits]
+        fraction = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 121))  # densest at the ends of a support
+        own = [
+            seed.low[dimension] + (seed.high[dimension] - seed.low[dimension]) * fraction
+            for seed in answer.found.seeds
+        ]
+        grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), limits, *own]))
+        grid = grid[(grid >= left) & (grid <= right)]
+        found.append(Tails(answer, grid, _mass(answer, grid, dimension)))
+    return found
+
+
+def _mass(answer: Answer, grid: Array, dimension: int) -> Array:
+    policy, state = answer.source.policy, np.asarray(answer.found.state, dtype=np.float32)
+    width, seeds = answer.source.limits.n_act, len(policy.seeds)
+    obs = np.broadcast_to(state, (seeds, len(grid), len(state)))
+    edge, end = np.tile(grid[:, None], (1, width)), np.full((len(grid), width), np.inf)
+    below = policy.mass_outside(obs, edge, end)[..., dimension]
+    above = policy.mass_outside(obs, -end, edge)[..., dimension]
+    own = np.array([[seed.dose[dimension]] for seed in answer.found.seeds])
+    return np.where(grid < own, below, above)
+
+
+def outside(answer: Answer, low: Sequence[float], high: Sequence[float]) -> Array:
+    """Probability ``[S]`` outside an interval of doses at the answer's state, largest over dimensions."""
+    policy, state = answer.source.policy, np.asarray(answer.found.state, dtype=np.float32)
+    obs = np.broadcast_to(state, (len(policy.seeds), 1, len(state)))
+    return np.asarray(policy.mass_outside(obs, np.asarray(low), np.asarray(high))[:, 0].max(-1))
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What giving doses by one rule cost an agent's evaluated patients.
+
+    Attributes:
+        cost: safety events of a patient.
+        worst: mean return of the worst :func:`worst_share` of the patients; None where that is nobody.
+        limited: per cent of a patient's doses held at a hard limit.
+    """
+
+    cost: Estimate
+    worst: Estimate | None
+    limited: Estimate
+
+
+def worst_share(patients: int) -> float | None:
+    """The smallest of :data:`SHARES` that holds a whole patient."""
+    return next((share for share in SHARES if share * patients >= 1.0), None)
+
+
+def paid(outcome: Outcomes) -> Paid:
+    """Measure one rule's outcomes.
+
+    Raises:
+        UserError: they have no interval, such as one patient of one seed.
+    """
+    share = worst_share(outcome.returns.shape[1])
+    return Paid(
+        mean_over_seeds(outcome.cost),
+        cvar(outcome.returns, share) if share else None,
+        mean_over_seeds(100.0 * outcome.limited),
+    )
+
+
+def differences(
+    first: Mapping[str, Outcomes], second: Mapping[str, Outcomes], rule: str
+) -> dict[str, Estimate]:
+    """The first agent minus the second under one rule, paired by patient; by measure.
+
+    Raises:
+        UserError: they were evaluated on different patients.
+    """
+    one, other = first[rule], second[rule]
+    if one.seeds != other.seeds or one.returns.shape != other.returns.shape:
+        raise UserError("they were evaluated on different patients, so their difference is not paired.")
+    return {
+        "return": paired_difference(one.returns, other.returns),
+        "cost": paired_difference(one.cost, other.cost),
+    }

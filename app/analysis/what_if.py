@@ -1,0 +1,181 @@
+"""Choices of doses and their roll-outs on patients matched to a state, kept while they can be asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app.readers import study
+from app.readers.study import Run
+from app.theme import number, with_unit
+from dosing.errors import UserError
+from dosing.evaluation.rules import constant, following
+from dosing.policy import DosePolicy
+from dosing.safety import DoseLimits
+from dosing.studies import scenarios
+from dosing.types import Array
+from simulator.cohorts.posterior import Candidates, PosteriorPatients, Trajectories, bands
+
+RETURN, DOSE, ALL = "return so far", "dose given", "all observed states"
+"""Names of strips, and the choice of every state at once."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a run's patients come from.
+
+    Attributes:
+        env_id: of the scenario.
+        options: of the environment, as JSON: a key for the caches.
+        seed: of the replication.
+        names: of the observed states.
+        limits: hard limits of the dose.
+        visits: of a course.
+    """
+
+    env_id: str
+    options: str
+    seed: int
+    names: tuple[str, ...]
+    limits: DoseLimits
+    visits: int
+
+    @classmethod
+    def of(cls, run: Run, seed: int) -> World:
+        """The scenario that the run was trained on.
+
+        Raises:
+            UserError: its data came from no simulator here, or from one without patients.
+        """
+        factory = scenarios.factory_of(run.folder)
+        if not isinstance(factory, scenarios.Factory):
+            raise UserError(f"{factory.env_id} has episodes, not patients: nobody can be matched to a state.")
+        names = tuple(str(name) for name in run.config.get("obs_names") or ())
+        options = json.dumps(factory.options, sort_keys=True)
+        return cls(factory.env_id, options, seed, names, factory.limits, factory.horizon)
+
+
+def match(world: World, state: Sequence[Any], n: int) -> PosteriorPatients:
+    """Up to n patients who could show the state; see ``simulator.cohorts.posterior``.
+
+    Raises:
+        UserError: no state, nobody could show it, or the scenario cannot be matched.
+    """
+    try:
+        numbers = tuple(float(value) for value in state)
+    except ValueError:
+        raise UserError(
+            f"a state is {len(world.names)} numbers, got {' '.join(map(str, state))!r}."
+        ) from None
+    return _match(world, numbers, n)
+
+
+@st.cache_resource(show_spinner="Drawing simulated patients", max_entries=2)
+def _candidates(world: World) -> Candidates:
+    return Candidates(world.env_id, world.seed, **json.loads(world.options))
+
+
+@st.cache_resource(show_spinner="Looking for patients who could show this state", max_entries=16)
+def _match(world: World, state: tuple[float, ...], n: int) -> PosteriorPatients:
+    return _candidates(world).match(state, n)
+
+
+def give(world: World, matched: PosteriorPatients, doses: Sequence[float]) -> Trajectories:
+    """Give doses visit by visit, the last one from then on."""
+    wanted = np.asarray([*doses, *[doses[-1]] * world.visits], dtype=np.float64)
+    if len(set(doses)) == 1:
+        return matched.roll_out(constant(doses[0]))
+
+    def act(obs: Any, visit: int) -> Any:
+        return np.full((*obs.shape[:2], 1), wanted[visit])
+
+    return matched.roll_out(act)
+
+
+def follow(world: World, state: Sequence[Any], matched: PosteriorPatients, run: Run) -> Trajectories:
+    """Give the recommended dose of every training seed of a run.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    door = study.door(run)
+    return _follow(world, tuple(map(float, state)), matched.n, str(door.provenance["weights"]), door.policy)
+
+
+@st.cache_resource(show_spinner="Following the policy", max_entries=24)
+def _follow(
+    world: World, state: tuple[float, ...], n: int, weights: str, _policy: DosePolicy
+) -> Trajectories:
+    """The roll-out of one policy; ``weights`` is the hash by which the cache knows it."""
+    return _match(world, state, n).roll_out(following(_policy), len(_policy.seeds))
+
+
+def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:
+    """Doses as typed, within the hard limits.
+
+    Raises:
+        UserError: one of them is no finite number or lies outside the limits.
+    """
+    doses = []
+    for position, word in enumerate(words, 1):
+        try:
+            dose = float(word)
+        except ValueError:
+            raise UserError(f"dose {position} must be a number, got {word!r}.") from None
+        if not bool(limits.contains([dose])):
+            low, high = (with_unit(number(end[0]), limits.unit) for end in (limits.low, limits.high))
+            raise UserError(f"dose {position} must lie within the hard limits {low} to {high}, got {word!r}.")
+        doses.append(dose)
+    return doses
+
+
+def strips(course: Trajectories, world: World, shown: str) -> list[Strip]:
+    """What one choice led to: return so far, one observed state or all of them, and the dose.
+
+    Args:
+        course: the roll-out.
+        world: its scenario.
+        shown: name of a state, or :data:`ALL`.
+    """
+    after = np.arange(1.0, world.visits + 1)
+    states = world.names if shown == ALL else (shown,)
+    limits = (world.limits.low[0], world.limits.high[0])
+    return [
+        Strip(RETURN, "1", after, bands(course.so_far)),
+        *(
+            Strip(
+                name,
+                "1",
+                np.arange(0.0, world.visits + 1),
+                bands(course.seen[..., world.names.index(name)]),
+            )
+            for name in states
+        ),
+        Strip(DOSE, world.limits.unit, after, bands(course.dose), limits, steps=True),
+    ]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One quantity over the visits.
+
+    Attributes:
+        name: of the quantity.
+        unit: its unit.
+        visits: visit of each column ``[T]``.
+        bands: 10, 25, 50, 75 and 90 % over patients ``[5, T]``.
+        limits: levels drawn as lines, such as the hard limits of a dose.
+        steps: whether a value holds until the next visit.
+    """
+
+    name: str
+    unit: str
+    visits: Array
+    bands: Array
+    limits: tuple[float, ...] = ()
+    steps: bool = False

@@ -1,0 +1,185 @@
+"""The recorded course of one patient: observations, doses given, rewards over the visits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.base import BOTTOM, finish
+from app.theme import GREY, number, unit_words
+from dosing.types import AnyArray
+
+
+def observations(
+    visits: AnyArray, obs: AnyArray, names: Sequence[str], units: Sequence[str], current: int
+) -> go.Figure:
+    """A patient's observations over the visits, one strip each on its own scale, the current visit marked.
+
+    Args:
+        visits: visit numbers ``[T]``, from 1.
+        obs: observations ``[T, O]``.
+        names: of the observations.
+        units: of the observations.
+        current: row of the visit on show.
+    """
+    strip, count = 46, obs.shape[1]
+    figure = finish(go.Figure(), strip * count + 30 + BOTTOM, **_visits_axis(visits, f"y{count}", current))
+    figure.update_layout(margin={"l": 76, "r": 58})
+    _corner(figure, 1.0, f"visit {visits[current]:.0f}", "right")
+    for row in range(count):
+        axis = "y" if row == 0 else f"y{row + 1}"
+        top, value = 1.0 - row / count, obs[:, row]
+        low, high = float(value.min()), float(value.max())
+        pad = 0.2 * (high - low) or 1.0
+        unit = "" if units[row] in ("", "1") else f" {units[row]}"
+        strip_axis = {
+            "domain": [top - 0.9 / count, top],
+            "range": [low - pad, high + pad],
+            "tickvals": [low, high],
+            "ticktext": [number(low, 1), number(high, 1)],
+            "tickfont": {"size": 10.5},
+            "fixedrange": True,
+            "zeroline": True,
+            "zerolinecolor": "rgba(118,118,118,0.5)",
+            "showgrid": False,
+        }
+        figure.update_layout({axis.replace("y", "yaxis"): strip_axis})
+        for x, side, words in (
+            (0, "left", f"<b>{names[row]}</b>{'<br>' if unit else ''}{unit}"),
+            (1, "right", f"<b>{number(float(value[current]), 2)}</b>"),
+        ):
+            figure.add_annotation(
+                x=x,
+                xref="paper",
+                xshift=-74 if side == "left" else 54,
+                xanchor=side,
+                y=(low + high) / 2,
+                yref=axis,
+                text=words,
+                showarrow=False,
+                font={"size": 12.5},
+            )
+        hover = f"visit %{{x}}: {names[row]} %{{y:.3f}}{unit}<extra></extra>"
+        line = go.Scatter(x=visits, y=value, yaxis=axis, mode="lines", hovertemplate=hover)
+        now = go.Scatter(
+            x=[visits[current]], y=[value[current]], yaxis=axis, mode="markers", hoverinfo="skip"
+        )
+        figure.add_trace(line.update(line={"color": GREY, "width": 1.7}))
+        figure.add_trace(now.update(marker={"color": GREY, "size": 9}))
+    return figure
+
+
+def _corner(figure: go.Figure, x: float, text: str, side: str) -> None:
+    """A short text above the plotting area."""
+    figure.add_annotation(
+        x=x,
+        xref="paper",
+        xanchor=side,
+        xshift=54 if side == "right" else 0,
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=4,
+        text=text,
+        showarrow=False,
+        font={"size": 12},
+    )
+
+
+def _visits_axis(visits: AnyArray, anchor: str, current: int) -> dict[str, object]:
+    """Layout of a visit axis with a line at the current visit through every strip."""
+    line = {"type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
+    x = float(visits[current])
+    title = f"visit (1 to {int(visits[-1])})"
+    return {
+        "xaxis": {
+            "anchor": anchor,
+            "title": title,
+            "range": [float(visits[0]) - 0.7, float(visits[-1]) + 0.7],
+            "dtick": 1 if len(visits) <= 8 else None,
+            "zeroline": False,
+        },
+        "shapes": [line | {"x0": x, "x1": x, "line": {"color": GREY, "width": 1.5, "dash": "dot"}}],
+    }
+
+
+def doses(
+    visits: AnyArray,
+    dose: AnyArray,
+    reward: AnyArray,
+    limited: AnyArray,
+    limits: tuple[float, float],
+    current: int,
+    *,
+    name: str = "dose",
+    unit: str = "1",
+) -> go.Figure:
+    """The doses a patient was given, within the hard limits, and the reward of each visit.
+
+    Args:
+        visits: visit numbers ``[T]``, from 1.
+        dose: doses delivered ``[T]`` of one dose dimension.
+        reward: ``[T]``.
+        limited: ``[T]``, where a limit changed the requested dose.
+        limits: hard limits of this dimension.
+        current: row of the visit on show.
+        name: of the dose.
+        unit: of the dose.
+    """
+    figure = finish(go.Figure(), 46 * 8 + 30 + BOTTOM, **_visits_axis(visits, "y2", current))
+    pad = 0.12 * (limits[1] - limits[0])
+    figure.update_layout(
+        yaxis={
+            "domain": [0.54, 1],
+            "range": [limits[0] - pad, limits[1] + pad],
+            "title": {"text": f"<b>{name} given</b> ({unit_words(unit)})", "font": {"size": 12}},
+            "zeroline": False,
+        },
+        yaxis2={
+            "domain": [0, 0.44],
+            "title": {"text": "<b>reward</b> (no unit)", "font": {"size": 12}},
+            "zeroline": True,
+            "zerolinecolor": GREY,
+        },
+    )
+    for edge in limits:
+        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
+    late = current > len(visits) // 2
+    figure.add_annotation(
+        x=0 if late else 1,
+        xref="paper",
+        y=limits[1],
+        text="hard limits",
+        showarrow=False,
+        xanchor="left" if late else "right",
+        yanchor="bottom",
+        font={"size": 11.5},
+    )
+    changed = np.asarray(limited, dtype=bool)
+    figure.add_trace(
+        go.Scatter(
+            x=visits,
+            y=dose,
+            mode="lines+markers",
+            line={"color": GREY, "width": 1, "shape": "hv"},
+            marker={
+                "color": GREY,
+                "size": np.where(np.arange(len(visits)) == current, 12, 7),
+                "symbol": np.where(changed, "x", "circle"),
+            },
+            customdata=np.where(changed, ", held at a limit", ""),
+            hovertemplate=f"visit %{{x}}: {name} %{{y:.3f}}%{{customdata}}<extra></extra>",
+        )
+    )
+    figure.add_trace(
+        go.Bar(
+            x=visits,
+            y=reward,
+            yaxis="y2",
+            marker={"color": np.where(np.arange(len(visits)) == current, GREY, "rgba(118,118,118,0.45)")},
+            hovertemplate="visit %{x}: reward %{y:.2f}<extra></extra>",
+        )
+    )
+    return figure

@@ -1,0 +1,1 @@
+"""Run folders to tables, cached by path and time of change."""

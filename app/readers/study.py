@@ -1,0 +1,187 @@
+"""Cached readers of a study folder.
+
+Everything is keyed by path and modification times, so a changed file is read again, and a damaged one gives a
+sentence while the rest still shows. Nothing is written or trained here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+import agents
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.recommendation.records import Recommender
+from dosing.runs.files import read_json, read_table
+from dosing.runs.folder import (
+    CARD,
+    CONFIG,
+    DONE,
+    FAMILIARITY,
+    FAMILIARITY_VISITS,
+    METRICS,
+    WEIGHTS,
+    RunFolder,
+    find_runs,
+)
+from dosing.studies import data as studies_data
+from dosing.studies import load, naming
+from dosing.studies.comparison_table import Row
+
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as the pages need it.
+
+    Attributes:
+        folder: where it is.
+        config: its ``config.json``.
+        entry: its agent in the registry.
+        label: the agent's title, with the run's key where the study holds several runs of that agent.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    entry: agents.AgentSpec
+    label: str
+
+    @property
+    def family(self) -> str:
+        """Law of its policy, in words."""
+        return naming.family_of(self.config)
+
+    @property
+    def data(self) -> str:
+        """Hash of the data it was trained on: runs that share it can stand in one chart."""
+        return str(self.config["data"]["content_hash"])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a study folder holds: readable runs, sentences about the unreadable, unfinished folders."""
+
+    runs: tuple[Run, ...]
+    problems: tuple[str, ...]
+    unfinished: tuple[Path, ...]
+
+
+def study() -> Path:
+    """The study folder on show, set by ``python -m dosing app --out``."""
+    return Path(os.environ.get("DOSING_STUDY", "runs/demo"))
+
+
+def listing() -> Listing:
+    """List the study's runs."""
+    found: list[tuple[RunFolder, dict[str, Any], agents.AgentSpec]] = []
+    problems = []
+    for folder in find_runs(study()):
+        try:
+            config = _config(str(folder.path), _stamp(folder.path / CONFIG))
+            found.append((folder, config, agents.find(config["agent"])))
+        except UserError as error:
+            problems.append(str(error))
+    titles = [entry.title for _, _, entry in found]
+    runs = tuple(
+        Run(f, c, e, e.title if titles.count(e.title) == 1 else f"{e.title} {f.path.name[:6]}")
+        for f, c, e in found
+    )
+    unfinished = sorted(p.parent for p in study().glob(f"*/*/*/{CONFIG}") if not (p.parent / DONE).is_file())
+    return Listing(runs, tuple(problems), tuple(unfinished))
+
+
+def door(run: Run) -> Recommender:
+    """The guarded door before the run's policy, verified against the hashes of its files.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    path = run.folder.path
+    names = (CONFIG, WEIGHTS, METRICS, CARD, FAMILIARITY, FAMILIARITY_VISITS, DONE)
+    return _door(str(path), _stamp(*(path / name for name in names)))
+
+
+def episodes(run: Run) -> Episodes:
+    """The recorded visits the run was trained on.
+
+    Raises:
+        UserError: the file has gone, was changed or is another one.
+    """
+    file = Path(os.path.normpath(run.folder.path / run.config["data_file"]))
+    return _episodes(str(run.folder.path), _stamp(run.folder.path / CONFIG, file))
+
+
+def metrics(run: Run) -> pd.DataFrame:
+    """The run's training metrics: step, seed, name, value.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = run.folder.path / METRICS
+    return _metrics(str(file), _stamp(file))
+
+
+def table() -> tuple[list[Row], list[str]] | None:
+    """Rows of the study's table and the run folders it was made from; None if there is none yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = study() / naming.TABLE
+    return _table(str(file), _stamp(file)) if file.is_file() else None
+
+
+def measured(run: Run) -> Row | None:
+    """The run's line in the study table; None if it is not there or the table cannot be read."""
+    try:
+        found = table()
+    except UserError:
+        return None
+    path = str(run.folder.path.relative_to(study()))
+    rows = dict(zip(found[1], found[0], strict=False)) if found else {}  # agents' rows come first
+    return rows.get(path)
+
+
+def _stamp(*files: Path) -> Stamp:
+    """Modification times in ns; 0 for a file that is not there."""
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+@st.cache_data(show_spinner=False)
+def _config(path: str, stamp: Stamp) -> dict[str, Any]:
+    config = RunFolder(Path(path)).config()
+    if missing := {"agent", "seeds", "problem", "limits", "data", "data_file", "versions"} - config.keys():
+        raise UserError(f"{path}/{CONFIG} lacks {', '.join(sorted(missing))}; the file is damaged.")
+    return config
+
+
+@st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
+def _door(path: str, stamp: Stamp) -> Recommender:
+    return load.recommender_of(RunFolder(Path(path)))
+
+
+@st.cache_resource(show_spinner="Reading the recorded visits", max_entries=4)
+def _episodes(path: str, stamp: Stamp) -> Episodes:
+    return studies_data.episodes_of(RunFolder(Path(path)))
+
+
+@st.cache_data(show_spinner="Reading the training curves", max_entries=32)
+def _metrics(path: str, stamp: Stamp) -> pd.DataFrame:
+    frame: pd.DataFrame = read_table(Path(path)).to_pandas()
+    return frame
+
+
+@st.cache_data(show_spinner=False)
+def _table(path: str, stamp: Stamp) -> tuple[list[Row], list[str]]:
+    content = read_json(Path(path))
+    try:
+        return [Row.from_json(row) for row in content["rows"]], list(content["runs"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a study table of this version; run the demo again.") from error

@@ -1,0 +1,1 @@
+"""Parts of pages: the frame, pickers, cards and forms."""

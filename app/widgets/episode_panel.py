@@ -1,0 +1,46 @@
+"""The visits of one patient so far, drawn beside the recommendation."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app.analysis.recommendations import Source
+from app.charts import episode
+from app.widgets import page
+from dosing.data.store import Episodes
+
+
+def course(episodes: Episodes, row: int, source: Source) -> None:
+    """The recorded course of the patient: observations, doses given, rewards."""
+    rows = np.flatnonzero(episodes.episode == episodes.episode[row])
+    meta, current = episodes.metadata, int(row - rows[0])
+    visits = episodes.step[rows].astype(float) + 1
+    width = episodes.obs.shape[1]
+    names = meta.get("obs_names") or [f"s{i + 1}" for i in range(width)]
+    patient = int(episodes.episode[row])
+    st.subheader(f"Course of patient {patient}")
+    left, right = st.columns(2)
+    with left:
+        figure = episode.observations(
+            visits, episodes.obs[rows], names, meta.get("obs_units") or ["1"] * width, current
+        )
+        page.draw(figure, "observations", f"Observations of patient {patient} over the visits")
+    with right:
+        for dimension in range(source.limits.n_act):
+            figure = episode.doses(
+                visits,
+                episodes.act[rows, dimension],
+                episodes.reward[rows],
+                episodes.limited_by[rows] > 0,
+                (source.limits.low[dimension], source.limits.high[dimension]),
+                current,
+                name=str(meta.get("dose_name", "dose")),
+                unit=source.limits.unit,
+            )
+            page.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
+    st.caption(
+        f"Recorded visits; doses by the behaviour policy {meta.get('policy', 'of the file')!r}, not by an "
+        "agent. Dotted line: the visit on show; the numbers beside the strips are its observations. "
+        "A cross: changed by a limit."
+    )

@@ -1,0 +1,59 @@
+"""What every page shares: banner, the sentence for an empty study, problems in words, one way to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from app.charts.base import CONFIG
+from app.readers import study
+from app.theme import template
+from dosing import NOT_FOR_PATIENTS
+
+
+def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
+    """Title, banner and what the study holds; stops with a sentence where it holds no finished run.
+
+    Args:
+        title: of the page.
+        needs_runs: whether the page has nothing to say of a study without a finished run.
+    """
+    st.title(title)
+    st.warning(f"**Simulation, not for patients.** {NOT_FOR_PATIENTS}")
+    found = study.listing()
+    problems(found.problems)
+    if found.unfinished:
+        count = len(found.unfinished)
+        st.info(
+            f"{count} run{'s' if count > 1 else ''} in `{study.study()}` "
+            f"{'are' if count > 1 else 'is'} not finished and not shown; "
+            "the train command that started a run continues it."
+        )
+    if needs_runs and not found.runs:
+        nothing_yet(
+            f"There is no finished run in `{study.study()}` yet. This command simulates patients, trains "
+            "two agents and shows them here:",
+            "python -m dosing demo",
+        )
+        st.stop()
+    return found
+
+
+def nothing_yet(sentence: str, command: str) -> None:
+    """Say what is missing and which command fills it."""
+    st.info(sentence)
+    st.code(command, language="bash")
+
+
+def problems(sentences: Sequence[str]) -> None:
+    """Name what could not be read; everything else still shows."""
+    for sentence in sentences:
+        st.error(f"**Not shown:** {sentence}")
+
+
+def draw(figure: go.Figure, key: str, alt: str) -> None:
+    """Show a figure at the width of its place, in the colours of the page's theme."""
+    figure.update_layout(template=template(st.context.theme.type == "dark"))
+    st.plotly_chart(figure, width="stretch", theme=None, config=CONFIG, key=key, alt=alt)

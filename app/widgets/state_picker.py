@@ -1,0 +1,172 @@
+"""Asking for a state: a recorded patient's visit, or typed numbers; the address of the page names either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app.analysis.recommendations import Source
+from app.readers import study
+from app.theme import HIGHLIGHTS, listed
+from app.widgets import page
+from app.widgets.url_state import linked
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+
+RECORDED, TYPED = "recorded visit", "typed numbers"
+
+
+def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 0, **more: Any) -> Any:
+    """A select box that the page's address names; says so where a link asks for what is not there.
+
+    Args:
+        place: where to draw it: a column, or Streamlit itself.
+        label: of the box.
+        options: what there is.
+        key: of the box, and its name in the address.
+        index: option shown where the address names none.
+        **more: further options of the box.
+    """
+    asked = st.query_params.get(key)
+    chosen = place.selectbox(label, options, index=index, key=key, bind="query-params", **more)
+    if asked is not None and asked not in map(str, options):
+        absent(place, key, asked, str(chosen))
+    return chosen
+
+
+def absent(place: Any, key: str, asked: str, shown: str) -> None:
+    """Say that a link asks for what is not there."""
+    place.warning(f"The link asks for {key} {asked!r}, which is not there; this is {shown!r}.")
+
+
+def in_range(place: Any, key: str, low: float, high: float) -> None:
+    """Say so where a link asks for a number that is none or out of range; ask before the widget is drawn."""
+    asked = st.query_params.get(key)
+    try:
+        fine = asked is None or low <= float(asked) <= high
+    except ValueError:
+        fine = False
+    if not fine:
+        place.warning(
+            f"The link asks for {key} {asked!r}, which must lie from {low:,} to {high:,}: not used."
+        )
+
+
+def one_data_set(listing: study.Listing) -> list[study.Run]:
+    """The runs of one data set; asks which, where the study holds several."""
+    names = {run.data: str(run.config["data"]["name"]) for run in listing.runs}
+    data = next(iter(names))
+    if len(names) > 1:
+        titles = {f"{name} ({key[:8]})": key for key, name in names.items()}
+        asked = st.query_params.get("data", next(iter(titles)))
+        wanted = asked if asked in titles else next(iter(titles))
+        data = titles[st.selectbox("Data set", list(titles), **linked("data", wanted))]
+        if asked not in titles:
+            absent(st, "data", asked, wanted)
+    return [run for run in listing.runs if run.data == data]
+
+
+def chosen_runs(listing: study.Listing) -> list[study.Run]:
+    """Runs of one data set, at most as many as colours can name."""
+    runs = {run.label: run for run in one_data_set(listing)}
+    labels = list(runs)
+    if len(runs) > HIGHLIGHTS:
+        asked = st.query_params.get_all("agents")
+        wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
+        labels = st.multiselect("Agents", labels, max_selections=HIGHLIGHTS, **linked("agents", wanted))
+    return [runs[label] for label in labels]
+
+
+def sources(runs: Sequence[study.Run]) -> list[Source]:
+    """Load the policies; a damaged run is named while the others still show."""
+    found = []
+    for run in runs:
+        try:
+            found.append(Source(run.label, run.family, study.door(run), study.measured(run)))
+        except UserError as error:
+            page.problems([f"{run.label}: {error}"])
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The state that a page is about.
+
+    Attributes:
+        state: as recorded, or the words that were typed.
+        episodes: the recorded visits; None where they cannot be read.
+        row: of the recorded visit; None for typed numbers.
+    """
+
+    state: Sequence[Any]
+    episodes: Episodes | None
+    row: int | None
+
+
+def ask_state(run: study.Run, source: Source) -> Asked | None:
+    """Ask for a state of the run's data set; None, with a sentence, until there is one."""
+    episodes = None
+    try:
+        episodes = study.episodes(run)
+    except UserError as error:
+        page.problems([f"the recorded patients: {error} Typed numbers still work."])
+    state, row = question(episodes)
+    if not state:
+        wanted = listed(source.obs_names) or "the observations"
+        st.info(f"Type {source.policy.agent.problem.n_obs} numbers: {wanted}.")
+        return None
+    return Asked(state, episodes, row)
+
+
+def asked_for(key: str, allowed: list[int]) -> int:
+    """What a link asks for; the first there is where it asks for nothing, or for what is not there."""
+    return {str(one): one for one in allowed}.get(st.query_params.get(key, ""), allowed[0])
+
+
+def link_problem(key: str, allowed: list[int]) -> str | None:
+    """A sentence if a link asks for something that this study does not hold."""
+    asked = st.query_params.get(key)
+    if asked is None or asked in map(str, allowed):
+        return None
+    return (
+        f"The link asks for {key} {asked!r}, but this study has {key}s {allowed[0]} to {allowed[-1]}; "
+        f"below is {key} {allowed[0]}."
+    )
+
+
+def question(episodes: Episodes | None) -> tuple[Sequence[Any], int | None]:
+    """Ask for a state; returns it with the row of its visit, or the words that were typed and None."""
+    mode = TYPED
+    if episodes is not None:
+        wanted = TYPED if st.query_params.get("state_from") == TYPED else RECORDED
+        mode = st.segmented_control("State", [RECORDED, TYPED], required=True, **linked("state_from", wanted))
+    if mode == RECORDED and episodes is not None:
+        patients = np.unique(episodes.episode).tolist()
+        problem = link_problem("patient", patients)
+        left, right = st.columns([1, 3])
+        patient = left.selectbox("Patient", patients, **linked("patient", asked_for("patient", patients)))
+        rows = np.flatnonzero(episodes.episode == patient)
+        visits = (episodes.step[rows] + 1).tolist()
+        problem = problem or link_problem("visit", visits)
+        visit = asked_for("visit", visits)
+        if len(visits) > 1:
+            visit = right.slider("Visit", visits[0], visits[-1], **linked("visit", visit))
+        if problem:
+            st.warning(problem)
+        row = int(rows[visits.index(visit)])
+        return episodes.obs[row].tolist(), row
+    text = st.text_input(
+        "Observations, separated by spaces or commas (decimal point)",
+        **linked("numbers", st.query_params.get("numbers", "")),
+    )
+    return words(text), None
+
+
+def words(text: str) -> list[str]:
+    """What was typed, split at spaces, commas and semicolons."""
+    return [word for word in re.split(r"[\s,;]+", text) if word]

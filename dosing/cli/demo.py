@@ -1,0 +1,58 @@
+"""The command ``demo``: the main job, from simulated patients to the dashboard."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dosing import NOT_FOR_PATIENTS
+from dosing.cli import options
+from dosing.cli.serve import serve
+
+
+def register(command: Any) -> None:
+    """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    parser: argparse.ArgumentParser = command(
+        "demo", run, "simulate a cohort, train FtTPO and IQL, evaluate, print the table, serve it"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")
+    parser.add_argument("--steps", type=int, default=None, help="gradient updates [2000; MuJoCo: 5000]")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="in place of patients: mujoco (Hopper-v5, recorded first), a D4RL file of Hopper, or minari:ID",
+    )
+    parser.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
+    parser.add_argument("--variant", default="corrected", help="variant of the environment [%(default)s]")
+    options.add_device(parser)
+    parser.add_argument("--no-serve", action="store_true", help="end after the table")
+    parser.add_argument("--port", type=int, default=8501, help="port of the dashboard [%(default)s]")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command."""
+    del rest
+    from dosing.studies import compare, mujoco_data
+
+    seeds = options.seed_range(arguments.seeds)
+    if arguments.data is not None:
+        source = None if arguments.data == "mujoco" else arguments.data
+        comparison = mujoco_data.demo(
+            arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
+        )
+    else:
+        comparison = compare.demo(
+            arguments.out,
+            seeds=seeds,
+            steps=2000 if arguments.steps is None else arguments.steps,
+            patients=arguments.patients,
+            variant=arguments.variant,
+            device=arguments.device,
+        )
+    print(comparison)
+    print(NOT_FOR_PATIENTS)
+    if arguments.no_serve:
+        return 0
+    return serve(arguments.out, arguments.port)

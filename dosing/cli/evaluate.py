@@ -1,0 +1,36 @@
+"""The command ``evaluate``: a finished run on new simulated patients."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dosing import NOT_FOR_PATIENTS
+
+
+def register(command: Any) -> None:
+    """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    parser: argparse.ArgumentParser = command(
+        "evaluate", run, "evaluate a finished run on new simulated patients"
+    )
+    parser.add_argument("path", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
+    )
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command."""
+    del rest
+    from dosing.runs.folder import RunFolder
+    from dosing.studies.comparison_table import render
+    from dosing.studies.evaluate import evaluate_runs, task_notes
+
+    folder = RunFolder(arguments.path)
+    rows, rules = evaluate_runs([folder], arguments.patients)
+    print(render([*rows, *rules]))
+    for note in task_notes([folder], rows):
+        print(f"note: {note}")
+    print(NOT_FOR_PATIENTS)
+    return 0

@@ -1,0 +1,105 @@
+"""Parser and exit statuses of ``python -m dosing``; every command is registered by its own file.
+
+Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli import (
+    audit,
+    collect,
+    compare,
+    demo,
+    evaluate,
+    finetune,
+    list_agents,
+    recommend,
+    report,
+    select,
+    serve,
+    simulate,
+    train,
+)
+from dosing.errors import UserError
+
+COMMANDS = (
+    demo,
+    simulate,
+    train,
+    compare,
+    select,
+    evaluate,
+    recommend,
+    report,
+    audit,
+    collect,
+    finetune,
+    list_agents,
+    serve,
+)
+"""Modules with a function ``register(command)``, in the order of the help text."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Bad input prints one sentence and returns 2."""
+    parser, commands = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "train":
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        _on_terminate()
+        status: int = arguments.run(arguments, rest)
+    except UserError as error:
+        print(f"dosing: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
+        return 1
+    except OSError as error:  # a full disk, a file without permission
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"dosing: {error.strerror or error}{where}; nothing half-written is left.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dosing: interrupted; a run folder continues from its last checkpoint.", file=sys.stderr)
+        return 130
+    return status
+
+
+def _on_terminate() -> None:
+    """Make SIGTERM end like Ctrl-C, with files whole and locks freed, and exit status 143."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m dosing",
+        description="Simulate patients, learn doses, look at them.",
+        epilog=NOT_FOR_PATIENTS,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def command(name: str, run: Any, text: str, **options: Any) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = sub.add_parser(
+            name, help=text, description=text, epilog=NOT_FOR_PATIENTS, **options
+        )
+        made.set_defaults(run=run, parser=made)
+        commands[name] = made
+        return made
+
+    for module in COMMANDS:
+        module.register(command)
+    return parser, commands

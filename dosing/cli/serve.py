@@ -1,0 +1,46 @@
+"""The command ``app``: the dashboard of one study, on this machine only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dosing.errors import UserError
+
+
+def register(command: Any) -> None:
+    """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    parser: argparse.ArgumentParser = command("app", run, "open the dashboard")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="study folder to show [%(default)s]"
+    )
+    parser.add_argument("--port", type=int, default=8501, help="port on localhost [%(default)s]")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        UserError: there is no such study folder.
+    """
+    del rest
+    if not arguments.out.is_dir():
+        raise UserError(f"there is no study folder {arguments.out}; make one with: python -m dosing demo.")
+    return serve(arguments.out, arguments.port)
+
+
+def serve(study: Path, port: int) -> int:
+    """Serve the dashboard of a study folder on localhost until it is stopped; returns the exit status."""
+    root = Path(__file__).resolve().parents[2]
+    print(f"dashboard: http://localhost:{port}  (stop with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "app" / "main.py")]
+    command += ["--server.address", "localhost", "--server.port", str(port), "--server.headless", "true"]
+    environment = os.environ | {"DOSING_STUDY": str(study.resolve())}
+    try:
+        return subprocess.run(command, cwd=root, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0

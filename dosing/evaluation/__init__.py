@@ -1,0 +1,1 @@
+"""Policies on new patients: roll-outs, outcomes, reference rules and their statistics."""

@@ -1,0 +1,130 @@
+"""Roll policies out on simulated patients that no agent was trained on, with common random numbers.
+
+Patient ``p`` of training seed ``s`` is patient ``s * patients + p`` of the evaluation cohort, whoever is
+evaluated: every agent and every reference rule meets the same patients with the same noise, so differences
+are paired. Environments are handed in as a factory; this module knows no scenario.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from tqdm import tqdm
+
+from dosing.errors import UserError
+from dosing.evaluation.outcomes import MEASURES, Outcomes
+from dosing.evaluation.rules import consecutive, following
+from dosing.policy import DosePolicy
+from dosing.safety import DoseLimits
+from dosing.types import Act, Listener
+
+REFERENCE_SEED = 0
+"""Seed of the evaluation patients on which results are reported."""
+
+
+class EnvFactory(Protocol):
+    """Builds vector environments of one scenario."""
+
+    @property
+    def limits(self) -> DoseLimits:
+        """Hard dose limits."""
+
+    @property
+    def horizon(self) -> int:
+        """Most visits in a patient's course."""
+
+    @property
+    def patients(self) -> int:
+        """Patients per seed unless another number is asked for."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether the best constant dose is looked for, which takes tens of thousands of patients."""
+
+    def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
+        """Environment of evaluation patients ``first_patient`` to ``first_patient + patients - 1``."""
+
+
+def rollout(
+    factory: EnvFactory,
+    act: Act,
+    seeds: Sequence[int],
+    patients: int,
+    *,
+    env_seed: int = REFERENCE_SEED,
+    progress: tqdm[Any] | None = None,
+) -> Outcomes:
+    """Follow one rule on ``patients`` patients per seed until the course of each of them ends.
+
+    A course that ends early counts until then; the environment is asked for no more once all have ended.
+
+    Args:
+        factory: scenario.
+        act: the rule; see :data:`Act` and, for one that looks back, :class:`Listener`.
+        seeds: the S seeds; consecutive seeds share one environment.
+        patients: P per seed.
+        env_seed: seed of the evaluation cohort.
+        progress: advanced once per visit, or None.
+
+    Raises:
+        UserError: fewer than one patient.
+    """
+    if patients < 1:
+        raise UserError(f"evaluation needs at least one patient per seed, got {patients}.")
+    seeds = tuple(seeds)
+    groups = consecutive(seeds)
+    envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
+    obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
+    total = {name: np.zeros(len(obs)) for name in MEASURES}
+    live = np.ones(len(obs), dtype=np.bool_)
+    for visit in range(factory.horizon):
+        dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
+        results = [
+            env.step(part.astype(np.float32))
+            for env, part in zip(envs, np.split(dose, _offsets(groups, patients)), strict=True)
+        ]
+        obs = np.concatenate([r[0] for r in results])
+        reward = np.concatenate([r[1] for r in results])
+        delivered = np.concatenate([r[4]["dose_delivered"] for r in results])
+        seen = {
+            "returns": reward,
+            "cost": np.concatenate([r[4]["cost"] for r in results]),
+            "limited": np.concatenate([r[4]["limited_by"] != 0 for r in results]),
+            "dose": delivered.mean(-1, dtype=np.float64),
+            "visits": 1.0,
+        }
+        for name, values in seen.items():
+            total[name] += values * live
+        if isinstance(act, Listener):
+            pairs = (len(seeds), patients)
+            act.hear(delivered.reshape(*pairs, -1), reward.reshape(pairs))
+        live &= ~np.concatenate([r[2] | r[3] for r in results])
+        if progress is not None:
+            progress.update()
+        if not live.any():
+            break
+    for env in envs:
+        env.close()
+    for name in ("limited", "dose"):
+        total[name] /= total["visits"]
+    return Outcomes(seeds, **{name: x.reshape(len(seeds), patients) for name, x in total.items()})
+
+
+def _offsets(groups: list[list[int]], patients: int) -> list[int]:
+    return [int(x) for x in np.cumsum([len(group) * patients for group in groups])[:-1]]
+
+
+def evaluate(
+    policy: DosePolicy, factory: EnvFactory, patients: int, *, progress: tqdm[Any] | None = None
+) -> dict[str, Outcomes]:
+    """Evaluate a stack twice on the same patients: by its recommended dose, and by sampled doses."""
+    rules: dict[str, Act] = {
+        "recommended": following(policy),
+        "sampled": following(policy, sampled=True),
+    }
+    return {
+        name: rollout(factory, act, policy.seeds, patients, progress=progress) for name, act in rules.items()
+    }

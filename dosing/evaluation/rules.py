@@ -1,0 +1,52 @@
+"""Dosing rules that an evaluation compares: a constant dose, uniform doses, and following a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dosing.history_policy import HistoryPolicy
+from dosing.policy import DosePolicy
+from dosing.rng import generator
+from dosing.safety import DoseLimits
+from dosing.types import Act, Array, Observations
+
+
+def consecutive(seeds: tuple[int, ...]) -> list[list[int]]:
+    """Seeds in runs of consecutive numbers, which one environment can hold side by side."""
+    groups: list[list[int]] = []
+    for seed in seeds:
+        if groups and seed == groups[-1][-1] + 1:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    return groups
+
+
+def following(policy: DosePolicy, *, sampled: bool = False) -> Act:
+    """The rule that gives the recommended dose, or draws one from the law."""
+    if policy.looks_back:
+        return HistoryPolicy(policy, sampled=sampled)
+    return policy.sampled if sampled else lambda obs, visit: policy.recommended(obs)
+
+
+def constant(dose: Sequence[float] | float) -> Act:
+    """The rule that gives everyone the same dose."""
+    value = np.atleast_1d(np.asarray(dose, dtype=np.float64))
+
+    def act(obs: Observations, visit: int) -> Array:
+        return np.broadcast_to(value, (*obs.shape[:2], len(value)))
+
+    return act
+
+
+def uniform(limits: DoseLimits, seeds: Sequence[int]) -> Act:
+    """The rule that draws every dose uniformly within the limits."""
+    low, high = np.asarray(limits.low), np.asarray(limits.high)
+
+    def act(obs: Observations, visit: int) -> Array:
+        draws = [generator(s, "evaluation", visit).random((obs.shape[1], len(low))) for s in seeds]
+        return np.asarray(low + (high - low) * np.stack(draws))
+
+    return act

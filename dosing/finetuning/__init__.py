@@ -1,0 +1,1 @@
+"""Learning that goes on from live treatment: the trial, its methods, its patients and when it stops."""

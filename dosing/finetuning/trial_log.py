@@ -1,0 +1,228 @@
+"""The books of a trial: what happened to every treated patient, and what evaluations found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import entr
+from torch import Tensor
+
+from dosing.evaluation.outcomes import MEASURES, Outcomes
+from dosing.finetuning.patients import TreatedVisit
+from dosing.finetuning.stopping import BOUND, exceeds, lower_bound
+from dosing.safety import DoseLimits
+from dosing.types import Array
+
+COURSE_COLUMNS = ("seed", "ended_at", "returns", "cost", "limited", "visits")
+"""Of :data:`COURSES`, one row per treated patient whose course has ended: ``ended_at``, the seed's visits
+when it ended; return, cost, limited doses and visits of the course."""
+CURVE_COLUMNS = (
+    "seed",
+    "visits",
+    "recommended",
+    "sampled",
+    "evaluation_cost",
+    "evaluation_worst",
+    "patients",
+    "treated",
+    "cost",
+    "worst",
+    "worst_cost",
+    "limited",
+    "cost_per_patient",
+    "cost_bound",
+    "coverage",
+)
+"""Of :data:`CURVE`, one row per evaluation and seed: mean return of the evaluation patients by recommended
+and by sampled doses, their mean cost and lowest return by recommended ones; patients treated so far; of the
+courses that ended since the row before: mean return, mean cost, lowest return, highest cost, share of doses
+that a limit held; mean cost of all patients treated so far, and its lower confidence bound
+(``dosing.finetuning.stopping``); how much of the dose range the doses delivered so far cover
+(:func:`coverage`). NaN where no course ended."""
+PARTS = 100
+"""Equal parts of the range of a dose, in which delivered doses are counted."""
+
+
+def coverage(counts: npt.NDArray[np.int64]) -> float:
+    """Effective share of the dose range that doses cover, averaged over dose dimensions; NaN without doses.
+
+    The exponential of the entropy of their histogram (Hill 1973, Ecology 54:427, order 1) over the number of
+    parts: doses spread evenly over a share f of the parts have f, however many they are.
+
+    Args:
+        counts: doses in each part ``[PARTS, A]``.
+    """
+    if not counts.any():
+        return math.nan
+    entropy: Array = entr(counts / counts.sum(0)).sum(0)
+    return float(np.exp(entropy).mean() / len(counts))
+
+
+class TrialLog:
+    """Accounts of S seeds with P patients each at a time.
+
+    Args:
+        seeds: the S seeds.
+        places: P.
+        limits: hard dose limits: the range whose coverage is noted.
+        budget: largest acceptable cost per patient, or None.
+        level: probability of stopping a seed that keeps to it.
+
+    Attributes:
+        length: visits made by each patient under treatment ``[S, P]``.
+        course: patients treated before at each place ``[S, P]``.
+        courses: rows of :data:`COURSE_COLUMNS`.
+        curve: rows of :data:`CURVE_COLUMNS`.
+        looks: of each seed, the mean cost of every group of patients whose courses ended together.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], places: int, limits: DoseLimits, budget: float | None, level: float
+    ) -> None:
+        self.seeds, self._budget, self._level = tuple(seeds), budget, level
+        self._low, self._width = np.array(limits.low), np.subtract(limits.high, limits.low)
+        self._given = np.zeros((len(self.seeds), PARTS, limits.n_act), np.int64)
+        shape = (len(self.seeds), places)
+        self.length, self.course = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._running = np.zeros((3, *shape))  # return, cost, limited doses of the courses under way
+        self.courses: list[list[float]] = []
+        self.curve: list[list[float]] = []
+        self.looks: list[list[float]] = [[] for _ in self.seeds]
+        self._found: list[dict[str, dict[str, Array]]] = [{} for _ in self.seeds]
+
+    def add(self, visit: TreatedVisit, visits: int, live: Sequence[int]) -> list[int]:
+        """Add up a visit and close the courses that end with it.
+
+        Args:
+            visit: of every patient.
+            visits: that every seed has made, this one included.
+            live: places in the stack of the seeds whose patients count.
+
+        Returns:
+            Which of them have costs that refuse the budget now.
+        """
+        self._running += np.stack([visit.reward, visit.cost, visit.limited.astype(np.float64)])
+        self.length += 1
+        part = ((visit.dose - self._low) / self._width * PARTS).astype(np.int64)  # [S, P, A]
+        seed, _, dimension = np.indices(part.shape)
+        np.add.at(self._given, (seed, np.minimum(part, PARTS - 1), dimension), 1)
+        refused = []
+        for k in np.flatnonzero(visit.ended.any(1)).tolist():
+            if k in live:
+                over = visit.ended[k]
+                returns, cost, limited = self._running[:, k, over]
+                for row in zip(returns, cost, limited, self.length[k, over], strict=True):
+                    self.courses.append([self.seeds[k], visits, *map(float, row)])
+                self.looks[k].append(float(cost.mean()))
+                if self._budget is not None and exceeds(np.array(self.looks[k]), self._budget, self._level):
+                    refused.append(k)
+        self._running[:, visit.ended] = 0.0
+        self.course += visit.ended
+        self.length[visit.ended] = 0
+        return refused
+
+    def judge(self, outcomes: Mapping[str, Outcomes], visits: int, rows: Sequence[int]) -> None:
+        """Note what an evaluation after so many visits found for the seeds at ``rows`` of the stack."""
+        for k in rows:
+            self._found[k] = {
+                rule: {name: getattr(found, name)[k] for name in MEASURES} for rule, found in outcomes.items()
+            }
+            own = self._found[k]["recommended"]
+            theirs = [row for row in self.courses if row[0] == self.seeds[k]]
+            last = max((row[1] for row in self.curve if row[0] == self.seeds[k]), default=-1)
+            new = np.array([row[2:] for row in theirs if row[1] > last]).reshape(-1, 4)
+            treated = [math.nan] * 5
+            if len(new):
+                returns, cost, limited, length = new.T
+                share = limited.sum() / length.sum()
+                treated = [returns.mean(), cost.mean(), returns.min(), cost.max(), share]
+            row = [
+                self.seeds[k],
+                visits,
+                own["returns"].mean(),
+                self._found[k]["sampled"]["returns"].mean(),
+                own["cost"].mean(),
+                own["returns"].min(),
+                len(theirs),
+                *treated,
+                np.mean([row[3] for row in theirs]) if theirs else math.nan,
+                lower_bound(np.array(self.looks[k]), self._level) if theirs else math.nan,
+                coverage(self._given[k]),
+            ]
+            self.curve.append([float(x) for x in row])
+
+    def outcomes(self) -> dict[str, Outcomes]:
+        """What the last evaluation of every seed found, by rule."""
+        return {
+            rule: Outcomes(
+                self.seeds,
+                **{name: np.stack([found[rule][name] for found in self._found]) for name in MEASURES},
+            )
+            for rule in self._found[0]
+        }
+
+    def why(self, k: int, visits: int) -> dict[str, Any]:
+        """Why the seed at place ``k`` of the stack was stopped after so many visits."""
+        costs = [row[3] for row in self.courses if row[0] == self.seeds[k]]
+        mean, bound = float(np.mean(costs)), lower_bound(np.array(self.looks[k]), self._level)
+        return {
+            "seed": self.seeds[k],
+            "visits": visits,
+            "patients": len(costs),
+            "cost_per_patient": mean,
+            "bound": bound,
+            "why": (
+                f"seed {self.seeds[k]} stopped after {visits:,} visits: {len(costs):,} patients cost "
+                f"{mean:.3g} each, with {100.0 * (1.0 - self._level):g} % confidence more than the budget of "
+                f"{self._budget:g} (lower bound {bound:.3g}; {BOUND})"
+            ),
+        }
+
+    def tables(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
+        """Columns of ``courses`` and ``curve``."""
+        whole = ("seed", "ended_at", "visits", "patients")
+        found = {}
+        for name, rows, columns in (
+            ("courses", self.courses, COURSE_COLUMNS),
+            ("curve", self.curve, CURVE_COLUMNS),
+        ):
+            values = np.array(rows, dtype=np.float64).reshape(-1, len(columns)).T
+            found[name] = {
+                column: value.astype(np.int64 if column in whole else np.float64)
+                for column, value in zip(columns, values, strict=True)
+            }
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed trial needs, as named tensors."""
+        own: dict[str, Any] = {
+            "length": self.length,
+            "course": self.course,
+            "running": self._running,
+            "given": self._given,
+            "courses": np.array(self.courses, dtype=np.float64).reshape(-1, len(COURSE_COLUMNS)),
+            "curve": np.array(self.curve, dtype=np.float64).reshape(-1, len(CURVE_COLUMNS)),
+        }
+        own |= {f"looks.{k}": np.array(costs, dtype=np.float64) for k, costs in enumerate(self.looks)}
+        for k, found in enumerate(self._found):
+            for rule, values in found.items():
+                own |= {f"found.{k}.{rule}.{name}": value for name, value in values.items()}
+        return {f"ledger.{name}": torch.as_tensor(value) for name, value in own.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state` exactly; a name that is missing is a ``KeyError``."""
+        self.length, self.course, self._running, self._given = (
+            state[f"ledger.{name}"].numpy().copy() for name in ("length", "course", "running", "given")
+        )
+        self.courses, self.curve = state["ledger.courses"].tolist(), state["ledger.curve"].tolist()
+        self.looks = [state[f"ledger.looks.{k}"].tolist() for k in range(len(self.seeds))]
+        self._found = [{} for _ in self.seeds]
+        for name, value in state.items():
+            if name.startswith("ledger.found."):
+                k, rule, measure = name.removeprefix("ledger.found.").split(".")
+                self._found[int(k)].setdefault(rule, {})[measure] = value.numpy().copy()

@@ -1,0 +1,257 @@
+"""Networks whose parameters are born with a leading seed axis S (and, for ensembles, a member axis E).
+
+``x @ W`` with ``W [S, in, out]`` trains S independent seeds in one call. Each slice is initialised
+from its own seed's stream, so slice k is the network that seed k alone would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dosing.models.regularisation import PLAIN, Regularisation
+from dosing.rng import check_seeds, generator
+
+Init = Literal["default", "xavier", "orthogonal", "edac", "gpt2"]
+Activation = Literal["relu", "gelu"]
+
+
+class Initialiser:
+    """Initial weights for S seeds: seed k draws from its own stream, in the order the layers are built.
+
+    Args:
+        seeds: S different integers.
+        device: where the parameters live.
+        dtype: their type.
+        product_dtype: type in which matrix products are taken, such as bfloat16; the parameters, their
+            gradients and everything outside the networks keep ``dtype``. None takes products in ``dtype``.
+        regularisation: what networks have beyond the method.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        product_dtype: torch.dtype | None = None,
+        regularisation: Regularisation = PLAIN,
+    ) -> None:
+        self.seeds = check_seeds(seeds)
+        self.regularisation = regularisation
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.product_dtype = None if product_dtype == dtype else product_dtype
+        self._streams = [generator(seed, "weights") for seed in self.seeds]
+
+    def stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> nn.Parameter:
+        """Stack one array per seed into a parameter ``[S, ...]``."""
+        # contiguous: Adam's fused step walks through weights and moments by memory, whatever their strides
+        values = np.ascontiguousarray(np.stack([draw(stream) for stream in self._streams]))
+        return nn.Parameter(torch.as_tensor(values, dtype=self.dtype, device=self.device))
+
+    def constant(self, value: float, *shape: int) -> nn.Parameter:
+        """Parameter ``[S, *shape]`` filled with one value."""
+        full = torch.full((len(self.seeds), *shape), value, dtype=self.dtype, device=self.device)
+        return nn.Parameter(full)
+
+
+def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> np.ndarray:
+    rows, cols = shape[-2:]
+    square = rng.standard_normal((*shape[:-2], max(rows, cols), min(rows, cols)))
+    q, r = np.linalg.qr(square)
+    q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]  # uniform over orthogonal matrices
+    scaled: np.ndarray = gain * (q if rows >= cols else np.swapaxes(q, -1, -2))
+    return scaled
+
+
+def decays(parameter: nn.Parameter, rate: float) -> None:
+    """Mark a parameter for decoupled decay; ``optimisers.adam`` reads the mark by :func:`decay_of`."""
+    parameter.decay = rate  # type: ignore[attr-defined]
+
+
+def decay_of(parameter: nn.Parameter) -> float:
+    """Rate of decay a parameter was marked with, 0 by default."""
+    return float(getattr(parameter, "decay", 0.0))
+
+
+class Linear(nn.Module):
+    """Affine map per seed (and member): ``[S, B, in] -> [S, B, out]`` or ``[S, E, B, in] -> [S, E, B, out]``.
+
+    Args:
+        init: initialiser of the S seeds.
+        n_in: input width.
+        n_out: output width.
+        members: E for an ensemble, None for a single network. An ensemble also takes ``[S, B, in]``.
+        scheme: ``default`` (weights and bias uniform within 1/sqrt(n_in), as ``torch.nn.Linear``), ``xavier``
+            (Glorot uniform, zero bias), ``orthogonal`` (gain sqrt 2, zero bias), ``edac`` (weights uniform
+            within 1/sqrt(n_in), bias 0.1; An et al. 2021, arXiv 2110.01548) or ``gpt2`` (weights normal with
+            standard deviation 0.02, zero bias).
+        bound: weights and bias uniform within it, whatever the scheme; for a last layer that starts near 0.
+    """
+
+    def __init__(
+        self,
+        init: Initialiser,
+        n_in: int,
+        n_out: int,
+        *,
+        members: int | None = None,
+        scheme: Init = "default",
+        gain: float = 2.0**0.5,
+        bound: float | None = None,
+    ) -> None:
+        super().__init__()
+        lead = () if members is None else (members,)
+        shape = (*lead, n_in, n_out)
+        bias_shape = (*lead, 1, n_out)
+        self.members = members
+        self.dtype, self.product_dtype = init.dtype, init.product_dtype
+        if scheme == "orthogonal" and bound is None:
+            self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
+            self.bias = init.constant(0.0, *bias_shape)
+        elif scheme == "gpt2" and bound is None:
+            self.weight = init.stack(lambda rng: 0.02 * rng.standard_normal(shape))
+            self.bias = init.constant(0.0, *bias_shape)
+        else:
+            reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
+            self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
+            if bound is not None or scheme == "default":
+                self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
+            else:
+                self.bias = init.constant(0.1 if scheme == "edac" else 0.0, *bias_shape)
+        decays(self.weight, init.regularisation.weight_decay)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the map; see the class for shapes."""
+        return self.product(x).to(self.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As :meth:`forward`, with the result left in ``product_dtype``."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if self.product_dtype is not None:
+            x, weight, bias = (t.to(self.product_dtype) for t in (x, weight, bias))
+        if self.members is None:
+            return torch.baddbmm(bias, x, weight)
+        seeds, members, n_in, n_out = weight.shape
+        if x.dim() == 3:
+            x = x.unsqueeze(1).expand(-1, members, -1, -1)
+        flat = torch.baddbmm(
+            bias.view(seeds * members, 1, n_out),
+            x.reshape(seeds * members, -1, n_in),
+            weight.view(seeds * members, n_in, n_out),
+        )
+        return flat.view(seeds, members, -1, n_out)
+
+
+NORM_EPSILON = 1e-6
+"""Added to the variance by layer normalisation: that of flax, in which the methods with it were published."""
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer normalisation per seed (Ba, Kiros, Hinton 2016, arXiv 1607.06450), in the parameters' precision.
+
+    Every row of ``[S, B, n]`` (``[S, E, B, n]`` for an ensemble) is brought to mean 0 and variance 1 over its
+    n units, then scaled and shifted by the seed's own ``weight`` and ``bias``, which start at 1 and 0.
+    """
+
+    def __init__(self, init: Initialiser, width: int, *, members: int | None = None) -> None:
+        super().__init__()
+        lead = () if members is None else (members,)
+        self.weight = init.constant(1.0, *lead, 1, width)
+        self.bias = init.constant(0.0, *lead, 1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis; the variance is the biased one, plus ``NORM_EPSILON``."""
+        weight: Tensor = self.weight
+        standard = functional.layer_norm(x.to(weight.dtype), x.shape[-1:], eps=NORM_EPSILON)
+        return torch.addcmul(self.bias, standard, weight)
+
+
+class Mlp(nn.Module):
+    """Multi-layer perceptron with ReLU or GELU between layers and, by default, nothing after the last.
+
+    Args:
+        init: initialiser of the S seeds.
+        widths: ``[n_in, hidden..., n_out]``.
+        members: E for an ensemble.
+        scheme: initialisation of every layer.
+        activate_last: also activate the last layer (a trunk of features).
+        activation: of the hidden units; GELU in its tanh form (Hendrycks, Gimpel 2016, arXiv 1606.08415).
+        layer_norm: normalise before every activation, see :class:`StackedLayerNorm`.
+        norm_after: normalise after every activation instead of before.
+        last_bound: weights and bias of the last layer start uniform within it.
+
+    With one width it has no layer and returns its input: the trunk of a linear policy. Of the initialiser's
+    regularisation it has ``layer_norm``, also where its method has none, and ``dropout``: ``masks`` ``[S, 1,
+    sum of hidden widths]`` (``[S, E, 1, ...]``) multiplies the hidden units and is 1 outside of an update.
+    """
+
+    masks: Tensor
+
+    def __init__(
+        self,
+        init: Initialiser,
+        widths: Sequence[int],
+        *,
+        members: int | None = None,
+        scheme: Init = "default",
+        activate_last: bool = False,
+        activation: Activation = "relu",
+        layer_norm: bool = False,
+        norm_after: bool = False,
+        last_bound: float | None = None,
+    ) -> None:
+        super().__init__()
+        last = len(widths) - 2
+        self.layers = nn.ModuleList(
+            Linear(init, n_in, n_out, members=members, scheme=scheme, bound=last_bound if i == last else None)
+            for i, (n_in, n_out) in enumerate(pairwise(widths))
+        )
+        self.hidden = list(widths[1:] if activate_last else widths[1:-1])
+        self.norms = nn.ModuleList(
+            StackedLayerNorm(init, width, members=members)
+            for width in self.hidden
+            if layer_norm or init.regularisation.layer_norm
+        )
+        self.dropout = init.regularisation.dropout if self.hidden else 0.0
+        if self.dropout > 0.0:
+            lead = (len(init.seeds),) if members is None else (len(init.seeds), members)
+            ones = torch.ones(*lead, 1, sum(self.hidden), dtype=init.dtype, device=init.device)
+            self.register_buffer("masks", ones, persistent=False)
+        self.activate_last, self.norm_after, self.gelu = activate_last, norm_after, activation == "gelu"
+        self.dtype = init.dtype
+
+    def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+        """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble).
+
+        ``keep``, if given, multiplies the units of every hidden layer: a method's own dropout.
+        """
+        last = len(self.layers) - 1
+        masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
+        for i, layer in enumerate(self.layers):
+            x = cast(Linear, layer).product(x)
+            if i < last or self.activate_last:
+                if self.norms and not self.norm_after:
+                    x = self.norms[i](x)
+                x = functional.gelu(x, approximate="tanh") if self.gelu else torch.relu(x)
+                if self.norms and self.norm_after:
+                    x = self.norms[i](x)
+                if masks:
+                    x = x * masks[i].to(x.dtype)
+                if keep:
+                    x = x * keep[i].to(x.dtype)
+        return x.to(self.dtype)
+
+    def drop(self, uniform: Tensor) -> None:
+        """Leave out the units whose number in ``uniform`` (the shape of ``masks``) is below ``dropout``.
+
+        The others are scaled up, so that every unit keeps its mean.
+        """
+        self.masks.copy_((uniform >= self.dropout).to(uniform.dtype) / (1.0 - self.dropout))

@@ -1,0 +1,51 @@
+"""Adam over stacked seeds, and step sizes that change along training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dosing.models.networks import decay_of
+
+
+def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    """Adam over stacked parameters: elementwise, so seeds cannot mix; one fused call for all tensors.
+
+    Parameters that were marked for decay (``dosing.models.networks.decays``) shrink by their rate times the
+    step size, apart from the gradient.
+
+    On a GPU the step size is a tensor and the state stays on the device, so that a step can be captured in a
+    graph; :func:`set_learning_rate` changes it either way.
+    """
+    if isinstance(module_or_parameters, nn.Module):
+        module_or_parameters = list(module_or_parameters.parameters())
+    rates = sorted({decay_of(p) for p in module_or_parameters})
+    groups = [
+        {"params": [p for p in module_or_parameters if decay_of(p) == rate], "weight_decay": rate}
+        for rate in rates
+    ]
+    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
+    device = module_or_parameters[0].device
+    if device.type != "cuda":
+        return kind(groups, lr=learning_rate, fused=True)
+    return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the step size, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+def decay_learning_rate(
+    optimizer: torch.optim.Optimizer, learning_rate: float, step: int, decay_steps: int | None
+) -> None:
+    """Step size of update ``step`` under cosine decay to 0 over ``decay_steps`` updates; None keeps it."""
+    if decay_steps is not None:
+        done = min(step / decay_steps, 1.0)
+        set_learning_rate(optimizer, learning_rate * 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -1,0 +1,92 @@
+"""Recommendations for a table of states, as columns of a parquet file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dosing import NOT_FOR_PATIENTS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dosing.recommendation.records import Answers, Recommender
+
+
+def columns_of_numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
+    """Columns as float64 ``[M, len(names)]``; NaN where a number is missing."""
+    import numpy as np
+
+    columns = (piece.column(name).to_numpy(zero_copy_only=False) for name in names)
+    return np.stack([column.astype(np.float64) for column in columns], axis=1)
+
+
+def answers_schema(door: Recommender, source: str) -> pa.Schema:
+    """Columns of the answers to a table, with what they rest on.
+
+    Args:
+        door: policy, rules and monitor.
+        source: SHA-256 of the table's file.
+    """
+    import pyarrow as pa
+
+    about = {
+        "notice": NOT_FOR_PATIENTS,
+        "input": source,
+        "unit": door.rules.limits.unit,
+        "limits": json.dumps([door.rules.limits.low, door.rules.limits.high]),
+        "provenance": json.dumps(dict(door.provenance)),
+        "monitor": str(door.monitor) if door.monitor else door.note,
+    }
+    word = pa.dictionary(pa.int32(), pa.string())
+    fields = [("row", pa.int64()), ("status", word)]
+    fields += [(name, pa.float64()) for name, _ in _quantities(door.rules.limits.n_act)]
+    fields += [("mass_outside", pa.float64()), ("reasons", word)]
+    fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
+    return pa.schema(fields, metadata=about)
+
+
+def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Column, and where its numbers are in ``Answers``, of everything with one number per dose dimension."""
+    from dosing.recommendation.patient_table import by_dimension
+
+    names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
+    for name, attribute in (names | {"spread": "spread"}).items():
+        for dimension, column in enumerate(by_dimension(name, width)):
+            yield column, (attribute, dimension)
+
+
+def answers_table(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
+    """Answers as a table; NaN becomes null.
+
+    Args:
+        found: the answers.
+        first: number of their first row.
+        schema: as :func:`answers_schema` gives it.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from dosing.recommendation.reasons import STATUSES, reason_names
+
+    codes, place = np.unique(found.codes, return_inverse=True)
+    reasons = pa.array([" ".join(reason_names(int(code))) for code in codes])
+    near = found.distance if found.distance.shape[1] else np.full((len(codes[place]), 1), np.nan)
+    columns: dict[str, Any] = {
+        "row": np.arange(first, first + len(found.codes)),
+        "status": pa.DictionaryArray.from_arrays(found.status.astype(np.int32), pa.array(STATUSES)),
+        "mass_outside": found.mass_outside,
+        "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
+        "distance": near[:, -1],
+        "nearest_distance": near[:, 0],
+    }
+    for column, (attribute, dimension) in _quantities(found.dose.shape[1]):
+        columns[column] = getattr(found, attribute)[:, dimension]
+    arrays = [
+        pa.array(np.ascontiguousarray(columns[f.name]), from_pandas=True)
+        if isinstance(columns[f.name], np.ndarray)
+        else columns[f.name]
+        for f in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,0 +1,190 @@
+"""Many states at once: the arithmetic behind every recommendation, in columns."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.errors import UserError
+from dosing.policy import DosePolicy, Observations
+from dosing.recommendation.explanations import failure_sentence
+from dosing.recommendation.inputs import LARGEST
+from dosing.recommendation.reasons import DISAGREEMENT, REFUSES, Reason
+from dosing.recommendation.records import Answers, Recommender, Rules
+from dosing.types import Array
+
+KEPT = 10
+"""Rows of a table whose failure is kept as a sentence."""
+
+
+ROWS = 1024
+"""States that a policy is asked about at once: their activations stay in the processor's cache."""
+
+
+def recommend_all(
+    door: Recommender, states: Array, current: Array | None = None, *, workers: int = 1
+) -> Answers:
+    """Answer M states at once; each row is what :func:`recommend` would say, up to rounding.
+
+    A row that is refused refuses no other.
+
+    Args:
+        door: policy, rules and monitor.
+        states: ``[M, O]``; a missing number is NaN and refuses its row.
+        current: ``[M, A]`` the doses given now, likewise.
+        workers: processor cores for the search of near visits.
+
+    Raises:
+        UserError: the table has another width than the scenario observes.
+    """
+    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
+    states = np.asarray(states, dtype=np.float64)
+    if states.ndim != 2 or states.shape[1] != n_obs:
+        raise UserError(f"states must have {n_obs} numbers each, got shape {states.shape}.")
+    found = Answers.blank(door, len(states))
+    for reason, bad in zip(
+        (Reason.NOT_FINITE, Reason.OUT_OF_RANGE), _bad_entries(rules, states), strict=True
+    ):
+        found.codes[bad.any(1)] |= reason
+    given = read_current_doses(rules, states, current)
+    if given is not None:
+        found.codes[~rules.limits.contains(given)] |= Reason.CURRENT_DOSE
+    elif rules.step is not None:
+        found.codes[:] |= Reason.CURRENT_DOSE
+    good = np.flatnonzero(found.codes == 0)
+    for start in range(0, len(good), ROWS):
+        _fill(door, found, states, given, good[start : start + ROWS], workers)
+    found.forget((found.codes & int(REFUSES)) != 0)
+    return found
+
+
+def _fill(
+    door: Recommender,
+    found: Answers,
+    states: Array,
+    current: Array | None,
+    rows: NDArray[np.int64],
+    workers: int,
+) -> None:
+    """Answer these rows; where that fails, in halves, until the rows that fail stand alone."""
+    try:
+        _answer(door, found, states[rows], None if current is None else current[rows], rows, workers)
+    except Exception as error:  # the door fails closed, whatever failed behind it
+        if len(rows) > 1:
+            for half in np.array_split(rows, 2):
+                _fill(door, found, states, current, half, workers)
+            return
+        found.codes[rows] = Reason.FAILED
+        if len(found.failures) < KEPT:
+            found.failures[int(rows[0])] = failure_sentence(error)
+
+
+def _answer(
+    door: Recommender,
+    found: Answers,
+    states: Array,
+    current: Array | None,
+    rows: NDArray[np.int64],
+    workers: int,
+) -> None:
+    """Ask the policy about sound states ``[M, O]`` and write what it says, within limits, into these rows."""
+    policy, rules, limits = door.policy, door.rules, door.rules.limits
+    doses, sets = policy.consult(
+        as_observations(policy, states), np.asarray(limits.low), np.asarray(limits.high)
+    )
+    shape = (len(policy.seeds), len(rows), limits.n_act)
+    said = {"dose": doses, "low": sets.low, "high": sets.high, "mass": sets.mass_outside}
+    for what, values in said.items():
+        if np.shape(values) != shape:
+            raise UserError(
+                f"the policy's {what} has shape {np.shape(values)}, not {shape}; no dose is shown."
+            )
+    finite = np.isfinite(np.stack(list(said.values()))).all((0, 1, 3))  # [M]
+    with np.errstate(all="ignore"):
+        proposed = doses.mean(0)
+        spread = doses.std(0, ddof=1) if len(doses) > 1 else np.full_like(proposed, np.nan)
+    finite &= np.isfinite(spread).all(1) | (len(doses) == 1)  # finite doses may be too large for a mean
+    codes = np.where(finite, 0, int(Reason.POLICY_NOT_FINITE))
+    for row in np.flatnonzero(~finite)[: KEPT - len(found.failures)]:
+        good = [np.isfinite(values[:, row]).all(-1) for values in said.values()]
+        seeds = [seed for seed, fine in zip(policy.seeds, np.all(good, axis=0), strict=True) if not fine]
+        found.failures[int(rows[row])] = (
+            f"the policy's dose is not finite for seed(s) {seeds}: its weights are damaged, or the state is "
+            "beyond anything it can compute with."
+        )
+
+    dose, held = limits.deliver(np.where(finite[:, None], proposed, limits.low))
+    codes |= np.where(held > 0, int(Reason.HARD_LIMIT), 0)
+    if rules.step is not None:
+        dose, held_back = rules.step.deliver(dose, current)
+        codes |= np.where(held_back, int(Reason.STEP_LIMIT), 0)
+    codes |= np.where(limits.contains(dose), 0, int(Reason.LEFT_LIMITS))
+
+    if door.monitor is not None:
+        distance, nearest = door.monitor.nearest(states, workers=workers)
+        codes |= np.where(distance[:, -1] <= door.monitor.threshold, 0, int(Reason.UNFAMILIAR))
+        found.distance[rows], found.nearest[rows] = distance, nearest
+        if len(doses) > 1:
+            usual = np.asarray(door.monitor.dose_spread)
+            apart = (spread > DISAGREEMENT * usual) & (usual > 0.0)
+            codes |= np.where(apart.any(1), int(Reason.SEEDS_APART), 0)
+    codes |= np.where(_between(sets.low, sets.high, proposed), int(Reason.BETWEEN_SEEDS), 0)
+
+    found.codes[rows] = codes
+    found.dose[rows], found.proposed[rows], found.spread[rows] = dose, proposed, spread
+    found.low[rows], found.high[rows] = sets.low.min(0), sets.high.max(0)
+    found.mass_outside[rows] = sets.mass_outside.mean(0).max(-1)
+    found.seed_dose[:, rows], found.seed_low[:, rows], found.seed_high[:, rows] = doses, sets.low, sets.high
+    found.kinds[:] = [(sets.kind, sets.bounded)]
+
+
+def _between(low: Array, high: Array, proposed: Array) -> NDArray[np.bool_]:
+    """Whether the mean ``[M, A]`` lies in no seed's own interval ``[S, M, A]``, in some dimension: ``[M]``.
+
+    Never where no seed has an interval: deterministic seeds are apart by nature, their spread is judged.
+    """
+    if len(low) == 1:
+        return np.zeros(len(proposed), dtype=np.bool_)
+    inside = np.any((low <= proposed) & (proposed <= high), axis=0)
+    between: NDArray[np.bool_] = np.any(~inside & np.any(low < high, axis=0), axis=1)
+    return between
+
+
+def _bad_entries(rules: Rules, states: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which entries ``[M, O]`` are not finite, and which of the others the scenario card calls impossible."""
+    wild = ~(np.abs(states) <= LARGEST)
+    if not rules.entries:
+        return wild, np.zeros_like(wild)
+    if len(rules.entries) != states.shape[1]:
+        raise UserError(
+            f"the scenario card names {len(rules.entries)} observations, the policy sees {states.shape[1]}."
+        )
+    low, high = np.array([(entry.low, entry.high) for entry in rules.entries]).T
+    return wild, ~wild & ((states < low) | (states > high))
+
+
+def read_current_doses(rules: Rules, states: Array, current: Array | None) -> Array | None:
+    """The doses given now ``[M, A]``: as told, else as observed; None if neither."""
+    if current is not None:
+        told = np.asarray(current, dtype=np.float64)
+        if told.shape != (len(states), rules.limits.n_act):
+            raise UserError(
+                f"there must be {rules.limits.n_act} current dose(s) per state, got shape {told.shape}."
+            )
+        return told
+    if rules.step is None or not rules.step.current:
+        return None
+    names = [entry.name for entry in rules.entries]
+    try:
+        observed: Array = states[:, [names.index(name) for name in rules.step.current]]
+    except ValueError:
+        raise UserError(
+            f"the step limit reads the current dose from {list(rules.step.current)}, which the scenario card "
+            "does not observe."
+        ) from None
+    return observed
+
+
+def as_observations(policy: DosePolicy, states: Array) -> Observations:
+    """States ``[M, O]`` for every seed, ``[S, M, O]``."""
+    return np.broadcast_to(states.astype(np.float32), (len(policy.seeds), *states.shape))

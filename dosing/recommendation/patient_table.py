@@ -1,0 +1,308 @@
+"""Tables of patients that somebody brings: what such a file must be, and everything that is wrong with one.
+
+Nothing is guessed: a file that is not exactly what it should be is refused as a whole, with all that is wrong
+at once, each with its row (from 1) and column. What reads as numbers goes through the guarded door, which
+refuses single rows: missing numbers, and numbers beyond what the scenario card calls possible.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dosing.errors import UserError
+from dosing.recommendation.inputs import LARGEST
+from dosing.recommendation.records import Recommender, StateEntry
+from dosing.types import Array
+
+MOST_BYTES, MOST_ROWS, MOST_COLUMNS = 10_000_000, 50_000, 200
+"""Largest file that is read, in bytes, rows and columns."""
+TOLD = 50
+"""Problems told one by one; further ones are counted."""
+
+_WORD = re.compile(
+    "names?|surname|forename|nickname|initials|vorname|nachname|naam|nom|prenom|nombre|apellido|cognome|dob|"
+    "born|birth|birthday|birthdate|geburtsdatum|ids?|identifier|uuid|guid|patients?|subject|mrn|nhs|ssn|npi|"
+    "cpr|bsn|record|passport|insurance|address|street|city|zip|postcode|postal|phone|telephone|telefon|tel|"
+    "mobile|fax|email|mail|url|ip|account|username|user"
+)
+_PART = re.compile(
+    "firstname|lastname|fullname|familyname|givenname|patientname|birth|geburt|patient(id|no|number)|subjectid|"
+    "record(n|id)|medicalrecord|hospital(n|id)|socialsecurity|email|phone|postcode|zipcode|passport|insurance"
+)
+
+
+def identifying(name: str) -> bool:
+    """Whether a column's name looks like that of something that identifies a person.
+
+    Names, birth dates, numbers of patients and of records, addresses, telephone and e-mail, in Latin letters,
+    in any case and joined in any way; rather one too many, as columns can be removed.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain).lower())
+    return any(map(_WORD.fullmatch, words)) or _PART.search("".join(words)) is not None
+
+
+Column: TypeAlias = Sequence[str] | pa.ChunkedArray | pa.DataType
+"""See :class:`Sheet`."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file that could be read: its columns as they came.
+
+    Attributes:
+        columns: by name: the ``rows`` texts of a CSV file; of a parquet file the numbers, or the type of what
+            is no number and was not unpacked.
+        rows: number of them.
+    """
+
+    columns: Mapping[str, Column]
+    rows: int
+
+
+class Refused(UserError):
+    """A file is not used; ``problems`` holds everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keep the problems; the first :data:`TOLD` of them make the sentence."""
+        self.problems = tuple(problems)
+        more = len(problems) - TOLD
+        super().__init__(" ".join([*problems[:TOLD], *([f"And {more:,} more."] if more > 0 else [])]))
+
+
+# Which columns there must be
+
+
+def wanted(door: Recommender) -> tuple[list[StateEntry], list[StateEntry]]:
+    """Columns that a table must have: observed entries, and current doses where they are needed."""
+    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
+    entries = list(rules.entries) or [StateEntry(f"entry {k + 1}") for k in range(n_obs)]
+    if rules.step is None or rules.step.current:
+        return entries, []
+    limits = rules.limits
+    names = by_dimension("current_dose", limits.n_act)
+    return entries, [
+        StateEntry(n, limits.unit, lo, hi) for n, lo, hi in zip(names, limits.low, limits.high, strict=True)
+    ]
+
+
+def by_dimension(name: str, width: int) -> list[str]:
+    """Columns of a quantity with one number per dose dimension."""
+    return [name] if width == 1 else [f"{name}_{k + 1}" for k in range(width)]
+
+
+def exact(schema: pa.Schema, wanted: Sequence[str], rows: int) -> str:
+    """What keeps a parquet table from being exactly the wanted columns of numbers; empty if nothing does."""
+    wrong = []
+    if missing := [name for name in wanted if name not in schema.names]:
+        wrong.append(f"lacks {', '.join(missing)}")
+    if further := [name for name in schema.names if name not in wanted]:
+        wrong.append(f"has other columns, which may name patients: {', '.join(further)}")
+    if twice := _twice(schema.names):
+        wrong.append(f"has twice {', '.join(twice)}")
+    if texts := [f"{f.name} ({f.type})" for f in schema if f.name in wanted and not _numeric(f.type)]:
+        wrong.append(f"has columns that are no numbers: {', '.join(texts)}")
+    if rows == 0:
+        wrong.append("has no rows")
+    return "; ".join(wrong)
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+# Reading a file
+
+
+def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
+    """Read a CSV or parquet file without interpreting its values.
+
+    Args:
+        content: of the file.
+        suffix: ``.csv`` or ``.parquet``.
+        allowed: column names that identify nobody, whatever they look like: those of the scenario.
+
+    Raises:
+        Refused: the file is too large, cannot be read, has a column twice or none, or names patients.
+    """
+    if len(content) > MOST_BYTES:
+        raise Refused([f"The file has {len(content):,} bytes; at most {MOST_BYTES:,} are read."])
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if suffix.lower() not in readers:
+        raise Refused([f"The file must end in .csv or .parquet, got {suffix!r}."])
+    return readers[suffix.lower()](content, allowed)
+
+
+def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            rows, names = file.metadata.num_rows, file.schema_arrow.names
+            if problems := _head_problems(names, rows, allowed):  # before anything is unpacked
+                raise Refused(problems)
+            kinds = {f.name: f.type for f in file.schema_arrow}
+            table = file.read(columns=[name for name, kind in kinds.items() if _numeric(kind)])
+    except (pa.ArrowException, OSError) as error:
+        raise Refused([f"The file is truncated or not a parquet file ({error})."]) from None
+    return Sheet({name: table.column(name) if _numeric(kind) else kind for name, kind in kinds.items()}, rows)
+
+
+def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
+    """Read a header line and as many values in every further one."""
+    text = _decoded(content)
+    problems: list[str] = []
+    try:
+        lines = list(islice(csv.reader(io.StringIO(text, newline=""), strict=True), MOST_ROWS + 2))
+    except csv.Error as error:
+        raise Refused([f"The file is no CSV file: {error}."]) from None
+    if not lines:
+        raise Refused(["The file is empty."])
+    names, rows = [name.strip() for name in lines[0]], lines[1:]
+    while rows and not rows[-1]:  # empty lines at the end
+        rows.pop()
+    if len(names) == 1 and (found := next((c for c in ";\t|" if c in names[0]), None)):
+        raise Refused([f"Line 1: columns must be separated by commas, not by {found!r}."])
+    problems += _head_problems(names, len(rows), allowed)
+    for row, values in enumerate(rows, 1):
+        if len(values) != len(names):
+            hint = ": are there decimal commas?" if len(values) > len(names) else "."
+            problems.append(f"Row {row} has {len(values)} values, the header {len(names)}{hint}")
+    if problems:
+        raise Refused(problems)
+    return Sheet({name: [line[k] for line in rows] for k, name in enumerate(names)}, len(rows))
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a UTF-8 file, with or without the mark that spreadsheets put in front."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Refused(["The file is in UTF-16; save it as UTF-8."])
+    try:
+        text = content.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Refused([f"Line {line} holds byte {error.object[error.start]:#04x}: not UTF-8."]) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise Refused([f"Line {line} holds a null character: this is no CSV file."])
+    return text
+
+
+def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str]) -> list[str]:
+    """What names and number of rows tell before any value is looked at."""
+    problems = []
+    if people := [name for name in names if name not in allowed and identifying(name)]:
+        problems.append(
+            f"These columns look as if they identified people: {', '.join(map(repr, people))}. Remove them; "
+            "rows are numbered in the order of the file."
+        )
+    if twice := _twice(list(names)):
+        problems.append(f"These columns are there twice: {', '.join(map(repr, twice))}.")
+    if empty := [str(place) for place, name in enumerate(names, 1) if not name]:
+        problems.append(f"Column {', '.join(empty)} has no name.")
+    if len(names) > MOST_COLUMNS:
+        problems.append(f"The file has {len(names):,} columns; at most {MOST_COLUMNS:,} are read.")
+    if rows == 0:
+        problems.append("The file has no rows.")
+    if rows > MOST_ROWS:
+        problems.append(f"The file has more than {MOST_ROWS:,} rows, the most that are answered at once.")
+    return problems
+
+
+# Columns as numbers
+
+
+def numbers(sheet: Sheet, columns: Mapping[str, str], entries: Sequence[StateEntry]) -> Array:
+    """The chosen columns as numbers ``[M, len(entries)]``; NaN where a number is missing.
+
+    Args:
+        sheet: the file.
+        columns: the file's column of every entry, by the entry's name.
+        entries: in the order in which they are wanted.
+
+    Raises:
+        Refused: an entry has no column or two share one, or values are no numbers: everything at once.
+    """
+    problems = []
+    if missing := [entry.name for entry in entries if columns.get(entry.name) not in sheet.columns]:
+        problems.append(f"No column was chosen for {', '.join(missing)}.")
+    chosen = [columns[e.name] for e in entries if e.name in columns]
+    problems += [f"Column {name!r} was chosen for several entries." for name in _twice(chosen)]
+    if problems:
+        raise Refused(problems)
+    values, wrong = np.full((sheet.rows, len(entries)), np.nan), []
+    for place, entry in enumerate(entries):
+        name = columns[entry.name]
+        found, faults = _column(sheet.columns[name], name)
+        wrong += faults
+        if not faults:
+            values[:, place] = found
+    if wrong:
+        raise Refused([sentence for _, sentence in sorted(wrong, key=lambda fault: fault[0])])
+    return values
+
+
+Fault = tuple[int, str]
+"""A row, from 1, and what is wrong there."""
+
+
+def _column(column: Column, name: str) -> tuple[Array, list[Fault]]:
+    """One column as numbers, with the rows that hold none."""
+    if isinstance(column, pa.DataType):
+        return np.empty(0), [(0, f"Column {name!r} holds {column}, not numbers.")]
+    if isinstance(column, pa.ChunkedArray):
+        return column.to_numpy().astype(np.float64), []
+    values, faults = np.full(len(column), np.nan), []
+    for row, text in enumerate(column):
+        word = text.strip()
+        if not word:
+            continue
+        if _NUMBER.fullmatch(word):
+            values[row] = float(word)
+        else:
+            faults.append((row + 1, f"Row {row + 1}, {name}: {_why(word)}"))
+    return values, faults
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE | re.ASCII)
+
+
+def _why(word: str) -> str:
+    """Why a text is no number."""
+    shown = repr(word[:40])
+    if re.fullmatch(r"[+-]?\d+,\d+", word):
+        return f"{shown} has a comma; write a decimal point, and no marks between thousands."
+    if re.fullmatch(r"[<>]=?\s*[\d.]+", word):
+        return f"{shown} is a bound, not a number."
+    return f"{shown} is no number."
+
+
+def row_problems(values: Array, entries: Sequence[StateEntry]) -> Iterator[Fault]:
+    """Rows that the guarded door will refuse, each with what is wrong: what, value, allowed range, unit.
+
+    Args:
+        values: ``[M, len(entries)]``.
+        entries: with their ranges.
+    """
+    wild = ~(np.abs(values) <= LARGEST)
+    low, high = np.array([(entry.low, entry.high) for entry in entries]).T
+    with np.errstate(invalid="ignore"):
+        outside = ~wild & ((values < low) | (values > high))
+    for row, place in np.argwhere(wild | outside):
+        entry, value = entries[place], values[row, place]
+        allowed = entry.allowed or "a finite number"
+        said = "is missing" if np.isnan(value) else f"must be {allowed}, got {value:.6g}"
+        yield int(row) + 1, f"Row {row + 1}: {entry.name} {said}."

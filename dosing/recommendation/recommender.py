@@ -1,0 +1,154 @@
+"""The guarded door: the only way from a trained policy to a dose that a person sees.
+
+A recommendation is an object, never a bare number. Its status follows from what was found on the way:
+
+* ``refused``: bad input, a policy whose numbers are not finite, or any failure inside. There is no dose.
+* ``deferred``: the state is unlike the training visits (``dosing.recommendation.novelty``), or the seeds
+  disagree: their doses spread too much beside the recorded ones, or their mean lies where no seed would dose.
+  The dose is shown as what the policy says, not as advice.
+* ``limited``: a hard limit or a step limit changed the dose.
+* ``ok``: none of these.
+
+One state and a table of states pass through the same arithmetic: :func:`recommend`, :func:`recommend_all`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from dosing.errors import UserError
+from dosing.recommendation.batch import as_observations, read_current_doses, recommend_all
+from dosing.recommendation.explanations import failure_sentence, faults_inside, notes_on, reasons_in_words
+from dosing.recommendation.inputs import as_tuple, echoes, read_current, read_state
+from dosing.recommendation.novelty import Monitor
+from dosing.recommendation.reasons import REFUSES, STATUSES, Reason, reason_names
+from dosing.recommendation.records import MASS, Answers, NearVisit, Recommendation, Recommender, SeedSet
+
+
+def recommend(
+    door: Recommender, state: Sequence[Any], current: Sequence[Any] | None = None
+) -> Recommendation:
+    """Recommend a dose for one patient state, or refuse.
+
+    Never raises for bad input or bad weights: the answer is then ``refused`` and carries the reasons.
+
+    Args:
+        door: policy, rules and monitor.
+        state: as many numbers as the scenario observes.
+        current: the dose given now, as many numbers as the dose has; needed where the scenario has a step
+            limit and does not observe the current dose.
+    """
+    try:
+        numbers, faults = read_state(door, state)
+        given, wrong = read_current(door.rules, current)
+        faults += wrong
+        if faults:
+            return _refusal(door, state, current, faults)
+        return _one(door, numbers, given)
+    except Exception as error:  # the door fails closed, whatever failed behind it
+        return _refusal(door, state, current, [(Reason.FAILED, failure_sentence(error))])
+
+
+def _one(door: Recommender, state: tuple[float, ...], current: tuple[float, ...] | None) -> Recommendation:
+    """The answer to one sound state, with everything that a page shows."""
+    states = np.asarray(state, dtype=np.float64)[None]
+    found = recommend_all(door, states, None if current is None else np.asarray(current)[None])
+    code = int(found.codes[0])
+    if code & REFUSES:
+        return _refusal(door, state, current, faults_inside(door, found))
+    rules, monitor = door.rules, door.monitor
+    (kind, bounded), proposed = found.kinds[0], found.proposed[0]
+    low, high = door.policy.central(as_observations(door.policy, states), MASS)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise UserError("the policy's central interval is not finite; no dose is shown.")
+    now = read_current_doses(rules, states, None if current is None else np.asarray(current)[None])
+    around = rules.step.around(now[0]) if rules.step is not None and now is not None else None
+    return Recommendation(
+        status=STATUSES[int(found.status[0])],
+        dose=as_tuple(found.dose[0]),
+        proposed=as_tuple(proposed),
+        unit=rules.limits.unit,
+        limits=(rules.limits.low, rules.limits.high),
+        kind=kind,
+        bounded=bounded,
+        support=(as_tuple(found.low[0]), as_tuple(found.high[0])),
+        mass_outside=float(found.mass_outside[0]),
+        seeds=tuple(
+            SeedSet(seed, as_tuple(d), as_tuple(lo), as_tuple(hi))
+            for seed, d, lo, hi in zip(
+                door.policy.seeds,
+                found.seed_dose[:, 0],
+                found.seed_low[:, 0],
+                found.seed_high[:, 0],
+                strict=True,
+            )
+        ),
+        reasons=reasons_in_words(door, found, code),
+        state=state,
+        provenance=dict(door.provenance),
+        time=_now(),
+        codes=reason_names(code),
+        notes=notes_on(door),
+        current=None if now is None else as_tuple(now[0]),
+        step=None if around is None else (as_tuple(around[0]), as_tuple(around[1])),
+        central=(as_tuple(low[:, 0].min(0)), as_tuple(high[:, 0].max(0))),
+        spread=as_tuple(found.spread[0]) if len(door.policy.seeds) > 1 else None,
+        distance=float(found.distance[0, -1]) if monitor else None,
+        threshold=monitor.threshold if monitor else None,
+        nearest=_visits(monitor, found) if monitor else (),
+        safe_default=rules.safe_default,
+    )
+
+
+def _refusal(
+    door: Recommender, state: Any, current: Any, faults: Sequence[tuple[Reason, str]]
+) -> Recommendation:
+    limits, monitor = door.rules.limits, door.monitor
+    return Recommendation(
+        status="refused",
+        dose=None,
+        proposed=None,
+        unit=limits.unit,
+        limits=(limits.low, limits.high),
+        kind=None,
+        bounded=None,
+        support=None,
+        mass_outside=None,
+        seeds=(),
+        reasons=tuple(sentence for _, sentence in faults),
+        state=echoes(state),
+        provenance=dict(door.provenance),
+        time=_now(),
+        codes=tuple(str(reason.name).lower() for reason, _ in faults),
+        current=None if current is None else echoes(current),
+        threshold=monitor.threshold if monitor else None,
+        safe_default=door.rules.safe_default,
+    )
+
+
+# What comes in
+
+
+# What goes out
+
+
+def _visits(monitor: Monitor, found: Answers) -> tuple[NearVisit, ...]:
+    return tuple(
+        NearVisit(
+            int(monitor.episode[row]),
+            int(monitor.step[row]),
+            float(distance),
+            as_tuple(monitor.obs[row]),
+            as_tuple(monitor.act[row]),
+            float(monitor.reward[row]),
+        )
+        for row, distance in zip(found.nearest[0], found.distance[0], strict=True)
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,319 @@
+"""One printable page on the recommendations for one state: HTML that needs nothing but itself.
+
+Styles and drawings are inline, there is no script and no address of anything else, and the page forbids the
+browser to fetch any. Every number is that of the recommendation, four significant digits, as on the command
+line; every text is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.errors import UserError
+from dosing.recommendation.records import NearVisit, Recommendation, StateEntry
+
+BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
+SIGNS = {"ok": "\u2713", "limited": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
+WORDS = {
+    "ok": "OK: within the hard limits",
+    "limited": "LIMITED",
+    "deferred": "DEFERRED: not advice",
+    "refused": "REFUSED: no dose",
+}
+WIDTH, LANE = 460, 34
+"""Size of the drawing of one dose dimension in pixels: its width, and the height of its one lane."""
+
+STYLE = """
+@page { size: A4; margin: 9mm 12mm; }
+* { box-sizing: border-box; }
+html { color-scheme: light; }
+body { font: 8pt/1.28 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
+  max-width: 186mm; margin: 4mm auto; padding: 0 2mm; }
+@media print { body { margin: 0; max-width: none; padding: 0; } }
+h1 { font-size: 13pt; margin: 1.8mm 0 .3mm; }
+h2 { font-size: 9.5pt; margin: 2.2mm 0 .8mm; }
+h3 { font-size: 9.5pt; margin: 0; }
+.dose { white-space: nowrap; }
+p { margin: .6mm 0; }
+.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.4pt;
+  padding: .6mm 2mm; }
+.state { display: flex; flex-wrap: wrap; gap: .5mm 5mm; margin: 0; }
+.state div { min-width: 27mm; }
+dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-weight: 600; }
+.agents { display: grid; grid-template-columns: repeat(auto-fit, minmax(86mm, 1fr)); gap: 2.5mm; }
+article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid; }
+.status { display: inline-block; border: 1pt solid; padding: .1mm 1.5mm; font-weight: 700; margin: .6mm 0; }
+.ok { color: #00614a; } .limited { color: #8f3e00; } .deferred, .refused { color: #a40e26; }
+.dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
+.lines { margin: .8mm 0 0; padding-left: 3.6mm; } .reason { font-weight: 600; }
+svg { display: block; width: 100%; height: auto; margin-top: 1mm; }
+table { border-collapse: collapse; width: 100%; font-size: 7pt; }
+th, td { text-align: left; padding: .15mm 2.5mm .15mm 0; border-bottom: .5pt solid #d0d7de; }
+td { vertical-align: top; }
+.hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.2pt; overflow-wrap: anywhere; }
+.small { color: #57606a; font-size: 7.5pt; font-weight: 400; }
+@media (max-width: 640px) { .agents { grid-template-columns: 1fr; } .wide { overflow-x: auto; } }
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One agent's answer on the page: its name, the law of its policy in words, what it says."""
+
+    name: str
+    law: str
+    found: Recommendation
+
+
+def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
+    """Return the page as HTML.
+
+    Args:
+        said: answers of one agent or more to the same state.
+        entries: names and units of the observed entries; empty where nothing is known of them.
+        about: which patient and visit this is, in words.
+
+    Raises:
+        UserError: there is no answer, or they are on different states.
+    """
+    if not said:
+        raise UserError("a report needs at least one recommendation.")
+    first = said[0].found
+    if any((one.found.state, one.found.current) != (first.state, first.current) for one in said[1:]):
+        raise UserError("a report is on one state; these recommendations are on several.")
+    banner = f'<p class="banner">{_text(BANNER)}</p>'
+    parts = [
+        banner,
+        "<h1>Dose recommendation of a research simulator</h1>",
+        f'<p class="small">{_text(" · ".join(filter(None, [about, f"made {first.time}"])))}</p>',
+        "<h2>State</h2>",
+        _state(first, entries),
+        "<h2>Recommendation per agent</h2>",
+        f'<section class="agents">{"".join(map(_article, said))}</section>',
+        *_near(said, entries),
+        "<h2>What this rests on</h2>",
+        _provenance(said),
+        f'<p class="small">Written by dosing {_text(__version__)}. Interval: union over training seeds. Mass '
+        "outside: probability outside the hard limits before any clipping, mean over seeds. Filled bar: "
+        "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose.</p>",
+        banner,
+    ]
+    guard = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{guard}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="description" content="{_text(NOT_FOR_PATIENTS)}">'
+        f"<title>Dose recommendation, not for patients</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _state(found: Recommendation, entries: Sequence[StateEntry]) -> str:
+    """Every observed entry with its unit, and the dose given now."""
+    known = len(entries) == len(found.state)
+    names = [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(found.state))]
+    units = [e.unit for e in entries] if known else [""] * len(found.state)
+    pairs = list(zip(names, (_number(v) for v in found.state), units, strict=True))
+    if found.current is not None:
+        pairs.append(("current dose", _numbers(found.current), found.unit))
+    cells = (f"<div><dt>{_text(n)}</dt> <dd>{_text(v + _after(u))}</dd></div>" for n, v, u in pairs)
+    return f'<dl class="state">{"".join(cells)}</dl>'
+
+
+def _article(one: Said) -> str:
+    """One agent: status first, number second, then what the policy could give."""
+    found = one.found
+    unit = _after(found.unit)
+    words = WORDS[found.status]
+    if found.status == "limited" and found.proposed is not None:
+        limit = "a step limit" if "step_limit" in found.codes else "a hard limit"
+        words += f": proposed {_numbers(found.proposed)}{unit}, held at {limit}"
+    parts = [
+        f'<h3>{_text(one.name)} <span class="small">{_text(one.law)}</span></h3>',
+        f'<p class="status {found.status}">{SIGNS[found.status]} {_text(words)}</p>',
+    ]
+    lines = []
+    if found.dose is not None:
+        label = "Dose the policy would give, not advice" if found.status == "deferred" else "Recommended dose"
+        label += "" if unit else " (no unit)"
+        parts.append(f'<p>{label} <span class="dose">{_text(_numbers(found.dose) + unit)}</span></p>')
+        parts += [_drawing(found, dimension) for dimension in range(len(found.dose))]
+        lines = list(_lines(found, unit))
+    lines.append(f"Hard limits: {_span(found.limits)}{unit}")
+    reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in found.reasons]
+    if found.status in ("deferred", "refused") and found.safe_default:
+        reasons.append(f'<li class="reason">{_text(f"Safe default: {found.safe_default}.")}</li>')
+    items = [*reasons, *(f"<li>{_text(line)}</li>" for line in (*lines, *found.notes))]
+    return f'<article>{"".join(parts)}<ul class="lines">{"".join(items)}</ul></article>'
+
+
+def _lines(found: Recommendation, unit: str) -> Iterator[str]:
+    """The basis of a dose, one line each."""
+    assert found.support is not None
+    assert found.mass_outside is not None
+    yield f"Could give: {_span(found.support)}{unit} ({found.support_words})"
+    if found.central is not None:
+        yield f"Central 90 %: {_span(found.central)}{unit}"
+    mass = "0 (exactly)" if found.mass_outside == 0.0 else _number(found.mass_outside)
+    yield f"Mass outside the hard limits: {mass}"
+    seeds = "; ".join(_numbers(seed.dose) for seed in found.seeds)
+    spread = f" (standard deviation {_numbers(found.spread)}{unit})" if found.spread else ""
+    yield f"Doses of {len(found.seeds)} training seed{'s' if len(found.seeds) != 1 else ''}: {seeds}{spread}"
+    if found.step is not None:
+        yield f"Step limit: {_span(found.step)}{unit}"
+    if found.distance is not None and found.threshold is not None:
+        far = f"{found.distance:.3g}, unfamiliar beyond {found.threshold:.3g}"
+        yield f"Distance from the training visits: {far}"
+
+
+def _drawing(found: Recommendation, dimension: int) -> str:
+    """One dose dimension: hard limits, interval, seeds and dose on one axis."""
+    assert found.dose is not None
+    assert found.support is not None
+    low, high = (ends[dimension] for ends in found.limits)
+    left, right = low - 0.15 * (high - low), high + 0.15 * (high - low)
+
+    def x(dose: float) -> float:
+        return round(WIDTH * (min(max(dose, left), right) - left) / (right - left), 1)
+
+    ends = [ends[dimension] for ends in found.support]
+    dash = "" if found.bounded else ' stroke-dasharray="4 3"'
+    fill = "#cfe3f1" if found.bounded else "none"
+    name = "" if len(found.dose) == 1 else f"{dimension + 1}: "
+    shapes = [
+        f'<rect x="{x(ends[0])}" y="5" width="{max(round(x(ends[1]) - x(ends[0]), 1), 1)}" height="14" '
+        f'fill="{fill}" stroke="#0072B2" stroke-width="1.5"{dash}/>',
+        *(
+            f'<path d="M{x(edge)} 1V23" stroke="#767676" stroke-width="2.5"/>'
+            f'<text x="{x(edge)}" y="{LANE - 1}" text-anchor="middle">{_text(name + _number(edge))}</text>'
+            for edge in (low, high)
+        ),
+        *(
+            f'<path d="M{x(s.dose[dimension])} 5V19" stroke="#0072B2" stroke-width="1.5"/>'
+            for s in found.seeds
+        ),
+        f'<path d="M{x(found.dose[dimension])} 4l7 8l-7 8l-7-8z" fill="#0072B2" stroke="#fff"/>',
+        f'<text x="{_room(x(found.dose[dimension]), x(low), x(high))}" y="{LANE - 1}" '
+        f'text-anchor="middle" font-weight="700">{_text(_number(found.dose[dimension]))}</text>',
+        *(
+            f'<text x="{edge}" y="16" text-anchor="{anchor}">{sign}</text>'
+            for edge, anchor, sign, beyond in (
+                (0, "start", "\u25c2", ends[0] < left),
+                (WIDTH, "end", "\u25b8", ends[1] > right),
+            )
+            if beyond
+        ),
+    ]
+    label = f"hard limits {_span(found.limits)}, dose {_numbers(found.dose)}, interval {_span(found.support)}"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="12.5">'
+        f"{''.join(shapes)}</svg>"
+    )
+
+
+def _room(x: float, low: float, high: float) -> float:
+    """Where the number of a dose stands so that it covers no number of a limit."""
+    return min(max(x, low + 42), high - 42)
+
+
+def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
+    """The nearest training visits; once for agents that were trained on the same visits."""
+    groups: dict[tuple[NearVisit, ...], list[Said]] = {}
+    for one in said:
+        if one.found.nearest:
+            groups.setdefault(one.found.nearest, []).append(one)
+    for visits, of in groups.items():
+        whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
+        unit = _after(of[0].found.unit)
+        yield f"<h2>Nearest training visits{_text(whose)}</h2>"
+        known = len(entries) == len(visits[0].state)
+        names = (
+            [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
+        )
+        head = [
+            "patient",
+            "visit",
+            "distance",
+            "dose then",
+            "reward then",
+            *(names if len(names) <= 10 else ()),
+        ]
+        rows = [
+            [
+                str(visit.patient),
+                str(visit.visit + 1),
+                f"{visit.distance:.3g}",
+                _numbers(visit.dose) + unit,
+                _number(visit.reward),
+                *(map(_number, visit.state) if len(names) <= 10 else ()),
+            ]
+            for visit in visits
+        ]
+        yield f'<div class="wide">{_table(head, rows)}</div>'
+
+
+def _provenance(said: Sequence[Said]) -> str:
+    """Run folders, hashes and versions; what is common to all agents stands once."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for one in said:
+        found = one.found.provenance
+        for what, value in {
+            "run": found.get("run"),
+            "weights": found.get("weights"),
+            "data": found.get("data"),
+            "scenario card": found.get("card"),
+            "monitor": found.get("monitor"),
+            "environment": found.get("env"),
+            "versions": found.get("versions"),
+        }.items():
+            if value is not None:
+                told.setdefault((what, _flat(value)), []).append(one.name)
+    rows = []
+    for (what, value), names in told.items():
+        whose = "" if len(names) == len(said) else f" of {', '.join(names)}"
+        rows.append(f'<tr><th>{_text(what + whose)}</th><td class="hash">{_text(value)}</td></tr>')
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _flat(value: Any) -> str:
+    """A value with its parts by name, in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    return str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    line = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{line}</tr>{body}</table>"
+
+
+def _text(value: str) -> str:
+    """Text that no browser reads as markup."""
+    return escape(value, quote=True)
+
+
+def _number(value: Any) -> str:
+    """A number with four significant digits and a real minus sign; any other echo as it came."""
+    if isinstance(value, int | float):
+        return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    return str(value)
+
+
+def _numbers(values: Sequence[Any]) -> str:
+    return ", ".join(map(_number, values))
+
+
+def _span(ends: Sequence[Sequence[float]]) -> str:
+    return f"{_numbers(ends[0])} to {_numbers(ends[1])}"
+
+
+def _after(unit: str) -> str:
+    """A unit to stand after a number; nothing for a quantity without unit."""
+    return "" if unit in ("", "1") else f" {unit}"

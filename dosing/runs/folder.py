@@ -1,0 +1,132 @@
+"""Run folders: one trained stack of seeds on disk, written atomically, verified when read.
+
+``<study>/<agent>/<data>/<key>/`` holds
+
+* ``config.json``: agent, settings, seeds, data, transform, dose limits, environment, versions;
+* ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
+* ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
+* ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
+* ``card.json``: the scenario card of the training data, where they have one; ``familiarity.json`` and
+  ``familiarity.safetensors``: the monitor of unfamiliar states (``dosing.recommendation.novelty``);
+* ``milestones/<update>/``: weights, episodes and evaluation after that many updates, where asked for;
+* ``DONE``: SHA-256 of config, metrics, weights, card and monitor. A folder without it is resumed or ignored,
+  never shown.
+
+Milestones are no part of the key: keeping weights on the way changes no result. A run that lacks a milestone
+which is asked for later is trained again from its start, to the same bits.
+
+Checkpoints are data (safetensors and JSON), never code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dosing.errors import UserError
+from dosing.runs.files import read_json, sha256, write_json
+
+SCHEMA = 1
+CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
+METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
+CARD, FAMILIARITY, FAMILIARITY_VISITS = "card.json", "familiarity.json", "familiarity.safetensors"
+MILESTONES = "milestones"
+
+
+def run_key(config: Mapping[str, Any]) -> str:
+    """Short name of a run: a hash of everything that decides its result."""
+    decisive = {k: v for k, v in config.items() if k not in ("versions", "created", "device", "data_file")}
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder by its path; see the module for what it holds."""
+
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the run finished."""
+        return (self.path / DONE).is_file()
+
+    def at(self, update: int | None) -> Path:
+        """Folder of weights and outcomes after so many updates; None is the end, the run's own folder."""
+        return self.path if update is None else self.path / MILESTONES / str(update)
+
+    def lacking(self, updates: Iterable[int]) -> list[int]:
+        """Which of these milestones have no weights."""
+        return [update for update in updates if not (self.at(update) / WEIGHTS).is_file()]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for writing; the lock goes with the process, also after kill -9.
+
+        Raises:
+            UserError: another process is writing this run, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.path}: {error.strerror or error}.") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"another process is writing the run {self.path}.") from error
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """Read and check ``config.json``.
+
+        Raises:
+            UserError: this is not a run folder, or one of another schema.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"there is no run folder {self.path}; train one with: python -m dosing train.")
+        if not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} is not a run folder: it has no {CONFIG}.")
+        config = read_json(self.path / CONFIG)
+        if config.get("schema") != SCHEMA:
+            raise UserError(f"{self.path} has schema {config.get('schema')}, this version reads {SCHEMA}.")
+        return config
+
+    def finish(self, also: Iterable[str] = ()) -> None:
+        """Record the hashes of the result, and of what ``also`` belongs to it, and mark the run as done."""
+        kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
+        files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
+        further = [self.path / name for name in (CARD, FAMILIARITY, FAMILIARITY_VISITS, *also)]
+        files += [file for file in further if file.is_file()]
+        write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
+
+    def verify(self) -> None:
+        """Check the finished run against its recorded hashes.
+
+        Raises:
+            UserError: the run is unfinished, or a file was changed, truncated or removed since.
+        """
+        if not self.done:
+            raise UserError(f"the run {self.path} is not finished; the same train command continues it.")
+        hashes = read_json(self.path / DONE)
+        for name in dict.fromkeys((CONFIG, WEIGHTS, METRICS, *hashes)):
+            file = self.path / name
+            recorded = hashes.get(name)
+            if recorded is None:
+                raise UserError(f"{self.path / DONE} does not vouch for {name}; the run is not used.")
+            if not file.is_file():
+                raise UserError(f"{file} is missing from a finished run.")
+            if sha256(file) != recorded:
+                raise UserError(f"{file} was changed or truncated since the run finished; it is not used.")
+
+
+def find_runs(study: Path) -> list[RunFolder]:
+    """Finished runs under a study folder, in a fixed order."""
+    return [RunFolder(done.parent) for done in sorted(study.glob(f"*/*/*/{DONE}"))]

@@ -1,0 +1,1 @@
+"""Studies join data, agents, simulator and evaluation: train, compare, select, finetune, recommend."""

@@ -1,0 +1,407 @@
+"""Runs side by side: reference rules on the same patients, and one table row per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.evaluation.best_constant import best_constant
+from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
+from dosing.evaluation.rollout import EnvFactory, rollout
+from dosing.evaluation.rules import constant, uniform
+from dosing.evaluation.statistics import (
+    Estimate,
+    cvar,
+    lower_tail,
+    mean_over_seeds,
+    paired_difference,
+    verdict,
+)
+from dosing.ope.baselines import estimated_constant
+from dosing.ope.trajectories import Trajectories
+from dosing.policy import CENTRAL, DosePolicy, Observations
+from dosing.runs.files import read_json, sha256, write_json
+from dosing.runs.folder import EPISODES
+from dosing.types import Array
+
+REFERENCES = "references.json"
+SEARCH_PATIENTS = 10_000
+TAIL = 0.05
+"""Share of the patients, or of the foreseen returns, that makes the lower tail."""
+EXACT = "exact support"
+"""The ``width_kind`` of a bounded law."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The constant dose estimated from recorded visits: what every row of these visits is compared with.
+
+    Attributes:
+        dose: in dose units; None where the visits tell none.
+        patients: recorded patients.
+        missing: why there is no dose; empty where there is one.
+    """
+
+    dose: float | None
+    patients: int
+    missing: str = ""
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> Baseline:
+        """Estimate it; see :func:`dosing.ope.baselines.estimated_constant`.
+
+        Raises:
+            UserError: the visits cannot be read as :class:`dosing.ope.trajectories.Trajectories`.
+        """
+        data = Trajectories.from_episodes(episodes)
+        try:
+            return cls(estimated_constant(data).dose, data.patients)
+        except UserError as error:
+            return cls(None, data.patients, str(error))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison; every number stands on the patients named in its estimate.
+
+    Attributes:
+        name: agent or reference rule.
+        family: law of the policy.
+        recommended: return when the recommended dose is given.
+        sampled: return when doses are drawn from the law; None for a rule without one.
+        difference: recommended return minus that of the estimated constant dose, paired by patient; None for
+            that dose itself, for a ceiling, and where no constant dose can be estimated.
+        verdict: what the difference says.
+        half_width: mean half-width of the dose interval, in dose units, over recorded visits and seeds.
+        width_kind: ``exact support`` or the central mass that stands in for it.
+        mass_outside_limits: mean probability outside the hard limits before any clipping.
+        mass_outside_sparse: mean probability outside the sparse agent's interval at the same states.
+        cost: mean safety cost per patient when the recommended dose is given; None where not measured.
+        baseline: what the row is compared with; None for a ceiling.
+        data: name of the recorded visits an agent was trained on, or beside which a rule is shown.
+        lower_tail: mean return of the worst 5 % of the patients (CVaR) when the recommended dose is given;
+            None for a ceiling, or where 5 % is less than one patient.
+        foreseen: what the agent's own law of the discounted return says of its recommended dose: its mean and
+            its CVaR 5 %, each averaged over recorded visits and seeds; None for an agent without such a law.
+    """
+
+    name: str
+    family: str
+    recommended: Estimate
+    sampled: Estimate | None
+    difference: Estimate | None
+    verdict: str | None
+    half_width: float | None
+    width_kind: str | None
+    mass_outside_limits: float | None
+    mass_outside_sparse: float | None
+    cost: Estimate | None
+    baseline: Baseline | None
+    data: str = ""
+    lower_tail: Estimate | None = None
+    foreseen: tuple[float, float] | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the row that the others are compared with."""
+        return self.difference is None and self.baseline is not None and self.baseline.dose is not None
+
+    @property
+    def difference_words(self) -> str:
+        """The difference with its interval, or that nothing is there to differ from; a dash for a ceiling."""
+        if self.difference is not None:
+            return str(self.difference)
+        return "no estimated constant" if self.baseline is not None and self.baseline.missing else "-"
+
+    @property
+    def foreseen_words(self) -> str:
+        """Mean and lower tail of the foreseen return; a dash for whoever foresees no law of it."""
+        return "-" if self.foreseen is None else f"{self.foreseen[0]:.2f} ({self.foreseen[1]:.2f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Row:
+        """Inverse of :meth:`to_json`."""
+        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail")
+        values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
+        if values["baseline"]:
+            values["baseline"] = Baseline(**values["baseline"])
+        if values.get("foreseen"):
+            values["foreseen"] = tuple(values["foreseen"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class References:
+    """Rules that need no learning, on the patients every agent is evaluated on.
+
+    Attributes:
+        dose: the best constant dose, which only the simulator can tell; None with several dose dimensions.
+        search_return: its mean return on the separate patients it was found on.
+        baseline: the constant dose estimated from the recorded visits.
+        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` and ``best`` (where
+            there is such a dose).
+    """
+
+    dose: float | None
+    search_return: float | None
+    baseline: Baseline
+    outcomes: dict[str, Outcomes]
+
+
+def references(
+    folder: Path, factory: EnvFactory, seeds: Sequence[int], patients: int, baseline: Baseline
+) -> References:
+    """Evaluate the reference rules, or read them if ``folder`` already holds them for these patients.
+
+    Args:
+        folder: where they are kept, one folder per scenario and data set.
+        factory: the scenario.
+        seeds: training seeds whose evaluation patients are used.
+        patients: per seed.
+        baseline: the constant dose estimated from the data set.
+    """
+    wanted = {
+        "seeds": list(seeds),
+        "patients": patients,
+        "search_patients": SEARCH_PATIENTS,
+        "baseline": asdict(baseline),
+    }
+    record, episodes = folder / REFERENCES, folder / EPISODES
+    if record.is_file() and episodes.is_file():
+        found = read_json(record)
+        if found.get("settings") == wanted and found.get("episodes") == sha256(episodes):
+            return References(found["dose"], found["search_return"], baseline, read_outcomes(episodes))
+    dose = value = None
+    rules = {"uniform": uniform(factory.limits, seeds)}
+    nothing = [0.0] * factory.limits.n_act
+    if factory.limits.contains(np.asarray(nothing)):
+        rules["none"] = constant(nothing)
+    if baseline.dose is not None:
+        rules["estimated"] = constant(baseline.dose)
+    if factory.limits.n_act == 1 and factory.searched:
+        dose, value = best_constant(factory, SEARCH_PATIENTS)
+        rules["best"] = constant(dose)
+    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
+    write_outcomes(episodes, outcomes)
+    kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
+    write_json(record, kept)
+    return References(dose, value, baseline, outcomes)
+
+
+def reference_rows(found: References) -> list[Row]:
+    """Rows of the rules that need no learning; all their patients count as one sample."""
+    base = found.outcomes.get("estimated")
+    rows = []
+    for rule, outcome in found.outcomes.items():
+        returns = outcome.returns.reshape(1, -1)
+        difference = None
+        if base is not None and rule != "estimated":
+            difference = paired_difference(returns, base.returns.reshape(1, -1))
+        rows.append(
+            Row(
+                name=_title(rule, found),
+                family="uniform" if rule == "uniform" else "constant",
+                recommended=mean_over_seeds(returns),
+                sampled=None,
+                difference=difference,
+                verdict=verdict(difference) if difference else None,
+                half_width=None,
+                width_kind=None,
+                mass_outside_limits=None,
+                mass_outside_sparse=None,
+                cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
+                baseline=found.baseline,
+                lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
+            )
+        )
+    return rows
+
+
+def _lower_tail(returns: Array) -> Estimate | None:
+    """CVaR of the returns ``[S, P]``; None where the tail holds less than one patient."""
+    return cvar(returns, TAIL) if TAIL * returns.shape[1] >= 1.0 else None
+
+
+def _title(rule: str, found: References) -> str:
+    """Name of a reference rule, with its dose."""
+    if rule == "estimated":
+        count = found.baseline.patients
+        source = f"{count:,} patients" if count > 1 else "one patient"
+        return f"constant dose {found.baseline.dose:.3f} estimated from the {source}"
+    if rule == "best":
+        return f"best constant dose {found.dose:.3f}, known to the simulator only"
+    return {"uniform": "uniform dosing", "none": "no dose"}[rule]
+
+
+def ceiling_row(policy: str, knows: str, value: float, half_width: float, patients: int) -> Row:
+    """Row of a ceiling measured beforehand: a policy that knows, or was trained on, what no agent is told."""
+    estimate = Estimate(
+        value, value - half_width, value + half_width, 0.95, patients, None, "normal over patients"
+    )
+    return Row(
+        name=f"ceiling: {policy}",
+        family=f"knows {knows}",
+        recommended=estimate,
+        sampled=None,
+        difference=None,
+        verdict=None,
+        half_width=None,
+        width_kind=None,
+        mass_outside_limits=None,
+        mass_outside_sparse=None,
+        cost=None,
+        baseline=None,
+    )
+
+
+def agent_row(
+    name: str,
+    family: str,
+    policy: DosePolicy,
+    outcomes: dict[str, Outcomes],
+    found: References,
+    states: Observations,
+    sparse: DosePolicy | None,
+) -> Row:
+    """Row of one trained stack.
+
+    Args:
+        name: title of the agent.
+        family: law of its policy.
+        policy: the trained stack.
+        outcomes: ``recommended`` and ``sampled``, on the same patients as ``found``.
+        found: the reference rules.
+        states: recorded visits ``[B, O]`` at which dose sets are measured.
+        sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
+    """
+    best, base = outcomes["recommended"], found.outcomes.get("estimated")
+    difference = paired_difference(best.returns, base.returns) if base else None
+    obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
+    sets = policy.dose_set(obs)
+    outside = None
+    if sparse is not None and sparse.seeds == policy.seeds:
+        interval = sparse.dose_set(obs)
+        outside = float(policy.mass_outside(obs, interval.low, interval.high).mean())
+    return Row(
+        name=name,
+        family=family,
+        recommended=mean_over_seeds(best.returns),
+        sampled=mean_over_seeds(outcomes["sampled"].returns),
+        difference=difference,
+        verdict=verdict(difference) if difference else None,
+        half_width=float(sets.half_width.mean()),
+        width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
+        mass_outside_limits=float(sets.mass_outside.mean()),
+        mass_outside_sparse=outside,
+        cost=mean_over_seeds(best.cost),
+        baseline=found.baseline,
+        lower_tail=_lower_tail(best.returns),
+        foreseen=_foreseen(policy, obs),
+    )
+
+
+def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | None:
+    """Mean and lower tail of the foreseen returns of the recommended doses; see :class:`Row`."""
+    returns = policy.returns(obs, policy.recommended(obs))
+    if returns is None:
+        return None
+    return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs that differ in the law of their policy only, on the same patients with the same noise.
+
+    Attributes:
+        name: agent, and settings that tell it from other pairs.
+        laws: words for the two laws.
+        recommended: return of the first minus the second when recommended doses are given.
+        sampled: the same when doses are drawn from the laws.
+        data: name of the recorded visits.
+    """
+
+    name: str
+    laws: tuple[str, str]
+    recommended: Estimate
+    sampled: Estimate
+    data: str
+
+    def __str__(self) -> str:
+        """Return one line of words."""
+        parts = (("recommended", self.recommended), ("sampled", self.sampled))
+        words = [f"{rule} doses {e} ({verdict(e)})" for rule, e in parts]
+        return f"{self.laws[0]} minus {self.laws[1]}, {self.name} on {self.data}: {', '.join(words)}"
+
+
+def difference(
+    name: str, laws: tuple[str, str], data: str, first: dict[str, Outcomes], second: dict[str, Outcomes]
+) -> Difference:
+    """Pair the outcomes of two runs patient by patient; see :class:`Difference`."""
+    recommended, sampled = (
+        paired_difference(first[rule].returns, second[rule].returns) for rule in ("recommended", "sampled")
+    )
+    return Difference(name, laws, recommended, sampled, data)
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The table as text with one line per row, one table per data set; intervals are 95 %."""
+    names = list(dict.fromkeys(row.data for row in rows))
+    if len(names) > 1:
+        parts = {name: render([row for row in rows if row.data == name]) for name in names}
+        return "\n\n".join(f"data: {name}\n{part}" for name, part in parts.items())
+    head = (
+        "agent",
+        "policy",
+        "return, recommended dose",
+        "return, sampled dose",
+        "worst 5 %",
+        "minus estimated constant",
+        "verdict",
+        "half-width",
+        "outside limits",
+        "outside sparse interval",
+        "cost",
+        "foreseen (worst 5 %)",
+    )
+    body = [
+        (
+            row.name,
+            row.family,
+            str(row.recommended),
+            str(row.sampled) if row.sampled else "-",
+            str(row.lower_tail) if row.lower_tail else "-",
+            row.difference_words,
+            row.verdict or "-",
+            f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
+            mass_words(row.mass_outside_limits, row.width_kind == EXACT),
+            mass_words(row.mass_outside_sparse, row.width_kind == EXACT),
+            f"{row.cost.value:.2f}" if row.cost else "-",
+            row.foreseen_words,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def mass_words(value: float | None, bounded: bool) -> str:
+    """A probability in words; only a bounded law has an exact zero, any other has run out of digits."""
+    if value is None:
+        return "-"
+    if value == 0.0:
+        return "0 (exactly)" if bounded else "< 1e-300"
+    return f"{value:.2e}" if value < 1e-3 else f"{value:.4f}"

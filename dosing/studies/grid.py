@@ -1,0 +1,150 @@
+"""Combinations of agents, settings and regularisation that a study trains."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+import agents
+from dosing.errors import UserError
+from dosing.models.regularisation import PLAIN, Regularisation
+from dosing.studies import presets
+from dosing.training.offline import TrainingSettings
+from dosing.types import Problem
+
+
+def configurations(
+    names: Sequence[str],
+    families: Sequence[str],
+    settings: Mapping[str, Sequence[Any]],
+    preset: presets.Preset | None = None,
+    regularisations: Sequence[Regularisation] = (PLAIN,),
+    training: TrainingSettings | None = None,
+    left_out: dict[str, str] | None = None,
+) -> list[tuple[str, Any]]:
+    """Agents and their configurations: every combination of the settings, for every policy family.
+
+    Args:
+        names: registry keys, or ``["all"]``.
+        families: policy families, for agents that have the choice; empty keeps each agent's own.
+        settings: ``agent.field`` or ``field`` (for every agent that has it) to the values it takes in turn.
+        preset: applied before the settings.
+        regularisations: what every agent has to be able to work with.
+        training: likewise.
+        left_out: if given, takes the agents of ``["all"]`` that cannot work with the regularisation or the
+            training asked for, with the reason. A setting's value that is refused is never left out.
+
+    Raises:
+        UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
+            cannot carry both laws of the preset's contrast.
+    """
+    preset = preset or presets.find(None)
+    contrast = preset.contrast
+    found: list[tuple[str, Any]] = []
+    used: set[str] = set()
+    for name in _chosen(names, contrast):
+        config_class = agents.find(name).config_class()
+        hints = get_type_hints(config_class)
+        values = {key: [value] for key, value in preset.settings(name, config_class).items()}
+        if families and "policy_family" in hints:
+            values["policy_family"] = list(families)
+        if contrast and (law := contrast.of(config_class)):
+            values[law] = list(contrast.fields[law])
+        for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
+            agent, _, setting = key.rpartition(".")
+            if agent in ("", name) and setting in hints:
+                values[setting] = [_typed(key, value, hints[setting]) for value in alternatives]
+                used.add(key)
+        for combination in itertools.product(*values.values()):
+            config = config_class(**dict(zip(values, combination, strict=True)))
+            if (name, config) not in found:
+                found.append((name, config))
+    unused = [key for key in settings if key not in used]
+    if unused:
+        raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
+    return _accepting(found, regularisations, training, left_out if list(names) == ["all"] else None)
+
+
+def _accepting(
+    configured: Sequence[tuple[str, Any]],
+    regularisations: Sequence[Regularisation],
+    training: TrainingSettings | None,
+    left_out: dict[str, str] | None,
+) -> list[tuple[str, Any]]:
+    """Those that do not refuse; the others go to ``left_out`` with the reason.
+
+    Raises:
+        UserError: all refuse, one of them where there is no ``left_out``, or one refuses its own settings.
+    """
+    found = []
+    for name, config in configured:
+        _check(name, config, (PLAIN,), None)
+        try:
+            _check(name, config, regularisations, training)
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out[name] = str(error)
+        else:
+            found.append((name, config))
+    if left_out and not found:
+        raise UserError(next(iter(left_out.values())))
+    return found
+
+
+def _check(
+    name: str, config: Any, regularisations: Sequence[Regularisation], training: TrainingSettings | None
+) -> None:
+    """Refuse what the agent would refuse once its run has begun."""
+    for options in regularisations:
+        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
+        if training is not None:
+            training.check_length(built)
+
+
+def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
+    """The agents named, each once; of a contrast, those that can carry both its laws."""
+    everyone = list(names) == ["all"]
+    found = list(agents.AGENTS) if everyone else list(dict.fromkeys(names))
+    if contrast is None:
+        return found
+    able = [name for name in found if contrast.of(agents.find(name).config_class())]
+    if not everyone and (unable := [name for name in found if name not in able]):
+        raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} law.")
+    return able
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """A setting's value in the type of its field, so that 2 and 2.0 are one setting.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if isinstance(value, list):
+        value = tuple(value)
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    words = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
+    if set(kinds) <= set(words) and type(value) not in kinds:
+        raise UserError(f"{key} must be {' or '.join(words[kind] for kind in kinds)}, got {value!r}.")
+    return value
+
+
+def regularisations(
+    options: Mapping[str, Sequence[Any]], preset: presets.Preset | None = None
+) -> list[Regularisation]:
+    """Every combination of options of ``dosing.models.regularisation``, on top of the preset's.
+
+    Raises:
+        UserError: an option is unknown, or a value of another type or out of range.
+    """
+    hints = get_type_hints(Regularisation)
+    if unknown := [name for name in options if name not in hints]:
+        raise UserError(f"there is no regularisation {unknown[0]!r}; there are: {', '.join(hints)}.")
+    base = {name: [value] for name, value in (preset.regularisation if preset else {}).items()}
+    given = {name: [_typed(name, v, hints[name]) for v in values] for name, values in options.items()}
+    values = base | given
+    found = [Regularisation(**dict(zip(values, c, strict=True))) for c in itertools.product(*values.values())]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,79 @@
+"""Names of runs in tables, and the learning curves of a study."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import agents
+from dosing.evaluation.outcomes import read_outcomes
+from dosing.models.regularisation import Regularisation
+from dosing.runs.files import write_table
+from dosing.runs.folder import EPISODES, RunFolder
+
+TABLE, CURVES = "table.json", "curves.parquet"
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """Law of a run's policy, in words."""
+    own = config["agent_config"]
+    if own.get("actor") == "gaussian":
+        return "clipped Gaussian"
+    family: str = own.get("policy_family", agents.find(config["agent"]).family)
+    return family.replace("_", " ").replace("gaussian", "Gaussian")
+
+
+def run_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of runs, each with the settings in which it differs from other runs of its agent.
+
+    The law of the policy is not repeated: it has a column of its own.
+    """
+    return [
+        ", ".join([agents.find(config["agent"]).title, *setting])
+        for config, setting in zip(configs, settings_of(configs), strict=True)
+    ]
+
+
+def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
+    full = [
+        {**config["agent_config"], **asdict(Regularisation.of(config.get("regularisation")))}
+        for config in configs
+    ]
+    found = []
+    for config, own in zip(configs, full, strict=True):
+        alike = [f for f, other in zip(full, configs, strict=True) if other["agent"] == config["agent"]]
+        differ = [k for k in own if k != "policy_family" and any(f.get(k) != own[k] for f in alike)]
+        found.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
+    return found
+
+
+def write_curves(study: Path, runs: Sequence[RunFolder], milestones: Sequence[int]) -> None:
+    """Write mean returns of every run, update and seed as one long table, ``curves.parquet``.
+
+    Columns: agent (registry key), name, setting, policy, data, run, update, seed, and the mean return over
+    the evaluation patients by ``recommended`` and by ``sampled`` doses.
+    """
+    configs = [run.config() for run in runs]
+    rows: list[dict[str, Any]] = []
+    for run, config, setting in zip(runs, configs, settings_of(configs), strict=True):
+        steps = config["training"]["steps"]
+        about = {
+            "agent": config["agent"],
+            "name": ", ".join([agents.find(config["agent"]).title, *setting]),
+            "setting": ", ".join(setting),
+            "policy": family_of(config),
+            "data": config["data"]["name"],
+            "run": os.path.relpath(run.path, study),
+        }
+        for update in [*milestones, steps]:
+            outcomes = read_outcomes(run.at(None if update == steps else update) / EPISODES)
+            means = {rule: outcomes[rule].returns.mean(1) for rule in ("recommended", "sampled")}
+            for k, seed in enumerate(config["seeds"]):
+                values = {rule: float(mean[k]) for rule, mean in means.items()}
+                rows.append(about | {"update": update, "seed": seed} | values)
+    write_table(study / CURVES, {name: [row[name] for row in rows] for name in rows[0]})

@@ -1,0 +1,254 @@
+"""Named settings of ``train``, ``compare`` and ``select``: plain data, applied before what the user sets.
+
+A preset names what it changes; everything else keeps the agent's own default, and the command says for which
+agents a preset has nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_type_hints
+
+from dosing.errors import UserError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two laws of the policy side by side, everything else alike.
+
+    Attributes:
+        words: for the two laws; differences are the first minus the second.
+        fields: settings that choose the law, with their values for the two.
+    """
+
+    words: tuple[str, str]
+    fields: Mapping[str, tuple[str, str]]
+
+    def of(self, config_class: type[Any]) -> str | None:
+        """The setting by which an agent chooses between the two laws; None if it cannot carry both."""
+        hints = get_type_hints(config_class)
+        return next((f for f, pair in self.fields.items() if set(pair) <= set(get_args(hints.get(f)))), None)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One set of settings.
+
+    Attributes:
+        about: what it is and where it comes from.
+        shared: settings of every agent that has them.
+        agents: settings of single agents by registry key; they win over ``shared``.
+        training: fields of ``dosing.training.offline.TrainingSettings``.
+        data: options of ``dosing.data.dataset.Transform.fit``.
+        agent_data: options of single agents that differ; they win over ``data``.
+        regularisation: options of ``dosing.models.regularisation.Regularisation``.
+        contrast: laws that ``compare`` sets side by side, for agents that can carry both.
+        variants: settings of single agents by what the data are, asked for as ``NAME/VARIANT``.
+    """
+
+    about: str
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    agent_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    regularisation: Mapping[str, Any] = field(default_factory=dict)
+    contrast: Contrast | None = None
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+    def variant(self, name: str) -> Preset:
+        """The preset with what a variant adds to single agents."""
+        own = self.variants[name]
+        merged = {agent: dict(self.agents.get(agent, {})) | dict(own.get(agent, {})) for agent in own}
+        return dataclasses.replace(self, agents=dict(self.agents) | merged, variants={})
+
+    def data_of(self, agent: str) -> dict[str, Any]:
+        """Options of ``Transform.fit`` for an agent."""
+        return dict(self.data) | dict(self.agent_data.get(agent, {}))
+
+    def settings(self, agent: str, config_class: type[Any]) -> dict[str, Any]:
+        """Fields of the agent's configuration that this preset sets."""
+        fields = {f.name for f in dataclasses.fields(config_class)}
+        shared = {name: value for name, value in self.shared.items() if name in fields}
+        return shared | dict(self.agents.get(agent, {}))
+
+    def knows(self, agent: str) -> bool:
+        """Whether the preset says anything about this agent."""
+        return bool(self.shared) or agent in self.agents
+
+
+AS_RECORDED: dict[str, Any] = {"standardise_obs": False, "scale_reward": False}
+SCALED: dict[str, Any] = {"standardise_obs": True, "scale_reward": True}
+GAUSSIAN = {"policy_family": "squashed_gaussian"}
+
+COMMON = Preset(
+    about="the same networks, step size and data for every agent; the rest is each agent's default",
+    shared={"hidden": (256, 256), "learning_rate": 3e-4, "discount": 0.9, "target_rate": 0.005},
+    agents={"quasi_optimal": {"learning_rate": 1e-2}},  # gradient descent, where the others have Adam
+    training={"batch_size": 256},
+    data=SCALED,
+)
+
+STANDARDISED = {"standardise_obs": True, "scale_reward": False}
+BY_RETURNS = {"standardise_obs": False, "scale_reward": "return_range"}
+
+TASKS, QUALITIES = ("halfcheetah", "hopper", "walker2d"), ("medium-expert", "medium", "medium-replay")
+
+
+def _by_task(field: str, *rows: tuple[float, float, float]) -> dict[str, dict[str, float]]:
+    """One setting by variant: a row per task, a column per quality of the data."""
+    return {
+        f"{task}-{quality}": {field: value}
+        for task, row in zip(TASKS, rows, strict=True)
+        for quality, value in zip(QUALITIES, row, strict=True)
+    }
+
+
+_VARIED: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]] = {
+    "fttpo": [_by_task("temperature", (1.0, 0.01, 0.5), (1.0, 0.01, 1.0), (0.5, 1.0, 0.01))],
+    "tawac": [_by_task("temperature", (1.0, 0.01, 0.01), (0.5, 0.5, 0.5), (0.01, 1.0, 0.5))],
+    "inac": [_by_task("temperature", (0.1, 0.33, 0.5), (0.01, 0.1, 0.5), (0.1, 0.33, 0.5))],
+    "spot": [_by_task("penalty", (1.0, 0.05, 0.05), (0.2, 0.1, 0.1), (0.5, 0.2, 0.2))],
+    "rebrac": [
+        _by_task("actor_penalty", (0.01, 0.001, 0.01), (0.1, 0.01, 0.05), (0.01, 0.05, 0.05)),
+        _by_task("critic_penalty", (0.1, 0.01, 0.001), (0.01, 0.01, 0.5), (0.01, 0.1, 0.01)),
+    ],
+    "xql": [
+        _by_task("beta", (1.0, 1.0, 1.0), (2.0, 5.0, 2.0), (2.0, 10.0, 5.0)),
+        _by_task("max_clip", (5.0, 7.0, 5.0), (7.0, 7.0, 7.0), (5.0, 7.0, 5.0)),
+    ],
+    "bear": [_by_task("kernel_width", (10.0,) * 3, (10.0,) * 3, (20.0,) * 3)],
+    "codac": [_by_task("penalty", (0.1, 10.0, 1.0), (10.0, 10.0, 1.0), (10.0, 10.0, 1.0))],
+}
+"""What the published tables set task by task (rows) and quality by quality (columns)."""
+
+
+def _variants() -> dict[str, dict[str, dict[str, float]]]:
+    """The same by variant: agent to its settings."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task in TASKS:
+        for quality in QUALITIES:
+            name = f"{task}-{quality}"
+            found[name] = {
+                agent: {k: v for table in tables for k, v in table[name].items()}
+                for agent, tables in _VARIED.items()
+            }
+    return found
+
+
+_CVAE = {"hidden": (400, 300), "vae_hidden": (750, 750)}
+_FLOW = {"hidden": (512, 512, 512, 512)}
+
+D4RL = Preset(
+    about=(
+        "each paper's settings on MuJoCo locomotion (D4RL, v2); task and quality are named after a slash, "
+        "such as d4rl-mujoco/hopper-medium. First phases have their published length (--set shortens them); "
+        "batches are 256 for all; no settings for these tasks were published for FQL, FAN and their kin"
+    ),
+    shared={"learning_rate": 3e-4, "discount": 0.99, "target_rate": 0.005},
+    agents={
+        "fttpo": {"learning_rate": 1e-3, "q_proposal": 2.0},
+        "iql": {"expectile": 0.7, "inverse_temperature": 3.0},
+        "sql": {"alpha": 1.0},
+        "eql": {"alpha": 2.0},
+        "xql": {"inverse_temperature": 3.0},
+        "awac": {"hidden": (256, 256, 256), "temperature": 1.0 / 3.0},
+        "td3_bc": {"alpha": 2.5},
+        "rebrac": {"hidden": (256, 256, 256), "learning_rate": 1e-3},
+        "spot": {"vae_hidden": (750, 750), "vae_steps": 100_000},
+        "cql": {"hidden": (256, 256, 256), "actor_learning_rate": 3e-5, "conservative_weight": 10.0},
+        "cal_ql": {"hidden": (256, 256, 256), "actor_learning_rate": 3e-5, "conservative_weight": 10.0},
+        "onestep": {
+            "hidden": (1024, 1024),
+            "learning_rate": 1e-4,
+            "behaviour_steps": 500_000,
+            "critic_steps": 2_000_000,
+        },
+        "bcq": _CVAE | {"learning_rate": 1e-3},
+        "bear": _CVAE | {"learning_rate": 1e-3, "mmd_only": 20_000},
+        "plas": _CVAE | {"learning_rate": 1e-3, "vae_learning_rate": 1e-4, "vae_steps": 500_000},
+        "decision_transformer": {"width": 128, "layers": 3, "learning_rate": 1e-4, "warm_up_steps": 10_000},
+        "codac": {"actor_learning_rate": 3e-5, "lagrange_gap": 10.0},
+        "quasi_optimal": {"learning_rate": 1e-2},
+        **dict.fromkeys(("fql", "ifql", "fan", "faql", "nbrac", "nfql", "iqn", "c51", "value_flows"), _FLOW),
+    },
+    training={"batch_size": 256},
+    data=AS_RECORDED,
+    agent_data={
+        **dict.fromkeys(("bc", "pct_bc", "td3_bc", "spot", "awac", "cql"), STANDARDISED),
+        "decision_transformer": STANDARDISED,
+        **dict.fromkeys(("iql", "sql", "eql", "xql"), BY_RETURNS),
+    },
+    variants=_variants(),
+)
+
+PRESETS: Mapping[str, Preset] = {
+    "published": Preset(
+        about=(
+            "settings chosen in FtTPO's treatment experiment (Zhu, Wang, Nagai 2025, arXiv 2501.14373, "
+            "released code, SimEnv3): states and rewards as recorded, squashed Gaussians; its 500,000 "
+            "updates are left to --steps"
+        ),
+        agents={
+            "fttpo": {"learning_rate": 3e-4, "temperature": 0.01, "q_proposal": 2.0, "discount": 0.9},
+            "iql": {"learning_rate": 3e-5, "expectile": 0.9, "inverse_temperature": 3.0} | GAUSSIAN,
+            "sql": {"learning_rate": 3e-3, "alpha": 5.0, "actor_weight": "released"} | GAUSSIAN,
+            "xql": {"learning_rate": 1e-4, "beta": 5.0} | GAUSSIAN,
+            "spot": {"learning_rate": 1e-3, "penalty": 0.05},
+            "tawac": {"learning_rate": 3e-5, "temperature": 0.5} | GAUSSIAN,
+        },
+        training={"batch_size": 256},
+        data=AS_RECORDED,
+    ),
+    "common": COMMON,
+    "d4rl-mujoco": D4RL,
+    "clinical-small": Preset(
+        about=(
+            "settings for tens to hundreds of recorded patients: linear networks, critics quadratic in the "
+            "dose, and policies that decay towards the constant dose estimated from the same patients"
+        ),
+        shared={"hidden": (), "learning_rate": 1e-3, "discount": 0.9, "target_rate": 0.005},
+        agents={"fttpo": {"temperature": 0.3}} | dict(COMMON.agents),
+        training={"batch_size": 256},
+        data=SCALED,
+        regularisation={"dose_quadratic": True, "weight_decay": 30.0, "prior": "constant_dose"},
+    ),
+    "sparse-vs-gaussian": dataclasses.replace(
+        COMMON,
+        about="the common settings, twice for every agent that can carry both a sparse and a Gaussian law",
+        contrast=Contrast(
+            words=("sparse", "Gaussian"),
+            fields={
+                "actor": ("sparse", "gaussian"),
+                "policy_family": ("sparse_q_gaussian", "clipped_gaussian"),
+            },
+        ),
+    ),
+}
+
+
+def find(name: str | None) -> Preset:
+    """The preset of this name, or ``NAME/VARIANT``; None is one that changes nothing.
+
+    Raises:
+        UserError: there is no such preset or variant; the message lists those there are.
+    """
+    if name is None:
+        return Preset("every agent's own settings")
+    base, _, variant = name.partition("/")
+    if base not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; there are: {listed()}.")
+    preset = PRESETS[base]
+    if not variant:
+        return preset
+    if variant not in preset.variants:
+        known = ", ".join(preset.variants) or "none"
+        raise UserError(f"preset {base} has no variant {variant!r}; it has: {known}.")
+    return preset.variant(variant)
+
+
+def listed() -> str:
+    """Names of all presets, for a help text."""
+    return ", ".join(f"{n} (or {n}/VARIANT)" if p.variants else n for n, p in PRESETS.items())

@@ -1,0 +1,228 @@
+"""Choosing an agent's settings from recorded patients alone: no simulator, and the constant dose to beat.
+
+Every candidate is trained once per fold on the patients outside it, valued on those inside it beside the
+constant dose estimated from the same training patients (``dosing.ope.folds``), and the best that is better
+than the constant dose, if there is one, is trained on all patients.
+
+The study folder holds ``folds/``, a study of its own with the training visits and the runs of every fold; the
+chosen run; and ``selection.json``. The same command continues where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import agents
+from dosing.data.dataset import dose_limits
+from dosing.data.external import External
+from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.errors import UserError
+from dosing.ope.baselines import estimated_constant
+from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
+from dosing.ope.selection import Settings
+from dosing.ope.trajectories import Trajectories, fold_patients
+from dosing.runs.files import write_json
+from dosing.runs.folder import RunFolder
+from dosing.studies import presets
+from dosing.studies.data import obtain_data
+from dosing.studies.grid import configurations, regularisations
+from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.launch import device_of
+from dosing.studies.load import policy_of
+from dosing.studies.naming import family_of, run_names
+from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
+from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.types import Problem
+
+LOOKS_BACK = "it looks back on a patient's course, and recorded visits value policies of the state alone."
+
+
+def select(
+    study: Path | str,
+    names: Sequence[str],
+    source: str | Path,
+    *,
+    folds: int = 5,
+    fold_seed: int = 0,
+    patients: int = 50,
+    policy: str = "uniform",
+    data_seed: int = 0,
+    env_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Sequence[Any]] | None = None,
+    preset: str | None = None,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    regularise: Mapping[str, Sequence[Any]] | None = None,
+    criterion: Settings | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    external: External | None = None,
+) -> Selected:
+    """Cross-validate settings on recorded visits; write ``selection.json``.
+
+    Args:
+        study: study folder.
+        names: registry keys, or ``["all"]`` for those that can be valued.
+        source: file of recorded visits with one dose dimension, from a simulator or not; or an environment
+            id, of which visits are simulated once and kept in the study. Nothing else is simulated.
+        folds: K, each of two or more patients.
+        fold_seed: of the cut into folds.
+        patients: simulated, of an environment id.
+        policy: rule that doses them.
+        data_seed: seed of the simulated patients.
+        env_options: options of the environment.
+        settings: values that settings take in turn, see ``dosing.studies.grid.configurations``.
+        preset: named settings, see ``dosing.studies.presets``; whatever is given besides wins over them.
+        seeds: trained together in every run; a candidate's value is the mean over them.
+        training: length and batch size; None takes the preset's.
+        data_options: see ``Transform.fit``; they win over the preset's.
+        regularise: options of ``dosing.models.regularisation`` to the values they take in turn; they win over
+            the preset's.
+        criterion: how values are estimated; None is fitted Q evaluation by its defaults. The first estimator
+            decides, others are shown beside it. Replicates are raised to what the number of candidates needs.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: see ``dosing.studies.jobs.run_jobs``.
+        external: what a file of another program does not say itself.
+
+    Raises:
+        UserError: bad input, a failed or a killed run, or visits that cannot be evaluated.
+    """
+    study, chosen = Path(study), presets.find(preset)
+    training = training or TrainingSettings(**chosen.training)
+    training.check()
+    device_of(device)
+    candidates, left_out = _candidates(names, settings or {}, regularise or {}, chosen, training)
+    file = obtain_data(
+        str(source),
+        study,
+        patients=patients,
+        policy=policy,
+        seed=data_seed,
+        options=dict(env_options or {}),
+        external=external,
+    )
+    episodes = read_episodes(file)
+    criterion = criterion or Settings(estimators=("fqe",))
+    criterion = replace(criterion, replicates=max(criterion.replicates, enough_replicates(len(candidates))))
+    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
+    constant = estimated_constant(recorded)
+    criterion.check(recorded.patients, recorded.visits)
+    _check_folds(folds, recorded.patients)
+    parts = fold_patients(episodes, folds, fold_seed)
+    evaluate_folds([Fold(*part, {}) for part in parts], criterion)  # refuses before anything is trained
+    files = [_kept(study, file.stem, k, folds, part) for k, (part, _) in enumerate(parts, 1)]
+
+    def job(candidate: Candidate, visits: Path, where: Path) -> Job:
+        of = (candidate.agent, candidate.config, visits, where, tuple(seeds), training, device, None)
+        options = chosen.data_of(candidate.agent) | dict(data_options or {})
+        return Job(*of, data_options=options, regularisation=candidate.regularisation)
+
+    results = run_jobs([job(c, visits, study / FOLDS) for c in candidates for visits in files], workers)
+    runs = {c.name: results[k * folds : (k + 1) * folds] for k, c in enumerate(candidates)}
+    validation = _validate(parts, runs, criterion)
+    candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
+    unknown = [name for name in dict.fromkeys(c.agent for c in candidates) if not chosen.knows(name)]
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    if preset and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    found = Selected(
+        candidates=tuple(candidates),
+        validation=validation,
+        criterion=criterion,
+        constant=constant,
+        limits=dose_limits(episodes),
+        notes=tuple(notes),
+    )
+    if found.chosen:
+        (run,) = run_jobs([job(found.chosen, file, study)], workers)
+        if isinstance(run, TrainingDivergedError):
+            raise run
+        found = replace(found, run=run)
+    write_json(study / SELECTION, found.to_json(study))
+    return found
+
+
+def _candidates(
+    names: Sequence[str],
+    settings: Mapping[str, Sequence[Any]],
+    regularise: Mapping[str, Sequence[Any]],
+    preset: presets.Preset,
+    training: TrainingSettings,
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Every configuration with every regularisation, each with its own name; who of all is left out, why.
+
+    Raises:
+        UserError: an agent named cannot be valued on recorded visits.
+    """
+    regularised = regularisations(regularise, preset)
+    refused: dict[str, str] = {}
+    configured = configurations(names, (), settings, preset, regularised, training, refused)
+    unable = [
+        name for name, config in configured if agents.build(name, config, Problem(1, 1, 1), (0,)).looks_back
+    ]
+    if unable and list(names) != ["all"]:
+        raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
+    configured = [(name, config) for name, config in configured if name not in unable]
+    every = [(agent, config, options) for agent, config in configured for options in regularised]
+    told = [
+        {"agent": agent, "agent_config": asdict(config), "regularisation": options.changed()}
+        for agent, config, options in every
+    ]
+    titles = [f"{name} ({family_of(config)})" for name, config in zip(run_names(told), told, strict=True)]
+    found = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
+    return found, refused | dict.fromkeys(unable, LOOKS_BACK)
+
+
+def _check_folds(folds: int, patients: int) -> None:
+    """Refuse folds that leave no patients to train on, or fewer than two to value a policy."""
+    if patients < 4:
+        raise UserError(f"two folds of two patients need at least 4 recorded patients, got {patients}.")
+    if not 2 <= folds <= patients // 2:
+        raise UserError(
+            f"{patients} patients can be cut into 2 to {patients // 2} folds of two or more, not {folds}."
+        )
+
+
+def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> Path:
+    """File of a fold's training visits, named by what it holds."""
+    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata['content_hash'][:8]}.parquet"
+    path = study / FOLDS / "data" / name
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the study folder {study}: {error.strerror or error}.") from error
+        write_episodes(visits, path)
+    return path
+
+
+def _validate(
+    parts: Sequence[tuple[Episodes, Episodes]],
+    runs: Mapping[str, Sequence[RunFolder | TrainingDivergedError]],
+    criterion: Settings,
+) -> CrossValidation:
+    """Values of all candidates; one that diverged in a fold has none and counts as tried."""
+    diverged = {
+        name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
+        for name, found in runs.items()
+        for result in found
+        if isinstance(result, TrainingDivergedError)
+    }
+    policies = {
+        name: [policy_of(run) for run in found if isinstance(run, RunFolder)]
+        for name, found in runs.items()
+        if name not in diverged
+    }
+    folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
+    found = evaluate_folds(folds, criterion, len(runs))
+    return replace(found, values=found.values | diverged)
+
+
+def _order(value: PooledValue) -> tuple[bool, float]:
+    """Sorts what is better than the constant dose first, then by the difference, no number last."""
+    return value.verdict != "better", -value.difference.value if value.difference else math.inf

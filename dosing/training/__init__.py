@@ -1,0 +1,1 @@
+"""Training loops, samplers and replay, compiled updates."""

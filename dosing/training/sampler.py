@@ -1,0 +1,327 @@
+"""Batches for S seeds: indices and noise drawn per seed, many updates at once, addressed by update number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dosing.agent import Agent, Batch
+from dosing.data.dataset import Dataset
+from dosing.errors import UserError
+from dosing.rng import draw, draw_indices
+
+BLOCK = 64
+"""Updates whose indices and noise are drawn together; part of the definition of the random streams."""
+
+
+VISITS = 1 << 20
+"""Number of the noise that draws visits, whatever an agent draws besides."""
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """Over how many visits rewards are summed before a target bootstraps; one is the usual target.
+
+    With ``trace`` below 1 the number is drawn anew for every row of every batch, so that the mean target is
+    the lambda-return (Sutton, Barto 2018, equations 12.2 and 12.3), truncated after ``n_step`` visits and at
+    the end of the record. Nothing corrects for the behaviour policy: the summed rewards are its own.
+
+    Attributes:
+        n_step: most visits.
+        trace: lambda, the probability of one more visit.
+    """
+
+    n_step: int = 1
+    trace: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: fewer than one visit, or a probability outside [0, 1].
+        """
+        if self.n_step < 1:
+            raise UserError(f"n-step must be at least 1, got {self.n_step}.")
+        if not 0.0 <= self.trace <= 1.0:
+            raise UserError(f"trace must be between 0 and 1, got {self.trace}.")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the number of visits is drawn."""
+        return self.n_step > 1 and self.trace < 1.0
+
+    def visits(self, remaining: Tensor, uniform: Tensor | None) -> Tensor:
+        """How many visits ``[M]``, given those left in the record and, where it is drawn, uniform noise."""
+        most = remaining.clamp(max=self.n_step)
+        if uniform is None:
+            return most
+        if self.trace == 0.0:
+            return torch.ones_like(most)
+        further = torch.floor(torch.log1p(-uniform.double()) / math.log(self.trace))
+        return torch.minimum(most, 1 + further.clamp(max=self.n_step).long())
+
+
+ONE_STEP = Lookahead()
+
+
+def _next_act(dataset: Dataset) -> Tensor:
+    """Recorded action of the next visit ``[M, A]``; 0 at the last visit of an episode."""
+    following = torch.zeros_like(dataset.act)
+    following[:-1] = dataset.act[1:]
+    return following * _has_next(dataset)
+
+
+def _has_next(dataset: Dataset) -> Tensor:
+    """1.0 where the next visit of the same episode was recorded, ``[M, 1]``."""
+    has = torch.ones_like(dataset.reward)
+    has[dataset.starts[1:] - 1] = 0.0
+    return has[:, None]
+
+
+def _return_to_go(dataset: Dataset, discount: float = 1.0) -> Tensor:
+    """Sum of the rewards from the visit to the end of its episode, ``[M, 1]``.
+
+    Nothing is added for what may have followed where a time limit ended the episode.
+    """
+    total, lengths = dataset.reward.double().clone(), dataset.starts.diff()
+    for left in range(2, int(lengths.max()) + 1):  # all episodes at once, from their ends
+        rows = (dataset.starts[1:] - left)[lengths >= left]
+        total[rows] += discount * total[rows + 1]
+    return total.to(dataset.reward.dtype)[:, None]
+
+
+def _time_step(dataset: Dataset) -> Tensor:
+    """Number of the visit within its episode, from 0, ``[M, 1]``."""
+    lengths = dataset.starts.diff()
+    first = torch.repeat_interleave(dataset.starts[:-1], lengths)
+    return (torch.arange(len(dataset), device=first.device) - first).to(dataset.reward.dtype)[:, None]
+
+
+def _mask(dataset: Dataset) -> Tensor:
+    """1.0 at every visit, ``[M, 1]``; 0.0 in the rows that pad a window."""
+    return torch.ones_like(dataset.reward)[:, None]
+
+
+EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
+    "next_act": _next_act,
+    "has_next": _has_next,
+    "return_to_go": _return_to_go,
+    "time_step": _time_step,
+    "mask": _mask,
+}
+"""Columns an agent can ask for in ``needs``, each ``[M, width]``; beside them ``discounted_return``, which is
+``return_to_go`` with the agent's discount."""
+
+
+def columns_for(agent: Agent) -> dict[str, Callable[[Dataset], Tensor]]:
+    """Every column that can be served to an agent, by name."""
+    return {**EXTRAS, "discounted_return": partial(_return_to_go, discount=agent.discount)}
+
+
+OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "mask"})
+"""Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
+
+
+def _episode_length(dataset: Dataset) -> int:
+    """Visits per episode, the same in every episode.
+
+    Raises:
+        UserError: the lengths differ.
+    """
+    lengths = dataset.starts.diff()
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest != longest:
+        raise UserError(
+            f"this agent learns from whole episodes of one length; the data set's have {shortest} to "
+            f"{longest} visits."
+        )
+    return longest
+
+
+class Sampler:
+    """Uniform minibatches for every seed: of transitions or, as the agent asks, whole episodes or windows.
+
+    A window is ``agent.context`` consecutive visits of one episode from a uniformly drawn visit on, as in
+    Chen et al. 2021 (arXiv 2106.01345): episodes count by their length, and a visit is seen with histories of
+    every length, none included. Where the episode ends before the window does, rows of zeros come first, in
+    every column; the extra column ``mask`` tells them from visits.
+
+    ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches. The
+    agent is shown the data set once (:meth:`~dosing.agent.Agent.prepare`).
+
+    Args:
+        dataset: transitions in agents' units; of one with replicates, seed k draws from the k-th.
+        agent: says which seeds, which noise and which extra columns, and whether it learns from whole
+            episodes; these are drawn with replacement and their rows stand together in time order.
+        batch_size: B; with whole episodes it has no say, B is then ``agent.episodes`` times their length;
+            with windows it is rounded down to whole ones, of which there is at least one.
+        in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
+            until the next one is drawn.
+        lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum;
+            ``next_obs`` and the extra columns, but for ``OF_THE_VISIT``, are those after the last; and
+            ``terminated`` is 1 - gamma^(n - 1) (1 - d), so that a one-step target of the batch is the n-step
+            target of the data.
+
+    Raises:
+        UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
+            learns from whole episodes and theirs is not one length, or it would have to look ahead or choose
+            among rows in episodes or windows; there are replicates, but not one per seed, or the agent
+            chooses among rows.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        agent: Agent,
+        batch_size: int,
+        *,
+        in_place: bool = False,
+        lookahead: Lookahead = ONE_STEP,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size must be at least 1, got {batch_size}.")
+        columns = columns_for(agent)
+        unknown = sorted(agent.needs - columns.keys())
+        if unknown:
+            raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
+        agent.prepare(dataset)
+        self.dataset = dataset
+        self.seeds = agent.seeds
+        self.windows = agent.context > 1
+        self.length = agent.context if agent.episodes is None else _episode_length(dataset)
+        blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
+        self.batch_size = batch_size = blocks * self.length
+        self._noise_plan = agent.noise_plan(batch_size)
+        n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
+        self._extras = sorted(agent.needs, key=lambda name: (name in OF_THE_VISIT, name))
+        extras = [columns[name](dataset) for name in self._extras]
+        self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
+        # One row per transition, so that a batch is one gather instead of five.
+        self._rows = torch.cat(
+            (
+                dataset.obs,
+                dataset.act,
+                dataset.next_obs,
+                dataset.reward[:, None],
+                dataset.terminated[:, None],
+                *extras,
+            ),
+            dim=1,
+        )
+        chosen = agent.rows(dataset)
+        if chosen is not None and (agent.episodes is not None or self.windows):
+            raise UserError("an agent that learns from whole episodes or windows cannot choose among rows.")
+        if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
+            raise UserError(
+                f"{dataset.replicates} replicates need an agent of as many seeds that learns from all rows."
+            )
+        self.lookahead = lookahead
+        self._chosen = None
+        self._count = (len(self._rows) if chosen is None else len(chosen)) // dataset.replicates
+        if lookahead.n_step == 1:
+            self._rows = self._rows if chosen is None else self._rows[chosen]
+        elif agent.episodes is not None or self.windows:
+            raise UserError("an agent that learns from whole episodes or windows takes one step at a time.")
+        else:
+            self._chosen = chosen  # rows are left where they are: those that follow must be found
+            steps = torch.arange(lookahead.n_step, device=dataset.obs.device)
+            self._steps, self._powers = steps, agent.discount ** steps.to(dataset.reward.dtype)
+        if self.windows or lookahead.n_step > 1:
+            lengths = dataset.starts.diff()
+            ends = torch.repeat_interleave(dataset.starts[1:], lengths)
+            self._remaining = ends - torch.arange(len(dataset), device=ends.device)
+        if self.windows:  # behind the last visit, the row that pads
+            self._rows = torch.cat((self._rows, torch.zeros_like(self._rows[:1])))
+        self._block = -1
+        self._static: tuple[Tensor, dict[str, Tensor]] | None = None
+        if in_place:
+            shape = (len(self.seeds) * batch_size, self._rows.shape[1])
+            noise = {
+                name: self._rows.new_empty((len(self.seeds), *plan.shape))
+                for name, plan in self._noise_plan.items()
+            }
+            self._static = (self._rows.new_empty(shape), noise)
+        self._index = self._visits = torch.empty(0, dtype=torch.long)
+        self._noise: Mapping[str, Tensor] = {}
+
+    def _refill(self, block: int) -> None:
+        """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
+        device, dtype = self._rows.device, self._rows.dtype
+        shape = (BLOCK, self.batch_size // self.length)
+        count = self._count if self.windows else self._count // self.length
+        first = draw_indices(self.seeds, count, shape, block, device=device)
+        if self.dataset.replicates > 1:
+            own = torch.arange(len(self.seeds), device=device) * count
+            first = first + own.unsqueeze(-1)  # [BLOCK, S, B]
+        if self.windows:
+            self._index = self._window(first).view(BLOCK, -1)
+        else:
+            within = torch.arange(self.length, device=device)
+            self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
+        if self._chosen is not None:
+            self._index = self._chosen[self._index]
+        self._noise = {
+            name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+            for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
+        }
+        if self.lookahead.n_step > 1:
+            uniform = None
+            if self.lookahead.draws:
+                uniform = draw(self.seeds, "uniform", shape, (block, VISITS), device=device, dtype=dtype)
+                uniform = uniform.reshape(BLOCK, -1)
+            self._visits = self.lookahead.visits(self._remaining[self._index], uniform)
+        self._block = block
+
+    def _window(self, first: Tensor) -> Tensor:
+        """Rows ``[..., K]`` of the windows that start at ``first``; padding comes before the first visit."""
+        missing = (self.length - self._remaining[first]).clamp(min=0).unsqueeze(-1)
+        place = torch.arange(self.length, device=first.device) - missing
+        return torch.where(place >= 0, first.unsqueeze(-1) + place, len(self.dataset))
+
+    def _look_ahead(self, rows: Tensor, index: Tensor, visits: Tensor) -> None:
+        """Write into ``rows`` what the target sees: summed rewards, and what follows the last of them."""
+        n_obs, n_act = self._widths[:2]
+        own = n_obs + n_act
+        rewards = self._rows[:, own + n_obs]
+        live = self._steps < visits.unsqueeze(-1)  # [S * B, n_step]
+        following = torch.where(live, index.unsqueeze(-1) + self._steps, index.unsqueeze(-1))
+        last = self._rows.index_select(0, index + visits - 1)
+        kept = sum(name in OF_THE_VISIT for name in self._extras)  # the last columns, of width 1 each
+        rows[:, own : rows.shape[1] - kept] = last[:, own : rows.shape[1] - kept]
+        rows[:, own + n_obs] = (rewards[following] * self._powers * live).sum(-1)
+        rows[:, own + n_obs + 1] = 1.0 - self._powers[visits - 1] * (1.0 - last[:, own + n_obs + 1])
+
+    def __call__(self, step: int) -> Batch:
+        """Batch of update number ``step``, counted from 0."""
+        block, offset = divmod(step, BLOCK)
+        if block != self._block:
+            self._refill(block)
+        noise = {name: values[offset] for name, values in self._noise.items()}
+        if self._static is None:
+            rows = self._rows.index_select(0, self._index[offset])
+        else:
+            rows, kept = self._static
+            torch.index_select(self._rows, 0, self._index[offset], out=rows)
+            for name, values in noise.items():
+                kept[name].copy_(values)
+            noise = kept
+        if self.lookahead.n_step > 1:
+            self._look_ahead(rows, self._index[offset], self._visits[offset])
+        columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
+        obs, act, next_obs, reward, terminated, *extras = columns
+        return Batch(
+            obs=obs,
+            act=act,
+            reward=reward.squeeze(-1),
+            next_obs=next_obs,
+            terminated=terminated.squeeze(-1),
+            noise=noise,
+            extra=dict(zip(self._extras, extras, strict=True)),
+            step=step,
+            length=self.length,
+        )

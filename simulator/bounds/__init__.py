@@ -1,0 +1,1 @@
+"""What can be reached at all: optimal, trained and published returns."""

@@ -1,0 +1,1 @@
+"""Groups of simulated patients: recorded, evaluated, and matched to a state."""

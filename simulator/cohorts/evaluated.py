@@ -1,0 +1,49 @@
+"""Who the evaluated patients are: what an evaluation kept the returns of, and never showed to an agent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dosing.types import Float32Array
+from simulator.environment import CohortEnv
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """P evaluation patients for each of S training seeds, at their first visit.
+
+    Attributes:
+        number: number of each patient in the evaluation cohort ``[S, P]``.
+        seen: first observation ``[S, P, O]``.
+        mean: latent mean behind it ``[S, P, k]``, which no agent sees.
+        sensitivity: factor on the dose inside the law of motion ``[S, P]``; 1 without variation.
+    """
+
+    number: Any
+    seen: Float32Array
+    mean: Float32Array
+    sensitivity: Float32Array
+
+
+def evaluated(env_id: str, seeds: Sequence[int], patients: int, env_seed: int, **options: Any) -> Evaluated:
+    """Bring back the patients on whom ``dosing.evaluation.rollout.rollout`` followed a rule.
+
+    Args:
+        env_id: a registered id.
+        seeds: the S training seeds; seed s met patients s * P to s * P + P - 1.
+        patients: P.
+        env_seed: seed of the evaluation cohort.
+        **options: of the environment.
+
+    Raises:
+        UserError: unknown id or option.
+    """
+    parts = []
+    for seed in seeds:
+        env = CohortEnv(env_id, patients, cohort="evaluation", first_patient=seed * patients, **options)
+        seen, info = env.reset(seed=env_seed)
+        core = env.visits.core
+        parts.append((info["patient"], seen, core.means(), core.sensitivities()))
+    return Evaluated(*(np.stack(part) for part in zip(*parts, strict=True)))

@@ -1,0 +1,209 @@
+"""Roll out a behaviour policy on simulated patients and keep every visit.
+
+Patients are simulated in chunks that fit a constant memory. Chunks are independent of each other because
+every patient belongs to a stream of its own block, so neither their size nor the number of workers changes
+a bit.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.data.store import Episodes, EpisodeWriter, concatenate
+from dosing.safety import LIMITED_BY
+from simulator.behaviour_policies import BehaviourPolicy, Clinic, View, parse_policy
+from simulator.card import scenario_card
+from simulator.engine.rng import BLOCK, POLICY, block_streams
+from simulator.environment import CohortEnv, whole_number
+from simulator.progress import progress_bar
+
+CHUNK_VISITS = 100_000
+"""Visits held in memory at once, per worker: about 10 MB for eight states."""
+
+GAMMA = 0.9
+"""Discount with which the published work learns on these scenarios; a hint for learners, stored with the
+data."""
+
+
+def simulate(
+    env_id: str,
+    *,
+    patients: int,
+    steps: int | None = None,
+    policy: str | BehaviourPolicy = "uniform",
+    seed: int = 0,
+    cohort: str = "train",
+    progress: bool = False,
+    workers: int = 1,
+    **env_options: Any,
+) -> Episodes:
+    """Simulate ``patients`` under a behaviour policy and return all their visits.
+
+    Args:
+        env_id: A registered id, for example ``dosing/Treatment-v0``.
+        patients: Number of patients, from ``first_patient`` (an environment option, default 0) on.
+        steps: Visits per patient; None for the scenario's own number.
+        policy: A policy object or the text that names one (``simulator.behaviour_policies.parse_policy``).
+        seed: Seed of the replication; together with ``cohort`` it fixes every patient.
+        cohort: ``train`` or ``evaluation``.
+        progress: Show a progress bar on a terminal.
+        workers: Threads that simulate chunks side by side.
+        **env_options: Options of the environment, such as ``variant`` or ``realism``.
+
+    Raises:
+        UserError: For an unknown id, option or policy and for numbers out of range.
+    """
+    plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
+    return concatenate(plan.chunks(workers, progress), plan.metadata)
+
+
+def simulate_to(
+    path: str | Path,
+    env_id: str,
+    *,
+    patients: int,
+    steps: int | None = None,
+    policy: str | BehaviourPolicy = "uniform",
+    seed: int = 0,
+    cohort: str = "train",
+    progress: bool = False,
+    workers: int = 1,
+    **env_options: Any,
+) -> dict[str, Any]:
+    """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata."""
+    plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
+    with EpisodeWriter(path, plan.metadata) as writer:
+        for chunk in plan.chunks(workers, progress):
+            writer.write(chunk)
+    return writer.metadata
+
+
+class SimulationPlan:
+    """A checked request: which patients, under which policy, seen how."""
+
+    def __init__(
+        self,
+        env_id: str,
+        patients: int,
+        steps: int | None,
+        policy: str | BehaviourPolicy,
+        seed: int,
+        cohort: str,
+        env_options: dict[str, Any],
+    ) -> None:
+        """Check everything before the first patient; arguments as of :func:`simulate`."""
+        self.env_id = env_id
+        self.patients = whole_number("patients", patients, 1)
+        self.seed = whole_number("seed", seed, 0)
+        self.policy = parse_policy(policy)
+        self.options: dict[str, Any] = {**env_options, "cohort": cohort}
+        if steps is not None:
+            self.options["steps"] = steps
+        self.first = whole_number("first_patient", self.options.pop("first_patient", 0), 0)
+        probe = CohortEnv(env_id, num_envs=1, **self.options).visits
+        self.steps = probe.options.steps
+        card = scenario_card(env_id, **self.options)
+        self.metadata: dict[str, Any] = {
+            "env_id": env_id,
+            "env_options": {**self.options, "variant": probe.options.scenario.variant, "steps": self.steps},
+            "seed": self.seed,
+            "first_patient": self.first,
+            "patients": self.patients,
+            "policy": self.policy.name,
+            "scenario_version": card["version"],
+            "code_version": __version__,
+            "notice": NOT_FOR_PATIENTS,
+            "obs_names": list(probe.observation.names),
+            "obs_units": ["1"] * len(probe.observation.names),
+            "obs_low": probe.observation.low.tolist(),
+            "obs_high": probe.observation.high.tolist(),
+            "action_low": list(probe.limits.low),
+            "action_high": list(probe.limits.high),
+            "dose_name": card["dose"]["name"],
+            "dose_unit": probe.limits.unit,
+            "limited_by": list(LIMITED_BY),
+            "gamma": GAMMA,
+            "card": card,
+        }
+
+    def chunks(self, workers: int, progress: bool) -> Iterator[Episodes]:
+        """Yield the episodes chunk by chunk in order of patient."""
+        workers = whole_number("workers", workers, 1, 256)
+        size = max(CHUNK_VISITS // self.steps, 1)
+        size = size // BLOCK * BLOCK or size  # whole blocks where possible: nothing is drawn twice
+        end = self.first + self.patients
+        starts = range(self.first // BLOCK * BLOCK, end, size)
+        jobs = [(max(low, self.first), min(low + size, end)) for low in starts if low + size > self.first]
+        with progress_bar(progress, total=self.patients * self.steps, unit="visit", unit_scale=True) as bar:
+            for chunk in self._in_order(jobs, workers):
+                yield chunk
+                bar.update(len(chunk))
+
+    def _in_order(self, jobs: list[tuple[int, int]], workers: int) -> Iterator[Episodes]:
+        """Run the jobs on ``workers`` threads (NumPy releases the lock) and yield their results in order."""
+        if workers == 1:
+            for job in jobs:
+                yield self.roll_out(*job)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque[Future[Episodes]] = deque()
+            for job in jobs:
+                waiting.append(pool.submit(self.roll_out, *job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def roll_out(self, first: int, end: int) -> Episodes:
+        """Simulate patients ``first`` to ``end - 1`` through all visits."""
+        n, steps = end - first, self.steps
+        env = CohortEnv(self.env_id, num_envs=n, first_patient=first, **self.options)
+        limits, marker = env.visits.limits, env.visits.options.scenario.marker
+        shown = env.visits.options.observation
+        clinic = Clinic(limits, marker.target, marker.gain, marker.start, shown.confounding)
+        act = self.policy.begin(clinic, n)
+        streams = block_streams(self.seed, str(self.options["cohort"]), POLICY, first, n)
+        dice = np.empty((len(streams), limits.n_act + 1, BLOCK))
+        obs, _ = env.reset(seed=self.seed)
+
+        def rows(width: int, kind: type = np.float32) -> NDArray[Any]:
+            return np.empty((n, steps, width) if width else (n, steps), dtype=kind)
+
+        o, a = obs.shape[1], limits.n_act
+        out = {"obs": rows(o), "next_obs": rows(o), "act": rows(a), "act_requested": rows(a)}
+        out |= {name: rows(0) for name in ("reward", "cost", "behaviour_log_prob")}
+        out |= {
+            "limited_by": rows(0, np.int8),
+            "terminated": rows(0, np.bool_),
+            "truncated": rows(0, np.bool_),
+        }
+        weights = np.asarray(marker.weights)
+        last: NDArray[np.float32] | None = None
+        for t in range(steps):
+            for stream, block in zip(streams, dice, strict=True):
+                stream.random(out=block)
+            seen = env.visits.observation.marker(obs, weights)
+            view = View(obs, seen, env.visits.covariate, last, env.visits.core.rows(dice))
+            dose, log_prob = act(view)
+            out["obs"][:, t] = obs
+            obs, out["reward"][:, t], terminated, truncated, info = env.step(dose.astype(np.float32))
+            out["next_obs"][:, t] = obs
+            out["act"][:, t], out["act_requested"][:, t] = info["dose_delivered"], info["dose_requested"]
+            out["terminated"][:, t], out["truncated"][:, t] = terminated, truncated
+            out["limited_by"][:, t], out["cost"][:, t] = info["limited_by"], info["cost"]
+            out["behaviour_log_prob"][:, t] = log_prob
+            last = info["dose_delivered"]
+        flat: dict[str, Any] = {
+            name: array.reshape(n * steps, *array.shape[2:]) for name, array in out.items()
+        }
+        return Episodes(
+            **flat,
+            episode=np.repeat(np.arange(first, end, dtype=np.int64), steps),
+            step=np.tile(np.arange(steps, dtype=np.int32), n),
+        )

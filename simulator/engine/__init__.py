@@ -1,0 +1,1 @@
+"""The batched core of every scenario: streams, patients, covariance, observation."""

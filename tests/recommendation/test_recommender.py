@@ -1,0 +1,703 @@
+"""The guarded door: for all weights and all states, a dose within hard limits or a refusal with a reason."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import agents
+from dosing import NOT_FOR_PATIENTS
+from dosing.data.dataset import Transform
+from dosing.errors import UserError
+from dosing.policy import DosePolicy, DoseSet, in_double
+from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.inputs import read_state
+from dosing.recommendation.novelty import Monitor
+from dosing.recommendation.reasons import DISAGREEMENT, LIMITS, STATUSES, Reason, reason_names, status_of
+from dosing.recommendation.recommender import recommend
+from dosing.recommendation.records import Recommendation, Recommender, Rules, StateEntry
+from dosing.safety import DoseLimits, StepLimit
+from tests.support.samples import cohort, stack
+
+every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
+FIRST = next(iter(agents.AGENTS))
+
+UNIT = DoseLimits((-1.0,), (1.0,))
+STATE = [0.1, -0.2, 0.3, 0.0, 1.0, -1.0, 0.5, 0.25]
+ENTRIES = tuple(StateEntry(f"s{i + 1}") for i in range(8))
+RULES = Rules(UNIT, ENTRIES, safe_default="no dose (0)")
+TRANSFORM = Transform.fit(cohort())
+
+
+def policy(name: str, transform: Transform = TRANSFORM, seeds: Sequence[int] = (0, 1, 2)) -> DosePolicy:
+    return DosePolicy(stack(name, seeds), transform)
+
+
+def door(**fields: Any) -> Recommender:
+    return replace(Recommender(policy(FIRST), RULES), **fields)
+
+
+@functools.cache
+def monitor() -> Monitor:
+    return Monitor.fit(cohort(16))
+
+
+class Told(DosePolicy):
+    """A policy that says the same at every state: modes, lower and upper edges of S seeds, ``[S, A]``."""
+
+    def __init__(self, dose: Any, low: Any, high: Any, kind: str = "interval", mass: float = 0.0) -> None:
+        super().__init__(stack("bc", range(len(dose))), TRANSFORM)
+        self.told = [np.asarray(x, dtype=np.float64)[:, None] for x in (dose, low, high)]
+        self.kind, self.mass = kind, mass
+
+    def consult(self, obs: Any, low: Any, high: Any) -> tuple[Any, DoseSet]:
+        dose, lo, hi = (np.broadcast_to(x, (*obs.shape[:2], x.shape[-1])) for x in self.told)
+        return dose, DoseSet(self.kind, self.kind == "interval", lo, hi, np.full_like(dose, self.mass))
+
+    def central(self, obs: Any, mass: float) -> tuple[Any, Any]:
+        return self.told[1], self.told[2]
+
+
+def check(found: Recommendation, limits: DoseLimits) -> None:
+    """What holds for every answer."""
+    json.dumps(found.to_json(), allow_nan=False)
+    assert len(found.codes) == len(found.reasons)
+    codes = sum(Reason[code.upper()] for code in set(found.codes))
+    assert found.status == STATUSES[int(status_of(np.array([codes]))[0])]
+    assert found.threshold is None or found.threshold > 0.0
+    assert found.notice == NOT_FOR_PATIENTS
+    assert found.limits == (limits.low, limits.high)
+    assert found.unit == limits.unit
+    assert found.time
+    if found.status == "refused":
+        nothing = (found.dose, found.proposed, found.support, found.mass_outside, found.bounded)
+        assert nothing == (None,) * 5
+        assert (found.central, found.spread, found.distance, found.step) == (None,) * 4
+        assert (found.seeds, found.nearest) == ((), ())
+        assert found.reasons
+        assert all(reason and "\n" not in reason for reason in found.reasons)
+        return
+    assert found.dose is not None
+    assert found.proposed is not None
+    assert found.support is not None
+    assert found.mass_outside is not None
+    assert found.central is not None
+    numbers = [*found.dose, *found.proposed, *found.support[0], *found.support[1], found.mass_outside]
+    numbers += [*found.central[0], *found.central[1], *(found.spread or ()), found.distance or 0.0]
+    assert all(math.isfinite(x) for x in numbers)
+    for dose, low, high in zip(found.dose, *found.limits, strict=True):
+        assert low <= dose <= high
+    assert 0.0 <= found.mass_outside <= 1.0
+    assert (found.dose != found.proposed) == any(Reason[code.upper()] in LIMITS for code in found.codes)
+    assert (found.distance is None) == (found.threshold is None)
+    if found.distance is not None and found.threshold is not None:
+        assert ("unfamiliar" in found.codes) == (found.distance > found.threshold)
+        assert [near.distance for near in found.nearest] == sorted(near.distance for near in found.nearest)
+        assert found.nearest[-1].distance == found.distance
+
+
+# The property
+
+
+def weights() -> st.SearchStrategy[tuple[str, int, float]]:
+    kinds = st.sampled_from(("random", "nan", "inf", "-inf", "huge", "zero", "one nan", "one inf"))
+    return st.tuples(kinds, st.integers(0, 2**31), st.sampled_from((0.1, 1.0, 10.0, 1e3)))
+
+
+def spoil(agent: torch.nn.Module, kind: str, seed: int, factor: float) -> None:
+    """Random weights, and what damage can make of them."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(agent.parameters())
+    values = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "huge": 3e38, "zero": 0.0}
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(factor * torch.randn(parameter.shape, generator=generator))
+            if kind in values:
+                parameter.fill_(values[kind])
+        if kind.startswith("one"):
+            chosen = parameters[seed % len(parameters)].view(-1)
+            chosen[seed % len(chosen)] = math.nan if kind == "one nan" else math.inf
+
+
+class Odd:
+    """Something that is no number and says so in the rudest way."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+entries = st.one_of(
+    st.floats(width=32),
+    st.floats(),
+    st.integers(),
+    st.sampled_from([10**400, math.nan, math.inf, True, None, "0.5", "nan", "1e999", "2,5", "", "\u0661"]),
+    st.sampled_from([np.float32(1.5), np.bool_(True), np.array([1.0]), b"1", [1.0], {}, 1j, Odd()]),
+    st.text(max_size=5),
+)
+anything = st.one_of(
+    st.lists(entries, min_size=8, max_size=8),
+    st.lists(st.floats(-1e3, 1e3), min_size=8, max_size=8),
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8, max_size=8),
+    st.lists(entries, max_size=12),
+    st.sampled_from([None, 3, "12345678", b"12345678", dict.fromkeys(range(8), 1.0), set(range(8)), Odd()]),
+    st.sampled_from([np.ones((8, 1)), np.ones((2, 8)), np.array(1.0), np.ones(8), range(8)]),
+)
+
+
+@settings(max_examples=30)
+@given(state=anything, spoilt=weights())
+@every_agent
+def test_every_answer_is_within_limits_or_refused(
+    name: str, state: Any, spoilt: tuple[str, int, float]
+) -> None:
+    transform = Transform(TRANSFORM.obs_mean, TRANSFORM.obs_scale, (0.2,), (5.7,))
+    asked = policy(name, transform)
+    spoil(asked.agent, *spoilt)
+    for limits, watch in (
+        (DoseLimits((0.2,), (5.7,), "mg"), None),
+        (DoseLimits((1.0,), (1.5,), "mg"), monitor()),
+    ):
+        step = StepLimit((0.1,), 0.2) if watch else None
+        door = Recommender(asked, Rules(limits, ENTRIES, step), watch, provenance={"run": "x"})
+        found = recommend(door, state, [1.2] if step else None)
+        check(found, limits)
+        if spoilt[0] in ("nan", "one nan") and found.status != "refused":
+            assert spoilt[0] == "one nan"  # a weight that no dose depends on, such as a critic's
+
+
+@every_agent
+def test_a_sound_policy_answers_a_usual_state(name: str) -> None:
+    """The property above is not met by refusing everything."""
+    door = Recommender(policy(name, seeds=(0,)), RULES, monitor())
+    for row in cohort(16).obs[:20]:
+        found = recommend(door, row.tolist())
+        check(found, UNIT)
+        assert found.status == "ok"
+        assert len(found.notes) == door.policy.looks_back
+
+
+# What an answer says
+
+
+@every_agent
+def test_an_answer_is_that_of_the_policy(name: str) -> None:
+    asked = policy(name)
+    found = recommend(Recommender(asked, RULES, note="none", provenance={"run": "here"}), STATE)
+    obs = np.broadcast_to(np.asarray(STATE, dtype=np.float32), (3, 1, 8))
+    doses, sets = asked.recommended(obs)[:, 0], asked.dose_set(obs)
+    assert found.proposed == tuple(doses.mean(0))
+    assert [s.dose for s in found.seeds] == [tuple(d) for d in doses]
+    assert [s.seed for s in found.seeds] == [0, 1, 2]
+    assert [s.low for s in found.seeds] == [tuple(x) for x in sets.low[:, 0]]
+    assert [s.high for s in found.seeds] == [tuple(x) for x in sets.high[:, 0]]
+    assert found.support == (tuple(sets.low[:, 0].min(0)), tuple(sets.high[:, 0].max(0)))
+    assert found.bounded == sets.bounded
+    assert found.mass_outside == sets.mass_outside.mean()
+    assert found.spread == tuple(doses.std(0, ddof=1))
+    assert found.central is not None
+    base: Any = asked.law(obs)
+    for ends, p in zip(found.central, (0.05, 0.95), strict=True):
+        at = torch.full((3, 1, 1), p, dtype=torch.float64)
+        quantile = asked.transform.to_dose(in_double(base).icdf(at).numpy())
+        assert ends == pytest.approx(quantile[:, 0].min(0) if p < 0.5 else quantile[:, 0].max(0))
+    assert (found.distance, found.threshold, found.nearest) == (None, None, ())
+    assert found.notes[0] == "none"
+    assert found.state == tuple(STATE)
+    assert found.provenance == {"run": "here"}
+    assert ("exact" in found.support_words) == sets.bounded
+    assert ("not a support" in found.support_words) == (not sets.bounded)
+    support = agents.AGENTS[name].support
+    if support not in ("samples", "point_set"):  # of which any number may lie within
+        assert (found.mass_outside == 0.0) == (support != "infinite_clipped")
+
+
+@every_agent
+def test_a_limit_that_binds_is_shown(name: str) -> None:
+    """Limits narrower than those the agent learned within: both doses are told, and the mass outside them."""
+    asked = policy(name, seeds=(0,))
+    free = recommend(Recommender(asked, RULES), STATE)
+    assert free.dose is not None
+    tight = DoseLimits((free.dose[0] + 0.05,), (free.dose[0] + 0.06,))
+    found = recommend(Recommender(asked, Rules(tight)), STATE)
+    check(found, tight)
+    assert found.status == "limited"
+    assert found.codes == ("hard_limit",)
+    assert found.dose == tight.low
+    assert found.proposed == free.dose
+    assert "held at a hard limit" in found.reasons[0]
+    obs = np.asarray(STATE, dtype=np.float32)[None, None]
+    mass = asked.mass_outside(obs, np.asarray(tight.low), np.asarray(tight.high))
+    assert found.mass_outside == mass.mean()
+    assert found.mass_outside > 0.5  # most of every law lies outside an interval this narrow
+
+
+@every_agent
+def test_one_seed_of_nan_refuses_by_its_number(name: str) -> None:
+    asked = policy(name, seeds=(4, 7, 9))
+    with torch.no_grad():
+        for parameter in asked.agent.parameters():
+            parameter[1] = math.nan
+    found = recommend(Recommender(asked, RULES), STATE)
+    check(found, UNIT)
+    assert found.status == "refused"
+    assert found.safe_default == "no dose (0)"
+    assert "seed(s) [7]" in found.reasons[0]
+
+
+# What is refused, and how it is told
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (STATE[:7], "needs 8 numbers, got 7"),
+        ([*STATE, 1.0], "needs 8 numbers, got 9"),
+        ([], "needs 8 numbers, got 0"),
+        ([*STATE[:2], math.nan, *STATE[3:]], "s3 (entry 3) of the state must be a finite number, got nan"),
+        ([*STATE[:7], -math.inf], "s8 (entry 8) of the state must be a finite number, got -inf"),
+        (["high", *STATE[1:]], "s1 (entry 1) of the state must be a number, got 'high'"),
+        ([None, *STATE[1:]], "s1 (entry 1) of the state must be a number, got 'None'"),
+        ([True, *STATE[1:]], "s1 (entry 1) of the state must be a number, got True"),
+        ([np.bool_(True), *STATE[1:]], "s1 (entry 1) of the state must be a number"),
+        (["2,5", *STATE[1:]], "s1 (entry 1) of the state must be a number, got '2,5'"),
+        (["1_0", *STATE[1:]], "s1 (entry 1) of the state must be a number, got '1_0'"),
+        ([b"1", *STATE[1:]], "s1 (entry 1) of the state must be a number"),
+        ([1e39, *STATE[1:]], "s1 (entry 1) of the state must be a finite number"),
+        ([10**400, *STATE[1:]], "s1 (entry 1) of the state must be a finite number"),
+        ("12345678", "must be a list of 8 numbers, got a str"),
+        (None, "must be a list of 8 numbers, got a NoneType"),
+        (set(STATE), "must be a list of 8 numbers, got a set"),
+        (np.ones((8, 1)), "must be a list of 8 numbers, got a ndarray"),
+        (itertools.count(), "must be a list of 8 numbers, got a count"),
+    ],
+    ids=str,
+)
+def test_a_wrong_state_is_told_in_one_sentence(state: Any, told: str) -> None:
+    found = recommend(door(), state)
+    check(found, UNIT)
+    assert found.status == "refused"
+    (reason,) = found.reasons
+    assert told in reason
+    assert len(reason) < 200
+
+
+@pytest.mark.parametrize("kind", [float, int, str, Decimal, Fraction, np.float32, np.int64, torch.tensor])
+def test_whatever_reads_as_a_number_is_one(kind: Any) -> None:
+    for state in ([kind(3)] * 8, np.full(8, 3), tuple([kind(3)] * 8)):
+        assert read_state(door(), state) == ((3.0,) * 8, [])
+
+
+def test_entries_without_names_are_told_by_number() -> None:
+    found = recommend(Recommender(policy(FIRST), Rules(UNIT)), ["x", *STATE[1:]])
+    assert found.reasons[0].startswith("entry 1 of the state must be a number")
+
+
+def test_the_refused_input_is_echoed() -> None:
+    state = ["high", math.nan, 10**5000, 1.5, None, True, "x" * 1000, Odd()]
+    found = recommend(door(), state)
+    assert found.state[:2] == ("high", "nan")
+    assert found.state[3:6] == (1.5, "None", True)
+    assert len(json.dumps(found.to_json(), allow_nan=False)) < 2000
+
+
+def test_whatever_breaks_behind_the_door_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any error of the policy; a dose set that lies about its shape; a dose that is no number."""
+    asked = policy(FIRST)
+
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(asked, "consult", broken)
+    found = recommend(Recommender(asked, RULES), STATE)
+    check(found, UNIT)
+    assert found.reasons == (
+        "the recommendation failed inside (RuntimeError: out of memory); no dose is shown.",
+    )
+    for wrong in (np.full((3, 1, 1), math.nan), np.zeros((3, 1, 2)), np.zeros((3, 1, 0)), None, "dose"):
+        sets = policy(FIRST).consult(np.zeros((3, 1, 8), np.float32), *np.array([[-1.0], [1.0]]))[1]
+        monkeypatch.setattr(asked, "consult", lambda *_, wrong=wrong, sets=sets: (wrong, sets))
+        found = recommend(Recommender(asked, RULES), STATE)
+        check(found, UNIT)
+        assert found.status == "refused"
+
+
+def test_limits_of_another_dose_are_refused() -> None:
+    two = DoseLimits((0.0, 0.0), (1.0, 1.0))
+    found = recommend(Recommender(policy(FIRST), Rules(two)), STATE)
+    check(found, two)
+    assert found.status == "refused"
+
+
+# What the scenario card says
+
+
+def test_every_bad_entry_gets_its_own_sentence_with_range_and_unit() -> None:
+    entries = (StateEntry("INR", "1", 0.5, 25.0), StateEntry("age", "year", 18.0, 100.0), *ENTRIES[2:])
+    found = recommend(door(rules=Rules(UNIT, entries)), [0.3, 240, "x", math.nan, *STATE[4:]])
+    check(found, UNIT)
+    assert found.reasons == (
+        "INR (entry 1) of the state must be 0.5 to 25, got 0.3.",
+        "age (entry 2) of the state must be 18 to 100 year, got 240.",
+        "s3 (entry 3) of the state must be a number, got 'x'.",
+        "s4 (entry 4) of the state must be a finite number, got nan.",
+    )
+    assert found.codes == ("out_of_range", "out_of_range", "not_a_number", "not_finite")
+    found = recommend(door(rules=Rules(UNIT, entries)), [math.nan, "old", *STATE[2:]])
+    assert "got nan; allowed: 0.5 to 25." in found.reasons[0]
+    assert "got 'old'; allowed: 18 to 100 year." in found.reasons[1]
+    for edge in (0.5, 25.0):
+        assert recommend(door(rules=Rules(UNIT, entries)), [edge, 18.0, *STATE[2:]]).status != "refused"
+
+
+def test_rules_are_read_from_a_card() -> None:
+    card = {
+        "observations": [
+            {"name": "INR", "unit": "1", "low": 0.5, "high": 25},
+            {"name": "dose now", "unit": "mg"},
+        ],
+        "dose": {
+            "safe_default": "hold",
+            "step_limit": {"absolute": [0.5], "relative": 0.2, "always": [0.0], "current": ["dose now"]},
+        },
+    }
+    limits = DoseLimits((0.0,), (15.0,), "mg")
+    assert Rules.of(limits, ("a", "b"), ("1", "1"), card) == Rules(
+        limits,
+        (StateEntry("INR", "1", 0.5, 25.0), StateEntry("dose now", "mg")),
+        StepLimit((0.5,), 0.2, (0.0,), ("dose now",)),
+        "hold",
+    )
+    assert Rules.of(limits, ("a",), ("mg",)) == Rules(limits, (StateEntry("a", "mg"),))
+    assert Rules.of(limits) == Rules(limits)
+    own = cohort().metadata["card"]
+    found = Rules.of(UNIT, card=own)
+    assert [entry.name for entry in found.entries] == [f"s{i + 1}" for i in range(8)]
+    assert (np.abs(cohort().obs) <= found.entries[0].high).all()
+    assert found.safe_default
+    for broken in ({"observations": [{"unit": "mg"}]}, {"dose": "5 mg"}, {"dose": {"step_limit": {}}}):
+        with pytest.raises(UserError, match="card"):
+            Rules.of(limits, card=broken)
+
+
+def test_a_card_of_another_width_refuses() -> None:
+    found = recommend(door(rules=Rules(UNIT, ENTRIES[:7])), STATE)
+    assert found.reasons == ("the scenario card names 7 observations, the policy sees 8.",)
+    with pytest.raises(UserError, match="names 7 observations"):
+        recommend_all(door(rules=Rules(UNIT, ENTRIES[:7])), np.zeros((2, 8)))
+
+
+# The step limit
+
+MG = DoseLimits((0.0,), (15.0,), "mg")
+
+
+def stepping(dose: float, current: Any, **limit: Any) -> Recommendation:
+    """A policy of two seeds that says ``dose``, under a step limit of 20 % and at least 0.5 mg."""
+    rules = Rules(MG, ENTRIES, StepLimit((0.5,), **({"relative": 0.2} | limit)))
+    asked = Told([[dose]] * 2, [[dose - 0.1]] * 2, [[dose + 0.1]] * 2)
+    found = recommend(Recommender(asked, rules), STATE, current)
+    check(found, MG)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dose", "current", "given", "codes"),
+    [
+        (5.5, 5.0, 5.5, ()),
+        (6.0, 5.0, 6.0, ()),  # 20 % exactly
+        (9.0, 5.0, 6.0, ("step_limit",)),
+        (1.0, 5.0, 4.0, ("step_limit",)),
+        (9.0, 0.0, 0.5, ("step_limit",)),  # 20 % of nothing: the least step
+        (40.0, 5.0, 6.0, ("hard_limit", "step_limit")),
+        (40.0, 14.0, 15.0, ("hard_limit",)),
+        (-3.0, 5.0, 4.0, ("hard_limit", "step_limit")),
+    ],
+)
+def test_a_dose_moves_no_faster_than_allowed(
+    dose: float, current: float, given: float, codes: tuple[str, ...]
+) -> None:
+    found = stepping(dose, [current])
+    assert found.dose == pytest.approx((given,))
+    assert found.proposed == (dose,)
+    assert found.codes == codes
+    assert found.status == ("limited" if codes else "ok")
+    assert found.current == (current,)
+    change = max(0.5, 0.2 * current)
+    assert found.step == ((current - change,), (current + change,))
+    if "step_limit" in codes:
+        assert f"the proposed dose {dose:.4g} mg was held at {given:.4g} mg" in found.reasons[-1]
+
+
+def test_a_dose_that_is_always_allowed_may_be_given_at_once() -> None:
+    assert stepping(0.0, [10.0], always=(0.0,)).dose == (0.0,)
+    assert stepping(0.1, [10.0], always=(0.0,)).dose == (8.0,)
+
+
+def test_the_current_dose_may_be_observed() -> None:
+    rules = Rules(MG, ENTRIES, StepLimit((0.5,), current=("s5",)))  # 1.0 in STATE
+    found = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE)
+    assert (found.dose, found.current) == ((1.5,), (1.0,))
+    assert recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE, [3.0]).dose == (3.5,)
+    found = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), [*STATE[:4], -1.0, *STATE[5:]])
+    assert found.reasons == ("the current dose that the state holds lies outside the hard limits.",)
+    lost = replace(rules, step=StepLimit((0.5,), current=("s9",)))
+    assert (
+        "does not observe" in recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), lost), STATE).reasons[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("current", "told"),
+    [
+        (None, "the current dose is needed, because this scenario limits its change; allowed: 0 to 15 mg."),
+        ([50.0], "entry 1 of the current dose must be 0 to 15 mg, got 50.0."),
+        ([math.nan], "entry 1 of the current dose must be a finite number, got nan; allowed: 0 to 15 mg."),
+        (["five"], "entry 1 of the current dose must be a number, got 'five'; allowed: 0 to 15 mg."),
+        ([1.0, 2.0], "the current dose needs 1 number, got 2."),
+        (5.0, "the current dose must be a list of 1 number, got a float."),
+    ],
+)
+def test_a_wrong_current_dose_is_told(current: Any, told: str) -> None:
+    found = stepping(5.0, current)
+    assert (found.status, found.reasons, found.codes) == ("refused", (told,), ("current_dose",))
+
+
+# What is deferred
+
+
+def test_an_unfamiliar_state_is_deferred_with_its_neighbours() -> None:
+    known = door(policy=policy(FIRST, seeds=(0,)), monitor=monitor())
+    near = recommend(known, cohort(16).obs[5].tolist())
+    assert near.status == "ok"
+    assert near.nearest[0].distance == 0.0
+    assert near.nearest[0].dose == tuple(float(x) for x in cohort(16).act[5])
+    assert near.nearest[0].state == tuple(float(x) for x in cohort(16).obs[5])
+    assert (near.nearest[0].patient, near.nearest[0].visit) == (0, 5)
+    assert near.nearest[0].reward == cohort(16).reward[5]
+    far = recommend(known, [6.0] * 8)
+    check(far, UNIT)
+    assert (far.status, far.codes) == ("deferred", ("unfamiliar",))
+    assert "the state is unlike the training visits: its distance from the nearest 5" in far.reasons[0]
+    assert len(far.nearest) == monitor().neighbours
+    assert recommend(replace(known, monitor=None), [6.0] * 8).codes == ()
+
+
+def test_one_odd_training_visit_makes_no_state_familiar() -> None:
+    obs = monitor().obs.copy()
+    obs[0] = 6.0
+    known = door(policy=policy(FIRST, seeds=(0,)), monitor=replace(monitor(), obs=obs))
+    found = recommend(known, [6.0] * 8)
+    assert found.nearest[0].distance == 0.0
+    assert found.codes == ("unfamiliar",)
+
+
+def test_a_mean_that_one_seed_would_give_is_not_between_the_seeds() -> None:
+    dose = np.array([[0.0], [0.2]])
+    found = recommend(door(policy=Told(dose, dose - [[0.05], [0.15]], dose + 0.05)), STATE)
+    assert (found.proposed, found.codes) == ((0.1,), ())
+
+
+def test_a_dose_that_leaves_the_limits_on_its_way_is_not_shown() -> None:
+    class Wrong(StepLimit):
+        def deliver(self, requested: Any, current: Any) -> Any:
+            return np.asarray(requested) + 100.0, np.ones(len(requested), dtype=bool)
+
+    found = recommend(door(rules=replace(RULES, step=Wrong((0.1,)))), STATE, [0.0])
+    check(found, UNIT)
+    assert (found.status, found.codes) == ("refused", ("left_limits",))
+
+
+def test_a_monitor_of_other_states_refuses() -> None:
+    other = replace(
+        monitor(), centre=monitor().centre[:7], scale=monitor().scale[:7], obs=monitor().obs[:, :7]
+    )
+    found = recommend(door(monitor=other), STATE)
+    assert found.reasons == ("the monitor was fitted to states of 7 entries, got shape (1, 8).",)
+
+
+@pytest.mark.parametrize(
+    ("apart", "wide", "kind", "codes"),
+    [
+        (0.01, 0.1, "interval", ()),
+        (0.3, 0.1, "interval", ("between_seeds",)),
+        (0.3, 0.1, "infinite_clipped", ("between_seeds",)),
+        (0.3, 0.0, "point", ()),  # deterministic seeds are apart by nature
+        (0.9, 0.0, "point", ("seeds_apart",)),
+        (0.9, 1.0, "interval", ("seeds_apart",)),
+        (0.9, 0.1, "interval", ("seeds_apart", "between_seeds")),
+    ],
+)
+def test_seeds_that_disagree_are_deferred(
+    apart: float, wide: float, kind: str, codes: tuple[str, ...]
+) -> None:
+    dose = np.array([[-0.5], [0.5]]) * apart
+    found = recommend(
+        Recommender(Told(dose, dose - wide, dose + wide, kind), RULES, monitor()), cohort(16).obs[5].tolist()
+    )
+    check(found, UNIT)
+    assert found.codes == codes
+    assert found.status == ("deferred" if codes else "ok")
+    assert found.spread == pytest.approx((apart / math.sqrt(2.0),))
+    limit = DISAGREEMENT * monitor().dose_spread[0]
+    assert (found.spread[0] > limit) == ("seeds_apart" in codes)
+
+
+def test_a_deferred_dose_is_held_at_the_limits_too() -> None:
+    dose = np.array([[1.0], [1.9]])
+    found = recommend(
+        Recommender(Told(dose, dose - 0.1, dose + 0.1), RULES, monitor()), cohort(16).obs[5].tolist()
+    )
+    check(found, UNIT)
+    assert (found.status, found.dose, found.proposed) == ("deferred", (1.0,), (1.45,))
+    assert found.codes == ("seeds_apart", "between_seeds", "hard_limit")
+
+
+def test_the_gravest_reason_decides_the_status() -> None:
+    for codes in itertools.product((0, 1), repeat=len(Reason)):
+        code = sum(int(reason) * on for reason, on in zip(Reason, codes, strict=True))
+        names = reason_names(code)
+        refuses = any(codes[: list(Reason).index(Reason.UNFAMILIAR)])
+        defers = {"unfamiliar", "seeds_apart", "between_seeds"} & set(names)
+        limits = {"hard_limit", "step_limit"} & set(names)
+        expected = "refused" if refuses else "deferred" if defers else "limited" if limits else "ok"
+        assert STATUSES[int(status_of(np.array([code]))[0])] == expected
+
+
+# Tables
+
+
+@every_agent
+def test_a_table_says_what_each_state_alone_is_told(name: str) -> None:
+    rules = replace(RULES, limits=DoseLimits((-0.2,), (0.3,)), step=StepLimit((0.25,)))
+    rules = replace(rules, entries=tuple(StateEntry(f"s{i}", "1", -9.0, 9.0) for i in range(8)))
+    known = Recommender(policy(name), rules, monitor())
+    rng = np.random.default_rng(3)
+    states = np.concatenate([cohort(16).obs[:8], rng.normal(0, 3, (8, 8)).astype(np.float32)]).astype(
+        np.float64
+    )
+    states[3, 2], states[5, 1], states[7, 0] = math.nan, math.inf, 20.0
+    current = rng.uniform(-0.2, 0.3, (16, 1))
+    current[1], current[2] = 0.9, math.nan
+    found = recommend_all(known, states, current)
+    for row in range(16):
+        alone = recommend(known, states[row].tolist(), current[row].tolist())
+        assert STATUSES[int(found.status[row])] == alone.status
+        assert set(reason_names(int(found.codes[row]))) >= set(alone.codes)
+        if alone.dose is None:
+            for column in (found.dose, found.proposed, found.low, found.high, found.distance):
+                assert np.isnan(column[row]).all()
+            assert np.isnan(found.mass_outside[row])
+            continue
+        assert set(reason_names(int(found.codes[row]))) == set(alone.codes)
+        assert alone.support is not None
+        pairs = [
+            (found.dose[row], alone.dose),
+            (found.proposed[row], alone.proposed),
+            (found.low[row], alone.support[0]),
+            (found.high[row], alone.support[1]),
+            (found.spread[row], alone.spread),
+            (found.mass_outside[row], alone.mass_outside),
+        ]
+        for column, single in pairs:
+            np.testing.assert_allclose(column, single, rtol=1e-4, atol=1e-5)  # float32 products, other blocks
+        assert found.distance[row].tolist() == [near.distance for near in alone.nearest]
+    assert {3} < set(found.status)
+
+
+def test_rows_are_answered_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = cohort(16).obs[:50].astype(np.float64)
+    whole = recommend_all(door(monitor=monitor()), states)
+    monkeypatch.setattr("dosing.recommendation.batch.ROWS", 7)
+    pieces = recommend_all(door(monitor=monitor()), states)
+    np.testing.assert_allclose(pieces.dose, whole.dose, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(pieces.nearest, whole.nearest)
+    np.testing.assert_array_equal(pieces.codes, whole.codes)
+
+
+def test_a_row_that_fails_inside_refuses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = policy(FIRST)
+    consult = asked.consult
+
+    def failing(obs: Any, low: Any, high: Any) -> Any:
+        if (obs[0, :, 0] == 2.0).any():
+            raise RuntimeError("no")
+        return consult(obs, low, high)
+
+    monkeypatch.setattr(asked, "consult", failing)
+    states = np.tile(STATE, (40, 1))
+    states[[3, 17, 39], 0] = 2.0
+    found = recommend_all(Recommender(asked, RULES), states)
+    assert np.flatnonzero(found.codes == Reason.FAILED).tolist() == [3, 17, 39]
+    assert set(found.failures) == {3, 17, 39}
+    assert np.isfinite(found.dose[found.codes == 0]).all()
+    assert (found.codes == 0).sum() == 37
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 7), (4, 9), (2, 4, 8)])
+def test_a_table_of_another_width_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="states must have 8 numbers each"):
+        recommend_all(door(), np.zeros(shape))
+    with pytest.raises(UserError, match="1 current dose"):
+        recommend_all(door(), np.zeros((4, 8)), np.zeros((4, 2)))
+
+
+def test_an_empty_table_has_no_answers() -> None:
+    assert recommend_all(door(monitor=monitor()), np.zeros((0, 8))).dose.shape == (0, 1)
+
+
+# The property by the thousand: no status but refused without a finite dose within the limits, no dose outside
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    seeds=st.integers(1, 4),
+    scale=st.sampled_from((0.1, 3.0, 1e6, 1e38, 1e300)),
+    step=st.booleans(),
+)
+def test_no_dose_of_thousands_leaves_the_limits(seed: int, seeds: int, scale: float, step: bool) -> None:
+    """A policy that says anything: numbers of any size, NaN and infinity, at 500 states of any kind."""
+    rng = np.random.default_rng(seed)
+    n = 500
+    limits = DoseLimits((float(rng.normal()),), (float(10 + rng.normal()),), "mg")
+
+    def wild(*shape: int) -> Any:
+        values = scale * rng.standard_normal(shape)
+        odd = rng.random(shape)
+        values[odd < 0.02], values[odd > 0.98], values[abs(odd - 0.5) < 0.01] = math.nan, math.inf, -math.inf
+        return values
+
+    class Wild(Told):
+        def consult(self, obs: Any, low: Any, high: Any) -> tuple[Any, DoseSet]:
+            lo, hi, dose, mass = (wild(*obs.shape[:2], 1) for _ in range(4))
+            return dose, DoseSet("interval", True, lo, hi, mass)
+
+    zeros = np.zeros((seeds, 1))
+    rules = Rules(limits, ENTRIES, StepLimit((0.5,), 0.1) if step else None)
+    asked = Recommender(Wild(zeros, zeros, zeros), rules, monitor())
+    states = np.where(rng.random((n, 1)) < 0.3, wild(n, 8), cohort(16).obs[rng.integers(0, 384, n)])
+    current = np.where(rng.random((n, 1)) < 0.2, wild(n, 1), rng.uniform(limits.low, limits.high, (n, 1)))
+    found = recommend_all(asked, states, current)
+    refused = found.status == STATUSES.index("refused")
+    assert (limits.contains(found.dose) == ~refused).all()
+    assert np.isnan(found.dose[refused]).all()
+    assert (refused == ((found.codes & 0xFF) != 0)).all()
+    if step:
+        reach = np.maximum(0.5, 0.1 * np.abs(current[~refused]))
+        assert (np.abs(found.dose[~refused] - current[~refused]) <= reach * (1 + 1e-12)).all()

@@ -1,0 +1,391 @@
+"""References are computed once per question, rows are paired with them, and the table says what is exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import agents
+from dosing.data.dataset import Transform
+from dosing.data.store import Episodes
+from dosing.evaluation.outcomes import Outcomes
+from dosing.evaluation.rollout import evaluate, rollout
+from dosing.evaluation.rules import constant
+from dosing.policy import DosePolicy
+from dosing.runs.files import read_json, write_json
+from dosing.runs.folder import EPISODES
+from dosing.safety import DoseLimits
+from dosing.studies import comparison_table
+from dosing.studies.comparison_table import (
+    Baseline,
+    References,
+    Row,
+    agent_row,
+    ceiling_row,
+    mass_words,
+    reference_rows,
+    references,
+    render,
+)
+from dosing.studies.scenarios import Factory
+from tests.support.samples import ENV, cohort, is_bounded, stack
+
+SEEDS = (0, 1, 2)
+PATIENTS = 40
+NAMES = list(agents.AGENTS)
+BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
+UNBOUNDED = [name for name in NAMES if not is_bounded(name)]
+BASELINE = Baseline(0.25, 8)
+NO_BASELINE = Baseline(None, 8, "the visits tell none.")
+
+
+@pytest.fixture(autouse=True)
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
+
+
+@pytest.fixture(scope="module")
+def factory() -> Factory:
+    return Factory.of(ENV, {})
+
+
+@pytest.fixture(scope="module")
+def found(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
+        return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS, BASELINE)
+
+
+def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
+    return DosePolicy(stack(name, seeds), Transform.fit(cohort()))
+
+
+def row(name: str, found: References, factory: Factory, sparse: DosePolicy | None) -> Row:
+    own = policy(name)
+    return agent_row(name, "law", own, evaluate(own, factory, PATIENTS), found, cohort().obs[:50], sparse)
+
+
+# The estimated constant
+
+
+def recorded(act: list[Any], reward: list[float]) -> Episodes:
+    """Recorded visits of two patients with these doses and rewards."""
+    visits = len(reward)
+    rows = {name: values[:visits].copy() for name, values in cohort().arrays().items()}
+    doses = np.asarray(act, dtype=np.float32).reshape(visits, -1)
+    half = [1.0] * doses.shape[1]
+    patient = np.arange(visits) * 2 // visits
+    changed = {
+        "act": doses,
+        "act_requested": doses,
+        "reward": np.asarray(reward, dtype=np.float32),
+        "episode": patient,
+    }
+    card = cohort().metadata | {"action_low": [-x for x in half], "action_high": half}
+    return Episodes(**rows | changed, metadata=card)
+
+
+def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
+    """By hand: 1 + 3 d - 4 d^2 has its top at 3/8; noise on the data moves it as numpy's polyfit says."""
+    doses = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0]
+    found = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses]))
+    assert found.dose == pytest.approx(0.375, abs=1e-6)
+    assert (found.patients, found.missing) == (2, "")
+    for seed in (0, 1):
+        data = cohort(8, seed)
+        c2, c1, _ = np.polyfit(data.act[:, 0].astype(float), data.reward.astype(float), 2)
+        assert c2 < 0
+        assert Baseline.of(data).dose == pytest.approx(-c1 / (2 * c2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [([0.0, 0.5, 0.5, 0.0], "three different recorded doses"), ([[0.1, 0.2]] * 4, "one dose dimension only")],
+)
+def test_data_that_tell_no_constant_say_why(act: list[Any], told: str) -> None:
+    found = Baseline.of(recorded(act, [0.0, 1.0, 2.0, 3.0]))
+    assert found.dose is None
+    assert told in found.missing
+
+
+def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: Factory) -> None:
+    found = references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE)
+    assert references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE).outcomes.keys() == {
+        "uniform",
+        "none",
+        "best",
+    }
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found)]
+    for line, text in zip(rows, render(rows).splitlines()[2:], strict=True):
+        assert line.difference is line.verdict is None
+        assert not line.is_baseline
+        assert "  no estimated constant  " in text
+
+
+# References
+
+
+def test_reference_rules_meet_the_agents_patients(found: References, factory: Factory) -> None:
+    assert list(found.outcomes) == ["uniform", "none", "estimated", "best"]
+    assert found.dose is not None
+    for rule, dose in (("none", 0.0), ("estimated", 0.25), ("best", found.dose)):
+        again = rollout(factory, constant(dose), SEEDS, PATIENTS)
+        np.testing.assert_array_equal(found.outcomes[rule].returns, again.returns)
+    assert -1.0 < found.dose < 1.0
+    assert found.outcomes["uniform"].returns.mean() < found.outcomes["best"].returns.mean()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+    real = rollout
+
+    def counting(*arguments: Any, **options: Any) -> Outcomes:
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(comparison_table, "rollout", counting)
+    return calls
+
+
+def test_references_are_kept_for_the_same_question_only(
+    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
+    second = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
+    assert (second.dose, second.search_return) == (first.dose, first.search_return)
+    for rule in first.outcomes:
+        np.testing.assert_array_equal(first.outcomes[rule].returns, second.outcomes[rule].returns)
+    references(tmp_path, factory, SEEDS, PATIENTS + 1, BASELINE)
+    assert len(calls) == 8
+    other = references(tmp_path, factory, (0, 1), PATIENTS, BASELINE)
+    assert len(calls) == 12
+    assert other.outcomes["uniform"].returns.shape == (2, PATIENTS)
+    last = references(tmp_path, factory, (0, 1), PATIENTS, Baseline(0.5, 8))
+    assert len(calls) == 16
+    assert (last.outcomes["estimated"].dose > other.outcomes["estimated"].dose).all()
+
+
+def test_kept_references_that_do_not_belong_together_are_made_again(
+    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two files, or one of them changed: neither is shown beside the other."""
+    first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    calls = counted(monkeypatch)
+    (tmp_path / EPISODES).write_bytes((tmp_path / EPISODES).read_bytes()[:-1])
+    again = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 4
+    assert again.dose == first.dose
+    (tmp_path / EPISODES).unlink()
+    references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 8
+    write_json(tmp_path / comparison_table.REFERENCES, {"some": "other file"})
+    references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
+    assert len(calls) == 12
+    assert read_json(tmp_path / comparison_table.REFERENCES)["dose"] == first.dose
+
+
+def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
+    base = Factory.of(ENV, {})
+    factory = Factory(ENV, {}, DoseLimits((0.1,), (1.0,)), base.horizon)
+    assert list(references(tmp_path, factory, (0,), 5, BASELINE).outcomes) == ["uniform", "estimated", "best"]
+
+
+def test_reference_rows_are_one_sample_of_all_patients(found: References) -> None:
+    rows = {row.name: row for row in reference_rows(found)}
+    estimated = "constant dose 0.250 estimated from the 8 patients"
+    best = f"best constant dose {found.dose:.3f}, known to the simulator only"
+    assert list(rows) == ["uniform dosing", "no dose", estimated, best]
+    base = found.outcomes["estimated"].returns.ravel()
+    for name, rule in (("uniform dosing", "uniform"), ("no dose", "none"), (best, "best")):
+        returns = found.outcomes[rule].returns.ravel()
+        difference = rows[name].difference
+        assert difference is not None
+        assert difference.value == pytest.approx((returns - base).mean())
+        low, high = stats.t.interval(0.95, len(base) - 1, (returns - base).mean(), stats.sem(returns - base))
+        assert (difference.low, difference.high) == pytest.approx((low, high))
+        assert rows[name].recommended.value == pytest.approx(returns.mean())
+        assert rows[name].recommended.n == len(SEEDS) * PATIENTS
+    assert [name for name, line in rows.items() if line.is_baseline] == [estimated]
+    assert rows[estimated].difference is rows[estimated].verdict is None
+    assert rows["uniform dosing"].verdict == "worse"
+    assert rows[best].verdict == "better"
+    costs = {name: line.cost.value for name, line in rows.items() if line.cost}
+    assert costs["no dose"] == 0.0 < costs["uniform dosing"]
+
+
+# Agents
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agents_row_is_paired_with_the_estimated_constant(
+    name: str, found: References, factory: Factory
+) -> None:
+    sparse = policy(BOUNDED[0])
+    line = row(name, found, factory, sparse)
+    own = policy(name)
+    outcome = evaluate(own, factory, PATIENTS)
+    gain = (outcome["recommended"].returns - found.outcomes["estimated"].returns).mean(1)
+    assert line.difference is not None
+    assert line.difference.value == pytest.approx(gain.mean())
+    low, high = stats.t.interval(0.95, len(SEEDS) - 1, gain.mean(), stats.sem(gain))  # seeds are the sample
+    assert (line.difference.low, line.difference.high) == pytest.approx((low, high))
+    assert line.recommended.value == pytest.approx(outcome["recommended"].returns.mean())
+    assert line.sampled is not None
+    assert line.sampled.value == pytest.approx(outcome["sampled"].returns.mean())
+    assert line.cost is not None
+    assert line.cost.value == pytest.approx(outcome["recommended"].cost.mean())
+
+    obs = np.broadcast_to(cohort().obs[:50], (3, 50, 8))
+    sets, interval = own.dose_set(obs), sparse.dose_set(obs)
+    assert line.half_width == pytest.approx(sets.half_width.mean())
+    assert line.mass_outside_limits == pytest.approx(sets.mass_outside.mean())
+    assert line.mass_outside_sparse == pytest.approx(
+        own.mass_outside(obs, interval.low, interval.high).mean()
+    )
+    if is_bounded(name):
+        assert line.width_kind == "exact support"
+        assert line.mass_outside_limits == 0.0
+    else:
+        assert line.width_kind == "central 99%"
+        clipped = agents.AGENTS[name].support == "infinite_clipped"
+        assert ((line.mass_outside_limits or 0.0) > 0.0) == clipped
+        assert (line.mass_outside_sparse or 0.0) > 0.0
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_bounded_agent_has_exactly_no_mass_outside_its_own_interval(
+    name: str, found: References, factory: Factory
+) -> None:
+    assert row(name, found, factory, policy(name)).mass_outside_sparse == 0.0
+
+
+@pytest.mark.parametrize("sparse", [None, policy(BOUNDED[0], (0, 1, 5))], ids=["none", "other seeds"])
+def test_without_a_comparable_interval_there_is_no_mass(
+    sparse: DosePolicy | None, found: References, factory: Factory
+) -> None:
+    assert row(UNBOUNDED[0], found, factory, sparse).mass_outside_sparse is None
+
+
+# The table
+
+
+def test_rows_survive_json(found: References, factory: Factory) -> None:
+    ceiling = ceiling_row("one", "a truth", 7.4, 0.5, 300)
+    missing = dataclasses.replace(ceiling, baseline=NO_BASELINE)
+    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found), ceiling, missing]
+    back = [Row.from_json(json.loads(json.dumps(line.to_json(), allow_nan=False))) for line in rows]
+    assert back == rows
+
+
+def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, factory: Factory) -> None:
+    sparse = policy(BOUNDED[0])
+    rows = [row(BOUNDED[0], found, factory, sparse), row(UNBOUNDED[0], found, factory, sparse)]
+    text = render([*rows, *reference_rows(found)])
+    head, rule, *lines = text.splitlines()
+    assert len(lines) == 6
+    assert set(rule) == {"-"}
+    for title in (
+        "return",
+        "minus estimated constant",
+        "half-width",
+        "outside limits",
+        "outside sparse interval",
+    ):
+        assert title in head
+    bounded, unbounded, *rest = lines
+    assert bounded.count("0 (exactly)") == 2
+    assert "exact support" in bounded
+    assert "exactly" not in unbounded
+    assert "central 99%" in unbounded
+    assert [line.split("  ")[0] for line in rest] == [
+        "uniform dosing",
+        "no dose",
+        "constant dose 0.250 estimated from the 8 patients",
+        f"best constant dose {found.dose:.3f}, known to the simulator only",
+    ]
+    columns = {name: head.index(name) for name in ("policy", "minus estimated constant", "cost")}
+    assert all(line[start - 2 : start] == "  " for line in lines for start in columns.values())
+
+
+def test_a_ceiling_says_what_it_knows() -> None:
+    line = ceiling_row("open loop", "the latent mean", 7.4, 0.5, 300)
+    assert (line.recommended.low, line.recommended.high, line.recommended.n) == (6.9, 7.9, 300)
+    text = render([line]).splitlines()[-1]
+    assert text.startswith("ceiling: open loop  knows the latent mean  7.4")
+    assert text.split()[-1] == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "bounded", "text"),
+    [
+        (0.0, True, "0 (exactly)"),
+        (0.0, False, "< 1e-300"),  # a Gaussian's mass that a computer number cannot hold is not zero
+        (1e-12, True, "1.00e-12"),
+        (0.25, False, "0.2500"),
+        (None, True, "-"),
+    ],
+)
+def test_only_a_bounded_law_has_an_exact_zero(value: float | None, bounded: bool, text: str) -> None:
+    assert mass_words(value, bounded) == text
+
+
+def first_patients(outcome: Outcomes, count: int) -> Outcomes:
+    arrays = {name: values[:, :count] for name, values in vars(outcome).items() if name != "seeds"}
+    return Outcomes(outcome.seeds, **arrays)
+
+
+def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory: Factory) -> None:
+    own = policy(BOUNDED[0])
+    outcomes = evaluate(own, factory, PATIENTS)
+    line = agent_row("agent", "law", own, outcomes, found, cohort().obs[:50], None)
+    worst = np.sort(outcomes["recommended"].returns, axis=1)[:, :2].mean()  # 5 % of 40 patients
+    assert line.lower_tail is not None
+    assert line.lower_tail.value == pytest.approx(worst)
+    assert line.lower_tail.low <= worst <= line.lower_tail.high
+    assert str(line.lower_tail) in render([line])
+    assert (line.foreseen, line.foreseen_words) == (None, "-")
+    few = {rule: first_patients(o, 19) for rule, o in outcomes.items()}
+    others = References(
+        found.dose, None, BASELINE, {rule: first_patients(o, 19) for rule, o in found.outcomes.items()}
+    )
+    short = agent_row("agent", "law", own, few, others, cohort().obs[:50], None)
+    assert short.lower_tail is None, "5 % of 19 patients is less than one"
+
+
+def test_foreseen_returns_are_shown_with_their_lower_tail(
+    found: References, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the world's unit, at the recommended dose; 5 % of 40 equally likely returns are the lowest two."""
+    own = policy(BOUNDED[0])
+    asked: list[Any] = []
+
+    def returns(obs: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
+        asked.append(act)
+        return torch.arange(40.0).expand(*act.shape[:2], 40)
+
+    monkeypatch.setattr(own.agent, "returns", returns)
+    states = cohort().obs[:50]
+    line = agent_row("agent", "law", own, evaluate(own, factory, PATIENTS), found, states, None)
+    scale = own.transform.reward_scale
+    assert scale != 1.0
+    assert line.foreseen == pytest.approx((19.5 * scale, 0.5 * scale))
+    obs = np.broadcast_to(states, (len(SEEDS), *states.shape))
+    np.testing.assert_allclose(asked[0].numpy(), own.transform.to_unit(own.recommended(obs)), atol=1e-6)
+    assert render([line]).endswith(f"{19.5 * scale:.2f} ({0.5 * scale:.2f})")
+    assert Row.from_json(json.loads(json.dumps(line.to_json()))) == line
+
+
+def test_a_table_of_an_earlier_version_is_read(found: References) -> None:
+    line = reference_rows(found)[0]
+    fields = {k: v for k, v in line.to_json().items() if k not in ("lower_tail", "foreseen")}
+    assert Row.from_json(json.loads(json.dumps(fields))) == dataclasses.replace(line, lower_tail=None)

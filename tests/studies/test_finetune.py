@@ -1,0 +1,343 @@
+"""The command finetune: from a run on disk to trials on disk, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dosing.cli import finetune as command
+from dosing.cli import main
+from dosing.data.store import write_episodes
+from dosing.errors import UserError
+from dosing.evaluation.outcomes import read_outcomes
+from dosing.evaluation.rollout import evaluate
+from dosing.finetuning.method import TrialSettings
+from dosing.finetuning.trial import COURSES, CURVE, REPORT
+from dosing.runs.files import read_json, read_table, write_table
+from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
+from dosing.studies.evaluate import evaluate_run
+from dosing.studies.finetune import finetune, policy_of_trial
+from dosing.studies.finetune_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
+from dosing.studies.load import policy_of
+from dosing.studies.mujoco_patients import Tasks
+from dosing.studies.scenarios import factory_of
+from dosing.studies.train import train_run
+from dosing.training.offline import TrainingSettings
+from tests.support.samples import cohort, small
+
+TINY = TrialSettings(
+    visits=96, patients=2, start=10, updates_per_visit=0.1, batch_size=8, evaluate_every=48, capacity=200
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with a run of IQL and one of SPOT, two seeds each."""
+    path = tmp_path_factory.mktemp("study")
+    write_episodes(cohort(), path / "visits.parquet")
+    training = TrainingSettings(steps=6, batch_size=8, log_every=6)
+    for name in ("iql", "spot"):
+        config = small(name, hidden=(8, 8))
+        train_run(name, config, path / "visits.parquet", path, (0, 1), training, "cpu")
+    return path
+
+
+@pytest.fixture
+def offline(study: Path, tmp_path: Path) -> dict[str, Path]:
+    """The runs by agent, in a copy of the study."""
+    shutil.copytree(study, tmp_path / "study")
+    return {run.config()["agent"]: run.path for run in find_runs(tmp_path / "study")}
+
+
+def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
+    options = {"settings": TINY, "evaluation_patients": 4, "workers": 1, "device": "cpu"} | options
+    return finetune(methods, runs, **options)
+
+
+def folders(study: Path) -> dict[str, RunFolder]:
+    """Finished trials of a study by method."""
+    found = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
+    return {run.config()["method"]: run for run in found}
+
+
+def test_the_command_runs_trials_and_prints_a_table(
+    offline: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = offline["iql"].parents[2]
+    line = ["finetune", "direct", "scratch", "--run", str(offline["iql"]), "--env", "dosing/Treatment-v0"]
+    line += ["--visits", "96", "--patients", "2", "--start", "10", "--updates-per-visit", "0.1"]
+    line += ["--batch-size", "8", "--evaluate-every", "48", "--evaluation-patients", "4", "--workers", "1"]
+    line += ["--device", "cpu"]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "Direct" in printed
+    assert "paired by patient" in printed
+    found = folders(study)
+    assert list(found) == ["direct", "scratch"]
+    for run in found.values():
+        run.verify()
+        assert set(read_json(run.path / DONE)) >= {
+            COURSES,
+            CURVE,
+            EPISODES,
+            REPORT,
+            WEIGHTS,
+            "metrics.parquet",
+        }
+        curve = read_table(run.path / CURVE).to_pandas()
+        assert curve.visits.tolist() == [0, 0, 48, 48, 96, 96]
+        assert curve.seed.tolist() == [0, 1] * 3
+        assert (read_table(run.path / COURSES).to_pandas().groupby("seed").size() == 4).all()
+    curves = read_table(study / TRIALS / CURVES).to_pandas()
+    assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
+    table = read_json(study / TRIALS / TABLE)
+    assert [row["title"] for row in table["lines"]] == ["Direct", "Scratch"]
+    assert table["lines"][0]["after"]["value"] == pytest.approx(
+        curves[(curves.method == "direct") & (curves.visits == 96)].recommended.mean()
+    )
+    assert [run.config()["agent"] for run in find_runs(study)] == [
+        "iql",
+        "spot",
+    ]  # trials are no offline runs
+
+
+def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patients(
+    offline: dict[str, Path],
+) -> None:
+    run = RunFolder(offline["iql"])
+    tiny(["direct"], [run.path])
+    evaluate_run(run, 4)
+    want = read_outcomes(run.path / EPISODES)
+    found = folders(run.path.parents[2])["direct"]
+    curve = read_table(found.path / CURVE).to_pandas()
+    first = curve[curve.visits == 0]
+    np.testing.assert_array_equal(first.recommended, want["recommended"].returns.mean(1))
+    np.testing.assert_array_equal(first["sampled"], want["sampled"].returns.mean(1))
+
+
+def test_progress_is_read_from_the_tables_of_a_trial(offline: dict[str, Path]) -> None:
+    study = offline["iql"].parents[2]
+    tiny(["direct"], [offline["iql"]])
+    found = folders(study)["direct"]
+    progress = Progress.of(found)
+    assert progress is not None
+    curve, courses = (read_table(found.path / name).to_pandas() for name in (CURVE, COURSES))
+    assert progress.visits.tolist() == [0, 48, 96]
+    for k, seed in enumerate(progress.seeds):
+        own = courses[courses.seed == seed]
+        np.testing.assert_array_equal(progress.returns[k], curve[curve.seed == seed].recommended)
+        assert progress.cost[k].tolist() == [own[own.ended_at <= v].cost.sum() for v in (0, 48, 96)]
+        assert progress.worst[k] == own.returns.min()
+        assert progress.limited[k] == own.limited.sum() / own.visits.sum()
+        assert progress.treated_mean[k] == own.returns.mean()
+    (start,) = returns_of_starts(study).values()
+    assert progress.less(start)[0].high == 0.0 == progress.less(start)[0].low
+    assert progress.less(start)[2].value == pytest.approx((progress.returns[:, 2] - start.to_numpy()).mean())
+
+
+def test_a_stopped_seed_stands_where_it_stopped(tmp_path: Path) -> None:
+    """Seed 4 stops after 70 visits, between two evaluations of the other, and seed 7 goes on."""
+    at, seeds = [0, 0, 48, 48, 70, 96, 144], [4, 7, 4, 7, 4, 7, 7]
+    returns = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    patients, cost = [0, 0, 2, 2, 4, 4, 6], [np.nan, np.nan, 1.0, 2.0, 3.0, 4.0, 5.0]
+    curve = {"seed": seeds, "visits": at, "recommended": returns, "treated": returns}
+    write_table(tmp_path / CURVE, curve | {"patients": patients, "cost_per_patient": cost})
+    ended = {"seed": [4, 7], "ended_at": [24, 24], "returns": [-1.0, -2.0]}
+    write_table(tmp_path / COURSES, ended | {"cost": [1.0, 2.0], "limited": [1.0, 2.0], "visits": [4, 4]})
+    progress = Progress.of(RunFolder(tmp_path))
+    assert progress is not None
+    assert progress.visits.tolist() == [0, 48, 96, 144]
+    assert progress.returns.tolist() == [[1.0, 3.0, 5.0, 5.0], [2.0, 4.0, 6.0, 7.0]]
+    assert progress.cost.tolist() == [[0.0, 2.0, 12.0, 12.0], [0.0, 4.0, 16.0, 30.0]]
+    assert progress.patients.tolist() == [4, 6]
+    assert progress.coverage is None
+    np.testing.assert_array_equal(progress.treated[0], [1.0, 3.0, np.nan, np.nan])
+    assert progress.over_seeds(progress.limited) is not None
+    assert progress.over_seeds(progress.treated[:, -1]) is None
+
+
+def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path]) -> None:
+    tiny(["direct", "scratch"], [offline["iql"]], seeds=1)
+    found = folders(offline["iql"].parents[2])
+    factory = factory_of(RunFolder(offline["iql"]))
+    for run in found.values():
+        want = read_outcomes(run.path / EPISODES)
+        policy = policy_of_trial(run)
+        assert policy.seeds == (0,)
+        for rule, outcomes in evaluate(policy, factory, 4).items():
+            np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
+    obs = cohort().obs[None, :5]  # the folder of a suite's agent is read as any run
+    run = found["scratch"]
+    np.testing.assert_array_equal(policy_of(run).recommended(obs), policy_of_trial(run).recommended(obs))
+    with pytest.raises(UserError, match="is no trial"):
+        policy_of_trial(RunFolder(offline["iql"]))
+
+
+def test_settings_follow_the_name_of_a_method(offline: dict[str, Path]) -> None:
+    study, specs = offline["iql"].parents[2], ["pex,members=3,draws=2", "pex,adaptive=true,logits=scaled"]
+    specs += ["pex,members=3,others=online", "jsrl,stages=2", "bt"]
+    report = tiny(specs, [offline["iql"]], seeds=1)
+    assert [line.title for line in report.lines][1:4:2] == [
+        "PEX (adaptive=true, logits=scaled)",
+        "JSRL (stages=2)",
+    ]
+    found = folders(study)
+    assert set(found) == set(specs)
+    assert {run.path.parents[1].name for run in found.values()} == {"pex", "jsrl", "bt"}
+    factory = factory_of(RunFolder(offline["iql"]))
+    for run in found.values():
+        want = read_outcomes(run.path / EPISODES)
+        for rule, outcomes in evaluate(policy_of_trial(run), factory, 4).items():
+            np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
+    with pytest.raises(
+        UserError, match="a run of 3 seeds and --seeds 1; beyond those of the trial this run has 1"
+    ):
+        tiny(["pex,members=4"], [offline["iql"]], seeds=1)
+
+
+def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) -> None:
+    before = tiny(["direct"], [offline["iql"]])
+    done = folders(offline["iql"].parents[2])["direct"].path / DONE
+    at = done.stat().st_mtime_ns
+    assert tiny(["direct"], [offline["iql"]]) == before
+    assert done.stat().st_mtime_ns == at
+
+
+def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: dict[str, Path]) -> None:
+    found = tiny(["all"], [offline["iql"], offline["spot"]])
+    titles = [line.title for line in found.lines]
+    assert "Direct from IQL" in titles
+    assert "Direct from SPOT" in titles
+    assert "SPOT from SPOT" in titles
+    assert "SPOT from IQL" not in titles
+    notes = "\n".join(found.notes)
+    assert "rebrac cannot start" in notes
+    assert "spot cannot start" not in notes
+
+
+def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, Path]) -> None:
+    """A sparse policy and its Gaussian twin go on side by side."""
+    study = offline["iql"].parents[2]
+    runs = [
+        train_run(
+            "fttpo",
+            small("fttpo", hidden=(8, 8), actor=actor),
+            study / "visits.parquet",
+            study,
+            (0, 1),
+            TrainingSettings(steps=6, batch_size=8, log_every=6),
+            "cpu",
+        ).path
+        for actor in ("sparse", "gaussian")
+    ]
+    found = tiny(["direct"], runs)
+    assert [line.title for line in found.lines] == [
+        f"Direct from FtTPO, actor={actor}" for actor in ("sparse", "gaussian")
+    ]
+    assert found.lines[0].limited == 0.0  # its support lies within the limits
+
+
+def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:
+    tiny(["direct"], [offline["iql"]])
+    whole = folders(offline["iql"].parents[2])["direct"]
+    other = offline["iql"].parents[2] / "one"
+    tiny(["direct"], [offline["iql"]], seeds=1, study=other)
+    one = read_table(folders(other)["direct"].path / CURVE).to_pandas()
+    both = read_table(whole.path / CURVE).to_pandas()
+    np.testing.assert_allclose(one, both[both.seed == 0], rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_a_stop_is_said_in_the_table_and_in_the_folder(offline: dict[str, Path]) -> None:
+    settings = TrialSettings(**{**vars(TINY), "harm_budget": 0.0})
+    found = tiny(["scratch"], [offline["iql"]], settings=settings)
+    assert found.lines[0].stopped == 2
+    assert "stopped after" in str(found)
+    report = read_json(folders(offline["iql"].parents[2])["scratch"].path / REPORT)
+    assert [stop["seed"] for stop in report["stopped"]] == [0, 1]
+    assert report["settings"]["harm_budget"] == 0.0
+
+
+def test_trials_too_short_to_end_a_course_or_to_learn_are_reported_all_the_same(
+    offline: dict[str, Path],
+) -> None:
+    short = TrialSettings(**{**vars(TINY), "visits": 20, "start": 20})
+    found = tiny(["direct", "spot"], [offline["spot"]], settings=short)
+    assert [line.treated for line in found.lines] == [None, None]
+    assert found.differences[0][1].value == found.differences[0][1].low == 0.0
+    assert found.lines[0].after == found.lines[1].after
+    assert " - " in str(found)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "match"),
+    [
+        (["unheard"], {}, "no method 'unheard'"),
+        (["spot"], {}, "spot cannot start from .*: it goes on from a run of spot, this is one of iql"),
+        (["direct"], {"env_options": {"variant": "li-evaluation"}}, r"doses from \[-3.0\] to \[3.0\]"),
+        (["direct"], {"env_id": "dosing/None-v0"}, "no environment"),
+        (["direct"], {"env_options": {"history": 1}}, "show 9 numbers at a visit; the agent sees 8"),
+        (["direct"], {"seeds": 3}, "--seeds must be 1 to 2, got 3"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    offline: dict[str, Path], methods: list[str], options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(UserError, match=match):
+        tiny(methods, [offline["iql"]], **options)
+
+
+def test_a_trial_starts_from_finished_offline_runs_of_one_data_set(
+    offline: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="give --run"):
+        tiny(["direct"], [])
+    tiny(["direct"], [offline["iql"]])
+    with pytest.raises(UserError, match="is a trial"):
+        tiny(["direct"], [folders(offline["iql"].parents[2])["direct"].path])
+    write_episodes(cohort(9), tmp_path / "other.parquet")
+    other = train_run(
+        "iql",
+        small("iql", hidden=(8, 8)),
+        tmp_path / "other.parquet",
+        tmp_path,
+        (0, 1),
+        TrainingSettings(steps=6, batch_size=8),
+        "cpu",
+    )
+    with pytest.raises(UserError, match="another data set"):
+        tiny(["direct"], [offline["iql"], other.path])
+    (offline["iql"] / DONE).unlink()
+    with pytest.raises(UserError, match="not finished"):
+        tiny(["direct"], [offline["iql"]])
+
+
+def test_the_command_refuses_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune"]) == 2
+    assert "name a method" in capsys.readouterr().err
+    assert main(["finetune", "direct"]) == 2
+    assert "give --run" in capsys.readouterr().err
+
+
+def test_help_says_what_the_settings_say() -> None:
+    assert {name: getattr(TrialSettings(), name) for name in command._defaults} == command._defaults
+
+
+@pytest.mark.mujoco
+def test_an_episode_of_a_task_is_brought_back_in_the_middle() -> None:
+    pytest.importorskip("mujoco")
+    doses = np.random.default_rng(0).uniform(-1.0, 1.0, (60, 2, 2, 3)).astype(np.float32)
+    ward, other = (Tasks("Hopper-v5", {}, (0, 5), 2) for _ in range(2))
+    ward.begin()
+    for dose in doses[:40]:
+        made = ward.treat(dose)
+    assert ward._episode.max() > 0  # hoppers fall: places are in different episodes
+    np.testing.assert_array_equal(other.load(ward.state()), made.following)
+    for dose in doses[40:]:
+        a, b = ward.treat(dose), other.treat(dose)
+        np.testing.assert_array_equal(a.following, b.following)
+        np.testing.assert_array_equal(a.reward, b.reward)
+        np.testing.assert_array_equal(a.cost, a.terminated)

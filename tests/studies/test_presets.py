@@ -1,0 +1,152 @@
+"""Presets name agents and settings that exist, and set what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import pytest
+
+import agents
+from dosing.data.dataset import Transform
+from dosing.errors import UserError
+from dosing.studies import presets
+from dosing.studies.grid import configurations
+from dosing.studies.presets import PRESETS, Preset
+from dosing.training.offline import TrainingSettings
+from tests.support.samples import cohort
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_preset_names_what_exists(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.about
+    assert set(preset.agents) <= set(agents.AGENTS)
+    TrainingSettings(**preset.training).check()
+    Transform.fit(cohort(), **preset.data)
+    known = {
+        agent: {f.name for f in dataclasses.fields(e.config_class())} for agent, e in agents.AGENTS.items()
+    }
+    assert set(preset.shared) <= set().union(*known.values())
+    for agent, own in preset.agents.items():
+        assert set(own) <= known[agent]
+    everyone = dataclasses.replace(preset, contrast=None)
+    assert len(configurations(["all"], [], {}, everyone)) == len(agents.AGENTS)
+
+
+def test_what_a_single_agent_has_wins_over_what_all_share_and_a_user_over_both() -> None:
+    preset = Preset("", shared={"discount": 0.5, "temperature": 0.7}, agents={"fttpo": {"discount": 0.6}})
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {}, preset)
+    assert (own.discount, own.temperature, iql.discount) == (0.6, 0.7, 0.5)
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"discount": [0.8]}, preset)
+    assert (own.discount, own.temperature, iql.discount) == (0.8, 0.7, 0.8)
+    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"iql.discount": [0.8]}, preset)
+    assert (own.discount, iql.discount) == (0.6, 0.8)
+
+
+def test_the_published_settings_of_the_treatment_experiment() -> None:
+    """Numbers typed from the published tables, not read from the preset."""
+    found = {name: c for name, c in configurations(["all"], [], {}, PRESETS["published"])}
+    rates = {name: found[name].learning_rate for name in ("fttpo", "iql", "sql", "xql", "spot", "tawac")}
+    assert rates == {"fttpo": 3e-4, "iql": 3e-5, "sql": 3e-3, "xql": 1e-4, "spot": 1e-3, "tawac": 3e-5}
+    assert (found["fttpo"].temperature, found["fttpo"].q_proposal) == (0.01, 2.0)
+    assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.9, pytest.approx(3.0))
+    assert (found["sql"].alpha, found["xql"].beta, found["spot"].penalty) == (5.0, 5.0, 0.05)
+    assert {found[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
+    assert [name for name in agents.AGENTS if PRESETS["published"].knows(name)] == [
+        name for name in agents.AGENTS if name in rates
+    ]
+    raw = Transform.fit(cohort(), **PRESETS["published"].data)
+    assert (set(raw.obs_mean), set(raw.obs_scale), raw.reward_scale) == ({0.0}, {1.0}, 1.0)
+
+
+def test_the_common_settings_are_common() -> None:
+    found = dict(configurations(["all"], [], {}, PRESETS["common"]))
+    for name, config in found.items():
+        if name != "quasi_optimal":  # no networks, gradient descent
+            assert getattr(config, "hidden", (256, 256)) == (256, 256)
+            assert config.learning_rate == 3e-4
+        assert getattr(config, "discount", 0.9) == 0.9
+        assert getattr(config, "target_rate", 0.005) == 0.005
+    assert found["quasi_optimal"].learning_rate == 1e-2
+    scaled = Transform.fit(cohort(), **PRESETS["common"].data)
+    assert scaled.reward_scale == pytest.approx(cohort().reward.std())
+    assert all(PRESETS["common"].knows(name) for name in agents.AGENTS)
+
+
+def test_sparse_against_gaussian_is_the_law_alone() -> None:
+    """For the agents whose setting takes both values, and no other."""
+    preset = PRESETS["sparse-vs-gaussian"]
+    found = configurations(["all"], [], {}, preset)
+    assert [(name, config.actor) for name, config in found] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
+    (_, sparse), (_, gaussian) = found
+    assert dataclasses.replace(sparse, actor="gaussian") == gaussian
+    assert sparse == configurations(["fttpo"], [], {}, PRESETS["common"])[0][1]
+    assert (preset.training, preset.data) == (PRESETS["common"].training, PRESETS["common"].data)
+    with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian law"):
+        configurations(["fttpo", "iql"], [], {}, preset)
+
+
+def test_a_contrast_takes_any_agent_that_carries_both_laws() -> None:
+    @dataclasses.dataclass
+    class Both:
+        policy_family: Literal["beta", "clipped_gaussian", "sparse_q_gaussian"] = "beta"
+
+    @dataclasses.dataclass
+    class One:
+        policy_family: Literal["beta", "clipped_gaussian"] = "beta"
+
+    contrast = PRESETS["sparse-vs-gaussian"].contrast
+    assert contrast is not None
+    assert (contrast.of(Both), contrast.of(One)) == ("policy_family", None)
+
+
+def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="there is no preset 'other'; there are: published, common"):
+        presets.find("other")
+    assert configurations(["bc"], [], {}, presets.find(None)) == configurations(["bc"], [], {})
+
+
+def test_the_published_settings_of_mujoco() -> None:
+    """Numbers typed from the papers' tables; a variant adds to what the preset sets for every task."""
+    general = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco")))
+    own = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/hopper-medium-expert")))
+    for found in (general, own):
+        assert {getattr(c, "discount", 0.99) for c in found.values()} == {0.99}
+        assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.7, 3.0)
+        assert (found["rebrac"].hidden, found["rebrac"].learning_rate) == ((256, 256, 256), 1e-3)
+        assert found["spot"].vae_steps == 100_000
+        assert found["fan"].hidden == (512, 512, 512, 512)
+    assert (own["fttpo"].temperature, own["fttpo"].learning_rate) == (1.0, 1e-3)
+    assert (own["rebrac"].actor_penalty, own["rebrac"].critic_penalty) == (0.1, 0.01)
+    assert (own["spot"].penalty, own["xql"].beta, own["inac"].temperature) == (0.2, 2.0, 0.01)
+    replay = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/walker2d-medium-replay")))
+    assert (replay["rebrac"].actor_penalty, replay["rebrac"].critic_penalty) == (0.05, 0.01)
+    assert (replay["bear"].kernel_width, replay["codac"].penalty, replay["tawac"].temperature) == (20, 1, 0.5)
+
+
+def test_data_are_transformed_as_each_paper_has_it() -> None:
+    preset = presets.find("d4rl-mujoco/hopper-medium")
+    episodes = cohort()
+    returns = np.array([episodes.reward[episodes.episode == k].sum() for k in np.unique(episodes.episode)])
+    plain, standard, ranged = (
+        Transform.fit(episodes, **preset.data_of(agent)) for agent in ("fttpo", "spot", "iql")
+    )
+    assert (set(plain.obs_mean), plain.reward_scale) == ({0.0}, 1.0)
+    assert set(standard.obs_mean) != {0.0}
+    assert standard.reward_scale == 1.0
+    assert (set(ranged.obs_mean), ranged.reward_scale) == (
+        {0.0},
+        pytest.approx(np.ptp(returns) / 1000, rel=1e-5),
+    )
+    same = dataclasses.replace(episodes, reward=np.ones_like(episodes.reward))
+    with pytest.raises(UserError, match="the same return"):
+        Transform.fit(same, scale_reward="return_range")
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="hopper-medium"):
+        presets.find("d4rl-mujoco/ant-medium")
+    with pytest.raises(UserError, match="it has: none"):
+        presets.find("common/hopper-medium")
