@@ -26,7 +26,7 @@ class AgentSpec:
         name: its class; the configuration is ``<name>Config`` in the same file.
         title: name as the field writes it.
         paper: authors, year, arXiv number.
-        family: law of its policy.
+        family: distribution of its policy.
         support: kind of its dose set (``interval``, ``infinite_clipped``, ...).
         checked: public code its losses were compared with besides its oracle in ``tests/oracles``, and the
             largest relative difference for the same weights, batch and noise in double precision.
@@ -42,13 +42,13 @@ class AgentSpec:
 
     def config_class(self) -> type[Any]:
         """Import the agent's file and return its configuration dataclass."""
-        found: type[Any] = getattr(importlib.import_module(self.module), f"{self.name}Config")
-        return found
+        result: type[Any] = getattr(importlib.import_module(self.module), f"{self.name}Config")
+        return result
 
     def agent_class(self) -> type[Agent]:
         """Import the agent's file and return its class."""
-        found: type[Agent] = getattr(importlib.import_module(self.module), self.name)
-        return found
+        result: type[Agent] = getattr(importlib.import_module(self.module), self.name)
+        return result
 
 
 AGENTS: dict[str, AgentSpec] = {

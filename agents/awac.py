@@ -56,7 +56,7 @@ class AWACConfig:
     weight_clip: float = 100.0
     """Largest weight a recorded dose can have; softmax does without."""
     policy_family: Family = "clipped_gaussian"
-    """Law of the policy; any whose density is positive on the whole box."""
+    """Distribution of the policy; any whose density is positive on the whole box."""
     log_std_min: float = -5.0
     """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
@@ -90,13 +90,13 @@ class AWAC(Agent):
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def _drawn(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """Executed doses ``[S, B, A]`` of the policy."""
-        return self.actor.law(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
+        return self.actor.distribution(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``actor``, each ``[S]``."""
@@ -118,6 +118,6 @@ class AWAC(Agent):
         }
         return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.mean(-1)}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

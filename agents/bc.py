@@ -2,7 +2,7 @@
 
 The policy imitates the recorded doses, by likelihood or, for a policy without a density, by distance:
 
-    L_pi = - E [ ln pi(a | s) ]               a law that is positive on the whole box
+    L_pi = - E [ ln pi(a | s) ]               a distribution that is positive on the whole box
     L_pi = E |pi(s) - a|^2                    ``policy_family = "point"``; pi(s) = tanh(.)
 
 Both are the plain maximum likelihood of supervised learning; the second is that of a Gaussian of fixed width.
@@ -39,7 +39,8 @@ class BCConfig:
     learning_rate: float = 3e-4
     """Adam step size."""
     policy_family: Literal[Family, "point"] = "clipped_gaussian"
-    """Law of the policy, positive on the whole box; or point, one dose, fitted by squared distance."""
+    """Distribution of the policy, positive on the whole box; or point, one dose, fitted by squared
+    distance."""
     log_std_min: float = -5.0
     """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
@@ -65,9 +66,9 @@ class BC(Agent):
         return {}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``actor``, ``[S]``."""

@@ -12,8 +12,8 @@ latent normal, clipped to +-c:
     pi(s) = the best by Q_1 of a_1, ..., a_M
 
 All losses are taken at the same parameters; then both target networks follow. The decoder is moved by L_vae
-alone. The executed dose is the best of M candidates drawn anew; the policy's law is that of the best of M
-draws from fixed candidates, and the recommended dose is the best of these.
+alone. The executed dose is the best of M candidates drawn anew; the policy's distribution is that of the best
+of M draws from fixed candidates, and the recommended dose is the best of these.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class BCQConfig:
     vae_learning_rate: float = 1e-3
     """Adam step size of the CVAE."""
     vae_beta: float = 0.5
-    """Weight of the KL term; also four times the variance of the decoder's law."""
+    """Weight of the KL term; also four times the variance of the decoder's distribution."""
 
 
 class BCQ(Agent):
@@ -97,7 +97,7 @@ class BCQ(Agent):
         }
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of the best of M candidates."""
+        """The distribution of the best of M candidates."""
         m, c = self.config.candidates, self.config.noise_clip
         z = points(m, self.vae.n_latent, obs).clamp(-c, c)
         values = spread(lambda rows, latent: self.actor(rows, self._generated(rows, latent)), obs, z)
@@ -127,7 +127,7 @@ class BCQ(Agent):
         }
         return losses, {"q": q.detach().mean((1, 2)), "move": (act - generated).detach().abs().mean((1, 2))}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Both target networks."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
         polyak(self.actor_target, self.actor, self.config.target_rate)

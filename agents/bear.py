@@ -15,8 +15,8 @@ to +-c, give x_i = atanh decoder(s, z_i) and y_j = mean(s) + sigma(s) eps_j. Wit
     pi(s)    = the best by Q_1 of M draws
 
 The first mmd_only updates leave Q out of L_pi. All losses are taken at the same parameters; then both target
-networks follow. The executed dose is the best of M new draws of the Gaussian; the policy's law is that of the
-best of M draws from a larger fixed set, and the recommended dose is the best of M fixed ones.
+networks follow. The executed dose is the best of M new draws of the Gaussian; the policy's distribution is
+that of the best of M draws from a larger fixed set, and the recommended dose is the best of M fixed ones.
 
 Only draws within +-c of the mean, in units of sigma, are held to the recorded doses; the executed ones have
 all of the Gaussian's noise, as published, and may lie further out.
@@ -98,7 +98,7 @@ class BEARConfig:
     vae_learning_rate: float = 1e-3
     """Adam step size of the CVAE."""
     vae_beta: float = 0.5
-    """Weight of the KL term; also four times the variance of the decoder's law."""
+    """Weight of the KL term; also four times the variance of the decoder's distribution."""
 
 
 class BEAR(Agent):
@@ -132,7 +132,7 @@ class BEAR(Agent):
         }
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of the best of M draws."""
+        """The distribution of the best of M draws."""
         tries = self.config.candidates
         values = torch.tanh(_raw(self.actor, obs, points(max(DRAWS, tries), self.problem.n_act, obs)))
         with torch.no_grad():
@@ -173,7 +173,7 @@ class BEAR(Agent):
         metrics = {"discrepancy": away.detach(), "multiplier": multiplier.detach()}
         return losses, {"q": q.detach().mean((1, 2))} | metrics
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """The bounds of l; both target networks."""
         with torch.no_grad():
             self.log_multiplier.clamp_(*LOG_MULTIPLIER)
@@ -192,8 +192,8 @@ class BEAR(Agent):
 
 def _raw(actor: Policy, obs: Tensor, noise: Tensor) -> Tensor:
     """Draws before tanh, ``[S, B, n, A]``, from standard normal noise ``[S, B, n, A]`` or ``[n, A]``."""
-    law: Any = actor.law(actor.trunk(obs))
-    raw: Tensor = law.loc.unsqueeze(2) + law.scale.unsqueeze(2) * noise
+    distribution: Any = actor.distribution(actor.trunk(obs))
+    raw: Tensor = distribution.loc.unsqueeze(2) + distribution.scale.unsqueeze(2) * noise
     return raw
 
 

@@ -1,9 +1,9 @@
 """C51, categorical Q-learning, offline. Bellemare, Dabney, Munos 2017, arXiv 1707.06887 (ICML 2017).
 
-The law of the return is a probability p_i(s, a) of each of K atoms z_i, evenly spaced over the returns that
-the recorded rewards allow; doses are chosen among candidates that a flow fitted to the recorded doses
-proposes, as Dong et al. 2025 (arXiv 2510.07650) do for their baselines. With members p_e of the ensemble and
-Delta the distance of two atoms:
+The distribution of the return is a probability p_i(s, a) of each of K atoms z_i, evenly spaced over the
+returns that the recorded rewards allow; doses are chosen among candidates that a flow fitted to the recorded
+doses proposes, as Dong et al. 2025 (arXiv 2510.07650) do for their baselines. With members p_e of the
+ensemble and Delta the distance of two atoms:
 
     L_flow = E [ (v(s, x_t, t) - (a - x_0))^2 ],   x_t = (1 - t) x_0 + t a,   x_0 ~ N(0, I),  t ~ U[0, 1]
     a'     = argmax over N candidates of Q(s', .),      Q(s, a) = mean_e sum_i z_i p_e,i(s, a)
@@ -54,7 +54,7 @@ class C51Config:
     target_rate: float = 0.005
     """Polyak rate of the target critics."""
     n_atoms: int = 51
-    """K, returns that the law is a law of; more resolve it finer."""
+    """K, returns that the distribution is a distribution of; more resolve it finer."""
     candidates: int = 16
     """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
     flow_steps: int = 10
@@ -138,12 +138,12 @@ class C51(Agent):
         return Independent(best_candidate(act, q, self.config.candidates), 1, validate_args=False)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
-        """``LEVELS`` quantiles of the law on the atoms, the ensemble's probabilities averaged."""
+        """``LEVELS`` quantiles of the distribution on the atoms, the ensemble's probabilities averaged."""
         probability = self.probability(self.critic, obs, act).mean(1)
         return equally_likely(self.atoms.unsqueeze(1), probability, LEVELS)
 
     def projected(self, batch: Batch, probability: Tensor) -> Tensor:
-        """m, ``[S, B, K]``: the law of r + gamma (1 - d) z with z of ``probability [S, B, K]``, on atoms."""
+        """m, ``[S, B, K]``: r + gamma (1 - d) z with z of ``probability [S, B, K]``, on atoms."""
         atoms = self.atoms
         reward, terminated = batch.reward.unsqueeze(-1), batch.terminated.unsqueeze(-1)
         moved = self.range.clip(td_target(reward, terminated, self.config.discount, atoms.unsqueeze(1)))
@@ -167,6 +167,6 @@ class C51(Agent):
         q = (log_p.detach().exp() * self.atoms[:, None, None]).sum(-1)
         return losses, {"q": q.mean((1, 2))}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -11,10 +11,10 @@ tau_(k-1). With temperature alpha, penalty omega, fresh fractions at s' and at p
     rho  = min_e sum_k (g(tau_k) - g(tau_(k-1))) F_e^-1(c_k | s, a)
     L_pi = E [ alpha ln pi(a | s) - rho(s, a) ],                                             a ~ pi(s)
 
-The sum of the penalty is over ``n_actions`` doses from each of three laws mu: uniform on the box, pi(s) and
-pi(s'). With ``lagrange_gap`` D the penalty of each critic is alpha' (omega [...] - D), and alpha' > 0 ascends
-on its mean over critics. A learned alpha descends on -ln alpha (E ln pi - n), n dose dimensions. All
-steps are taken at the same parameters; target policy and target critics follow by Polyak averaging.
+The sum of the penalty is over ``n_actions`` doses from each of three distributions mu: uniform on the box,
+pi(s) and pi(s'). With ``lagrange_gap`` D the penalty of each critic is alpha' (omega [...] - D), and alpha' >
+0 ascends on its mean over critics. A learned alpha descends on -ln alpha (E ln pi - n), n dose dimensions.
+All steps are taken at the same parameters; target policy and target critics follow by Polyak averaging.
 
 g is the distortion of the risk measure, at parameter p: neutral, g = tau; cvar, g = min(tau / p, 1), the mean
 of the worst share p of returns; wang, g = Phi(Phi^-1(tau) + p), cautious for p > 0 (Wang 2000); cpw, g =
@@ -81,15 +81,15 @@ class CODACConfig:
     """K, fractions per row of a batch."""
     huber_threshold: float = 0.1
     """h: errors up to it count squared, larger ones linearly; small keeps the tails: of a
-    standard normal law the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
+    standard normal distribution the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
     penalty: float = 1.0
     """omega: large keeps the policy to recorded doses."""
     lagrange_gap: float | None = None
     """D, the penalty that a multiplier brings about; None keeps the multiplier at 1 and D at 0."""
     n_actions: int = 10
-    """Doses of each of the three laws in the penalty."""
+    """Doses of each of the three distributions in the penalty."""
     risk: Risk = "neutral"
-    """What the policy ascends: the mean return, or cvar, wang or cpw of its law."""
+    """What the policy ascends: the mean return, or cvar, wang or cpw of its distribution."""
     risk_parameter: float = 0.1
     """p: the worst share of returns for cvar, the shift for wang, the exponent for cpw."""
     log_std_min: float = -5.0
@@ -169,8 +169,8 @@ class CODAC(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The squashed Gaussian."""
-        law: Distribution = self.actor(obs)
-        return law
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Quantiles of the return at the midpoints of ``LEVELS`` equal parts, the least of the ensemble."""
@@ -246,7 +246,7 @@ class CODAC(Agent):
         quantiles = frozen(self.critic, batch.obs, act, 0.5 * (tau[..., 1:] + tau[..., :-1]))
         return self._least((quantiles * weight.unsqueeze(1)).sum(-1))
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics and target policy by Polyak averaging; the multiplier stays within its limit."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
         polyak(self.actor_target, self.actor, self.config.target_rate)

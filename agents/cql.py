@@ -133,8 +133,8 @@ class CQL(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The squashed Gaussian; its mode is tanh of the mean."""
-        law: Distribution = self.actor(obs)
-        return law
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def phase(self, step: int) -> int:
         """0 while the policy imitates, then 1."""
@@ -142,8 +142,10 @@ class CQL(Agent):
 
     def _drawn(self, obs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The policy's K doses ``[S, B, K, A]`` by noise of that shape; their log-densities ``[S, B, K]``."""
-        law = self.actor.law(self.actor.trunk(obs))
-        act, log_prob = law.rsample_with_log_prob(uniform.movedim(2, 0).unsqueeze(-1))  # [K, S, B, A]
+        distribution = self.actor.distribution(self.actor.trunk(obs))
+        act, log_prob = distribution.rsample_with_log_prob(
+            uniform.movedim(2, 0).unsqueeze(-1)
+        )  # [K, S, B, A]
         return act.movedim(0, 2), log_prob.sum(-1).movedim(0, 2)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -221,7 +223,7 @@ class CQL(Agent):
         del batch
         return values
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging; the multiplier goes no further than its limit."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
         if self.config.lagrange:

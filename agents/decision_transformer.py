@@ -1,7 +1,7 @@
 """Decision Transformer. Chen et al. 2021, arXiv 2106.01345 (NeurIPS 2021).
 
 No value is learned: a sequence model imitates the recorded doses given the return that followed them, and is
-then asked for a high one. A course is read as tokens, three per visit, of the last K visits (the context):
+then asked for a high one. An episode is read as tokens, three per visit, of the last K visits (the context):
 
     R_1, s_1, a_1, R_2, s_2, a_2, ...,      R_t = r_t + r_(t+1) + ...   (return-to-go, undiscounted)
     x   = LN(E_R R_t + w_t), LN(E_s s_t + w_t), LN(E_a a_t + w_t),      w_t learned for every time step t
@@ -42,8 +42,8 @@ from dosing.models.prior import Centred
 from dosing.training.sampler import EXTRAS
 from dosing.types import Noise, Problem
 
-COURSES = 256
-"""Courses of one seed that are computed at once while acting; more would only take memory."""
+EPISODES = 256
+"""Episodes of one seed that are computed at once while acting; more would only take memory."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DecisionTransformerConfig:
     """
 
     context: int = 20
-    """K, visits the policy looks at, the one at hand included; never more than a course has."""
+    """K, visits the policy looks at, the one at hand included; never more than an episode has."""
     width: int = 64
     """Width of every token; a multiple of the number of heads."""
     layers: int = 2
@@ -79,7 +79,7 @@ class DecisionTransformerConfig:
     target_return: float | None = None
     """Return to aim at instead, in the data's own unit."""
     max_visits: int = 1000
-    """Most visits of a course, where the task does not say how many it has."""
+    """Most visits of an episode, where the task does not say how many it has."""
 
 
 class Layer(nn.Module):
@@ -231,8 +231,8 @@ class DecisionTransformer(Agent):
         to_go = EXTRAS["return_to_go"](dataset)[:, 0]
         returns, rows = to_go[dataset.starts[:-1]], len(dataset) // dataset.replicates
         parts = [returns[dataset.starts[:-1] // rows == k] for k in range(dataset.replicates)]
-        found = [torch.stack((r.min(), r.quantile(self.config.target_quantile), r.max())) for r in parts]
-        self.aim.copy_(torch.stack(found))
+        result = [torch.stack((r.min(), r.quantile(self.config.target_quantile), r.max())) for r in parts]
+        self.aim.copy_(torch.stack(result))
         if self.config.target_return is not None:
             self.aim[:, 1] = float(dataset.transform.scaled(np.asarray(self.config.target_return)))
         spread = to_go.view(dataset.replicates, rows).std(1, correction=0, keepdim=True)
@@ -285,34 +285,34 @@ class DecisionTransformer(Agent):
         return self.aim
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of one dose at a first visit, aiming at the default return."""
+        """The distribution of one dose at a first visit, aiming at the default return."""
         return self.policy_for(obs, self.aim[:, 1:2].expand(-1, obs.shape[1]))
 
     def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
-        """The law of one dose at a first visit, aiming at ``target [S, B]``."""
+        """The distribution of one dose at a first visit, aiming at ``target [S, B]``."""
         none = obs.new_zeros(*obs.shape[:2], 0)
         act = none.unsqueeze(-1).expand(-1, -1, -1, self.problem.n_act)
-        return self._law(History(obs.unsqueeze(2), act, none), target)
+        return self._distribution(History(obs.unsqueeze(2), act, none), target)
 
     def policy_after(self, history: History) -> Distribution:
-        """The law of one dose after a history, aiming at the default return."""
-        return self._law(history, self.aim[:, 1:2].expand(-1, history.obs.shape[1]))
+        """The distribution of one dose after a history, aiming at the default return."""
+        return self._distribution(history, self.aim[:, 1:2].expand(-1, history.obs.shape[1]))
 
-    def _law(self, history: History, target: Tensor) -> Distribution:
-        """The law at the last visit of the histories of B courses, aiming at ``target [S, B]``.
+    def _distribution(self, history: History, target: Tensor) -> Distribution:
+        """The distribution at the last visit of the histories of B episodes, aiming at ``target [S, B]``.
 
         Raises:
-            UserError: the courses have more visits than there are time steps.
+            UserError: the episodes have more visits than there are time steps.
         """
-        seeds, courses, visits = history.obs.shape[:3]
+        seeds, episodes, visits = history.obs.shape[:3]
         if visits > self.visits:
             raise UserError(f"this agent has time steps for {self.visits} visits, got {visits}.")
         received = torch.cat((torch.zeros_like(target).unsqueeze(-1), history.reward.cumsum(-1)), -1)
         to_go = (target.unsqueeze(-1) - received) / self.spread.unsqueeze(-1)  # [S, B, T]
-        unknown = history.obs.new_zeros(seeds, courses, 1, self.problem.n_act)  # the dose in question
-        step = torch.arange(visits, device=to_go.device).expand(seeds, courses, -1)
+        unknown = history.obs.new_zeros(seeds, episodes, 1, self.problem.n_act)  # the dose in question
+        step = torch.arange(visits, device=to_go.device).expand(seeds, episodes, -1)
         columns = (to_go, history.obs, torch.cat((history.act, unknown), 2), step)
-        recent = [column[:, :, -self.context :].split(COURSES, 1) for column in columns]
+        recent = [column[:, :, -self.context :].split(EPISODES, 1) for column in columns]
         act = torch.cat([self.actor(*part)[:, :, -1] for part in zip(*recent, strict=True)], 1)
         return Independent(Point(act, validate_args=False), 1, validate_args=False)
 

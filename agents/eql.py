@@ -69,7 +69,7 @@ class EQLConfig:
     value_layer_norm: bool = True
     """Layer normalisation in V."""
     policy_family: Family = "clipped_gaussian"
-    """Law of the policy; any whose density is positive on the whole box."""
+    """Distribution of the policy; any whose density is positive on the whole box."""
     log_std_min: float = -5.0
     """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
@@ -109,9 +109,9 @@ class EQL(Agent):
         return {}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
@@ -151,6 +151,6 @@ class EQL(Agent):
         }
         return losses, metrics
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

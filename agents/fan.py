@@ -181,14 +181,14 @@ class FAN(Agent):
         return {name: time if name.endswith("time") else normal for name in self.draws}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of the clipped one-step map, by its draws; the published rule executes one of them."""
-        return self.actor.law(obs)
+        """The clipped one-step map's distribution, by its draws; the published rule executes one."""
+        return self.actor.distribution(obs)
 
     def noise_values(self, obs: Tensor, act: Tensor) -> Tensor:
         """Q(s, a, eps) at fixed points of the noise, mean of the critics, ``[S, B, K]``.
 
-        The law of a mean, given the policy's own draw at the next visit, less what alpha_2 charges. It is
-        narrower than that of the return, and therefore not offered as such (``returns`` is None).
+        The distribution of a mean, given the policy's own draw at the next visit, less what alpha_2 charges.
+        It is narrower than that of the return, and therefore not offered as such (``returns`` is None).
         """
 
         def push(rows: Tensor, noise: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ class FAN(Agent):
         mean: Tensor = values.mean(-1) / size
         return mean
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
 

@@ -13,8 +13,8 @@ n is the number of dose dimensions. One Adam step is taken on the sum; then the 
 Polyak averaging. Where Q falls off as c |a - a*|^2, every draw of the flow is drawn towards a* by the share
 c n / (alpha + c n).
 
-The policy is the law of clip(f(s, eps)): it has no density, and is known by a fixed set of draws. The
-published rule executes one draw of noise, which is the ``sampled`` dose; the recommended dose is the draw
+The policy is the distribution of clip(f(s, eps)): it has no density, and is known by a fixed set of draws.
+The published rule executes one draw of noise, which is the ``sampled`` dose; the recommended dose is the draw
 with most others near it. Not inherited from the released code: its target critics follow the parameters of
 before the step, one update late.
 """
@@ -100,8 +100,8 @@ class FQL(Agent):
         return {"next": normal, "start": normal, "time": time, "dose": normal}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of the clipped one-step map, by its draws."""
-        return self.actor.law(obs)
+        """The distribution of the clipped one-step map, by its draws."""
+        return self.actor.distribution(obs)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``flow`` and ``actor``, each ``[S]``."""
@@ -123,6 +123,6 @@ class FQL(Agent):
         }
         return losses, {"q": q.detach().mean((1, 2)), "distance": distance.detach()}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

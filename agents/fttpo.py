@@ -104,7 +104,7 @@ class FtTPOConfig:
     temperature: float = 0.1
     """tau: recorded doses whose advantage is below -tau get weight zero; large imitates, small is greedy."""
     q_proposal: float = 2.0
-    """Index of the q-Gaussian proposal, 1 <= q < 3: 2 is a Cauchy law, 1 a Gaussian."""
+    """Index of the q-Gaussian proposal, 1 <= q < 3: 2 is a Cauchy distribution, 1 a Gaussian."""
     q_actor: float = 0.0
     """Index of the sparse actor, q < 1; 0 is a parabola, towards 1 bell-shaped, below 0 flatter."""
     weight_clip: float = 1e4
@@ -121,11 +121,11 @@ class FtTPOConfig:
     share_mean: bool = True
     """The actor shares the proposal's trunk and mean; otherwise it owns both. max_likelihood always owns."""
     proposal: Literal["q_gaussian", "squashed_gaussian", "student_t"] = "q_gaussian"
-    """Law of the proposal: q_gaussian of index q_proposal; squashed_gaussian (FtTPO-SG); student_t with
-    learned degrees of freedom."""
+    """Distribution of the proposal: q_gaussian of index q_proposal; squashed_gaussian (FtTPO-SG); student_t
+    with learned degrees of freedom."""
     actor: Literal["sparse", "gaussian"] = "sparse"
-    """Law of the actor; gaussian is its twin with tails, the same networks fitted the same way and clipped
-    when executed."""
+    """Distribution of the actor; gaussian is its counterpart with tails, the same networks fitted the same
+    way and clipped when executed."""
     nodes: int = 32
     """Quadrature nodes of quadrature_kl per dose dimension: 32 are exact to 1e-9 beside the default proposal;
     a Gaussian actor needs 128 for 1e-6."""
@@ -144,7 +144,7 @@ class FtTPOConfig:
 
 
 class Proposal(nn.Module):
-    """Law fitted to the data: trunk, mean, scale, and degrees of freedom where it has them."""
+    """Distribution fitted to the data: trunk, mean, scale, and degrees of freedom where it has them."""
 
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Proposal(nn.Module):
         return mean
 
     def parameters_at(self, features: Tensor) -> tuple[Tensor, ...]:
-        """What :meth:`law` takes, each ``[S, B, A]``."""
+        """What :meth:`distribution` takes, each ``[S, B, A]``."""
         if self.family == "q_gaussian":
             log_variance = self.log_variance(features).clamp(-LOG_VARIANCE, LOG_VARIANCE)
             return self.location(features), torch.exp(0.5 * log_variance)
@@ -176,8 +176,8 @@ class Proposal(nn.Module):
             return self.prior(self.mean(features)), scale
         return LEAST_DF + softplus(self.df(features)), self.location(features), scale
 
-    def law(self, *parameters: Tensor) -> Univariate:
-        """Per-dimension law with batch shape ``[S, B, A]``."""
+    def distribution(self, *parameters: Tensor) -> Univariate:
+        """Per-dimension distribution with batch shape ``[S, B, A]``."""
         *df, loc, scale = parameters
         if self.family == "squashed_gaussian":
             return TanhNormal(loc, scale, validate_args=False)
@@ -186,8 +186,8 @@ class Proposal(nn.Module):
         return QGaussian(loc, scale, self.q, validate_args=False)
 
     def at(self, features: Tensor) -> Univariate:
-        """The law at the trunk's ``features``."""
-        return self.law(*self.parameters_at(features))
+        """The distribution at the trunk's ``features``."""
+        return self.distribution(*self.parameters_at(features))
 
     @property
     def n_uniforms(self) -> int:
@@ -197,7 +197,7 @@ class Proposal(nn.Module):
 
 
 class Actor(nn.Module):
-    """Deployed law: a width of its own, and a trunk and mean of its own unless it shares the proposal's."""
+    """The deployed distribution: a width of its own, and unless shared a trunk and mean of its own."""
 
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__()
@@ -212,8 +212,8 @@ class Actor(nn.Module):
         else:
             self.ratio = least_divergence_scale(self.q, config.q_proposal)
 
-    def law(self, features: Tensor, mean: Tensor) -> QGaussian:
-        """Per-dimension law around ``mean [S, B, A]``; a sparse one has its support inside the open box."""
+    def distribution(self, features: Tensor, mean: Tensor) -> QGaussian:
+        """Per-dimension distribution around ``mean [S, B, A]``; a sparse one stays inside the open box."""
         raw: Tensor = self.width(features)
         if self.q < 1.0:
             fraction = MIN_WIDTH + (1.0 - 2.0 * MIN_WIDTH) * torch.sigmoid(raw)
@@ -223,7 +223,7 @@ class Actor(nn.Module):
         return QGaussian(mean, scale, self.q, validate_args=False)
 
     def beside(self, mean: Tensor, scale: Tensor) -> QGaussian:
-        """The law of least divergence from a q-Gaussian proposal, as far as its width fits into the box."""
+        """Least divergence from a q-Gaussian proposal, as far as its width fits into the box."""
         scale = self.ratio * scale
         if self.q < 1.0:
             room = (1.0 - mean.abs()) / support_radius(self.q)
@@ -232,11 +232,11 @@ class Actor(nn.Module):
 
 
 class ActorTerms(NamedTuple):
-    """What an actor loss is made of; draws and laws are ``[S, B, A]``."""
+    """What an actor loss is made of; draws and distributions are ``[S, B, A]``."""
 
     batch: Batch
-    law: QGaussian
-    """The actor's law."""
+    distribution: QGaussian
+    """The actor's distribution."""
     act: Tensor
     """One draw of it, pathwise."""
     log_act: Tensor
@@ -297,40 +297,40 @@ class FtTPO(Agent):
             drawn["candidates"] = Noise("uniform", (batch_size, c.candidates, n_act, own))
         return drawn
 
-    def _actor_law(self, obs: Tensor, features: Tensor) -> QGaussian:
-        """The actor's law at ``obs``, given the proposal's trunk ``features`` there."""
+    def _actor_distribution(self, obs: Tensor, features: Tensor) -> QGaussian:
+        """The actor's distribution at ``obs``, given the proposal's trunk ``features`` there."""
         if self.config.actor_loss == "closed_form_width":
             return self.actor.beside(*(x.detach() for x in self.proposal.parameters_at(features)))
         if not self.config.owns_mean:
-            return self.actor.law(features.detach(), self.proposal.location(features).detach())
+            return self.actor.distribution(features.detach(), self.proposal.location(features).detach())
         own = self.actor.trunk(obs)
-        return self.actor.law(own, MEAN_LIMIT * torch.tanh(self.actor.prior(self.actor.mean(own))))
+        return self.actor.distribution(own, MEAN_LIMIT * torch.tanh(self.actor.prior(self.actor.mean(own))))
 
     def policy(self, obs: Tensor) -> Distribution:
         """The actor; a sparse one has exactly zero density outside [m - h, m + h], inside the limits."""
-        return Independent(self._actor_law(obs, self.proposal.trunk(obs)), 1, validate_args=False)
+        return Independent(self._actor_distribution(obs, self.proposal.trunk(obs)), 1, validate_args=False)
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """The proposal the actor was distilled from."""
-        law = self.proposal.at(self.proposal.trunk(obs))
-        return {"proposal": Independent(law, 1, validate_args=False)}
+        distribution = self.proposal.at(self.proposal.trunk(obs))
+        return {"proposal": Independent(distribution, 1, validate_args=False)}
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``proposal``, ``actor`` (unless in closed form), each ``[S]``."""
         c = self.config
         features = self.proposal.trunk(batch.obs)
         parameters = self.proposal.parameters_at(features)
-        proposal = self.proposal.law(*parameters)
-        actor = self._actor_law(batch.obs, features)
+        proposal = self.proposal.distribution(*parameters)
+        actor = self._actor_distribution(batch.obs, features)
         act, log_act = actor.rsample_with_log_prob(batch.noise["act"])  # [S, B, A], pathwise
 
         with torch.no_grad():
             next_features = self.proposal.trunk(batch.next_obs)
             if c.bootstrap == "actor":
-                next_law: Univariate = self._actor_law(batch.next_obs, next_features)
+                next_distribution: Univariate = self._actor_distribution(batch.next_obs, next_features)
             else:
-                next_law = self.proposal.at(next_features)
-            next_act = next_law.rsample_from(batch.noise["next_act"]).clamp(-1.0, 1.0)  # as executed
+                next_distribution = self.proposal.at(next_features)
+            next_act = next_distribution.rsample_from(batch.noise["next_act"]).clamp(-1.0, 1.0)  # as executed
             bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
             baseline = self.critic_target.pessimistic(batch.obs, act.detach().clamp(-1.0, 1.0))
@@ -350,7 +350,7 @@ class FtTPO(Agent):
             "proposal": -(weight * proposal.log_prob(recorded).sum(-1)).mean(-1),
         }
         if c.actor_loss != "closed_form_width":
-            fixed = self.proposal.law(*(x.detach() for x in parameters))
+            fixed = self.proposal.distribution(*(x.detach() for x in parameters))
             step = ActorTerms(batch, actor, act, log_act, fixed, weight)
             losses["actor"] = self.ACTOR_LOSSES[c.actor_loss](self, step).mean(-1)
         metrics = {
@@ -361,21 +361,21 @@ class FtTPO(Agent):
         return losses, metrics
 
     @staticmethod
-    def _spread(law: QGaussian) -> Tensor:
-        """Half-width of a bounded law, scale of another, ``[S, B, A]``."""
-        return law.scale.detach() * (law.radius if law.q < 1.0 else 1.0)
+    def _spread(distribution: QGaussian) -> Tensor:
+        """Half-width of a bounded distribution, scale of another, ``[S, B, A]``."""
+        return distribution.scale.detach() * (distribution.radius if distribution.q < 1.0 else 1.0)
 
     # Actor losses, each [S, B]
 
     def _reverse_kl(self, step: ActorTerms) -> Tensor:
         """KL(pi_theta || pi_phi) by one draw: - H - ln pi_phi(a)."""
-        return -(step.law.entropy() + step.proposal.log_prob(step.act)).sum(-1)
+        return -(step.distribution.entropy() + step.proposal.log_prob(step.act)).sum(-1)
 
     def _quadrature_kl(self, step: ActorTerms) -> Tensor:
         """The same divergence as a sum of one-dimensional integrals, without noise."""
-        points = step.law.loc + step.law.scale * self.nodes  # [K, S, B, A]
+        points = step.distribution.loc + step.distribution.scale * self.nodes  # [K, S, B, A]
         average = (self.weights * step.proposal.log_prob(points)).sum(0)
-        return -(step.law.entropy() + average).sum(-1)
+        return -(step.distribution.entropy() + average).sum(-1)
 
     def _detached_k3(self, step: ActorTerms) -> Tensor:
         """Ratio loss r - 1 - ln r, r = pi_phi / pi_theta, ln pi_phi a constant: no width is ever enough."""
@@ -402,18 +402,18 @@ class FtTPO(Agent):
         The best floor(rho K) of K draws by min_i Q_i are constants. A bounded density is taken at no more
         than ``INNER`` of the half-width: beyond, its slope has no bound.
         """
-        c, law = self.config, step.law
-        loc, scale = law.loc.unsqueeze(2), law.scale.unsqueeze(2)  # [S, B, 1, A]
+        c, distribution = self.config, step.distribution
+        loc, scale = distribution.loc.unsqueeze(2), distribution.scale.unsqueeze(2)  # [S, B, 1, A]
         with torch.no_grad():
-            z = from_uniform(step.batch.noise["candidates"], law.q)  # [S, B, K, A]
+            z = from_uniform(step.batch.noise["candidates"], distribution.q)  # [S, B, K, A]
             drawn = (loc + scale * z).clamp(-1.0, 1.0).flatten(1, 2)
             obs = step.batch.obs.unsqueeze(2).expand(-1, -1, c.candidates, -1).flatten(1, 2)
             values = self.critic.pessimistic(obs, drawn).unflatten(1, (-1, c.candidates))  # [S, B, K]
             best = values.topk(kept(c), dim=-1).indices
             z = z.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, z.shape[-1]))
         live = ((loc.detach() - loc) + scale.detach() * z) / scale  # z, with the slope of a constant dose
-        edge = INNER * law.radius
-        likelihood = standard_log_prob(live.clamp(-edge, edge), law.q, scale.log()).sum(-1).mean(-1)
+        edge = INNER * distribution.radius
+        likelihood = standard_log_prob(live.clamp(-edge, edge), distribution.q, scale.log()).sum(-1).mean(-1)
         return -likelihood - c.temperature * step.proposal.log_prob(step.act).sum(-1)
 
     def _tawac(self, step: ActorTerms) -> Tensor:
@@ -421,9 +421,9 @@ class FtTPO(Agent):
 
         No gradient leads a support towards the doses outside. In the released code none reaches the actor.
         """
-        law, act = step.law, step.batch.act
-        inside = ((act - law.loc).abs() < INNER * law.radius * law.scale).all(-1)
-        return -step.weight * torch.where(inside, law.log_prob(act).sum(-1), LOG_OUTSIDE)
+        distribution, act = step.distribution, step.batch.act
+        inside = ((act - distribution.loc).abs() < INNER * distribution.radius * distribution.scale).all(-1)
+        return -step.weight * torch.where(inside, distribution.log_prob(act).sum(-1), LOG_OUTSIDE)
 
     ACTOR_LOSSES: ClassVar[dict[str, Callable[[FtTPO, ActorTerms], Tensor]]] = {
         "reverse_kl": _reverse_kl,
@@ -436,7 +436,7 @@ class FtTPO(Agent):
         "tawac": _tawac,
     }
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
 
@@ -470,6 +470,7 @@ def check(config: FtTPOConfig) -> None:
         raise UserError("actor_loss 'copy_mu' means the proposal's mean: leave share_mean on.")
     if c.actor_loss == "closed_form_width" and (c.proposal != "q_gaussian" or not c.share_mean):
         raise UserError(
-            "actor_loss 'closed_form_width' needs a q_gaussian proposal and share_mean: other laws have no "
+            "actor_loss 'closed_form_width' needs a q_gaussian proposal and share_mean: other "
+            "distributions have no "
             "one ratio of widths."
         )

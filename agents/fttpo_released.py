@@ -29,7 +29,7 @@ from dosing.types import Noise, Problem
 class PublishedFtTPO(FtTPO):
     """The released code with its defects: four losses stepped one after another, each by its own Adam.
 
-    What differs from FtTPO beside the laws of :mod:`dosing.distributions.fat2thin`:
+    What differs from FtTPO beside the distributions of :mod:`dosing.distributions.fat2thin`:
 
     * the critic bootstraps from the proposal, not from the actor that is deployed;
     * trunk and mean are copied into the actor before its step; the step moves them away again, its moments
@@ -105,9 +105,11 @@ class PublishedFtTPO(FtTPO):
 
         The marginals of an elliptical q-Gaussian are q-Gaussians of a higher index, and depend on each other.
         """
-        law, n = self._thin(obs), self.problem.n_act
-        q = 1.0 - 1.0 / (1.0 / (1.0 - law.q) + 0.5 * (n - 1))
-        marginal = QGaussian(law.loc, law.half_width / support_radius(q), q, validate_args=False)
+        distribution, n = self._thin(obs), self.problem.n_act
+        q = 1.0 - 1.0 / (1.0 / (1.0 - distribution.q) + 0.5 * (n - 1))
+        marginal = QGaussian(
+            distribution.loc, distribution.half_width / support_radius(q), q, validate_args=False
+        )
         return Independent(marginal, 1, validate_args=False)
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
@@ -140,11 +142,11 @@ class PublishedFtTPO(FtTPO):
         return -(self._weight(batch) * self._fat(batch.obs).log_prob(batch.act)).mean(-1)
 
     def _actor_loss(self, batch: Batch) -> Tensor:
-        law = self._thin(batch.obs)
-        act = law.sample(batch.noise["act"])
+        distribution = self._thin(batch.obs)
+        act = distribution.sample(batch.noise["act"])
         with torch.no_grad():
             log_fat = self._fat(batch.obs).log_prob(act)
-        log_ratio = log_fat - law.log_prob(act)
+        log_ratio = log_fat - distribution.log_prob(act)
         return (log_ratio.exp().clamp(max=MAX_RATIO) - 1.0 - log_ratio).mean(-1)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -161,16 +163,16 @@ class PublishedFtTPO(FtTPO):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Step value, critic, proposal and actor in turn, each on what the ones before it have become."""
-        found = {}
+        result = {}
         for name, loss in self.STEPS.items():
             if name == "actor":
                 self._copy(self.proposal.trunk, self.actor.trunk)
                 self._copy(self.proposal.mean, self.actor.mean)
             value = loss(self, batch)
             self.descend([value], [self.optimizers[name]])
-            found[f"loss/{name}"] = value.detach()
-        self.follow()
-        return found | self._metrics(batch)
+            result[f"loss/{name}"] = value.detach()
+        self.update_targets()
+        return result | self._metrics(batch)
 
     STEPS: ClassVar[dict[str, Callable[[PublishedFtTPO, Batch], Tensor]]] = {
         "value": _value_loss,

@@ -12,10 +12,10 @@ x_0 standard normal and t uniform:
 n is the number of dose dimensions, F_10 the end of ten Euler steps of the flow v. One Adam step is taken on
 the sum; then the target critics follow by Polyak averaging.
 
-The law is a set of fixed draws of the flow, each with the probability that it is the best of N draws from the
-set; the best of the first N is the recommended dose. Not inherited from the released code: its target critics
-follow the parameters of before the step, one update late, and its choice of the best works for one state at a
-time.
+The distribution is a set of fixed draws of the flow, each with the probability that it is the best of N draws
+from the set; the best of the first N is the recommended dose. Not inherited from the released code: its
+target critics follow the parameters of before the step, one update late, and its choice of the best works for
+one state at a time.
 """
 
 from __future__ import annotations
@@ -130,6 +130,6 @@ class IFQL(Agent):
         }
         return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.detach().mean(-1)}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -11,9 +11,9 @@ estimate pi_b of the recorded policy:
     L_pi = - E [ w ln pi(a | s) ],   w = min(exp((min_i Q_i(s, a) - V(s)) / tau - ln pi_b(a|s)), clip)
 
 Drawn doses reach the critics as they would be executed, inside the limits, while ln pi is taken where they
-were drawn, so that its mean stays the entropy of the law. (The released code hands doses beyond the limits,
-which no data hold, to the critics.) The losses are taken at the same parameters and stepped together; the
-target critics follow by Polyak averaging.
+were drawn, so that its mean stays the entropy of the distribution. (The released code hands doses beyond the
+limits, which no data hold, to the critics.) The losses are taken at the same parameters and stepped together;
+the target critics follow by Polyak averaging.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class InACConfig:
     weight_clip: float = 1e4
     """Largest weight a recorded dose can have; rare doses reach it first."""
     policy_family: Family = "clipped_gaussian"
-    """Law of the policy and of the estimated recorded policy; positive on the whole box."""
+    """Distribution of the policy and of the estimated recorded policy; positive on the whole box."""
     log_std_min: float = -6.0
-    """Lower bound of the log scale of both laws, as published."""
+    """Lower bound of the log scale of both distributions, as published."""
     log_std_max: float = 2.0
     """Upper bound of the same; the released code bends it into (-6, 0), where a clip at 0 would get stuck."""
 
@@ -93,9 +93,9 @@ class InAC(Agent):
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """The estimate of the recorded policy."""
@@ -103,8 +103,8 @@ class InAC(Agent):
 
     def _soft_value(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """min_i Qbar_i(s, a) - tau ln pi(a|s) at one dose of the policy, ``[S, B]``."""
-        law = self.actor.law(self.actor.trunk(obs))
-        act, log_prob = law.rsample_with_log_prob(uniform)  # [S, B, A]
+        distribution = self.actor.distribution(self.actor.trunk(obs))
+        act, log_prob = distribution.rsample_with_log_prob(uniform)  # [S, B, A]
         q: Tensor = self.critic_target.pessimistic(obs, act.clamp(-1.0, 1.0))
         return q - self.config.temperature * log_prob.sum(-1)
 
@@ -133,6 +133,6 @@ class InAC(Agent):
         }
         return losses, metrics
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -9,7 +9,8 @@ to the recorded doses by advantage-weighted regression. With expectile kappa and
 
 The three losses are taken at the same parameters and stepped together; the target critics follow by Polyak
 averaging. The policy is N(tanh(m(s)), diag(sigma^2)) with a state-independent sigma: it has a density on the
-whole real line, so the executed dose is clipped, and that clipping is counted. Other laws are a setting.
+whole real line, so the executed dose is clipped, and that clipping is counted. Other distributions are a
+setting.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class IQLConfig:
     weight_clip: float = 100.0
     """Largest weight a recorded dose can have."""
     policy_family: Family = "clipped_gaussian"
-    """Law of the policy; any whose density is positive on the whole box."""
+    """Distribution of the policy; any whose density is positive on the whole box."""
     log_std_min: float = -5.0
     """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
@@ -93,9 +94,9 @@ class IQL(Agent):
         return {}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
@@ -125,6 +126,6 @@ class IQL(Agent):
         log_prob: Tensor = self.actor.log_prob(obs, act)
         return -weight * log_prob
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -67,7 +67,7 @@ class IQNConfig:
     """Midpoints by which candidates are compared; they dominate the cost of an update."""
     huber_threshold: float = 0.1
     """k: errors up to it count squared, larger ones linearly; small keeps the tails: of a
-    standard normal law the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
+    standard normal distribution the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
     risk_level: float = 1.0
     """Share of the worst returns whose mean chooses the dose; 1 is all of them, small is cautious."""
     candidates: int = 16
@@ -156,7 +156,7 @@ class IQN(Agent):
         }
         return losses, {"q": quantiles.detach().mean((1, 2, 3))}
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
 

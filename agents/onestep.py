@@ -11,11 +11,11 @@ policy would be worth afterwards. Three phases, one after the other:
          easy_bcq     nothing to learn: the dose is the best of N draws of beta by Q
 
 a' is the recorded next dose; the last visit of a record that did not end for good has none, and beta's draw
-takes its place. V and the divergence are averages over N draws. Both policies are normal laws truncated to
-the limits.
+takes its place. V and the divergence are averages over N draws. Both policies are normal distributions
+truncated to the limits.
 
-With easy_bcq the critics' phase goes on to the end, and the law is a finite set of beta's quantiles, each
-with its probability of being the best of N draws; the dose given is the best of its first N.
+With easy_bcq the critics' phase goes on to the end, and the distribution is a finite set of beta's quantiles,
+each with its probability of being the best of N draws; the dose given is the best of its first N.
 
 Not taken over from released code: critics that bootstrap from the online networks and judge doses by the
 targets, whose names are swapped there. The released code also leaves visits out that a time limit ended, and
@@ -42,7 +42,7 @@ from dosing.models.policy_heads import Policy
 from dosing.types import Noise, Problem
 
 CANDIDATES = 64
-"""Draws of the recorded policy that stand for it in the law of easy BCQ; a power of two."""
+"""Draws of the recorded policy that stand for it in the distribution of easy BCQ; a power of two."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class OnestepConfig:
     n_samples: int = 10
     """N, draws: behind V, the divergence, or the choice of easy_bcq, where 1 imitates and large is greedy."""
     log_std_min: float = -5.0
-    """Lower bound of the log scale of both laws."""
+    """Lower bound of the log scale of both distributions."""
     log_std_max: float = 0.0
     """Upper bound of the same. Where doses fill the limits a much larger sigma would leave beta's peak, from
     which the improvement starts, to chance."""
@@ -132,12 +132,12 @@ class Onestep(Agent):
         )
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The truncated normal law or, for easy BCQ, the set of candidates."""
+        """The truncated normal distribution or, for easy BCQ, the set of candidates."""
         if self.config.improvement != "easy_bcq":
-            law: Distribution = self.actor(obs)
-            return law
+            distribution: Distribution = self.actor(obs)
+            return distribution
         noise = self.candidates.view(CANDIDATES, 1, 1, -1, 1).expand(-1, *obs.shape[:2], -1, -1)
-        values = self.behaviour.law(self.behaviour.trunk(obs)).rsample_from(noise)  # [M, S, B, A]
+        values = self.behaviour.distribution(self.behaviour.trunk(obs)).rsample_from(noise)  # [M, S, B, A]
         values = values.permute(1, 2, 3, 0)
         worth = self._worth(obs, values.mT)  # [S, B, M]
         n = self.config.n_samples
@@ -170,8 +170,8 @@ class Onestep(Agent):
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
         """What the critics regress on, ``[S, B]``."""
-        law = self.behaviour.law(self.behaviour.trunk(batch.next_obs))
-        drawn = law.rsample_from(batch.noise["next_act"])
+        distribution = self.behaviour.distribution(self.behaviour.trunk(batch.next_obs))
+        drawn = distribution.rsample_from(batch.noise["next_act"])
         next_act = torch.where(batch.extra["has_next"] > 0.0, batch.extra["next_act"], drawn)
         bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)
         return td_target(batch.reward, batch.terminated, self.config.discount, bootstrap)
@@ -180,8 +180,10 @@ class Onestep(Agent):
         """Exponentially weighted imitation."""
         c = self.config
         with torch.no_grad():
-            law = self.behaviour.law(self.behaviour.trunk(batch.obs))
-            draws = law.rsample_from(batch.noise["draws"].movedim(2, 0)).movedim(0, 2)  # [S, B, N, A]
+            distribution = self.behaviour.distribution(self.behaviour.trunk(batch.obs))
+            draws = distribution.rsample_from(batch.noise["draws"].movedim(2, 0)).movedim(
+                0, 2
+            )  # [S, B, N, A]
             acts = torch.cat((batch.act.unsqueeze(2), draws), 2)
             worth = self._worth(batch.obs, acts)
             advantage = self.scaled(worth[..., 0] - worth[..., 1:].mean(-1))
@@ -191,11 +193,13 @@ class Onestep(Agent):
 
     def _divergence(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The critic's value less the divergence from the recorded policy."""
-        law = self.actor.law(self.actor.trunk(batch.obs))
-        act = law.rsample_from(batch.noise["act"])
-        draws, log_prob = law.rsample_with_log_prob(batch.noise["draws"].movedim(2, 0))  # [N, S, B, A]
+        distribution = self.actor.distribution(self.actor.trunk(batch.obs))
+        act = distribution.rsample_from(batch.noise["act"])
+        draws, log_prob = distribution.rsample_with_log_prob(
+            batch.noise["draws"].movedim(2, 0)
+        )  # [N, S, B, A]
         with torch.no_grad():
-            behaviour = self.behaviour.law(self.behaviour.trunk(batch.obs))
+            behaviour = self.behaviour.distribution(self.behaviour.trunk(batch.obs))
         divergence = (log_prob - behaviour.log_prob(draws)).sum(-1).mean(0)  # [S, B]
         worth = self._worth(batch.obs, act.unsqueeze(2)).squeeze(2)
         loss = (self.config.divergence_weight * divergence - worth).mean(-1)

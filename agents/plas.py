@@ -65,7 +65,7 @@ class PLASConfig:
     vae_learning_rate: float = 1e-3
     """Adam step size of the CVAE."""
     vae_beta: float = 0.5
-    """Weight of the KL term; also four times the variance of the decoder's law."""
+    """Weight of the KL term; also four times the variance of the decoder's distribution."""
 
 
 class LatentPolicy(nn.Module):
@@ -107,7 +107,7 @@ class PLAS(Agent):
         return {"vae": Noise("normal", (batch_size, 1, self.vae.n_latent))}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of one dose."""
+        """The distribution of one dose."""
         return Independent(Point(self.actor(obs, self.vae), validate_args=False), 1, validate_args=False)
 
     def admissible(self, obs: Tensor, count: int = 256) -> Tensor:

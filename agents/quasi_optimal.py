@@ -21,7 +21,7 @@ spline says nothing there), doses likewise; phi holds an intercept and s, s^2, s
 of every coordinate. The legal doses are a part of the maximisation: pi is the best density *on them*, the
 parabola of ``dosing.distributions.parabola``. Where the published interval [m - h, m + h], with m the top of
 Q and h = (3 lambda / (2 |alpha_1|))^(1/3), lies within the limits the two are the same; elsewhere the
-published policy would be clipped and have atoms. What is executed is the law in the equations.
+published policy would be clipped and have atoms. What is executed is the distribution in the equations.
 
 The released code has psi / (2 lambda) in place of psi, which leaves a residual at the solution; it is kept as
 an option. With the exact Psi = - lambda int pi^2, delta is the temporal difference r + gamma V(s') - Q(s, x).
@@ -207,17 +207,17 @@ class QuasiOptimal(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The parabola of the equations at ``obs [S, B, O]``, inside the limits by construction."""
-        found = self._solution(self._scaled_state(obs))
-        a1, a2, _ = found.alpha
+        result = self._solution(self._scaled_state(obs))
+        a1, a2, _ = result.alpha
         width = self.act_high - self.act_low  # [S, 1]
-        law = Parabola(
+        distribution = Parabola(
             (self.act_low - 0.5 * width * a2 / a1).unsqueeze(-1),
-            (found.sides.curvature / width**3).unsqueeze(-1),
+            (result.sides.curvature / width**3).unsqueeze(-1),
             EDGE - 1.0,
             1.0 - EDGE,
             validate_args=False,
         )
-        return Independent(law, 1, validate_args=False)
+        return Independent(distribution, 1, validate_args=False)
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor:
         """Q(s, a), ``[S, B]``: the parabola, also at doses beyond the recorded ones."""

@@ -1,9 +1,9 @@
 """SPOT, supported policy optimization. Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239 (NeurIPS 2022).
 
 TD3 whose policy is kept where recorded doses are likely, by the density of a conditional variational
-auto-encoder (CVAE) that is fitted first and then frozen. Its decoder law is p(a | z, s) = N(decoder(s, z),
-beta/4), its prior N(0, I), its posterior q(z | a, s) = N(mean, diag(sigma^2)); the latent has twice as many
-dimensions as the dose, n. With z_l drawn from q:
+auto-encoder (CVAE) that is fitted first and then frozen. Its decoder distribution is p(a | z, s) =
+N(decoder(s, z), beta/4), its prior N(0, I), its posterior q(z | a, s) = N(mean, diag(sigma^2)); the latent
+has twice as many dimensions as the dose, n. With z_l drawn from q:
 
     D(s, a) = mean_l |decoder(s, z_l) - a|^2 / n + beta KL(q(z | a, s) || N(0, I)) / 2n
     L_vae   = E [ D(s, a) ]                                                   the first vae_steps updates
@@ -79,7 +79,7 @@ class SPOTConfig:
     vae_learning_rate: float = 1e-3
     """Adam step size of the CVAE."""
     vae_beta: float = 0.5
-    """beta: weight of the KL term; also four times the variance of the decoder's law."""
+    """beta: weight of the KL term; also four times the variance of the decoder's distribution."""
     target_noise: float = 0.2
     """sigma of the noise on the target policy's action."""
     noise_clip: float = 0.5
@@ -118,9 +118,9 @@ class SPOT(Agent):
         return plan
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of one dose, without dropout."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The distribution of one dose, without dropout."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def phase(self, step: int) -> int:
         """0 while the CVAE is fitted; then 1 for the critics alone, 2 for critics, policy and targets."""
@@ -166,7 +166,7 @@ class SPOT(Agent):
     def _log_mean_weight(
         self, act: Tensor, noise: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor
     ) -> Tensor:
-        """Importance-sampling estimate ``[S, B]`` of ln p(a | s), without the decoder law's constant."""
+        """Importance-sampling estimate ``[S, B]`` of ln p(a | s), without the decoder's constant."""
         error = (decoded - act.unsqueeze(2)).square().sum(-1)  # [S, B, L]
         log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1).unsqueeze(-1)
         log_weight = log_ratio - 2.0 / self.config.vae_beta * error

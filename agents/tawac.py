@@ -60,7 +60,7 @@ class TAWACConfig:
     weight_floor: float = 0.0
     """Smallest weight; 0 filters bad doses exactly, the released code keeps 1e-8 of them."""
     policy_family: Family = "clipped_gaussian"
-    """Law of the policy; any whose density is positive on the whole box."""
+    """Distribution of the policy; any whose density is positive on the whole box."""
     log_std_min: float = -5.0
     """Lower bound of the policy's log scale."""
     log_std_max: float = 2.0
@@ -99,13 +99,13 @@ class TAWAC(Agent):
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The fitted law; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def _value_of_draw(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """Smaller target value ``[S, B]`` of one executed dose of the policy."""
-        act = self.actor.law(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
+        act = self.actor.distribution(self.actor.trunk(obs)).rsample_from(uniform).clamp(-1.0, 1.0)
         values: Tensor = self.critic_target.pessimistic(obs, act)
         return values
 
@@ -132,6 +132,6 @@ class TAWAC(Agent):
         }
         return losses, metrics
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)

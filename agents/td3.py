@@ -72,9 +72,9 @@ class TD3(Agent):
         return {"target": Noise("normal", (batch_size, self.problem.n_act))}
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The law of one dose."""
-        law: Distribution = self.actor(obs)
-        return law
+        """The distribution of one dose."""
+        distribution: Distribution = self.actor(obs)
+        return distribution
 
     def phase(self, step: int) -> int:
         """1 where the policy and the target networks move as well, else 0."""

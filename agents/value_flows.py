@@ -1,8 +1,8 @@
 """Value Flows. Dong, Zheng, Finn, Sadigh, Eysenbach 2025, arXiv 2510.07650.
 
-The law of the return is that of z_1, carried by a flow dz/dt = u(z, t | s, a) from z_0 ~ N(0, 1). Write
-phi_t(eps | s, a) for where Euler steps of the target flow bring eps at time t, phi_1 clipped to the returns
-that the recorded rewards allow. Doses are chosen among candidates that a second flow v, fitted to the
+The distribution of the return is that of z_1, carried by a flow dz/dt = u(z, t | s, a) from z_0 ~ N(0, 1).
+Write phi_t(eps | s, a) for where Euler steps of the target flow bring eps at time t, phi_1 clipped to the
+returns that the recorded rewards allow. Doses are chosen among candidates that a second flow v, fitted to the
 recorded doses, proposes. With members u_e of the ensemble, phi and ubar means over the target members, eps,
 eps' ~ N(0, 1) and t ~ U[0, 1]:
 
@@ -18,7 +18,8 @@ moves by ubar, so r + gamma z' moves by gamma ubar. The same comes from the cont
 p(z, t) = p'((z - r) / gamma, t) / gamma has dp/dt = - d(p u)/dz for u(z, t) = gamma ubar((z - r) / gamma, t).
 The released code regresses on ubar without gamma, at ends of episodes too. The path of DCFM
 starts at r + gamma N(0, 1), not at N(0, 1) where the flow is started, so that DCFM alone fits no flow that is
-used and both terms together are a compromise: with lambda_d = 0 the fixed point is the law of the return.
+used and both terms together are a compromise: with lambda_d = 0 the fixed point is the distribution of the
+return.
 
 u(eps, 0 | s, a) + eps is the mean return for every eps where u fits BCFM (z_0 and z_1 are drawn apart); the
 released code draws eps, and its argmax follows that noise; here it is 0. The released code also clips both
@@ -68,10 +69,11 @@ class ValueFlowsConfig:
     """lambda_d, weight of DCFM; 0 leaves plain flow matching on drawn returns. At 1 the mean return of two
     fair coins, the second discounted by 1/2, was learned as 0.62 in place of 0.75; without it as 0.77."""
     confidence_temperature: float = 0.3
-    """T: large takes weight from rows with a narrow law of the return, at most a half; 0 takes none."""
+    """T: large takes weight from rows with a narrow distribution of the return, at most a half; 0 takes
+    none."""
     return_steps: int = 10
-    """Euler steps of the flow of the return; few narrow the law: that of the two coins above, of standard
-    deviation 0.56, was learned with 0.49 by ten steps and with 0.46 by five."""
+    """Euler steps of the flow of the return; few narrow the distribution: that of the two coins above, of
+    standard deviation 0.56, was learned with 0.49 by ten steps and with 0.46 by five."""
     candidates: int = 16
     """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
     flow_steps: int = 10
@@ -179,7 +181,7 @@ class ValueFlows(Agent):
         return Independent(best_candidate(act, q, self.config.candidates), 1, validate_args=False)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Ends of the flow from the normal law's ``LEVELS`` quantiles, mean over the ensemble.
+        """Ends of the flow from the normal distribution's ``LEVELS`` quantiles, mean over the ensemble.
 
         The flow keeps the order of its starts, so these are quantiles of the return.
         """
@@ -234,7 +236,7 @@ class ValueFlows(Agent):
         deviation = slope.abs().mean(1)
         return torch.sigmoid(-c.confidence_temperature / deviation) + 0.5, deviation
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target flows of the return by Polyak averaging."""
         polyak(self.critic_target, self.critic, self.config.target_rate)
 

@@ -92,6 +92,6 @@ def products(threads: int = 1) -> list[Product]:
     return [measure(kind, count, n, threads) for kind in KINDS for count, n in SIZES]
 
 
-def best_float32(found: list[Product]) -> float:
+def best_float32(result: list[Product]) -> float:
     """The highest rate of a float32 product that is exact to float32, in GFLOP/s of one core."""
-    return max(p.rate for p in found if p.kind != "bfloat16" and p.error < EXACT)
+    return max(p.rate for p in result if p.kind != "bfloat16" and p.error < EXACT)

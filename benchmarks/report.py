@@ -102,11 +102,11 @@ def precisions(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(head, lines)
 
 
-def changes(found: Mapping[str, Any]) -> str:
+def changes(result: Mapping[str, Any]) -> str:
     """Losses and returns of both precisions, and their differences seed by seed."""
     head = ("agent", "what", "float32", "bfloat16", "difference within a seed (smallest to largest)")
     lines = []
-    for change in found["precision"]:
+    for change in result["precision"]:
         single, half = change["float32"], change["bfloat16"]
         means = [f"{statistics.mean(values):.4g}" for values in (single, half)]
         apart = sorted(b - a for a, b in zip(single, half, strict=True))
@@ -115,7 +115,7 @@ def changes(found: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
-def costs(found: Mapping[str, Any]) -> str:
+def costs(result: Mapping[str, Any]) -> str:
     """What an update of ours costs and what eats it."""
     head = (
         "learner",
@@ -136,26 +136,26 @@ def costs(found: Mapping[str, Any]) -> str:
         "of it torch",
     )
     lines = []
-    for row in found["rows"]:
+    for row in result["rows"]:
         if row["cost"]:
             label = f"{row['task']}: {row['title'] or 'ours'}"
             cells = [label, row["about"]["settings"], row["precision"], "1"]
-            lines.append(cells + _cost(row["cost"], found))
-        stacked = [s for s in found["stacks"] if s["task"] == row["task"]]
+            lines.append(cells + _cost(row["cost"], result))
+        stacked = [s for s in result["stacks"] if s["task"] == row["task"]]
         if row["title"] or row["precision"] != "float32":
             continue
         for stack in stacked:
             cells = [f"{stack['task']}: ours", stack["settings"], "float32", str(stack["seeds"])]
-            lines.append(cells + _cost(stack["cost"], found))
+            lines.append(cells + _cost(stack["cost"], result))
     return table(head, lines)
 
 
-def _cost(cost: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _cost(cost: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     """Time, FLOPs, rate, calls, shares and memory; the executed FLOPs rate it if the useful are unknown."""
     useful, executed = cost.get("useful"), cost.get("flops")
     cells = [f"{1e3 * cost['seconds']:.2f}", *(f"{1e-6 * x:.1f}" if x else "" for x in (useful, executed))]
     rate = (useful or executed or 0.0) / cost["seconds"] * 1e-9
-    cells += [f"{rate:.1f}", f"{rate / found['best_float32']:.0%}"] if rate else ["", ""]
+    cells += [f"{rate:.1f}", f"{rate / result['best_float32']:.0%}"] if rate else ["", ""]
     return [*cells, *_eaten(cost), f"{cost['peak']:.0f}", f"{cost['import']:.0f}"]
 
 
@@ -167,60 +167,62 @@ def _eaten(cost: Mapping[str, Any]) -> list[str]:
     return [f"{cost['calls']:.0f}", *(f"{cost[name] / cost['total']:.0%}" for name in parts)]
 
 
-def products(found: Mapping[str, Any]) -> str:
+def products(result: Mapping[str, Any]) -> str:
     """Matrix products by kind."""
     head = ("product", "size", "GFLOP/s of one core", "relative error")
     lines = [
         [p["kind"], f"{p['count']} x {p['n']}^3", f"{p['rate']:.0f}", f"{p['error']:.1e}"]
-        for p in found["products"]
+        for p in result["products"]
     ]
     return table(head, lines)
 
 
-def pairs(found: Mapping[str, Any]) -> str:
+def pairs(result: Mapping[str, Any]) -> str:
     """Two processes against one."""
     head = ("agent", "gain by the clock", "gain by processor time", "share of a core each process got")
     lines = [
         [p["agent"], spread(p["gain"], 2), spread(p["gain_cpu"], 2), f"{statistics.median(p['share']):.0%}"]
-        for p in found["pairs"]
+        for p in result["pairs"]
     ]
     return table(head, lines)
 
 
-def product(found: Mapping[str, Any]) -> str:
+def product(result: Mapping[str, Any]) -> str:
     """The product around training: its commands, evaluation, and a whole treatment study."""
     head = ("what", "seconds", "processor seconds", "target")
     lines = [
-        [m["what"], f"{m['wall']:.2f}", f"{m['cpu']:.2f}", f"{m['target']:g} s"] for m in found["product"]
+        [m["what"], f"{m['wall']:.2f}", f"{m['cpu']:.2f}", f"{m['target']:g} s"] for m in result["product"]
     ]
     return table(head, lines)
 
 
-def render(found: Mapping[str, Any]) -> str:
+def render(result: Mapping[str, Any]) -> str:
     """The whole page."""
-    first, last = found["load"]
+    first, last = result["load"]
     parts = [
         "# Training speed",
-        f"Made by `{COMMAND}`, {found['date']}, on: {found['machine']}. Load average {first:.1f} before and "
-        f"{last:.1f} after. {found['rounds']} rounds, {found['seconds']:g} s each measurement. Best float32 "
-        f"matrix product of one core: {found['best_float32']:.0f} GFLOP/s.",
+        f"Made by `{COMMAND}`, {result['date']}, on: {result['machine']}. Load average {first:.1f} before "
+        "and "
+        f"{last:.1f} after. {result['rounds']} rounds, {result['seconds']:g} s each measurement. Best "
+        "float32 "
+        f"matrix product of one core: {result['best_float32']:.0f} GFLOP/s.",
         "Work: batch 256, observation 17, action 6, 100,000 random transitions, one seed. Medians over "
         "rounds (smallest to largest); a ratio above 1 means ours is faster.",
         "## Beside the references",
-        comparison(found["rows"]),
+        comparison(result["rows"]),
         "## Lower precision",
-        precisions(found["rows"]),
-        *([PRECISION, changes(found)] if found["precision"] else []),
+        precisions(result["rows"]),
+        *([PRECISION, changes(result)] if result["precision"] else []),
         "## What an update costs",
         "Sampling included, one thread. Useful products are those the method's equations need. Calls are "
         "what torch's profiler records in `aten`. The last columns share out the processor time without "
         "sampling; the rest is Python, autograd's bookkeeping and dispatch.",
-        costs(found),
+        costs(result),
         "## Two single-thread processes against one",
-        pairs(found),
+        pairs(result),
         "## Matrix products of this machine",
-        products(found),
+        products(result),
     ]
-    if found["product"]:
-        parts += ["## Around training", product(found)]
+    if result["product"]:
+        parts += ["## Around training", product(result)]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Core of the dosing research simulator: distributions, data, training, evaluation and the guarded door.
+"""Core of the dosing research simulator: data, training, evaluation and the guarded recommender.
 
 Importing this package imports nothing heavy, so that ``simulator`` runs without torch.
 """

@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class History:
-    """Courses of B patients under each of S seeds up to the visit at hand, in agents' units.
+    """Episodes of B patients under each of S seeds up to the visit at hand, in agents' units.
 
     Attributes:
         obs: ``[S, B, T, O]`` at the T visits so far, the one at hand last.
@@ -79,9 +79,9 @@ class Agent(nn.Module):
     """A stack of S seeds of one method: networks with a leading seed axis, and their optimisers.
 
     A method's file defines ``noise``, ``losses_and_metrics``, ``policy`` and, where there is something to do
-    after the gradient step, ``follow``. Losses are per seed, ``[S]``, and are *summed* over seeds before the
-    gradient (a mean would scale each seed's gradient by 1/S). A method that alternates its steps overrides
-    ``update`` and tells its alternatives apart by ``phase``.
+    after the gradient step, ``update_targets``. Losses are per seed, ``[S]``, and are *summed* over seeds
+    before the gradient (a mean would scale each seed's gradient by 1/S). A method that alternates its steps
+    overrides ``update`` and tells its alternatives apart by ``phase``.
 
     Attributes:
         seeds: the S seeds.
@@ -204,7 +204,7 @@ class Agent(nn.Module):
         """Take one training step; returns metrics ``[S]`` that stay on the device."""
         losses, metrics = self.losses_and_metrics(batch)
         self.descend(list(losses.values()), self.optimizers.values())
-        self.follow()
+        self.update_targets()
         return {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
 
     def descend(self, losses: list[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -215,15 +215,15 @@ class Agent(nn.Module):
         for optimizer in optimizers:
             optimizer.step()
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """What comes after the gradient step: target networks."""
 
     @abstractmethod
     def policy(self, obs: Tensor) -> Distribution:
-        """Law of the action at ``obs [S, B, O]``: batch_shape ``[S, B]``, event_shape ``[A]``."""
+        """Distribution of the action at ``obs [S, B, O]``: batch_shape ``[S, B]``, event_shape ``[A]``."""
 
     def policy_after(self, history: History) -> Distribution:
-        """Law of the action at the visit at hand; a method without memory looks at its state alone."""
+        """Distribution of the action at the visit at hand; without memory, of its state alone."""
         return self.policy(history.obs[:, :, -1])
 
     @property
@@ -236,7 +236,7 @@ class Agent(nn.Module):
 
     @property
     def looks_back(self) -> bool:
-        """Whether the action at a visit depends on the course before it, not on the state alone."""
+        """Whether the action at a visit depends on the episode before it, not on the state alone."""
         return self.context > 1 or self.targets is not None
 
     def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
@@ -244,7 +244,7 @@ class Agent(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is not conditioned on a return")
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
-        """Further laws worth drawing beside the policy, such as the proposal it was distilled from."""
+        """Further distributions worth drawing beside the policy, such as its proposal."""
         del obs
         return {}
 
@@ -254,17 +254,17 @@ class Agent(nn.Module):
         With the method's own charges, such as a penalty, and with its pessimism: a belief, no measurement.
 
         Returns:
-            ``[S, B]`` in agents' reward unit: the mean of :meth:`returns` where a law is learned, else the
-            pessimistic value of ``critic``; None for a method without a critic of state and dose.
+            ``[S, B]`` in agents' reward unit: the mean of :meth:`returns` where a distribution is learned,
+            else the pessimistic value of ``critic``; None for a method without a critic of state and dose.
         """
-        law = self.returns(obs, act)
-        if law is not None:
-            return law.mean(-1)
+        distribution = self.returns(obs, act)
+        if distribution is not None:
+            return distribution.mean(-1)
         critic = getattr(self, "critic", None)
         return critic.pessimistic(obs, act) if isinstance(critic, Critic) else None
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor | None:
-        """The learned law of the discounted return of ``act [S, B, A]`` at ``obs [S, B, O]``.
+        """The learned distribution of the discounted return of ``act [S, B, A]`` at ``obs [S, B, O]``.
 
         Returns:
             K equally likely returns ``[S, B, K]`` in agents' reward unit: draws, or quantiles at the middle

@@ -17,7 +17,7 @@ class HistoryPolicy:
 
     Args:
         policy: the trained stack.
-        sampled: draw doses from the law instead of giving the recommended one.
+        sampled: draw doses from the distribution instead of giving the recommended one.
     """
 
     def __init__(self, policy: DosePolicy, *, sampled: bool = False) -> None:
@@ -26,7 +26,7 @@ class HistoryPolicy:
 
     @torch.no_grad()
     def __call__(self, obs: Observations, visit: int) -> Array:
-        """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``; visit 0 begins new courses.
+        """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``; visit 0 begins new episodes.
 
         Raises:
             UserError: the visit does not follow one whose outcome was heard.
@@ -43,10 +43,10 @@ class HistoryPolicy:
                 "one and to hear what came of it."
             )
         self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
-        law = policy.agent.policy_after(self._past)
-        return policy._draw(law, visit) if self._sampled else policy._mode(law)
+        distribution = policy.agent.policy_after(self._past)
+        return policy._draw(distribution, visit) if self._sampled else policy._mode(distribution)
 
-    def hear(self, delivered: Array, reward: Array) -> None:
+    def observe(self, delivered: Array, reward: Array) -> None:
         """What came of the visit: delivered doses ``[S, P, A]`` and rewards ``[S, P]``, in the world's units.
 
         Raises:

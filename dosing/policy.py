@@ -1,4 +1,4 @@
-"""A trained stack of agents in the world's units: observations in, laws and doses out."""
+"""A trained stack of agents in the world's units: observations in, distributions and doses out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Build = Callable[..., Agent]
 """``build(name, config, problem, seeds, device=...)``: the suite's way to make a stack of agents."""
 
 CENTRAL = 0.99
-"""Mass of the effective interval that stands in for a support where the law has none."""
+"""Mass of the effective interval that stands in for a support where the distribution has none."""
 ROUNDING = 1e-12
 """Doses this near to each other on the [-1, 1] axis are one dose."""
 
@@ -35,9 +35,10 @@ class DoseSet:
     """The doses S policies could give at B states, in dose units; every array is ``[S, B, A]``.
 
     Attributes:
-        kind: what the law is: ``interval``, ``point``, ``full_box``, ``infinite_clipped``, ``samples``, ...
+        kind: what the distribution is: ``interval``, ``point``, ``full_box``, ``infinite_clipped``,
+            ``samples``, ...
         bounded: whether ``low`` and ``high`` are exact edges outside which the density is zero. Those of a
-            law on the whole box are none: they would say nothing about the state.
+            distribution on the whole box are none: they would say nothing about the state.
         low: lower edge of the support, or of the central 99 % where there is no bounded support.
         high: upper edge, likewise.
         mass_outside: probability outside the training data's hard dose limits before any clipping; exactly 0
@@ -81,37 +82,37 @@ class DosePolicy:
         return self.transform.obs(raw).to(self._device, self._dtype)
 
     @torch.no_grad()
-    def law(self, obs: Observations) -> Distribution:
-        """Law of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``."""
+    def distribution(self, obs: Observations) -> Distribution:
+        """Distribution of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``."""
         return self.agent.policy(self._obs(obs))
 
     @torch.no_grad()
     def densities(self, obs: Observations) -> dict[str, Distribution]:
-        """Further laws of the agent, such as a proposal, at ``obs [S, B, O]``."""
+        """Further distributions of the agent, such as a proposal, at ``obs [S, B, O]``."""
         return self.agent.densities(self._obs(obs))
 
     @property
     def looks_back(self) -> bool:
-        """Whether the dose at a visit depends on the course before it; see :class:`Course`."""
+        """Whether the dose at a visit depends on the episode before it; see :class:`Episode`."""
         return self.agent.looks_back
 
     def recommended(self, obs: Observations) -> Array:
-        """The recommended dose ``[S, B, A]``: the mode of each seed's law."""
-        return self._mode(self.law(obs))
+        """The recommended dose ``[S, B, A]``: the mode of each seed's distribution."""
+        return self._mode(self.distribution(obs))
 
     def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation") -> Array:
-        """One dose ``[S, B, A]`` drawn from each law before any clipping; fixed by seed and visit.
+        """One dose ``[S, B, A]`` drawn from each distribution before any clipping; fixed by seed and visit.
 
         What is drawn for another purpose (``dosing.rng``) is independent of it.
         """
-        return self._draw(self.law(obs), visit, purpose)
+        return self._draw(self.distribution(obs), visit, purpose)
 
-    def _mode(self, law: Distribution) -> Array:
-        return self.transform.to_dose(law.mode.detach().double().cpu().numpy())
+    def _mode(self, distribution: Distribution) -> Array:
+        return self.transform.to_dose(distribution.mode.detach().double().cpu().numpy())
 
     @torch.no_grad()
-    def _draw(self, law: Distribution, visit: int, purpose: str = "evaluation") -> Array:
-        base: Any = law.base_dist  # type: ignore[attr-defined]
+    def _draw(self, distribution: Distribution, visit: int, purpose: str = "evaluation") -> Array:
+        base: Any = distribution.base_dist  # type: ignore[attr-defined]
         shape = (*base.batch_shape[1:], base.n_uniforms)
         noise = np.stack([generator(s, purpose, visit).random(shape) for s in self.seeds])
         unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
@@ -124,48 +125,50 @@ class DosePolicy:
         )
 
     def consult(self, obs: Observations, low: Array, high: Array) -> tuple[Array, DoseSet]:
-        """:meth:`recommended` and :meth:`dose_set` from one look at the law.
+        """:meth:`recommended` and :meth:`dose_set` from one look at the distribution.
 
         ``mass_outside`` of the set is that outside the dose interval ``[low, high]``, ``[A]`` each.
         """
-        law = self.law(obs)
-        return self._mode(law), self._set(in_double(law), low, high)
+        distribution = self.distribution(obs)
+        return self._mode(distribution), self._set(in_double(distribution), low, high)
 
     def central(self, obs: Observations, mass: float) -> tuple[Array, Array]:
-        """Ends ``[S, B, A]`` of the interval between each law's quantiles (1 -+ mass) / 2."""
-        law = self._double(obs)
-        tail = torch.full_like(law.mode, 0.5 * (1.0 - mass))
+        """Ends ``[S, B, A]`` of the interval between each distribution's quantiles (1 -+ mass) / 2."""
+        distribution = self._double(obs)
+        tail = torch.full_like(distribution.mode, 0.5 * (1.0 - mass))
         to_dose = self.transform.to_dose
-        return to_dose(law.icdf(tail).numpy()), to_dose(law.icdf(1.0 - tail).numpy())
+        return to_dose(distribution.icdf(tail).numpy()), to_dose(distribution.icdf(1.0 - tail).numpy())
 
-    def _set(self, law: Any, limit_low: Array, limit_high: Array) -> DoseSet:
-        edges = _edges(law)
-        bounded = edges is not None and law.kind != "full_box"
+    def _set(self, distribution: Any, limit_low: Array, limit_high: Array) -> DoseSet:
+        edges = _edges(distribution)
+        bounded = edges is not None and distribution.kind != "full_box"
         if edges is not None and bounded:
             low, high = edges
         else:
-            tail = torch.full_like(law.mode, 0.5 * (1.0 - CENTRAL))
-            low, high = law.icdf(tail), law.icdf(1.0 - tail)
+            tail = torch.full_like(distribution.mode, 0.5 * (1.0 - CENTRAL))
+            low, high = distribution.icdf(tail), distribution.icdf(1.0 - tail)
         dose = self.transform.to_dose
-        mass = self._mass_outside(law, limit_low, limit_high)
-        return DoseSet(law.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
+        mass = self._mass_outside(distribution, limit_low, limit_high)
+        return DoseSet(distribution.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
-        """Probability ``[S, B, A]`` that each law puts outside the dose interval ``[low, high]``.
+        """Probability ``[S, B, A]`` that each distribution puts outside the dose interval ``[low, high]``.
 
-        It is exactly 0 where a bounded law's edges lie within the interval.
+        It is exactly 0 where a bounded distribution's edges lie within the interval.
         """
         return self._mass_outside(self._double(obs), low, high)
 
-    def _mass_outside(self, law: Any, low: Array, high: Array) -> Array:
+    def _mass_outside(self, distribution: Any, low: Array, high: Array) -> Array:
         to_unit, to_dose = self.transform.to_unit, self.transform.to_dose
-        if isinstance(law, Draws):  # doses on an edge are within, whichever way the units round it
-            unit = law.values.mT.numpy()  # [S, B, M, A]
+        if isinstance(distribution, Draws):  # doses on an edge are within, whichever way the units round it
+            unit = distribution.values.mT.numpy()  # [S, B, M, A]
             below = unit < to_unit(low)[..., None, :] - ROUNDING
             above = unit > to_unit(high)[..., None, :] + ROUNDING
-            return np.asarray((law.weights.mT.numpy() * (below | above)).sum(-2))
-        mass = law.cdf(torch.as_tensor(to_unit(low))) + law.sf(torch.as_tensor(to_unit(high)))
-        edges = _edges(law)
+            return np.asarray((distribution.weights.mT.numpy() * (below | above)).sum(-2))
+        mass = distribution.cdf(torch.as_tensor(to_unit(low))) + distribution.sf(
+            torch.as_tensor(to_unit(high))
+        )
+        edges = _edges(distribution)
         if edges is None:
             return np.asarray(mass.numpy())
         # in dose units, where an interval that came from these very edges compares without rounding
@@ -178,8 +181,8 @@ class DosePolicy:
 
         None for an agent that is not conditioned on the return it shall reach.
         """
-        found = self.agent.targets
-        return None if found is None else self.transform.to_reward(found.double().cpu().numpy())
+        result = self.agent.targets
+        return None if result is None else self.transform.to_reward(result.double().cpu().numpy())
 
     @torch.no_grad()
     def doses_for(self, obs: Observations, target: Array) -> Array:
@@ -204,11 +207,11 @@ class DosePolicy:
         """K equally likely discounted returns ``[S, B, K]`` of ``dose [S, B, A]`` at ``obs [S, B, O]``.
 
         In the world's reward unit, as the critics of each seed see them; None for an agent that learns no
-        law of its returns (see :meth:`dosing.agent.Agent.returns`).
+        distribution of its returns (see :meth:`dosing.agent.Agent.returns`).
         """
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
-        found = self.agent.returns(self._obs(obs), unit)
-        return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
+        result = self.agent.returns(self._obs(obs), unit)
+        return None if result is None else self.transform.reward_scale * result.double().cpu().numpy()
 
     @torch.no_grad()
     def values(self, obs: Observations, dose: Array) -> Array | None:
@@ -218,8 +221,8 @@ class DosePolicy:
         agent without a critic (see :meth:`dosing.agent.Agent.value_of`).
         """
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
-        found = self.agent.value_of(self._obs(obs), unit)
-        return None if found is None else self.transform.reward_scale * found.double().cpu().numpy()
+        result = self.agent.value_of(self._obs(obs), unit)
+        return None if result is None else self.transform.reward_scale * result.double().cpu().numpy()
 
     @torch.no_grad()
     def admissible(self, obs: Observations, count: int = 256) -> Array | None:
@@ -228,13 +231,13 @@ class DosePolicy:
         Fixed points of the set that the policy is confined to, and not its support; None for an agent without
         such a generator (see :meth:`dosing.agent.Agent.admissible`).
         """
-        found = self.agent.admissible(self._obs(obs), count)
-        return None if found is None else self.transform.to_dose(found.double().cpu().numpy())
+        result = self.agent.admissible(self._obs(obs), count)
+        return None if result is None else self.transform.to_dose(result.double().cpu().numpy())
 
     def has_density(self, obs: Observations) -> bool:
-        """Whether the law at one state ``[O]`` has a density; a deterministic policy has none."""
-        law: Any = self.law(self._one(obs))
-        return bool(law.base_dist.has_density)
+        """Whether the distribution at one state ``[O]`` has a density; a deterministic policy has none."""
+        distribution: Any = self.distribution(self._one(obs))
+        return bool(distribution.base_dist.has_density)
 
     def density(self, obs: Observations, dose: Array) -> Array:
         """Mean over seeds of each dose dimension's density at ``dose [K, A]``, per dose unit: ``[K, A]``.
@@ -243,39 +246,39 @@ class DosePolicy:
             obs: one state ``[O]``.
             dose: the doses to evaluate at, a grid of its own for every dimension.
         """
-        return self._mixture(self.law(self._one(obs)), dose)
+        return self._mixture(self.distribution(self._one(obs)), dose)
 
     def extra_densities(self, obs: Observations, dose: Array) -> dict[str, Array]:
-        """As :meth:`density`, for the agent's further laws by name."""
-        laws = self.densities(self._one(obs))
-        return {name: self._mixture(law, dose) for name, law in laws.items()}
+        """As :meth:`density`, for the agent's further distributions by name."""
+        distributions = self.densities(self._one(obs))
+        return {name: self._mixture(distribution, dose) for name, distribution in distributions.items()}
 
     def _one(self, obs: Observations) -> Observations:
         """One state ``[O]`` for every seed: ``[S, 1, O]``."""
         return np.broadcast_to(obs, (len(self.seeds), 1, len(obs)))
 
-    def _mixture(self, law: Distribution, dose: Array) -> Array:
+    def _mixture(self, distribution: Distribution, dose: Array) -> Array:
         unit = torch.as_tensor(self.transform.to_unit(dose))[:, None, None]  # [K, 1, 1, A]
-        per_unit = in_double(law).log_prob(unit).exp().mean((1, 2))  # [K, S, 1, A] -> [K, A]
+        per_unit = in_double(distribution).log_prob(unit).exp().mean((1, 2))  # [K, S, 1, A] -> [K, A]
         per_dose: Array = per_unit.numpy() / self.transform.dose_width(np.ones(dose.shape[1]))
         return per_dose
 
     def _double(self, obs: Observations) -> Any:
-        return in_double(self.law(obs))
+        return in_double(self.distribution(obs))
 
 
-def in_double(law: Distribution) -> Any:
-    """The per-dimension law ``[S, B, A]`` on the CPU in double precision, for tails and edges."""
-    base: Any = law.base_dist  # type: ignore[attr-defined]
+def in_double(distribution: Distribution) -> Any:
+    """The per-dimension distribution ``[S, B, A]`` on the CPU in double precision, for tails and edges."""
+    base: Any = distribution.base_dist  # type: ignore[attr-defined]
     double = copy.copy(base)
     for name in base.arg_constraints:
         setattr(double, name, getattr(base, name).detach().cpu().double())
     return double
 
 
-def _edges(law: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Exact edges of a bounded support, None for a law on the whole line."""
-    support = law.support
+def _edges(distribution: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Exact edges of a bounded support, None for a distribution on the whole line."""
+    support = distribution.support
     if not hasattr(support, "lower_bound"):
         return None
     return support.lower_bound, support.upper_bound

@@ -46,7 +46,7 @@ def _on_device(seed: int, purpose: str, address: tuple[int, ...], device: torch.
 
 def draw(
     seeds: Sequence[int],
-    law: NoiseKind,
+    distribution: NoiseKind,
     shape: tuple[int, ...],
     address: tuple[int, ...],
     *,
@@ -65,10 +65,12 @@ def draw(
         if device.type == "cuda":
             rng = _on_device(seed, "noise", address, device)
             block = torch.empty(shape, dtype=dtype, device=device)
-            out[:, k] = block.normal_(generator=rng) if law == "normal" else block.uniform_(generator=rng)
+            out[:, k] = (
+                block.normal_(generator=rng) if distribution == "normal" else block.uniform_(generator=rng)
+            )
         else:
             cpu = generator(seed, "noise", *address)
-            values = cpu.standard_normal(shape, kind) if law == "normal" else cpu.random(shape, kind)
+            values = cpu.standard_normal(shape, kind) if distribution == "normal" else cpu.random(shape, kind)
             out[:, k] = torch.from_numpy(values)
     return out
 

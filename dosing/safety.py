@@ -1,7 +1,7 @@
 """Dose limits: the one rule by which a requested dose becomes a delivered dose, and how fast a dose may move.
 
-The environments and the recommendation door share this module, so that what the simulator delivers and what
-the screen promises cannot differ. NumPy only.
+The environments and the recommendation recommender share this module, so that what the simulator delivers and
+what the screen promises cannot differ. NumPy only.
 """
 
 from dataclasses import dataclass
@@ -113,19 +113,19 @@ class StepLimit:
         Raises:
             UserError: It is there but makes no sense.
         """
-        found = card.get("dose", {}).get("step_limit")
-        if found is None:
+        result = card.get("dose", {}).get("step_limit")
+        if result is None:
             return None
         try:
-            always = found.get("always")
+            always = result.get("always")
             return cls(
-                tuple(found["absolute"]),
-                float(found.get("relative", 0.0)),
+                tuple(result["absolute"]),
+                float(result.get("relative", 0.0)),
                 None if always is None else tuple(float(x) for x in always),
-                tuple(found.get("current", ())),
+                tuple(result.get("current", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"the scenario card's step limit cannot be read: {found!r}") from None
+            raise UserError(f"the scenario card's step limit cannot be read: {result!r}") from None
 
     def around(self, current: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lowest and highest dose [..., A] that may follow the current doses [..., A]."""

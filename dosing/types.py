@@ -23,7 +23,7 @@ NoiseKind: TypeAlias = Literal["normal", "uniform"]
 class Listener(Protocol):
     """A rule that is told what came of every visit, such as ``dosing.history_policy.HistoryPolicy``."""
 
-    def hear(self, delivered: Array, reward: Array) -> None:
+    def observe(self, delivered: Array, reward: Array) -> None:
         """Take delivered doses ``[S, P, A]`` and rewards ``[S, P]``."""
 
 
@@ -45,5 +45,5 @@ class Problem:
 class Noise(NamedTuple):
     """Noise one update needs under one name: a distribution and the shape that follows ``[S]``."""
 
-    law: NoiseKind
+    distribution: NoiseKind
     shape: tuple[int, ...]

@@ -99,8 +99,8 @@ def _options(chosen: argparse.Namespace, *more: str) -> dict[str, Any]:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    for env_id, law in SCENARIOS.items():
-        print(f"{env_id}\n    {law.title}\n    variants: {', '.join(law.variants)}")
+    for env_id, scenario in SCENARIOS.items():
+        print(f"{env_id}\n    {scenario.title}\n    variants: {', '.join(scenario.variants)}")
 
 
 def _card(chosen: argparse.Namespace) -> None:

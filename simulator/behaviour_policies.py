@@ -39,7 +39,7 @@ class View:
 
 
 Act = Callable[[View], tuple[Array, Array]]
-"""One course of treatment: maps what is seen to doses [N, A] and their log densities [N]."""
+"""One episode of treatment: maps what is seen to doses [N, A] and their log densities [N]."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class BehaviourPolicy(ABC):
 
     @abstractmethod
     def begin(self, clinic: Clinic, n: int) -> Act:
-        """Start a course for ``n`` new patients."""
+        """Start an episode for ``n`` new patients."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Uniform(BehaviourPolicy):
         return "uniform"
 
     def begin(self, clinic: Clinic, n: int) -> Act:
-        """Start a course."""
+        """Start an episode."""
         low, high = np.asarray(clinic.limits.low), np.asarray(clinic.limits.high)
         log_prob = np.full(n, -np.log(high - low).sum())
         return lambda view: (low + (high - low) * view.dice[:, :-1], log_prob)
@@ -104,7 +104,7 @@ class Constant(BehaviourPolicy):
         return f"constant:{self.dose:g}"
 
     def begin(self, clinic: Clinic, n: int) -> Act:
-        """Start a course."""
+        """Start an episode."""
         dose, log_prob = np.full((n, clinic.limits.n_act), self.dose), np.full(n, np.nan)
         return lambda view: (dose, log_prob)
 
@@ -131,7 +131,7 @@ class Titration(BehaviourPolicy):
         return f"titration:{self.spread:g}"
 
     def begin(self, clinic: Clinic, n: int) -> Act:
-        """Start a course."""
+        """Start an episode."""
         low, high = np.asarray(clinic.limits.low), np.asarray(clinic.limits.high)
         sd = self.spread * (high - low)
         plan = np.full((n, clinic.limits.n_act), clinic.first_dose)
@@ -172,7 +172,7 @@ class EpsilonGreedy(BehaviourPolicy):
         return f"epsilon-greedy:{self.epsilon:g}:{self.spread:g}:{self.label}"
 
     def begin(self, clinic: Clinic, n: int) -> Act:
-        """Start a course."""
+        """Start an episode."""
         low, high = np.asarray(clinic.limits.low), np.asarray(clinic.limits.high)
         sd, log_uniform = self.spread * (high - low), np.log(self.epsilon) - np.log(high - low).sum()
 

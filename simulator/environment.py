@@ -65,8 +65,8 @@ class EnvOptions:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise UserError(f"{env_id} has no option {unknown[0]!r}, it has {', '.join(known)}")
-        law = SCENARIOS[env_id]
-        scenario = law(options.get("variant", law.variants[0]))
+        scenario_class = SCENARIOS[env_id]
+        scenario = scenario_class(options.get("variant", scenario_class.variants[0]))
         cohort = options.get("cohort", "train")
         if cohort not in COHORTS:
             raise UserError(f"cohort must be one of {', '.join(COHORTS)}, got {cohort!r}")

@@ -1,4 +1,5 @@
-"""Laws and doses in the world's units against scipy and quadrature, and what is refused at loading."""
+"""Distributions and doses in the world's units against scipy and quadrature, and what is refused at
+loading."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ AWKWARD = Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,))
 
 
 class Fixed(Agent):
-    """Laws of given location, scale and index at every state; two seeds, one dose."""
+    """Distributions of given location, scale and index at every state; two seeds, one dose."""
 
     def __init__(self, loc: list[float], scale: list[float], q: float) -> None:
         super().__init__(PROBLEM, tuple(range(len(loc))))
@@ -91,43 +92,52 @@ def test_the_recommended_dose_is_the_mode(name: str) -> None:
 
 def test_the_set_of_a_gaussian_is_its_central_interval() -> None:
     policy = DosePolicy(Fixed([-0.2, 0.6], [0.5, 0.05], 1.0), AWKWARD)
-    found = policy.dose_set(states(2))
-    assert not found.bounded
+    result = policy.dose_set(states(2))
+    assert not result.bounded
     for k, (loc, scale) in enumerate(((-0.2, 0.5), (0.6, 0.05))):
-        law = stats.norm(0.4 + 0.3 * loc, 0.3 * scale)  # in dose units
-        np.testing.assert_allclose(found.low[k], law.ppf((1 - CENTRAL) / 2), rtol=1e-6)
-        np.testing.assert_allclose(found.high[k], law.ppf((1 + CENTRAL) / 2), rtol=1e-6)
-        np.testing.assert_allclose(found.half_width[k], law.ppf((1 + CENTRAL) / 2) - law.mean(), rtol=1e-6)
-        np.testing.assert_allclose(found.mass_outside[k], law.cdf(0.1) + law.sf(0.7), rtol=1e-5)
-    assert found.mass_outside[1].max() < 1e-14 < found.mass_outside[0].min()  # far tails are not rounded to 0
-    assert found.mass_outside.min() > 0.0
+        distribution = stats.norm(0.4 + 0.3 * loc, 0.3 * scale)  # in dose units
+        np.testing.assert_allclose(result.low[k], distribution.ppf((1 - CENTRAL) / 2), rtol=1e-6)
+        np.testing.assert_allclose(result.high[k], distribution.ppf((1 + CENTRAL) / 2), rtol=1e-6)
+        np.testing.assert_allclose(
+            result.half_width[k], distribution.ppf((1 + CENTRAL) / 2) - distribution.mean(), rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            result.mass_outside[k], distribution.cdf(0.1) + distribution.sf(0.7), rtol=1e-5
+        )
+    assert (
+        result.mass_outside[1].max() < 1e-14 < result.mass_outside[0].min()
+    )  # far tails are not rounded to 0
+    assert result.mass_outside.min() > 0.0
 
 
-def test_the_set_of_a_sparse_law_is_its_support() -> None:
+def test_the_set_of_a_sparse_distribution_is_its_support() -> None:
     scale = 0.25 / support_radius(0.0)
     policy = DosePolicy(Fixed([-0.2, 0.6], [scale, scale], 0.0), AWKWARD)
-    found = policy.dose_set(states(2))
-    assert found.bounded
-    np.testing.assert_allclose(found.low[:, 0, 0], [0.4 + 0.3 * -0.45, 0.4 + 0.3 * 0.35], rtol=1e-6)
-    np.testing.assert_allclose(found.high[:, 0, 0], [0.4 + 0.3 * 0.05, 0.4 + 0.3 * 0.85], rtol=1e-6)
-    np.testing.assert_allclose(found.half_width, 0.3 * 0.25, rtol=1e-6)
-    assert (found.mass_outside == 0.0).all()
+    result = policy.dose_set(states(2))
+    assert result.bounded
+    np.testing.assert_allclose(result.low[:, 0, 0], [0.4 + 0.3 * -0.45, 0.4 + 0.3 * 0.35], rtol=1e-6)
+    np.testing.assert_allclose(result.high[:, 0, 0], [0.4 + 0.3 * 0.05, 0.4 + 0.3 * 0.85], rtol=1e-6)
+    np.testing.assert_allclose(result.half_width, 0.3 * 0.25, rtol=1e-6)
+    assert (result.mass_outside == 0.0).all()
 
 
 def test_a_bounded_support_that_leaves_the_limits_is_not_called_safe() -> None:
     """q = 0 at 0.9 with half-width 0.2: the part beyond 1 is the tail of 3/4 (1 - w^2) from w = 1/2 on."""
     policy = DosePolicy(Fixed([0.9], [0.2 / support_radius(0.0)], 0.0), AWKWARD)
-    found = policy.dose_set(states(1))
-    assert found.bounded
-    np.testing.assert_allclose(found.mass_outside, 5 / 32, rtol=1e-5)
+    result = policy.dose_set(states(1))
+    assert result.bounded
+    np.testing.assert_allclose(result.mass_outside, 5 / 32, rtol=1e-5)
 
 
 @every_agent
 @pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.1, 0.7), (3.3, 41.9)])
-def test_no_mass_lies_outside_a_bounded_laws_own_interval(name: str, limits: tuple[float, float]) -> None:
-    """Exactly 0 whatever the units round to; a law on the whole line keeps the share it must.
+def test_no_mass_lies_outside_a_bounded_distributions_own_interval(
+    name: str, limits: tuple[float, float]
+) -> None:
+    """Exactly 0 whatever the units round to; a distribution on the whole line keeps the share it must.
 
-    A finite law keeps no more than that, and nothing of it lies outside the limits at which it is clipped.
+    A finite distribution keeps no more than that, and nothing of it lies outside the limits at which it is
+    clipped.
     """
     transform = Transform((0.0,) * 8, (1.0,) * 8, (limits[0],), (limits[1],))
     policy = DosePolicy(stack(name, (0, 1, 2)), transform)
@@ -140,7 +150,8 @@ def test_no_mass_lies_outside_a_bounded_laws_own_interval(name: str, limits: tup
         assert (own.mass_outside == 0.0).all()
         assert ((own.low > limits[0]) & (own.high < limits[1])).all()
     elif has_density(name):
-        # a quantile within rounding of a limit is that limit, beyond which a law on the box has nothing
+        # a quantile within rounding of a limit is that limit, beyond which a distribution on the box has
+        # nothing
         room = 1e-8 * (limits[1] - limits[0])
         apart = (own.low > limits[0] + room) & (own.high < limits[1] - room)
         apart |= own.kind == "infinite_clipped"
@@ -167,12 +178,12 @@ def test_draws_on_the_limits_are_within_them() -> None:
     assert (policy.mass_outside(states(1), low + 0.1, high + 0.1) == 0.5).all()
 
 
-def test_mass_outside_an_interval_is_the_laws() -> None:
+def test_mass_outside_an_interval_is_the_distributions() -> None:
     policy = DosePolicy(Fixed([0.0, 0.0], [0.5, 0.5], 1.0), AWKWARD)
     low, high = np.full((2, 4, 1), 0.3), np.full((2, 4, 1), 0.45)
-    law = stats.norm(0.4, 0.15)
+    distribution = stats.norm(0.4, 0.15)
     np.testing.assert_allclose(
-        policy.mass_outside(states(2), low, high), law.cdf(0.3) + law.sf(0.45), rtol=1e-6
+        policy.mass_outside(states(2), low, high), distribution.cdf(0.3) + distribution.sf(0.45), rtol=1e-6
     )
     sparse = DosePolicy(
         Fixed([0.0], [1 / support_radius(0.0)], 0.0), AWKWARD
@@ -202,7 +213,7 @@ def test_a_density_is_the_mean_over_seeds() -> None:
 
 
 @every_density
-def test_further_laws_are_densities_too(name: str) -> None:
+def test_further_distributions_are_densities_too(name: str) -> None:
     policy = DosePolicy(stack(name, (0, 1)), AWKWARD)
     dose = np.linspace(0.1, 0.7, 7)[:, None]
     for density in policy.extra_densities(states(1, 1)[0, 0], dose).values():
@@ -225,8 +236,9 @@ def test_sampled_doses_are_fixed_by_seed_and_visit(name: str) -> None:
 
 
 @every_density
-def test_sampled_doses_follow_the_law(name: str) -> None:
-    """The distribution function of each law at its own draws is uniform, over patients and visits."""
+def test_sampled_doses_follow_the_distribution(name: str) -> None:
+    """The distribution function of each distribution at its own draws is uniform, over patients and
+    visits."""
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 500)
     levels = []
     for visit in range(6):

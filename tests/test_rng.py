@@ -1,4 +1,5 @@
-"""Every stream is a function of its address alone, addresses do not collide, laws have their moments."""
+"""Every stream is a function of its address alone, addresses do not collide, distributions have their
+moments."""
 
 from __future__ import annotations
 
@@ -15,22 +16,22 @@ from dosing.rng import check_seeds, draw, draw_indices, generator
 from dosing.types import NoiseKind
 
 CPU = torch.device("cpu")
-LAWS: tuple[NoiseKind, ...] = get_args(NoiseKind)
+DISTRIBUTIONS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 DTYPES = (torch.float32, torch.float64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-def test_a_seed_draws_the_same_in_any_stack_at_any_time(law: NoiseKind, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_seed_draws_the_same_in_any_stack_at_any_time(distribution: NoiseKind, dtype: torch.dtype) -> None:
     shape = (5, 4, 3)
-    stacked = draw((7, 3, 11), law, shape, (2, 0), device=CPU, dtype=dtype)
+    stacked = draw((7, 3, 11), distribution, shape, (2, 0), device=CPU, dtype=dtype)
     assert stacked.shape == (5, 3, 4, 3)
     assert stacked.dtype == dtype
-    draw((3,), law, shape, (0, 0), device=CPU, dtype=dtype)  # an earlier block is no prerequisite
-    alone = draw((3,), law, shape, (2, 0), device=CPU, dtype=dtype)
+    draw((3,), distribution, shape, (0, 0), device=CPU, dtype=dtype)  # an earlier block is no prerequisite
+    alone = draw((3,), distribution, shape, (2, 0), device=CPU, dtype=dtype)
     assert torch.equal(stacked[:, 1], alone[:, 0])
     for other in ((2, 1), (1, 0), (0, 2)):  # another block, another name, both swapped
-        assert not bool((draw((3,), law, shape, other, device=CPU, dtype=dtype) == alone).any())
+        assert not bool((draw((3,), distribution, shape, other, device=CPU, dtype=dtype) == alone).any())
 
 
 def test_indices_of_a_seed_are_the_same_in_any_stack() -> None:
@@ -62,12 +63,17 @@ def test_streams_are_uncorrelated() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-def test_draws_follow_their_law(law: NoiseKind, dtype: torch.dtype) -> None:
-    values = draw((5, 6), law, (64, 200), (3, 1), device=CPU, dtype=dtype)[:, 1].double().flatten().numpy()
-    target = stats.norm() if law == "normal" else stats.uniform()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_draws_follow_their_distribution(distribution: NoiseKind, dtype: torch.dtype) -> None:
+    values = (
+        draw((5, 6), distribution, (64, 200), (3, 1), device=CPU, dtype=dtype)[:, 1]
+        .double()
+        .flatten()
+        .numpy()
+    )
+    target = stats.norm() if distribution == "normal" else stats.uniform()
     assert stats.kstest(values, target.cdf).pvalue > 1e-4
-    if law == "uniform":
+    if distribution == "uniform":
         assert values.min() >= 0.0
         assert values.max() < 1.0
 

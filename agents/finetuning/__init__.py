@@ -43,12 +43,12 @@ class MethodSpec:
         Raises:
             UserError: the method has no such setting, or the value is none for it.
         """
-        found: Any = getattr(importlib.import_module(self.module), self.name)
+        result: Any = getattr(importlib.import_module(self.module), self.name)
         if self.settings:
-            if not hasattr(found, "config"):
+            if not hasattr(result, "config"):
                 raise UserError(f"{self.title} has no settings of its own, got {', '.join(self.settings)}.")
-            found = replace(found, config=_changed(found.config, self.settings))
-        method: Method = found
+            result = replace(result, config=_changed(result.config, self.settings))
+        method: Method = result
         return method
 
 

@@ -5,7 +5,7 @@ Campos, Sprechmann, Hansen, Barreto, Kapturowski, Vitvitskyi, Puigdomenech Badia
 new visits alone; beside it the pre-trained policy stays as it is. At a visit that is not part of a flight
 
 * with probability eps a flight begins: the pre-trained policy's dose is given at this visit and the N - 1
-  that follow it in the same course, with P(N = n) proportional to n^-mu (a zeta law);
+  that follow it in the same episode, with P(N = n) proportional to n^-mu (a zeta distribution);
 * else the pre-trained policy's dose and a draw of the learner are compared, and that of the higher
   min_i Q_i(s, a) is given.
 
@@ -44,9 +44,9 @@ class BTConfig:
     flight_probability: float = 0.1
     """eps, probability that a flight begins at a visit that is not part of one."""
     exponent: float = 2.0
-    """mu of the zeta law of a flight's length: near 1 flights are long."""
+    """mu of the zeta distribution of a flight's length: near 1 flights are long."""
     draws: int = 8
-    """Draws of the learner that stand for its law in that of the composite policy."""
+    """Draws of the learner that stand for its distribution in that of the composite policy."""
 
     def check(self) -> None:
         """Refuse settings that cannot work.
@@ -57,7 +57,9 @@ class BTConfig:
         if not 0.0 <= self.flight_probability <= 1.0:
             raise UserError(f"flight_probability must be between 0 and 1, got {self.flight_probability}.")
         if not self.exponent > 1.0:
-            raise UserError(f"exponent must be above 1, where a zeta law begins, got {self.exponent}.")
+            raise UserError(
+                f"exponent must be above 1, where a zeta distribution begins, got {self.exponent}."
+            )
         if self.draws < 1:
             raise UserError(f"draws must be at least 1, got {self.draws}.")
 
@@ -82,25 +84,25 @@ class Flights(Composing):
         left: visits still to come of the flight under way at every place ``[S, P]``.
     """
 
-    def __init__(self, agent: BTAgent, transform: Transform, config: BTConfig, places: int) -> None:
+    def __init__(self, agent: BTAgent, transform: Transform, config: BTConfig, num_envs: int) -> None:
         super().__init__(agent, transform)
         self.config = config
         pretrained: Any = agent.frozen[0]
         self.pretrained = DosePolicy(pretrained, transform)
-        self.left = np.zeros((len(agent.seeds), places), dtype=np.int64)
+        self.left = np.zeros((len(agent.seeds), num_envs), dtype=np.int64)
 
-    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
+    def __call__(self, obs: Observations, trial_progress: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
-        follow = self.flying(moment)[..., None]
-        return np.where(follow, self.pretrained.recommended(obs), self.composed(obs, moment))
+        follow = self.flying(trial_progress)[..., None]
+        return np.where(follow, self.pretrained.recommended(obs), self.composed(obs, trial_progress))
 
-    def flying(self, moment: TrialProgress) -> npt.NDArray[np.bool_]:
-        """Where this visit is part of a flight ``[S, P]``; a flight ends with its course."""
-        c, places = self.config, self.left.shape[1]
-        streams = [generator(s, "exploration", moment.number, 0) for s in self.policy.seeds]
-        begins = np.stack([stream.random(places) for stream in streams]) < c.flight_probability
-        length = np.stack([stream.zipf(c.exponent, places) for stream in streams])
-        self.left[moment.visit == 0] = 0
+    def flying(self, trial_progress: TrialProgress) -> npt.NDArray[np.bool_]:
+        """Where this visit is part of a flight ``[S, P]``; a flight ends with its episode."""
+        c, num_envs = self.config, self.left.shape[1]
+        streams = [generator(s, "exploration", trial_progress.number, 0) for s in self.policy.seeds]
+        begins = np.stack([stream.random(num_envs) for stream in streams]) < c.flight_probability
+        length = np.stack([stream.zipf(c.exponent, num_envs) for stream in streams])
+        self.left[trial_progress.visit == 0] = 0
         self.left = np.where((self.left == 0) & begins, length, self.left)
         follow = self.left > 0
         self.left = self.left - follow
@@ -144,7 +146,7 @@ class BehaviourTransfer:
             raise UserError(refused)
         agent = BTAgent(newcomer(start), held(start.transferred()), self.config)
         replay = MixedReplay(
-            agent, None, settings.batch_size, 0.0, capacity=settings.remembered, places=settings.patients
+            agent, None, settings.batch_size, 0.0, capacity=settings.remembered, num_envs=settings.patients
         )
         behaviour = Flights(agent, start.transform, self.config, settings.patients)
         return Learner(agent, replay, behaviour)

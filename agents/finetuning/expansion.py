@@ -1,8 +1,8 @@
 """What methods share that put a learnable policy beside frozen ones: who proposes, what it is worth.
 
-Every member proposes a dose at every visit: a frozen one the mode of its law, the one that learns a draw. The
-critics of the learner value the proposals as they would be executed, inside the dose limits; which one is
-requested is the method's own (:meth:`Expanded.probabilities`).
+Every member proposes a dose at every visit: a frozen one the mode of its distribution, the one that learns a
+draw. The critics of the learner value the proposals as they would be executed, inside the dose limits; which
+one is requested is the method's own (:meth:`Expanded.probabilities`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def held(agent: Agent) -> Agent:
     """
     if agent.looks_back:
         raise UserError(
-            f"{type(agent).__name__} doses by the course so far; a frozen policy sees the state alone."
+            f"{type(agent).__name__} doses by the episode so far; a frozen policy sees the state alone."
         )
     agent.requires_grad_(False)
     return agent.eval()
@@ -135,31 +135,31 @@ def executed(act: Tensor) -> Tensor:
     return act.clamp(-1.0, 1.0)
 
 
-def _base(law: Distribution) -> Any:
-    """The law of one dose dimension; that of every policy is an ``Independent`` over it."""
-    return cast("Independent[Any]", law).base_dist
+def _base(distribution: Distribution) -> Any:
+    """The distribution of one dose dimension; that of every policy is an ``Independent`` over it."""
+    return cast("Independent[Any]", distribution).base_dist
 
 
-def uniforms(law: Distribution) -> int:
+def uniforms(distribution: Distribution) -> int:
     """Uniform numbers that one draw of all dose dimensions uses."""
-    base = _base(law)
+    base = _base(distribution)
     return int(base.batch_shape[-1] * base.n_uniforms)
 
 
-def drawn(law: Distribution, uniform: Tensor) -> Tensor:
-    """Draws ``[..., S, B, A]`` of a law by uniform numbers ``[..., S, B, uniforms(law)]``."""
-    base = _base(law)
+def drawn(distribution: Distribution, uniform: Tensor) -> Tensor:
+    """Draws ``[..., S, B, A]`` by uniform numbers ``[..., S, B, uniforms(distribution)]``."""
+    base = _base(distribution)
     act: Tensor = base.rsample_from(uniform.unflatten(-1, (-1, base.n_uniforms)))
     return act
 
 
-def fixed_draws(law: Distribution, count: int) -> Tensor:
-    """M quasi-random draws ``[S, B, M, A]`` of a law, by the same numbers for every state and seed."""
-    base = _base(law)
+def fixed_draws(distribution: Distribution, count: int) -> Tensor:
+    """M quasi-random draws ``[S, B, M, A]``, by the same numbers for every state and seed."""
+    base = _base(distribution)
     like: Tensor = base.mode
-    uniform = torch.special.ndtr(points(count, uniforms(law), like))  # [M, U]
+    uniform = torch.special.ndtr(points(count, uniforms(distribution), like))  # [M, U]
     each = uniform[:, None, None].expand(-1, *like.shape[:2], -1)
-    return drawn(law, each).movedim(0, 2)
+    return drawn(distribution, each).movedim(0, 2)
 
 
 def by_weight(probability: Tensor, uniform: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Expanded(Agent):
     Args:
         online: what learns.
         frozen: constant agents of the same seeds and sizes, at least one.
-        draws: M >= 1, draws of the learner that stand for its law in :meth:`policy`.
+        draws: M >= 1, draws of the learner that stand for its distribution in :meth:`policy`.
     """
 
     def __init__(self, online: IQL, frozen: Sequence[Agent], draws: int) -> None:
@@ -222,12 +222,13 @@ class Expanded(Agent):
     def policy(self, obs: Tensor) -> Distribution:
         """The composite policy: its doses with the probabilities of their being chosen.
 
-        M fixed draws stand for the learner's law. Recommended is, of the modes of all members, that of the
-        highest value; the learner's mode is none of its draws and need not lie between those that are chosen.
+        M fixed draws stand for the learner's distribution. Recommended is, of the modes of all members, that
+        of the highest value; the learner's mode is none of its draws and need not lie between those that are
+        chosen.
         """
-        law = self.online.policy(obs)
-        offers, own = self.offers(obs), fixed_draws(law, self.draws)
-        count, modes = offers.shape[2], torch.cat((offers, law.mode.unsqueeze(2)), 2)
+        distribution = self.online.policy(obs)
+        offers, own = self.offers(obs), fixed_draws(distribution, self.draws)
+        count, modes = offers.shape[2], torch.cat((offers, distribution.mode.unsqueeze(2)), 2)
         with torch.no_grad():
             worth = self.worth(obs, torch.cat((modes, own), 2))
         of_modes, of_draws = worth.split((count + 1, self.draws), -1)
@@ -244,7 +245,7 @@ class Expanded(Agent):
         )
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
-        """The learner's own law."""
+        """The learner's own distribution."""
         return {"online": self.online.policy(obs)}
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
@@ -259,30 +260,30 @@ class Expanded(Agent):
         """Those of the learner."""
         return self.online.losses_and_metrics(batch)
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics of the learner."""
-        self.online.follow()
+        self.online.update_targets()
 
 
 class Composing(Behaviour):
-    """Doses of the composite policy, the learner's share drawn from its law itself."""
+    """Doses of the composite policy, the learner's share drawn from its distribution itself."""
 
     def __init__(self, agent: Expanded, transform: Transform) -> None:
         super().__init__(DosePolicy(agent, transform))
         self.agent = agent
 
-    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
+    def __call__(self, obs: Observations, trial_progress: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
-        return self.composed(obs, moment)
+        return self.composed(obs, trial_progress)
 
-    def composed(self, obs: Observations, moment: TrialProgress) -> Array:
+    def composed(self, obs: Observations, trial_progress: TrialProgress) -> Array:
         """What the composite policy requests."""
         like = next(self.agent.parameters())
         seen = self.policy.transform.obs(torch.from_numpy(obs.astype(np.float64))).to(like)
         with torch.no_grad():
             width = uniforms(self.agent.online.policy(seen))
         seeds, shape = self.agent.seeds, (obs.shape[1], width + 1)
-        numbers = np.stack([generator(s, "exploration", moment.number).random(shape) for s in seeds])
+        numbers = np.stack([generator(s, "exploration", trial_progress.number).random(shape) for s in seeds])
         uniform = torch.from_numpy(numbers).to(like)
-        found = self.agent.requested(seen, uniform[..., :-1], uniform[..., -1])
-        return self.policy.transform.to_dose(found.double().cpu().numpy())
+        result = self.agent.requested(seen, uniform[..., :-1], uniform[..., -1])
+        return self.policy.transform.to_dose(result.double().cpu().numpy())

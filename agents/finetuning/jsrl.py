@@ -1,4 +1,4 @@
-"""JSRL, jump-start: a guide doses at the first h visits of a course, an explorer at those that follow.
+"""JSRL, jump-start: a guide doses at the first h visits of an episode, an explorer at those that follow.
 
 Uchendu, Xiao, Lu, Zhu, Yan, Simon, Bennice, Fu, Ma, Jiao, Levine, Hausman 2023, arXiv 2204.02372 (ICML 2023).
 The guide is the offline policy, frozen, by its recommended dose; the explorer is an implicit-Q-learner with
@@ -7,12 +7,12 @@ new weights that learns from all visits, the guide's among them, and from as man
 * curriculum: h goes over H, H (1 - 1/n), ..., 0 in n stages. After every evaluation of guide and explorer
   together, at the present h, a seed goes on to the next stage if the mean of its last evaluations' returns is
   no less than the best such mean so far less ``tolerance`` times its size;
-* random: every course has an h of its own, uniform on 0, ..., H - 1.
+* random: every episode has an h of its own, uniform on 0, ..., H - 1.
 
 Meanwhile evaluations are of guide and explorer together; the last one, as everything after the trial, is of
 the explorer alone (h = 0); a seed that was stopped keeps its h. With a random h every evaluation is of the
 explorer. The guide acts at the visits 0, ..., h - 1: not taken over is a guide that acts once more, an h that
-all courses share, and a first evaluation that can never advance the curriculum.
+all episodes share, and a first evaluation that can never advance the curriculum.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class JSRLConfig:
     critic: Literal["random", "offline"] = "random"
     """Where the explorer's Q, V and targets start; offline ones are those of a run of IQL."""
     draws: int = 16
-    """Draws of the explorer that stand for its law in that of both together."""
+    """Draws of the explorer that stand for its distribution in that of both together."""
 
     def check(self) -> None:
         """Refuse settings that cannot work.
@@ -116,28 +116,30 @@ class JSRLAgent(Agent):
         """That of the explorer."""
         self.explorer.schedule(step)
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics of the explorer."""
-        self.explorer.follow()
+        self.explorer.update_targets()
 
     def policy(self, obs: Tensor) -> Distribution:
-        """The explorer's law."""
+        """The explorer's distribution."""
         return self.explorer.policy(obs)
 
     def policy_after(self, history: History) -> Distribution:
         """Guide or explorer, whoever's turn it is; as draws of the explorer, all at the guide's one dose."""
         obs, visit = history.obs[:, :, -1], history.obs.shape[2] - 1
-        law = self.explorer.policy(obs)
+        distribution = self.explorer.policy(obs)
         guided = (visit < self.until).unsqueeze(-1)  # [S, 1, 1]
         dose = self.guide.policy(obs).mode
-        values = torch.where(guided.unsqueeze(-1), dose.unsqueeze(2), fixed_draws(law, self.config.draws))
-        loc = torch.where(guided, dose, law.mode)
+        values = torch.where(
+            guided.unsqueeze(-1), dose.unsqueeze(2), fixed_draws(distribution, self.config.draws)
+        )
+        loc = torch.where(guided, dose, distribution.mode)
         return Independent(
             Draws(values.transpose(-1, -2), loc=loc, validate_args=False), 1, validate_args=False
         )
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
-        """The explorer's law."""
+        """The explorer's distribution."""
         return {"explorer": self.explorer.policy(obs)}
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
@@ -146,50 +148,50 @@ class JSRLAgent(Agent):
 
 
 class Guided(Behaviour):
-    """The guide doses at the first h visits of a course, the explorer's draws follow; and h goes down.
+    """The guide doses at the first h visits of an episode, the explorer's draws follow; and h goes down.
 
     Args:
         agent: whose h the curriculum moves.
         transform: between the world's units and the agent's.
         visits: visits that every place makes in the trial.
-        places: P, patients of a seed side by side.
-        horizon: H, visits of a course.
+        num_envs: P, patients of a seed side by side.
+        horizon: H, visits of an episode.
 
     Attributes:
-        until: h of the course at every place ``[S, P]``.
+        until: h of the episode at every place ``[S, P]``.
         stage: of the curriculum, by seed ``[S]``.
         best: the best moving average of evaluation returns so far ``[S]``.
         recent: the last evaluations' mean returns ``[N, S]``, N at most the window.
     """
 
     def __init__(
-        self, agent: JSRLAgent, transform: Transform, visits: int, places: int, horizon: int
+        self, agent: JSRLAgent, transform: Transform, visits: int, num_envs: int, horizon: int
     ) -> None:
         super().__init__(DosePolicy(agent, transform))
         self.agent, self.config, self.horizon = agent, agent.config, horizon
         self.guide, self.explorer = DosePolicy(agent.guide, transform), DosePolicy(agent.explorer, transform)
         seeds = len(agent.seeds)
-        self.until = np.full((seeds, places), horizon, dtype=np.int64)
+        self.until = np.full((seeds, num_envs), horizon, dtype=np.int64)
         self.stage, self.best = np.zeros(seeds, dtype=np.int64), np.full(seeds, -np.inf)
         self.recent = np.empty((0, seeds))
         self.to_come = visits
 
-    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
+    def __call__(self, obs: Observations, trial_progress: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
-        begins = moment.visit == 0
+        begins = trial_progress.visit == 0
         if begins.any():
-            self.until = np.where(begins, self._drawn(moment), self.until)
-        guided = (moment.visit < self.until)[..., None]
-        own = self.explorer.sampled(obs, moment.number, "exploration")
+            self.until = np.where(begins, self._drawn(trial_progress), self.until)
+        guided = (trial_progress.visit < self.until)[..., None]
+        own = self.explorer.sampled(obs, trial_progress.number, "exploration")
         return np.where(guided, self.guide.recommended(obs), own)
 
-    def _drawn(self, moment: TrialProgress) -> npt.NDArray[np.int64]:
-        """Visits that the guide has in courses that begin now ``[S, P]``."""
+    def _drawn(self, trial_progress: TrialProgress) -> npt.NDArray[np.int64]:
+        """Visits that the guide has in episodes that begin now ``[S, P]``."""
         if self.config.variant == "curriculum":
             return np.broadcast_to(
                 horizon_of(self.stage, self.config.stages, self.horizon)[:, None], self.until.shape
             )
-        streams = [generator(s, "exploration", moment.number, 0) for s in self.agent.seeds]
+        streams = [generator(s, "exploration", trial_progress.number, 0) for s in self.agent.seeds]
         return np.stack([stream.integers(self.horizon, size=self.until.shape[1]) for stream in streams])
 
     def seen(self, visit: TreatedVisit) -> None:
@@ -200,7 +202,7 @@ class Guided(Behaviour):
             self.agent.until.zero_()
 
     def judged(self, outcomes: Mapping[str, Outcomes]) -> None:
-        """Go on to the next stage where the returns are good enough; courses under way keep their h."""
+        """Go on to the next stage where the returns are good enough; episodes under way keep their h."""
         if self.config.variant == "random" or self.to_come == 0:
             return
         returns = outcomes["recommended"].returns.mean(1)
@@ -213,7 +215,7 @@ class Guided(Behaviour):
         self.agent.until.copy_(torch.from_numpy(until)[:, None])
 
     def state(self) -> dict[str, Tensor]:
-        """Where the curriculum is, and the courses under way."""
+        """Where the curriculum is, and the episodes under way."""
         names = ("until", "stage", "best", "recent")
         kept: dict[str, Any] = {name: torch.from_numpy(getattr(self, name)).clone() for name in names}
         return kept | {"to_come": torch.tensor(self.to_come)}
@@ -244,7 +246,7 @@ class JumpStart:
     def refusal(self, start: Start) -> str | None:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.problem.horizon is None:
-            return "it needs courses of a known number of visits."
+            return "it needs episodes of a known number of visits."
         if self.config.critic == "offline" and start.name != "iql":
             return f"with critic=offline it goes on from a run of iql, this is one of {start.name}."
         try:
@@ -274,7 +276,7 @@ class JumpStart:
             settings.batch_size,
             0.5,
             capacity=settings.remembered,
-            places=settings.patients,
+            num_envs=settings.patients,
         )
         visits = -(-settings.visits // settings.patients)
         behaviour = Guided(agent, start.transform, visits, settings.patients, horizon)

@@ -128,17 +128,20 @@ class Off2OnAgent(Agent):
         shape = (batch_size, self.problem.n_act, 1)
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
 
-    def law(self, obs: Tensor) -> TanhNormal:
-        """Per-dimension law ``[S, B, A]`` of the matched moments."""
-        laws = [cast(TanhNormal, m.actor.law(m.actor.trunk(obs))) for m in self.stacks]
-        means, scales = (torch.stack([getattr(law, name) for law in laws]) for name in ("loc", "scale"))
+    def distribution(self, obs: Tensor) -> TanhNormal:
+        """Per-dimension distribution ``[S, B, A]`` of the matched moments."""
+        distributions = [cast(TanhNormal, m.actor.distribution(m.actor.trunk(obs))) for m in self.stacks]
+        means, scales = (
+            torch.stack([getattr(distribution, name) for distribution in distributions])
+            for name in ("loc", "scale")
+        )
         mean = means.mean(0)
         variance = (means - mean).square().mean(0) + scales.square().mean(0)
         return TanhNormal(mean, variance.sqrt(), validate_args=False)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The squashed Gaussian of the matched moments; its mode is tanh of the mean."""
-        return Independent(self.law(obs), 1, validate_args=False)
+        return Independent(self.distribution(obs), 1, validate_args=False)
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor:
         """Mean over members of the lower value ``[S, B]``."""
@@ -174,10 +177,10 @@ class Off2OnAgent(Agent):
 
     def _drawn(self, obs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The policy's doses ``[S, B, A]`` and their log-densities ``[S, B]``."""
-        act, log_prob = self.law(obs).rsample_with_log_prob(uniform)
+        act, log_prob = self.distribution(obs).rsample_with_log_prob(uniform)
         return act, log_prob.sum(-1)
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Target critics of every member by Polyak averaging."""
         for member in self.stacks:
             polyak(member.critic_target, member.critic, member.config.target_rate)
@@ -231,7 +234,7 @@ class BalancedReplay(MixedReplay):
         config: settings.
         expected: new visits of a seed at the first update.
         capacity: most new visits per seed.
-        places: P, courses side by side.
+        num_envs: P, episodes side by side.
 
     Raises:
         UserError: as of ``MixedReplay``; or the agent's batches need more than a visit itself.
@@ -246,9 +249,9 @@ class BalancedReplay(MixedReplay):
         *,
         expected: int,
         capacity: int = 1_000_000,
-        places: int = 1,
+        num_envs: int = 1,
     ) -> None:
-        super().__init__(agent, dataset, batch_size, None, capacity=capacity, places=places)
+        super().__init__(agent, dataset, batch_size, None, capacity=capacity, num_envs=num_envs)
         if agent.needs:
             raise UserError(f"{type(agent).__name__} needs {sorted(agent.needs)} in a batch by priorities.")
         self.config, rows = config, self.buffer.rows
@@ -273,14 +276,14 @@ class BalancedReplay(MixedReplay):
     @property
     def filled(self) -> int:
         """Rows of each seed, recorded and new; new ones stand where the ring of the buffer has them."""
-        return self.held + min(self.buffer.made, self.buffer.visits) * self.buffer.places
+        return self.held + min(self.buffer.made, self.buffer.visits) * self.buffer.num_envs
 
     def remember(self, *visit: Tensor) -> None:
-        """Keep one visit of every course, at the largest priority so far."""
-        places = self.buffer.places
-        first = self.held + (self.buffer.made % self.buffer.visits) * places
+        """Keep one visit of every episode, at the largest priority so far."""
+        num_envs = self.buffer.num_envs
+        first = self.held + (self.buffer.made % self.buffer.visits) * num_envs
         super().remember(*visit)
-        self.priorities[:, first : first + places] = self.largest
+        self.priorities[:, first : first + num_envs] = self.largest
 
     def _refill(self, block: int) -> None:
         """As of ``MixedReplay``; besides, uniform numbers ``[BLOCK, S, 2, B]`` of the ratio's own visits."""
@@ -325,9 +328,9 @@ class BalancedReplay(MixedReplay):
         wanted = uniform * reached[:, -1:]
         index = torch.searchsorted(reached, wanted, right=True).clamp(max=self.filled - 1)
         rows = self.rows_at(index)
-        found = priority(self.ratio(rows[..., : self._wide]), self._base, self.config.priority_temperature)
-        self.priorities.scatter_(1, index, found.double())
-        self.largest = torch.maximum(self.largest, found.double().amax(-1, keepdim=True))
+        result = priority(self.ratio(rows[..., : self._wide]), self._base, self.config.priority_temperature)
+        self.priorities.scatter_(1, index, result.double())
+        self.largest = torch.maximum(self.largest, result.double().amax(-1, keepdim=True))
         return rows
 
     def state(self) -> dict[str, Tensor]:
@@ -406,7 +409,7 @@ class OfflineToOnline:
             self.config,
             expected=max(settings.start, settings.patients),
             capacity=settings.remembered,
-            places=settings.patients,
+            num_envs=settings.patients,
         )
         behaviour = Behaviour(DosePolicy(agent, start.transform))
         return Learner(agent, replay, behaviour, start.updates)

@@ -1,7 +1,7 @@
 """PEX, policy expansion: a frozen offline policy and a new one that learns, chosen between by value.
 
 Zhang, Xu, Yu 2023, arXiv 2302.00935. The members of a set propose doses a_1, ..., a_K at every visit, frozen
-ones the mode of their law, the one that learns a draw, and one of them is given with probability
+ones the mode of their distribution, the one that learns a draw, and one of them is given with probability
 
     w_k = exp(Q(s, a_k) / alpha) / sum_j exp(Q(s, a_j) / alpha),    Q = min_i Q_i of the critics that learn.
 
@@ -24,7 +24,7 @@ Beyond the paper, all settings of :class:`PEXConfig`:
   over the batch and its members, a running mean per seed: what does not change when rewards are multiplied.
   (Subtracting the members' mean, as would be usual, changes no softmax.)
 * ``mix``. What is mixed in place of policies. One policy, the offline one, goes on learning and alone doses,
-  from its law:
+  from its distribution:
 
   - ``values``: the advantage in its loss is the mean over K of Qbar_k(s, a) - V_k(s) at the batch's doses,
     where the K-th pair learns and the others are frozen ones of offline runs;
@@ -116,7 +116,7 @@ class PEXConfig:
     step_size: float | None = None
     """Adam step size of every network; None is the offline run's."""
     draws: int = 8
-    """Draws of the policy that learns in the finite law of the composite one."""
+    """Draws of the policy that learns in the finite distribution of the composite one."""
 
     def check(self) -> None:
         """Refuse settings that cannot work.
@@ -368,7 +368,7 @@ class PolicyExpansion:
             settings.batch_size,
             0.5,
             capacity=settings.remembered,
-            places=settings.patients,
+            num_envs=settings.patients,
         )
         behaviour: Behaviour = (
             Composing(agent, start.transform)

@@ -9,7 +9,7 @@ offline agent that goes on as it was. The others are the offline methods' own wa
   density model stays as it was fitted. The authors also keep the optimisers' moments, which no finished run
   here has;
 * Cal-QL (Nakamoto et al. 2023, arXiv 2303.05479): the same weight, half a batch of recorded visits, and the
-  return of a new visit bounds the gap once its course has ended;
+  return of a new visit bounds the gap once its episode has ended;
 * ReBRAC (Tarasov et al. 2023, arXiv 2305.09836): both penalties shrink linearly to one half, half a batch of
   recorded visits, no noise;
 * FAN (Lee et al. 2026, arXiv 2605.01663): alpha_2 is 0 and alpha_1 less than offline, recorded visits stay in
@@ -89,7 +89,7 @@ class Transfer:
             settings.batch_size,
             self.share,
             capacity=settings.remembered,
-            places=settings.patients,
+            num_envs=settings.patients,
         )
         behaviour = Behaviour(DosePolicy(agent, start.transform), self.noise)
         return Learner(agent, replay, behaviour, self.updates(start), self.decay)

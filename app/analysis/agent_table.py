@@ -19,9 +19,9 @@ def learns_from(agent: Agent) -> str:
     """What an agent's updates rest on, read off the agent itself."""
     obs, act = (torch.zeros(len(agent.seeds), 1, n) for n in (agent.problem.n_obs, agent.problem.n_act))
     with torch.no_grad():
-        law, value = agent.returns(obs, act), agent.value_of(obs, act)
-    if law is not None:
-        words = ["a learned law of returns"]
+        distribution, value = agent.returns(obs, act), agent.value_of(obs, act)
+    if distribution is not None:
+        words = ["a learned distribution of returns"]
     elif value is not None:
         words = ["learned values of doses"]
     elif agent.targets is not None:
@@ -31,9 +31,9 @@ def learns_from(agent: Agent) -> str:
     if "next_act" in agent.needs:
         words.append("the dose recorded next")
     if agent.episodes is not None:
-        words.append("pairs of visits of whole courses")
+        words.append("pairs of visits of whole episodes")
     elif agent.context > 1:
-        words.append(f"courses of up to {agent.context} visits")
+        words.append(f"episodes of up to {agent.context} visits")
     return ", ".join(words)
 
 
@@ -47,7 +47,7 @@ def table() -> list[dict[str, Any]]:
                 "agent": entry.title,
                 "name": name,
                 "paper": entry.paper,
-                "law of the dose": entry.family,
+                "distribution of the dose": entry.family,
                 "dose set": KINDS[entry.support],
                 "learns from": learns_from(built),
             }

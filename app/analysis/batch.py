@@ -16,21 +16,21 @@ from dosing.recommendation.records import Recommender
 from dosing.types import Array
 
 
-def answer(door: Recommender, states: Array, current: Array | None, source: str) -> pa.Table:
-    """Ask the guarded door about every row; the table is that of ``recommend --in``, rows from 1.
+def answer(recommender: Recommender, states: Array, current: Array | None, source: str) -> pa.Table:
+    """Ask the guarded recommender about every row; the table is that of ``recommend --in``, rows from 1.
 
     Args:
-        door: policy, rules and monitor.
+        recommender: policy, rules and monitor.
         states: ``[M, O]``; a missing number is NaN and refuses its row.
         current: ``[M, A]`` doses given now, where they are needed.
         source: SHA-256 of the file that the rows came in.
     """
-    found = recommend_all(door, states, current)
-    schema = answers_schema(door, source)
-    exact = {bounded for _, bounded in found.kinds}
+    result = recommend_all(recommender, states, current)
+    schema = answers_schema(recommender, source)
+    exact = {bounded for _, bounded in result.kinds}
     words = {frozenset({True}): "exact", frozenset({False}): "central 99 %, not a support"}
     about = {"rows": "counted from 1", "support": words.get(frozenset(exact), "none")}
-    return answers_table(found, 1, schema.with_metadata({**(schema.metadata or {}), **about}))
+    return answers_table(result, 1, schema.with_metadata({**(schema.metadata or {}), **about}))
 
 
 def statuses(table: pa.Table) -> dict[str, int]:

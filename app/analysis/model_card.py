@@ -1,6 +1,6 @@
 """Policy cards: what one trained run is, rests on and was measured to do; as plain fields and as HTML.
 
-No Streamlit here. Numbers come from the run's own files and from the guarded door.
+No Streamlit here. Numbers come from the run's own files and from the guarded recommender.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dosing.recommendation.records import Recommender
 from dosing.studies.comparison_table import Row
 
 STATES = 256
-"""Recorded visits at which the door is asked what the policy would give."""
+"""Recorded visits at which the recommender is asked what the policy would give."""
 TENTH = 0.1
 
 KINDS = {
@@ -38,32 +38,32 @@ KINDS = {
 """What the kinds of dose sets are, in words."""
 
 
-def at_recorded_visits(door: Recommender, episodes: Episodes) -> dict[str, Any]:
-    """What the door says at evenly spaced recorded visits, in shares of them and in dose units.
+def at_recorded_visits(recommender: Recommender, episodes: Episodes) -> dict[str, Any]:
+    """What the recommender says at evenly spaced recorded visits, in shares of them and in dose units.
 
     Half-width, probability outside the limits and the seeds' spread are means over visits, seeds and dose
     dimensions; the probability is before any clipping.
     """
     rows = np.unique(np.linspace(0, len(episodes) - 1, min(len(episodes), STATES)).astype(int))
     current = None
-    if door.rules.step is not None and not door.rules.step.current:
+    if recommender.rules.step is not None and not recommender.rules.step.current:
         current = episodes.act[rows].astype(np.float64)
-    found = recommend_all(door, episodes.obs[rows].astype(np.float64), current)
-    half = 0.5 * (found.seed_high - found.seed_low)
-    spread = found.spread
+    result = recommend_all(recommender, episodes.obs[rows].astype(np.float64), current)
+    half = 0.5 * (result.seed_high - result.seed_low)
+    spread = result.spread
     apart = int(Reason.SEEDS_APART | Reason.BETWEEN_SEEDS)
-    kind, bounded = found.kinds[0] if found.kinds else ("unknown", False)
-    answered = np.isfinite(found.dose).all(1)
+    kind, bounded = result.kinds[0] if result.kinds else ("unknown", False)
+    answered = np.isfinite(result.dose).all(1)
     return {
         "visits": len(rows),
         "dose_set": kind,
         "exact_support": bounded,
         "half_width": _mean(half[:, answered]),
-        "mass_outside_limits": _mean(found.mass_outside[answered]),
-        "spread_over_seeds": _mean(spread[answered]) if len(door.policy.seeds) > 1 else None,
-        "seeds_disagree": float((found.codes & apart > 0).mean()),
-        "held_at_hard_limit": float((found.codes & int(Reason.HARD_LIMIT) > 0).mean()),
-        "status": {name: float((found.status == k).mean()) for k, name in enumerate(STATUSES)},
+        "mass_outside_limits": _mean(result.mass_outside[answered]),
+        "spread_over_seeds": _mean(spread[answered]) if len(recommender.policy.seeds) > 1 else None,
+        "seeds_disagree": float((result.codes & apart > 0).mean()),
+        "held_at_hard_limit": float((result.codes & int(Reason.HARD_LIMIT) > 0).mean()),
+        "status": {name: float((result.status == k).mean()) for k, name in enumerate(STATUSES)},
     }
 
 
@@ -73,35 +73,35 @@ def _mean(values: Any) -> float | None:
 
 def evaluated(outcomes: Mapping[str, Outcomes] | None) -> dict[str, Any] | None:
     """Return, worst tenth, cost and limits over the evaluation patients by rule; None if there are none."""
-    return None if outcomes is None else {rule: _measured(found) for rule, found in outcomes.items()}
+    return None if outcomes is None else {rule: _measured(result) for rule, result in outcomes.items()}
 
 
-def _measured(found: Outcomes) -> dict[str, Any]:
-    seeds, patients = found.returns.shape
+def _measured(result: Outcomes) -> dict[str, Any]:
+    seeds, patients = result.returns.shape
     tail = TENTH * patients >= 1.0
     return {
         "patients_per_seed": patients,
         "seeds": seeds,
-        "return": _estimate(lambda: mean_over_seeds(found.returns)),
-        "return_of_worst_tenth": _estimate(lambda: cvar(found.returns, TENTH)) if tail else None,
-        "safety_events_per_patient": _estimate(lambda: mean_over_seeds(found.cost)),
-        "patients_with_a_safety_event": _estimate(lambda: mean_over_seeds(1.0 * (found.cost > 0))),
-        "share_of_visits_at_a_limit": _estimate(lambda: mean_over_seeds(found.limited)),
+        "return": _estimate(lambda: mean_over_seeds(result.returns)),
+        "return_of_worst_tenth": _estimate(lambda: cvar(result.returns, TENTH)) if tail else None,
+        "safety_events_per_patient": _estimate(lambda: mean_over_seeds(result.cost)),
+        "patients_with_a_safety_event": _estimate(lambda: mean_over_seeds(1.0 * (result.cost > 0))),
+        "share_of_visits_at_a_limit": _estimate(lambda: mean_over_seeds(result.limited)),
     }
 
 
 def _estimate(make: Any) -> dict[str, Any] | None:
     """An estimate as plain fields; None where the sample allows no interval."""
     try:
-        found: Estimate = make()
+        result: Estimate = make()
     except UserError:
         return None
-    return {"value": found.value, "low": found.low, "high": found.high, "basis": found.basis}
+    return {"value": result.value, "low": result.low, "high": result.high, "basis": result.basis}
 
 
 def card_of(
     run: Run,
-    door: Recommender,
+    recommender: Recommender,
     episodes: Episodes,
     outcomes: Mapping[str, Outcomes] | None,
     row: Row | None,
@@ -110,7 +110,7 @@ def card_of(
 
     Args:
         run: a finished run.
-        door: the guarded door before its policy.
+        recommender: the guarded recommender before its policy.
         episodes: what it was trained on.
         outcomes: what happened to its evaluation patients; None if it was not evaluated.
         row: its line of the study table; None if it has none.
@@ -121,7 +121,7 @@ def card_of(
         "agent": {
             "title": run.entry.title,
             "paper": run.entry.paper,
-            "law": run.family,
+            "distribution": run.family,
             "settings": config["agent_config"],
             "beyond_the_method": config.get("regularisation", {}),
             "training": config.get("training", {}),
@@ -137,15 +137,15 @@ def card_of(
         },
         "dose": {
             "name": config.get("dose_name", "dose"),
-            "unit": door.rules.limits.unit,
-            "hard_limits": [door.rules.limits.low, door.rules.limits.high],
+            "unit": recommender.rules.limits.unit,
+            "hard_limits": [recommender.rules.limits.low, recommender.rules.limits.high],
         },
         "evaluation": evaluated(outcomes),
         "difference_from_estimated_constant": _difference(row),
-        "at_recorded_visits": at_recorded_visits(door, episodes),
-        "known_limits": known_limits(door, scenario),
+        "at_recorded_visits": at_recorded_visits(recommender, episodes),
+        "known_limits": known_limits(recommender, scenario),
         "provenance": {
-            **door.provenance,
+            **recommender.provenance,
             "run": "/".join(run.folder.path.parts[-3:]),
             "software": __version__,
             "made": config.get("created"),
@@ -159,20 +159,20 @@ def _difference(row: Row | None) -> dict[str, Any] | None:
     return {**(_estimate(lambda: row.difference) or {}), "verdict": row.verdict}
 
 
-def known_limits(door: Recommender, scenario: Mapping[str, Any]) -> list[str]:
+def known_limits(recommender: Recommender, scenario: Mapping[str, Any]) -> list[str]:
     """Sentences on what the policy and its scenario cannot be relied on for."""
-    found = ["Trained and evaluated on simulated patients alone; not validated against any real patient."]
-    if door.policy.looks_back:
-        found.append(
-            "The policy looks back on a course; asked about one state, it answers as at a first visit."
+    result = ["Trained and evaluated on simulated patients alone; not validated against any real patient."]
+    if recommender.policy.looks_back:
+        result.append(
+            "The policy looks back on an episode; asked about one state, it answers as at a first visit."
         )
-    if door.monitor is None:
-        found.append("Nothing tells whether a state is unlike the training visits: there is no monitor.")
-    if len(door.policy.seeds) == 1:
-        found.append("One training seed: how far another training would differ is not known.")
+    if recommender.monitor is None:
+        result.append("Nothing tells whether a state is unlike the training visits: there is no monitor.")
+    if len(recommender.policy.seeds) == 1:
+        result.append("One training seed: how far another training would differ is not known.")
     if text := str(scenario.get("limits_of_the_model", "")).strip():
-        found.append(text)
-    return found
+        result.append(text)
+    return result
 
 
 Section = tuple[str, Sequence[tuple[str, str]]]
@@ -188,7 +188,7 @@ def in_words(card: Mapping[str, Any]) -> list[Section]:
             "Algorithm",
             [
                 ("Method", f"{agent['title']} ({agent['paper']})"),
-                ("Law of the dose", agent["law"]),
+                ("Distribution of the dose", agent["distribution"]),
                 ("Training", ", ".join(f"{k} {v}" for k, v in agent["training"].items()) or "not recorded"),
                 ("Seeds", ", ".join(map(str, agent["seeds"]))),
                 ("Settings", ", ".join(f"{k} {v}" for k, v in agent["settings"].items())),
@@ -205,9 +205,9 @@ def in_words(card: Mapping[str, Any]) -> list[Section]:
             ],
         ),
     ]
-    for rule, found in (card["evaluation"] or {}).items():
-        title = "recommended doses" if rule == "recommended" else "doses drawn from the law"
-        sections.append((f"On new simulated patients, {title}", _evaluation(found)))
+    for rule, result in (card["evaluation"] or {}).items():
+        title = "recommended doses" if rule == "recommended" else "doses drawn from the distribution"
+        sections.append((f"On new simulated patients, {title}", _evaluation(result)))
     if not card["evaluation"]:
         sections.append(("On new simulated patients", [("Evaluation", "not evaluated: do not follow")]))
     if (difference := card["difference_from_estimated_constant"]) is not None:
@@ -238,23 +238,23 @@ def in_words(card: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def _evaluation(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    sample = f"{found['patients_per_seed']:,} patients x {found['seeds']} seeds"
-    numbers = [(k, v) for k, v in found.items() if k not in ("patients_per_seed", "seeds")]
+def _evaluation(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sample = f"{result['patients_per_seed']:,} patients x {result['seeds']} seeds"
+    numbers = [(k, v) for k, v in result.items() if k not in ("patients_per_seed", "seeds")]
     return [
         ("Sample", sample),
         *((name.replace("_", " ").capitalize(), estimate_words(value)) for name, value in numbers),
     ]
 
 
-def estimate_words(found: Mapping[str, Any] | None) -> str:
+def estimate_words(result: Mapping[str, Any] | None) -> str:
     """A number with its interval and what that rests on."""
-    if found is None:
+    if result is None:
         return "too few patients for an interval"
-    half = (found["high"] - found["low"]) / 2 or abs(found["value"]) or 1.0
+    half = (result["high"] - result["low"]) / 2 or abs(result["value"]) or 1.0
     places = min(max(1 - int(np.floor(np.log10(half))), 0), 6)
-    value, low, high = (f"{found[k]:z.{places}f}" for k in ("value", "low", "high"))
-    return f"{minus(f'{value} [{low}, {high}]')} ({found['basis']})"
+    value, low, high = (f"{result[k]:z.{places}f}" for k in ("value", "low", "high"))
+    return f"{minus(f'{value} [{low}, {high}]')} ({result['basis']})"
 
 
 def _mass(here: Mapping[str, Any]) -> str:

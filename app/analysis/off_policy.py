@@ -47,7 +47,8 @@ class Valued:
         constant: those of the constant dose estimated from the same visits.
         sample: effective sample size at every visit ``[S, H]``.
         refused: why no importance weights are known; empty where they are.
-        outside: share of the recorded doses outside the exact support ``[S]``; None for a law without one.
+        outside: share of the recorded doses outside the exact support ``[S]``; None for a distribution
+            without one.
         patients: recorded.
     """
 
@@ -66,13 +67,13 @@ def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -
         name: of the agent.
         policy: the trained stack.
         episodes: the recorded visits.
-        sampled: doses are drawn from its law; else its recommended dose is given.
+        sampled: doses are drawn from its distribution; else its recommended dose is given.
 
     Raises:
         UserError: the visits or the agent cannot be evaluated so.
     """
     settings = Settings(estimators=("fqe", "wis", "wis_window"), sampled=sampled)
-    found = evaluate_policies(episodes, [(name, policy)], settings)
+    result = evaluate_policies(episodes, [(name, policy)], settings)
     data = Trajectories.from_episodes(episodes)
     sample, refused = None, ""
     try:
@@ -84,8 +85,8 @@ def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -
         sample = weights.effective_sample
     except UserError as error:
         refused = str(error)
-    constant, own = found.policies
-    return Valued(own, constant, sample, refused, outside_support(policy, episodes), found.patients)
+    constant, own = result.policies
+    return Valued(own, constant, sample, refused, outside_support(policy, episodes), result.patients)
 
 
 def outside_support(policy: DosePolicy, episodes: Episodes) -> Array | None:
@@ -106,7 +107,7 @@ class CandidateRow:
     """One line of ``selection.json``.
 
     Attributes:
-        name: agent, law and settings; "constant dose" for what the others have to beat.
+        name: agent, distribution and settings; "constant dose" for what the others have to beat.
         agent: registry key; empty for the constant dose.
         fields: its settings as JSON holds them.
         values: by estimator.
@@ -185,11 +186,11 @@ def _values(content: Mapping[str, Mapping[str, Any]]) -> dict[str, PooledValue]:
 
 def same_settings(candidate: CandidateRow, runs: Sequence[Run]) -> Run | None:
     """The one run of the study with a candidate's agent and settings; None where there is not one."""
-    found = [
+    result = [
         run
         for run in runs
         if run.config["agent"] == candidate.agent
         and run.config["agent_config"] == candidate.fields["config"]
         and run.config.get("regularisation", {}) == candidate.fields["regularisation"]
     ]
-    return found[0] if len(found) == 1 else None
+    return result[0] if len(result) == 1 else None

@@ -1,4 +1,4 @@
-"""What every chosen policy says about one state, through the guarded door and nowhere else."""
+"""What every chosen policy says about one state, through the guarded recommender and nowhere else."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ POINTS = 401
 
 @dataclass(frozen=True)
 class Source:
-    """A policy to ask: its name on screen, the door it is asked through and what it is worth."""
+    """A policy to ask: its name on screen, the recommender it is asked through and what it is worth."""
 
     name: str
     family: str
-    door: Recommender
+    recommender: Recommender
     measured: Row | None = None
 
     @property
     def policy(self) -> DosePolicy:
-        """The policy behind the door."""
-        return self.door.policy
+        """The policy behind the recommender."""
+        return self.recommender.policy
 
     @property
     def limits(self) -> DoseLimits:
         """Hard dose limits."""
-        return self.door.rules.limits
+        return self.recommender.rules.limits
 
     @property
     def obs_names(self) -> tuple[str, ...]:
         """Names of the observed entries."""
-        return tuple(entry.name for entry in self.door.rules.entries)
+        return tuple(entry.name for entry in self.recommender.rules.entries)
 
 
 Piece = tuple[float, float]
@@ -64,7 +64,7 @@ class Answer:
 
     source: Source
     mark: Mark
-    found: Recommendation
+    result: Recommendation
     outside_sparse: float | None = None
 
     def pieces(self, dimension: int) -> list[Piece]:
@@ -72,12 +72,12 @@ class Answer:
 
         Without a bounded support it is the one interval that holds every seed's central 99 %.
         """
-        if self.found.support is None:
+        if self.result.support is None:
             return []
-        if not self.found.bounded:
-            return [(self.found.support[0][dimension], self.found.support[1][dimension])]
+        if not self.result.bounded:
+            return [(self.result.support[0][dimension], self.result.support[1][dimension])]
         merged: list[Piece] = []
-        for low, high in sorted((s.low[dimension], s.high[dimension]) for s in self.found.seeds):
+        for low, high in sorted((s.low[dimension], s.high[dimension]) for s in self.result.seeds):
             if merged and low <= merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], high))
             else:
@@ -87,7 +87,7 @@ class Answer:
     @property
     def point(self) -> bool:
         """Whether every seed gives one dose and no other: a deterministic policy."""
-        return all(s.low == s.high for s in self.found.seeds)
+        return all(s.low == s.high for s in self.result.seeds)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class DensityCurve:
 
 def sparse_of(answers: Sequence[Answer]) -> Answer | None:
     """The first answer with a bounded interval: the one the others are measured against."""
-    return next((a for a in answers if a.found.bounded and not a.point), None)
+    return next((a for a in answers if a.result.bounded and not a.point), None)
 
 
 def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
@@ -109,26 +109,26 @@ def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
 
     Args:
         sources: the policies, in the order of their marks.
-        state: as many numbers as the scenario observes; anything else is refused by the door.
+        state: as many numbers as the scenario observes; anything else is refused by the recommender.
     """
     answers = [
         Answer(
             source,
             mark(index),
-            recommend(source.door, state),
+            recommend(source.recommender, state),
         )
         for index, source in enumerate(sources)
     ]
     sparse = sparse_of(answers)
     if sparse is None:
         return answers
-    return [replace(a, outside_sparse=_outside(a, sparse)) if a.found.dose else a for a in answers]
+    return [replace(a, outside_sparse=_outside(a, sparse)) if a.result.dose else a for a in answers]
 
 
 def _outside(answer: Answer, sparse: Answer) -> float:
     """Mean over seeds of the probability outside the sparse policy's set, largest over dose dimensions."""
     policy, width = answer.source.policy, answer.source.limits.n_act
-    obs = np.broadcast_to(_obs(answer.found), (len(policy.seeds), 1, len(answer.found.state)))
+    obs = np.broadcast_to(_obs(answer.result), (len(policy.seeds), 1, len(answer.result.state)))
     largest = 0.0
     for dimension in range(width):
         pieces = sparse.pieces(dimension)
@@ -139,20 +139,20 @@ def _outside(answer: Answer, sparse: Answer) -> float:
     return largest
 
 
-def _obs(found: Recommendation) -> npt.NDArray[np.float32]:
-    return np.asarray(found.state, dtype=np.float32)
+def _obs(result: Recommendation) -> npt.NDArray[np.float32]:
+    return np.asarray(result.state, dtype=np.float32)
 
 
 def dose_range(answers: Sequence[Answer], dimension: int) -> tuple[float, float]:
     """Ends of the dose axis: the hard limits with a margin, widened to the intervals on screen.
 
-    It never reaches further than one width of the limits beyond each limit, so that a very wide law cannot
-    shrink what lies between the limits to a sliver; numbers beside the chart stay complete.
+    It never reaches further than one width of the limits beyond each limit, so that a very wide distribution
+    cannot shrink what lies between the limits to a sliver; numbers beside the chart stay complete.
     """
     limits = answers[0].source.limits
     low, high = limits.low[dimension], limits.high[dimension]
     width = high - low
-    ends = [a.found.support for a in answers if a.found.support is not None]
+    ends = [a.result.support for a in answers if a.result.support is not None]
     left = min([low - 0.1 * width, *(e[0][dimension] - 0.05 * width for e in ends)])
     right = max([high + 0.1 * width, *(e[1][dimension] + 0.05 * width for e in ends)])
     return max(left, low - width), min(right, high + width)
@@ -165,7 +165,7 @@ def curves(answers: Sequence[Answer], dimension: int) -> list[DensityCurve | Non
     left, right = dose_range(answers, dimension)
     return [
         _curve(a, dimension, left, right)
-        if a.found.dose and a.source.policy.has_density(_obs(a.found))
+        if a.result.dose and a.source.policy.has_density(_obs(a.result))
         else None
         for a in answers
     ]
@@ -174,10 +174,10 @@ def curves(answers: Sequence[Answer], dimension: int) -> list[DensityCurve | Non
 def _curve(answer: Answer, dimension: int, left: float, right: float) -> DensityCurve:
     # Each seed's own interval, densest at its ends: a bounded density leaves zero steeply there.
     fraction = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 61))
-    own = [s.low[dimension] + (s.high[dimension] - s.low[dimension]) * fraction for s in answer.found.seeds]
+    own = [s.low[dimension] + (s.high[dimension] - s.low[dimension]) * fraction for s in answer.result.seeds]
     grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), *own]))
     grid = grid[(grid >= left) & (grid <= right)]
-    policy, obs = answer.source.policy, _obs(answer.found)
+    policy, obs = answer.source.policy, _obs(answer.result)
     middle = 0.5 * (np.asarray(answer.source.limits.low) + np.asarray(answer.source.limits.high))
     dose = np.tile(middle, (len(grid), 1))  # [K, A]
     dose[:, dimension] = grid

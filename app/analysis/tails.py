@@ -1,4 +1,4 @@
-"""Tails of two laws on one dose axis, and what their evaluated patients paid. No Streamlit here."""
+"""Tails of two distributions on one dose axis, and what their evaluated patients paid. No Streamlit here."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from dosing.studies import presets
 from dosing.types import Array
 
 CONTRAST = "sparse-vs-gaussian"
-"""Preset that trains every agent twice, with laws that differ and nothing else."""
+"""Preset that trains every agent twice, with distributions that differ and nothing else."""
 SHARES = (0.01, 0.05, 0.1)
 """Shares of the patients that are called the worst: the smallest that holds one patient of every seed."""
 
 
 def is_sparse(run: Run) -> bool:
-    """Whether the law of a run's policy has a bounded interval as support."""
+    """Whether the distribution of a run's policy has a bounded interval as support."""
     return "sparse" in run.family
 
 
 def is_gaussian(run: Run) -> bool:
-    """Whether the law of a run's policy is a Gaussian, clipped or squashed."""
+    """Whether the distribution of a run's policy is a Gaussian, clipped or squashed."""
     return "Gaussian" in run.family and not is_sparse(run)
 
 
-def twins(one: Run, other: Run) -> bool:
-    """Whether two runs differ in nothing but the law of their policy, the contrast of :data:`CONTRAST`."""
+def differ_in_distribution_only(one: Run, other: Run) -> bool:
+    """Whether two runs differ in their policy's distribution only, the contrast of :data:`CONTRAST`."""
     contrast = presets.find(CONTRAST).contrast
-    law = set(contrast.fields) if contrast else set()
+    distribution = set(contrast.fields) if contrast else set()
 
     def rest(run: Run) -> dict[str, object]:
-        own = {name: value for name, value in run.config["agent_config"].items() if name not in law}
+        own = {name: value for name, value in run.config["agent_config"].items() if name not in distribution}
         kept = ("agent", "seeds", "training", "regularisation", "transform")
         return {name: run.config.get(name) for name in kept} | {"settings": own, "data": run.data}
 
@@ -45,10 +45,10 @@ def twins(one: Run, other: Run) -> bool:
 
 
 def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, int]:
-    """Places of the two runs to begin with: the first :func:`twins`, else FtTPO and IQL, else the first."""
+    """Positions of the two runs to begin with: a pair that differs in its distribution only, if any."""
     for i, one in enumerate(sparse):
         for j, other in enumerate(gaussian):
-            if twins(one, other):
+            if differ_in_distribution_only(one, other):
                 return i, j
 
     def place(runs: Sequence[Run], agent: str) -> int:
@@ -59,7 +59,7 @@ def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, i
 
 @dataclass(frozen=True)
 class Tails:
-    """How probable doses as extreme as K given ones are under one agent's law.
+    """How probable doses as extreme as K given ones are under one agent's distribution.
 
     Attributes:
         answer: the agent and its recommendation.
@@ -81,36 +81,36 @@ class Tails:
 def tails(answers: Sequence[Answer], dimension: int) -> list[Tails]:
     """Tails of every answer with a dose over the dose axis that they share."""
     left, right = dose_range(answers, dimension)
-    found = []
+    result = []
     for answer in answers:
-        if answer.found.dose is None:
+        if answer.result.dose is None:
             continue
-        limits = [limit[dimension] for limit in answer.found.limits]
+        limits = [limit[dimension] for limit in answer.result.limits]
         fraction = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 121))  # densest at the ends of a support
         own = [
             seed.low[dimension] + (seed.high[dimension] - seed.low[dimension]) * fraction
-            for seed in answer.found.seeds
+            for seed in answer.result.seeds
         ]
         grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), limits, *own]))
         grid = grid[(grid >= left) & (grid <= right)]
-        found.append(Tails(answer, grid, _mass(answer, grid, dimension)))
-    return found
+        result.append(Tails(answer, grid, _mass(answer, grid, dimension)))
+    return result
 
 
 def _mass(answer: Answer, grid: Array, dimension: int) -> Array:
-    policy, state = answer.source.policy, np.asarray(answer.found.state, dtype=np.float32)
+    policy, state = answer.source.policy, np.asarray(answer.result.state, dtype=np.float32)
     width, seeds = answer.source.limits.n_act, len(policy.seeds)
     obs = np.broadcast_to(state, (seeds, len(grid), len(state)))
     edge, end = np.tile(grid[:, None], (1, width)), np.full((len(grid), width), np.inf)
     below = policy.mass_outside(obs, edge, end)[..., dimension]
     above = policy.mass_outside(obs, -end, edge)[..., dimension]
-    own = np.array([[seed.dose[dimension]] for seed in answer.found.seeds])
+    own = np.array([[seed.dose[dimension]] for seed in answer.result.seeds])
     return np.where(grid < own, below, above)
 
 
 def outside(answer: Answer, low: Sequence[float], high: Sequence[float]) -> Array:
     """Probability ``[S]`` outside an interval of doses at the answer's state, largest over dimensions."""
-    policy, state = answer.source.policy, np.asarray(answer.found.state, dtype=np.float32)
+    policy, state = answer.source.policy, np.asarray(answer.result.state, dtype=np.float32)
     obs = np.broadcast_to(state, (len(policy.seeds), 1, len(state)))
     return np.asarray(policy.mass_outside(obs, np.asarray(low), np.asarray(high))[:, 0].max(-1))
 

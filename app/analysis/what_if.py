@@ -35,7 +35,7 @@ class World:
         seed: of the replication.
         names: of the observed states.
         limits: hard limits of the dose.
-        visits: of a course.
+        visits: of an episode.
     """
 
     env_id: str
@@ -103,8 +103,10 @@ def follow(world: World, state: Sequence[Any], matched: PosteriorPatients, run: 
     Raises:
         UserError: the run is damaged.
     """
-    door = study.door(run)
-    return _follow(world, tuple(map(float, state)), matched.n, str(door.provenance["weights"]), door.policy)
+    recommender = study.recommender(run)
+    return _follow(
+        world, tuple(map(float, state)), matched.n, str(recommender.provenance["weights"]), recommender.policy
+    )
 
 
 @st.cache_resource(show_spinner="Following the policy", max_entries=24)
@@ -134,11 +136,11 @@ def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:
     return doses
 
 
-def strips(course: Trajectories, world: World, shown: str) -> list[Strip]:
+def strips(episode: Trajectories, world: World, shown: str) -> list[Strip]:
     """What one choice led to: return so far, one observed state or all of them, and the dose.
 
     Args:
-        course: the roll-out.
+        episode: the roll-out.
         world: its scenario.
         shown: name of a state, or :data:`ALL`.
     """
@@ -146,17 +148,17 @@ def strips(course: Trajectories, world: World, shown: str) -> list[Strip]:
     states = world.names if shown == ALL else (shown,)
     limits = (world.limits.low[0], world.limits.high[0])
     return [
-        Strip(RETURN, "1", after, bands(course.so_far)),
+        Strip(RETURN, "1", after, bands(episode.so_far)),
         *(
             Strip(
                 name,
                 "1",
                 np.arange(0.0, world.visits + 1),
-                bands(course.seen[..., world.names.index(name)]),
+                bands(episode.seen[..., world.names.index(name)]),
             )
             for name in states
         ),
-        Strip(DOSE, world.limits.unit, after, bands(course.dose), limits, steps=True),
+        Strip(DOSE, world.limits.unit, after, bands(episode.dose), limits, steps=True),
     ]
 
 

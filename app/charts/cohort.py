@@ -1,4 +1,4 @@
-"""Figures of evaluated patients: laws of the return, cost against return, subgroups."""
+"""Figures of evaluated patients: distributions of the return, cost against return, subgroups."""
 
 from __future__ import annotations
 
@@ -92,26 +92,26 @@ def distributions(lanes: Sequence[Lane]) -> go.Figure:
     return figure
 
 
-def _estimate(figure: go.Figure, name: str, found: Estimate, y: float, mark: Mark, *, filled: bool) -> None:
+def _estimate(figure: go.Figure, name: str, result: Estimate, y: float, mark: Mark, *, filled: bool) -> None:
     """An estimate with its interval as a line with caps."""
     figure.add_trace(
         go.Scatter(
-            x=[found.value],
+            x=[result.value],
             y=[y],
             mode="markers",
-            error_x=_error(found, mark),
+            error_x=_error(result, mark),
             marker=_marker(mark, filled),
-            hovertemplate=f"{name}: {found} ({found.basis})<extra></extra>",
+            hovertemplate=f"{name}: {result} ({result.basis})<extra></extra>",
         )
     )
 
 
-def _error(found: Estimate, mark: Mark) -> dict[str, Any]:
+def _error(result: Estimate, mark: Mark) -> dict[str, Any]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": [found.high - found.value],
-        "arrayminus": [found.value - found.low],
+        "array": [result.high - result.value],
+        "arrayminus": [result.value - result.low],
         "color": mark.colour,
         "thickness": 2,
         "width": 4,
@@ -146,7 +146,7 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
         xaxis={"title": "mean return per patient (no unit)", "zeroline": False},
         yaxis={"title": "mean cost per patient (events)", "zeroline": False, "domain": [0, share]},
     )
-    ends = [end for _, _, found, _ in points for end in (found.low, found.high)]
+    ends = [end for _, _, result, _ in points for end in (result.low, result.high)]
     left, right = min(ends), max(ends)
     wide = right - left or 1.0
     top = max(cost.high for *_, cost in points) or 1.0
@@ -154,28 +154,28 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
     figure.update_xaxes(range=[left - 0.05 * wide, right + 0.05 * wide])
     figure.update_yaxes(range=[bottom, top])
     middle = 0.5 * (left + right)
-    order = np.argsort([abs(found.value - middle) for _, _, found, _ in points], kind="stable")
+    order = np.argsort([abs(result.value - middle) for _, _, result, _ in points], kind="stable")
     for place, index in enumerate(order):
-        name, mark, found, cost = points[index]
+        name, mark, result, cost = points[index]
         figure.add_trace(
             go.Scatter(
-                x=[found.value],
+                x=[result.value],
                 y=[cost.value],
                 mode="markers",
-                error_x=_error(found, mark),
+                error_x=_error(result, mark),
                 error_y=_error(cost, mark),
                 marker=_marker(mark, filled=True),
-                hovertemplate=f"{name}: return {found}, cost {cost} ({found.basis})<extra></extra>",
+                hovertemplate=f"{name}: return {result}, cost {cost} ({result.basis})<extra></extra>",
             )
         )
         foot, head = share * (cost.value - bottom) / (top - bottom), share + (8 + row * place) / body
         line = {"color": mark.colour, "width": 1, "dash": "dot"}
         figure.add_shape(
-            type="line", yref="paper", x0=found.value, x1=found.value, y0=foot, y1=head, line=line
+            type="line", yref="paper", x0=result.value, x1=result.value, y0=foot, y1=head, line=line
         )
-        outer = found.value > middle
+        outer = result.value > middle
         text = f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}'
-        _text(figure, found.value, head, text, "right" if outer else "left", yref="paper", yanchor="bottom")
+        _text(figure, result.value, head, text, "right" if outer else "left", yref="paper", yanchor="bottom")
     return figure
 
 
@@ -189,14 +189,14 @@ def spread(values: Sequence[float], apart: float) -> list[float]:
     return heights
 
 
-def by_subgroup(trait: str, found: Sequence[tuple[str, Mark, Sequence[Subgroup]]]) -> go.Figure:
+def by_subgroup(trait: str, result: Sequence[tuple[str, Mark, Sequence[Subgroup]]]) -> go.Figure:
     """Mean return in equally large groups of patients, an agent's groups joined by a line.
 
     Args:
         trait: what the patients are grouped by.
-        found: name, mark and groups of each agent, the same groups for all.
+        result: name, mark and groups of each agent, the same groups for all.
     """
-    groups = found[0][2]
+    groups = result[0][2]
     count = len(groups)
     figure = finish(
         go.Figure(),
@@ -214,12 +214,12 @@ def by_subgroup(trait: str, found: Sequence[tuple[str, Mark, Sequence[Subgroup]]
         yaxis={"title": "mean return (no unit)", "zerolinecolor": GREY},
     )
     figure.update_layout(margin={"r": 92, "b": BOTTOM + 22})
-    ends = [end for *_, own in found for g in own for end in (g.mean.low, g.mean.high)]
+    ends = [end for *_, own in result for g in own for end in (g.mean.low, g.mean.high)]
     tall = max(ends) - min(ends) or 1.0
     figure.update_yaxes(range=[min(ends) - 0.06 * tall, max(ends) + 0.06 * tall])
-    heights = spread([own[-1].mean.value for *_, own in found], 18 * 1.12 * tall / 260)
-    for place, ((name, mark, own), height) in enumerate(zip(found, heights, strict=True)):
-        shift = 0.09 * (place - 0.5 * (len(found) - 1))
+    heights = spread([own[-1].mean.value for *_, own in result], 18 * 1.12 * tall / 260)
+    for place, ((name, mark, own), height) in enumerate(zip(result, heights, strict=True)):
+        shift = 0.09 * (place - 0.5 * (len(result) - 1))
         means = [group.mean for group in own]
         figure.add_trace(
             go.Scatter(

@@ -178,7 +178,7 @@ def _edges(figure: Parts, answer: Answer, curve: DensityCurve, dimension: int, f
     inside = curve.dose[curve.density > floor]
     line = {"color": answer.mark.colour, "width": 2.2}
     for x in (end for piece in answer.pieces(dimension) for end in piece):
-        if not answer.found.bounded:
+        if not answer.result.bounded:
             ends = {"yref": "y domain", "y0": 0, "y1": 0.14}
             figure.add_shape(type="line", x0=x, x1=x, line=line | {"dash": "2px,3px"}, **ends)
         elif not floor or not len(inside):
@@ -191,24 +191,24 @@ def _edges(figure: Parts, answer: Answer, curve: DensityCurve, dimension: int, f
 
 def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, right: float) -> None:
     """One policy under the densities: name, interval, the seeds' own intervals and doses, the dose."""
-    found, mark = answer.found, answer.mark
+    result, mark = answer.result, answer.mark
     title = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{answer.source.name}</b>'
-    if found.dose is None or found.support is None or found.proposed is None:
+    if result.dose is None or result.support is None or result.proposed is None:
         _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
         return
-    places = decimals(found.limits[1][dimension] - found.limits[0][dimension])
-    spread = "exact support" if found.bounded else f"central {CENTRAL_WORDS}, not a support"
+    places = decimals(result.limits[1][dimension] - result.limits[0][dimension])
+    spread = "exact support" if result.bounded else f"central {CENTRAL_WORDS}, not a support"
     words = "one dose" if answer.point else spread
     brief = words if len(answer.source.name) <= ROOM else words.split(",")[0]  # on a narrow window
     _lane_text(figure, left, -row - 0.17, f"{title}: {brief}", "left")
     middle = -row - 0.5
-    for limit in found.limits:
+    for limit in result.limits:
         ends = {"x0": limit[dimension], "x1": limit[dimension], "y0": middle - 0.24, "y1": middle + 0.24}
         figure.add_shape(type="line", yref="y2", line={"color": GREY, "width": 2.5}, **ends)
     for low, high in answer.pieces(dimension):
         _interval(figure, middle, low, high, answer, f"{interval(low, high, places)}, {words}")
-    for place, seed in enumerate(found.seeds):
-        y = middle + 0.26 * (0.5 - (place + 0.5) / len(found.seeds))
+    for place, seed in enumerate(result.seeds):
+        y = middle + 0.26 * (0.5 - (place + 0.5) / len(result.seeds))
         figure.add_trace(
             go.Scatter(
                 x=[seed.low[dimension], seed.dose[dimension], seed.high[dimension]],
@@ -222,8 +222,8 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
                 f"dose {number(seed.dose[dimension], places)}<extra></extra>",
             )
         )
-    _dose(figure, middle, answer, dimension, places, _anchor(found.dose[dimension], left, right))
-    low, high = (end[dimension] for end in found.support)
+    _dose(figure, middle, answer, dimension, places, _anchor(result.dose[dimension], left, right))
+    low, high = (end[dimension] for end in result.support)
     for end, beyond, sign, anchor in ((low, low < left, "◂", "left"), (high, high > right, "▸", "right")):
         if beyond:
             text = f"{sign} {number(end, places)}" if anchor == "left" else f"{number(end, places)} {sign}"
@@ -232,7 +232,7 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
 
 def _interval(figure: Parts, y: float, low: float, high: float, answer: Answer, words: str) -> None:
     """One interval of a dose set: filled and solid, or hatched and dashed where it is no support."""
-    mark, bounded = answer.mark, answer.found.bounded
+    mark, bounded = answer.mark, answer.result.bounded
     outline = {"color": mark.colour, "width": 1.5, "dash": "solid" if bounded else "4px,3px"}
     box = {"x0": low, "x1": high, "y0": y - 0.18, "y1": y + 0.18}
     figure.add_shape(type="rect", yref="y2", line=outline, **box)
@@ -257,12 +257,12 @@ def _interval(figure: Parts, y: float, low: float, high: float, answer: Answer, 
 
 def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
     """The recommended dose with its number; after a limit also the dose that was proposed."""
-    found, mark = answer.found, answer.mark
-    assert found.dose is not None
-    assert found.proposed is not None
-    dose, proposed = found.dose[dimension], found.proposed[dimension]
-    rank = "deferred" if found.status == "deferred" else "recommended"
-    text = f"<b>{number(dose, places)}</b>{' DEFERRED' if found.status == 'deferred' else ''}"
+    result, mark = answer.result, answer.mark
+    assert result.dose is not None
+    assert result.proposed is not None
+    dose, proposed = result.dose[dimension], result.proposed[dimension]
+    rank = "deferred" if result.status == "deferred" else "recommended"
+    text = f"<b>{number(dose, places)}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
     if dose != proposed:
         figure.add_trace(
             go.Scatter(

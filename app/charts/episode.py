@@ -1,4 +1,4 @@
-"""The recorded course of one patient: observations, doses given, rewards over the visits."""
+"""The recorded episode of one patient: observations, doses given, rewards over the visits."""
 
 from __future__ import annotations
 

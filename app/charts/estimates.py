@@ -52,9 +52,9 @@ def panels_of_estimates(panels: Sequence[Panel]) -> go.Figure:
 
 def _words(line: Line) -> list[str]:
     """The name and the number, or why there is none, in short lines."""
-    name, look, _, found = line
+    name, look, _, result = line
     first, *more = textwrap.wrap(name, 42)
-    number = [f"<b>{minus(found)}</b>"] if isinstance(found, Estimate) else textwrap.wrap(found, 46)
+    number = [f"<b>{minus(result)}</b>"] if isinstance(result, Estimate) else textwrap.wrap(result, 46)
     return [f'<span style="color:{look.colour}">{look.glyph}</span> {first}', *more, *number]
 
 
@@ -62,7 +62,7 @@ def _axes(
     tag: str, title: str, lines: Sequence[Line], domain: tuple[float, float], height: float
 ) -> dict[str, Any]:
     """Axes of one panel: estimates across, pixels down."""
-    known = [found for _, _, _, found in lines if isinstance(found, Estimate)]
+    known = [result for _, _, _, result in lines if isinstance(result, Estimate)]
     low, high = min((e.low for e in known), default=0.0), max((e.high for e in known), default=1.0)
     pad = 0.05 * (high - low) or 0.5
     return {
@@ -85,11 +85,11 @@ def _axes(
 
 
 def _estimate(
-    figure: go.Figure, name: str, look: Mark, filled: bool, found: Estimate, y: float, tag: str
+    figure: go.Figure, name: str, look: Mark, filled: bool, result: Estimate, y: float, tag: str
 ) -> None:
     figure.add_trace(
         go.Scatter(
-            x=[found.value],
+            x=[result.value],
             y=[y],
             xaxis=f"x{tag}",
             yaxis=f"y{tag}",
@@ -97,8 +97,8 @@ def _estimate(
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": [found.high - found.value],
-                "arrayminus": [found.value - found.low],
+                "array": [result.high - result.value],
+                "arrayminus": [result.value - result.low],
                 "color": look.colour,
                 "thickness": 2,
                 "width": 4,
@@ -109,7 +109,7 @@ def _estimate(
                 "color": look.colour,
                 "line": {"width": 2, "color": look.colour},
             },
-            hovertemplate=f"{name}: {found} ({found.basis})<extra></extra>",
+            hovertemplate=f"{name}: {result} ({result.basis})<extra></extra>",
         )
     )
 

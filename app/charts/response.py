@@ -26,9 +26,9 @@ def dose_response(
 ) -> go.Figure:
     """Value of every allowed dose for every agent: seeds as a band, their mean as a strong line.
 
-    A learned law of returns adds its 10 to 90 % band and the mean of its worst 5 %, dashed. A marker stands
-    at the recommended dose, ticks at doses recorded near the state, grey lines at the hard limits. Panels
-    have return axes of their own: critics agree on neither level nor scale.
+    A learned distribution of returns adds its 10 to 90 % band and the mean of its worst 5 %, dashed. A marker
+    stands at the recommended dose, ticks at doses recorded near the state, grey lines at the hard limits.
+    Panels have return axes of their own: critics agree on neither level nor scale.
 
     Args:
         responses: of one dose dimension.
@@ -67,7 +67,7 @@ def dose_response(
             0.0,
             top - 6 / body,
             f'<span style="color:{look.colour}">{look.glyph}</span> <b>{response.answer.source.name}</b>'
-            f"{', DEFERRED' if response.answer.found.status == 'deferred' else ''}",
+            f"{', DEFERRED' if response.answer.result.status == 'deferred' else ''}",
             xref="paper",
             yref="paper",
             xanchor="left",
@@ -91,8 +91,8 @@ def _ticks(low: float, high: float) -> list[float]:
 def _ends(response: DoseResponse) -> tuple[float, float]:
     """Least and greatest value in a panel."""
     parts = [response.value]
-    if response.law is not None:
-        parts += [response.law.low, response.law.high, response.law.worst]
+    if response.distribution is not None:
+        parts += [response.distribution.low, response.distribution.high, response.distribution.worst]
     least, most = min(float(p.min()) for p in parts), max(float(p.max()) for p in parts)
     if most - least < 1e-9 * max(abs(most), 1.0):  # a critic that does not look at the dose
         least, most = least - 0.5, most + 0.5
@@ -117,8 +117,8 @@ def _return_axis(response: DoseResponse, bottom: float, top: float) -> dict[str,
 def _panel(figure: go.Figure, response: DoseResponse, axis: str, places: int) -> None:
     """Bands, lines and marks of one agent."""
     look, dose = response.answer.mark, response.dose
-    if response.law is not None:
-        _band(figure, dose, response.law.low, response.law.high, look.faint(0.14), axis)
+    if response.distribution is not None:
+        _band(figure, dose, response.distribution.low, response.distribution.high, look.faint(0.14), axis)
     else:
         _band(figure, dose, response.value.min(0), response.value.max(0), look.faint(0.2), axis)
     for seed in response.value:
@@ -134,11 +134,11 @@ def _panel(figure: go.Figure, response: DoseResponse, axis: str, places: int) ->
             hovertemplate=f"dose %{{x:.{places}f}}: believed return %{{y:.3f}}<extra></extra>",
         )
     )
-    if response.law is not None:
+    if response.distribution is not None:
         figure.add_trace(
             go.Scatter(
                 x=dose,
-                y=response.law.worst.mean(0),
+                y=response.distribution.worst.mean(0),
                 yaxis=axis,
                 mode="lines",
                 line={"color": look.colour, "width": 2, "dash": "dash"},
@@ -166,7 +166,7 @@ def _marks(figure: go.Figure, response: DoseResponse, axis: str, look: Mark, pla
     x, y = response.recommended, float(response.at_recommended.mean())
     line = {"color": look.colour, "width": 1.5, "dash": "dot"}
     figure.add_shape(type="line", x0=x, x1=x, yref=f"{axis} domain", y0=0, y1=1, line=line)
-    rank = "deferred" if response.answer.found.status == "deferred" else "recommended"
+    rank = "deferred" if response.answer.result.status == "deferred" else "recommended"
     figure.add_trace(
         go.Scatter(
             x=[x],
@@ -200,11 +200,11 @@ def _names(figure: go.Figure, response: DoseResponse, axis: str, x: float) -> No
     least, most = _ends(response)
     floor = least - 0.13 * (most - least)
     named = [(float(response.mean[-1]), "<b>mean</b>")]
-    if response.law is not None:
+    if response.distribution is not None:
         named += [
-            (float(response.law.worst.mean(0)[-1]), "worst 5\N{NO-BREAK SPACE}%"),
-            (float(response.law.high[-1]), "90\N{NO-BREAK SPACE}%"),
-            (float(response.law.low[-1]), "10\N{NO-BREAK SPACE}%"),
+            (float(response.distribution.worst.mean(0)[-1]), "worst 5\N{NO-BREAK SPACE}%"),
+            (float(response.distribution.high[-1]), "90\N{NO-BREAK SPACE}%"),
+            (float(response.distribution.low[-1]), "10\N{NO-BREAK SPACE}%"),
         ]
     if len(response.near):
         named.append((floor, "recorded"))

@@ -1,4 +1,4 @@
-"""Tails of laws on the dose axis, and what their patients paid. No Streamlit here."""
+"""Tails of distributions on the dose axis, and what their patients paid. No Streamlit here."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ TOP = 34
 
 
 def tail_mass(
-    found: Sequence[Tails], limits: tuple[float, float], *, name: str = "dose", unit: str = "1"
+    result: Sequence[Tails], limits: tuple[float, float], *, name: str = "dose", unit: str = "1"
 ) -> go.Figure:
     """Probability of a dose at least as extreme as the one on the axis, log scale, mean over seeds.
 
-    A bounded law's line ends at a marked edge: beyond it the probability is exactly 0, which a logarithmic
-    axis cannot show. What lies between two lines is filled: the difference in tail mass.
+    A bounded distribution's line ends at a marked edge: beyond it the probability is exactly 0, which a
+    logarithmic axis cannot show. What lies between two lines is filled: the difference in tail mass.
 
     Args:
-        found: tails over one dose dimension; the first is the one that the others are set against.
+        result: tails over one dose dimension; the first is the one that the others are set against.
         limits: hard limits of the dose.
         name: of the dose.
         unit: of the dose.
     """
-    left, right = float(found[0].dose[0]), float(found[0].dose[-1])
+    left, right = float(result[0].dose[0]), float(result[0].dose[-1])
     places = decimals(limits[1] - limits[0])
     floor = 10.0**-DECADES
     figure = finish(
@@ -57,9 +57,9 @@ def tail_mass(
         room = abs(end - edge) / (right - left) > 0.25  # beyond the limit, away from the other one
         anchor = "left" if (edge == limits[0]) != room else "right"
         _text(figure, edge, 1.0, words, yref="paper", yanchor="bottom", xanchor=anchor, size=11.5)
-    if len(found) > 1:
-        _gap(figure, found[0], found[1], floor)
-    for one in found:
+    if len(result) > 1:
+        _gap(figure, result[0], result[1], floor)
+    for one in result:
         _tail(figure, one, floor, places)
     return figure
 
@@ -101,7 +101,7 @@ def _tail(figure: go.Figure, one: Tails, floor: float, places: int) -> None:
 
 
 def _ends(figure: go.Figure, one: Tails, named: str, height: float, places: int) -> None:
-    """Mark where the probability becomes exactly 0, and name the law on the side with more room.
+    """Mark where the probability becomes exactly 0, and name the distribution on the side with more room.
 
     Where neither side has room for a name on a telephone it stands between the ends.
     """
@@ -148,15 +148,15 @@ def measures(rows: Sequence[tuple[str, Mark, str, Paid]], share: float | None) -
         rows: agent, mark, rule and what its patients paid.
         share: of the patients that are the worst; None where there are too few.
     """
-    named = [(f"{name}, {rule}", look, rule == "recommended", found) for name, look, rule, found in rows]
-    found: list[Panel] = [
+    named = [(f"{name}, {rule}", look, rule == "recommended", result) for name, look, rule, result in rows]
+    result: list[Panel] = [
         ("safety events per patient", [(n, m, f, p.cost) for n, m, f, p in named]),
         ("doses held at a hard limit (%)", [(n, m, f, p.limited) for n, m, f, p in named]),
     ]
     if share is not None:
         title = f"return of the worst {100 * share:g}\N{NO-BREAK SPACE}% of patients (no unit)"
-        found.insert(1, (title, [(n, m, f, p.worst or "too few patients") for n, m, f, p in named]))
-    return found
+        result.insert(1, (title, [(n, m, f, p.worst or "too few patients") for n, m, f, p in named]))
+    return result
 
 
 def _text(figure: go.Figure, x: float, y: float, text: str, *, size: float = 12.5, **more: Any) -> None:

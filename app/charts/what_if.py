@@ -25,7 +25,7 @@ def common_range(strips: Sequence[Strip]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def course(
+def episode(
     name: str, mark: Mark, strips: Sequence[Strip], ranges: Sequence[tuple[float, float]]
 ) -> go.Figure:
     """One choice from the present state on: a strip per quantity, median and two bands over patients.
@@ -117,25 +117,25 @@ def _ends(strip: Strip, axis: str, pixel: float) -> list[dict[str, Any]]:
     return [{**place, "y": value, "text": text, "font": {"size": size}} for value, text, size in texts]
 
 
-def differences(base: str, found: Sequence[tuple[str, Mark, Estimate]]) -> go.Figure:
+def differences(base: str, result: Sequence[tuple[str, Mark, Estimate]]) -> go.Figure:
     """What every further choice is worth more than the first, paired by patient, with its interval.
 
     Args:
         base: name of the first choice.
-        found: name, mark and difference in return of each further choice.
+        result: name, mark and difference in return of each further choice.
     """
     lane = 56
-    height = lane * len(found)
+    height = lane * len(result)
     figure = finish(
         go.Figure(),
         height + TOP + BOTTOM,
         xaxis={"title": "return minus that of choice 1 (no unit)", "zeroline": False},
         yaxis={"range": [-height, 0], "visible": False},
     )
-    ends = [end for *_, e in found for end in (e.low, e.high)]
+    ends = [end for *_, e in result for end in (e.low, e.high)]
     pad = 0.06 * (max(*ends, 0.0) - min(*ends, 0.0)) or 1.0
     figure.update_xaxes(range=[min(*ends, 0.0) - pad, max(*ends, 0.0) + pad])
-    for row, (name, mark, estimate) in enumerate(found):
+    for row, (name, mark, estimate) in enumerate(result):
         line = {"color": GREY, "width": 2, "dash": "dot"}  # beside the names, not through them
         foot = -lane * (row + 1)
         figure.add_shape(type="line", line=line, layer="below", x0=0, x1=0, y0=foot + 30, y1=foot)

@@ -34,7 +34,7 @@ def outcomes(run: Run) -> dict[str, Outcomes] | None:
     return _outcomes(str(path), record.stat().st_mtime_ns, file.stat().st_mtime_ns)
 
 
-def patients(run: Run, found: Outcomes) -> Evaluated:
+def patients(run: Run, result: Outcomes) -> Evaluated:
     """Who the patients of these outcomes are.
 
     Raises:
@@ -44,7 +44,7 @@ def patients(run: Run, found: Outcomes) -> Evaluated:
     if not isinstance(factory, scenarios.Factory):
         raise UserError(f"{factory.env_id} has episodes, not patients.")
     options = json.dumps(factory.options, sort_keys=True)
-    return _patients(factory.env_id, options, found.seeds, found.returns.shape[1])
+    return _patients(factory.env_id, options, result.seeds, result.returns.shape[1])
 
 
 def curves() -> pd.DataFrame | None:

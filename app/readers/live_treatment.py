@@ -12,7 +12,7 @@ import streamlit as st
 from app.readers.study import study
 from app.theme import counted
 from dosing.errors import UserError
-from dosing.finetuning.trial import COURSES, CURVE
+from dosing.finetuning.trial import CURVE, TREATED
 from dosing.runs.folder import CONFIG, DONE, RunFolder
 from dosing.studies.finetune_table import (
     STARTS,
@@ -59,24 +59,24 @@ def groups() -> tuple[list[MethodCurve], list[str]]:
         folders, titles = trial_folders(study()), _titles()
     except UserError as error:
         return [], [str(error)]
-    found: dict[str, list[Standing]] = {}
+    result: dict[str, list[Standing]] = {}
     problems = []
     for folder in folders:
         path = folder.path
         try:
-            trial = _trial(str(path), *(_stamp(path / n) for n in (CONFIG, CURVE, COURSES, DONE)))
+            trial = _trial(str(path), *(_stamp(path / n) for n in (CONFIG, CURVE, TREATED, DONE)))
         except UserError as error:
             problems.append(str(error))
             continue
-        found.setdefault(trial.shared, []).append(trial)
+        result.setdefault(trial.shared, []).append(trial)
     starts: dict[Path, pd.Series] = {}
     try:
         starts = _starts(str(study()), _stamp(study() / TRIALS / STARTS))
     except UserError as error:
         problems.append(str(error))
     made = []
-    names = _names([trials[0] for trials in found.values()])
-    for name, trials in zip(names, found.values(), strict=True):
+    names = _names([trials[0] for trials in result.values()])
+    for name, trials in zip(names, result.values(), strict=True):
         labels = _labels(trials, titles)
         rivals = tuple(
             TrialSummary(label, trial, starts.get(trial.offline))

@@ -23,9 +23,9 @@ from dosing.runs.folder import (
     CARD,
     CONFIG,
     DONE,
-    FAMILIARITY,
-    FAMILIARITY_VISITS,
     METRICS,
+    NOVELTY,
+    NOVELTY_VISITS,
     WEIGHTS,
     RunFolder,
     find_runs,
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def family(self) -> str:
-        """Law of its policy, in words."""
+        """Distribution of its policy, in words."""
         return naming.family_of(self.config)
 
     @property
@@ -80,32 +80,32 @@ def study() -> Path:
 
 def listing() -> Listing:
     """List the study's runs."""
-    found: list[tuple[RunFolder, dict[str, Any], agents.AgentSpec]] = []
+    result: list[tuple[RunFolder, dict[str, Any], agents.AgentSpec]] = []
     problems = []
     for folder in find_runs(study()):
         try:
             config = _config(str(folder.path), _stamp(folder.path / CONFIG))
-            found.append((folder, config, agents.find(config["agent"])))
+            result.append((folder, config, agents.find(config["agent"])))
         except UserError as error:
             problems.append(str(error))
-    titles = [entry.title for _, _, entry in found]
+    titles = [entry.title for _, _, entry in result]
     runs = tuple(
         Run(f, c, e, e.title if titles.count(e.title) == 1 else f"{e.title} {f.path.name[:6]}")
-        for f, c, e in found
+        for f, c, e in result
     )
     unfinished = sorted(p.parent for p in study().glob(f"*/*/*/{CONFIG}") if not (p.parent / DONE).is_file())
     return Listing(runs, tuple(problems), tuple(unfinished))
 
 
-def door(run: Run) -> Recommender:
-    """The guarded door before the run's policy, verified against the hashes of its files.
+def recommender(run: Run) -> Recommender:
+    """The guarded recommender before the run's policy, verified against the hashes of its files.
 
     Raises:
         UserError: the run is damaged.
     """
     path = run.folder.path
-    names = (CONFIG, WEIGHTS, METRICS, CARD, FAMILIARITY, FAMILIARITY_VISITS, DONE)
-    return _door(str(path), _stamp(*(path / name for name in names)))
+    names = (CONFIG, WEIGHTS, METRICS, CARD, NOVELTY, NOVELTY_VISITS, DONE)
+    return _recommender(str(path), _stamp(*(path / name for name in names)))
 
 
 def episodes(run: Run) -> Episodes:
@@ -141,11 +141,11 @@ def table() -> tuple[list[Row], list[str]] | None:
 def measured(run: Run) -> Row | None:
     """The run's line in the study table; None if it is not there or the table cannot be read."""
     try:
-        found = table()
+        result = table()
     except UserError:
         return None
     path = str(run.folder.path.relative_to(study()))
-    rows = dict(zip(found[1], found[0], strict=False)) if found else {}  # agents' rows come first
+    rows = dict(zip(result[1], result[0], strict=False)) if result else {}  # agents' rows come first
     return rows.get(path)
 
 
@@ -163,7 +163,7 @@ def _config(path: str, stamp: Stamp) -> dict[str, Any]:
 
 
 @st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
-def _door(path: str, stamp: Stamp) -> Recommender:
+def _recommender(path: str, stamp: Stamp) -> Recommender:
     return load.recommender_of(RunFolder(Path(path)))
 
 

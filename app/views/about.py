@@ -18,10 +18,10 @@ give.
 **What it is not.** {NOT_FOR_PATIENTS} It has not been validated against patients, it knows no drug by name,
 and a dose on its screen is the output of a program under study.
 
-**How a dose gets here.** A state goes to a trained policy, and its answer passes one guarded door. The door
-refuses bad input and damaged weights, holds the dose within the hard limits and says so, and reports which
-doses the policy could give, with the probability outside the limits before any clipping. Only an exact zero
-is written 0 (exactly).
+**How a dose gets here.** A state goes to a trained policy, and its answer passes one guarded recommender. The
+recommender refuses bad input and damaged weights, holds the dose within the hard limits and says so, and
+reports which doses the policy could give, with the probability outside the limits before any clipping. Only
+an exact zero is written 0 (exactly).
 
 **How the numbers are made.** Every agent is trained with several seeds on recorded visits. Agents and
 reference rules are evaluated on the same new simulated patients; intervals are 95 %. Each is compared with
@@ -37,7 +37,7 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
     lines = []
     for run in runs:
         try:
-            weights, state = study.door(run).provenance["weights"][:16], "verified"
+            weights, state = study.recommender(run).provenance["weights"][:16], "verified"
         except UserError as error:
             weights, state = "unknown", f"damaged: {error}"
         versions = run.config["versions"]

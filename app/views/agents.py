@@ -29,7 +29,7 @@ def _suite() -> pd.DataFrame:
 def _card(key: tuple[str, ...], _run: study.Run, _outcomes: dict[str, Outcomes] | None) -> dict[str, Any]:
     """The card of a run; the key names everything that decides it."""
     del key
-    return card_of(_run, study.door(_run), study.episodes(_run), _outcomes, study.measured(_run))
+    return card_of(_run, study.recommender(_run), study.episodes(_run), _outcomes, study.measured(_run))
 
 
 def card_for(run: study.Run) -> dict[str, Any] | None:
@@ -42,7 +42,7 @@ def card_for(run: study.Run) -> dict[str, Any] | None:
     try:
         record = run.folder.path / EVALUATION
         measured = record.read_text(encoding="utf-8") if outcomes is not None else ""
-        weights = str(study.door(run).provenance["weights"])
+        weights = str(study.recommender(run).provenance["weights"])
         return _card((str(run.folder.path), weights, measured, repr(study.measured(run))), run, outcomes)
     except UserError as error:
         page.problems([f"{run.label}: {error}"])
@@ -92,10 +92,10 @@ else:
         f"No agent was trained in `{study.study()}` yet. This command trains two and shows them:",
         "python -m dosing demo",
     )
-found = _suite()
+result = _suite()
 st.subheader("The suite")
-st.table(found, hide_index=True)
+st.table(result, hide_index=True)
 st.caption(
-    f"{counted(len(found), 'agent')}. `python -m dosing train NAME` trains one. The dose set is that of the "
-    "default settings: several agents can carry another law."
+    f"{counted(len(result), 'agent')}. `python -m dosing train NAME` trains one. The dose set is that of the "
+    "default settings: several agents can carry another distribution."
 )

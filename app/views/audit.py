@@ -30,35 +30,35 @@ def stamp(log_: AuditLog) -> tuple[int, ...]:
     return tuple(n for file in files for n in (file.stat().st_size, file.stat().st_mtime_ns))
 
 
-def status(log_: AuditLog, found: Verified) -> None:
+def status(log_: AuditLog, result: Verified) -> None:
     """Whether the chain holds, first; the first broken line by its number."""
-    if found.broken is None:
-        say = st.success if found.head else st.warning
-        say(f"**Chain verified.** {counted(len(found.records), 'record')}, every line as it was written.")
-        if not found.head:
+    if result.broken is None:
+        say = st.success if result.head else st.warning
+        say(f"**Chain verified.** {counted(len(result.records), 'record')}, every line as it was written.")
+        if not result.head:
             st.caption(f"The head `{log_.head.name}` is missing: lines cut off at the end would not show.")
     else:
         st.error(
-            f"**CHAIN BROKEN at line {found.broken}:** {escaped(found.problem)}. "
-            f"Sound before it, and shown below: {counted(len(found.records), 'record')}. Nothing is "
+            f"**CHAIN BROKEN at line {result.broken}:** {escaped(result.problem)}. "
+            f"Sound before it, and shown below: {counted(len(result.records), 'record')}. Nothing is "
             "repaired: move the log and its head aside, and a new one begins."
         )
     st.caption(f"Log `{log_.path}`. Hash of the last sound line; keep it elsewhere to notice a forgery:")
-    st.code(found.last_hash, language=None)
+    st.code(result.last_hash, language=None)
 
 
-def summary(found: Counts) -> None:
+def summary(result: Counts) -> None:
     """Alerts and overrides, with what they are shares of."""
-    asked, decided = sum(found.shown.values()), sum(found.decided.values())
-    kinds = [f"{n:,} {name}" for name, n in found.shown.items() if name != "ok"]
+    asked, decided = sum(result.shown.values()), sum(result.decided.values())
+    kinds = [f"{n:,} {name}" for name, n in result.shown.items() if name != "ok"]
     lines = [
-        f"Alerts: **{found.alerts:,}** of {counted(asked, 'answer')}"
+        f"Alerts: **{result.alerts:,}** of {counted(asked, 'answer')}"
         + (f" ({listed(kinds)})" if kinds else ""),
-        f"Overrides: **{found.overrides:,}** of {counted(decided, 'decision')} "
-        f"({found.decided['modify']:,} another dose, {found.decided['reject']:,} rejected)",
+        f"Overrides: **{result.overrides:,}** of {counted(decided, 'decision')} "
+        f"({result.decided['modify']:,} another dose, {result.decided['reject']:,} rejected)",
     ]
-    if found.tabled:
-        told = listed([f"{n:,} {name}" for name, n in found.tabled.items() if n])
+    if result.tabled:
+        told = listed([f"{n:,} {name}" for name, n in result.tabled.items() if n])
         lines.append(f"Rows of tables answered: {told}")
     st.markdown("\n".join(f"- {line}" for line in lines))
 
@@ -76,7 +76,7 @@ def table(records: list[Record]) -> pd.DataFrame:
     )
 
 
-def last_records(found: Verified) -> None:
+def last_records(result: Verified) -> None:
     """The last records of the chosen kinds, and one of them whole."""
     st.subheader("Last records")
     left, right = st.columns([3, 1])
@@ -84,7 +84,7 @@ def last_records(found: Verified) -> None:
         "Kinds", KINDS, key="kinds", bind="query-params", placeholder="all kinds", help="None chosen: all."
     )
     most = pick(right, "Most", LAST, "most")
-    chosen = [r for r in reversed(found.records) if not kinds or r.kind in kinds]
+    chosen = [r for r in reversed(result.records) if not kinds or r.kind in kinds]
     if not chosen:
         st.info(f"There is no record of kind {listed(kinds)}." if kinds else "No line of the log is sound.")
         return
@@ -107,15 +107,15 @@ def view() -> None:
         st.code("python -m dosing recommend RUN --state NUMBERS", language="bash")
         return
     try:
-        found = verified(book.path, stamp(book))
+        result = verified(book.path, stamp(book))
     except UserError as error:
         page.problems([str(error)])
         return
-    status(book, found)
-    summary(count(found.records))
-    if found.broken is not None:
+    status(book, result)
+    summary(count(result.records))
+    if result.broken is not None:
         st.caption("Counted over the sound records alone.")
-    last_records(found)
+    last_records(result)
     st.download_button(
         "Download the log (JSON lines)",
         book.path.read_bytes,

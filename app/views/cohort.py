@@ -34,7 +34,7 @@ class Evaluation:
 
 def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
     """Evaluated runs in the order of their marks; the others are named."""
-    found, missing = [], []
+    result, missing = [], []
     for run in runs:
         try:
             outcomes = evaluation.outcomes(run)
@@ -44,34 +44,34 @@ def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
         if outcomes is None or rule not in outcomes:
             missing.append(run.label)
         else:
-            found.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
+            result.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
     if missing:
         page.nothing_yet(
             f"Not evaluated on new patients yet: {', '.join(missing)}. This command trains what is missing "
             "and evaluates it:",
             "python -m dosing compare",
         )
-    return found
+    return result
 
 
-def lane(found: Evaluation) -> Lane:
+def lane(result: Evaluation) -> Lane:
     """One agent's returns with their mean and their worst tenth."""
-    returns = found.outcome.returns
+    returns = result.outcome.returns
     tail = cvar(returns, TENTH) if TENTH * returns.shape[1] >= 1.0 else None
-    return Lane(found.run.label, found.mark, returns.reshape(-1), mean_over_seeds(returns), tail)
+    return Lane(result.run.label, result.mark, returns.reshape(-1), mean_over_seeds(returns), tail)
 
 
-def spread_of_returns(found: list[Evaluation]) -> None:
+def spread_of_returns(result: list[Evaluation]) -> None:
     """Distributions with their worst tenth."""
     st.subheader("Returns over patients")
-    lanes = [lane(one) for one in found]
+    lanes = [lane(one) for one in result]
     page.draw(cohort.distributions(lanes), "distributions", "Distribution of returns of each agent")
     for one in lanes:
         words = (
             f"worst tenth **{minus(one.tail)}**" if one.tail else "worst tenth: fewer than 10 patients a seed"
         )
         st.markdown(f"- {one.mark.sign} {one.name}: mean **{minus(one.mean)}**, {words}")
-    seeds, patients = found[0].outcome.returns.shape
+    seeds, patients = result[0].outcome.returns.shape
     st.caption(
         f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
         "same for every agent. Filled mark: mean; open mark: mean return of the worst tenth of the patients "
@@ -79,19 +79,19 @@ def spread_of_returns(found: list[Evaluation]) -> None:
     )
 
 
-def safety(found: list[Evaluation]) -> None:
+def safety(result: list[Evaluation]) -> None:
     """Cost against return, for agents and the rules of the study table."""
     st.subheader("Cost against return")
     points = [
         (o.run.label, o.mark, mean_over_seeds(o.outcome.returns), mean_over_seeds(o.outcome.cost))
-        for o in found
+        for o in result
     ]
     try:
         table = study.table()
     except UserError as error:
         page.problems([str(error)])
         table = None
-    data = str(found[0].run.config["data"]["name"])
+    data = str(result[0].run.config["data"]["name"])
     rules = (
         [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
     )
@@ -121,17 +121,17 @@ def known(one: Evaluation) -> Evaluated | None:
         return None
 
 
-def groups(found: list[Evaluation]) -> None:
+def groups(result: list[Evaluation]) -> None:
     """Mean return by a trait of the patients."""
     st.subheader("Subgroups")
-    first = found[0].outcome
-    if (patients := known(found[0])) is None:
+    first = result[0].outcome
+    if (patients := known(result[0])) is None:
         return
-    if other := [one.run.label for one in found if one.outcome.seeds != first.seeds]:
+    if other := [one.run.label for one in result if one.outcome.seeds != first.seeds]:
         st.info(f"Evaluated on patients of other seeds, so not beside the rest: {', '.join(other)}.")
-    found = [one for one in found if one.outcome.seeds == first.seeds]
-    found = [one for one in found if one.outcome.returns.shape == first.returns.shape]
-    names = [str(name) for name in found[0].run.config.get("obs_names") or ()]
+    result = [one for one in result if one.outcome.seeds == first.seeds]
+    result = [one for one in result if one.outcome.returns.shape == first.returns.shape]
+    names = [str(name) for name in result[0].run.config.get("obs_names") or ()]
     states = names[: patients.mean.shape[2]]
     traits = {f"latent mean of {name}": patients.mean[..., k] for k, name in enumerate(states)}
     traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}
@@ -139,7 +139,7 @@ def groups(found: list[Evaluation]) -> None:
         traits["sensitivity to the dose"] = patients.sensitivity
     trait = pick(st, "Patients grouped by", list(traits), "trait")
     try:
-        shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in found]
+        shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in result]
     except UserError as error:
         st.info(f"No subgroups: {error}")
         return
@@ -150,10 +150,10 @@ def groups(found: list[Evaluation]) -> None:
     )
 
 
-def worst(found: list[Evaluation]) -> None:
+def worst(result: list[Evaluation]) -> None:
     """The patients with the lowest returns, each with links that open its first state elsewhere."""
     st.subheader("Worst patients")
-    named = {one.run.label: one for one in found}
+    named = {one.run.label: one for one in result}
     one = named[pick(st, "Under", list(named), "under")]
     outcome, patients = one.outcome, known(one)
     for place in np.argsort(outcome.returns, axis=None)[:WORST]:
@@ -187,13 +187,13 @@ def view(listing: study.Listing) -> None:
     rule = st.segmented_control(
         "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
     )
-    found = evaluations(chosen_runs(listing), rule)
-    if not found:
+    result = evaluations(chosen_runs(listing), rule)
+    if not result:
         return
-    spread_of_returns(found)
-    safety(found)
-    groups(found)
-    worst(found)
+    spread_of_returns(result)
+    safety(result)
+    groups(result)
+    worst(result)
 
 
 view(page.open_page("Cohort"))

@@ -38,18 +38,18 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
 def show_table(listing: study.Listing) -> None:
     """Interval chart and table, or the command that makes them."""
     try:
-        found = study.table()
+        result = study.table()
     except UserError as error:
         page.problems([str(error)])
-        found = None
-    if found is None:
+        result = None
+    if result is None:
         page.nothing_yet(
             "These runs have not been compared yet. This command evaluates agents and reference rules on the "
             "same new patients and writes the table:",
             "python -m dosing demo",
         )
         return
-    rows, paths = found
+    rows, paths = result
     here = {str(run.folder.path.relative_to(study.study())): run.label for run in listing.runs}
     if gone := [path for path in paths if path not in here]:
         page.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
@@ -84,7 +84,8 @@ def show_table(listing: study.Listing) -> None:
         "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and "
         "seeds, before any clipping; the sparse set is each seed's own. Cost: mean number of safety events "
         "per patient. Worst 5 %: mean return of these patients (CVaR) when the recommended dose is given. "
-        "Foreseen: the law of the discounted return that an agent's own critic has learned, for those that "
+        "Foreseen: the distribution of the discounted return that an agent's own critic has learned, for "
+        "those that "
         "learn one, at the recorded visits: its mean and the mean of its worst 5 %."
     )
 

@@ -100,10 +100,10 @@ def facts(episodes: Episodes) -> None:
 
 def return_words(episodes: Episodes, patients: int) -> str:
     """Mean undiscounted return with its interval."""
-    found = analysis_data.mean_return(episodes)
-    if found is None:
+    result = analysis_data.mean_return(episodes)
+    if result is None:
         return f"{episodes.reward.sum() / patients:.2f} (one patient, no interval)"
-    return f"{found} ({found.basis})".replace("-", "\N{MINUS SIGN}")
+    return f"{result} ({result.basis})".replace("-", "\N{MINUS SIGN}")
 
 
 def distributions(episodes: Episodes) -> None:
@@ -129,15 +129,15 @@ def table(episodes: Episodes) -> None:
 def card(episodes: Episodes) -> None:
     """The scenario card and everything else the visits say about themselves."""
     st.subheader("Scenario card")
-    found = episodes.metadata.get("card") or {}
-    st.markdown(str(found.get("title", "Recorded data without a scenario card.")))
+    result = episodes.metadata.get("card") or {}
+    st.markdown(str(result.get("title", "Recorded data without a scenario card.")))
     with st.expander("All fields of the card"):
-        st.json(found)
+        st.json(result)
     with st.expander("All other metadata of the visits"):
         st.json({name: value for name, value in episodes.metadata.items() if name != "card"})
 
 
-def course(episodes: Episodes) -> None:
+def one_episode(episodes: Episodes) -> None:
     """One patient's observations, doses and rewards."""
     st.subheader("One patient")
     count = len(np.unique(episodes.episode))
@@ -162,7 +162,7 @@ def course(episodes: Episodes) -> None:
         figure = episode.observations(
             numbers, episodes.obs[rows][:, : len(names)], names, units[: len(names)], last
         )
-        page.draw(figure, "course_states", f"Observations of patient {patient} over the visits")
+        page.draw(figure, "episode_states", f"Observations of patient {patient} over the visits")
     with right:
         for k in range(episodes.act.shape[1]):
             figure = episode.doses(
@@ -206,14 +206,14 @@ def view(listing: study.Listing) -> None:
     source = st.segmented_control(
         "Visits", (RECORDED, SIMULATED), default=RECORDED, required=True, key="visits", bind="query-params"
     )
-    found = recorded(listing) if source == RECORDED else simulated()
-    if found is None:
+    result = recorded(listing) if source == RECORDED else simulated()
+    if result is None:
         return
-    episodes, name = found
+    episodes, name = result
     facts(episodes)
     distributions(episodes)
     table(episodes)
-    course(episodes)
+    one_episode(episodes)
     card(episodes)
     take_away(episodes, name)
 

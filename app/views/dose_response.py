@@ -24,11 +24,11 @@ WHAT = (
 def status(answers: list[Answer]) -> None:
     """Refusals and deferrals, before any curve."""
     for answer in answers:
-        found = answer.found
-        if found.dose is None:
-            st.error(f"**REFUSED: no dose of {answer.source.name}.** {' '.join(found.reasons)}")
-        elif found.status == "deferred":
-            st.warning(f"**DEFERRED: {answer.source.name}.** {' '.join(found.reasons)}")
+        result = answer.result
+        if result.dose is None:
+            st.error(f"**REFUSED: no dose of {answer.source.name}.** {' '.join(result.reasons)}")
+        elif result.status == "deferred":
+            st.warning(f"**DEFERRED: {answer.source.name}.** {' '.join(result.reasons)}")
 
 
 def spread(values: np.ndarray, places: int) -> str:
@@ -51,8 +51,8 @@ def told(response: DoseResponse) -> str:
         f"({counted(len(own), 'seed')}, {spread(own, 2)}). Highest value at dose {spread(best, places)}, "
         f"{number(float((response.value.max(1) - own).mean()), 2)} above that."
     )
-    if response.law is not None:
-        worst = response.law.worst[:, response.dose.searchsorted(response.recommended)]
+    if response.distribution is not None:
+        worst = response.distribution.worst[:, response.dose.searchsorted(response.recommended)]
         words += (
             f" Foreseen mean of the worst 5\N{NO-BREAK SPACE}%: **{number(float(worst.mean()), 2)}** "
             f"({spread(worst, 2)})."
@@ -70,32 +70,33 @@ def view(listing: study.Listing) -> None:
     answers = ask(loaded, asked.state)
     note(answers)
     status(answers)
-    if all(answer.found.dose is None for answer in answers):
+    if all(answer.result.dose is None for answer in answers):
         return
     limits = loaded[0].limits
     columns = st.columns(min(limits.n_act, 2))
     for dimension in range(limits.n_act):
         name = "dose" if limits.n_act == 1 else f"dose {dimension + 1} of {limits.n_act}"
-        found = [response for answer in answers if (response := respond(answer, dimension)) is not None]
-        if silent := without_critic(answers, found):
+        result = [response for answer in answers if (response := respond(answer, dimension)) is not None]
+        if silent := without_critic(answers, result):
             verb = "learns" if len(silent) == 1 else "learn"
             st.info(f"{listed(silent)} {verb} no critic: there is no value of a dose to draw.")
-        if not found:
+        if not result:
             page.nothing_yet(
                 "None of these agents has a critic. This command trains some that have:",
                 "python -m dosing compare --agents fttpo iql iqn",
             )
             return
         with columns[dimension % len(columns)]:
-            figure = dose_response(found, limits, dimension, name=name)
+            figure = dose_response(result, limits, dimension, name=name)
             page.draw(figure, f"response{dimension}", f"Believed return of each agent over the {name}")
-            st.markdown("\n".join(told(response) for response in found))
+            st.markdown("\n".join(told(response) for response in result))
     others = (
         " In the dimensions not drawn every agent gives its recommended dose." if limits.n_act > 1 else ""
     )
     st.caption(
         "Strong line: mean over training seeds; thin lines: the seeds, with their range as a band. For an "
-        "agent that learns a law of returns the band is the law's own, 10 to 90\N{NO-BREAK SPACE}%, seeds "
+        "agent that learns a distribution of returns the band is the distribution's own, 10 to "
+        "90\N{NO-BREAK SPACE}%, seeds "
         "together, and the dashed line the mean of its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose. "
         f"Ticks: doses recorded at the {NEAR} training visits nearest to this state.{others} Returns are "
         "discounted, in the unit of the rewards, and hold an agent's own charges, such as penalties; each "

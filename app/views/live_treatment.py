@@ -81,17 +81,17 @@ def partial(rivals: Sequence[TrialSummary]) -> None:
 
 def starts_of(looks: Sequence[tuple[TrialSummary, Mark]]) -> list[tuple[str, Estimate]]:
     """Return of the offline policies that the methods in colour started from."""
-    found = {}
+    result = {}
     for rival, look in looks:
         if rival.start is not None and look != OTHER and len(rival.start) > 1:
             name = f"offline {rival.trial.agent}"
-            found[rival.trial.offline] = (name, mean_over_seeds(rival.start.to_numpy()[:, None]))
-    return list(found.values())
+            result[rival.trial.offline] = (name, mean_over_seeds(rival.start.to_numpy()[:, None]))
+    return list(result.values())
 
 
 def curves_of(looks: Sequence[tuple[TrialSummary, Mark]], measure: str) -> list[LearningCurve]:
     """One line per trial that has some value of the measure."""
-    found = []
+    result = []
     for rival, look in looks:
         progress = rival.trial.progress
         if progress is None:
@@ -99,8 +99,8 @@ def curves_of(looks: Sequence[tuple[TrialSummary, Mark]], measure: str) -> list[
         visits, band = progress.along(getattr(progress, measure))
         if band:
             name = rival.label if rival.trial.finished else f"{rival.label} (so far)"
-            found.append(LearningCurve(name, look, visits, band))
-    return found
+            result.append(LearningCurve(name, look, visits, band))
+    return result
 
 
 def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) -> None:
@@ -141,9 +141,9 @@ def treatment(looks: Sequence[tuple[TrialSummary, Mark]], last: int) -> None:
             if curves := curves_of(looks, measure):
                 page.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
             else:
-                st.info(f"No course of treatment has ended yet: no {title.partition(' (')[0]}.")
+                st.info(f"No episode of treatment has ended yet: no {title.partition(' (')[0]}.")
     st.caption(
-        "Left: patients whose courses ended since the evaluation before, treated by doses that the agent "
+        "Left: patients whose episodes ended since the evaluation before, treated by doses that the agent "
         "tried out. Right: their safety events, of all patients of a seed together; the scenario card on the "
         "Data page names the events, which are never part of the reward. Bands as above."
     )
@@ -184,8 +184,8 @@ def _line(rival: TrialSummary) -> dict[str, str]:
 
 def _words(progress: Progress, values: npt.NDArray[np.float64], spec: str) -> str:
     """One number per seed as mean and interval, to so many digits; a dash where a seed has none."""
-    found = progress.over_seeds(values)
-    return DASH if found is None else minus(format(found, f"z{spec}"))
+    result = progress.over_seeds(values)
+    return DASH if result is None else minus(format(result, f"z{spec}"))
 
 
 def _fall(rival: TrialSummary, progress: Progress) -> str:
@@ -232,10 +232,10 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
 
 opened = page.open_page("Live treatment", needs_runs=False)
 st.markdown(WORDS)
-found, unreadable = live_treatment.groups()
+result, unreadable = live_treatment.groups()
 page.problems(unreadable)
-if found:
-    view(found)
+if result:
+    view(result)
 else:
     page.nothing_yet(
         f"There is no trial in `{readers_study.study()}` yet. This goes on from a finished run by every "

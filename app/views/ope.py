@@ -35,20 +35,20 @@ RETURN = "return per patient (no unit)"
 
 @st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
 def _valued(path: str, weights: str, sampled: bool, _run: study.Run) -> Valued | None:
-    """What a run's own recorded visits say of it; None where that takes more than a moment."""
+    """What a run's own recorded visits say of it; None where that takes more than a progress."""
     del path, weights
-    policy, episodes = study.door(_run).policy, study.episodes(_run)
+    policy, episodes = study.recommender(_run).policy, study.episodes(_run)
     return value(_run.label, policy, episodes, sampled=sampled) if is_quick(policy, episodes) else None
 
 
 def truth(run: study.Run, rule: str) -> Estimate | None:
     """Mean return on new simulated patients; None where the run was not evaluated."""
     try:
-        found = evaluation.outcomes(run)
+        result = evaluation.outcomes(run)
     except UserError as error:
         page.problems([f"{run.label}: {error}"])
         return None
-    return mean_over_seeds(found[rule].returns) if found and rule in found else None
+    return mean_over_seeds(result[rule].returns) if result and rule in result else None
 
 
 def command(runs: list[study.Run]) -> str:
@@ -56,7 +56,7 @@ def command(runs: list[study.Run]) -> str:
     names, data = [], ""
     for run in runs:
         try:
-            if study.door(run).policy.looks_back:
+            if study.recommender(run).policy.looks_back:
                 continue
         except UserError:
             continue
@@ -78,28 +78,28 @@ def selection() -> SelectionTable | None:
         return None
 
 
-def cross_validated(found: SelectionTable, runs: tuple[study.Run, ...]) -> None:
+def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
     st.subheader("Cross-validated")
-    st.markdown(f"**{found.verdict}**")
-    offered = [e for e in ESTIMATORS if e in found.candidates[0].values]
-    estimator = found.decided_by
+    st.markdown(f"**{result.verdict}**")
+    offered = [e for e in ESTIMATORS if e in result.candidates[0].values]
+    estimator = result.decided_by
     if len(offered) > 1:
         estimator = pick(st, "Estimator", offered, "estimator", format_func=ESTIMATORS.__getitem__)
     lines: list[Line] = []
-    for index, candidate in enumerate(found.candidates[: HIGHLIGHTS + 1]):
+    for index, candidate in enumerate(result.candidates[: HIGHLIGHTS + 1]):
         look = OTHER if index == 0 else mark(index - 1)
         lines += _lines(candidate, estimator, look, runs)
     page.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
-    st.table(pd.DataFrame(_row(c, estimator, runs) for c in found.candidates), hide_index=True)
+    st.table(pd.DataFrame(_row(c, estimator, runs) for c in result.candidates), hide_index=True)
     st.caption(
-        f"Open marks: estimates from {counted(found.patients, 'recorded patient')} alone, over "
-        f"{counted(found.horizon, 'visit')}, each patient valued under policies trained on the others; 95"
+        f"Open marks: estimates from {counted(result.patients, 'recorded patient')} alone, over "
+        f"{counted(result.horizon, 'visit')}, each patient valued under policies trained on the others; 95"
         f"{NBSP}% intervals, those of differences corrected for the number of candidates. Filled: "
         "the simulator's answer for the same settings trained on all patients, where this study holds such a "
-        f"run that was evaluated. Recorded doses: {found.behaviour}."
+        f"run that was evaluated. Recorded doses: {result.behaviour}."
     )
-    for note in found.notes:
+    for note in result.notes:
         st.caption(f"Note: {note}")
 
 
@@ -131,11 +131,11 @@ def own_patients(runs: list[study.Run]) -> None:
     rule = st.segmented_control(
         "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
     )
-    found: dict[int, Valued] = {}
+    result: dict[int, Valued] = {}
     slow = []
     for index, run in enumerate(runs):
         try:
-            weights = str(study.door(run).provenance["weights"])
+            weights = str(study.recommender(run).provenance["weights"])
             study.episodes(run)
         except UserError as error:
             page.problems([f"{run.label}: {error}"])
@@ -148,62 +148,62 @@ def own_patients(runs: list[study.Run]) -> None:
         if valued is None:
             slow.append(run)
         else:
-            found[index] = valued
+            result[index] = valued
     if slow:
         page.nothing_yet(
             f"The doses of {listed([run.label for run in slow])} are generated, and valuing them all takes "
             "minutes. This command does, and on patients that they have not seen:",
             command(slow),
         )
-    if not found:
+    if not result:
         return
     st.warning(
         "**Too good.** These agents were trained on the very patients that value them here. Trust the "
         "cross-validated numbers instead, and the simulator most."
     )
-    estimates(runs, found, rule)
-    support(runs, found)
+    estimates(runs, result, rule)
+    support(runs, result)
 
 
-def estimates(runs: list[study.Run], found: dict[int, Valued], rule: str) -> None:
+def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> None:
     """Every estimate beside the simulator's answer."""
     lines: list[Line] = []
-    for index, valued in found.items():
+    for index, valued in result.items():
         run, look = runs[index], mark(index)
         known = truth(run, rule)
         lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
         for name, one in valued.policy.values.items():
             words = f"{run.label}, {ESTIMATORS[name]}"
             lines.append((words, look, False, one.estimate or "refused, see below"))
-    constant = next(iter(found.values())).constant.values["fqe"].estimate
+    constant = next(iter(result.values())).constant.values["fqe"].estimate
     if constant is not None:
         lines.append(("estimated constant dose, fitted Q evaluation", OTHER, False, constant))
     figure = panels_of_estimates([(RETURN, lines)])
     page.draw(figure, "estimates", "Estimates beside the simulator's returns")
     refused = dict.fromkeys(
         f"{runs[index].label}, {ESTIMATORS[name]}: {one.refused}."
-        for index, valued in found.items()
+        for index, valued in result.items()
         for name, one in valued.policy.values.items()
         if one.refused
     )
     st.markdown("\n".join(f"- **No number.** {words}" for words in refused))
-    described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in found.items())
+    described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
     st.caption(
         "Filled: mean return on new simulated patients. Open: estimates from the recorded visits alone. "
         f"Lines: 95{NBSP}% intervals over patients or seeds. What is valued: {described}."
     )
 
 
-def support(runs: list[study.Run], found: dict[int, Valued]) -> None:
+def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
     """Effective sample size, and how many recorded doses a policy could never give."""
     st.subheader("What the weights rest on")
-    lines = [(runs[i].label, mark(i), v.sample) for i, v in found.items() if v.sample is not None]
-    patients = next(iter(found.values())).patients
+    lines = [(runs[i].label, mark(i), v.sample) for i, v in result.items() if v.sample is not None]
+    patients = next(iter(result.values())).patients
     if lines:
         figure = effective_sample(lines, patients)
         page.draw(figure, "sample", "Effective sample size of importance weights over the visits")
     words = []
-    for index, valued in found.items():
+    for index, valued in result.items():
         name, look = runs[index].label, mark(index)
         if valued.refused:
             words.append(f"- {look.sign} {name}: no importance weights: {valued.refused}")

@@ -43,7 +43,7 @@ def status(run: study.Run, table: dict[str, str] | None) -> dict[str, str]:
     updates = config.get("training", {}).get("steps")
     return {
         "run": run.label,
-        "law of the dose": run.family,
+        "distribution of the dose": run.family,
         "data": str(config["data"]["name"]),
         "seeds": str(len(config["seeds"])),
         "updates": f"{updates:,}" if updates else "unknown",
@@ -59,7 +59,7 @@ def unfinished(folder: Path) -> dict[str, str]:
     started = (folder / CHECKPOINT).is_file()
     return {
         "run": str(folder.relative_to(study.study()).parts[0]),
-        "law of the dose": dash,
+        "distribution of the dose": dash,
         "data": folder.parent.name,
         "seeds": dash,
         "updates": dash,
@@ -72,13 +72,13 @@ def unfinished(folder: Path) -> dict[str, str]:
 def verdicts() -> dict[str, str] | None:
     """What the study table says of each run's folder; None without a table."""
     try:
-        found = study.table()
+        result = study.table()
     except UserError as error:
         page.problems([str(error)])
         return None
-    if found is None:
+    if result is None:
         return None
-    return {path: row.verdict or "no constant dose" for row, path in zip(found[0], found[1], strict=False)}
+    return {path: row.verdict or "no constant dose" for row, path in zip(result[0], result[1], strict=False)}
 
 
 def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
@@ -130,7 +130,8 @@ def picture(listing: study.Listing) -> None:
     page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
     st.caption(
         f"Patient {int(episodes.episode[0])}, visit 1. Solid: every dose the sparse policy could give. "
-        "Hatched: the central part of a law that gives every dose some probability. Grey: outside the hard "
+        "Hatched: the central part of a distribution that gives every dose some probability. Grey: "
+        "outside the hard "
         "limits."
     )
 

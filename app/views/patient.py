@@ -1,4 +1,4 @@
-"""One patient: the question (a state), the answer (recommendations), the reason (dose axis and course)."""
+"""One patient: the question (a state), the answer (recommendations), the reason (dose axis and episode)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dosing.recommendation.report import Said, report
 def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> None:
     """What a policy that is asked for a return would give, for every return it could be asked for."""
     source, asked_for = answer.source, target_return.grid(targets)
-    state = np.asarray(answer.found.state, dtype=np.float32)
+    state = np.asarray(answer.result.state, dtype=np.float32)
     doses = source.policy.doses_for(state, asked_for)
     dimensions = source.limits.n_act
     st.subheader(f"What {source.name} gives for the return it is asked for")
@@ -50,10 +50,10 @@ def take_away(answers: list[Answer], asked: Asked) -> None:
     if asked.row is not None and asked.episodes is not None:
         patient, visit = int(asked.episodes.episode[asked.row]), int(asked.episodes.step[asked.row]) + 1
         about, name = f"recorded patient {patient}, visit {visit}", f"patient{patient}-visit{visit}"
-    said = [Said(answer.source.name, answer.source.family, answer.found) for answer in answers]
+    said = [Said(answer.source.name, answer.source.family, answer.result) for answer in answers]
     st.download_button(
         "Printable page (HTML)",
-        report(said, answers[0].source.door.rules.entries, about),
+        report(said, answers[0].source.recommender.rules.entries, about),
         file_name=f"recommendation-{name}-not-for-patients.html",
         mime="text/html",
         on_click="ignore",
@@ -77,10 +77,10 @@ def view(listing: study.Listing) -> None:
         decide(answers, records)
     take_away(answers, asked)
     for number, answer in enumerate(answers):
-        if answer.found.dose is not None and (targets := answer.source.policy.targets) is not None:
+        if answer.result.dose is not None and (targets := answer.source.policy.targets) is not None:
             by_target(answer, targets, f"target{number}")
     if asked.row is not None and asked.episodes is not None:
-        episode_panel.course(asked.episodes, asked.row, loaded[0])
+        episode_panel.episode_panel(asked.episodes, asked.row, loaded[0])
 
 
 view(page.open_page("Patient"))

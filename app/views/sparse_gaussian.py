@@ -1,4 +1,4 @@
-"""A sparse law against a Gaussian one: the same state, the same dose axis, the same evaluated patients."""
+"""A sparse distribution against a Gaussian one: same state, same dose axis, same evaluated patients."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from app.analysis.recommendations import Answer, ask, curves, sparse_of
 from app.analysis.tails import (
     CONTRAST,
     default_pair,
+    differ_in_distribution_only,
     differences,
     is_gaussian,
     is_sparse,
     outside,
     paid,
     tails,
-    twins,
     worst_share,
 )
 from app.charts import tails as charts_tails
@@ -41,7 +41,7 @@ def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
         missing = "sparse" if not sparse else "Gaussian"
         page.nothing_yet(
             f"No agent here has a {missing} policy. These commands train an agent twice, with a sparse and "
-            "with a Gaussian law and nothing else changed, and show both:",
+            "with a Gaussian distribution and nothing else changed, and show both:",
             COMMAND,
         )
         return None
@@ -54,12 +54,13 @@ def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
 
 
 def alike(first: study.Run, second: study.Run) -> None:
-    """Say whether the law is all that differs."""
-    if twins(first, second):
-        st.caption(f"Both are {first.entry.title} with the same settings: only the law differs.")
+    """Say whether the distribution is all that differs."""
+    if differ_in_distribution_only(first, second):
+        st.caption(f"Both are {first.entry.title} with the same settings: only the distribution differs.")
     else:
         page.nothing_yet(
-            "More than the law differs between these two. These commands make a pair that differs in its law "
+            "More than the distribution differs between these two. These commands make a pair that "
+            "differs in its distribution "
             "alone, and show it:",
             COMMAND,
         )
@@ -75,17 +76,19 @@ def cards(answers: list[Answer]) -> None:
 def axis(answers: list[Answer], dimension: int, name: str) -> None:
     """Densities on a logarithmic scale, then the tails, on one dose axis."""
     figure = dose_axis(answers, curves(answers, dimension), dimension, name=name, log=True)
-    page.draw(figure, f"laws{dimension}", f"Densities of both laws over the {name}, log scale")
-    found = tails(answers, dimension)
+    page.draw(
+        figure, f"distributions{dimension}", f"Densities of both distributions over the {name}, log scale"
+    )
+    result = tails(answers, dimension)
     source = answers[0].source
     limits = (source.limits.low[dimension], source.limits.high[dimension])
-    figure = charts_tails.tail_mass(found, limits, name=name, unit=source.limits.unit)
+    figure = charts_tails.tail_mass(result, limits, name=name, unit=source.limits.unit)
     page.draw(figure, f"tails{dimension}", f"Probability of a {name} as extreme, log scale")
 
 
 def masses(answers: list[Answer]) -> None:
     """Probability outside the hard limits and outside the sparse interval, with the seeds' range."""
-    sparse = answers[0].found
+    sparse = answers[0].result
     assert sparse.support is not None, "a dose has a set"
     intervals = (
         ("outside the hard limits", *sparse.limits),
@@ -108,8 +111,8 @@ def masses(answers: list[Answer]) -> None:
 
 def evaluated(runs: tuple[study.Run, study.Run]) -> None:
     """Cost and the worst patients, when recommended doses are given and when doses are drawn."""
-    st.subheader("What it costs over a course of treatment")
-    found = []
+    st.subheader("What it costs over an episode of treatment")
+    result = []
     for run in runs:
         try:
             outcomes = evaluation.outcomes(run)
@@ -122,30 +125,31 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
                 f"python -m dosing evaluate {run.folder.path}",
             )
         else:
-            found.append((run, outcomes))
-    if not found:
+            result.append((run, outcomes))
+    if not result:
         return
     rows = []
     try:
-        for run, outcomes in found:
+        for run, outcomes in result:
             for rule in evaluation.RULES:
-                words = "drawn from the law" if rule == "sampled" else rule
+                words = "drawn from the distribution" if rule == "sampled" else rule
                 rows.append((run.label, mark(runs.index(run)), words, paid(outcomes[rule])))
     except UserError as error:
         page.problems([str(error)])
         return
-    seeds, patients = found[0][1][evaluation.RULES[0]].returns.shape
+    seeds, patients = result[0][1][evaluation.RULES[0]].returns.shape
     share = worst_share(patients)
     figure = panels_of_estimates(charts_tails.measures(rows, share))
     page.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
     st.caption(
         f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
-        "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the law, "
+        "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the "
+        "distribution, "
         "and a draw beyond a hard limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events "
         "are never part of the reward; the scenario card on the Data page names them."
     )
-    if len(found) == 2:
-        paired(found[0], found[1])
+    if len(result) == 2:
+        paired(result[0], result[1])
 
 
 Measured = tuple[study.Run, dict[str, Outcomes]]
@@ -156,14 +160,14 @@ def paired(first: Measured, second: Measured) -> None:
     lines = []
     for rule in evaluation.RULES:
         try:
-            found = differences(first[1], second[1], rule)
+            result = differences(first[1], second[1], rule)
         except UserError as error:
             st.info(f"No difference is drawn: {error}")
             return
         words = "drawn" if rule == "sampled" else rule
         lines.append(
-            f"- {words} doses: return **{minus(found['return'])}** ({verdict(found['return'])}), "
-            f"safety events **{minus(found['cost'])}**"
+            f"- {words} doses: return **{minus(result['return'])}** ({verdict(result['return'])}), "
+            f"safety events **{minus(result['cost'])}**"
         )
     st.markdown(f"**{first[0].label} minus {second[0].label}**, paired by patient:\n\n" + "\n".join(lines))
 
@@ -180,7 +184,7 @@ def view(listing: study.Listing) -> None:
         answers = ask(loaded, asked.state)
         note(answers)
         cards(answers)
-        if all(answer.found.dose is not None for answer in answers):
+        if all(answer.result.dose is not None for answer in answers):
             st.subheader("Tails on one dose axis")
             dimensions = loaded[0].limits.n_act
             for dimension in range(dimensions):
@@ -188,7 +192,8 @@ def view(listing: study.Listing) -> None:
             st.caption(
                 "Above: densities, log scale; the sparse one ends at its edges. Below: how probable a dose "
                 "this far from the recommended one is, or further on the same side, mean over training "
-                "seeds, before any clipping. Filled: the difference between the two laws. A triangle stands "
+                "seeds, before any clipping. Filled: the difference between the two distributions. A "
+                "triangle stands "
                 "where the probability becomes exactly 0, which no logarithmic axis can show. Grey: outside "
                 "the hard limits."
             )

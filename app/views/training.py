@@ -20,22 +20,22 @@ def returns_along(listing: study.Listing) -> None:
     """Returns of every run at the updates it was evaluated at, seeds faint, interquartile mean strong."""
     st.subheader("Returns along training")
     try:
-        found = evaluation.curves()
+        result = evaluation.curves()
     except UserError as error:
         page.problems([str(error)])
         return
-    if found is None:
+    if result is None:
         page.nothing_yet(
             "No run was evaluated along its training yet. This command trains and evaluates:", COMMAND
         )
         return
-    names = list(dict.fromkeys(found["data"]))
+    names = list(dict.fromkeys(result["data"]))
     data = names[0]
     if len(names) > 1:
         data = pick(st, "Data set", names, "curves_of")
-    found = found[found["data"] == data]
+    result = result[result["data"] == data]
     here = {str(run.folder.path.relative_to(study.study())) for run in listing.runs}
-    if gone := sorted(set(found["run"]) - here):
+    if gone := sorted(set(result["run"]) - here):
         page.problems([f"{path} is no longer a readable run; its curve is as it was." for path in gone])
     rule = st.segmented_control(
         "Doses",
@@ -45,12 +45,12 @@ def returns_along(listing: study.Listing) -> None:
         key="along",
         bind="query-params",
     )
-    if found["update"].nunique() == 1:
+    if result["update"].nunique() == 1:
         page.nothing_yet("Only the end of training was evaluated. This command shows the way there:", COMMAND)
-    low, high = float(found[rule].min()), float(found[rule].max())
+    low, high = float(result[rule].min()), float(result[rule].max())
     pad = 0.06 * (high - low) or 1.0
     columns = st.columns(2)
-    for index, (run, part) in enumerate(found.groupby("run", sort=False)):
+    for index, (run, part) in enumerate(result.groupby("run", sort=False)):
         wide = part.pivot(index="update", columns="seed", values=rule)
         look = mark(index) if index < HIGHLIGHTS else OTHER
         figure = base.training_curve(
@@ -63,14 +63,14 @@ def returns_along(listing: study.Listing) -> None:
             page.draw(figure, f"along{index}", f"Mean return of {name} along training, run {run}")
     st.caption(
         f"Return on the evaluation patients when doses are {rule}; the same patients at every update and for "
-        f"every agent. Strong line: interquartile mean over {seeds_in(found)}; faint lines: the seeds. All "
+        f"every agent. Strong line: interquartile mean over {seeds_in(result)}; faint lines: the seeds. All "
         "panels share one scale."
     )
 
 
-def seeds_in(found: pd.DataFrame) -> str:
+def seeds_in(result: pd.DataFrame) -> str:
     """How many seeds the curves rest on."""
-    counts = found.groupby("run")["seed"].nunique()
+    counts = result.groupby("run")["seed"].nunique()
     if counts.min() == counts.max():
         return counted(int(counts.min()), "training seed")
     return f"{counts.min()} to {counts.max()} training seeds"

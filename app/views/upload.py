@@ -1,4 +1,4 @@
-"""A table of patients that somebody brings: checked as a whole, answered row by row through the door."""
+"""A table of patients that somebody brings: checked as a whole, answered row by row."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def mapping(sheet: Sheet, entries: Sequence[StateEntry], key: str) -> dict[str, 
         options = [NONE, *names]
         start = options.index(entry.name) if entry.name in names else 0
         label = f"{entry.name} ({unit_words(entry.unit)})"
-        found = places[number].selectbox(label, options, start, key=f"column{number}_{key}")
-        if found != NONE:
-            chosen[entry.name] = found
+        result = places[number].selectbox(label, options, start, key=f"column{number}_{key}")
+        if result != NONE:
+            chosen[entry.name] = result
     if unused := [name for name in names if name not in chosen.values()]:
         st.caption(
             escaped(f"Not used: {', '.join(unused[:TOLD])}{' and more' if len(unused) > TOLD else ''}")
@@ -116,21 +116,25 @@ def preview(values: Array, entries: Sequence[StateEntry]) -> None:
 
 
 @st.cache_resource(show_spinner="Asking the policy about every row", max_entries=4)
-def answered(_door: Recommender, _states: Array, _current: Array | None, source: str, key: Any) -> pa.Table:
+def answered(
+    _recommender: Recommender, _states: Array, _current: Array | None, source: str, key: Any
+) -> pa.Table:
     """The answers, kept while they are on show; ``key`` names policy, file and columns."""
-    return batch.answer(_door, _states, _current, source)
+    return batch.answer(_recommender, _states, _current, source)
 
 
 def results(
-    door: Recommender, run: study.Run, states: Array, current: Array | None, source: str, key: Any
+    recommender: Recommender, run: study.Run, states: Array, current: Array | None, source: str, key: Any
 ) -> None:
     """Answers as a table with status, in the log first; files to take away."""
-    table = answered(door, states, current, source, (run.folder.path, str(door.provenance), key))
+    table = answered(
+        recommender, states, current, source, (run.folder.path, str(recommender.provenance), key)
+    )
     counts, parquet = batch.statuses(table), batch.as_parquet(table)
     about = {"input": source, "output": hashlib.sha256(parquet).hexdigest(), "rows": table.num_rows}
     try:
-        once("run loaded", door.provenance)
-        once("batch", about | {"statuses": counts, "provenance": door.provenance})
+        once("run loaded", recommender.provenance)
+        once("batch", about | {"statuses": counts, "provenance": recommender.provenance})
     except UserError as error:
         nothing_recorded(error)
     st.subheader(f"What {run.label} says")
@@ -138,13 +142,13 @@ def results(
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
     shown = table.to_pandas()
     shown = shown if only == "all" else shown[shown["status"] == only]
-    limits, unit = door.rules.limits, unit_words(door.rules.limits.unit)
+    limits, unit = recommender.rules.limits, unit_words(recommender.rules.limits.unit)
     doses = [name for name in table.column_names if name.startswith(DOSES)]
     labels = {name: st.column_config.Column(f"{name.replace('_', ' ')} ({unit})") for name in doses}
     st.dataframe(shown, hide_index=True, key="answers", column_config=labels)
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
-    default = f" Safe default: {door.rules.safe_default}." if door.rules.safe_default else ""
+    default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
     st.caption(
         f"{NOT_FOR_PATIENTS} Hard limits of the dose: {ends} ({unit}). Deferred: what the policy would give, "
         f"not a recommendation. Refused: no dose.{default} Support: {support}, "
@@ -168,11 +172,11 @@ def view(listing: study.Listing) -> None:
     runs = {run.label: run for run in one_data_set(listing)}
     run = runs[pick(st, "Agent", list(runs), "agent")]
     try:
-        door = study.door(run)
+        recommender = study.recommender(run)
     except UserError as error:
         page.problems([f"{run.label}: {error}"])
         return
-    observed, doses = wanted(door)
+    observed, doses = wanted(recommender)
     entries = [*observed, *doses]
     needed(entries)
     file = st.file_uploader(
@@ -206,7 +210,7 @@ def view(listing: study.Listing) -> None:
         st.info("Confirm columns and units; then every row is answered.")
         return
     width = len(observed)
-    results(door, run, values[:, :width], values[:, width:] if doses else None, source, key)
+    results(recommender, run, values[:, :width], values[:, width:] if doses else None, source, key)
 
 
 view(page.open_page("Upload your own patients"))

@@ -28,7 +28,7 @@ class Choice:
 
     name: str
     mark: Mark
-    course: Trajectories
+    episode: Trajectories
 
 
 def ask_choice(
@@ -80,13 +80,13 @@ def ask_choice(
 
 def told(choice: Choice) -> str:
     """Return and safety of one choice in words."""
-    course = choice.course
+    episode = choice.episode
     lines = [
-        f"Mean return **{minus(course.mean_return)}**",
-        f"Extreme doses per patient: {number(float(course.cost.sum(-1).mean()), 2)}",
+        f"Mean return **{minus(episode.mean_return)}**",
+        f"Extreme doses per patient: {number(float(episode.cost.sum(-1).mean()), 2)}",
     ]
-    if course.limited.any():
-        lines.append(f"Held at a hard limit: {number(100 * float(course.limited.mean()), 1)} % of the doses")
+    if episode.limited.any():
+        lines.append(f"Held at a hard limit: {number(100 * float(episode.limited.mean()), 1)} % of the doses")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -94,19 +94,19 @@ def compare(choices: list[Choice]) -> None:
     """What the further choices are worth more, or less, than the first."""
     base, *others = choices
     st.subheader(f"Difference from {base.name}")
-    found = [(c.name, c.mark, difference(c.course, base.course)) for c in others]
+    result = [(c.name, c.mark, difference(c.episode, base.episode)) for c in others]
     page.draw(
-        what_if.differences(base.name, found),
+        what_if.differences(base.name, result),
         "differences",
         f"Return of each choice minus that of {base.name}, with its 95 % interval",
     )
     lines = [
-        f"{m.sign} **{n}** minus {base.name}: **{minus(e)}**, {verdict(e)} ({e.basis})" for n, m, e in found
+        f"{m.sign} **{n}** minus {base.name}: **{minus(e)}**, {verdict(e)} ({e.basis})" for n, m, e in result
     ]
     st.markdown("\n".join(f"- {line}" for line in lines))
     st.caption(
         "Mean difference in return, paired by patient with the same noise, and its 95 % interval: for "
-        "patients who show this state, under the simulator's own law of motion."
+        "patients who show this state, under the simulator's own dynamics."
     )
 
 
@@ -126,7 +126,7 @@ def about(world: World, matched: PosteriorPatients, asked: int) -> None:
 
 @st.fragment
 def view(listing: study.Listing) -> None:
-    """State, choices and their courses; a fragment, so that a slider redraws nothing else."""
+    """State, choices and their episodes; a fragment, so that a slider redraws nothing else."""
     runs = one_data_set(listing)
     episodes, seed = None, REFERENCE_SEED
     try:
@@ -170,15 +170,15 @@ def view(listing: study.Listing) -> None:
         with column.container(border=True, height="stretch"):
             choices.append(ask_choice(index, named, world, [float(x) for x in state], matched))
     made = [choice for choice in choices if choice is not None]
-    drawn = [analysis_what_if.strips(choice.course, world, shown) for choice in made]
+    drawn = [analysis_what_if.strips(choice.episode, world, shown) for choice in made]
     ranges = [what_if.common_range(same) for same in zip(*drawn, strict=True)]
     places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
     for column, choice, strips in zip(places, made, drawn, strict=True):
         with column:
             st.markdown(f"{choice.mark.sign} **{choice.name}**\n{told(choice)}")
-            figure = what_if.course(choice.name, choice.mark, strips, ranges)
+            figure = what_if.episode(choice.name, choice.mark, strips, ranges)
             index = made.index(choice)
-            page.draw(figure, f"course{index}", f"Bands of return, state and dose under {choice.name}")
+            page.draw(figure, f"episode{index}", f"Bands of return, state and dose under {choice.name}")
     if not made:
         return
     st.caption(

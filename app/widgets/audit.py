@@ -41,8 +41,8 @@ def note(answers: Sequence[Answer]) -> list[Record] | None:
     """
     try:
         for answer in answers:
-            once("run loaded", answer.source.door.provenance)
-        return [once(*shown(answer.found.to_json())) for answer in answers]
+            once("run loaded", answer.source.recommender.provenance)
+        return [once(*shown(answer.result.to_json())) for answer in answers]
     except UserError as error:
         nothing_recorded(error)
         return None

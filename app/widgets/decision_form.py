@@ -46,14 +46,14 @@ def decide(answers: Sequence[Answer], records: Sequence[Record]) -> None:
 
 def _form(answer: Answer, record: Record) -> str:
     """The form; returns why what was sent could not be recorded, empty if it was, or nothing was sent."""
-    found, limits = answer.found, answer.source.limits
+    result, limits = answer.result, answer.source.limits
     spans = list(zip(limits.low, limits.high, strict=True))
     places = decimals(max(high - low for low, high in spans))
     labels: dict[Action, str] = dict(zip(ACTIONS, ("Accept", "Give another dose", "Reject"), strict=True))
-    if found.dose is not None:
-        dose = with_unit(", ".join(number(v, places) for v in found.dose), found.unit)
-        labels["accept"] += f" {dose}{' (deferred)' if found.status == 'deferred' else ''}"
-    actions = [a for a in ACTIONS if a != "accept" or found.dose is not None]
+    if result.dose is not None:
+        dose = with_unit(", ".join(number(v, places) for v in result.dose), result.unit)
+        labels["accept"] += f" {dose}{' (deferred)' if result.status == 'deferred' else ''}"
+    actions = [a for a in ACTIONS if a != "accept" or result.dose is not None]
     key = f"{record.number}_{record.line_hash[:8]}"  # another question starts with an empty form
     with st.form(f"decision{key}"):
         action = st.radio(
@@ -98,13 +98,13 @@ def _form(answer: Answer, record: Record) -> str:
 
 def _words(record: Record, answer: Answer) -> str:
     """One decision in a sentence; what a person typed is not read as markdown."""
-    content, limits, found = record.content, answer.source.limits, answer.found
+    content, limits, result = record.content, answer.source.limits, answer.result
     places = decimals(max(high - low for low, high in zip(limits.low, limits.high, strict=True)))
     what = {"accept": "accepted", "modify": "another dose", "reject": "rejected"}[content["action"]]
     if content["dose"] is not None:
         what += f", {with_unit(', '.join(number(v, places) for v in content['dose']), limits.unit)}"
-    if content["action"] == "modify" and found.dose is not None:
-        what += f" instead of {with_unit(', '.join(number(v, places) for v in found.dose), limits.unit)}"
+    if content["action"] == "modify" and result.dose is not None:
+        what += f" instead of {with_unit(', '.join(number(v, places) for v in result.dose), limits.unit)}"
     reason = f" Reason: {escaped(content['reason'])}" if content["reason"] else ""
     when = record.time[:19].replace("T", " ")
     return f"**Recorded: {what}.**{reason} (audit record {record.number}, {when} UTC)"

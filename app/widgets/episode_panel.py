@@ -11,15 +11,15 @@ from app.widgets import page
 from dosing.data.store import Episodes
 
 
-def course(episodes: Episodes, row: int, source: Source) -> None:
-    """The recorded course of the patient: observations, doses given, rewards."""
+def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
+    """The recorded episode of the patient: observations, doses given, rewards."""
     rows = np.flatnonzero(episodes.episode == episodes.episode[row])
     meta, current = episodes.metadata, int(row - rows[0])
     visits = episodes.step[rows].astype(float) + 1
     width = episodes.obs.shape[1]
     names = meta.get("obs_names") or [f"s{i + 1}" for i in range(width)]
     patient = int(episodes.episode[row])
-    st.subheader(f"Course of patient {patient}")
+    st.subheader(f"Episode of patient {patient}")
     left, right = st.columns(2)
     with left:
         figure = episode.observations(

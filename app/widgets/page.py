@@ -22,23 +22,23 @@ def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
     """
     st.title(title)
     st.warning(f"**Simulation, not for patients.** {NOT_FOR_PATIENTS}")
-    found = study.listing()
-    problems(found.problems)
-    if found.unfinished:
-        count = len(found.unfinished)
+    result = study.listing()
+    problems(result.problems)
+    if result.unfinished:
+        count = len(result.unfinished)
         st.info(
             f"{count} run{'s' if count > 1 else ''} in `{study.study()}` "
             f"{'are' if count > 1 else 'is'} not finished and not shown; "
             "the train command that started a run continues it."
         )
-    if needs_runs and not found.runs:
+    if needs_runs and not result.runs:
         nothing_yet(
             f"There is no finished run in `{study.study()}` yet. This command simulates patients, trains "
             "two agents and shows them here:",
             "python -m dosing demo",
         )
         st.stop()
-    return found
+    return result
 
 
 def nothing_yet(sentence: str, command: str) -> None:

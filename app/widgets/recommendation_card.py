@@ -1,4 +1,4 @@
-"""The parts of the patient page: recommendations side by side, the dose axis, the recorded course."""
+"""The parts of the patient page: recommendations side by side, the dose axis, the recorded episode."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from dosing.studies.comparison_table import Baseline
 
 def card(answer: Answer, sparse: Answer | None) -> None:
     """One recommendation: status first, number second, then what the policy could give."""
-    found, source = answer.found, answer.source
+    result, source = answer.result, answer.source
     st.markdown(f"{answer.mark.sign} **{source.name}** · {source.family}")
-    if found.dose is None or found.support is None or found.proposed is None:
-        default = f" Safe default of this scenario: **{found.safe_default}**." if found.safe_default else ""
-        st.error(f"**REFUSED: no dose.** {' '.join(found.reasons)}{default}")
+    if result.dose is None or result.support is None or result.proposed is None:
+        default = f" Safe default of this scenario: **{result.safe_default}**." if result.safe_default else ""
+        st.error(f"**REFUSED: no dose.** {' '.join(result.reasons)}{default}")
         return
-    places = decimals(max(h - low for low, h in zip(*found.limits, strict=True)))
-    dose, proposed = (", ".join(number(v, places) for v in values) for values in (found.dose, found.proposed))
+    places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
+    dose, proposed = (
+        ", ".join(number(v, places) for v in values) for values in (result.dose, result.proposed)
+    )
     label = "Recommended dose"
-    if found.status == "ok":
+    if result.status == "ok":
         st.badge("✓ OK: within the hard limits", color="green")
-    elif found.status == "limited":
-        limit = "a step limit" if "step_limit" in found.codes else "a hard limit"
+    elif result.status == "limited":
+        limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
         st.badge(f"▲ LIMITED: proposed {proposed}, held at {limit}", color="orange")
     else:
         label = "Dose the policy would give"
         st.badge("■ DEFERRED: not advice", color="red")
-    st.metric(label, with_unit(dose, found.unit))
-    if found.status == "deferred":
-        default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""
-        st.warning(f"**Decide without it.** {' '.join(found.reasons)}{default}")
+    st.metric(label, with_unit(dose, result.unit))
+    if result.status == "deferred":
+        default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
+        st.warning(f"**Decide without it.** {' '.join(result.reasons)}{default}")
     worth(source, places)
-    sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(found.dose)))
+    sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(result.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
-        for column in zip(*(seed.dose for seed in found.seeds), strict=True)
+        for column in zip(*(seed.dose for seed in result.seeds), strict=True)
     )
     if answer.point:
         lines = ["Gives **one dose** at each state, no interval (deterministic policy)"]
-    elif found.bounded:
+    elif result.bounded:
         lines = [f"Could give **{sets}** (exact support)"]
     else:
         lines = [f"Could give any dose; central {CENTRAL_WORDS}: **{sets}**"]
-    lines.append(f"Probability outside the hard limits: **{probability(found.mass_outside)}**")
+    lines.append(f"Probability outside the hard limits: **{probability(result.mass_outside)}**")
     if sparse is not None:
         name = sparse.source.name
         lines.append(f"Probability outside {name}'s set: **{probability(answer.outside_sparse)}**")
-    count = len(found.seeds)
+    count = len(result.seeds)
     lines.append(f"{counted(count, 'training seed')}, own doses {own}")
-    lines += found.notes
+    lines += result.notes
     st.markdown("\n".join(f"- {line}" for line in lines))
 
 
@@ -73,31 +75,32 @@ def worth(source: Source, places: int) -> None:
         show(f"{worth_words(row.difference, row.baseline, dose)}: **{row.verdict}**.")
 
 
-def worth_words(found: Estimate, baseline: Baseline, dose: str) -> str:
+def worth_words(result: Estimate, baseline: Baseline, dose: str) -> str:
     """A paired difference from the estimated constant dose as a sentence without its end.
 
     Args:
-        found: return of the policy minus that of the dose, with its 95 % interval.
+        result: return of the policy minus that of the dose, with its 95 % interval.
         baseline: where the dose comes from.
         dose: the dose with its unit.
     """
-    places = max(decimals(found.high - found.low) - 2, 1)
-    word = "less" if found.value < 0 else "more"
-    near, far = sorted((found.low, found.high), key=abs)
-    if found.low < 0 < found.high:
-        ends = f"{number(-found.low, places)} less to {number(found.high, places)} more"
+    places = max(decimals(result.high - result.low) - 2, 1)
+    word = "less" if result.value < 0 else "more"
+    near, far = sorted((result.low, result.high), key=abs)
+    if result.low < 0 < result.high:
+        ends = f"{number(-result.low, places)} less to {number(result.high, places)} more"
     else:
         ends = f"{number(abs(near), places)}, {number(abs(far), places)}"
     return (
-        f"On {_sample(found)}, following it was worth **{number(abs(found.value), places)} {word}** [{ends}] "
+        f"On {_sample(result)}, following it was worth **{number(abs(result.value), places)} {word}** "
+        f"[{ends}] "
         f"than one constant dose of {dose} estimated from the same {counted(baseline.patients, 'patient')}"
     )
 
 
-def _sample(found: Estimate) -> str:
+def _sample(result: Estimate) -> str:
     """The evaluation patients behind an estimate over training seeds."""
-    seeds = found.n_seeds or 1
-    return f"{counted(found.n // seeds, 'new simulated patient')} x {counted(seeds, 'seed')}"
+    seeds = result.n_seeds or 1
+    return f"{counted(result.n // seeds, 'new simulated patient')} x {counted(seeds, 'seed')}"
 
 
 def _words(pieces: list[Piece], places: int) -> str:
@@ -106,24 +109,24 @@ def _words(pieces: list[Piece], places: int) -> str:
     return hull if len(pieces) == 1 else f"{len(pieces)} separate intervals from {hull}"
 
 
-def answers(found: list[Answer]) -> None:
+def answers(result: list[Answer]) -> None:
     """Recommendations side by side, then every policy on one dose axis per dose dimension."""
-    sparse = sparse_of(found)
-    for column, answer in zip(st.columns(len(found)), found, strict=True):
+    sparse = sparse_of(result)
+    for column, answer in zip(st.columns(len(result)), result, strict=True):
         with column.container(border=True, height="stretch"):
             card(answer, sparse)
-    if not any(answer.found.dose for answer in found):
+    if not any(answer.result.dose for answer in result):
         return
     st.subheader("What each policy could give")
     with st.container(horizontal=True):
         log = st.toggle("Log scale: shows tails", key="log", bind="query-params")
         extras = st.toggle("Proposals, dotted", key="proposals", bind="query-params")
-    dimensions = found[0].source.limits.n_act
+    dimensions = result[0].source.limits.n_act
     columns = st.columns(min(dimensions, 2))
     for dimension in range(dimensions):
         name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
-        drawn = curves(found, dimension)
-        figure = dose_axis(found, drawn, dimension, name=name, log=log, extras=extras)
+        drawn = curves(result, dimension)
+        figure = dose_axis(result, drawn, dimension, name=name, log=log, extras=extras)
         with columns[dimension % len(columns)]:
             page.draw(figure, f"axis{dimension}", f"Densities and intervals of {name} for each policy")
     st.caption(

@@ -84,13 +84,13 @@ def chosen_runs(listing: study.Listing) -> list[study.Run]:
 
 def sources(runs: Sequence[study.Run]) -> list[Source]:
     """Load the policies; a damaged run is named while the others still show."""
-    found = []
+    result = []
     for run in runs:
         try:
-            found.append(Source(run.label, run.family, study.door(run), study.measured(run)))
+            result.append(Source(run.label, run.family, study.recommender(run), study.measured(run)))
         except UserError as error:
             page.problems([f"{run.label}: {error}"])
-    return found
+    return result
 
 
 @dataclass(frozen=True)

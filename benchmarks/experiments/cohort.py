@@ -62,7 +62,7 @@ LONGER = 10
 """How many times longer one training is, to see whether anything changes."""
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "FtTPO": ("fttpo", {}),
-    "FtTPO, Gaussian twin": ("fttpo", {"actor": "gaussian"}),
+    "FtTPO, Gaussian counterpart": ("fttpo", {"actor": "gaussian"}),
     "FtTPO-SG": ("fttpo", {"proposal": "squashed_gaussian"}),
     "IQL": ("iql", {}),
     "BC": ("bc", {}),
@@ -112,8 +112,8 @@ class Cohorts:
 
     def returns(self, act: Act) -> Array:
         """Returns ``[data sets, patients]``; every data set's policy meets the same patients."""
-        found: Array = rollout(self.factory, act, (0,) * len(self.seeds), self.patients).returns
-        return found
+        result: Array = rollout(self.factory, act, (0,) * len(self.seeds), self.patients).returns
+        return result
 
     def constants(self) -> Array:
         """Returns of the constant dose estimated from each data set."""
@@ -138,13 +138,13 @@ class Cohorts:
         agent = build(name, settings, joined, self.seeds)
         policy = Replicates(agent, [d.transform for d in datasets])
         take, sampler = updater(agent), Sampler(joined, agent, PRESETS[PRESET].training["batch_size"])
-        found = {}
+        result = {}
         for step in range(max(marks)):
             take(sampler(step))
             if step + 1 in marks:
                 best = self.returns(following(policy))
-                found[step + 1] = best, self.returns(policy.sampled)
-        return found
+                result[step + 1] = best, self.returns(policy.sampled)
+        return result
 
     def quasi_optimal(self, updates: int) -> tuple[Array, Array]:
         """As :meth:`train`, one data set after the other: the method scales one for all its seeds."""
@@ -197,37 +197,37 @@ def curve(size: int, arguments: argparse.Namespace, say: Callable[[str], None]) 
     count = arguments.data_sets * (3 if size == MANY_AT else 1)
     cohorts = Cohorts.of(size, count, arguments.patients)
     base = cohorts.constants()
-    found = [entry("constant dose estimated", size, base, None, base)]
-    found.append(entry("ridge fitted Q", size, cohorts.ridge(), None, base))
+    result = [entry("constant dose estimated", size, base, None, base)]
+    result.append(entry("ridge fitted Q", size, cohorts.ridge(), None, base))
     for title, (name, settings) in LEARNERS.items():
         marks = [arguments.updates]
         if title == "FtTPO" and size == MANY_AT:
             marks.append(LONGER * arguments.updates)
         for updates, (best, sampled) in cohorts.train(name, settings, marks).items():
             line = title if updates == arguments.updates else f"{title}, {LONGER} times longer"
-            found.append(entry(line, size, best, sampled, base, updates=updates))
+            result.append(entry(line, size, best, sampled, base, updates=updates))
         say(f"{size} patients: {title}")
-    found.append(
+    result.append(
         entry(
             "Quasi-optimal", size, *cohorts.quasi_optimal(arguments.updates), base, updates=arguments.updates
         )
     )
     say(f"{size} patients: Quasi-optimal")
-    return found
+    return result
 
 
 def with_history(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """FtTPO at the largest size, when it also sees earlier visits."""
-    size, found = max(arguments.sizes), []
+    size, result = max(arguments.sizes), []
     for history in arguments.history:
         cohorts = Cohorts.of(size, arguments.data_sets, arguments.patients, history)
         base = cohorts.constants()
         ((updates, (best, sampled)),) = cohorts.train("fttpo", {}, [arguments.updates]).items()
-        found.append(entry(f"FtTPO, {history} earlier visits", size, best, sampled, base, updates=updates))
-    return found
+        result.append(entry(f"FtTPO, {history} earlier visits", size, best, sampled, base, updates=updates))
+    return result
 
 
-def page(found: list[dict[str, Any]], arguments: argparse.Namespace, minutes: float) -> str:
+def page(result: list[dict[str, Any]], arguments: argparse.Namespace, minutes: float) -> str:
     """Everything as markdown."""
     head = ["", "data sets", "recommended dose", "10th percentile of data sets", "sampled dose"]
     head += ["minus estimated constant", "verdict"]
@@ -243,7 +243,7 @@ def page(found: list[dict[str, Any]], arguments: argparse.Namespace, minutes: fl
         "patients. The difference is to the constant dose estimated from the same data set.",
         "![Return against cohort size, one panel per agent](cohort.svg)",
     ]
-    for size in sorted({row["patients"] for row in found}):
+    for size in sorted({row["patients"] for row in result}):
         lines = [
             [
                 row["name"],
@@ -254,18 +254,18 @@ def page(found: list[dict[str, Any]], arguments: argparse.Namespace, minutes: fl
                 str(row["difference"] or ""),
                 row["verdict"] or "",
             ]
-            for row in found
+            for row in result
             if row["patients"] == size
         ]
         parts += [f"## {size:,} patients", table(head, lines)]
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(found: list[dict[str, Any]]) -> str:
+def picture(result: list[dict[str, Any]]) -> str:
     """One panel per agent beside the estimated constant."""
 
     def line(name: str, group: str, key: str) -> Line:
-        rows = [row for row in found if row["name"] == name and row[key] is not None]
+        rows = [row for row in result if row["name"] == name and row[key] is not None]
         estimates: list[Estimate] = [row[key] for row in rows]
         return Line(group, tuple(row["patients"] for row in rows), tuple(estimates))
 
@@ -302,15 +302,15 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{(time.process_time() - began) / 60:5.1f} min  {text}", file=sys.stderr, flush=True)
 
-    found = [row for size in arguments.sizes for row in curve(size, arguments, say)]
-    found += with_history(arguments)
+    result = [row for size in arguments.sizes for row in curve(size, arguments, say)]
+    result += with_history(arguments)
     minutes = (time.process_time() - began) / 60
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(
-        arguments.out / "cohort.json", {"machine": describe(), "version": __version__, "rows": plain(found)}
+        arguments.out / "cohort.json", {"machine": describe(), "version": __version__, "rows": plain(result)}
     )
-    write_atomic(arguments.out / "cohort.svg", picture(found).encode())
-    text = page(found, arguments, minutes)
+    write_atomic(arguments.out / "cohort.svg", picture(result).encode())
+    text = page(result, arguments, minutes)
     write_atomic(arguments.out / "cohort.md", text.encode())
     print(text)
 

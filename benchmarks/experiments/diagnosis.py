@@ -129,7 +129,7 @@ class Watch:
             "effective share": over(effective.double()),
             "advantage noise": float(advantage.std(0).mean()),
             "advantage signal": float(advantage.mean(0).std()),
-        } | {name: mean_over_seeds(found, shared_patients=True) for name, found in returns.items()}
+        } | {name: mean_over_seeds(result, shared_patients=True) for name, result in returns.items()}
 
     def _weight(self, batch: Batch) -> torch.Tensor:
         """Weights ``[S, B]`` of the recorded doses, as FtTPO's proposal sees them."""
@@ -141,10 +141,10 @@ class Watch:
         return weight
 
     def _proposal(self, obs: Observations, visit: int) -> Array:
-        law: Any = self.policy.densities(obs)["proposal"].base_dist  # type: ignore[attr-defined]
-        shape = (*law.batch_shape[1:], law.n_uniforms)
+        distribution: Any = self.policy.densities(obs)["proposal"].base_dist  # type: ignore[attr-defined]
+        shape = (*distribution.batch_shape[1:], distribution.n_uniforms)
         noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.policy.seeds])
-        unit = law.rsample_from(torch.as_tensor(noise, dtype=torch.float32)).clamp(-1.0, 1.0)
+        unit = distribution.rsample_from(torch.as_tensor(noise, dtype=torch.float32)).clamp(-1.0, 1.0)
         return self.policy.transform.to_dose(unit.double().numpy())
 
 
@@ -158,12 +158,12 @@ def follow(variant: Variant, marks: Sequence[int], arguments: argparse.Namespace
     cohorts = Cohorts.of(SIZE, arguments.data_sets, arguments.patients, variant.history)
     others = Cohorts.of(SIZE, arguments.data_sets, arguments.patients, variant.history, first=OTHERS)
     watch = Watch(variant, cohorts, others)
-    found = []
+    result = []
     for step in range(max(marks)):
         watch.take(watch.sampler(step))
         if step + 1 in marks:
-            found.append({"variant": variant.name, "update": step + 1} | watch.look())
-    return found
+            result.append({"variant": variant.name, "update": step + 1} | watch.look())
+    return result
 
 
 OTHERS = 5000
@@ -182,14 +182,14 @@ COLUMNS = (
 
 
 def page(
-    found: list[dict[str, Any]], arguments: argparse.Namespace, constant: Estimate, minutes: float
+    result: list[dict[str, Any]], arguments: argparse.Namespace, constant: Estimate, minutes: float
 ) -> str:
     """Everything as markdown."""
     head = ["", "updates", *COLUMNS]
     lines = [
         [row["variant"], f"{row['update']:,}"]
         + [f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS]
-        for row in found
+        for row in result
     ]
     about = __doc__.split("\n\n", 2)[2] if __doc__ else ""
     parts = [
@@ -208,11 +208,11 @@ def page(
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(found: list[dict[str, Any]], constant: Estimate) -> str:
+def picture(result: list[dict[str, Any]], constant: Estimate) -> str:
     """Returns along training, one panel per variant."""
     panels = []
-    for name in dict.fromkeys(row["variant"] for row in found):
-        rows = [row for row in found if row["variant"] == name]
+    for name in dict.fromkeys(row["variant"] for row in result):
+        rows = [row for row in result if row["variant"] == name]
         updates = tuple(row["update"] for row in rows)
         lines = [
             Line(words, updates, tuple(row[key] for row in rows))
@@ -236,18 +236,18 @@ def main() -> None:
     marks = sorted({min(m, arguments.updates) for m in (200, 500, 1000, 2000, arguments.updates)})
     constants = Cohorts.of(SIZE, arguments.data_sets, arguments.patients).constants()
     constant = mean_over_seeds(constants, shared_patients=True)
-    found = []
+    result = []
     for variant in VARIANTS:
-        found += follow(variant, marks, arguments)
+        result += follow(variant, marks, arguments)
         print(f"{(time.process_time() - began) / 60:5.1f} min  {variant.name}", file=sys.stderr, flush=True)
     minutes = (time.process_time() - began) / 60
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(
         arguments.out / "diagnosis.json",
-        {"machine": describe(), "version": __version__, "rows": plain(found)},
+        {"machine": describe(), "version": __version__, "rows": plain(result)},
     )
-    write_atomic(arguments.out / "diagnosis.svg", picture(found, constant).encode())
-    text = page(found, arguments, constant, minutes)
+    write_atomic(arguments.out / "diagnosis.svg", picture(result, constant).encode())
+    text = page(result, arguments, constant, minutes)
     write_atomic(arguments.out / "diagnosis.md", text.encode())
     print(text)
 

@@ -74,14 +74,14 @@ def study(
 def points(folder: Path, patients: int) -> list[dict[str, Any]]:
     """Mean over seeds of every run at every update, with its interval."""
     curves: pd.DataFrame = read_table(folder / CURVES).to_pandas()
-    found = []
+    result = []
     for (run, agent, name, update), rows in curves.groupby(["run", "agent", "name", "update"], sort=False):
         estimates = {
             rule: replace(mean_over_seeds(rows[[rule]].to_numpy(np.float64)), n=patients * len(rows))
             for rule in ("recommended", "sampled")
         }
-        found.append({"run": run, "agent": agent, "name": name, "update": update} | estimates)
-    return found
+        result.append({"run": run, "agent": agent, "name": name, "update": update} | estimates)
+    return result
 
 
 def minutes(folder: Path, runs: Sequence[str]) -> dict[str, float]:
@@ -89,9 +89,9 @@ def minutes(folder: Path, runs: Sequence[str]) -> dict[str, float]:
     return {run: read_table(folder / run / METRICS).to_pandas()["seconds"].max() / 60 for run in runs}
 
 
-def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: str) -> str:
+def page(result: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: str) -> str:
     """Everything as markdown."""
-    updates = sorted({p["update"] for part in found.values() for p in part["points"]})
+    updates = sorted({p["update"] for part in result.values() for p in part["points"]})
     seeds = " ".join(map(str, arguments.seeds))
     flags = f"{' --long' if arguments.long else ''} --seeds {seeds} --steps {arguments.steps}"
     if arguments.agents:
@@ -107,7 +107,7 @@ def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: 
         "patients.",
         f"![Return along training, one panel per agent]({name}.svg)",
     ]
-    for group, part in found.items():
+    for group, part in result.items():
         head = ["agent", "policy", *(f"{u:,} updates" for u in updates), "sampled, at the end"]
         head += ["minus estimated constant", "verdict", "minutes of training"]
         lines = []
@@ -133,15 +133,15 @@ def page(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, name: 
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(found: dict[str, dict[str, Any]]) -> str:
+def picture(result: dict[str, dict[str, Any]]) -> str:
     """Everything as SVG."""
     lines: dict[str, list[Line]] = {}
-    for group, part in found.items():
+    for group, part in result.items():
         for run in part["runs"]:
             own = [p for p in part["points"] if p["run"] == run]
             line = Line(group, tuple(p["update"] for p in own), tuple(p["recommended"] for p in own))
             lines.setdefault(own[0]["agent"], []).append(line)
-    part = next(iter(found.values()))
+    part = next(iter(result.values()))
     rules = [(row.name, row.recommended.value) for row in part["rows"][len(part["runs"]) :]]
     rules.sort(key=lambda rule: rule[1])
     panels = [Panel(agents.AGENTS[a].title, tuple(lines[a])) for a in agents.AGENTS if a in lines]
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments.seeds) not in (1, len(GROUPS)):
         raise UserError(f"--seeds takes one number, or one for each of {' and '.join(GROUPS)}.")
 
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     per_group = arguments.seeds * len(GROUPS) if len(arguments.seeds) == 1 else arguments.seeds
     for group, seeds in zip(GROUPS, per_group, strict=True):
         chosen = list(agents.AGENTS) if names == ["all"] else names
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         result = study(folder / group, group, own, seeds, arguments)
         runs = read_json(folder / group / TABLE)["runs"]
-        found[group] = {
+        results[group] = {
             "rows": list(result.rows),
             "runs": runs,
             "points": points(folder / group, arguments.evaluation_patients),
@@ -205,10 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"settings: {group}\n{result}\n", flush=True)
     about = {k: v for k, v in vars(arguments).items() if k not in ("study", "out", "workers")}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {"machine": describe(), "version": __version__, "arguments": about, "groups": plain(found)}
+    content = {"machine": describe(), "version": __version__, "arguments": about, "groups": plain(results)}
     write_json(arguments.out / f"{name}.json", content)
-    write_atomic(arguments.out / f"{name}.svg", picture(found).encode())
-    write_atomic(arguments.out / f"{name}.md", page(found, arguments, name).encode())
+    write_atomic(arguments.out / f"{name}.svg", picture(results).encode())
+    write_atomic(arguments.out / f"{name}.md", page(results, arguments, name).encode())
     print(f"{arguments.out / name}.md, .json, .svg")
     return 0
 

@@ -9,7 +9,7 @@
 3. Does a method ever fall below the policy that it started from? At every evaluation, the difference of the
    two returns on the same patients, seed by seed, with intervals that hold at all evaluations at once: it
    falls below where one of them lies below 0.
-4. The same with FtTPO, whose dose set is an interval, and with its Gaussian twin: as they go on by
+4. The same with FtTPO, whose dose set is an interval, and with its Gaussian counterpart: as they go on by
    themselves, and beside IQL's policy in PEX.
 
 Every run stays in the study folder: the same command continues a study that was stopped, and makes the page
@@ -78,8 +78,8 @@ METHODS = (
 MORE = ("spot", "cal_ql", "rebrac", "fan")
 GOES_ON_FROM = {"off2on": "cql"} | {name: name for name in ("awac", *MORE)}
 """Offline agents of the methods that go on from one only; the others start from IQL here."""
-LAWS = {"sparse": "FtTPO", "gaussian": "Gaussian twin"}
-"""Laws of FtTPO's actor."""
+DISTRIBUTIONS = {"sparse": "FtTPO", "gaussian": "Gaussian counterpart"}
+"""Distributions of FtTPO's actor."""
 COLUMNS, WIDTH, HEIGHT = 4, 260, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 16, 28, 30
 
@@ -91,7 +91,7 @@ class Planned:
     title: str
     method: str
     start: str
-    law: str = ""
+    distribution: str = ""
 
 
 def key_of(method: str) -> str:
@@ -116,13 +116,15 @@ def seeds_for(agent: str, methods: Sequence[str], seeds: int) -> int:
 
 
 def learn_offline(options: argparse.Namespace, data: Path) -> dict[str, Path]:
-    """Train what trials start from, or find it done; folders by name, FtTPO's by its law."""
+    """Train what trials start from, or find it done; folders by name, FtTPO's by its distribution."""
     names = ["iql", *dict.fromkeys(start_for(m) for m in options.methods if start_for(m) != "iql")]
     plans: list[tuple[str, str, dict[str, Any], int]] = [
         (name, name, {}, seeds_for(name, options.methods, options.seeds)) for name in names
     ]
-    if options.laws:
-        plans += [(law, "fttpo", {"actor": law}, options.seeds) for law in LAWS]
+    if options.distributions:
+        plans += [
+            (distribution, "fttpo", {"actor": distribution}, options.seeds) for distribution in DISTRIBUTIONS
+        ]
     training = TrainingSettings(steps=options.offline_updates, batch_size=options.batch_size)
     jobs = []
     for _, agent, changes, count in plans:
@@ -131,29 +133,29 @@ def learn_offline(options: argparse.Namespace, data: Path) -> dict[str, Path]:
         config = config_class(**known | changes)
         jobs.append(Offline(agent, config, data, options.study, tuple(range(count)), training, "cpu", None))
     say(f"offline: {', '.join(f'{name} x {count} seeds' for name, _, _, count in plans)}")
-    found = {}
+    result = {}
     for (name, *_), run in zip(plans, run_jobs(jobs, options.workers), strict=True):
         if isinstance(run, TrainingDivergedError):
             raise UserError(f"{name}: {run}")
-        found[name] = run.path.resolve()
-    return found
+        result[name] = run.path.resolve()
+    return result
 
 
 def plan(options: argparse.Namespace, runs: Mapping[str, Path]) -> list[Planned]:
     """All trials: those of part 1, then those of part 2."""
-    found = []
+    result = []
     for method in options.methods:
         title = finetuning.find(method).title.replace("=true", "")
         start = start_for(method)
         agent = agents.find(start).title
-        found.append(Planned(title if start == "iql" or agent == title else f"{title} from {agent}",
+        result.append(Planned(title if start == "iql" or agent == title else f"{title} from {agent}",
                              method, start))  # fmt: skip
-    if options.laws:
-        for law, name in LAWS.items():
-            found.append(Planned(f"Direct from {name}", "direct", law, law))
-            beside = f"pex,members=3,others=runs,runs={runs[law]}"
-            found.append(Planned(f"PEX beside {name}", beside, "iql", law))
-    return found
+    if options.distributions:
+        for distribution, name in DISTRIBUTIONS.items():
+            result.append(Planned(f"Direct from {name}", "direct", distribution, distribution))
+            beside = f"pex,members=3,others=runs,runs={runs[distribution]}"
+            result.append(Planned(f"PEX beside {name}", beside, "iql", distribution))
+    return result
 
 
 def say(words: str) -> None:
@@ -178,7 +180,7 @@ class Found:
 
     Attributes:
         title: of the method, and of what it started from.
-        law: of FtTPO's actor, in part 2.
+        distribution: of FtTPO's actor, in part 2.
         visits: visits of a seed's patients at the evaluations.
         band: return of the evaluation patients by the recommended dose, simultaneously over ``visits``.
         difference: the same less that of the offline policy, on the same patients.
@@ -189,15 +191,15 @@ class Found:
         limited: share of doses that a limit held.
         coverage: effective share of the dose range that the doses given cover, until the first evaluation
             after the start and until the end.
-        half_width: mean half-width of the dose interval over recorded visits, before and after, where a law
-            of FtTPO goes on by itself.
+        half_width: mean half-width of the dose interval over recorded visits, before and after, where a
+            distribution of FtTPO goes on by itself.
         patients: treated per seed.
         minutes: of training, on one core.
         by_seed: what part 2 compares, one number per seed.
     """
 
     title: str
-    law: str
+    distribution: str
     visits: tuple[int, ...]
     band: tuple[Estimate, ...]
     difference: tuple[Estimate, ...]
@@ -264,12 +266,12 @@ def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) ->
         "coverage at first": progress.coverage[:, 1],
         "coverage": progress.coverage[:, -1],
     }
-    widths = half_widths(job, run) if planned.start in LAWS else None
+    widths = half_widths(job, run) if planned.start in DISTRIBUTIONS else None
     if widths:
         own["half-width"] = widths[1]
     return Found(
         title=planned.title,
-        law=planned.law,
+        distribution=planned.distribution,
         visits=tuple(progress.visits.tolist()),
         band=progress.band,
         difference=progress.less(offline),
@@ -291,7 +293,7 @@ def words(estimate: Estimate, spec: str = ".2f") -> str:
     return minus(format(estimate, f"z{spec}"))
 
 
-def methods_table(found: Sequence[Found]) -> str:
+def methods_table(result: Sequence[Found]) -> str:
     """Part 1, a row per method."""
     head = (
         "method", "return at start", "lowest on the curve", "at the end", "found below the offline policy",
@@ -313,20 +315,20 @@ def methods_table(found: Sequence[Found]) -> str:
             words(x.coverage[1], ".0%"),
             f"{x.minutes:.1f}",
         ]
-        for x in found
+        for x in result
     ]
     return table(head, lines)
 
 
-def laws_table(found: Sequence[Found]) -> str:
-    """Part 2, a row per start and method, and the differences between the two laws."""
+def distributions_table(result: Sequence[Found]) -> str:
+    """Part 2, a row per start and method, and the differences between the two distributions."""
     head = (
         "trial", "return at start", "at the end", "found below its start", "mean along the trial",
         "treated patients' return", "cost of all treated, per seed", "dose range covered at first",
         "dose range covered", "half-width before", "half-width after",
     )  # fmt: skip
     lines = []
-    for x in found:
+    for x in result:
         widths = [words(e, ".3f") for e in x.half_width] if x.half_width else ["", ""]
         lines.append(
             [
@@ -342,11 +344,13 @@ def laws_table(found: Sequence[Found]) -> str:
             ]
         )
     for way in ("Direct from", "PEX beside"):
-        sparse, twin = (next(x for x in found if x.title == f"{way} {name}") for name in LAWS.values())
+        sparse, twin = (
+            next(x for x in result if x.title == f"{way} {name}") for name in DISTRIBUTIONS.values()
+        )
         gain = {k: over(np.subtract(v, twin.by_seed[k])) for k, v in sparse.by_seed.items()}
         lines.append(
             [
-                f"{way}: {LAWS['sparse']} less {LAWS['gaussian']}",
+                f"{way}: {DISTRIBUTIONS['sparse']} less {DISTRIBUTIONS['gaussian']}",
                 "",
                 words(gain["end"]),
                 "",
@@ -362,7 +366,7 @@ def laws_table(found: Sequence[Found]) -> str:
     return table(head, lines)
 
 
-def page(found: Sequence[Found], notes: Sequence[str], options: argparse.Namespace) -> str:
+def page(result: Sequence[Found], notes: Sequence[str], options: argparse.Namespace) -> str:
     """Everything as markdown."""
     flags = (
         f"--seeds {options.seeds} --visits {options.visits} --updates-per-visit {options.updates_per_visit:g}"
@@ -371,10 +375,10 @@ def page(found: Sequence[Found], notes: Sequence[str], options: argparse.Namespa
         if (value := getattr(options, name)) != default:
             flags += f" --{name.replace('_', '-')} {value}"
     flags += " --all" if options.all else ""
-    flags += "" if options.laws else " --no-laws"
+    flags += "" if options.distributions else " --no-distributions"
     if options.named:
         flags += f" --methods {' '.join(options.named)}"
-    first, second = [x for x in found if not x.law], [x for x in found if x.law]
+    first, second = [x for x in result if not x.distribution], [x for x in result if x.distribution]
     parts = [
         "# Live treatment",
         f"`OMP_NUM_THREADS=1 python benchmarks/experiments/live_treatment.py {flags}` on {describe()}; "
@@ -399,24 +403,25 @@ def page(found: Sequence[Found], notes: Sequence[str], options: argparse.Namespa
     ]
     if second:
         parts += [
-            "## A sparse policy and its Gaussian twin",
+            "## A sparse policy and its Gaussian counterpart",
             "FtTPO's actor with a bounded dose set, and the same networks with a Gaussian one, trained "
-            "offline and continued alike. *Direct* goes on by itself and draws its doses from its law; in "
+            "offline and continued alike. *Direct* goes on by itself and draws its doses from its "
+            "distribution; in "
             "PEX it is frozen beside IQL's policy, and its recommended dose is one of three proposals. "
             "Half-width: of the exact support, or of the central 99 % before limits where there is none, "
             "mean over recorded visits.",
-            laws_table(second),
+            distributions_table(second),
         ]
     return "\n\n".join([*parts, *(f"Note: {note}" for note in notes), NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(found: Sequence[Found], starts: Sequence[Estimate]) -> str:
+def picture(result: Sequence[Found], starts: Sequence[Estimate]) -> str:
     """One panel per trial: its return with the simultaneous band, over that of the offline policy."""
-    ends = [v for x in found for e in x.band for v in (e.value, min(e.high, e.value + 3.0))]
+    ends = [v for x in result for e in x.band for v in (e.value, min(e.high, e.value + 3.0))]
     low = max(min(ends), min(e.value for e in starts) - 6.0) - 0.5  # a random policy may begin far below
     high = max(ends) + 0.5
-    last = max(x.visits[-1] for x in found)
-    width, height = COLUMNS * WIDTH, 44 + -(-len(found) // COLUMNS) * HEIGHT + 34
+    last = max(x.visits[-1] for x in result)
+    width, height = COLUMNS * WIDTH, 44 + -(-len(result) // COLUMNS) * HEIGHT + 34
     inside = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
     out = [
         *sheet(width, height),
@@ -432,7 +437,7 @@ def picture(found: Sequence[Found], starts: Sequence[Estimate]) -> str:
     def y_of(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
-    for number, (x, start) in enumerate(zip(found, starts, strict=True)):
+    for number, (x, start) in enumerate(zip(result, starts, strict=True)):
         column, row = number % COLUMNS, number // COLUMNS
         out.append(f'<g transform="translate({WIDTH * column},{44 + HEIGHT * row})">')
         out.append(text(LEFT, TOP - 8, x.title, size=12))
@@ -480,7 +485,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", dest="named", nargs="+", default=[], metavar="METHOD",
                         help=f"with settings, as of finetune [{' '.join(METHODS)}]")  # fmt: skip
     parser.add_argument("--all", action="store_true", help=f"also {', '.join(MORE)}, from runs of their own")
-    parser.add_argument("--no-laws", dest="laws", action="store_false", help="without FtTPO and its twin")
+    parser.add_argument(
+        "--no-distributions", dest="distributions", action="store_false", help="without FtTPO and its twin"
+    )
     for name, default in DEFAULTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="[%(default)s]")
     parser.add_argument("--workers", type=int, help="processes, one per core by default")
@@ -532,7 +539,7 @@ def main(argv: Sequence[str] | None = None) -> int:
              if isinstance(r, TrainingDivergedError)]  # fmt: skip
     done = [(x, job, r) for x, job, r in zip(trials, jobs, results, strict=True) if isinstance(r, RunFolder)]
     report_on(options.study, [(job.method, run, x.title) for x, job, run in done], notes)
-    found = [measure(x, job, run, outcomes[job.run]["recommended"]) for x, job, run in done]
+    result = [measure(x, job, run, outcomes[job.run]["recommended"]) for x, job, run in done]
     starts = [over(outcomes[job.run]["recommended"].returns.mean(1)) for _, job, _ in done]
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
@@ -545,12 +552,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "notes": notes,
         "trials": [
             asdict(x) | {"start": asdict(start), "verdict": x.verdict}
-            for x, start in zip(found, starts, strict=True)
+            for x, start in zip(result, starts, strict=True)
         ],
     }
     write_json(options.out / f"{NAME}.json", about)
-    write_atomic(options.out / f"{NAME}.svg", picture(found, starts).encode())
-    text_ = page(found, notes, options)
+    write_atomic(options.out / f"{NAME}.svg", picture(result, starts).encode())
+    text_ = page(result, notes, options)
     write_atomic(options.out / f"{NAME}.md", text_.encode())
     print(text_)
     say(f"{options.out / NAME}.md, .json, .svg")

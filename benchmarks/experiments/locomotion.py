@@ -107,15 +107,15 @@ def score(task: str, value: float) -> float:
     return REFERENCES[ENVS[task]].score(value)
 
 
-def page(found: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
+def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     """One table: a row per agent, a column per data set."""
-    agents = list(dict.fromkeys(row["name"] for one_ in found for row in one_["rows"]))
-    head = ["agent", *(f"{x['task']} {x['quality']}" for x in found), "mean"]
-    behaviour = [f"{score(x['task'], x['behaviour']):.1f}" for x in found]
+    agents = list(dict.fromkeys(row["name"] for one_ in result for row in one_["rows"]))
+    head = ["agent", *(f"{x['task']} {x['quality']}" for x in result), "mean"]
+    behaviour = [f"{score(x['task'], x['behaviour']):.1f}" for x in result]
     lines = [["recorded episodes, mean", *behaviour, ""]]
     for name in agents:
         cells, values = [], []
-        for x in found:
+        for x in result:
             row = next((Row.from_json(r) for r in x["rows"] if r["name"] == name), None)
             if row is None:
                 cells.append("diverged")
@@ -126,9 +126,9 @@ def page(found: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
             )
             values.append(value)
             cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
-        mean = f"{np.mean(values):.1f}" if len(values) == len(found) else "-"
+        mean = f"{np.mean(values):.1f}" if len(values) == len(result) else "-"
         lines.append([name, *cells, mean])
-    visits = ", ".join(f"{x['visits']:,}" for x in found[:1])
+    visits = ", ".join(f"{x['visits']:,}" for x in result[:1])
     chosen = "".join(
         f" --{name} {' '.join(getattr(options, name))}"
         for name, everything in (("tasks", ENVS), ("qualities", QUALITIES), ("agents", AGENTS))
@@ -168,10 +168,10 @@ def evolution(study: Path, task: str, quality: str) -> str:
         update = max(1, round(share * steps))
         policy = policy_of(run, update=None if update == steps else update)
         one_state = np.broadcast_to(obs, (len(policy.seeds), 1, len(obs)))
-        laws = {"actor": policy.law(one_state), **policy.densities(one_state)}
+        distributions = {"actor": policy.distribution(one_state), **policy.densities(one_state)}
         lines = {}
-        for name, law in laws.items():
-            base = in_double(law)
+        for name, distribution in distributions.items():
+            base = in_double(distribution)
             at = torch.as_tensor(unit)[:, None, None, None].expand(GRID, *base.batch_shape)
             lines[name] = base.log_prob(at).exp()[:, 0, 0, 0].numpy()
         panels.append((update, lines))
@@ -220,23 +220,23 @@ def main() -> None:
         parser.error(f"name the folder of the data with --data or {VARIABLE}")
     if options.full:
         options.updates, options.seeds = 1_000_000, 5
-    found = []
+    result = []
     for task in options.tasks:
         for quality in options.qualities:
             path = found_file(Path(options.data), task, quality)
             if path is None:
                 print(f"no {task}-{quality}*.hdf5 in {options.data}: left out", flush=True)
                 continue
-            found.append(one(path, task, quality, options))
-            print(page(found, options), flush=True)
-    if not found:
+            result.append(one(path, task, quality, options))
+            print(page(result, options), flush=True)
+    if not result:
         parser.error(f"{options.data} holds none of these data sets")
     write_json(
-        RESULTS / "locomotion.json", {"updates": options.updates, "seeds": options.seeds, "found": found}
+        RESULTS / "locomotion.json", {"updates": options.updates, "seeds": options.seeds, "found": result}
     )
-    write_atomic(RESULTS / "locomotion.md", page(found, options).encode())
+    write_atomic(RESULTS / "locomotion.md", page(result, options).encode())
     if options.moves:
-        last = found[-1]
+        last = result[-1]
         study = options.out / f"{last['task']}-{last['quality']}"
         picture = evolution(study, last["task"], last["quality"])
         write_atomic(RESULTS / "locomotion_evolution.svg", picture.encode())

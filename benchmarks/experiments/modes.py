@@ -5,9 +5,9 @@
 
 Doses were recorded around -0.6 and +0.5 in equal parts, and anywhere (uniformly) in a tenth of the visits.
 The reward is 1 at either of the two and falls to almost 0 between them, whatever the state; every visit is
-the last one. A law with one peak has to choose: one of the two doses, or, where it imitates, the dose
-between, which is bad. Every agent has four seeds, two hidden layers of 64 units and its own other defaults.
-What is trained stays in the study folder: the same command goes on where it was stopped.
+the last one. A distribution with one peak has to choose: one of the two doses, or, where it imitates, the
+dose between, which is bad. Every agent has four seeds, two hidden layers of 64 units and its own other
+defaults. What is trained stays in the study folder: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def train(name: str, updates: int) -> Found:
     return Found(name, np.clip(drawn[..., 0], -1, 1), np.clip(best[..., 0], -1, 1), seconds)
 
 
-def page(found: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
+def page(result: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
     """Table and picture."""
     head = (
         "agent", "policy", "seeds with both doses", "drawn near -0.6", "drawn near 0.5", "drawn elsewhere",
         "reward, drawn", "reward, recommended",
     )  # fmt: skip
     lines = []
-    for x in found:
+    for x in result:
         entry = agents.find(x.agent)
         left, right = x.near(LEFT_DOSE).mean(), x.near(RIGHT_DOSE).mean()
         numbers = (left, right, 1.0 - left - right)
@@ -144,7 +144,7 @@ def page(found: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
                 *(f"{r.mean():.2f} ({r.min():.2f} to {r.max():.2f})" for r in rewards),
             ]
         )
-    missing = [n for n in agents.AGENTS if n not in refused and n not in {x.agent for x in found}]
+    missing = [n for n in agents.AGENTS if n not in refused and n not in {x.agent for x in result}]
     parts = [
         "# Two good doses far apart",
         f"`python benchmarks/experiments/modes.py`. Version {__version__}. {describe()}. {VISITS:,} "
@@ -161,11 +161,11 @@ def page(found: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def picture(found: Sequence[Found]) -> str:
+def picture(result: Sequence[Found]) -> str:
     """Histograms of the drawn doses of the first seed over those recorded."""
     edges = np.linspace(-1.0, 1.0, BINS + 1)
     base = np.histogram(recorded().act.numpy(), edges)[0] / VISITS
-    rows = -(-len(found) // COLUMNS)
+    rows = -(-len(result) // COLUMNS)
     width, height = COLUMNS * WIDTH, 56 + rows * HEIGHT + 36
     out = [
         *sheet(width, height),
@@ -181,7 +181,7 @@ def picture(found: Sequence[Found]) -> str:
     def y_of(share: float) -> float:
         return 24 + up * (1.0 - min(1.0, share**0.5))
 
-    for number, x in enumerate(found):
+    for number, x in enumerate(result):
         column, row = number % COLUMNS, number // COLUMNS
         out.append(f'<g transform="translate({WIDTH * column},{50 + HEIGHT * row})">')
         out.append(text(12, 16, agents.find(x.agent).title, size=12))
@@ -212,14 +212,14 @@ def trained(name: str, updates: int, folder: Path) -> Found:
     if path.exists():
         with np.load(path) as kept:
             return Found(name, kept["drawn"], kept["recommended"], float(kept["seconds"]))
-    found = train(name, updates)
+    result = train(name, updates)
     content = io.BytesIO()
-    np.savez_compressed(content, drawn=found.drawn, recommended=found.recommended, seconds=found.seconds)
+    np.savez_compressed(content, drawn=result.drawn, recommended=result.recommended, seconds=result.seconds)
     write_atomic(path, content.getvalue())
-    return found
+    return result
 
 
-def keep(found: Sequence[Found], updates: int, refused: dict[str, str]) -> None:
+def keep(result: Sequence[Found], updates: int, refused: dict[str, str]) -> None:
     """Write page, picture and numbers."""
     rows: list[dict[str, Any]] = [
         {
@@ -228,11 +228,11 @@ def keep(found: Sequence[Found], updates: int, refused: dict[str, str]) -> None:
             "left": x.near(LEFT_DOSE).mean(1).tolist(),
             "right": x.near(RIGHT_DOSE).mean(1).tolist(),
         }
-        for x in found
+        for x in result
     ]
     write_json(RESULTS / "modes.json", {"updates": updates, "agents": rows, "refused": refused})
-    write_atomic(RESULTS / "modes.svg", picture(found).encode())
-    write_atomic(RESULTS / "modes.md", page(found, updates, refused).encode())
+    write_atomic(RESULTS / "modes.svg", picture(result).encode())
+    write_atomic(RESULTS / "modes.md", page(result, updates, refused).encode())
 
 
 def main() -> None:
@@ -246,17 +246,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.study.mkdir(parents=True, exist_ok=True)
-    found: list[Found] = []
+    result: list[Found] = []
     refused: dict[str, str] = {}
     for name in options.agents:
         try:
-            found.append(trained(name, options.updates, options.study))
-            print(name, found[-1].both, f"{found[-1].seconds:.0f} s", flush=True)
+            result.append(trained(name, options.updates, options.study))
+            print(name, result[-1].both, f"{result[-1].seconds:.0f} s", flush=True)
         except UserError as error:
             refused[name] = str(error)
             print(name, error, flush=True)
-        if found:
-            keep(found, options.updates, refused)
+        if result:
+            keep(result, options.updates, refused)
 
 
 if __name__ == "__main__":

@@ -135,13 +135,13 @@ def calibration(variant: str, data_sets: int, patients: int) -> list[list[str]]:
     for n in CALIBRATION:
         data = simulate(ENV_ID, patients=n * data_sets, seed=1, variant=variant)
         act, reward = (x.reshape(data_sets, -1).astype(np.float64) for x in (data.act, data.reward))
-        found = truth.curve(constant_dose(act, reward)[0])
-        tenth = patient_bootstrap(found, lambda x: np.quantile(x, 0.1, axis=-1))
-        cells = [str(data_sets), f"{_mean(found):.2f}", f"{tenth:.2f}"]
+        result = truth.curve(constant_dose(act, reward)[0])
+        tenth = patient_bootstrap(result, lambda x: np.quantile(x, 0.1, axis=-1))
+        cells = [str(data_sets), f"{_mean(result):.2f}", f"{tenth:.2f}"]
         lines.append([f"estimated constant, {n} patients", *cells])
     for n, sets in ((50, data_sets // 5), (400, data_sets // 20), (2000, data_sets // 50)):
-        found = np.array([_fitted_return(truth, n, k, variant) for k in range(max(sets, 2))])
-        lines.append([f"ridge fitted Q, {n} patients", str(len(found)), f"{_mean(found):.2f}", ""])
+        result = np.array([_fitted_return(truth, n, k, variant) for k in range(max(sets, 2))])
+        lines.append([f"ridge fitted Q, {n} patients", str(len(result)), f"{_mean(result):.2f}", ""])
     return lines
 
 
@@ -169,8 +169,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         true = {name: truth.of(recommended(policy)) for name, policy in candidates}
         for source, episodes in zip(SOURCES, (learnt, fresh), strict=True):
             for column in columns(options.replicates):
-                found = evaluate_policies(episodes, candidates, column.settings)
-                true[BASELINE] = float(truth.curve(found.baseline.dose))
+                result = evaluate_policies(episodes, candidates, column.settings)
+                true[BASELINE] = float(truth.curve(result.baseline.dose))
                 kept.append(
                     {
                         "data_set": number,
@@ -179,7 +179,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                         "policies": [
                             {"name": p.name, "true": round(true[p.name], 4)}
                             | _numbers(p.values[column.estimator])
-                            for p in found.policies
+                            for p in result.policies
                         ],
                     }
                 )
@@ -191,10 +191,10 @@ def _numbers(value: Valuation) -> dict[str, Any]:
     if value.estimate is None:
         return {"refused": value.refused}
     e, d = value.estimate, value.difference
-    found: dict[str, Any] = {"estimate": [round(x, 4) for x in (e.value, e.low, e.high)]}
+    result: dict[str, Any] = {"estimate": [round(x, 4) for x in (e.value, e.low, e.high)]}
     if d is not None:
-        found |= {"difference": [round(x, 4) for x in (d.value, d.low, d.high)], "verdict": value.verdict}
-    return found
+        result |= {"difference": [round(x, 4) for x in (d.value, d.low, d.high)], "verdict": value.verdict}
+    return result
 
 
 def summary(kept: Sequence[dict[str, Any]], source: str, column: str) -> list[str]:
@@ -247,9 +247,9 @@ HEAD = (
 )
 
 
-def render(found: dict[str, Any]) -> str:
+def render(result: dict[str, Any]) -> str:
     """The page."""
-    kept = found["kept"]
+    kept = result["kept"]
     by_name: dict[str, list[float]] = {}
     for entry in kept:
         if entry["source"] == SOURCES[0] and entry["column"] == kept[0]["column"]:
@@ -261,15 +261,15 @@ def render(found: dict[str, Any]) -> str:
         truths.append([name, shown, f"{min(values):.2f}"])
     best = np.array(list(by_name.values())).max(0)
     always = _mean(best - np.array(by_name[BASELINE]))
-    seconds, cohort = f"{found['seconds']:.0f}", f"{found['evaluation_patients']:,}"
+    seconds, cohort = f"{result['seconds']:.0f}", f"{result['evaluation_patients']:,}"
     parts = [
         "# Off-policy evaluation against the simulator",
-        f"Made by `{found['command']}`, {found['date']}, dosing {__version__}, in {seconds} s of "
+        f"Made by `{result['command']}`, {result['date']}, dosing {__version__}, in {seconds} s of "
         f"processor time on: {describe()}.",
-        f"{found['data_sets']} data sets of {found['patients']} patients with 24 visits of {ENV_ID}, "
+        f"{result['data_sets']} data sets of {result['patients']} patients with 24 visits of {ENV_ID}, "
         f"uniform doses; undiscounted return; truth on {cohort} evaluation patients, the same for every "
-        f"policy. Agents: two layers of {WIDTH}, {found['steps']} updates, one seed. "
-        f"{found['replicates']} bootstrap replicates of patients ({FEW} for quadratic features). "
+        f"policy. Agents: two layers of {WIDTH}, {result['steps']} updates, one seed. "
+        f"{result['replicates']} bootstrap replicates of patients ({FEW} for quadratic features). "
         "Intervals are 95 %, t over data sets. Importance weights smooth a dose with half-width 0.3 on "
         "the axis from -1 to 1.",
     ]
@@ -285,10 +285,10 @@ def render(found: dict[str, Any]) -> str:
         "## The candidates",
         table(("policy", "true return", "lowest over data sets"), truths),
         "## Reference policies on simenv3",
-        f"On {4 * found['evaluation_patients']:,} evaluation patients. Published: estimated constant 3.7, "
+        f"On {4 * result['evaluation_patients']:,} evaluation patients. Published: estimated constant 3.7, "
         "4.7, 4.9, 5.1, 5.26 on 12, 25, 50, 100, 400 patients, tenth percentile at 50: 4.3; ridge fitted Q "
         "4.2, 5.13, 5.15 on 50, 400, 2,000.",
-        table(("policy and data", "data sets", "mean return", "tenth percentile"), found["calibration"]),
+        table(("policy and data", "data sets", "mean return", "tenth percentile"), result["calibration"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -297,11 +297,11 @@ def _column_names(kept: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(k["column"] for k in kept))
 
 
-def record(found: dict[str, Any]) -> dict[str, Any]:
+def record(result: dict[str, Any]) -> dict[str, Any]:
     """What is kept beside the page: settings, true returns and point estimates ``[data sets][policies]``."""
-    kept = found["kept"]
+    kept = result["kept"]
     names = [p["name"] for p in kept[0]["policies"]]
-    plain: dict[str, Any] = {k: v for k, v in found.items() if k != "kept"} | {"policies": names}
+    plain: dict[str, Any] = {k: v for k, v in result.items() if k != "kept"} | {"policies": names}
     for source in SOURCES:
         tables: dict[str, list[list[float | None]]] = {}
         for entry in kept:
@@ -329,18 +329,18 @@ def main() -> None:
         parser.error("intervals over data sets need at least 2 of them")
     torch.set_num_threads(1)
     began = time.process_time()
-    found = measure(options)
-    found["calibration"] = calibration("simenv3", options.calibration_sets, 4 * options.evaluation_patients)
-    found |= {k: v for k, v in vars(options).items() if k != "out"}
-    found["seconds"] = time.process_time() - began
-    found["date"] = time.strftime("%Y-%m-%d")
-    found["command"] = "python benchmarks/experiments/ope.py"
-    page = render(found)
+    result = measure(options)
+    result["calibration"] = calibration("simenv3", options.calibration_sets, 4 * options.evaluation_patients)
+    result |= {k: v for k, v in vars(options).items() if k != "out"}
+    result["seconds"] = time.process_time() - began
+    result["date"] = time.strftime("%Y-%m-%d")
+    result["command"] = "python benchmarks/experiments/ope.py"
+    page = render(result)
     print(page)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "ope.md").write_text(page, encoding="utf-8")
-        (options.out / "ope.json").write_text(json.dumps(record(found)) + "\n", encoding="utf-8")
+        (options.out / "ope.json").write_text(json.dumps(record(result)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

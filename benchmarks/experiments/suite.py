@@ -59,7 +59,8 @@ def page(rows: Sequence[Row], notes: Sequence[str], seeds: int) -> str:
         "seed. Returns over 24 visits, undiscounted, with 95 % intervals over seeds for agents and over "
         "patients for rules; they do not cover another draw of the recorded patients, and are not corrected "
         "for the number of agents. Worst 5 %: mean return of these patients. Foreseen: mean, and worst 5 %, "
-        "of an agent's own law of the *discounted* return of its dose; the other columns are not discounted.",
+        "of an agent's own distribution of the *discounted* return of its dose; the other columns are "
+        "not discounted.",
         table(head, lines),
         *(f"Note: {note}" for note in notes),
         NOT_FOR_PATIENTS,
@@ -85,9 +86,9 @@ def main() -> None:
         workers=options.workers,
     )
     kept = read_json(options.study / TABLE)
-    found = page([Row.from_json(row) for row in kept["rows"]], kept["notes"], options.seeds)
-    write_atomic(RESULTS / "suite.md", found.encode())
-    print(found)
+    result = page([Row.from_json(row) for row in kept["rows"]], kept["notes"], options.seeds)
+    write_atomic(RESULTS / "suite.md", result.encode())
+    print(result)
 
 
 if __name__ == "__main__":

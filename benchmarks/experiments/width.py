@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/experiments/width.py [--patients 20000] [--updates 1500] [--out
     FOLDER]
 
-Three laws around one dose: a Cauchy proposal of scale s, and the two actors of least divergence from it,
-FtTPO's parabola and its Gaussian twin. Writes ``width.md`` and ``width.svg``; under two minutes of one core.
+Three distributions around one dose: a Cauchy proposal of scale s, and the two actors of least divergence from
+it, FtTPO's parabola and its Gaussian counterpart. Writes ``width.md`` and ``width.svg``; under two minutes of
+one core.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from dosing.types import Act, Problem
 from simulator.cohorts.generate import simulate
 
 ENV_ID, VARIANT = "dosing/Treatment-v0", "simenv3"
-LAWS = {"parabola": 0.0, "Gaussian twin": 1.0, "Cauchy proposal": 2.0}
-"""Laws by their index q."""
+DISTRIBUTIONS = {"parabola": 0.0, "Gaussian counterpart": 1.0, "Cauchy proposal": 2.0}
+"""Distributions by their index q."""
 SCALES = (0.02, 0.05, 0.1, 0.15)
 """Of the proposal, on the [-1, 1] axis of a dose."""
 TEMPERATURE = 0.1
@@ -56,9 +57,9 @@ LOSSES = ("reverse_kl", "quadrature_kl", "closed_form_width")
 SEEDS, HIDDEN, BATCH = (0, 1, 2, 3), (64, 64), 256
 
 
-def law_of(name: str, s: float, mean: float = 0.0) -> QGaussian:
-    """The proposal of scale ``s``, or the law of least divergence from it."""
-    q = LAWS[name]
+def distribution_of(name: str, s: float, mean: float = 0.0) -> QGaussian:
+    """The proposal of scale ``s``, or the distribution of least divergence from it."""
+    q = DISTRIBUTIONS[name]
     scale = s if q == 2.0 else s * least_divergence_scale(q, 2.0)
     return QGaussian(torch.tensor(mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64), q)
 
@@ -72,18 +73,18 @@ def half_width(s: float) -> float:
 
 
 def divergence(h: float, s: float) -> float:
-    """KL of the parabola of half-width ``h`` from the Cauchy law of scale ``s`` and the same centre."""
+    """KL of the parabola of half-width ``h`` from a Cauchy distribution of scale ``s``, same centre."""
     nodes, weights = standard_nodes(0.0, 200)
     scale = torch.tensor(h / support_radius(0.0), dtype=torch.float64)
-    fat = law_of("Cauchy proposal", s)
+    fat = distribution_of("Cauchy proposal", s)
     cross = (torch.from_numpy(weights) * fat.log_prob(scale * torch.from_numpy(nodes))).sum()
     return float(-QGaussian(0.0, scale, 0.0).entropy() - cross)
 
 
 def lost(name: str, s: float, cells: int = 100_000) -> float:
     """E (a - m)^2 of the executed dose at m = 0: what the reward 1 - (a - m)^2 loses against the dose m."""
-    law, u = law_of(name, s), (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-    return float(law.icdf(u).clamp(-1.0, 1.0).square().mean())
+    distribution, u = distribution_of(name, s), (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    return float(distribution.icdf(u).clamp(-1.0, 1.0).square().mean())
 
 
 def one_step() -> list[str]:
@@ -95,11 +96,11 @@ def one_step() -> list[str]:
         kept = min(math.sqrt(TEMPERATURE + h * h / 5.0), 1.0)
         rows.append([f"{h:.3f}", f"{h * h / 5.0:.4f}", f"{divergence(h, s):.3f}", f"{kept:.0%}"])
     head = ("half-width h", "reward lost, h^2 / 5", "divergence from the proposal", "uniform doses that pass")
-    laws = [
+    distributions = [
         [
             f"{s:g}",
             f"{half_width(s):.3f}",
-            *(f"{lost(n, s):.4f}" for n in LAWS),
+            *(f"{lost(n, s):.4f}" for n in DISTRIBUTIONS),
             f"{half_width(s) ** 2 / 5:.4f}",
         ]
         for s in SCALES
@@ -112,20 +113,20 @@ def one_step() -> list[str]:
         "more of them.",
         table(head, rows),
         "Reward lost by the executed dose at m = 0, limits -1 and 1:",
-        table(("proposal's scale", "h*", *LAWS, "parabola, closed form"), laws),
+        table(("proposal's scale", "h*", *DISTRIBUTIONS, "parabola, closed form"), distributions),
     ]
 
 
-# Whole courses, simulated
+# Whole episodes, simulated
 
 
 def around(name: str, s: float, mean: float) -> Act:
-    """The rule that draws every dose from one law around ``mean``; the same noise for every law."""
-    law = law_of(name, s, mean)
+    """The rule that draws every dose from one distribution around ``mean``, with common noise."""
+    distribution = distribution_of(name, s, mean)
 
     def act(obs: Any, visit: int) -> Array:
         u = torch.from_numpy(generator(0, "evaluation", visit).random((*obs.shape[:2], 1, 1)))
-        return np.asarray(law.rsample_from(u))
+        return np.asarray(distribution.rsample_from(u))
 
     return act
 
@@ -134,26 +135,26 @@ def around(name: str, s: float, mean: float) -> Act:
 class WidthCurve:
     """Mean return lost per patient against the constant dose, and its 95 % half-interval."""
 
-    law: str
+    distribution: str
     s: float
     lost: float
     error: float
     limited: float
 
 
-def courses(patients: int) -> tuple[float, float, list[WidthCurve]]:
-    """Best constant dose, its return, and what every law around it loses, paired by patient."""
+def episodes(patients: int) -> tuple[float, float, list[WidthCurve]]:
+    """Best constant dose, its return, and what every distribution around it loses, paired by patient."""
     factory = Factory.of(ENV_ID, {"variant": VARIANT})
     mean, _ = best_constant(factory, patients)
     reference = rollout(factory, constant(mean), (0,), patients)
-    found = []
-    for name in LAWS:
+    result = []
+    for name in DISTRIBUTIONS:
         for s in SCALES:
             outcome = rollout(factory, around(name, s, mean), (0,), patients)
             difference = (reference.returns - outcome.returns).ravel()
             error = 1.96 * difference.std(ddof=1) / math.sqrt(patients)
-            found.append(WidthCurve(name, s, difference.mean(), error, outcome.limited.mean()))
-    return mean, float(reference.returns.mean()), found
+            result.append(WidthCurve(name, s, difference.mean(), error, outcome.limited.mean()))
+    return mean, float(reference.returns.mean()), result
 
 
 # The actor's gradient, and its width along training
@@ -192,11 +193,11 @@ def train(loss: str, data: Dataset, updates: int) -> Training:
 def gradients(agent: Agent, batches: Sequence[Batch]) -> Array:
     """Gradient of the actor's loss by its parameters, ``[batches, S, parameters]``."""
     own = [p for name, p in agent.named_parameters() if name.startswith("actor.")]
-    found = []
+    result = []
     for batch in batches:
         parts = torch.autograd.grad(agent.losses(batch)["actor"].sum(), own)
-        found.append(torch.cat([part.flatten(1) for part in parts], 1))
-    return torch.stack(found).double().numpy()
+        result.append(torch.cat([part.flatten(1) for part in parts], 1))
+    return torch.stack(result).double().numpy()
 
 
 def variances(trained: Agent, data: Dataset, count: int) -> list[list[str]]:
@@ -251,11 +252,11 @@ def panel(
     return [*out, text(left + 8, 258, note, fill=GREY)]
 
 
-def picture(found: Sequence[WidthCurve], trainings: dict[str, Training]) -> str:
+def picture(result: Sequence[WidthCurve], trainings: dict[str, Training]) -> str:
     """Return lost against the half-width, and half-width along training."""
     lines = []
-    for name in LAWS:
-        rows = [course for course in found if course.law == name]
+    for name in DISTRIBUTIONS:
+        rows = [episode for episode in result if episode.distribution == name]
         lines.append((name, [0.0, *(half_width(r.s) for r in rows)], [0.0, *(r.lost for r in rows)]))
     widths = []
     for loss, training in trainings.items():
@@ -267,7 +268,13 @@ def picture(found: Sequence[WidthCurve], trainings: dict[str, Training]) -> str:
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 286" width="800" height="286" '
             'font-family="system-ui, DejaVu Sans, sans-serif">',
             '<rect width="800" height="286" fill="white"/>',
-            *panel("Return lost per course", "x: half-width h* of the parabola beside the law", lines, 0, 52),
+            *panel(
+                "Return lost per episode",
+                "x: half-width h* of the parabola beside the distribution",
+                lines,
+                0,
+                52,
+            ),
             *panel("Half-width along training", "x: gradient updates; mean of 4 seeds", widths, 400, 640),
             text(8, 278, NOT_FOR_PATIENTS, fill=GREY),
             "</svg>\n",
@@ -284,16 +291,16 @@ def page(patients: int, updates: int, draws: int = 200) -> tuple[str, str]:
         draws: of the noise of one batch, and batches, over which gradients vary.
     """
     start = time.process_time()
-    mean, value, found = courses(patients)
+    mean, value, result = episodes(patients)
     data = dataset()
     trainings = {loss: train(loss, data, updates) for loss in LOSSES}
     noise = variances(trainings["reverse_kl"].agent, data, draws)
 
     def cell(name: str, s: float) -> str:
-        (row,) = [course for course in found if (course.law, course.s) == (name, s)]
+        (row,) = [episode for episode in result if (episode.distribution, episode.s) == (name, s)]
         return f"{row.lost:.3f} ± {row.error:.3f}" + (f" ({row.limited:.1%})" if row.limited > 0.0 else "")
 
-    lines = [[f"{s:g}", f"{half_width(s):.3f}", *(cell(name, s) for name in LAWS)] for s in SCALES]
+    lines = [[f"{s:g}", f"{half_width(s):.3f}", *(cell(name, s) for name in DISTRIBUTIONS)] for s in SCALES]
     steps = [k for k in (100, 300, 1000, updates) if k <= updates]
     along = []
     for loss, training in trainings.items():
@@ -307,11 +314,12 @@ def page(patients: int, updates: int, draws: int = 200) -> tuple[str, str]:
         f"{describe()}.",
         "![Return lost against half-width; half-width along training](width.svg)",
         *one_step(),
-        f"## Whole courses of SimEnv3, {patients:,} patients",
-        f"Return lost per course of 24 visits when every dose is drawn around {mean:.3f}, the best constant "
+        f"## Whole episodes of SimEnv3, {patients:,} patients",
+        f"Return lost per episode of 24 visits when every dose is drawn around {mean:.3f}, the best constant "
         f"dose (return {value:.2f}), against giving that dose: mean over patients ± half the 95 % interval, "
-        "paired by patient, the same noise for every law; in brackets the share of doses held at a limit.",
-        table(("proposal's scale", "h*", *LAWS), lines),
+        "paired by patient, the same noise for every distribution; in brackets the share of doses held "
+        "at a limit.",
+        table(("proposal's scale", "h*", *DISTRIBUTIONS), lines),
         "## The actor's gradient",
         f"Trained for {updates} updates on 50 recorded patients, batches of {BATCH}: summed variance of the "
         f"gradient by the actor's parameters over {draws} draws of one batch's noise, and over {draws} "
@@ -323,7 +331,7 @@ def page(patients: int, updates: int, draws: int = 200) -> tuple[str, str]:
         f"Processor time of the whole page: {time.process_time() - start:.0f} s.",
         NOT_FOR_PATIENTS,
     ]
-    return "\n\n".join(parts) + "\n", picture(found, trainings)
+    return "\n\n".join(parts) + "\n", picture(result, trainings)
 
 
 def main() -> None:

@@ -185,11 +185,11 @@ def apart(name: str, n_obs: int, n_act: int, config: dict[str, Any]) -> dict[str
         text=True,
         check=True,
     )
-    found: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
+    return result
 
 
-def rows_of(found: Sequence[dict[str, Any]]) -> str:
+def rows_of(result: Sequence[dict[str, Any]]) -> str:
     """One table."""
     head = (
         "agent",
@@ -214,14 +214,14 @@ def rows_of(found: Sequence[dict[str, Any]]) -> str:
             f"{1e3 * x['recommendation_seconds']:.2f}",
             f"{x['recommendations_per_second']:,.0f}",
         ]
-        for x in found
+        for x in result
     ]
     return table(head, lines)
 
 
-def claims(found: Sequence[dict[str, Any]]) -> str:
+def claims(result: Sequence[dict[str, Any]]) -> str:
     """What FAN's paper says about costs, and what was measured at equal widths."""
-    by = {x["agent"]: x for x in found}
+    by = {x["agent"]: x for x in result}
     out = []
     if {"fan", "fql"} <= by.keys():
         ratio = by["fan"]["update_flops"] / by["fql"]["update_flops"]
@@ -238,10 +238,10 @@ def number_of(cost: float) -> str:
 
 
 def picture(
-    found: Sequence[dict[str, Any]], returns: dict[str, tuple[float, float, float]], note: str
+    result: Sequence[dict[str, Any]], returns: dict[str, tuple[float, float, float]], note: str
 ) -> str:
     """One row per agent, best return first: its return, FLOPs of an update, time of a recommendation; SVG."""
-    known = sorted((x for x in found if x["agent"] in returns), key=lambda x: -returns[x["agent"]][0])
+    known = sorted((x for x in result if x["agent"] in returns), key=lambda x: -returns[x["agent"]][0])
     low = min(min(returns[x["agent"]]) for x in known)
     high = max(max(returns[x["agent"]]) for x in known)
     bottom = TOP + ROW * len(known)
@@ -292,14 +292,14 @@ def picture(
 def study_returns(folder: Path) -> tuple[dict[str, tuple[float, float, float]], str]:
     """Recommended return with its interval by agent, from a study's table, and what it rests on."""
     titles = {entry.title: name for name, entry in agents.AGENTS.items()}
-    found, basis = {}, ""
+    result, basis = {}, ""
     for row in read_json(folder / "table.json")["rows"]:
         title = row["name"].split(",")[0]
         if title in titles and row["sampled"]:
             e = row["recommended"]
-            found[titles[title]] = (e["value"], e["low"], e["high"])
+            result[titles[title]] = (e["value"], e["low"], e["high"])
             basis = f"{e['n_seeds']} seeds, {e['n']:,} new patients"
-    return found, basis
+    return result, basis
 
 
 def arguments() -> argparse.Namespace:

@@ -65,12 +65,12 @@ def split(update: Callable[[], object], updates: int = PROFILED) -> dict[str, fl
         # The profiler reads the clock; on a busy machine only this share of it was ours.
         ours = (time.process_time() - cpu) / (time.perf_counter() - wall)
     calls = 0
-    found = dict.fromkeys(("matmul", "optimiser", "elementwise"), 0.0)
+    result = dict.fromkeys(("matmul", "optimiser", "elementwise"), 0.0)
     for event in profiler.key_averages():
         if event.key.startswith("aten::"):
             calls += event.count
-            found[purpose(event.key)] += ours * event.self_cpu_time_total * 1e-6 / updates
-    return found | {"rest": total - sum(found.values()), "total": total, "calls": calls / updates}
+            result[purpose(event.key)] += ours * event.self_cpu_time_total * 1e-6 / updates
+    return result | {"rest": total - sum(result.values()), "total": total, "calls": calls / updates}
 
 
 def purpose(kernel: str) -> str:

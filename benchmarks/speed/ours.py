@@ -74,7 +74,9 @@ def _noise(agent: Agent, block: int) -> dict[str, torch.Tensor]:
     """Noise of one block of updates, drawn as the sampler draws it."""
     cpu, kind = torch.device("cpu"), torch.float32
     return {
-        name: draw(agent.seeds, plan.law, (BLOCK, *plan.shape), (block, number), device=cpu, dtype=kind)
+        name: draw(
+            agent.seeds, plan.distribution, (BLOCK, *plan.shape), (block, number), device=cpu, dtype=kind
+        )
         for number, (name, plan) in enumerate(agent.noise(BATCH).items())
     }
 

@@ -52,7 +52,7 @@ def change(names: Sequence[str]) -> list[dict[str, Any]]:
     """Losses and returns of both precisions: same seeds, batches, noise and evaluation patients."""
     episodes = simulate(ENV_ID, patients=50, policy="uniform", seed=0)
     factory = Factory.of(ENV_ID, {})
-    found = []
+    result = []
     for name in names:
         values: dict[str, dict[str, list[float]]] = {}
         precisions: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -62,5 +62,5 @@ def change(names: Sequence[str]) -> list[dict[str, Any]]:
             losses["return of recommended doses"] = outcomes.returns.mean(1).tolist()
             for key, per_seed in losses.items():
                 values.setdefault(key, {})[precision] = per_seed
-        found += [{"agent": name, "what": key, **pair} for key, pair in values.items()]
-    return found
+        result += [{"agent": name, "what": key, **pair} for key, pair in values.items()]
+    return result

@@ -54,7 +54,7 @@ def startup(*words: str, times: int = 5) -> dict[str, Any]:
 
 
 def evaluation() -> list[dict[str, Any]]:
-    """10,000 patients for one whole course and one seed, by the recommended and by sampled doses."""
+    """10,000 patients for one whole episode and one seed, by the recommended and by sampled doses."""
     import agents
     from dosing.data.dataset import Transform
     from dosing.evaluation.rollout import rollout
@@ -67,14 +67,14 @@ def evaluation() -> list[dict[str, Any]]:
     factory = Factory.of(ENV_ID, {})
     episodes = simulate(ENV_ID, patients=50, policy="uniform", seed=0)
     problem = Problem(episodes.obs.shape[1], episodes.act.shape[1], factory.horizon)
-    found = []
+    result = []
     for name in STUDY:
         policy = DosePolicy(agents.build(name, {}, problem, (0,)), Transform.fit(episodes))
         rules = {"recommended": following(policy), "sampled": policy.sampled}
         for rule, act in rules.items():
             wall, cpu = time.perf_counter(), time.process_time()
             rollout(factory, act, (0,), PATIENTS)
-            found.append(
+            result.append(
                 {
                     "what": f"{name}: {PATIENTS:,} patients x {factory.horizon} visits, {rule} doses",
                     "wall": time.perf_counter() - wall,
@@ -82,7 +82,7 @@ def evaluation() -> list[dict[str, Any]]:
                     "target": 2.0,
                 }
             )
-    return found
+    return result
 
 
 def treatment() -> list[dict[str, Any]]:
@@ -106,10 +106,10 @@ def treatment() -> list[dict[str, Any]]:
 
 def measure(progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """Everything in this file."""
-    found = [startup("--help"), startup("agents")]
+    result = [startup("--help"), startup("agents")]
     progress("start of the commands measured")
-    found += evaluation()
+    result += evaluation()
     progress("evaluation measured")
-    found += treatment()
+    result += treatment()
     progress("treatment study measured")
-    return found
+    return result

@@ -83,9 +83,9 @@ def peak_memory() -> float:
     """Largest resident set of this program so far, in MiB."""
     status = Path("/proc/self/status")
     if status.is_file():  # here, and not in getrusage, the count starts anew with the program
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-        assert found is not None
-        return int(found[1]) / 2**10
+        result = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        assert result is not None
+        return int(result[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 

@@ -1,4 +1,4 @@
-"""The guarded door: how long a recommendation and a table of them take, and how often a dose is deferred.
+"""The guarded recommender: its time for one state and for a table, and how often it defers.
 
     python benchmarks/speed/recommend.py [--threads N] [RUN ...]
 
@@ -56,8 +56,8 @@ COHORTS, NEW = 20, 200
 """Training cohorts, and new patients of each, in the count of false alarms."""
 
 
-def door_at(name: str, episodes: Episodes) -> Recommender:
-    """The door before an untrained policy of five seeds."""
+def recommender_at(name: str, episodes: Episodes) -> Recommender:
+    """The recommender before an untrained policy of five seeds."""
     problem = Problem(episodes.obs.shape[1], episodes.act.shape[1], 24)
     policy = DosePolicy(agents.build(name, {}, problem, range(5)), Transform.fit(episodes))
     rules = Rules.of(dose_limits(episodes), card=episodes.metadata["card"])
@@ -80,29 +80,29 @@ def times(folder: Path) -> list[list[str]]:
     pq.write_table(pa.table(columns), folder / "in.parquet")
     log, rows = AuditLog(folder / "audit.jsonl"), []
     for name in AGENTS:
-        door = door_at(name, training)
-        recommend_all(door, new.obs[:2048].astype(float))  # first use of every kernel
+        recommender = recommender_at(name, training)
+        recommend_all(recommender, new.obs[:2048].astype(float))  # first use of every kernel
 
-        def answer(door: Recommender = door) -> None:
-            recommend_table(door, folder / "in.parquet", folder / "out.parquet", log)
+        def answer(recommender: Recommender = recommender) -> None:
+            recommend_table(recommender, folder / "in.parquet", folder / "out.parquet", log)
 
         rows.append(clocked(f"{name}: {STATES:,} recommendations, parquet to parquet", 5.0, answer))
         for logged in (False, True):
-            taken = singles(door, new, log if logged else None)
+            taken = singles(recommender, new, log if logged else None)
             what = f"{name}: one recommendation{', with its audit record' if logged else ''}, median (99 %)"
             middle, slow = (1000 * float(np.quantile(taken, q)) for q in (0.5, 0.99))
             rows.append([what, f"{middle:.2f} ms ({slow:.2f} ms)", "", "10 ms"])
     return rows
 
 
-def singles(door: Recommender, new: Episodes, log: AuditLog | None) -> list[float]:
+def singles(recommender: Recommender, new: Episodes, log: AuditLog | None) -> list[float]:
     """Seconds of each of many single recommendations."""
     taken = []
     for state in new.obs[:SINGLES].tolist():
         began = time.perf_counter()
-        found = recommend(door, state)
+        result = recommend(recommender, state)
         if log is not None:
-            log.append(*shown(found.to_json()))
+            log.append(*shown(result.to_json()))
         taken.append(time.perf_counter() - began)
     return taken
 
@@ -123,23 +123,23 @@ def alarms(patients: int) -> list[str]:
 def statuses(path: Path) -> list[list[str]]:
     """Shares of each status and of each reason to defer, on visits of new patients."""
     run = RunFolder(path)
-    door, factory = recommender_of(run), factory_of(run)
+    recommender, factory = recommender_of(run), factory_of(run)
     seen: dict[str, list[Any]] = {"recorded policy": [], "own doses": []}
     uniform = simulate(factory.env_id, patients=NEW, seed=2000, **factory.options)
     seen["recorded policy"].append(uniform.obs)
-    act = following(door.policy)
+    act = following(recommender.policy)
 
     def watched(obs: Any, visit: int) -> Any:
         seen["own doses"].append(obs[0])
         return act(obs, visit)
 
-    rollout(factory, watched, door.policy.seeds, NEW)
+    rollout(factory, watched, recommender.policy.seeds, NEW)
     rows = []
     for name, states in seen.items():
-        found = recommend_all(door, np.concatenate(states).astype(float), workers=-1)
-        shares = [f"{(found.status == k).mean():.2%}" for k in range(len(STATUSES))]
+        result = recommend_all(recommender, np.concatenate(states).astype(float), workers=-1)
+        shares = [f"{(result.status == k).mean():.2%}" for k in range(len(STATUSES))]
         reasons = (Reason.UNFAMILIAR, Reason.SEEDS_APART, Reason.BETWEEN_SEEDS)
-        defers = [f"{((found.codes & int(reason)) != 0).mean():.2%}" for reason in reasons]
+        defers = [f"{((result.codes & int(reason)) != 0).mean():.2%}" for reason in reasons]
         rows.append([run.config()["agent"], name, *shares, *defers])
     return rows
 

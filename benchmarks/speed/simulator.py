@@ -147,13 +147,13 @@ def memory() -> list[tuple[int, float]]:
     )
     sizes = (1, 10_000, 100_000, 1_000_000)
     root = str(Path(__file__).resolve().parents[2])
-    found = []
+    result = []
     for size in sizes:
         done = subprocess.run(
             [sys.executable, "-c", program, str(size)], capture_output=True, text=True, check=True, cwd=root
         )
-        found.append((size, float(done.stdout)))
-    return found
+        result.append((size, float(done.stdout)))
+    return result
 
 
 def report(patients: int, rounds: int) -> str:

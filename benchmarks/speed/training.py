@@ -269,7 +269,7 @@ def costs(rows: Sequence[Row]) -> None:
 
 def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
     """Time and memory of our float32 agents with several seeds trained together."""
-    found = []
+    result = []
     for row in rows:
         if row.title or row.absent or row.precision != "float32":
             continue
@@ -281,10 +281,10 @@ def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
             cost = process.ask("memory") | {"seconds": statistics.median(t["cpu"] / count for t in times)}
             if "useful" in row.cost:
                 cost["useful"] = seeds * row.cost["useful"]
-            found.append({"task": row.task, "settings": row.about["settings"], "seeds": seeds, "cost": cost})
+            result.append({"task": row.task, "settings": row.about["settings"], "seeds": seeds, "cost": cost})
             process.close()
         progress(f"{row.task}: stacks measured")
-    return found
+    return result
 
 
 def pair(name: str, seconds: float, rounds: int = 5) -> dict[str, Any]:
@@ -346,7 +346,7 @@ def main() -> None:
         costs(lines)
         rows += lines
         progress(f"{task.name} measured")
-    found = {
+    result = {
         "machine": machine.describe(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "load": [load, os.getloadavg()[0]],
@@ -360,11 +360,11 @@ def main() -> None:
         "precision": change(PAIRED) if options.product else None,
         "product": product.measure(progress) if options.product else None,
     }
-    text = report.render(found)
+    text = report.render(result)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.out}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{options.out}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (RESULTS / f"{options.out}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,15 +58,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if any(value is not None for value in given):
         raise UserError("--record, --action, --dose and --reason go with `audit override`.")
-    found = log.verify()
+    result = log.verify()
     if arguments.what == "show":
-        for line in table(found.records[max(len(found.records) - arguments.last, 0) :]):
+        for line in table(result.records[max(len(result.records) - arguments.last, 0) :]):
             print(line)
-    if found.broken is not None:
-        print(f"dosing: {log.sentence(found)}", file=sys.stderr)
+    if result.broken is not None:
+        print(f"dosing: {log.sentence(result)}", file=sys.stderr)
         return 1
     if arguments.what == "verify":
-        print(log.sentence(found))
+        print(log.sentence(result))
     return 0
 
 

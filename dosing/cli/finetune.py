@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = TrialSettings(
         **{name: getattr(arguments, name) for name in _defaults}, harm_budget=arguments.harm_budget
     )
-    found = finetune.finetune(
+    result = finetune.finetune(
         methods,
         arguments.runs,
         study=arguments.out,
@@ -98,6 +98,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         device=arguments.device,
         workers=arguments.workers,
     )
-    print(found)
+    print(result)
     print(NOT_FOR_PATIENTS)
     return 0

@@ -86,21 +86,23 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
 
 def add_external(parser: argparse.ArgumentParser) -> None:
     """What a file of another program does not say itself."""
-    found = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
-    found.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
+    result = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
+    result.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
     for end in ("low", "high"):
-        found.add_argument(
+        result.add_argument(
             f"--dose-{end}", nargs="+", type=float, default=[], metavar="DOSE", help=f"{end} limit per action"
         )
-    found.add_argument("--horizon", type=int, help="visits after which episodes were cut, where not recorded")
-    found.add_argument(
+    result.add_argument(
+        "--horizon", type=int, help="visits after which episodes were cut, where not recorded"
+    )
+    result.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="ROLE=NAME",
         help="columns of a table: obs=x1,x2 act=dose ...",
     )
-    found.add_argument(
+    result.add_argument(
         "--split-at-jumps", action="store_true", help="episodes end where the next row does not follow"
     )
 

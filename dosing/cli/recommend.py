@@ -1,4 +1,4 @@
-"""The command ``recommend``: a state or a table of states, through the guarded door, into the audit log."""
+"""The command ``recommend``: a state or a table of states, answered and on record."""
 
 from __future__ import annotations
 
@@ -72,25 +72,25 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
-    door = load.recommender_of(RunFolder(arguments.path))
+    recommender = load.recommender_of(RunFolder(arguments.path))
     log = study_log(arguments.path, arguments.audit)
-    log.append("run loaded", dict(door.provenance))
+    log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:
-        counts = recommend_table(door, arguments.table, arguments.out, log)
+        counts = recommend_table(recommender, arguments.table, arguments.out, log)
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
         print(f"{sum(counts.values()):,} recommendations in {arguments.out}: {told}")
         print(NOT_FOR_PATIENTS)
         return 0
-    found = recommend(door, arguments.state, arguments.current_dose)
-    log.append(*shown(found.to_json(), arguments.audit_states))
+    result = recommend(recommender, arguments.state, arguments.current_dose)
+    log.append(*shown(result.to_json(), arguments.audit_states))
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
-    if found.status == "refused":
-        default = f" Safe default of this scenario: {found.safe_default}." if found.safe_default else ""
-        print(f"dosing: no dose is recommended: {' '.join(found.reasons)}{default}", file=sys.stderr)
+        print(json.dumps(result.to_json(), indent=1, allow_nan=False))
+    if result.status == "refused":
+        default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
+        print(f"dosing: no dose is recommended: {' '.join(result.reasons)}{default}", file=sys.stderr)
     elif not arguments.json:
-        print(describe(found))
-    return exit_status(found)
+        print(describe(result))
+    return exit_status(result)
 
 
 def study_log(run: Path, chosen: Path | None) -> AuditLog:
@@ -101,12 +101,12 @@ def study_log(run: Path, chosen: Path | None) -> AuditLog:
     return log_of(folders[min(2, len(folders) - 1)], chosen)
 
 
-def exit_status(found: Recommendation) -> int:
+def exit_status(result: Recommendation) -> int:
     """0 for a dose to follow, 3 for a deferred one, 2 for none."""
-    return {"refused": REFUSED, "deferred": DEFERRED}.get(found.status, 0)
+    return {"refused": REFUSED, "deferred": DEFERRED}.get(result.status, 0)
 
 
-def describe(found: Recommendation) -> str:
+def describe(result: Recommendation) -> str:
     """A recommendation with its basis, one line each."""
     from dosing.studies.comparison_table import mass_words
 
@@ -116,58 +116,58 @@ def describe(found: Recommendation) -> str:
     def span(ends: tuple[Sequence[float], Sequence[float]]) -> str:
         return f"{words(ends[0])} to {words(ends[1])}{unit}"
 
-    unit = "" if found.unit == "1" else f" {found.unit}"
-    assert found.dose is not None
-    assert found.proposed is not None
-    assert found.support is not None
-    assert found.central is not None
-    assert found.mass_outside is not None
-    deferred = found.status == "deferred"
+    unit = "" if result.unit == "1" else f" {result.unit}"
+    assert result.dose is not None
+    assert result.proposed is not None
+    assert result.support is not None
+    assert result.central is not None
+    assert result.mass_outside is not None
+    deferred = result.status == "deferred"
     lines = [
-        ("status", found.status.upper() if deferred else found.status),
-        *(("reason", reason) for reason in found.reasons),
+        ("status", result.status.upper() if deferred else result.status),
+        *(("reason", reason) for reason in result.reasons),
         (
             "policy's dose" if deferred else "recommended dose",
-            f"{words(found.dose)}{unit}  (mean of the modes of {len(found.seeds)} seeds: "
-            + "; ".join(words(s.dose) for s in found.seeds)
+            f"{words(result.dose)}{unit}  (mean of the modes of {len(result.seeds)} seeds: "
+            + "; ".join(words(s.dose) for s in result.seeds)
             + ")",
         ),
-        *([("proposed dose", f"{words(found.proposed)}{unit}")] if found.dose != found.proposed else []),
-        *([("safe default", found.safe_default)] if deferred and found.safe_default else []),
-        ("dose interval", f"{span(found.support)}  ({found.support_words}, union over seeds)"),
-        ("central 90 %", f"{span(found.central)}  (widest over seeds)"),
-        ("hard limits", span(found.limits)),
-        *([("step limit", span(found.step))] if found.step else []),
+        *([("proposed dose", f"{words(result.proposed)}{unit}")] if result.dose != result.proposed else []),
+        *([("safe default", result.safe_default)] if deferred and result.safe_default else []),
+        ("dose interval", f"{span(result.support)}  ({result.support_words}, union over seeds)"),
+        ("central 90 %", f"{span(result.central)}  (widest over seeds)"),
+        ("hard limits", span(result.limits)),
+        *([("step limit", span(result.step))] if result.step else []),
         (
             "mass outside them",
-            f"{mass_words(found.mass_outside, bool(found.bounded))}  (before any clipping)",
+            f"{mass_words(result.mass_outside, bool(result.bounded))}  (before any clipping)",
         ),
         *(
-            [("spread of seeds", f"{words(found.spread)}{unit}  (standard deviation)")]
-            if found.spread
+            [("spread of seeds", f"{words(result.spread)}{unit}  (standard deviation)")]
+            if result.spread
             else []
         ),
     ]
-    if found.distance is not None and found.threshold is not None:
-        lines.append(("distance", f"{found.distance:.3g}, unfamiliar beyond {found.threshold:.3g}"))
+    if result.distance is not None and result.threshold is not None:
+        lines.append(("distance", f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"))
     lines += [
         (
             "near visit",
             f"distance {near.distance:.3g}: dose {words(near.dose)}{unit}, reward {near.reward:.4g}  "
             f"(patient {near.patient}, visit {near.visit + 1})",
         )
-        for near in found.nearest
+        for near in result.nearest
     ]
-    lines += [("note", note) for note in found.notes]
-    lines.append(("run", f"{found.provenance['run']}  weights {found.provenance['weights'][:12]}"))
-    return "\n".join([*(f"{name:<18} {text}" for name, text in lines), found.notice])
+    lines += [("note", note) for note in result.notes]
+    lines.append(("run", f"{result.provenance['run']}  weights {result.provenance['weights'][:12]}"))
+    return "\n".join([*(f"{name:<18} {text}" for name, text in lines), result.notice])
 
 
-def recommend_table(door: Recommender, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
+def recommend_table(recommender: Recommender, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
     """Answer every row of a parquet file in another one, in the same order and in constant memory.
 
     Args:
-        door: policy, rules and monitor.
+        recommender: policy, rules and monitor.
         table: one column of numbers per observed entry, by its name (``entry 1``, ``entry 2``, ... where the
             run has no names); a missing number refuses its row. Where the scenario limits the change of a
             dose that it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``,
@@ -197,27 +197,29 @@ def recommend_table(door: Recommender, table: Path, out: Path, log: AuditLog) ->
         raise UserError(f"--out {out} is the table that is read; give it another name.")
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    entries, doses = ([entry.name for entry in part] for part in wanted(door))
+    entries, doses = ([entry.name for entry in part] for part in wanted(recommender))
     try:
         source = sha256(table)
         with pq.ParquetFile(table) as file:
             names = entries + doses
             if wrong := exact(file.schema_arrow, names, file.metadata.num_rows):
                 raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
-            schema = answers_schema(door, source)
+            schema = answers_schema(recommender, source)
             with pq.ParquetWriter(temporary, schema) as writer:
                 done = 0
                 for piece in file.iter_batches(PIECE, columns=names):
                     current = columns_of_numbers(piece, doses) if doses else None
-                    found = recommend_all(door, columns_of_numbers(piece, entries), current, workers=-1)
-                    writer.write_table(answers_table(found, done, schema))
+                    result = recommend_all(
+                        recommender, columns_of_numbers(piece, entries), current, workers=-1
+                    )
+                    writer.write_table(answers_table(result, done, schema))
                     done += len(piece)
                     for status, name in enumerate(STATUSES):
-                        counts[name] += int((found.status == status).sum())
+                        counts[name] += int((result.status == status).sum())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         about = {"input": source, "output": sha256(temporary), "rows": done, "statuses": counts}
-        log.append("batch", about | {"provenance": dict(door.provenance)})
+        log.append("batch", about | {"provenance": dict(recommender.provenance)})
         temporary.replace(out)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or table} does not exist.") from error

@@ -49,23 +49,27 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if len({path.resolve() for path in arguments.paths}) < len(arguments.paths):
         raise UserError("a run stands on the page once; one of these run folders is given twice.")
     folders = [RunFolder(path) for path in arguments.paths]
-    doors = [load.recommender_of(folder) for folder in folders]
-    if any(door.rules.entries != doors[0].rules.entries for door in doors[1:]):
+    recommenders = [load.recommender_of(folder) for folder in folders]
+    if any(recommender.rules.entries != recommenders[0].rules.entries for recommender in recommenders[1:]):
         raise UserError("the runs observe different entries; one page is on one state.")
     log = study_log(arguments.paths[0], arguments.audit)
     said = []
-    for folder, door in zip(folders, doors, strict=True):
+    for folder, recommender in zip(folders, recommenders, strict=True):
         config = folder.config()
-        log.append("run loaded", dict(door.provenance))
-        found = recommend(door, arguments.state, arguments.current_dose)
-        log.append(*shown(found.to_json()))
+        log.append("run loaded", dict(recommender.provenance))
+        result = recommend(recommender, arguments.state, arguments.current_dose)
+        log.append(*shown(result.to_json()))
         name = agents.find(config["agent"]).title
         same = [other for other in folders if other.config()["agent"] == config["agent"]]
         said.append(
-            Said(f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, naming.family_of(config), found)
+            Said(
+                f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, naming.family_of(config), result
+            )
         )
-    write_atomic(arguments.out, report(said, doors[0].rules.entries, "state from the command line").encode())
-    told = ", ".join(f"{one.name} {one.found.status}" for one in said)
+    write_atomic(
+        arguments.out, report(said, recommenders[0].rules.entries, "state from the command line").encode()
+    )
+    told = ", ".join(f"{one.name} {one.result.status}" for one in said)
     print(f"{arguments.out}: {told}")
-    print(said[0].found.notice)
-    return max((exit_status(one.found) for one in said), key=(0, 3, 2).index)
+    print(said[0].result.notice)
+    return max((exit_status(one.result) for one in said), key=(0, 3, 2).index)

@@ -31,20 +31,20 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, tuple[str, ...]]:
     Raises:
         UserError: not of that form, an unknown role, a role given twice, or too few or many names for it.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         role, separator, names = pair.partition("=")
         if not separator or role not in NEEDED + OPTIONAL:
             roles = ", ".join(NEEDED + OPTIONAL)
             raise UserError(f"columns are named as ROLE=NAME[,NAME...] with a role of {roles}; got {pair!r}.")
-        if role in found:
+        if role in result:
             raise UserError(f"the columns of {role} are named twice.")
-        found[role] = tuple(name for name in names.split(",") if name)
-        if len(found[role]) != 1 and role not in WIDE and (found[role] or role != "terminated"):
+        result[role] = tuple(name for name in names.split(",") if name)
+        if len(result[role]) != 1 and role not in WIDE and (result[role] or role != "terminated"):
             raise UserError(f"{role} is one column, got {pair!r}.")
-        if role in WIDE and not found[role]:
+        if role in WIDE and not result[role]:
             raise UserError(f"{role} needs at least one column, got {pair!r}.")
-    return found
+    return result
 
 
 def read_table_of(path: Path, external: External) -> Episodes:

@@ -48,10 +48,10 @@ def read_d4rl(path: Path, external: External) -> Episodes:
             raise UserError(
                 f"{path} lacks {', '.join(missing)}; the D4RL layout has the arrays {', '.join(NEEDED)}."
             )
-        found = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in file}
-        if groups := [key for key, entry in found.items() if not isinstance(entry, h5py.Dataset)]:
+        result = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in file}
+        if groups := [key for key, entry in result.items() if not isinstance(entry, h5py.Dataset)]:
             raise UserError(f"{path}: {groups[0]} must be an array, it is a group.")
-        arrays: dict[str, NDArray[Any]] = {key: np.atleast_1d(entry[()]) for key, entry in found.items()}
+        arrays: dict[str, NDArray[Any]] = {key: np.atleast_1d(entry[()]) for key, entry in result.items()}
     rows = same_length(source, arrays)
     terminated = flags(source, "terminals", arrays["terminals"])
     obs, next_obs = arrays["observations"], arrays.get("next_observations")

@@ -133,9 +133,9 @@ def jumps(source: str, obs: Values, next_obs: Values) -> NDArray[np.bool_]:
         raise UserError(
             f"{source}: next observations have shape {list(next_obs.shape)}, observations {list(obs.shape)}."
         )
-    found = np.zeros(len(obs), dtype=np.bool_)
-    found[:-1] = (np.abs(obs[1:].astype(np.float64) - next_obs[:-1]) > TOLERANCE).any(1)
-    return found
+    result = np.zeros(len(obs), dtype=np.bool_)
+    result[:-1] = (np.abs(obs[1:].astype(np.float64) - next_obs[:-1]) > TOLERANCE).any(1)
+    return result
 
 
 def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: External) -> Episodes:

@@ -210,10 +210,10 @@ def read_episodes(path: str | Path) -> Episodes:
     except KeyError as error:
         raise UserError(f"{path} lacks the column {error.args[0]!r}") from None
     episodes = Episodes(**typed, metadata=metadata)
-    found = episodes.content_hash()
-    if found != metadata.get("content_hash"):
+    result = episodes.content_hash()
+    if result != metadata.get("content_hash"):
         raise UserError(
-            f"{path} is damaged or was edited: its arrays hash to {found[:12]}..., "
+            f"{path} is damaged or was edited: its arrays hash to {result[:12]}..., "
             f"its metadata say {str(metadata.get('content_hash'))[:12]}..."
         )
     return episodes

@@ -1,4 +1,4 @@
-"""Probability laws for doses: ``from dosing.distributions import QGaussian``.
+"""Probability distributions for doses: ``from dosing.distributions import QGaussian``.
 
 Names are resolved on first use, so that importing the package does not import torch.
 """

@@ -1,4 +1,4 @@
-"""Normal laws made to fit a bounded interval of doses: squashed by tanh, or truncated.
+"""Normal distributions made to fit a bounded interval of doses: squashed by tanh, or truncated.
 
 Sources: Haarnoja et al. 2018, arXiv 1812.05905, appendix C (squashed normal); Johnson, Kotz, Balakrishnan
 1994, Continuous Univariate Distributions 1, 10.1 (truncated normal); Chou, Maturana, Scherer 2017, ICML (Beta
@@ -17,18 +17,18 @@ from dosing.distributions.univariate import Univariate, centred, interval, limit
 
 
 class TanhNormal(Univariate):
-    """The law of tanh(X) with X normal: a squashed Gaussian, on the open interval (-1, 1).
+    """The distribution of tanh(X) with X normal: a squashed Gaussian, on the open interval (-1, 1).
 
     Draws that round to -1 or 1 are moved to the nearest number inside. No closed form of the entropy or of
-    the mean is known. A dose of exactly -1 or 1 has density 0: whoever fits this law to such data moves them
-    inside first.
+    the mean is known. A dose of exactly -1 or 1 has density 0: whoever fits this distribution to such data
+    moves them inside first.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  as in torch
     fills_box = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
-        """Build the law of tanh(X), X normal with mean ``loc`` and standard deviation ``scale``.
+        """Build the distribution of tanh(X), X normal with mean ``loc`` and standard deviation ``scale``.
 
         Raises:
             UserError: with checks on, loc or scale is not finite or scale is not positive.
@@ -98,7 +98,7 @@ class TanhNormal(Univariate):
 
 
 class TruncatedNormal(Univariate):
-    """The normal law restricted to [low, high], with its peak inside: low <= loc <= high.
+    """The normal distribution restricted to [low, high], with its peak inside: low <= loc <= high.
 
     With the peak inside, the normaliser is a sum of two positive terms and no tail is ever extrapolated.
     """
@@ -114,7 +114,7 @@ class TruncatedNormal(Univariate):
         high: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             loc: the peak, in [low, high].

@@ -1,7 +1,8 @@
-"""The law of a delivered dose: a dose drawn on the real line and then limited to a box.
+"""The distribution of a delivered dose: a dose drawn on the real line and then limited to a box.
 
-Limiting moves all mass beyond a limit on to the limit itself. The law is then mixed: two atoms and a density
-between them. Density and probability are different kinds of number: neither is ever returned for the other.
+Limiting moves all mass beyond a limit on to the limit itself. The distribution is then mixed: two atoms and a
+density between them. Density and probability are different kinds of number: neither is ever returned for the
+other.
 """
 
 import math
@@ -16,15 +17,15 @@ from dosing.errors import UserError
 
 
 class Clipped(Univariate):
-    """The law of min(max(X, low), high) for a law X."""
+    """The distribution of min(max(X, low), high) for a distribution X."""
 
     arg_constraints = {}  # noqa: RUF012  the parameters are those of ``base``
 
     def __init__(self, base: Univariate, low: float = -1.0, high: float = 1.0) -> None:
-        """Build the law of the delivered dose.
+        """Build the distribution of the delivered dose.
 
         Args:
-            base: law of the requested dose; its argument checks apply.
+            base: distribution of the requested dose; its argument checks apply.
             low: lower limit, in the unit of the dose.
             high: upper limit.
 
@@ -33,7 +34,7 @@ class Clipped(Univariate):
         """
         if not isinstance(base, Univariate):
             raise UserError(
-                f"Clipped needs a law of this package, with both tails, got {type(base).__name__}."
+                f"Clipped needs a distribution of this package, with both tails, got {type(base).__name__}."
             )
         self.base = base
         self.low, self.high = limits(low, high)
@@ -57,7 +58,7 @@ class Clipped(Univariate):
 
     @property
     def mode(self) -> Tensor:
-        """The delivered dose when the mode of the base law is requested."""
+        """The delivered dose when the mode of the base distribution is requested."""
         return self.base.mode.clamp(self.low, self.high)
 
     def prob_atom(self, value: Tensor) -> Tensor:
@@ -75,9 +76,9 @@ class Clipped(Univariate):
     def mixed_log_likelihood(self, value: Tensor) -> Tensor:
         """Return the log-likelihood of a delivered dose with respect to length plus one unit at either limit.
 
-        That is the log-probability of the atom for a dose at a limit, the log-density of the base law for a
-        dose between, and -inf outside. Only differences at the same ``value`` are comparable, as for any
-        likelihood.
+        That is the log-probability of the atom for a dose at a limit, the log-density of the base
+        distribution for a dose between, and -inf outside. Only differences at the same ``value`` are
+        comparable, as for any likelihood.
         """
         self._check_value(value)
         elsewhere = (value <= self.low) | (value >= self.high)
@@ -89,13 +90,14 @@ class Clipped(Univariate):
         return torch.where(elsewhere, log_atom, density)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Refuse: a mixed law has no density.
+        """Refuse: a mixed distribution has no density.
 
         Raises:
             UserError: always; it names the three methods to choose from.
         """
         raise UserError(
-            "A clipped law has atoms and no log_prob: use mixed_log_likelihood, or density and prob_atom."
+            "A clipped distribution has atoms and no log_prob: use mixed_log_likelihood, or density and "
+            "prob_atom."
         )
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ class Clipped(Univariate):
         return self.base.rsample_from(u).clamp(self.low, self.high)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        """Return this law expanded to ``batch_shape``."""
+        """Return this distribution expanded to ``batch_shape``."""
         return type(self)(self.base.expand(batch_shape), self.low, self.high)
 
     def _parameters(self) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""The law of a policy known by finitely many doses: draws of a push-forward, or candidates to choose from.
+"""A policy known by finitely many doses: draws of a push-forward, or candidates to choose from.
 
-Such a policy has no density. Everything here is exact for the finite law itself; how well M equally weighted
-draws stand for the push-forward they come from is another matter, and their ends are no support.
+Such a policy has no density. Everything here is exact for the finite distribution itself; how well M equally
+weighted draws stand for the push-forward they come from is another matter, and their ends are no support.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Draws(Univariate):
         kind: DrawsKind = "samples",
         validate_args: bool | None = None,
     ) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             values: the doses, ``[..., A, M]``.
@@ -121,7 +121,7 @@ class Draws(Univariate):
         return self.values.expand(*u.shape[:-1], -1).gather(-1, chosen).squeeze(-1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        """Return this law expanded to ``batch_shape``, without copying its doses."""
+        """Return this distribution expanded to ``batch_shape``, without copying its doses."""
         shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
         new.__dict__.update(self.__dict__)
@@ -172,7 +172,7 @@ def best_of(preference: Tensor, tries: int) -> Tensor:
 
 
 def best_candidate(values: Tensor, preference: Tensor, tries: int) -> Draws:
-    """Return the law of the best of ``tries`` draws from M candidates.
+    """Return the distribution of the best of ``tries`` draws from M candidates.
 
     The recommended dose is the best of the first ``tries`` candidates, which are drawn once for all.
 

@@ -1,15 +1,15 @@
-"""The laws of FtTPO as its released code computes them (github.com/lingweizhu/fat2thin), defects included.
+"""FtTPO's distributions as its released code (github.com/lingweizhu/fat2thin) computes them.
 
 For measuring what the defects do, and for nothing else. Sigma is a diagonal squared scale; every draw is
 clamped to the box and the continuous density is then taken at the clamp. Density and sampler are joint over
 the n dose dimensions:
 
-* the heavy-tailed law is drawn per dimension by Box-Muller with the index (q - 1)/(3 - q), a wrong sign: q =
-  2 draws a normal law. Its density halves the quadratic form but not the constant, so that in one dimension
-  it integrates to sqrt 2; for n >= 2 it has the elliptical exponent 1/(1 - q), at q = 2 not integrable, under
-  the constant of another law;
-* the bounded law is the elliptical one of Martins et al. 2022 (arXiv 2108.02658): shrinking one axis widens
-  all others, and its edge may lie outside the box;
+* the heavy-tailed distribution is drawn per dimension by Box-Muller with the index (q - 1)/(3 - q), a wrong
+  sign: q = 2 draws a normal distribution. Its density halves the quadratic form but not the constant, so that
+  in one dimension it integrates to sqrt 2; for n >= 2 it has the elliptical exponent 1/(1 - q), at q = 2 not
+  integrable, under the constant of another distribution;
+* the bounded distribution is the elliptical one of Martins et al. 2022 (arXiv 2108.02658): shrinking one axis
+  widens all others, and its edge may lie outside the box;
 * an axis whose Sigma is below 1000 eps of the largest is left out of rank, determinant and distance.
 """
 
@@ -26,7 +26,7 @@ EDGE = 1.0 - 1e-6
 
 
 class Elliptical:
-    """What both laws share: location, Sigma without the axes left out, and half the squared distance.
+    """What both share: location, Sigma without the axes left out, and half the squared distance.
 
     Args:
         loc: ``[S, B, A]``.
@@ -49,7 +49,7 @@ class Elliptical:
 
 
 class HeavyTailed(Elliptical):
-    """The proposal's law, 1 < q < 3."""
+    """The proposal's distribution, 1 < q < 3."""
 
     def sample(self, u: Tensor) -> Tensor:
         """Clamped draws from noise ``[S, B, A, 2]``."""
@@ -71,7 +71,7 @@ class HeavyTailed(Elliptical):
 
 
 class Bounded(Elliptical):
-    """The actor's law, q < 1, with alpha = 2 - q in the published notation."""
+    """The actor's distribution, q < 1, with alpha = 2 - q in the published notation."""
 
     def __init__(self, loc: Tensor, sigma: Tensor, q: float) -> None:
         super().__init__(loc, sigma, q)
@@ -105,7 +105,7 @@ class Bounded(Elliptical):
 
 
 class Squashed:
-    """The Gaussian proposal of the FtTPO-SG ablation: tanh of a normal law, 1e-6 added to its slope."""
+    """The Gaussian proposal of the FtTPO-SG ablation: tanh of a normal, 1e-6 added to its slope."""
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc, self.scale = loc, scale

@@ -2,9 +2,9 @@
 
 It maximises E Q + lambda (1 - int p^2) over the densities p on [low, high] where Q = const - 2 lambda c (x -
 m)^2: the policy of quasi-optimal learning (Li, Zhou, Zhu 2023, arXiv 2301.08940). While m - h and m + h are
-within the interval it is the q-Gaussian with q = 0 (Epanechnikov's law), of half-width h = (3 / 4c)^(1/3).
-Where the interval cuts it off, it is lifted until its integral is 1 again, never clipped, and m may even lie
-outside.
+within the interval it is the q-Gaussian with q = 0 (Epanechnikov's distribution), of half-width h = (3 /
+4c)^(1/3). Where the interval cuts it off, it is lifted until its integral is 1 again, never clipped, and m
+may even lie outside.
 
 At distance w from the mode, the point of the interval next to m, the density is p - k w - c w^2 with the
 slope k = 2 c |m - mode|. This form has no cancellation however far m is; its peak p is found by Newton's
@@ -84,7 +84,7 @@ def _step(peak: Tensor, slope: Tensor, curvature: Tensor, rooms: tuple[Tensor, T
 
 
 class Parabola(Univariate):
-    """The law with the density c [h^2 - (x - m)^2]_+ on [low, high]; all sums are taken in double precision.
+    """The density c [h^2 - (x - m)^2]_+ on [low, high]; all sums are taken in double precision.
 
     Its support is exact: [m - h, m + h] within the limits. Where a limit cuts it off, the limit belongs to it
     and has positive density, but no atom.
@@ -103,7 +103,7 @@ class Parabola(Univariate):
         high: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             loc: m, the top of the parabola, inside the limits or not.

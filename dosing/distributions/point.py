@@ -1,4 +1,4 @@
-"""The law of a deterministic policy: one dose, no density."""
+"""The distribution of a deterministic policy: one dose, no density."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Point(Univariate):
     has_density = False
 
     def __init__(self, loc: Tensor, validate_args: bool | None = None) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             loc: the dose, any shape.

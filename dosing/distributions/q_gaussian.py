@@ -1,10 +1,10 @@
-"""The q-Gaussian law: bounded support for q < 1, normal at q = 1, Student's t for 1 < q < 3.
+"""The q-Gaussian distribution: bounded support for q < 1, normal at q = 1, Student's t for 1 < q < 3.
 
 With z = (x - loc)/scale the density is
 
     p(x) = exp_q(-z^2 / (3 - q)) / (scale Z_q),        q < 3
 
-so that q = 1 is the normal law with standard deviation ``scale`` and 1 < q < 3 is Student's t with
+so that q = 1 is the normal distribution with standard deviation ``scale`` and 1 < q < 3 is Student's t with
 nu = (3 - q)/(q - 1) degrees of freedom and the same scale. For q < 1 the support is |z| < R_q =
 sqrt((3-q)/(1-q)), and
 
@@ -31,7 +31,7 @@ from dosing.errors import UserError
 
 
 class _Shape(NamedTuple):
-    """Constants of the standard law (loc 0, scale 1): plain floats, so that they cost no tensor operation."""
+    """Constants of the standard distribution (loc 0, scale 1): plain floats that cost no tensor call."""
 
     q: float
     power: float
@@ -83,8 +83,8 @@ def from_uniform(u: Tensor, q: float) -> Tensor:
     independent of the cosine one unless q = 1, so it is never used.)
 
     In float32 the noise has a resolution of 2^-24: no |z| above 5.4 (q = 1) or 1.1e7 (q = 2) is ever drawn.
-    Bounded laws stay strictly inside their support. The heaviest tails (q above 2.4, in float64 above 2.8)
-    are held at |z| = 1e18 (float64: 1e150), so that the square of a draw is finite.
+    Bounded distributions stay strictly inside their support. The heaviest tails (q above 2.4, in float64
+    above 2.8) are held at |z| = 1e18 (float64: 1e150), so that the square of a draw is finite.
 
     Args:
         u: ``[..., n_uniforms(q)]``, uniform on [0, 1).
@@ -137,7 +137,7 @@ def standard_log_prob(z: Tensor, q: float, log_scale: Tensor | float = 0.0) -> T
 
 
 class _Cdf(torch.autograd.Function):
-    """Distribution function of the standard law; its derivative is the density."""
+    """Distribution function of the standard distribution; its derivative is the density."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, q: float) -> Tensor:
@@ -166,7 +166,7 @@ def standard_cdf(z: Tensor, q: float) -> Tensor:
 
 
 class _Icdf(torch.autograd.Function):
-    """Quantile of the standard law; its derivative is one over the density at the quantile."""
+    """Quantile of the standard distribution; its derivative is one over the density at the quantile."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: float) -> Tensor:
@@ -205,7 +205,7 @@ def _quantile(p: Tensor, q: float) -> Tensor:
 
 
 class QGaussian(Univariate):
-    """The q-Gaussian law with location, scale and a fixed index q < 3, batched.
+    """The q-Gaussian distribution with location, scale and a fixed index q < 3, batched.
 
     ``log_prob`` is exactly -inf outside the support, ``cdf`` exactly 0 or 1; gradients are finite wherever
     the density is positive and zero outside. In float32 squares overflow for |z| above 1.8e19.
@@ -219,7 +219,7 @@ class QGaussian(Univariate):
     def __init__(
         self, loc: Tensor | float, scale: Tensor | float, q: float, validate_args: bool | None = None
     ) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             loc: the mode and centre of symmetry, any shape that broadcasts against ``scale``.

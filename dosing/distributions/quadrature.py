@@ -1,7 +1,7 @@
-"""Averages over a q-Gaussian of bounded support or a normal law without draws, and the width they imply.
+"""Averages over a bounded q-Gaussian or a normal distribution without draws, and widths they imply.
 
 With density proportional to (1 - w^2)^p on (-1, 1), p = 1/(1-q), an average is a Gauss-Jacobi sum; over a
-normal law it is a Gauss-Hermite sum. Source: Golub and Welsch 1969, Math. Comp. 23:221.
+normal distribution it is a Gauss-Hermite sum. Source: Golub and Welsch 1969, Math. Comp. 23:221.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dosing.types import Array
 def standard_nodes(q: float, n: int) -> tuple[Array, Array]:
     """Nodes and weights with E f(z) = sum of weight f(node), z a standard q-Gaussian.
 
-    Exact for polynomials f of degree below 2n. For f = ln of a heavy-tailed law of scale s around the same
-    centre, seen by a law of half-width h, the error falls like r^-2n with r = s/h + sqrt(1 + (s/h)^2) for a
-    Cauchy law: at the width of least divergence 20 nodes give 1e-6 for q = 0. For a normal law it falls like
-    exp(-c sqrt(n)) only, and 128 nodes do.
+    Exact for polynomials f of degree below 2n. For f = ln of a heavy-tailed distribution of scale s around
+    the same centre, seen by a distribution of half-width h, the error falls like r^-2n with r = s/h + sqrt(1
+    + (s/h)^2) for a Cauchy distribution: at the width of least divergence 20 nodes give 1e-6 for q = 0. For a
+    normal distribution it falls like exp(-c sqrt(n)) only, and 128 nodes do.
 
     Args:
         q: index, at most 1.
@@ -49,11 +49,12 @@ def least_divergence_scale(q: float, q_other: float) -> float:
     """Scale of the q-Gaussian of least KL(it || other), the other having the same centre and scale 1.
 
     The divergence is stationary where E[-x (ln other)'(x)] = 1, and the left side grows with the scale. It is
-    E[x^2] beside a normal law, else E[(nu + 1) x^2 / (nu + x^2)] with nu = (3 - q_other)/(q_other - 1).
+    E[x^2] beside a normal distribution, else E[(nu + 1) x^2 / (nu + x^2)] with nu = (3 - q_other)/(q_other -
+    1).
 
     Args:
-        q: index of the law that is fitted, at most 1.
-        q_other: index of the law it is fitted to, at least 1 and below 3.
+        q: index of the distribution that is fitted, at most 1.
+        q_other: index of the distribution it is fitted to, at least 1 and below 3.
 
     Raises:
         UserError: an index is out of range.
@@ -63,7 +64,9 @@ def least_divergence_scale(q: float, q_other: float) -> float:
             f"the width of least divergence needs q <= 1 and 1 <= q_other < 3, got {q:g} and {q_other:g}."
         )
     if q_other == 1.0:
-        return math.sqrt((5.0 - 3.0 * q) / (3.0 - q))  # one over the standard deviation of the standard law
+        return math.sqrt(
+            (5.0 - 3.0 * q) / (3.0 - q)
+        )  # one over the standard deviation of the standard distribution
     nu = (3.0 - q_other) / (q_other - 1.0)
     power = math.inf if q == 1.0 else 1.0 / (1.0 - q)
     reach = 10.0 if q == 1.0 else support_radius(q)

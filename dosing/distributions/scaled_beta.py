@@ -1,4 +1,4 @@
-"""The Beta law on an interval of doses, with the Jacobian of the interval in its density.
+"""The Beta distribution on an interval of doses, with the Jacobian of the interval in its density.
 
 Sources: Johnson, Kotz, Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 25; Chou, Maturana,
 Scherer 2017, ICML (Beta policies); Figurnov, Mohamed, Mnih 2018, arXiv 1805.08498 (derivatives of a draw by
@@ -18,7 +18,7 @@ from dosing.distributions.univariate import Univariate, centred, interval, limit
 
 
 class ScaledBeta(Univariate):
-    """The Beta law carried from (0, 1) to the open interval (low, high), unimodal: alpha, beta >= 1."""
+    """The Beta distribution on the open interval (low, high), unimodal: alpha, beta >= 1."""
 
     arg_constraints = {  # noqa: RUF012  as in torch
         "alpha": constraints.greater_than_eq(1.0),
@@ -34,7 +34,7 @@ class ScaledBeta(Univariate):
         high: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
-        """Build the law of low + (high - low) X with X ~ Beta(alpha, beta).
+        """Build the distribution of low + (high - low) X with X ~ Beta(alpha, beta).
 
         Raises:
             UserError: low is not below high; with checks on, alpha or beta is not finite or below 1.
@@ -53,7 +53,7 @@ class ScaledBeta(Univariate):
 
     @property
     def mode(self) -> Tensor:
-        """The mode low + (high - low) (alpha - 1)/(alpha + beta - 2); the middle for the uniform law."""
+        """The mode low + (high - low) (alpha - 1)/(alpha + beta - 2); the middle if uniform."""
         tiny = torch.finfo(self.alpha.dtype).tiny
         share = (self.alpha - 1.0 + tiny) / (self.alpha - 1.0 + (self.beta - 1.0) + 2.0 * tiny)
         return self.low + (self.high - self.low) * share

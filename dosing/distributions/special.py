@@ -1,8 +1,9 @@
-"""Special functions behind the laws: normalisers in plain Python, incomplete beta functions through scipy.
+"""Special functions behind the distributions: normalisers, and incomplete beta functions by scipy.
 
 The Python functions take one float, the shape of a whole batch, and are exact to rounding for every argument,
 large ones included (that is the limit q -> 1). The scipy functions run on the CPU in double precision
-whatever the device and precision of their arguments, and carry no gradient: the laws attach the density.
+whatever the device and precision of their arguments, and carry no gradient: the distributions attach the
+density.
 
 Source: Abramowitz and Stegun 1964, 6.1.47 (ratio of gamma functions), 6.3.5 (digamma recurrence), 26.5.27 and
 26.7.1 (Student's t and the incomplete beta function).
@@ -118,7 +119,7 @@ def beta_icdf(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def _from_tail(z: Array, tail: Array) -> Array:
-    """Return the distribution function at z of a symmetric law, given its mass beyond |z| on one side."""
+    """Return the cdf at z of a symmetric distribution, given its mass beyond |z| on one side."""
     return np.where(z < 0.0, tail, 1.0 - tail)
 
 

@@ -18,7 +18,7 @@ from dosing.distributions.univariate import Univariate, polar_draw
 
 
 class StudentT(Univariate):
-    """Student's t law on the real line; with one fixed ``df`` prefer ``QGaussian`` with q = (df+3)/(df+1)."""
+    """Student's t on the real line; for a fixed ``df`` prefer ``QGaussian``, q = (df+3)/(df+1)."""
 
     arg_constraints = {  # noqa: RUF012  as in torch
         "df": constraints.positive,
@@ -35,7 +35,7 @@ class StudentT(Univariate):
         scale: Tensor | float,
         validate_args: bool | None = None,
     ) -> None:
-        """Build the law.
+        """Build the distribution.
 
         Args:
             df: degrees of freedom, above 0; the three arguments broadcast against each other.
@@ -103,7 +103,7 @@ class StudentT(Univariate):
 
 
 class _Cdf(torch.autograd.Function):
-    """Distribution function of the standard law; its derivative is the density."""
+    """Distribution function of the standard distribution; its derivative is the density."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, df: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class _Cdf(torch.autograd.Function):
 
 
 class _Icdf(torch.autograd.Function):
-    """Quantile of the standard law; its derivative is one over the density, reported as 0 at p = 0 and 1."""
+    """Quantile of the standard distribution; its derivative is 1/density, 0 at p = 0 and 1."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, df: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every law of a dose offers: density, both tails, quantiles, mode, draws from given noise."""
+"""What every distribution of a dose offers: density, both tails, quantiles, mode, draws from given noise."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dosing.errors import UserError
 
 
 class Univariate(Distribution):
-    """A batched law of one real quantity; ``torch.distributions.Independent`` makes it one of several.
+    """A batched distribution of one quantity; ``torch.distributions.Independent`` joins several.
 
     A subclass provides ``log_prob``, ``cdf``, ``sf``, ``icdf``, ``mode``, ``support`` and ``rsample_from``.
     Its parameters are the names in ``arg_constraints``, each a tensor of shape ``batch_shape``.
@@ -28,7 +28,7 @@ class Univariate(Distribution):
     n_uniforms: int = 1
     """Independent uniform numbers that :meth:`rsample_from` uses up for one draw."""
     has_density: bool = True
-    """Whether the law has a density, so that ``log_prob`` means something."""
+    """Whether the distribution has a density, so that ``log_prob`` means something."""
     fills_box: bool = False
     """Whether the support is the same box whatever the parameters."""
 
@@ -37,7 +37,7 @@ class Univariate(Distribution):
         """What the set of doses is: ``interval``, ``full_box``, ``infinite_clipped``, ``point``, ...
 
         An ``interval`` depends on the state and is exact; a ``full_box`` is every dose there is, so that its
-        ends say nothing; a law on the real line is executed clipped.
+        ends say nothing; a distribution on the real line is executed clipped.
         """
         if not hasattr(self.support, "lower_bound"):
             return "infinite_clipped"
@@ -75,8 +75,8 @@ class Univariate(Distribution):
     def rsample_with_log_prob(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``rsample_from(u)`` and the log-density at these draws, both differentiable.
 
-        Laws that can do so compute the density before the draw is rounded: it is then finite even where the
-        rounded draw lies on the edge of the support.
+        Distributions that can do so compute the density before the draw is rounded: it is then finite even
+        where the rounded draw lies on the edge of the support.
         """
         value = self.rsample_from(u)
         return value, self.log_prob(value)
@@ -88,7 +88,7 @@ class Univariate(Distribution):
         return self.rsample_from(torch.rand(shape, dtype=like.dtype, device=like.device))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        """Return this law with its parameters expanded to ``batch_shape``, without copying them."""
+        """Return this distribution with its parameters expanded to ``batch_shape``, without copying them."""
         new = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
         new.__dict__.update(self.__dict__)
         for name in self.arg_constraints:
@@ -116,7 +116,8 @@ def centred(u: Tensor) -> Tensor:
 
     ``torch.rand`` returns multiples of h = 2^-24 (float32) or 2^-53 (float64) in [0, 1). Adding h/2 after the
     subtraction is free of rounding in both, and makes the smallest and the largest value mirror images. This
-    sets the resolution of every law drawn from one uniform: probabilities below h/2 are never reached.
+    sets the resolution of every distribution drawn from one uniform: probabilities below h/2 are never
+    reached.
     """
     half_cell = torch.finfo(u.dtype).eps / 4.0
     return (u - 0.5 + half_cell).clamp(half_cell - 0.5, 0.5 - half_cell)
@@ -141,28 +142,29 @@ def polar_draw(u: Tensor, nu: Tensor | float) -> Tensor:
     return z.to(u.dtype)
 
 
-def central_interval(law: Distribution, mass: float) -> tuple[Tensor, Tensor]:
+def central_interval(distribution: Distribution, mass: float) -> tuple[Tensor, Tensor]:
     """Return the interval that holds ``mass`` and leaves out (1 - mass)/2 on either side.
 
-    It is not a support: for a law on the whole line it leaves probability outside. Its upper end comes from
-    1 - tail in the precision of the parameters: take them in double where the last digits matter.
+    It is not a support: for a distribution on the whole line it leaves probability outside. Its upper end
+    comes from 1 - tail in the precision of the parameters: take them in double where the last digits matter.
 
     Args:
-        law: a law with ``icdf``, or an ``Independent`` over one (the interval is then per dimension).
+        distribution: a distribution with ``icdf``, or an ``Independent`` over one (the interval is then per
+            dimension).
         mass: strictly between 0 and 1.
 
     Returns:
-        lower and upper end, each of the shape of the law's parameters.
+        lower and upper end, each of the shape of the distribution's parameters.
 
     Raises:
         UserError: mass is not strictly between 0 and 1.
     """
     if not 0.0 < mass < 1.0:
         raise UserError(f"The mass of a central interval must lie strictly between 0 and 1, got {mass!r}.")
-    while isinstance(law, Independent):
-        law = law.base_dist
-    tail = torch.full_like(law.mode, (1.0 - mass) / 2.0)
-    return law.icdf(tail), law.icdf(1.0 - tail)
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    tail = torch.full_like(distribution.mode, (1.0 - mass) / 2.0)
+    return distribution.icdf(tail), distribution.icdf(1.0 - tail)
 
 
 def limits(low: float, high: float) -> tuple[float, float]:
@@ -174,7 +176,8 @@ def limits(low: float, high: float) -> tuple[float, float]:
     low, high = float(low), float(high)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UserError(
-            f"The limits of a law must be finite, the lower below the upper; got {low:g} and {high:g}."
+            f"The limits of a distribution must be finite, the lower below the upper; got {low:g} and "
+            f"{high:g}."
         )
     return low, high
 

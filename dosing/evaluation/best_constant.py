@@ -29,8 +29,8 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
     low, high = factory.limits.low[0], factory.limits.high[0]
 
     def value(dose: float) -> float:
-        found = rollout(factory, constant(dose), (0,), patients, env_seed=SEARCH_SEED)
-        return float(found.returns.mean())
+        result = rollout(factory, constant(dose), (0,), patients, env_seed=SEARCH_SEED)
+        return float(result.returns.mean())
 
     doses = np.linspace(low, high, grid)
     values = np.array([value(dose) for dose in doses])

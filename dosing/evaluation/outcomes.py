@@ -22,7 +22,7 @@ class Outcomes:
         cost: sum of the safety cost.
         limited: share of visits whose requested dose was held at a hard limit.
         dose: mean delivered dose, averaged over dose dimensions.
-        visits: until the course ended, at the latest the scenario's horizon; NaN in a file of an earlier
+        visits: until the episode ended, at the latest the scenario's horizon; NaN in a file of an earlier
             version, which did not keep it.
     """
 
@@ -41,24 +41,24 @@ def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
     """Write one row per rule, seed and patient as parquet."""
     columns: dict[str, list[Any]] = {k: [] for k in ("rule", "seed", "patient")}
     values: dict[str, list[Array]] = {k: [] for k in MEASURES}
-    for rule, found in outcomes.items():
-        n_seeds, patients = found.returns.shape
+    for rule, result in outcomes.items():
+        n_seeds, patients = result.returns.shape
         columns["rule"] += [rule] * (n_seeds * patients)
-        columns["seed"] += np.repeat(found.seeds, patients).tolist()
+        columns["seed"] += np.repeat(result.seeds, patients).tolist()
         columns["patient"] += np.tile(np.arange(patients), n_seeds).tolist()
         for name, parts in values.items():
-            parts.append(getattr(found, name).reshape(-1))
+            parts.append(getattr(result, name).reshape(-1))
     write_table(path, columns | {name: np.concatenate(parts) for name, parts in values.items()})
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
     """Read :func:`write_outcomes`."""
     table = read_table(path).to_pandas()
-    found: dict[str, Outcomes] = {}
+    result: dict[str, Outcomes] = {}
     for rule, rows in table.groupby("rule", sort=False):
         seeds = tuple(int(s) for s in rows["seed"].unique())
         if "visits" not in rows:
             rows = rows.assign(visits=np.nan)
         arrays = {name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1) for name in MEASURES}
-        found[str(rule)] = Outcomes(seeds, **arrays)
-    return found
+        result[str(rule)] = Outcomes(seeds, **arrays)
+    return result

@@ -34,7 +34,7 @@ class EnvFactory(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Most visits in a patient's course."""
+        """Most visits in a patient's episode."""
 
     @property
     def patients(self) -> int:
@@ -57,9 +57,9 @@ def rollout(
     env_seed: int = REFERENCE_SEED,
     progress: tqdm[Any] | None = None,
 ) -> Outcomes:
-    """Follow one rule on ``patients`` patients per seed until the course of each of them ends.
+    """Follow one rule on ``patients`` patients per seed until the episode of each of them ends.
 
-    A course that ends early counts until then; the environment is asked for no more once all have ended.
+    A episode that ends early counts until then; the environment is asked for no more once all have ended.
 
     Args:
         factory: scenario.
@@ -100,7 +100,7 @@ def rollout(
             total[name] += values * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
-            act.hear(delivered.reshape(*pairs, -1), reward.reshape(pairs))
+            act.observe(delivered.reshape(*pairs, -1), reward.reshape(pairs))
         live &= ~np.concatenate([r[2] | r[3] for r in results])
         if progress is not None:
             progress.update()

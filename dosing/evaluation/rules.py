@@ -25,7 +25,7 @@ def consecutive(seeds: tuple[int, ...]) -> list[list[int]]:
 
 
 def following(policy: DosePolicy, *, sampled: bool = False) -> Act:
-    """The rule that gives the recommended dose, or draws one from the law."""
+    """The rule that gives the recommended dose, or draws one from the distribution."""
     if policy.looks_back:
         return HistoryPolicy(policy, sampled=sampled)
     return policy.sampled if sampled else lambda obs, visit: policy.recommended(obs)

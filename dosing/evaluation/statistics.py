@@ -3,7 +3,7 @@
 Sources: Agarwal et al. 2021 (arXiv 2108.13264, "Deep RL at the Edge of the Statistical Precipice", section 4:
 stratified bootstrap, performance profile, interquartile mean, optimality gap, probability of improvement);
 Efron and Tibshirani 1993 (percentile bootstrap); Satterthwaite 1946 (degrees of freedom of combined mean
-squares); Acerbi and Tasche 2002 (expected shortfall of an empirical law, here called CVaR).
+squares); Acerbi and Tasche 2002 (expected shortfall of an empirical distribution, here called CVaR).
 
 Axes: S training seeds, P patients, so returns are ``[S, P]`` (``[P]`` is one seed); score tables are ``[runs,
 tasks]``. Higher is better. Intervals have the unit of the data. Common to all functions: ``confidence`` is
@@ -348,7 +348,7 @@ def subgroups(
     if count < 2:
         raise UserError(f"subgroups need 2 or more groups, got {count}")
     group = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values, side="right")
-    found = []
+    result = []
     for index in range(count):
         inside = group == index
         sizes = inside.sum(axis=1)
@@ -362,8 +362,8 @@ def subgroups(
         else:
             means = np.array([part.mean() for part in own])
             mean = replace(mean_over_seeds(means[:, None], confidence=confidence), n=int(sizes.sum()))
-        found.append(Subgroup(float(values[inside].min()), float(values[inside].max()), mean))
-    return tuple(found)
+        result.append(Subgroup(float(values[inside].min()), float(values[inside].max()), mean))
+    return tuple(result)
 
 
 def lower_tail(x: Array, level: float = 0.05) -> Array:

@@ -79,17 +79,17 @@ class TrialProgress:
         number: visits that every place has made: what random numbers are addressed by.
         fraction: share of the trial that is over.
         visit: visits each patient has made before ``[S, P]``.
-        course: patients treated before at each place ``[S, P]``.
+        episode: patients treated before at each place ``[S, P]``.
     """
 
     number: int
     fraction: float
     visit: npt.NDArray[np.int64]
-    course: npt.NDArray[np.int64]
+    episode: npt.NDArray[np.int64]
 
 
 class Behaviour:
-    """How doses are chosen during a trial: drawn from the policy's law or, where that is one dose, near it.
+    """How doses are chosen in a trial: drawn from the policy or, where that is one dose, near it.
 
     A method with another idea overrides :meth:`__call__`, and the hooks below as far as it needs them.
 
@@ -103,15 +103,16 @@ class Behaviour:
     def __init__(self, policy: DosePolicy, noise: float = 0.1) -> None:
         self.policy, self.noise = policy, noise
 
-    def __call__(self, obs: Observations, moment: TrialProgress) -> Array:
+    def __call__(self, obs: Observations, trial_progress: TrialProgress) -> Array:
         """Requested doses ``[S, P, A]`` at ``obs [S, P, O]``."""
         policy = self.policy
-        base: Any = policy.law(obs).base_dist  # type: ignore[attr-defined]
+        base: Any = policy.distribution(obs).base_dist  # type: ignore[attr-defined]
         if base.kind != "point":
-            return policy.sampled(obs, moment.number, "exploration")
+            return policy.sampled(obs, trial_progress.number, "exploration")
         dose = policy.recommended(obs)
         drawn = [
-            generator(s, "exploration", moment.number).standard_normal(dose.shape[1:]) for s in policy.seeds
+            generator(s, "exploration", trial_progress.number).standard_normal(dose.shape[1:])
+            for s in policy.seeds
         ]
         return dose + policy.transform.dose_width(self.noise * np.stack(drawn))
 

@@ -1,4 +1,4 @@
-"""The patients of a trial: S x P courses side by side, and a new one where one ends."""
+"""The patients of a trial: S x P episodes side by side, and a new one where one ends."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TreatedVisit:
         limited: whether a limit held the dose ``[S, P]``.
         reward: ``[S, P]``.
         cost: safety cost ``[S, P]``.
-        next_obs: after the dose, also where the course ended ``[S, P, O]``.
-        terminated: the course ended for good ``[S, P]``.
+        next_obs: after the dose, also where the episode ended ``[S, P, O]``.
+        terminated: the episode ended for good ``[S, P]``.
         truncated: the time limit ended it ``[S, P]``.
         following: what the next dose is given at: ``next_obs``, or a new patient's first ``[S, P, O]``.
     """
@@ -53,7 +53,7 @@ class TreatedVisit:
 
     @property
     def ended(self) -> Flags:
-        """Where the course ended ``[S, P]``."""
+        """Where the episode ended ``[S, P]``."""
         return self.terminated | self.truncated
 
 
@@ -70,10 +70,10 @@ class VisitOutcome:
 
 
 class PatientsUnderTreatment(Protocol):
-    """S x P patients in treatment; where one's course ends, a new one begins at the same place."""
+    """S x P patients in treatment; where one's episode ends, a new one begins at the same place."""
 
     @property
-    def places(self) -> int:
+    def num_envs(self) -> int:
         """P, patients of a seed side by side."""
 
     @property
@@ -121,7 +121,7 @@ class Waves:
         limits: DoseLimits,
         env_seed: int = 0,
     ) -> None:
-        self.places, self.limits = patients, limits
+        self.num_envs, self.limits = patients, limits
         self._seeds, self._env_seed = tuple(seeds), env_seed
         self._envs = [make(patients) for _ in self._seeds]
         self.n_obs = _width(self._envs[0].single_observation_space)
@@ -130,7 +130,7 @@ class Waves:
 
     def first_patient(self, seed: int) -> int:
         """Number of the first patient of the present wave of a seed."""
-        return (seed + 1) * SPAN + self.wave * self.places
+        return (seed + 1) * SPAN + self.wave * self.num_envs
 
     def begin(self) -> Observations:
         """Begin the first wave."""
@@ -149,7 +149,7 @@ class Waves:
         """Give doses ``[S, P, A]``; at the end of a wave the next one begins.
 
         Raises:
-            UserError: the courses of a wave do not end together.
+            UserError: the episodes of a wave do not end together.
         """
         results = [env.step(given) for env, given in zip(self._envs, dose, strict=True)]
         columns = [np.stack(column) for column in zip(*(result[:4] for result in results), strict=True)]
@@ -157,7 +157,7 @@ class Waves:
         cost = np.stack([result[4]["cost"] for result in results]).astype(np.float64)
         over = terminated | truncated
         if over.any() != over.all():
-            raise UserError("patients who come in waves need courses of one length in this environment.")
+            raise UserError("patients who come in waves need episodes of one length in this environment.")
         self._given.append(dose.copy())
         following = next_obs
         if over.all():
@@ -167,15 +167,18 @@ class Waves:
 
     def state(self) -> dict[str, Tensor]:
         """The wave, and the doses given in it ``[t, S, P, A]``."""
-        shape = (0, len(self._seeds), self.places, self.limits.n_act)
+        shape = (0, len(self._seeds), self.num_envs, self.limits.n_act)
         given = np.stack(self._given) if self._given else np.zeros(shape, dtype=np.float32)
-        return {"ward.wave": torch.tensor(self.wave), "ward.given": torch.from_numpy(given)}
+        return {
+            "treated.wave": torch.tensor(self.wave),
+            "treated.given": torch.from_numpy(given),
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> Observations:
         """Begin the wave and give its patients the same doses once more."""
-        self.wave = int(state["ward.wave"])
+        self.wave = int(state["treated.wave"])
         obs = self._begin()
-        for dose in state["ward.given"].numpy():
+        for dose in state["treated.given"].numpy():
             obs = self.treat(dose).following
         return obs
 

@@ -1,6 +1,6 @@
 """When a trial has to stop: the harm that its patients met, held against a budget.
 
-Harm is the safety cost of a patient's whole course. Patients are looked at in groups that end together (a
+Harm is the safety cost of a patient's whole episode. Patients are looked at in groups that end together (a
 wave). Against the hypothesis that a group's expected cost per patient, given everything before it, never
 exceeds the budget b, money is bet on the mean cost X_i of every group (Waudby-Smith, Ramdas 2024, arXiv
 2010.09686, section 4; costs need no upper limit, since only excess is bet on):

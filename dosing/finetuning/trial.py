@@ -13,7 +13,7 @@ agent is then left as it was at that visit. Policies are evaluated, at stated nu
 of their own.
 
 Every random number is addressed by seed, purpose and number, so a seed in a stack is the seed alone. A trial
-that was killed continues from its checkpoint bit by bit on the CPU, in the middle of a course too: courses
+that was killed continues from its checkpoint bit by bit on the CPU, in the middle of an episode too: episodes
 are brought back by giving their patients the same doses once more.
 """
 
@@ -43,7 +43,7 @@ from dosing.training.compilation import updater
 from dosing.training.offline import Log, TrainingDivergedError, damaged, not_finite
 from dosing.types import Problem
 
-COURSES, CURVE, REPORT = "courses.parquet", "curve.parquet", "report.json"
+TREATED, CURVE, REPORT = "treated.parquet", "curve.parquet", "report.json"
 
 Judge = Callable[[DosePolicy], dict[str, Outcomes]]
 """Evaluates a policy on evaluation patients: outcomes of the rules ``recommended`` and ``sampled``."""
@@ -54,7 +54,7 @@ class Trial:
 
     Args:
         learner: see :class:`Learner`.
-        ward: the patients; as many places as the settings say.
+        treated: the patients; as many side by side as the settings say.
         transform: between the world's units and the agents'.
         settings: see :class:`TrialSettings`.
         judge: see :data:`Judge`; it must use an environment of its own.
@@ -66,20 +66,20 @@ class Trial:
     def __init__(
         self,
         learner: Learner,
-        ward: PatientsUnderTreatment,
+        treated: PatientsUnderTreatment,
         transform: Transform,
         settings: TrialSettings,
         judge: Judge,
     ) -> None:
         settings.check()
-        _check_ward(ward, transform, learner.agent.problem, settings)
-        self.learner, self.ward, self.transform = learner, ward, transform
+        _check_treated(treated, transform, learner.agent.problem, settings)
+        self.learner, self.treated, self.transform = learner, treated, transform
         self.settings, self.judge = settings, judge
         self.agent, self.seeds = learner.agent, learner.agent.seeds
         self.policy = DosePolicy(learner.agent, transform)
-        self.middle = 0.5 * (np.asarray(ward.limits.low) + np.asarray(ward.limits.high))
-        self.ledger = TrialLog(
-            self.seeds, ward.places, ward.limits, settings.harm_budget, settings.harm_level
+        self.middle = 0.5 * (np.asarray(treated.limits.low) + np.asarray(treated.limits.high))
+        self.trial_log = TrialLog(
+            self.seeds, treated.num_envs, treated.limits, settings.harm_budget, settings.harm_level
         )
         self.number = self.updates = self.evaluated = 0
         self.stopped: dict[int, int] = {}
@@ -94,7 +94,7 @@ class Trial:
     @property
     def visits(self) -> int:
         """Visits made by the patients of each seed."""
-        return self.number * self.ward.places
+        return self.number * self.treated.num_envs
 
     @property
     def over(self) -> bool:
@@ -114,7 +114,7 @@ class Trial:
     def step(self) -> TreatedVisit:
         """One visit of every patient, and the updates that are due after it."""
         if self._obs is None:
-            self._obs = self.ward.begin()
+            self._obs = self.treated.begin()
         visit = self._treat(self._obs)
         self._obs = visit.following
         self.number += 1
@@ -126,14 +126,14 @@ class Trial:
 
     def _treat(self, obs: Observations) -> TreatedVisit:
         """Ask for doses, hold them at the limits, give them."""
-        books = self.ledger
-        moment = TrialProgress(self.number, self.fraction, books.length.copy(), books.course.copy())
-        requested = np.array(self.learner.behaviour(obs, moment), dtype=np.float64)
+        books = self.trial_log
+        trial_progress = TrialProgress(self.number, self.fraction, books.length.copy(), books.episode.copy())
+        requested = np.array(self.learner.behaviour(obs, trial_progress), dtype=np.float64)
         for k in self.stopped:  # nobody is treated by it any more; its place in the stack is filled
             requested[k] = self.middle
-        dose, code = self.ward.limits.deliver(requested.astype(np.float32))
-        found = self.ward.treat(dose.astype(np.float32, copy=False))
-        return TreatedVisit(obs=obs, requested=requested, dose=dose, limited=code != 0, **vars(found))
+        dose, code = self.treated.limits.deliver(requested.astype(np.float32))
+        result = self.treated.treat(dose.astype(np.float32, copy=False))
+        return TreatedVisit(obs=obs, requested=requested, dose=dose, limited=code != 0, **vars(result))
 
     def _remember(self, visit: TreatedVisit) -> None:
         both = (visit.obs, visit.next_obs)
@@ -150,7 +150,7 @@ class Trial:
 
     def _account(self, visit: TreatedVisit) -> None:
         """Enter the visit in the books; a seed whose costs refuse the budget stops."""
-        for k in self.ledger.add(visit, self.visits, self.live):
+        for k in self.trial_log.add(visit, self.visits, self.live):
             self.stopped[k] = self.visits
             self._kept[k] = {name: value[k].clone() for name, value in self._stacked().items()}
             self._evaluate([k])
@@ -181,7 +181,7 @@ class Trial:
     def _evaluate(self, rows: Sequence[int]) -> dict[str, Outcomes]:
         """Evaluate the stack as it is; enter what was found for the seeds at ``rows``."""
         outcomes = self.judge(self.policy)
-        self.ledger.judge(outcomes, self.visits, rows)
+        self.trial_log.judge(outcomes, self.visits, rows)
         return outcomes
 
     def evaluate(self) -> None:
@@ -218,7 +218,7 @@ class Trial:
         learner = self.learner
         state = {f"trial.{name}": torch.as_tensor(value) for name, value in own.items()}
         state |= {f"behaviour.{name}": value for name, value in learner.behaviour.state().items()}
-        state |= self.ledger.state() | learner.replay.state() | self.ward.state()
+        state |= self.trial_log.state() | learner.replay.state() | self.treated.state()
         return state | learner.agent.training_state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -233,10 +233,10 @@ class Trial:
                 int(own[name]) for name in ("number", "updates", "evaluated")
             )
             self._failed = own["failed"].to(self._failed)
-            self.ledger.load(state)
+            self.trial_log.load(state)
             self.learner.agent.load_training_state(state)
             self.learner.replay.load(state)
-            self._obs = self.ward.load(state)
+            self._obs = self.treated.load(state)
         except KeyError as error:
             raise UserError(f"the checkpoint does not fit this trial: {error} is missing.") from error
         behaviour = {name[10:]: x for name, x in state.items() if name.startswith("behaviour.")}
@@ -250,22 +250,24 @@ class Trial:
                 self._kept.setdefault(int(k), {})[tensor] = value
 
 
-def _check_ward(
-    ward: PatientsUnderTreatment, transform: Transform, problem: Problem, settings: TrialSettings
+def _check_treated(
+    treated: PatientsUnderTreatment, transform: Transform, problem: Problem, settings: TrialSettings
 ) -> None:
     """Refuse patients that the agent or the settings do not fit."""
-    limits, low, high = ward.limits, transform.act_low, transform.act_high
+    limits, low, high = treated.limits, transform.act_low, transform.act_high
     if (limits.low, limits.high) != (low, high):
         raise UserError(
             f"these patients are given doses from {list(limits.low)} to {list(limits.high)}; the agent's are "
             f"from {list(low)} to {list(high)}."
         )
-    if ward.n_obs != problem.n_obs:
+    if treated.n_obs != problem.n_obs:
         raise UserError(
-            f"these patients show {ward.n_obs} numbers at a visit; the agent sees {problem.n_obs}."
+            f"these patients show {treated.n_obs} numbers at a visit; the agent sees {problem.n_obs}."
         )
-    if ward.places != settings.patients:
-        raise UserError(f"there are places for {ward.places} patients of a seed, not {settings.patients}.")
+    if treated.num_envs != settings.patients:
+        raise UserError(
+            f"there is room for {treated.num_envs} patients of a seed, not {settings.patients}."
+        )
 
 
 def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) -> None:
@@ -308,19 +310,19 @@ def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) 
             write_tensors(run.path / CHECKPOINT, trial.state(), {"seconds": seconds})
         trial.step()
         if progress is not None:
-            progress.update(trial.ward.places)
+            progress.update(trial.treated.num_envs)
     _write_tables(trial, run, log)
-    write_outcomes(run.path / EPISODES, trial.ledger.outcomes())
+    write_outcomes(run.path / EPISODES, trial.trial_log.outcomes())
     step = {"step": str(trial.learner.updates + trial.updates)}
     write_tensors(run.path / WEIGHTS, trial.agent.state_dict(), step)
-    stops = [trial.ledger.why(k, visits) for k, visits in sorted(trial.stopped.items())]
+    stops = [trial.trial_log.why(k, visits) for k, visits in sorted(trial.stopped.items())]
     report = {"visits": trial.visits, "updates": trial.updates, "stopped": stops}
     write_json(run.path / REPORT, report | {"settings": asdict(trial.settings)})
-    run.finish((COURSES, CURVE, EPISODES, REPORT))
+    run.finish((TREATED, CURVE, EPISODES, REPORT))
     (run.path / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _write_tables(trial: Trial, run: RunFolder, log: Log) -> None:
     write_table(run.path / METRICS, log.columns)
-    for name, columns in trial.ledger.tables().items():
+    for name, columns in trial.trial_log.tables().items():
         write_table(run.path / f"{name}.parquet", columns)

@@ -18,9 +18,9 @@ from dosing.finetuning.stopping import BOUND, exceeds, lower_bound
 from dosing.safety import DoseLimits
 from dosing.types import Array
 
-COURSE_COLUMNS = ("seed", "ended_at", "returns", "cost", "limited", "visits")
-"""Of :data:`COURSES`, one row per treated patient whose course has ended: ``ended_at``, the seed's visits
-when it ended; return, cost, limited doses and visits of the course."""
+EPISODE_COLUMNS = ("seed", "ended_at", "returns", "cost", "limited", "visits")
+"""Of :data:`TREATED`, one row per treated patient whose episode has ended: ``ended_at``, the seed's visits
+when it ended; return, cost, limited doses and visits of the episode."""
 CURVE_COLUMNS = (
     "seed",
     "visits",
@@ -40,10 +40,10 @@ CURVE_COLUMNS = (
 )
 """Of :data:`CURVE`, one row per evaluation and seed: mean return of the evaluation patients by recommended
 and by sampled doses, their mean cost and lowest return by recommended ones; patients treated so far; of the
-courses that ended since the row before: mean return, mean cost, lowest return, highest cost, share of doses
+episodes that ended since the row before: mean return, mean cost, lowest return, highest cost, share of doses
 that a limit held; mean cost of all patients treated so far, and its lower confidence bound
 (``dosing.finetuning.stopping``); how much of the dose range the doses delivered so far cover
-(:func:`coverage`). NaN where no course ended."""
+(:func:`coverage`). NaN where no episode ended."""
 PARTS = 100
 """Equal parts of the range of a dose, in which delivered doses are counted."""
 
@@ -68,40 +68,40 @@ class TrialLog:
 
     Args:
         seeds: the S seeds.
-        places: P.
+        num_envs: P.
         limits: hard dose limits: the range whose coverage is noted.
         budget: largest acceptable cost per patient, or None.
         level: probability of stopping a seed that keeps to it.
 
     Attributes:
         length: visits made by each patient under treatment ``[S, P]``.
-        course: patients treated before at each place ``[S, P]``.
-        courses: rows of :data:`COURSE_COLUMNS`.
+        episode: patients treated before at each place ``[S, P]``.
+        episodes: rows of :data:`EPISODE_COLUMNS`.
         curve: rows of :data:`CURVE_COLUMNS`.
-        looks: of each seed, the mean cost of every group of patients whose courses ended together.
+        looks: of each seed, the mean cost of every group of patients whose episodes ended together.
     """
 
     def __init__(
-        self, seeds: Sequence[int], places: int, limits: DoseLimits, budget: float | None, level: float
+        self, seeds: Sequence[int], num_envs: int, limits: DoseLimits, budget: float | None, level: float
     ) -> None:
         self.seeds, self._budget, self._level = tuple(seeds), budget, level
         self._low, self._width = np.array(limits.low), np.subtract(limits.high, limits.low)
         self._given = np.zeros((len(self.seeds), PARTS, limits.n_act), np.int64)
-        shape = (len(self.seeds), places)
-        self.length, self.course = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self._running = np.zeros((3, *shape))  # return, cost, limited doses of the courses under way
-        self.courses: list[list[float]] = []
+        shape = (len(self.seeds), num_envs)
+        self.length, self.episode = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._running = np.zeros((3, *shape))  # return, cost, limited doses of the episodes under way
+        self.episodes: list[list[float]] = []
         self.curve: list[list[float]] = []
         self.looks: list[list[float]] = [[] for _ in self.seeds]
         self._found: list[dict[str, dict[str, Array]]] = [{} for _ in self.seeds]
 
     def add(self, visit: TreatedVisit, visits: int, live: Sequence[int]) -> list[int]:
-        """Add up a visit and close the courses that end with it.
+        """Add up a visit and close the episodes that end with it.
 
         Args:
             visit: of every patient.
             visits: that every seed has made, this one included.
-            live: places in the stack of the seeds whose patients count.
+            live: positions in the stack of the seeds whose patients count.
 
         Returns:
             Which of them have costs that refuse the budget now.
@@ -117,12 +117,12 @@ class TrialLog:
                 over = visit.ended[k]
                 returns, cost, limited = self._running[:, k, over]
                 for row in zip(returns, cost, limited, self.length[k, over], strict=True):
-                    self.courses.append([self.seeds[k], visits, *map(float, row)])
+                    self.episodes.append([self.seeds[k], visits, *map(float, row)])
                 self.looks[k].append(float(cost.mean()))
                 if self._budget is not None and exceeds(np.array(self.looks[k]), self._budget, self._level):
                     refused.append(k)
         self._running[:, visit.ended] = 0.0
-        self.course += visit.ended
+        self.episode += visit.ended
         self.length[visit.ended] = 0
         return refused
 
@@ -130,10 +130,11 @@ class TrialLog:
         """Note what an evaluation after so many visits found for the seeds at ``rows`` of the stack."""
         for k in rows:
             self._found[k] = {
-                rule: {name: getattr(found, name)[k] for name in MEASURES} for rule, found in outcomes.items()
+                rule: {name: getattr(result, name)[k] for name in MEASURES}
+                for rule, result in outcomes.items()
             }
             own = self._found[k]["recommended"]
-            theirs = [row for row in self.courses if row[0] == self.seeds[k]]
+            theirs = [row for row in self.episodes if row[0] == self.seeds[k]]
             last = max((row[1] for row in self.curve if row[0] == self.seeds[k]), default=-1)
             new = np.array([row[2:] for row in theirs if row[1] > last]).reshape(-1, 4)
             treated = [math.nan] * 5
@@ -161,14 +162,14 @@ class TrialLog:
         return {
             rule: Outcomes(
                 self.seeds,
-                **{name: np.stack([found[rule][name] for found in self._found]) for name in MEASURES},
+                **{name: np.stack([result[rule][name] for result in self._found]) for name in MEASURES},
             )
             for rule in self._found[0]
         }
 
     def why(self, k: int, visits: int) -> dict[str, Any]:
         """Why the seed at place ``k`` of the stack was stopped after so many visits."""
-        costs = [row[3] for row in self.courses if row[0] == self.seeds[k]]
+        costs = [row[3] for row in self.episodes if row[0] == self.seeds[k]]
         mean, bound = float(np.mean(costs)), lower_bound(np.array(self.looks[k]), self._level)
         return {
             "seed": self.seeds[k],
@@ -184,45 +185,45 @@ class TrialLog:
         }
 
     def tables(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
-        """Columns of ``courses`` and ``curve``."""
+        """Columns of ``episodes`` and ``curve``."""
         whole = ("seed", "ended_at", "visits", "patients")
-        found = {}
+        result = {}
         for name, rows, columns in (
-            ("courses", self.courses, COURSE_COLUMNS),
+            ("episodes", self.episodes, EPISODE_COLUMNS),
             ("curve", self.curve, CURVE_COLUMNS),
         ):
             values = np.array(rows, dtype=np.float64).reshape(-1, len(columns)).T
-            found[name] = {
+            result[name] = {
                 column: value.astype(np.int64 if column in whole else np.float64)
                 for column, value in zip(columns, values, strict=True)
             }
-        return found
+        return result
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed trial needs, as named tensors."""
         own: dict[str, Any] = {
             "length": self.length,
-            "course": self.course,
+            "episode": self.episode,
             "running": self._running,
             "given": self._given,
-            "courses": np.array(self.courses, dtype=np.float64).reshape(-1, len(COURSE_COLUMNS)),
+            "episodes": np.array(self.episodes, dtype=np.float64).reshape(-1, len(EPISODE_COLUMNS)),
             "curve": np.array(self.curve, dtype=np.float64).reshape(-1, len(CURVE_COLUMNS)),
         }
         own |= {f"looks.{k}": np.array(costs, dtype=np.float64) for k, costs in enumerate(self.looks)}
-        for k, found in enumerate(self._found):
-            for rule, values in found.items():
+        for k, result in enumerate(self._found):
+            for rule, values in result.items():
                 own |= {f"found.{k}.{rule}.{name}": value for name, value in values.items()}
-        return {f"ledger.{name}": torch.as_tensor(value) for name, value in own.items()}
+        return {f"trial log.{name}": torch.as_tensor(value) for name, value in own.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly; a name that is missing is a ``KeyError``."""
-        self.length, self.course, self._running, self._given = (
-            state[f"ledger.{name}"].numpy().copy() for name in ("length", "course", "running", "given")
+        self.length, self.episode, self._running, self._given = (
+            state[f"trial log.{name}"].numpy().copy() for name in ("length", "episode", "running", "given")
         )
-        self.courses, self.curve = state["ledger.courses"].tolist(), state["ledger.curve"].tolist()
-        self.looks = [state[f"ledger.looks.{k}"].tolist() for k in range(len(self.seeds))]
+        self.episodes, self.curve = state["trial log.episodes"].tolist(), state["trial log.curve"].tolist()
+        self.looks = [state[f"trial log.looks.{k}"].tolist() for k in range(len(self.seeds))]
         self._found = [{} for _ in self.seeds]
         for name, value in state.items():
-            if name.startswith("ledger.found."):
-                k, rule, measure = name.removeprefix("ledger.found.").split(".")
+            if name.startswith("trial log.result."):
+                k, rule, measure = name.removeprefix("trial log.result.").split(".")
                 self._found[int(k)].setdefault(rule, {})[measure] = value.numpy().copy()

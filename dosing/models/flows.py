@@ -24,7 +24,7 @@ from dosing.models.prior import Centred
 from dosing.types import Problem
 
 DRAWS = 64
-"""Draws by which the law of a push-forward is known outside of training; a power of two."""
+"""Draws by which the distribution of a push-forward is known outside of training; a power of two."""
 FAR = 1e3
 """Largest distance from 0 of a flow on its way, on the [-1, 1] axis."""
 CHUNK = 1 << 17
@@ -76,8 +76,8 @@ class OneStep(nn.Module):
         dose: Tensor = self.prior(self.net(torch.cat((obs, noise), -1)))
         return dose
 
-    def law(self, obs: Tensor) -> Distribution:
-        """The law of the executed dose at ``obs [S, B, O]``, known by ``DRAWS`` points; ``[S, B]``, ``[A]``.
+    def distribution(self, obs: Tensor) -> Distribution:
+        """Distribution of the executed dose at ``obs [S, B, O]``, by ``DRAWS`` points; ``[S, B]``, ``[A]``.
 
         A published rule that executes one draw is to sample from it; the dose recommended is its densest.
         """
@@ -102,9 +102,10 @@ def matching_loss(velocity: Velocity, obs: Tensor, act: Tensor, noise: Tensor, t
 def euler(velocity: Callable[..., Tensor], obs: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Follow the flow from t = 0 to 1 in equal Euler steps; clipped to [-1, 1] at the end, ``[S, B, A]``.
 
-    Few steps narrow the law by themselves: ten steps of the exact flow to N(m, s^2) end with a deviation of
-    0.88 s for s = 1, 0.77 s for 0.2, 0.40 s for 0.05. On the way x is held within ``FAR``, which no flow
-    reaches that leads to the box: one that diverges ends at a limit, and not beyond the largest number.
+    Few steps narrow the distribution by themselves: ten steps of the exact flow to N(m, s^2) end with a
+    deviation of 0.88 s for s = 1, 0.77 s for 0.2, 0.40 s for 0.05. On the way x is held within ``FAR``, which
+    no flow reaches that leads to the box: one that diverges ends at a limit, and not beyond the largest
+    number.
 
     Args:
         velocity: the field, called as ``velocity(obs, x, time)``.

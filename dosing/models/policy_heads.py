@@ -1,7 +1,8 @@
-"""Policy networks: one trunk, one head per parameter of the law, a choice of laws.
+"""Policy networks: one trunk, one head per parameter of the distribution, a choice of distributions.
 
-Every law lives on the [-1, 1] axis of a dose, one independent law per dose dimension. Laws fitted
-by likelihood are positive on the whole box: a recorded dose outside their support would have probability 0.
+Every distribution lives on the [-1, 1] axis of a dose, one independent distribution per dose dimension.
+Distributions fitted by likelihood are positive on the whole box: a recorded dose outside their support would
+have probability 0.
 """
 
 from __future__ import annotations
@@ -28,19 +29,21 @@ from dosing.types import Problem
 Family = Literal[
     "clipped_gaussian", "squashed_gaussian", "truncated_normal", "student_t", "beta", "heavy_q_gaussian"
 ]
-"""Laws whose density is positive at every dose in the box, so that recorded doses have a likelihood."""
+"""Distributions whose density is positive at every dose in the box, so that recorded doses have a
+likelihood."""
 
 HEAVY_Q = 2.0
-"""Index of the heavy-tailed q-Gaussian: a Cauchy law."""
+"""Index of the heavy-tailed q-Gaussian: a Cauchy distribution."""
 MEAN_LIMIT = 0.999
-"""Largest |mean| of a sparse law; leaves room for a support of positive width at every mean."""
+"""Largest |mean| of a sparse distribution; leaves room for a support of positive width at every mean."""
 MIN_WIDTH = 1e-3
-"""Smallest half-width of a sparse law, as a fraction of the room between the mean and the nearer limit."""
+"""Smallest half-width of a sparse distribution, as a fraction of the room between the mean and the nearer
+limit."""
 EDGE = 1e-6
-"""Laws on the open box see recorded doses at most this close to its edges."""
+"""Distributions on the open box see recorded doses at most this close to its edges."""
 
 
-def sparse_law(mean: Tensor, width: Tensor, q: float) -> QGaussian:
+def sparse_distribution(mean: Tensor, width: Tensor, q: float) -> QGaussian:
     """Bounded q-Gaussian whose support [m - h, m + h] lies inside (-1, 1) by parametrisation.
 
     Args:
@@ -54,7 +57,7 @@ def sparse_law(mean: Tensor, width: Tensor, q: float) -> QGaussian:
 
 
 class Policy(nn.Module):
-    """Law of the dose given the observation, fitted by likelihood.
+    """Distribution of the dose given the observation, fitted by likelihood.
 
     Families and their parameters, from linear heads h on the trunk's features:
 
@@ -70,11 +73,11 @@ class Policy(nn.Module):
         init: initialiser of the S seeds.
         problem: sizes.
         hidden: widths of the trunk.
-        family: the law.
+        family: the distribution.
         scheme: initialisation of every layer.
         log_std: bounds of ln sigma.
         free_scale: one state-independent ln sigma per seed and dimension, starting at 0, in place of a head;
-            a Beta law, which has no sigma, keeps its head.
+            a Beta distribution, which has no sigma, keeps its head.
 
     Raises:
         UserError: the bounds of ln sigma are the wrong way round.
@@ -101,7 +104,7 @@ class Policy(nn.Module):
         self.loc = Linear(init, width, n_act, scheme=scheme)
         self.prior = Centred(init, n_act, self.loc.bias)
         if self.prior.active and family == "beta":
-            raise UserError("a Beta law has no mean of its own that could start at a prior dose.")
+            raise UserError("a Beta distribution has no mean of its own that could start at a prior dose.")
         self.scale: Linear | nn.Parameter
         if free_scale and family != "beta":
             self.scale = init.constant(0.0, 1, n_act)
@@ -110,8 +113,8 @@ class Policy(nn.Module):
         if family == "student_t":
             self.df = Linear(init, width, n_act, scheme=scheme)
 
-    def law(self, features: Tensor) -> Univariate:
-        """Per-dimension law with batch shape ``[S, B, A]`` at the trunk's ``features``."""
+    def distribution(self, features: Tensor) -> Univariate:
+        """Per-dimension distribution with batch shape ``[S, B, A]`` at the trunk's ``features``."""
         loc = self.prior(self.loc(features))
         raw = self.scale(features) if isinstance(self.scale, Linear) else self.scale.expand_as(loc)
         if self.family == "beta":
@@ -128,8 +131,8 @@ class Policy(nn.Module):
         return QGaussian(torch.tanh(loc), scale, self.q, validate_args=False)
 
     def forward(self, obs: Tensor) -> Distribution:
-        """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``."""
-        return Independent(self.law(self.trunk(obs)), 1, validate_args=False)
+        """Distribution with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``."""
+        return Independent(self.distribution(self.trunk(obs)), 1, validate_args=False)
 
     def log_prob(self, obs: Tensor, act: Tensor) -> Tensor:
         """Log-density ``[S, B]`` of recorded actions ``[S, B, A]``.
@@ -138,7 +141,7 @@ class Policy(nn.Module):
         """
         if self.family in ("squashed_gaussian", "beta"):
             act = act.clamp(-1.0 + EDGE, 1.0 - EDGE)
-        log_prob: Tensor = self.law(self.trunk(obs)).log_prob(act).sum(-1)
+        log_prob: Tensor = self.distribution(self.trunk(obs)).log_prob(act).sum(-1)
         return log_prob
 
     @property
@@ -176,5 +179,5 @@ class PointPolicy(nn.Module):
         return torch.tanh(self.prior(self.net(obs, keep)))
 
     def forward(self, obs: Tensor) -> Distribution:
-        """Law with batch shape ``[S, B]`` and event shape ``[A]`` at ``obs [S, B, O]``: all at one dose."""
+        """All mass at one dose: batch shape ``[S, B]``, event shape ``[A]`` at ``obs [S, B, O]``."""
         return Independent(Point(self.action(obs), validate_args=False), 1, validate_args=False)

@@ -1,4 +1,4 @@
-"""Laws of returns: quantile functions and how they are fitted, what is known of them, doses chosen by them.
+"""Distributions of returns: quantile functions, how they are fitted, and doses chosen by them.
 
 Implicit quantile networks are Dabney, Ostrovski, Silver, Munos 2018, arXiv 1806.06923; the quantile Huber
 loss is Dabney, Rowland, Bellemare, Munos 2018, arXiv 1710.10044, equation 10.
@@ -18,7 +18,8 @@ from dosing.errors import UserError
 from dosing.models.networks import Activation, Init, Initialiser, Linear, Mlp, StackedLayerNorm
 
 LEVELS = 100
-"""Equally likely returns by which a law is known outside of training; of 100, five are the lowest 5 %."""
+"""Equally likely returns by which a distribution is known outside of training; of 100, five are the lowest 5
+%."""
 COSINES = 64
 """Cosine features of a fraction: cos(pi k tau), k = 1 ... 64."""
 CHUNK = 1 << 16
@@ -145,7 +146,7 @@ def quantile_huber(
 
 
 def equally_likely(atoms: Tensor, probability: Tensor, count: int) -> Tensor:
-    """Quantiles ``[..., count]`` at midpoints of a law on ascending ``atoms [..., K]``.
+    """Quantiles ``[..., count]`` at midpoints of a distribution on ascending ``atoms [..., K]``.
 
     Args:
         atoms: its values.
@@ -198,7 +199,9 @@ class ReturnRange(nn.Module):
         reward = dataset.reward.unflatten(0, (dataset.replicates, -1))  # [1 or S, M]
         least, most = reward.amin(-1, keepdim=True), reward.amax(-1, keepdim=True)
         if not bool((least < most).all()):
-            raise UserError("every recorded reward is the same: there is no law of returns to learn.")
+            raise UserError(
+                "every recorded reward is the same: there is no distribution of returns to learn."
+            )
         self.low.copy_(torch.minimum(least, least / (1.0 - self.discount)))
         self.high.copy_(torch.maximum(most, most / (1.0 - self.discount)))
         self.known.fill_(True)

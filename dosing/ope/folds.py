@@ -113,38 +113,38 @@ def evaluate_folds(
     tried = max(1, len(names)) if candidates is None else candidates
     trained = [Trajectories.from_episodes(fold.training) for fold in folds]
     horizon = settings.horizon or max(data.visits for data in trained)
-    found: list[Selection] = []
+    result: list[Selection] = []
     for k, (fold, data) in enumerate(zip(folds, trained, strict=True)):
         own = replace(settings, horizon=horizon, seed=settings.seed * len(folds) + k)  # independent draws
         try:
             best = estimated_constant(data)
-            found.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
+            result.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
         except (UserError, np.linalg.LinAlgError) as error:
             raise UserError(f"the patients of fold {k + 1} value no policy: {error}") from error
     values: dict[str, dict[Estimator, PooledValue]] = {
-        name: {e: _pooled(found, place, e, tried) for e in settings.estimators}
+        name: {e: _pooled(result, place, e, tried) for e in settings.estimators}
         for place, name in enumerate([BASELINE, *names])
     }
-    doses = tuple(selection.baseline.dose for selection in found)
-    patients = sum(selection.patients for selection in found)
-    return CrossValidation(values, doses, patients, horizon, found[0].behaviour, tried)
+    doses = tuple(selection.baseline.dose for selection in result)
+    patients = sum(selection.patients for selection in result)
+    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried)
 
 
-def _pooled(found: Sequence[Selection], place: int, estimator: Estimator, tried: int) -> PooledValue:
+def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried: int) -> PooledValue:
     """Pool the policy at one place of every fold's results; the first place is the constant dose."""
-    confidence = found[0].settings.confidence
+    confidence = result[0].settings.confidence
     method = "patient bootstrap within folds"
     drawn: list[Array] = []
     differences: list[Array] = []
-    for k, selection in enumerate(found, 1):
+    for k, selection in enumerate(result, 1):
         base, own = (selection.policies[p].values[estimator] for p in (0, place))
         if own.drawn is None or base.drawn is None:
             who, why = ("", own.refused) if own.drawn is None else ("the constant dose, ", base.refused)
             return PooledValue(refused=f"{who}fold {k}: {why}")
         drawn.append(own.drawn)
         differences.append(own.drawn - base.drawn)
-    sizes = [selection.patients for selection in found]
-    n_seeds = len(found[0].policies[place].values[estimator].seeds)
+    sizes = [selection.patients for selection in result]
+    n_seeds = len(result[0].policies[place].values[estimator].seeds)
     estimate = _estimate(drawn, sizes, n_seeds, confidence, confidence, method)
     if place == 0:
         return PooledValue(estimate)

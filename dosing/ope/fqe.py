@@ -6,8 +6,8 @@ point for a linear value). With h visits to go,
     Q_h = argmin_Q sum (r + gamma (1 - d) E_{a' ~ pi} Q_{h-1}(s', a') - Q(s, a))^2 + ridge,   Q_0 = 0,
 
 summed over recorded visits; the value is the mean over first states of E_{a ~ pi} Q_H(s, a). Every visit
-serves every h, since neither the law of motion nor the policy changes with the visit. With the features Phi
-of ``dosing.ope.features`` and their expectation Phi_pi under the policy,
+serves every h, since neither the distribution of motion nor the policy changes with the visit. With the
+features Phi of ``dosing.ope.features`` and their expectation Phi_pi under the policy,
 
     theta_h = G^-1 (b + gamma C theta_{h-1}),
     G = Phi' Phi + ridge,   C = Phi' (1 - d) Phi_pi(s'),   b = Phi' r.
@@ -144,11 +144,11 @@ def fit(
         fixed = np.linalg.solve(np.eye(step.shape[-1]) - step, np.broadcast_to(base, (*step.shape[:-1], 1)))
         return np.asarray(fixed, dtype=np.float64)[None, ..., 0]
     theta = np.zeros((*step.shape[:-1], 1))
-    found = []
+    result = []
     for _ in range(horizon):
         theta = base + step @ theta
-        found.append(theta[..., 0])
-    return np.stack(found)
+        result.append(theta[..., 0])
+    return np.stack(result)
 
 
 def value(policy: PolicyFeatures, theta: Array, counts: Array) -> Array:

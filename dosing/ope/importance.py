@@ -90,8 +90,8 @@ class WeightDiagnostics:
 
 def _effective(weights: Array, axis: int) -> Array:
     square = (weights**2).sum(axis)
-    found: Array = weights.sum(axis) ** 2 / np.where(square > 0, square, 1.0)
-    return found
+    result: Array = weights.sum(axis) ** 2 / np.where(square > 0, square, 1.0)
+    return result
 
 
 def _refusal(sample: Array, survival: Array, unit: str) -> str | None:
@@ -117,10 +117,10 @@ def density_ratios(data: Trajectories, policy: Target, horizon: int | None = Non
     """
     horizon = data.visits if horizon is None else horizon
     if horizon > data.visits or not data.complete:
-        found = (
+        result = (
             "some recordings stop earlier" if horizon <= data.visits else f"none has more than {data.visits}"
         )
-        raise UserError(f"importance weights need {horizon} visits of every patient, and {found}.")
+        raise UserError(f"importance weights need {horizon} visits of every patient, and {result}.")
     recorded = data.recorded[:, :horizon] > 0
     log_density = data.log_density[:, :horizon]
     unknown = recorded & ~np.isfinite(log_density)
@@ -184,10 +184,10 @@ def weighted_importance(data: Trajectories, weights: Array, counts: Array, disco
     """
     horizon = weights.shape[-1]
     rewards = data.reward[:, :horizon] * _powers(discount, horizon)
-    found = np.empty((len(counts), len(weights)))
+    result = np.empty((len(counts), len(weights)))
     for block in _blocks(counts, weights):
-        found[block] = np.einsum("rsnt,nt->rs", _normalised(weights, counts[block]), rewards)
-    return found
+        result[block] = np.einsum("rsnt,nt->rs", _normalised(weights, counts[block]), rewards)
+    return result
 
 
 def windowed_importance(
@@ -198,8 +198,8 @@ def windowed_importance(
     numerator = counts @ np.einsum("snt,nt->ns", weights, rewards)
     denominator = counts @ weights.sum(-1).T  # visits after the end count, with reward 0
     per_visit = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
-    found: Array = per_visit * _powers(discount, horizon).sum()
-    return found
+    result: Array = per_visit * _powers(discount, horizon).sum()
+    return result
 
 
 def weighted_doubly_robust(
@@ -221,7 +221,7 @@ def weighted_doubly_robust(
         discount: gamma.
     """
     data, horizon = regression.data, weights.shape[-1]
-    found = np.zeros((len(counts), len(weights)))
+    result = np.zeros((len(counts), len(weights)))
     powers = _powers(discount, horizon)
     for block in _blocks(counts, weights):
         now = _normalised(weights, counts[block])  # [R, S, N, H]
@@ -234,8 +234,10 @@ def weighted_doubly_robust(
             q = np.einsum("ntd,trsd->rsnt", regression.design[out, :horizon], theta, optimize=True)
             v = np.einsum("sntd,trsd->rsnt", policy.here[:, out, :horizon], theta, optimize=True)
             residual = data.reward[out, :horizon] - q
-            found[block] += np.einsum("rsnt,t->rs", now[:, :, out] * residual + before[:, :, out] * v, powers)
-    return found
+            result[block] += np.einsum(
+                "rsnt,t->rs", now[:, :, out] * residual + before[:, :, out] * v, powers
+            )
+    return result
 
 
 def _blocks(counts: Array, weights: Array) -> list[slice]:

@@ -118,10 +118,10 @@ def neural_values(
     starts, weights = policy.nodes(data.obs[:, 0])
     with torch.no_grad():
         full = torch.full(first.shape[:2], float(horizon))
-        found = torch.stack(
+        result = torch.stack(
             [look(critic, first, full, _tensor(d).expand(replicates, -1, -1, -1)) for d in starts]
         )
-    expected = np.tensordot(weights, found.double().numpy(), 1)  # [R, S, N]
+    expected = np.tensordot(weights, result.double().numpy(), 1)  # [R, S, N]
     found_values: Array = scale * (expected * counts[:, None]).sum(-1) / counts.sum(-1)[:, None]
     return found_values
 

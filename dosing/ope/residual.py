@@ -59,16 +59,16 @@ def bellman_residual(q: QFunction, policy: Target, data: Trajectories, discount:
     seeds = doses.shape[1]
 
     def values(states: Array, given: Array) -> Array:
-        found = q(
+        result = q(
             np.broadcast_to(states, (seeds, *states.shape)),
             np.broadcast_to(given, (seeds, *given.shape[-2:])),
         )
-        if found.shape != (seeds, len(states)) or not np.isfinite(found).all():
+        if result.shape != (seeds, len(states)) or not np.isfinite(result).all():
             raise UserError(
                 f"a value must return finite numbers of shape [{seeds}, {len(states)}], "
-                f"got {list(found.shape)}."
+                f"got {list(result.shape)}."
             )
-        return found
+        return result
 
     following = sum(w * values(after, d) for w, d in zip(weights, doses, strict=True))
     delta = data.reward[rows] + discount * (1.0 - data.terminated[rows]) * following - values(obs, act)

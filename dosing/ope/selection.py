@@ -58,7 +58,7 @@ class Settings:
     estimators: tuple[Estimator, ...] = ("fqe", "wis", "wis_window", "wdr")
     """Which estimators; the first is the one to rank by."""
     sampled: bool = False
-    """Evaluate trained stacks by doses drawn from their law, not by their recommended dose."""
+    """Evaluate trained stacks by doses drawn from their distribution, not by their recommended dose."""
     state: StateFeatures = "linear"
     """Features of the fitted values; see ``dosing.ope.features``."""
     ridge: float = 1.0
@@ -206,14 +206,14 @@ def evaluate_policies(
     evaluation = _Evaluation(data, settings)
     best = baseline or estimated_constant(data)
     rules: list[tuple[str, Act | DosePolicy]] = [(BASELINE, best), *candidates]
-    found: list[PolicyValue] = []
+    result: list[PolicyValue] = []
     base: dict[Estimator, Array] | None = None
     for name, rule in rules:
         policy = target(rule, data.transform, sampled=settings.sampled, bandwidth=settings.bandwidth)
         valued, drawn = evaluation.policy(name, policy, base or {})
         base = drawn if base is None else base
-        found.append(valued)
-    return Selection(tuple(found), best, data.patients, evaluation.horizon, data.behaviour, settings)
+        result.append(valued)
+    return Selection(tuple(result), best, data.patients, evaluation.horizon, data.behaviour, settings)
 
 
 @dataclass(frozen=True)
@@ -274,14 +274,14 @@ class _Evaluation:
         except UserError as error:
             return None, dict.fromkeys(WEIGHING, str(error))
         full, windowed = ratios.cumprod(-1), windowed_weights(ratios, self.settings.window)
-        found = WeightDiagnostics.of(full, windowed.reshape(len(windowed), -1))
+        result = WeightDiagnostics.of(full, windowed.reshape(len(windowed), -1))
         reasons: dict[Estimator, str | None] = {
-            "wis": found.refusal(),
-            "wdr": found.refusal(),
-            "wis_window": found.window_refusal(),
+            "wis": result.refusal(),
+            "wdr": result.refusal(),
+            "wis_window": result.window_refusal(),
         }
         refusals: dict[Estimator, str] = {k: reason for k, reason in reasons.items() if reason is not None}
-        return _Weights(full, windowed, found), refusals
+        return _Weights(full, windowed, result), refusals
 
     def _replicates(
         self, estimator: Estimator, policy: Target, features: PolicyFeatures, weights: _Weights | None

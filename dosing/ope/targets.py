@@ -1,12 +1,12 @@
 """Target policies: what off-policy evaluation has to know of a policy, for every seed of its stack.
 
 A policy is evaluated as deployed. Either it gives its recommended dose, a number that has no density; or it
-draws the dose from its law, and a draw beyond a hard limit is delivered at the limit. Expectations over a law
-are taken by Gauss-Legendre quadrature in probability, E f(a) = int_0^1 f(F^-1(u)) du, which holds for
-bounded, heavy-tailed and clipped laws alike. For importance weights the point at the recommended dose is
-replaced by a density of half-width h around it, the Epanechnikov kernel (the q-Gaussian with q = 0), cut at
-the hard limits: Kallus, Zhou 2018, arXiv 1802.06037. That evaluates another, smoothed policy; the bandwidth
-is stated beside the number.
+draws the dose from its distribution, and a draw beyond a hard limit is delivered at the limit. Expectations
+over a distribution are taken by Gauss-Legendre quadrature in probability, E f(a) = int_0^1 f(F^-1(u)) du,
+which holds for bounded, heavy-tailed and clipped distributions alike. For importance weights the point at the
+recommended dose is replaced by a density of half-width h around it, the Epanechnikov kernel (the q-Gaussian
+with q = 0), cut at the hard limits: Kallus, Zhou 2018, arXiv 1802.06037. That evaluates another, smoothed
+policy; the bandwidth is stated beside the number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dosing.safety import DoseLimits
 from dosing.types import Act, Array
 
 QUADRATURE = 32
-"""Nodes over which the expectation over a law is taken."""
+"""Nodes over which the expectation over a distribution is taken."""
 
 
 class Target(Protocol):
@@ -73,7 +73,7 @@ class RecommendedDose:
         if not np.array_equal(dose, self._act(seen, 1)):
             raise UserError(
                 "the policy gives another dose in the same state at another visit; off-policy evaluation "
-                "takes rules of the state alone, and a policy that draws its doses by its law."
+                "takes rules of the state alone, and a policy that draws its doses by its distribution."
             )
         delivered = self._limits.deliver(dose)[0].astype(np.float64)
         return self._transform.to_unit(delivered)[None], np.ones(1)
@@ -98,7 +98,7 @@ def _kernel_cdf(x: Array) -> Array:
 
 
 class SampledDose:
-    """The policy that draws the dose from its law, for one dose dimension.
+    """The policy that draws the dose from its distribution, for one dose dimension.
 
     Args:
         policy: the trained stack.
@@ -108,7 +108,7 @@ class SampledDose:
         UserError: other limits, or more than one dose dimension.
     """
 
-    description = "dose drawn from the law, delivered within the limits"
+    description = "dose drawn from the distribution, delivered within the limits"
 
     def __init__(self, policy: DosePolicy, transform: Transform) -> None:
         own = policy.transform
@@ -123,48 +123,49 @@ class SampledDose:
             )
         self._policy = policy
 
-    def _law(self, obs: Array) -> torch.distributions.Distribution:
-        """Per-dimension law ``[S, B, A]`` in double precision."""
+    def _distribution(self, obs: Array) -> torch.distributions.Distribution:
+        """Per-dimension distribution ``[S, B, A]`` in double precision."""
         seen = np.asarray(obs, dtype=np.float32)
-        law: torch.distributions.Distribution = in_double(
-            self._policy.law(np.broadcast_to(seen, (len(self._policy.seeds), *seen.shape)))
+        distribution: torch.distributions.Distribution = in_double(
+            self._policy.distribution(np.broadcast_to(seen, (len(self._policy.seeds), *seen.shape)))
         )
-        return law
+        return distribution
 
     def nodes(self, obs: Array) -> tuple[Array, Array]:
-        """Quantiles of the law at the Gauss-Legendre nodes of (0, 1), delivered within the limits."""
+        """Quantiles at the Gauss-Legendre nodes of (0, 1), delivered within the limits."""
         x, w = np.polynomial.legendre.leggauss(QUADRATURE)
         u = torch.as_tensor(0.5 * (x + 1.0))[:, None, None, None]
-        law = self._law(obs)
-        quantiles = law.icdf(u.expand(-1, *law.batch_shape))
+        distribution = self._distribution(obs)
+        quantiles = distribution.icdf(u.expand(-1, *distribution.batch_shape))
         return np.clip(quantiles.numpy(), -1.0, 1.0), 0.5 * w
 
     def density(self, obs: Array, act: Array) -> Array:
-        """Density of the law at recorded doses between the limits; exactly 0 outside a bounded support.
+        """Density at recorded doses between the limits; exactly 0 outside a bounded support.
 
         Raises:
-            UserError: the law has no density, or a recorded dose is at a limit, where the law may have an
-                atom.
+            UserError: the distribution has no density, or a recorded dose is at a limit, where the
+                distribution may have an atom.
         """
-        law = self._law(obs)
-        if not getattr(law, "has_density", True):
+        distribution = self._distribution(obs)
+        if not getattr(distribution, "has_density", True):
             raise UserError(
                 "a deterministic policy has no density to draw from; evaluate its recommended dose."
             )
         if (np.abs(act) >= 1.0).any():
             raise UserError(
-                "a recorded dose is exactly at a hard limit, where a clipped law has a probability and no "
+                "a recorded dose is exactly at a hard limit, where a clipped distribution has a "
+                "probability and no "
                 "density; use fitted Q evaluation alone."
             )
-        log_density = law.log_prob(torch.as_tensor(act).expand(law.batch_shape))
+        log_density = distribution.log_prob(torch.as_tensor(act).expand(distribution.batch_shape))
         density: Array = log_density.exp().numpy()[..., 0]
         return density
 
     def off_support(self, obs: Array) -> Array:
-        """Probability the law puts at or beyond the limits, where draws are delivered at the limit."""
-        law = self._law(obs)
-        one = torch.ones(law.batch_shape, dtype=torch.float64)
-        mass: Array = (law.cdf(-one) + law.sf(one)).numpy()[..., 0]  # type: ignore[attr-defined]
+        """Probability at or beyond the limits, where draws are delivered at the limit."""
+        distribution = self._distribution(obs)
+        one = torch.ones(distribution.batch_shape, dtype=torch.float64)
+        mass: Array = (distribution.cdf(-one) + distribution.sf(one)).numpy()[..., 0]  # type: ignore[attr-defined]
         return mass
 
 
@@ -174,7 +175,7 @@ def target(policy: Act | DosePolicy, transform: Transform, *, sampled: bool, ban
     Args:
         policy: an act function, or a trained stack.
         transform: that of the recorded patients.
-        sampled: evaluate a trained stack by draws from its law; a rule has none and gives its dose.
+        sampled: evaluate a trained stack by draws from its distribution; a rule has none and gives its dose.
         bandwidth: see :class:`RecommendedDose`.
 
     Raises:
@@ -183,7 +184,8 @@ def target(policy: Act | DosePolicy, transform: Transform, *, sampled: bool, ban
     if isinstance(policy, DosePolicy):
         if policy.looks_back:
             raise UserError(
-                "the policy looks back on the course before a visit; off-policy evaluation takes policies of "
+                "the policy looks back on the episode before a visit; off-policy evaluation takes "
+                "policies of "
                 "the state alone."
             )
         if sampled and policy.has_density(np.asarray(transform.obs_mean, dtype=np.float32)):
@@ -198,7 +200,7 @@ def target(policy: Act | DosePolicy, transform: Transform, *, sampled: bool, ban
 
 
 def dose_moments(policy: Target, obs: Array) -> tuple[Array, Array]:
-    """First and second moment ``[S, B, A]`` of the dose at ``obs [B, O]``."""
+    """First and second progress ``[S, B, A]`` of the dose at ``obs [B, O]``."""
     doses, weights = policy.nodes(obs)
     first: Array = np.tensordot(weights, doses, 1)
     second: Array = np.tensordot(weights, doses**2, 1)

@@ -22,11 +22,11 @@ def columns_of_numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def answers_schema(door: Recommender, source: str) -> pa.Schema:
+def answers_schema(recommender: Recommender, source: str) -> pa.Schema:
     """Columns of the answers to a table, with what they rest on.
 
     Args:
-        door: policy, rules and monitor.
+        recommender: policy, rules and monitor.
         source: SHA-256 of the table's file.
     """
     import pyarrow as pa
@@ -34,14 +34,14 @@ def answers_schema(door: Recommender, source: str) -> pa.Schema:
     about = {
         "notice": NOT_FOR_PATIENTS,
         "input": source,
-        "unit": door.rules.limits.unit,
-        "limits": json.dumps([door.rules.limits.low, door.rules.limits.high]),
-        "provenance": json.dumps(dict(door.provenance)),
-        "monitor": str(door.monitor) if door.monitor else door.note,
+        "unit": recommender.rules.limits.unit,
+        "limits": json.dumps([recommender.rules.limits.low, recommender.rules.limits.high]),
+        "provenance": json.dumps(dict(recommender.provenance)),
+        "monitor": str(recommender.monitor) if recommender.monitor else recommender.note,
     }
     word = pa.dictionary(pa.int32(), pa.string())
     fields = [("row", pa.int64()), ("status", word)]
-    fields += [(name, pa.float64()) for name, _ in _quantities(door.rules.limits.n_act)]
+    fields += [(name, pa.float64()) for name, _ in _quantities(recommender.rules.limits.n_act)]
     fields += [("mass_outside", pa.float64()), ("reasons", word)]
     fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
     return pa.schema(fields, metadata=about)
@@ -57,11 +57,11 @@ def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
             yield column, (attribute, dimension)
 
 
-def answers_table(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
+def answers_table(result: Answers, first: int, schema: pa.Schema) -> pa.Table:
     """Answers as a table; NaN becomes null.
 
     Args:
-        found: the answers.
+        result: the answers.
         first: number of their first row.
         schema: as :func:`answers_schema` gives it.
     """
@@ -70,19 +70,19 @@ def answers_table(found: Answers, first: int, schema: pa.Schema) -> pa.Table:
 
     from dosing.recommendation.reasons import STATUSES, reason_names
 
-    codes, place = np.unique(found.codes, return_inverse=True)
+    codes, place = np.unique(result.codes, return_inverse=True)
     reasons = pa.array([" ".join(reason_names(int(code))) for code in codes])
-    near = found.distance if found.distance.shape[1] else np.full((len(codes[place]), 1), np.nan)
+    near = result.distance if result.distance.shape[1] else np.full((len(codes[place]), 1), np.nan)
     columns: dict[str, Any] = {
-        "row": np.arange(first, first + len(found.codes)),
-        "status": pa.DictionaryArray.from_arrays(found.status.astype(np.int32), pa.array(STATUSES)),
-        "mass_outside": found.mass_outside,
+        "row": np.arange(first, first + len(result.codes)),
+        "status": pa.DictionaryArray.from_arrays(result.status.astype(np.int32), pa.array(STATUSES)),
+        "mass_outside": result.mass_outside,
         "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
         "distance": near[:, -1],
         "nearest_distance": near[:, 0],
     }
-    for column, (attribute, dimension) in _quantities(found.dose.shape[1]):
-        columns[column] = getattr(found, attribute)[:, dimension]
+    for column, (attribute, dimension) in _quantities(result.dose.shape[1]):
+        columns[column] = getattr(result, attribute)[:, dimension]
     arrays = [
         pa.array(np.ascontiguousarray(columns[f.name]), from_pandas=True)
         if isinstance(columns[f.name], np.ndarray)

@@ -113,21 +113,21 @@ class AuditLog:
         with self._read() as (lines, head):
             return _check(lines, head)
 
-    def sentence(self, found: Verified) -> str:
+    def sentence(self, result: Verified) -> str:
         """What a check found, in one sentence."""
-        if found.broken is not None:
+        if result.broken is not None:
             return (
-                f"the audit log {self.path} is broken at line {found.broken}: {found.problem}; the "
-                f"{len(found.records)} line(s) before are sound. It is kept as it is, and nothing is added: "
+                f"the audit log {self.path} is broken at line {result.broken}: {result.problem}; the "
+                f"{len(result.records)} line(s) before are sound. It is kept as it is, and nothing is added: "
                 f"restore it, or move it and its head {self.head.name} aside, and a new one begins."
             )
-        count = f"{len(found.records):,} record{'s' if len(found.records) != 1 else ''}"
+        count = f"{len(result.records):,} record{'s' if len(result.records) != 1 else ''}"
         end = (
             ""
-            if found.head
+            if result.head
             else "; its head is missing, so that lines cut off at the end would not be noticed"
         )
-        return f"{self.path} is whole: {count}, last hash {found.last_hash}{end}"
+        return f"{self.path} is whole: {count}, last hash {result.last_hash}{end}"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -196,11 +196,11 @@ class AuditLog:
         """
         with open(file, "rb", closefd=False) as whole:
             whole.seek(0)
-            found = _check(whole.read().splitlines(keepends=True), self._read_head())
-        if found.broken is not None:
-            raise UserError(self.sentence(found))
+            result = _check(whole.read().splitlines(keepends=True), self._read_head())
+        if result.broken is not None:
+            raise UserError(self.sentence(result))
         _LEFT[self.path] = _stamp(file)
-        return found
+        return result
 
     def _end(self, file: int, size: int) -> tuple[int, str]:
         """Number and hash of the last line of the open log.
@@ -261,8 +261,8 @@ _LEFT: dict[Path, tuple[int, ...]] = {}
 
 def _stamp(file: int) -> tuple[int, ...]:
     """What tells whether an open file was replaced, changed or added to."""
-    found = os.fstat(file)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    result = os.fstat(file)
+    return result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
@@ -305,7 +305,7 @@ def _check(lines: Sequence[bytes], head: tuple[int, str] | None) -> Verified:
     records: list[Record] = []
     hashes = [NONE]
 
-    def found(broken: int | None = None, problem: str = "") -> Verified:
+    def result(broken: int | None = None, problem: str = "") -> Verified:
         sound = records if broken is None else records[: broken - 1]
         return Verified(tuple(sound), hashes[len(sound)], broken, problem, head is not None)
 
@@ -313,22 +313,22 @@ def _check(lines: Sequence[bytes], head: tuple[int, str] | None) -> Verified:
         try:
             fields = _sound(line)
         except UserError as error:
-            return found(number, str(error))
+            return result(number, str(error))
         if fields["number"] != number or fields["previous"] != hashes[-1]:
             problem = f"it is record {fields['number']}, which does not follow the line before it"
-            return found(number, f"{problem}: lines were deleted, moved or put in between")
+            return result(number, f"{problem}: lines were deleted, moved or put in between")
         records.append(_record(line))
         hashes.append(records[-1].line_hash)
     if head is None:
-        return found()
+        return result()
     # A crash between the line and the head leaves the head one line behind, and no further.
     if head[0] > len(lines):
         cut = f"the log ends before it, but its head names line {head[0]}: lines were cut off at the end"
-        return found(len(lines) + 1, cut)
+        return result(len(lines) + 1, cut)
     if head[0] < len(lines) - 1 or hashes[head[0]] != head[1]:
         other = f"its head names another line {head[0]}: lines were replaced or appended by another hand"
-        return found(min(head[0] + 1, len(lines)), other)
-    return found()
+        return result(min(head[0] + 1, len(lines)), other)
+    return result()
 
 
 # What is recorded
@@ -343,21 +343,21 @@ def state_hash(state: Sequence[Any]) -> str:
 
 
 def shown(
-    found: Mapping[str, Any], states: Literal["numbers", "hash"] = "numbers"
+    result: Mapping[str, Any], states: Literal["numbers", "hash"] = "numbers"
 ) -> tuple[Kind, dict[str, Any]]:
     """Kind and content of the record of a recommendation or refusal.
 
     Args:
-        found: ``Recommendation.to_json()``.
+        result: ``Recommendation.to_json()``.
         states: keep the state's numbers, as is right for simulated patients, or only their hash.
     """
     names = ("status", "codes", "dose", "proposed", "unit", "limits", "distance", "spread", "provenance")
-    content = {name: found[name] for name in names}
+    content = {name: result[name] for name in names}
     if states == "numbers":
-        content |= {name: found[name] for name in ("state", "current", "step")}
+        content |= {name: result[name] for name in ("state", "current", "step")}
     else:
-        content["state_hash"] = state_hash([*found["state"], *(found["current"] or ())])
-    return ("refusal" if found["status"] == "refused" else "recommendation"), content
+        content["state_hash"] = state_hash([*result["state"], *(result["current"] or ())])
+    return ("refusal" if result["status"] == "refused" else "recommendation"), content
 
 
 def decisions_on(log: AuditLog, content: Mapping[str, Any]) -> tuple[Record, ...]:
@@ -408,17 +408,17 @@ class Counts:
 
 def count(records: Sequence[Record]) -> Counts:
     """Count what sound records say."""
-    found = Counts({}, {}, dict.fromkeys(ACTIONS, 0))
+    result = Counts({}, {}, dict.fromkeys(ACTIONS, 0))
     for record in records:
         content = record.content
         if record.kind in ("recommendation", "refusal"):
-            found.shown[content["status"]] = found.shown.get(content["status"], 0) + 1
+            result.shown[content["status"]] = result.shown.get(content["status"], 0) + 1
         elif record.kind == "batch":
             for status, rows in content["statuses"].items():
-                found.tabled[status] = found.tabled.get(status, 0) + rows
+                result.tabled[status] = result.tabled.get(status, 0) + rows
         elif record.kind == "override":
-            found.decided[content["action"]] += 1
-    return found
+            result.decided[content["action"]] += 1
+    return result
 
 
 def record_override(

@@ -22,14 +22,14 @@ ROWS = 1024
 
 
 def recommend_all(
-    door: Recommender, states: Array, current: Array | None = None, *, workers: int = 1
+    recommender: Recommender, states: Array, current: Array | None = None, *, workers: int = 1
 ) -> Answers:
     """Answer M states at once; each row is what :func:`recommend` would say, up to rounding.
 
     A row that is refused refuses no other.
 
     Args:
-        door: policy, rules and monitor.
+        recommender: policy, rules and monitor.
         states: ``[M, O]``; a missing number is NaN and refuses its row.
         current: ``[M, A]`` the doses given now, likewise.
         workers: processor cores for the search of near visits.
@@ -37,30 +37,30 @@ def recommend_all(
     Raises:
         UserError: the table has another width than the scenario observes.
     """
-    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
+    rules, n_obs = recommender.rules, recommender.policy.agent.problem.n_obs
     states = np.asarray(states, dtype=np.float64)
     if states.ndim != 2 or states.shape[1] != n_obs:
         raise UserError(f"states must have {n_obs} numbers each, got shape {states.shape}.")
-    found = Answers.blank(door, len(states))
+    result = Answers.blank(recommender, len(states))
     for reason, bad in zip(
         (Reason.NOT_FINITE, Reason.OUT_OF_RANGE), _bad_entries(rules, states), strict=True
     ):
-        found.codes[bad.any(1)] |= reason
+        result.codes[bad.any(1)] |= reason
     given = read_current_doses(rules, states, current)
     if given is not None:
-        found.codes[~rules.limits.contains(given)] |= Reason.CURRENT_DOSE
+        result.codes[~rules.limits.contains(given)] |= Reason.CURRENT_DOSE
     elif rules.step is not None:
-        found.codes[:] |= Reason.CURRENT_DOSE
-    good = np.flatnonzero(found.codes == 0)
+        result.codes[:] |= Reason.CURRENT_DOSE
+    good = np.flatnonzero(result.codes == 0)
     for start in range(0, len(good), ROWS):
-        _fill(door, found, states, given, good[start : start + ROWS], workers)
-    found.forget((found.codes & int(REFUSES)) != 0)
-    return found
+        _fill(recommender, result, states, given, good[start : start + ROWS], workers)
+    result.forget((result.codes & int(REFUSES)) != 0)
+    return result
 
 
 def _fill(
-    door: Recommender,
-    found: Answers,
+    recommender: Recommender,
+    result: Answers,
     states: Array,
     current: Array | None,
     rows: NDArray[np.int64],
@@ -68,27 +68,27 @@ def _fill(
 ) -> None:
     """Answer these rows; where that fails, in halves, until the rows that fail stand alone."""
     try:
-        _answer(door, found, states[rows], None if current is None else current[rows], rows, workers)
-    except Exception as error:  # the door fails closed, whatever failed behind it
+        _answer(recommender, result, states[rows], None if current is None else current[rows], rows, workers)
+    except Exception as error:  # the recommender fails closed, whatever failed behind it
         if len(rows) > 1:
             for half in np.array_split(rows, 2):
-                _fill(door, found, states, current, half, workers)
+                _fill(recommender, result, states, current, half, workers)
             return
-        found.codes[rows] = Reason.FAILED
-        if len(found.failures) < KEPT:
-            found.failures[int(rows[0])] = failure_sentence(error)
+        result.codes[rows] = Reason.FAILED
+        if len(result.failures) < KEPT:
+            result.failures[int(rows[0])] = failure_sentence(error)
 
 
 def _answer(
-    door: Recommender,
-    found: Answers,
+    recommender: Recommender,
+    result: Answers,
     states: Array,
     current: Array | None,
     rows: NDArray[np.int64],
     workers: int,
 ) -> None:
     """Ask the policy about sound states ``[M, O]`` and write what it says, within limits, into these rows."""
-    policy, rules, limits = door.policy, door.rules, door.rules.limits
+    policy, rules, limits = recommender.policy, recommender.rules, recommender.rules.limits
     doses, sets = policy.consult(
         as_observations(policy, states), np.asarray(limits.low), np.asarray(limits.high)
     )
@@ -105,10 +105,10 @@ def _answer(
         spread = doses.std(0, ddof=1) if len(doses) > 1 else np.full_like(proposed, np.nan)
     finite &= np.isfinite(spread).all(1) | (len(doses) == 1)  # finite doses may be too large for a mean
     codes = np.where(finite, 0, int(Reason.POLICY_NOT_FINITE))
-    for row in np.flatnonzero(~finite)[: KEPT - len(found.failures)]:
+    for row in np.flatnonzero(~finite)[: KEPT - len(result.failures)]:
         good = [np.isfinite(values[:, row]).all(-1) for values in said.values()]
         seeds = [seed for seed, fine in zip(policy.seeds, np.all(good, axis=0), strict=True) if not fine]
-        found.failures[int(rows[row])] = (
+        result.failures[int(rows[row])] = (
             f"the policy's dose is not finite for seed(s) {seeds}: its weights are damaged, or the state is "
             "beyond anything it can compute with."
         )
@@ -120,22 +120,26 @@ def _answer(
         codes |= np.where(held_back, int(Reason.STEP_LIMIT), 0)
     codes |= np.where(limits.contains(dose), 0, int(Reason.LEFT_LIMITS))
 
-    if door.monitor is not None:
-        distance, nearest = door.monitor.nearest(states, workers=workers)
-        codes |= np.where(distance[:, -1] <= door.monitor.threshold, 0, int(Reason.UNFAMILIAR))
-        found.distance[rows], found.nearest[rows] = distance, nearest
+    if recommender.monitor is not None:
+        distance, nearest = recommender.monitor.nearest(states, workers=workers)
+        codes |= np.where(distance[:, -1] <= recommender.monitor.threshold, 0, int(Reason.UNFAMILIAR))
+        result.distance[rows], result.nearest[rows] = distance, nearest
         if len(doses) > 1:
-            usual = np.asarray(door.monitor.dose_spread)
+            usual = np.asarray(recommender.monitor.dose_spread)
             apart = (spread > DISAGREEMENT * usual) & (usual > 0.0)
             codes |= np.where(apart.any(1), int(Reason.SEEDS_APART), 0)
     codes |= np.where(_between(sets.low, sets.high, proposed), int(Reason.BETWEEN_SEEDS), 0)
 
-    found.codes[rows] = codes
-    found.dose[rows], found.proposed[rows], found.spread[rows] = dose, proposed, spread
-    found.low[rows], found.high[rows] = sets.low.min(0), sets.high.max(0)
-    found.mass_outside[rows] = sets.mass_outside.mean(0).max(-1)
-    found.seed_dose[:, rows], found.seed_low[:, rows], found.seed_high[:, rows] = doses, sets.low, sets.high
-    found.kinds[:] = [(sets.kind, sets.bounded)]
+    result.codes[rows] = codes
+    result.dose[rows], result.proposed[rows], result.spread[rows] = dose, proposed, spread
+    result.low[rows], result.high[rows] = sets.low.min(0), sets.high.max(0)
+    result.mass_outside[rows] = sets.mass_outside.mean(0).max(-1)
+    result.seed_dose[:, rows], result.seed_low[:, rows], result.seed_high[:, rows] = (
+        doses,
+        sets.low,
+        sets.high,
+    )
+    result.kinds[:] = [(sets.kind, sets.bounded)]
 
 
 def _between(low: Array, high: Array, proposed: Array) -> NDArray[np.bool_]:

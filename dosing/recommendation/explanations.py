@@ -10,32 +10,32 @@ from dosing.recommendation.reasons import DISAGREEMENT, Reason
 from dosing.recommendation.records import Answers, Recommender, unit_suffix
 
 
-def faults_inside(door: Recommender, found: Answers) -> list[Fault]:
+def faults_inside(recommender: Recommender, result: Answers) -> list[Fault]:
     """Why the one row was refused after its input was found sound."""
-    failure = found.failures.get(0, "")
+    failure = result.failures.get(0, "")
     sentences = {
         Reason.CURRENT_DOSE: "the current dose that the state holds lies outside the hard limits.",
         Reason.POLICY_NOT_FINITE: failure,
         Reason.FAILED: failure,
         Reason.LEFT_LIMITS: "the dose left the hard limits on its way; no dose is shown.",
     }
-    code = int(found.codes[0])
+    code = int(result.codes[0])
     return [(reason, sentence) for reason, sentence in sentences.items() if code & reason]
 
 
-def reasons_in_words(door: Recommender, found: Answers, code: int) -> tuple[str, ...]:
+def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tuple[str, ...]:
     """One sentence per reason of the one row, in the order of :class:`Reason`."""
-    monitor, unit = door.monitor, unit_suffix(door.rules.limits.unit)
-    proposed, dose = _words(found.proposed[0]), _words(found.dose[0])
+    monitor, unit = recommender.monitor, unit_suffix(recommender.rules.limits.unit)
+    proposed, dose = _words(result.proposed[0]), _words(result.dose[0])
     said = {}
     if code & Reason.UNFAMILIAR and monitor is not None:
         said[Reason.UNFAMILIAR] = (
             f"the state is unlike the training visits: its distance from the nearest {monitor.neighbours} of "
-            f"them is {found.distance[0, -1]:.3g}, usual is up to {monitor.threshold:.3g}."
+            f"them is {result.distance[0, -1]:.3g}, usual is up to {monitor.threshold:.3g}."
         )
     if code & Reason.SEEDS_APART and monitor is not None:
         said[Reason.SEEDS_APART] = (
-            f"the seeds disagree: their doses have standard deviation {_words(found.spread[0])}{unit}, more "
+            f"the seeds disagree: their doses have standard deviation {_words(result.spread[0])}{unit}, more "
             f"than {DISAGREEMENT:g} of that of the recorded doses, {_words(monitor.dose_spread)}{unit}."
         )
     said[Reason.BETWEEN_SEEDS] = (
@@ -50,12 +50,14 @@ def reasons_in_words(door: Recommender, found: Answers, code: int) -> tuple[str,
     return tuple(said[reason] for reason in Reason if code & reason)
 
 
-def notes_on(door: Recommender) -> tuple[str, ...]:
+def notes_on(recommender: Recommender) -> tuple[str, ...]:
     """What was not checked, in sentences."""
     notes = []
-    if door.monitor is None:
-        notes.append(door.note or "Whether the state is familiar was not looked at: there is no monitor.")
-    if door.policy.looks_back:
+    if recommender.monitor is None:
+        notes.append(
+            recommender.note or "Whether the state is familiar was not looked at: there is no monitor."
+        )
+    if recommender.policy.looks_back:
         notes.append("This policy looks back; it was told one state alone, as at a first visit.")
     return tuple(notes)
 

@@ -18,18 +18,18 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 Fault = tuple[Reason, str]
-"""Why the door refuses, with its sentence."""
+"""Why the recommender refuses, with its sentence."""
 
 
-def read_state(door: Recommender, state: Any) -> tuple[tuple[float, ...], list[Fault]]:
+def read_state(recommender: Recommender, state: Any) -> tuple[tuple[float, ...], list[Fault]]:
     """Read a state as numbers; returns them with one fault per bad entry: what, value, allowed range, unit.
 
     Args:
-        door: says how many numbers there have to be, and which are possible.
+        recommender: says how many numbers there have to be, and which are possible.
         state: a list, tuple or array of numbers or of texts that read as numbers.
     """
-    n_obs = door.policy.agent.problem.n_obs
-    entries = door.rules.entries or tuple(StateEntry("") for _ in range(n_obs))
+    n_obs = recommender.policy.agent.problem.n_obs
+    entries = recommender.rules.entries or tuple(StateEntry("") for _ in range(n_obs))
     if len(entries) != n_obs:
         raise UserError(f"the scenario card names {len(entries)} observations, the policy sees {n_obs}.")
     return _read(state, entries, "the state")
@@ -97,7 +97,7 @@ def echoes(state: Any) -> tuple[Any, ...]:
     """Whatever came in place of a state, as JSON can carry it; no more than the first 100 entries."""
     try:
         return (echo(state),) if isinstance(state, str) else tuple(echo(x) for x in islice(state, 100))
-    except Exception:  # the door answers, whatever stands before it
+    except Exception:  # the recommender answers, whatever stands before it
         return (echo(state),)
 
 

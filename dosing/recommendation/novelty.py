@@ -30,7 +30,7 @@ from scipy.special import ndtri
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.runs.files import read_json, read_tensors, write_json, write_tensors
-from dosing.runs.folder import FAMILIARITY, FAMILIARITY_VISITS
+from dosing.runs.folder import NOVELTY, NOVELTY_VISITS
 from dosing.types import Array
 
 SCHEMA = 1
@@ -43,7 +43,8 @@ PARTS = 20
 VISITS = 5000
 """Most training visits that are kept, evenly spaced over the data."""
 IQR_OF_NORMAL = 1.3489795003921634
-"""Interquartile range of the standard normal law: makes scales comparable with standard deviations."""
+"""Interquartile range of the standard normal distribution: makes scales comparable with standard
+deviations."""
 CONSTANT = 1e-3
 """Scale of an entry that never changes in training, relative to its size: any other value is far."""
 
@@ -167,12 +168,12 @@ class Monitor:
         """Keep the monitor in a run folder, each of its two files atomically."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         write_tensors(
-            folder / FAMILIARITY_VISITS,
+            folder / NOVELTY_VISITS,
             {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()},
             {"data": self.data},
         )
         numbers = {name: value for name, value in asdict(self).items() if name not in _ARRAYS}
-        write_json(folder / FAMILIARITY, {"schema": SCHEMA} | numbers)
+        write_json(folder / NOVELTY, {"schema": SCHEMA} | numbers)
 
     @classmethod
     def read(cls, folder: Path) -> Monitor:
@@ -181,15 +182,13 @@ class Monitor:
         Raises:
             UserError: it is missing, damaged, of another schema, or its two files are not of the same data.
         """
-        fields = read_json(folder / FAMILIARITY)
+        fields = read_json(folder / NOVELTY)
         if fields.pop("schema", None) != SCHEMA:
-            raise UserError(
-                f"{folder / FAMILIARITY} has another schema than {SCHEMA}, which this version reads."
-            )
-        tensors, metadata = read_tensors(folder / FAMILIARITY_VISITS)
+            raise UserError(f"{folder / NOVELTY} has another schema than {SCHEMA}, which this version reads.")
+        tensors, metadata = read_tensors(folder / NOVELTY_VISITS)
         try:
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
-            found = cls(
+            result = cls(
                 **arrays
                 | fields
                 | {
@@ -198,12 +197,10 @@ class Monitor:
                 }
             )
         except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / FAMILIARITY} cannot be read ({error}); the file is damaged."
-            ) from error
-        if metadata.get("data") != found.data:
-            raise UserError(f"{folder / FAMILIARITY_VISITS} is not of the data that {FAMILIARITY} names.")
-        return found
+            raise UserError(f"{folder / NOVELTY} cannot be read ({error}); the file is damaged.") from error
+        if metadata.get("data") != result.data:
+            raise UserError(f"{folder / NOVELTY_VISITS} is not of the data that {NOVELTY} names.")
+        return result
 
 
 def keep_monitor(folder: Path, episodes: Episodes) -> None:
@@ -211,8 +208,8 @@ def keep_monitor(folder: Path, episodes: Episodes) -> None:
     try:
         Monitor.fit(episodes).write(folder)
     except UserError as error:
-        (folder / FAMILIARITY_VISITS).unlink(missing_ok=True)
-        write_json(folder / FAMILIARITY, {"missing": str(error)})
+        (folder / NOVELTY_VISITS).unlink(missing_ok=True)
+        write_json(folder / NOVELTY, {"missing": str(error)})
 
 
 def monitor_of(folder: Path) -> tuple[Monitor | None, str]:
@@ -221,7 +218,7 @@ def monitor_of(folder: Path) -> tuple[Monitor | None, str]:
     Raises:
         UserError: as :meth:`Monitor.read`.
     """
-    missing = read_json(folder / FAMILIARITY).get("missing")
+    missing = read_json(folder / NOVELTY).get("missing")
     return (None, str(missing)) if missing is not None else (Monitor.read(folder), "")
 
 
@@ -265,8 +262,8 @@ def _left_out(scaled: Array, patient: NDArray[np.int64], neighbours: int) -> Arr
             raise UserError(
                 f"a monitor of unfamiliar states needs {neighbours} visits of other patients, got {others}."
             )
-        found, _ = cKDTree(scaled[~own]).query(scaled[own], k=[neighbours])
-        distance[own] = np.asarray(found)[:, 0]
+        result, _ = cKDTree(scaled[~own]).query(scaled[own], k=[neighbours])
+        distance[own] = np.asarray(result)[:, 0]
     return distance
 
 

@@ -1,8 +1,8 @@
 """Tables of patients that somebody brings: what such a file must be, and everything that is wrong with one.
 
 Nothing is guessed: a file that is not exactly what it should be is refused as a whole, with all that is wrong
-at once, each with its row (from 1) and column. What reads as numbers goes through the guarded door, which
-refuses single rows: missing numbers, and numbers beyond what the scenario card calls possible.
+at once, each with its row (from 1) and column. What reads as numbers goes through the guarded recommender,
+which refuses single rows: missing numbers, and numbers beyond what the scenario card calls possible.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class Refused(UserError):
 # Which columns there must be
 
 
-def wanted(door: Recommender) -> tuple[list[StateEntry], list[StateEntry]]:
+def wanted(recommender: Recommender) -> tuple[list[StateEntry], list[StateEntry]]:
     """Columns that a table must have: observed entries, and current doses where they are needed."""
-    rules, n_obs = door.rules, door.policy.agent.problem.n_obs
+    rules, n_obs = recommender.rules, recommender.policy.agent.problem.n_obs
     entries = list(rules.entries) or [StateEntry(f"entry {k + 1}") for k in range(n_obs)]
     if rules.step is None or rules.step.current:
         return entries, []
@@ -174,8 +174,8 @@ def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
     names, rows = [name.strip() for name in lines[0]], lines[1:]
     while rows and not rows[-1]:  # empty lines at the end
         rows.pop()
-    if len(names) == 1 and (found := next((c for c in ";\t|" if c in names[0]), None)):
-        raise Refused([f"Line 1: columns must be separated by commas, not by {found!r}."])
+    if len(names) == 1 and (result := next((c for c in ";\t|" if c in names[0]), None)):
+        raise Refused([f"Line 1: columns must be separated by commas, not by {result!r}."])
     problems += _head_problems(names, len(rows), allowed)
     for row, values in enumerate(rows, 1):
         if len(values) != len(names):
@@ -246,10 +246,10 @@ def numbers(sheet: Sheet, columns: Mapping[str, str], entries: Sequence[StateEnt
     values, wrong = np.full((sheet.rows, len(entries)), np.nan), []
     for place, entry in enumerate(entries):
         name = columns[entry.name]
-        found, faults = _column(sheet.columns[name], name)
+        result, faults = _column(sheet.columns[name], name)
         wrong += faults
         if not faults:
-            values[:, place] = found
+            values[:, place] = result
     if wrong:
         raise Refused([sentence for _, sentence in sorted(wrong, key=lambda fault: fault[0])])
     return values
@@ -291,7 +291,7 @@ def _why(word: str) -> str:
 
 
 def row_problems(values: Array, entries: Sequence[StateEntry]) -> Iterator[Fault]:
-    """Rows that the guarded door will refuse, each with what is wrong: what, value, allowed range, unit.
+    """Rows that will be refused, each with what is wrong: what, value, allowed range, unit.
 
     Args:
         values: ``[M, len(entries)]``.

@@ -1,4 +1,4 @@
-"""The guarded door: the only way from a trained policy to a dose that a person sees.
+"""The guarded recommender: the only way from a trained policy to a dose that a person sees.
 
 A recommendation is an object, never a bare number. Its status follows from what was found on the way:
 
@@ -30,84 +30,86 @@ from dosing.recommendation.records import MASS, Answers, NearVisit, Recommendati
 
 
 def recommend(
-    door: Recommender, state: Sequence[Any], current: Sequence[Any] | None = None
+    recommender: Recommender, state: Sequence[Any], current: Sequence[Any] | None = None
 ) -> Recommendation:
     """Recommend a dose for one patient state, or refuse.
 
     Never raises for bad input or bad weights: the answer is then ``refused`` and carries the reasons.
 
     Args:
-        door: policy, rules and monitor.
+        recommender: policy, rules and monitor.
         state: as many numbers as the scenario observes.
         current: the dose given now, as many numbers as the dose has; needed where the scenario has a step
             limit and does not observe the current dose.
     """
     try:
-        numbers, faults = read_state(door, state)
-        given, wrong = read_current(door.rules, current)
+        numbers, faults = read_state(recommender, state)
+        given, wrong = read_current(recommender.rules, current)
         faults += wrong
         if faults:
-            return _refusal(door, state, current, faults)
-        return _one(door, numbers, given)
-    except Exception as error:  # the door fails closed, whatever failed behind it
-        return _refusal(door, state, current, [(Reason.FAILED, failure_sentence(error))])
+            return _refusal(recommender, state, current, faults)
+        return _one(recommender, numbers, given)
+    except Exception as error:  # the recommender fails closed, whatever failed behind it
+        return _refusal(recommender, state, current, [(Reason.FAILED, failure_sentence(error))])
 
 
-def _one(door: Recommender, state: tuple[float, ...], current: tuple[float, ...] | None) -> Recommendation:
+def _one(
+    recommender: Recommender, state: tuple[float, ...], current: tuple[float, ...] | None
+) -> Recommendation:
     """The answer to one sound state, with everything that a page shows."""
     states = np.asarray(state, dtype=np.float64)[None]
-    found = recommend_all(door, states, None if current is None else np.asarray(current)[None])
-    code = int(found.codes[0])
+    result = recommend_all(recommender, states, None if current is None else np.asarray(current)[None])
+    code = int(result.codes[0])
     if code & REFUSES:
-        return _refusal(door, state, current, faults_inside(door, found))
-    rules, monitor = door.rules, door.monitor
-    (kind, bounded), proposed = found.kinds[0], found.proposed[0]
-    low, high = door.policy.central(as_observations(door.policy, states), MASS)
+        return _refusal(recommender, state, current, faults_inside(recommender, result))
+    rules, monitor = recommender.rules, recommender.monitor
+    (kind, bounded), proposed = result.kinds[0], result.proposed[0]
+    low, high = recommender.policy.central(as_observations(recommender.policy, states), MASS)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UserError("the policy's central interval is not finite; no dose is shown.")
     now = read_current_doses(rules, states, None if current is None else np.asarray(current)[None])
     around = rules.step.around(now[0]) if rules.step is not None and now is not None else None
     return Recommendation(
-        status=STATUSES[int(found.status[0])],
-        dose=as_tuple(found.dose[0]),
+        status=STATUSES[int(result.status[0])],
+        dose=as_tuple(result.dose[0]),
         proposed=as_tuple(proposed),
         unit=rules.limits.unit,
         limits=(rules.limits.low, rules.limits.high),
         kind=kind,
         bounded=bounded,
-        support=(as_tuple(found.low[0]), as_tuple(found.high[0])),
-        mass_outside=float(found.mass_outside[0]),
+        support=(as_tuple(result.low[0]), as_tuple(result.high[0])),
+        mass_outside=float(result.mass_outside[0]),
         seeds=tuple(
             SeedSet(seed, as_tuple(d), as_tuple(lo), as_tuple(hi))
             for seed, d, lo, hi in zip(
-                door.policy.seeds,
-                found.seed_dose[:, 0],
-                found.seed_low[:, 0],
-                found.seed_high[:, 0],
+                recommender.policy.seeds,
+                result.seed_dose[:, 0],
+                result.seed_low[:, 0],
+                result.seed_high[:, 0],
                 strict=True,
             )
         ),
-        reasons=reasons_in_words(door, found, code),
+        reasons=reasons_in_words(recommender, result, code),
         state=state,
-        provenance=dict(door.provenance),
+        provenance=dict(recommender.provenance),
         time=_now(),
         codes=reason_names(code),
-        notes=notes_on(door),
+        notes=notes_on(recommender),
         current=None if now is None else as_tuple(now[0]),
         step=None if around is None else (as_tuple(around[0]), as_tuple(around[1])),
         central=(as_tuple(low[:, 0].min(0)), as_tuple(high[:, 0].max(0))),
-        spread=as_tuple(found.spread[0]) if len(door.policy.seeds) > 1 else None,
-        distance=float(found.distance[0, -1]) if monitor else None,
+        spread=as_tuple(result.spread[0]) if len(recommender.policy.seeds) > 1 else None,
+        distance=float(result.distance[0, -1]) if monitor else None,
         threshold=monitor.threshold if monitor else None,
-        nearest=_visits(monitor, found) if monitor else (),
+        nearest=_visits(monitor, result) if monitor else (),
         safe_default=rules.safe_default,
     )
 
 
 def _refusal(
-    door: Recommender, state: Any, current: Any, faults: Sequence[tuple[Reason, str]]
+    recommender: Recommender, state: Any, current: Any, faults: Sequence[tuple[Reason, str]]
 ) -> Recommendation:
-    limits, monitor = door.rules.limits, door.monitor
+    limits, monitor = recommender.rules.limits, recommender.monitor
     return Recommendation(
         status="refused",
         dose=None,
@@ -121,12 +123,12 @@ def _refusal(
         seeds=(),
         reasons=tuple(sentence for _, sentence in faults),
         state=echoes(state),
-        provenance=dict(door.provenance),
+        provenance=dict(recommender.provenance),
         time=_now(),
         codes=tuple(str(reason.name).lower() for reason, _ in faults),
         current=None if current is None else echoes(current),
         threshold=monitor.threshold if monitor else None,
-        safe_default=door.rules.safe_default,
+        safe_default=recommender.rules.safe_default,
     )
 
 
@@ -136,7 +138,7 @@ def _refusal(
 # What goes out
 
 
-def _visits(monitor: Monitor, found: Answers) -> tuple[NearVisit, ...]:
+def _visits(monitor: Monitor, result: Answers) -> tuple[NearVisit, ...]:
     return tuple(
         NearVisit(
             int(monitor.episode[row]),
@@ -146,7 +148,7 @@ def _visits(monitor: Monitor, found: Answers) -> tuple[NearVisit, ...]:
             as_tuple(monitor.act[row]),
             float(monitor.reward[row]),
         )
-        for row, distance in zip(found.nearest[0], found.distance[0], strict=True)
+        for row, distance in zip(result.nearest[0], result.distance[0], strict=True)
     )
 
 

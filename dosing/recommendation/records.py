@@ -152,7 +152,7 @@ class Recommendation:
         time: when it was made, UTC.
         notice: what this is not.
         codes: names of the :class:`Reason` behind each sentence.
-        notes: what was not looked at, such as familiarity where the run has no monitor.
+        notes: what was not looked at, such as novelty where the run has no monitor.
         current: the dose given now, None if not told.
         step: lowest and highest dose that the step limit allows after ``current``; None without such a limit.
         central: ends of the central 90 %: lowest lower and highest upper one over seeds; None if refused.
@@ -204,7 +204,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the door says to M states, as columns; NaN wherever a row was refused.
+    """What the recommender says to M states, as columns; NaN wherever a row was refused.
 
     Attributes:
         codes: ``[M]`` sums of :class:`Reason` values.
@@ -240,10 +240,10 @@ class Answers:
     failures: dict[int, str]
 
     @classmethod
-    def blank(cls, door: Recommender, rows: int) -> Answers:
+    def blank(cls, recommender: Recommender, rows: int) -> Answers:
         """Columns of NaN."""
-        width, seeds = door.rules.limits.n_act, len(door.policy.seeds)
-        neighbours = door.monitor.neighbours if door.monitor else 0
+        width, seeds = recommender.rules.limits.n_act, len(recommender.policy.seeds)
+        neighbours = recommender.monitor.neighbours if recommender.monitor else 0
         shapes = {
             **dict.fromkeys(("dose", "proposed", "low", "high", "spread"), (rows, width)),
             **dict.fromkeys(("seed_dose", "seed_low", "seed_high"), (seeds, rows, width)),

@@ -62,11 +62,11 @@ td { vertical-align: top; }
 
 @dataclass(frozen=True)
 class Said:
-    """One agent's answer on the page: its name, the law of its policy in words, what it says."""
+    """One agent's answer on the page: its name, the distribution of its policy in words, what it says."""
 
     name: str
-    law: str
-    found: Recommendation
+    distribution: str
+    result: Recommendation
 
 
 def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
@@ -82,8 +82,8 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
     """
     if not said:
         raise UserError("a report needs at least one recommendation.")
-    first = said[0].found
-    if any((one.found.state, one.found.current) != (first.state, first.current) for one in said[1:]):
+    first = said[0].result
+    if any((one.result.state, one.result.current) != (first.state, first.current) for one in said[1:]):
         raise UserError("a report is on one state; these recommendations are on several.")
     banner = f'<p class="banner">{_text(BANNER)}</p>'
     parts = [
@@ -114,78 +114,81 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
     )
 
 
-def _state(found: Recommendation, entries: Sequence[StateEntry]) -> str:
+def _state(result: Recommendation, entries: Sequence[StateEntry]) -> str:
     """Every observed entry with its unit, and the dose given now."""
-    known = len(entries) == len(found.state)
-    names = [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(found.state))]
-    units = [e.unit for e in entries] if known else [""] * len(found.state)
-    pairs = list(zip(names, (_number(v) for v in found.state), units, strict=True))
-    if found.current is not None:
-        pairs.append(("current dose", _numbers(found.current), found.unit))
+    known = len(entries) == len(result.state)
+    names = [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(result.state))]
+    units = [e.unit for e in entries] if known else [""] * len(result.state)
+    pairs = list(zip(names, (_number(v) for v in result.state), units, strict=True))
+    if result.current is not None:
+        pairs.append(("current dose", _numbers(result.current), result.unit))
     cells = (f"<div><dt>{_text(n)}</dt> <dd>{_text(v + _after(u))}</dd></div>" for n, v, u in pairs)
     return f'<dl class="state">{"".join(cells)}</dl>'
 
 
 def _article(one: Said) -> str:
     """One agent: status first, number second, then what the policy could give."""
-    found = one.found
-    unit = _after(found.unit)
-    words = WORDS[found.status]
-    if found.status == "limited" and found.proposed is not None:
-        limit = "a step limit" if "step_limit" in found.codes else "a hard limit"
-        words += f": proposed {_numbers(found.proposed)}{unit}, held at {limit}"
+    result = one.result
+    unit = _after(result.unit)
+    words = WORDS[result.status]
+    if result.status == "limited" and result.proposed is not None:
+        limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
+        words += f": proposed {_numbers(result.proposed)}{unit}, held at {limit}"
     parts = [
-        f'<h3>{_text(one.name)} <span class="small">{_text(one.law)}</span></h3>',
-        f'<p class="status {found.status}">{SIGNS[found.status]} {_text(words)}</p>',
+        f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
+        f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',
     ]
     lines = []
-    if found.dose is not None:
-        label = "Dose the policy would give, not advice" if found.status == "deferred" else "Recommended dose"
+    if result.dose is not None:
+        label = (
+            "Dose the policy would give, not advice" if result.status == "deferred" else "Recommended dose"
+        )
         label += "" if unit else " (no unit)"
-        parts.append(f'<p>{label} <span class="dose">{_text(_numbers(found.dose) + unit)}</span></p>')
-        parts += [_drawing(found, dimension) for dimension in range(len(found.dose))]
-        lines = list(_lines(found, unit))
-    lines.append(f"Hard limits: {_span(found.limits)}{unit}")
-    reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in found.reasons]
-    if found.status in ("deferred", "refused") and found.safe_default:
-        reasons.append(f'<li class="reason">{_text(f"Safe default: {found.safe_default}.")}</li>')
-    items = [*reasons, *(f"<li>{_text(line)}</li>" for line in (*lines, *found.notes))]
+        parts.append(f'<p>{label} <span class="dose">{_text(_numbers(result.dose) + unit)}</span></p>')
+        parts += [_drawing(result, dimension) for dimension in range(len(result.dose))]
+        lines = list(_lines(result, unit))
+    lines.append(f"Hard limits: {_span(result.limits)}{unit}")
+    reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
+    if result.status in ("deferred", "refused") and result.safe_default:
+        reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
+    items = [*reasons, *(f"<li>{_text(line)}</li>" for line in (*lines, *result.notes))]
     return f'<article>{"".join(parts)}<ul class="lines">{"".join(items)}</ul></article>'
 
 
-def _lines(found: Recommendation, unit: str) -> Iterator[str]:
+def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     """The basis of a dose, one line each."""
-    assert found.support is not None
-    assert found.mass_outside is not None
-    yield f"Could give: {_span(found.support)}{unit} ({found.support_words})"
-    if found.central is not None:
-        yield f"Central 90 %: {_span(found.central)}{unit}"
-    mass = "0 (exactly)" if found.mass_outside == 0.0 else _number(found.mass_outside)
+    assert result.support is not None
+    assert result.mass_outside is not None
+    yield f"Could give: {_span(result.support)}{unit} ({result.support_words})"
+    if result.central is not None:
+        yield f"Central 90 %: {_span(result.central)}{unit}"
+    mass = "0 (exactly)" if result.mass_outside == 0.0 else _number(result.mass_outside)
     yield f"Mass outside the hard limits: {mass}"
-    seeds = "; ".join(_numbers(seed.dose) for seed in found.seeds)
-    spread = f" (standard deviation {_numbers(found.spread)}{unit})" if found.spread else ""
-    yield f"Doses of {len(found.seeds)} training seed{'s' if len(found.seeds) != 1 else ''}: {seeds}{spread}"
-    if found.step is not None:
-        yield f"Step limit: {_span(found.step)}{unit}"
-    if found.distance is not None and found.threshold is not None:
-        far = f"{found.distance:.3g}, unfamiliar beyond {found.threshold:.3g}"
+    seeds = "; ".join(_numbers(seed.dose) for seed in result.seeds)
+    spread = f" (standard deviation {_numbers(result.spread)}{unit})" if result.spread else ""
+    plural = "" if len(result.seeds) == 1 else "s"
+    yield f"Doses of {len(result.seeds)} training seed{plural}: {seeds}{spread}"
+    if result.step is not None:
+        yield f"Step limit: {_span(result.step)}{unit}"
+    if result.distance is not None and result.threshold is not None:
+        far = f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"
         yield f"Distance from the training visits: {far}"
 
 
-def _drawing(found: Recommendation, dimension: int) -> str:
+def _drawing(result: Recommendation, dimension: int) -> str:
     """One dose dimension: hard limits, interval, seeds and dose on one axis."""
-    assert found.dose is not None
-    assert found.support is not None
-    low, high = (ends[dimension] for ends in found.limits)
+    assert result.dose is not None
+    assert result.support is not None
+    low, high = (ends[dimension] for ends in result.limits)
     left, right = low - 0.15 * (high - low), high + 0.15 * (high - low)
 
     def x(dose: float) -> float:
         return round(WIDTH * (min(max(dose, left), right) - left) / (right - left), 1)
 
-    ends = [ends[dimension] for ends in found.support]
-    dash = "" if found.bounded else ' stroke-dasharray="4 3"'
-    fill = "#cfe3f1" if found.bounded else "none"
-    name = "" if len(found.dose) == 1 else f"{dimension + 1}: "
+    ends = [ends[dimension] for ends in result.support]
+    dash = "" if result.bounded else ' stroke-dasharray="4 3"'
+    fill = "#cfe3f1" if result.bounded else "none"
+    name = "" if len(result.dose) == 1 else f"{dimension + 1}: "
     shapes = [
         f'<rect x="{x(ends[0])}" y="5" width="{max(round(x(ends[1]) - x(ends[0]), 1), 1)}" height="14" '
         f'fill="{fill}" stroke="#0072B2" stroke-width="1.5"{dash}/>',
@@ -196,11 +199,11 @@ def _drawing(found: Recommendation, dimension: int) -> str:
         ),
         *(
             f'<path d="M{x(s.dose[dimension])} 5V19" stroke="#0072B2" stroke-width="1.5"/>'
-            for s in found.seeds
+            for s in result.seeds
         ),
-        f'<path d="M{x(found.dose[dimension])} 4l7 8l-7 8l-7-8z" fill="#0072B2" stroke="#fff"/>',
-        f'<text x="{_room(x(found.dose[dimension]), x(low), x(high))}" y="{LANE - 1}" '
-        f'text-anchor="middle" font-weight="700">{_text(_number(found.dose[dimension]))}</text>',
+        f'<path d="M{x(result.dose[dimension])} 4l7 8l-7 8l-7-8z" fill="#0072B2" stroke="#fff"/>',
+        f'<text x="{_room(x(result.dose[dimension]), x(low), x(high))}" y="{LANE - 1}" '
+        f'text-anchor="middle" font-weight="700">{_text(_number(result.dose[dimension]))}</text>',
         *(
             f'<text x="{edge}" y="16" text-anchor="{anchor}">{sign}</text>'
             for edge, anchor, sign, beyond in (
@@ -210,7 +213,9 @@ def _drawing(found: Recommendation, dimension: int) -> str:
             if beyond
         ),
     ]
-    label = f"hard limits {_span(found.limits)}, dose {_numbers(found.dose)}, interval {_span(found.support)}"
+    label = (
+        f"hard limits {_span(result.limits)}, dose {_numbers(result.dose)}, interval {_span(result.support)}"
+    )
     return (
         f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="12.5">'
         f"{''.join(shapes)}</svg>"
@@ -226,11 +231,11 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
     """The nearest training visits; once for agents that were trained on the same visits."""
     groups: dict[tuple[NearVisit, ...], list[Said]] = {}
     for one in said:
-        if one.found.nearest:
-            groups.setdefault(one.found.nearest, []).append(one)
+        if one.result.nearest:
+            groups.setdefault(one.result.nearest, []).append(one)
     for visits, of in groups.items():
         whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
-        unit = _after(of[0].found.unit)
+        unit = _after(of[0].result.unit)
         yield f"<h2>Nearest training visits{_text(whose)}</h2>"
         known = len(entries) == len(visits[0].state)
         names = (
@@ -262,15 +267,15 @@ def _provenance(said: Sequence[Said]) -> str:
     """Run folders, hashes and versions; what is common to all agents stands once."""
     told: dict[tuple[str, str], list[str]] = {}
     for one in said:
-        found = one.found.provenance
+        result = one.result.provenance
         for what, value in {
-            "run": found.get("run"),
-            "weights": found.get("weights"),
-            "data": found.get("data"),
-            "scenario card": found.get("card"),
-            "monitor": found.get("monitor"),
-            "environment": found.get("env"),
-            "versions": found.get("versions"),
+            "run": result.get("run"),
+            "weights": result.get("weights"),
+            "data": result.get("data"),
+            "scenario card": result.get("card"),
+            "monitor": result.get("monitor"),
+            "environment": result.get("env"),
+            "versions": result.get("versions"),
         }.items():
             if value is not None:
                 told.setdefault((what, _flat(value)), []).append(one.name)

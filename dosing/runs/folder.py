@@ -6,8 +6,8 @@
 * ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
 * ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
-* ``card.json``: the scenario card of the training data, where they have one; ``familiarity.json`` and
-  ``familiarity.safetensors``: the monitor of unfamiliar states (``dosing.recommendation.novelty``);
+* ``card.json``: the scenario card of the training data, where they have one; ``novelty.json`` and
+  ``novelty.safetensors``: the monitor of unfamiliar states (``dosing.recommendation.novelty``);
 * ``milestones/<update>/``: weights, episodes and evaluation after that many updates, where asked for;
 * ``DONE``: SHA-256 of config, metrics, weights, card and monitor. A folder without it is resumed or ignored,
   never shown.
@@ -35,7 +35,7 @@ from dosing.runs.files import read_json, sha256, write_json
 SCHEMA = 1
 CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
 METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
-CARD, FAMILIARITY, FAMILIARITY_VISITS = "card.json", "familiarity.json", "familiarity.safetensors"
+CARD, NOVELTY, NOVELTY_VISITS = "card.json", "novelty.json", "novelty.safetensors"
 MILESTONES = "milestones"
 
 
@@ -103,7 +103,7 @@ class RunFolder:
         """Record the hashes of the result, and of what ``also`` belongs to it, and mark the run as done."""
         kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
         files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
-        further = [self.path / name for name in (CARD, FAMILIARITY, FAMILIARITY_VISITS, *also)]
+        further = [self.path / name for name in (CARD, NOVELTY, NOVELTY_VISITS, *also)]
         files += [file for file in further if file.is_file()]
         write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 

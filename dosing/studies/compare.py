@@ -170,29 +170,29 @@ def compare(
             if (baseline := of_runs[0].baseline) and baseline.missing:
                 notes.append(f"no constant dose is estimated from {file.stem}: {baseline.missing}")
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
-    found = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
+    matches = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
     table = {
-        "rows": [row.to_json() for row in found.rows],
+        "rows": [row.to_json() for row in matches.rows],
         "runs": [os.path.relpath(run.path, study) for run in runs],
         "differences": [dataclasses.asdict(pair) for pair in pairs],
         "notes": notes,
     }
     write_curves(study, runs, keep)
     write_json(study / TABLE, table)
-    return found
+    return matches
 
 
 def _differences(
     jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
 ) -> list[Difference]:
-    """Every pair of finished runs that differ in the contrasted setting only: first law minus second."""
+    """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
     done = {(j.agent, j.data, j.regularisation, j.config): r for j, r in zip(jobs, results, strict=True)}
     pairs: list[tuple[RunFolder, RunFolder]] = []
     for (*same, config), first in done.items():
-        law = contrast.of(type(config))
-        if law is None or getattr(config, law) != contrast.fields[law][0]:
+        distribution = contrast.of(type(config))
+        if distribution is None or getattr(config, distribution) != contrast.fields[distribution][0]:
             continue
-        twin = dataclasses.replace(config, **{law: contrast.fields[law][1]})
+        twin = dataclasses.replace(config, **{distribution: contrast.fields[distribution][1]})
         second = next((r for (*alike, c), r in done.items() if alike == same and c == twin), None)
         if isinstance(first, RunFolder) and isinstance(second, RunFolder):
             pairs.append((first, second))

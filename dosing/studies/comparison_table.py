@@ -35,7 +35,7 @@ SEARCH_PATIENTS = 10_000
 TAIL = 0.05
 """Share of the patients, or of the foreseen returns, that makes the lower tail."""
 EXACT = "exact support"
-"""The ``width_kind`` of a bounded law."""
+"""The ``width_kind`` of a bounded distribution."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Row:
 
     Attributes:
         name: agent or reference rule.
-        family: law of the policy.
+        family: distribution of the policy.
         recommended: return when the recommended dose is given.
-        sampled: return when doses are drawn from the law; None for a rule without one.
+        sampled: return when doses are drawn from the distribution; None for a rule without one.
         difference: recommended return minus that of the estimated constant dose, paired by patient; None for
             that dose itself, for a ceiling, and where no constant dose can be estimated.
         verdict: what the difference says.
@@ -87,8 +87,9 @@ class Row:
         data: name of the recorded visits an agent was trained on, or beside which a rule is shown.
         lower_tail: mean return of the worst 5 % of the patients (CVaR) when the recommended dose is given;
             None for a ceiling, or where 5 % is less than one patient.
-        foreseen: what the agent's own law of the discounted return says of its recommended dose: its mean and
-            its CVaR 5 %, each averaged over recorded visits and seeds; None for an agent without such a law.
+        foreseen: what the agent's own distribution of the discounted return says of its recommended dose: its
+            mean and its CVaR 5 %, each averaged over recorded visits and seeds; None for an agent without
+            such a distribution.
     """
 
     name: str
@@ -121,7 +122,7 @@ class Row:
 
     @property
     def foreseen_words(self) -> str:
-        """Mean and lower tail of the foreseen return; a dash for whoever foresees no law of it."""
+        """Mean and lower tail of the foreseen return; a dash for whoever foresees no distribution of it."""
         return "-" if self.foreseen is None else f"{self.foreseen[0]:.2f} ({self.foreseen[1]:.2f})"
 
     def to_json(self) -> dict[str, Any]:
@@ -178,9 +179,9 @@ def references(
     }
     record, episodes = folder / REFERENCES, folder / EPISODES
     if record.is_file() and episodes.is_file():
-        found = read_json(record)
-        if found.get("settings") == wanted and found.get("episodes") == sha256(episodes):
-            return References(found["dose"], found["search_return"], baseline, read_outcomes(episodes))
+        result = read_json(record)
+        if result.get("settings") == wanted and result.get("episodes") == sha256(episodes):
+            return References(result["dose"], result["search_return"], baseline, read_outcomes(episodes))
     dose = value = None
     rules = {"uniform": uniform(factory.limits, seeds)}
     nothing = [0.0] * factory.limits.n_act
@@ -198,18 +199,18 @@ def references(
     return References(dose, value, baseline, outcomes)
 
 
-def reference_rows(found: References) -> list[Row]:
+def reference_rows(result: References) -> list[Row]:
     """Rows of the rules that need no learning; all their patients count as one sample."""
-    base = found.outcomes.get("estimated")
+    base = result.outcomes.get("estimated")
     rows = []
-    for rule, outcome in found.outcomes.items():
+    for rule, outcome in result.outcomes.items():
         returns = outcome.returns.reshape(1, -1)
         difference = None
         if base is not None and rule != "estimated":
             difference = paired_difference(returns, base.returns.reshape(1, -1))
         rows.append(
             Row(
-                name=_title(rule, found),
+                name=_title(rule, result),
                 family="uniform" if rule == "uniform" else "constant",
                 recommended=mean_over_seeds(returns),
                 sampled=None,
@@ -220,7 +221,7 @@ def reference_rows(found: References) -> list[Row]:
                 mass_outside_limits=None,
                 mass_outside_sparse=None,
                 cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
-                baseline=found.baseline,
+                baseline=result.baseline,
                 lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
             )
         )
@@ -232,14 +233,14 @@ def _lower_tail(returns: Array) -> Estimate | None:
     return cvar(returns, TAIL) if TAIL * returns.shape[1] >= 1.0 else None
 
 
-def _title(rule: str, found: References) -> str:
+def _title(rule: str, result: References) -> str:
     """Name of a reference rule, with its dose."""
     if rule == "estimated":
-        count = found.baseline.patients
+        count = result.baseline.patients
         source = f"{count:,} patients" if count > 1 else "one patient"
-        return f"constant dose {found.baseline.dose:.3f} estimated from the {source}"
+        return f"constant dose {result.baseline.dose:.3f} estimated from the {source}"
     if rule == "best":
-        return f"best constant dose {found.dose:.3f}, known to the simulator only"
+        return f"best constant dose {result.dose:.3f}, known to the simulator only"
     return {"uniform": "uniform dosing", "none": "no dose"}[rule]
 
 
@@ -269,7 +270,7 @@ def agent_row(
     family: str,
     policy: DosePolicy,
     outcomes: dict[str, Outcomes],
-    found: References,
+    result: References,
     states: Observations,
     sparse: DosePolicy | None,
 ) -> Row:
@@ -277,14 +278,14 @@ def agent_row(
 
     Args:
         name: title of the agent.
-        family: law of its policy.
+        family: distribution of its policy.
         policy: the trained stack.
         outcomes: ``recommended`` and ``sampled``, on the same patients as ``found``.
-        found: the reference rules.
+        result: the reference rules.
         states: recorded visits ``[B, O]`` at which dose sets are measured.
         sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
     """
-    best, base = outcomes["recommended"], found.outcomes.get("estimated")
+    best, base = outcomes["recommended"], result.outcomes.get("estimated")
     difference = paired_difference(best.returns, base.returns) if base else None
     obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
     sets = policy.dose_set(obs)
@@ -304,7 +305,7 @@ def agent_row(
         mass_outside_limits=float(sets.mass_outside.mean()),
         mass_outside_sparse=outside,
         cost=mean_over_seeds(best.cost),
-        baseline=found.baseline,
+        baseline=result.baseline,
         lower_tail=_lower_tail(best.returns),
         foreseen=_foreseen(policy, obs),
     )
@@ -320,18 +321,18 @@ def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | No
 
 @dataclass(frozen=True)
 class Difference:
-    """Two runs that differ in the law of their policy only, on the same patients with the same noise.
+    """Two runs that differ in their policy's distribution only, on the same patients and noise.
 
     Attributes:
         name: agent, and settings that tell it from other pairs.
-        laws: words for the two laws.
+        distributions: words for the two distributions.
         recommended: return of the first minus the second when recommended doses are given.
-        sampled: the same when doses are drawn from the laws.
+        sampled: the same when doses are drawn from the distributions.
         data: name of the recorded visits.
     """
 
     name: str
-    laws: tuple[str, str]
+    distributions: tuple[str, str]
     recommended: Estimate
     sampled: Estimate
     data: str
@@ -340,17 +341,22 @@ class Difference:
         """Return one line of words."""
         parts = (("recommended", self.recommended), ("sampled", self.sampled))
         words = [f"{rule} doses {e} ({verdict(e)})" for rule, e in parts]
-        return f"{self.laws[0]} minus {self.laws[1]}, {self.name} on {self.data}: {', '.join(words)}"
+        pair = " minus ".join(self.distributions)
+        return f"{pair}, {self.name} on {self.data}: {', '.join(words)}"
 
 
 def difference(
-    name: str, laws: tuple[str, str], data: str, first: dict[str, Outcomes], second: dict[str, Outcomes]
+    name: str,
+    distributions: tuple[str, str],
+    data: str,
+    first: dict[str, Outcomes],
+    second: dict[str, Outcomes],
 ) -> Difference:
     """Pair the outcomes of two runs patient by patient; see :class:`Difference`."""
     recommended, sampled = (
         paired_difference(first[rule].returns, second[rule].returns) for rule in ("recommended", "sampled")
     )
-    return Difference(name, laws, recommended, sampled, data)
+    return Difference(name, distributions, recommended, sampled, data)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -399,7 +405,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def mass_words(value: float | None, bounded: bool) -> str:
-    """A probability in words; only a bounded law has an exact zero, any other has run out of digits."""
+    """A probability in words; only a bounded distribution has an exact zero."""
     if value is None:
         return "-"
     if value == 0.0:

@@ -99,7 +99,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     if len({config["data"]["content_hash"] for config in configs}) > 1:
         raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
     episodes = episodes_of(first)
-    found = references_for(study, factory, episodes, seeds, patients)
+    result = references_for(study, factory, episodes, seeds, patients)
     states = recorded_states(episodes)
     sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
     rows = [
@@ -108,7 +108,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
             family_of(config),
             policies[run.path],
             read_outcomes(run.path / EPISODES),
-            found,
+            result,
             states,
             sparse,
         )
@@ -117,7 +117,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     known = measured(factory.env_id, factory.options)
     ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
     data = configs[0]["data"]["name"]
-    rules = [*reference_rows(found), *ceilings]
+    rules = [*reference_rows(result), *ceilings]
     return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
 
 

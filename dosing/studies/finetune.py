@@ -1,7 +1,7 @@
 """Trials: offline runs go on in live treatment, several methods side by side on the same evaluation patients.
 
 ``<study>/trials/<method>/<data>/<key>/`` is a run folder (``dosing.runs.folder``) whose ``config.json`` also
-says from which offline run it started; besides, ``courses.parquet`` has one row per treated patient,
+says from which offline run it started; besides, ``episodes.parquet`` has one row per treated patient,
 ``curve.parquet`` one per evaluation and seed (``dosing.finetuning.trial``), ``episodes.parquet`` the patients
 of the last evaluation, and ``report.json`` says whether and why seeds stopped.
 ``<study>/trials/curves.parquet`` joins the curves of the last command, ``<study>/trials/table.json`` is its
@@ -309,7 +309,7 @@ def finetune(
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
     first = list({job.run: job for job, _ in done}.values())
     outcomes = in_processes(evaluate_start, first, device, workers)
-    write_starts(study, {job.run: found for job, found in zip(first, outcomes, strict=True)})
+    write_starts(study, {job.run: matches for job, matches in zip(first, outcomes, strict=True)})
     return report_on(study, finished, notes)
 
 

@@ -18,7 +18,7 @@ from agents import finetuning
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.evaluation.statistics import Estimate, band_over_seeds, mean_over_seeds, paired_difference
-from dosing.finetuning.trial import COURSES, CURVE, REPORT
+from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.runs.files import read_json, read_table, write_json, write_table
 from dosing.runs.folder import CONFIG, EPISODES, RunFolder
 from dosing.types import Array
@@ -41,7 +41,7 @@ class TrialLine:
     sampled: Estimate
     """The same by sampled doses."""
     treated: float | None
-    """Mean return of the patients treated meanwhile; None, as what follows, where no course ended."""
+    """Mean return of the patients treated meanwhile; None, as what follows, where no episode ended."""
     worst: float | None
     """Lowest return of one of them."""
     cost: float | None
@@ -116,7 +116,7 @@ def report_on(study: Path, done: Sequence[tuple[str, RunFolder, str]], notes: Se
         for (_, _, title), own in zip(done[1:], returns[1:], strict=True)
     ]
     lines = [_line(run, title, study) for _, run, title in done]
-    found = Report(tuple(lines), tuple(differences), (*notes, *stops))
+    result = Report(tuple(lines), tuple(differences), (*notes, *stops))
     rows: list[dict[str, Any]] = []
     for method, run, title in done:
         about = {"method": method, "name": title, "run": os.path.relpath(run.path, study)}
@@ -125,18 +125,18 @@ def report_on(study: Path, done: Sequence[tuple[str, RunFolder, str]], notes: Se
     table = {
         "lines": [asdict(line) for line in lines],
         "differences": [{"name": name, **asdict(e)} for name, e in differences],
-        "notes": list(found.notes),
+        "notes": list(result.notes),
     }
     write_json(study / TRIALS / TABLE, table)
-    return found
+    return result
 
 
-def write_starts(study: Path, found: Mapping[Path, Mapping[str, Outcomes]]) -> None:
+def write_starts(study: Path, result: Mapping[Path, Mapping[str, Outcomes]]) -> None:
     """Write what the offline policies get on the evaluation patients: one row per offline run and seed.
 
     Args:
         study: the study folder.
-        found: outcomes by rule, by the folder of the offline run.
+        result: outcomes by rule, by the folder of the offline run.
     """
     rows = [
         {
@@ -147,7 +147,7 @@ def write_starts(study: Path, found: Mapping[Path, Mapping[str, Outcomes]]) -> N
             "evaluation_cost": float(outcomes["recommended"].cost[k].mean()),
             "evaluation_worst": float(outcomes["recommended"].returns[k].min()),
         }
-        for path, outcomes in found.items()
+        for path, outcomes in result.items()
         for k, seed in enumerate(outcomes["recommended"].seeds)
     ]
     write_table(study / TRIALS / STARTS, {name: [row[name] for row in rows] for name in rows[0]})
@@ -176,11 +176,11 @@ class Progress:
         seeds: the S seeds.
         visits: visits of a seed's patients at the T evaluations ``[T]``.
         returns: mean return of the evaluation patients by the recommended dose ``[S, T]``.
-        treated: mean return of the treated patients whose courses ended since the evaluation before
+        treated: mean return of the treated patients whose episodes ended since the evaluation before
             ``[S, T]``; NaN where there are none, as before the trial and after a stop.
         cost: cost of all patients treated so far, together ``[S, T]``.
         patients: how many they were ``[S]``.
-        treated_mean: mean return of all of them ``[S]``; NaN, as what follows, where no course ended.
+        treated_mean: mean return of all of them ``[S]``; NaN, as what follows, where no episode ended.
         worst: lowest return of one of them ``[S]``.
         limited: share of their doses that a limit held ``[S]``.
         coverage: share of the dose range that the doses given so far cover ``[S, T]``
@@ -202,10 +202,10 @@ class Progress:
     @classmethod
     def of(cls, run: RunFolder) -> Progress | None:
         """What there is in the folder of a trial; None before its first tables are written."""
-        if not (run.path / CURVE).is_file() or not (run.path / COURSES).is_file():
+        if not (run.path / CURVE).is_file() or not (run.path / TREATED).is_file():
             return None
         curve = read_table(run.path / CURVE).to_pandas()
-        courses = read_table(run.path / COURSES).to_pandas()
+        episodes = read_table(run.path / TREATED).to_pandas()
         if not len(curve):
             return None
         wide = {
@@ -219,7 +219,7 @@ class Progress:
         returns = own.ffill().loc[at]
         patients = wide["patients"].ffill().loc[at]
         total = (wide["cost_per_patient"].ffill().loc[at] * patients).fillna(0.0)
-        by_seed = courses.groupby("seed").agg(
+        by_seed = episodes.groupby("seed").agg(
             mean=("returns", "mean"),
             worst=("returns", "min"),
             limited=("limited", "sum"),
@@ -330,9 +330,9 @@ class Standing:
 
 def trial_folders(study: Path) -> list[RunFolder]:
     """Folders of a study's trials, finished or not; first those of its table, in its order."""
-    found = sorted(path.parent for path in study.glob(f"{TRIALS}/*/*/*/{CONFIG}"))
+    result = sorted(path.parent for path in study.glob(f"{TRIALS}/*/*/*/{CONFIG}"))
     order = {study / run: place for place, run in enumerate(titles_of(study))}
-    return [RunFolder(path) for path in sorted(found, key=lambda path: order.get(path, len(order)))]
+    return [RunFolder(path) for path in sorted(result, key=lambda path: order.get(path, len(order)))]
 
 
 def titles_of(study: Path) -> dict[str, str]:
@@ -351,21 +351,21 @@ def _band(curves: Array) -> tuple[Estimate, ...]:
 
 def _line(run: RunFolder, title: str, study: Path) -> TrialLine:
     curve = read_table(run.path / CURVE).to_pandas()
-    courses = read_table(run.path / COURSES).to_pandas()
+    episodes = read_table(run.path / TREATED).to_pandas()
     outcomes = read_outcomes(run.path / EPISODES)
     before = curve[curve["visits"] == 0]["recommended"].to_numpy()
-    some = len(courses) > 0
+    some = len(episodes) > 0
     return TrialLine(
         title=title,
         run=os.path.relpath(run.path, study),
         before=_over_seeds(before[:, None]),
         after=_over_seeds(outcomes["recommended"].returns),
         sampled=_over_seeds(outcomes["sampled"].returns),
-        treated=float(courses["returns"].mean()) if some else None,
-        worst=float(courses["returns"].min()) if some else None,
-        cost=float(courses["cost"].mean()) if some else None,
-        limited=float(courses["limited"].sum() / courses["visits"].sum()) if some else None,
-        patients=len(courses),
+        treated=float(episodes["returns"].mean()) if some else None,
+        worst=float(episodes["returns"].min()) if some else None,
+        cost=float(episodes["cost"].mean()) if some else None,
+        limited=float(episodes["limited"].sum() / episodes["visits"].sum()) if some else None,
+        patients=len(episodes),
         stopped=len(read_json(run.path / REPORT)["stopped"]),
     )
 

@@ -37,11 +37,11 @@ def configurations(
 
     Raises:
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
-            cannot carry both laws of the preset's contrast.
+            cannot carry both distributions of the preset's contrast.
     """
     preset = preset or presets.find(None)
     contrast = preset.contrast
-    found: list[tuple[str, Any]] = []
+    result: list[tuple[str, Any]] = []
     used: set[str] = set()
     for name in _chosen(names, contrast):
         config_class = agents.find(name).config_class()
@@ -49,8 +49,8 @@ def configurations(
         values = {key: [value] for key, value in preset.settings(name, config_class).items()}
         if families and "policy_family" in hints:
             values["policy_family"] = list(families)
-        if contrast and (law := contrast.of(config_class)):
-            values[law] = list(contrast.fields[law])
+        if contrast and (distribution := contrast.of(config_class)):
+            values[distribution] = list(contrast.fields[distribution])
         for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
             agent, _, setting = key.rpartition(".")
             if agent in ("", name) and setting in hints:
@@ -58,12 +58,12 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            if (name, config) not in found:
-                found.append((name, config))
+            if (name, config) not in result:
+                result.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
-    return _accepting(found, regularisations, training, left_out if list(names) == ["all"] else None)
+    return _accepting(result, regularisations, training, left_out if list(names) == ["all"] else None)
 
 
 def _accepting(
@@ -77,7 +77,7 @@ def _accepting(
     Raises:
         UserError: all refuse, one of them where there is no ``left_out``, or one refuses its own settings.
     """
-    found = []
+    result = []
     for name, config in configured:
         _check(name, config, (PLAIN,), None)
         try:
@@ -87,10 +87,10 @@ def _accepting(
                 raise
             left_out[name] = str(error)
         else:
-            found.append((name, config))
-    if left_out and not found:
+            result.append((name, config))
+    if left_out and not result:
         raise UserError(next(iter(left_out.values())))
-    return found
+    return result
 
 
 def _check(
@@ -104,14 +104,14 @@ def _check(
 
 
 def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
-    """The agents named, each once; of a contrast, those that can carry both its laws."""
+    """The agents named, each once; of a contrast, those that can carry both its distributions."""
     everyone = list(names) == ["all"]
-    found = list(agents.AGENTS) if everyone else list(dict.fromkeys(names))
+    result = list(agents.AGENTS) if everyone else list(dict.fromkeys(names))
     if contrast is None:
-        return found
-    able = [name for name in found if contrast.of(agents.find(name).config_class())]
-    if not everyone and (unable := [name for name in found if name not in able]):
-        raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} law.")
+        return result
+    able = [name for name in result if contrast.of(agents.find(name).config_class())]
+    if not everyone and (unable := [name for name in result if name not in able]):
+        raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} distribution.")
     return able
 
 
@@ -146,5 +146,7 @@ def regularisations(
     base = {name: [value] for name, value in (preset.regularisation if preset else {}).items()}
     given = {name: [_typed(name, v, hints[name]) for v in values] for name, values in options.items()}
     values = base | given
-    found = [Regularisation(**dict(zip(values, c, strict=True))) for c in itertools.product(*values.values())]
-    return list(dict.fromkeys(found))
+    result = [
+        Regularisation(**dict(zip(values, c, strict=True))) for c in itertools.product(*values.values())
+    ]
+    return list(dict.fromkeys(result))

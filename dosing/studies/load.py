@@ -15,7 +15,7 @@ from dosing.recommendation.novelty import monitor_of
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender, Rules
 from dosing.runs.files import read_json, read_tensors
-from dosing.runs.folder import CARD, DONE, FAMILIARITY, FAMILIARITY_VISITS, WEIGHTS, RunFolder
+from dosing.runs.folder import CARD, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.studies.launch import device_of
 from dosing.types import Problem
@@ -33,7 +33,7 @@ def limits_of(run: RunFolder) -> DoseLimits:
 
 
 def recommender_of(run: RunFolder, device: str = "cpu") -> Recommender:
-    """The guarded door before the policy of a finished run, every file checked against its hash.
+    """The guarded recommender before the policy of a finished run, every file checked against its hash.
 
     A run from before there were monitors and cards has none; its answers say so.
 
@@ -45,17 +45,17 @@ def recommender_of(run: RunFolder, device: str = "cpu") -> Recommender:
     card = read_json(run.path / CARD) if CARD in vouched else None
     rules = Rules.of(limits_of(run), config.get("obs_names") or (), config.get("obs_units") or (), card)
     monitor, note = None, "This run has no monitor of unfamiliar states: it was trained before there was one."
-    if FAMILIARITY in vouched:
+    if NOVELTY in vouched:
         monitor, note = monitor_of(run.path)
     if monitor is not None and monitor.data != config["data"]["content_hash"]:
-        raise UserError(f"{run.path / FAMILIARITY} is not of the data that the run was trained on.")
+        raise UserError(f"{run.path / NOVELTY} is not of the data that the run was trained on.")
     return Recommender(policy, rules, monitor, note, provenance(run))
 
 
 def recommend_from(
     run: RunFolder, state: Sequence[Any], current: Sequence[Any] | None = None
 ) -> Recommendation:
-    """Recommend a dose from a run folder, through the guarded door."""
+    """Recommend a dose from a run folder, through the guarded recommender."""
     return recommend(recommender_of(run), state, current)
 
 
@@ -68,7 +68,7 @@ def provenance(run: RunFolder) -> dict[str, Any]:
         "weights": vouched.get(WEIGHTS),
         "data": config["data"]["content_hash"],
         "card": vouched.get(CARD),
-        "monitor": vouched.get(FAMILIARITY_VISITS),
+        "monitor": vouched.get(NOVELTY_VISITS),
         "env": config["env"],
         "versions": config["versions"],
     }

@@ -331,8 +331,8 @@ class _Behaviour:
     def _evaluate(self) -> None:
         """Mean return of the policy without noise, on other episodes than results are reported on."""
         act = following(self.training.policy)
-        found = rollout(self.factory, act, (self.plan.seed,), EVALUATION_EPISODES, env_seed=SEARCH_SEED)
-        self.evaluated = float(found.returns.mean())
+        result = rollout(self.factory, act, (self.plan.seed,), EVALUATION_EPISODES, env_seed=SEARCH_SEED)
+        self.evaluated = float(result.returns.mean())
 
     def card(self, quality: str, part: Episodes, returns: list[float]) -> dict[str, Any]:
         """How one part was made and what came out."""

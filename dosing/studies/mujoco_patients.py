@@ -26,12 +26,12 @@ class Tasks:
         env_id: such as ``Hopper-v5``.
         options: of ``gymnasium.make``.
         seeds: the S seeds.
-        places: P per seed.
+        num_envs: P per seed.
     """
 
-    def __init__(self, env_id: str, options: Mapping[str, Any], seeds: Sequence[int], places: int) -> None:
-        self.places, self._seeds = places, tuple(seeds)
-        self._tasks = [[make_task(env_id, options) for _ in range(places)] for _ in seeds]
+    def __init__(self, env_id: str, options: Mapping[str, Any], seeds: Sequence[int], num_envs: int) -> None:
+        self.num_envs, self._seeds = num_envs, tuple(seeds)
+        self._tasks = [[make_task(env_id, options) for _ in range(num_envs)] for _ in seeds]
         with make_task(env_id, options) as task:
             space: Any = task.action_space
             (self.n_obs,) = task.observation_space.shape or ()
@@ -39,27 +39,29 @@ class Tasks:
 
     def begin(self) -> Observations:
         """Begin the first episode at every place; ``[S, P, O]``."""
-        shape = (len(self._seeds), self.places)
+        shape = (len(self._seeds), self.num_envs)
         self._episode = np.zeros(shape, dtype=np.int64)
         self._given: list[list[list[npt.NDArray[np.float32]]]] = [[[] for _ in row] for row in self._tasks]
-        return np.stack([[self._reset(k, p) for p in range(self.places)] for k in range(shape[0])])
+        return np.stack([[self._reset(k, p) for p in range(self.num_envs)] for k in range(shape[0])])
 
     def _reset(self, k: int, p: int) -> Observations:
-        number = int(self._episode[k, p]) * self.places + p
+        number = int(self._episode[k, p]) * self.num_envs + p
         self._given[k][p] = []
         obs, _ = self._tasks[k][p].reset(seed=episode_seed(self._seeds[k], "train", number))
         return np.asarray(obs, dtype=np.float32)
 
     def treat(self, dose: npt.NDArray[np.float32]) -> VisitOutcome:
         """Give doses ``[S, P, A]``; where an episode ends, the next one begins."""
-        results = [[self._tasks[k][p].step(dose[k, p]) for p in range(self.places)] for k in range(len(dose))]
+        results = [
+            [self._tasks[k][p].step(dose[k, p]) for p in range(self.num_envs)] for k in range(len(dose))
+        ]
         next_obs = np.array([[r[0] for r in row] for row in results], dtype=np.float32)
         reward = np.array([[r[1] for r in row] for row in results], dtype=np.float64)
         terminated = np.array([[r[2] for r in row] for row in results], dtype=np.bool_)
         truncated = np.array([[r[3] for r in row] for row in results], dtype=np.bool_) & ~terminated
         following = next_obs.copy()
         for k in range(len(dose)):
-            for p in range(self.places):
+            for p in range(self.num_envs):
                 self._given[k][p].append(dose[k, p].copy())
                 if terminated[k, p] or truncated[k, p]:
                     self._episode[k, p] += 1
@@ -73,14 +75,17 @@ class Tasks:
         for k, p in np.ndindex(*lengths.shape):
             if lengths[k, p]:
                 given[k, p, : lengths[k, p]] = self._given[k][p]
-        found = {"episode": self._episode, "lengths": lengths, "given": given}
-        return {f"ward.{name}": torch.as_tensor(value) for name, value in found.items()}
+        result = {"episode": self._episode, "lengths": lengths, "given": given}
+        return {f"treated.{name}": torch.as_tensor(value) for name, value in result.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> Observations:
         """Begin the episodes and give the same actions once more."""
         obs = self.begin()
-        self._episode = state["ward.episode"].numpy().copy()
-        lengths, given = state["ward.lengths"].numpy(), state["ward.given"].numpy()
+        self._episode = state["treated.episode"].numpy().copy()
+        lengths, given = (
+            state["treated.lengths"].numpy(),
+            state["treated.given"].numpy(),
+        )
         for k, p in np.ndindex(*lengths.shape):
             obs[k, p] = self._reset(k, p)
             for act in given[k, p, : lengths[k, p]]:

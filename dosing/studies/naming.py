@@ -19,7 +19,7 @@ TABLE, CURVES = "table.json", "curves.parquet"
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Law of a run's policy, in words."""
+    """Distribution of a run's policy, in words."""
     own = config["agent_config"]
     if own.get("actor") == "gaussian":
         return "clipped Gaussian"
@@ -30,7 +30,7 @@ def family_of(config: Mapping[str, Any]) -> str:
 def run_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Titles of runs, each with the settings in which it differs from other runs of its agent.
 
-    The law of the policy is not repeated: it has a column of its own.
+    The distribution of the policy is not repeated: it has a column of its own.
     """
     return [
         ", ".join([agents.find(config["agent"]).title, *setting])
@@ -44,12 +44,12 @@ def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         {**config["agent_config"], **asdict(Regularisation.of(config.get("regularisation")))}
         for config in configs
     ]
-    found = []
+    result = []
     for config, own in zip(configs, full, strict=True):
         alike = [f for f, other in zip(full, configs, strict=True) if other["agent"] == config["agent"]]
         differ = [k for k in own if k != "policy_family" and any(f.get(k) != own[k] for f in alike)]
-        found.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
-    return found
+        result.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
+    return result
 
 
 def write_curves(study: Path, runs: Sequence[RunFolder], milestones: Sequence[int]) -> None:

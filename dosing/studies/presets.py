@@ -16,18 +16,18 @@ from dosing.errors import UserError
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two laws of the policy side by side, everything else alike.
+    """Two distributions of the policy side by side, everything else alike.
 
     Attributes:
-        words: for the two laws; differences are the first minus the second.
-        fields: settings that choose the law, with their values for the two.
+        words: for the two distributions; differences are the first minus the second.
+        fields: settings that choose the distribution, with their values for the two.
     """
 
     words: tuple[str, str]
     fields: Mapping[str, tuple[str, str]]
 
     def of(self, config_class: type[Any]) -> str | None:
-        """The setting by which an agent chooses between the two laws; None if it cannot carry both."""
+        """The setting that chooses between the two distributions; None if an agent cannot carry both."""
         hints = get_type_hints(config_class)
         return next((f for f, pair in self.fields.items() if set(pair) <= set(get_args(hints.get(f)))), None)
 
@@ -44,7 +44,7 @@ class Preset:
         data: options of ``dosing.data.dataset.Transform.fit``.
         agent_data: options of single agents that differ; they win over ``data``.
         regularisation: options of ``dosing.models.regularisation.Regularisation``.
-        contrast: laws that ``compare`` sets side by side, for agents that can carry both.
+        contrast: distributions that ``compare`` sets side by side, for agents that can carry both.
         variants: settings of single agents by what the data are, asked for as ``NAME/VARIANT``.
     """
 
@@ -127,15 +127,15 @@ _VARIED: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]] = {
 
 def _variants() -> dict[str, dict[str, dict[str, float]]]:
     """The same by variant: agent to its settings."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    result: dict[str, dict[str, dict[str, float]]] = {}
     for task in TASKS:
         for quality in QUALITIES:
             name = f"{task}-{quality}"
-            found[name] = {
+            result[name] = {
                 agent: {k: v for table in tables for k, v in table[name].items()}
                 for agent, tables in _VARIED.items()
             }
-    return found
+    return result
 
 
 _CVAE = {"hidden": (400, 300), "vae_hidden": (750, 750)}
@@ -217,7 +217,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "sparse-vs-gaussian": dataclasses.replace(
         COMMON,
-        about="the common settings, twice for every agent that can carry both a sparse and a Gaussian law",
+        about="the common settings, twice for every agent that can be sparse and Gaussian",
         contrast=Contrast(
             words=("sparse", "Gaussian"),
             fields={

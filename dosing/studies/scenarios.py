@@ -89,9 +89,9 @@ def factory_of(run: RunFolder) -> Factory | TaskFactory:
         UserError: its data came from no simulator of ours.
     """
     env = run.config()["env"]
-    found = factory_for({"env_id": env["id"], "env_options": env["options"]}) if env else None
-    if found is None:
+    result = factory_for({"env_id": env["id"], "env_options": env["options"]}) if env else None
+    if result is None:
         raise UserError(
             f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."
         )
-    return found
+    return result

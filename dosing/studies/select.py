@@ -38,7 +38,7 @@ from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Problem
 
-LOOKS_BACK = "it looks back on a patient's course, and recorded visits value policies of the state alone."
+LOOKS_BACK = "it looks back on a patient's episode, and recorded visits value policies of the state alone."
 
 
 def select(
@@ -130,7 +130,7 @@ def select(
     notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     if preset and unknown:
         notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
-    found = Selected(
+    result = Selected(
         candidates=tuple(candidates),
         validation=validation,
         criterion=criterion,
@@ -138,13 +138,13 @@ def select(
         limits=dose_limits(episodes),
         notes=tuple(notes),
     )
-    if found.chosen:
-        (run,) = run_jobs([job(found.chosen, file, study)], workers)
+    if result.chosen:
+        (run,) = run_jobs([job(result.chosen, file, study)], workers)
         if isinstance(run, TrainingDivergedError):
             raise run
-        found = replace(found, run=run)
-    write_json(study / SELECTION, found.to_json(study))
-    return found
+        result = replace(result, run=run)
+    write_json(study / SELECTION, result.to_json(study))
+    return result
 
 
 def _candidates(
@@ -174,8 +174,8 @@ def _candidates(
         for agent, config, options in every
     ]
     titles = [f"{name} ({family_of(config)})" for name, config in zip(run_names(told), told, strict=True)]
-    found = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
-    return found, refused | dict.fromkeys(unable, LOOKS_BACK)
+    result = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
+    return result, refused | dict.fromkeys(unable, LOOKS_BACK)
 
 
 def _check_folds(folds: int, patients: int) -> None:
@@ -209,18 +209,18 @@ def _validate(
     """Values of all candidates; one that diverged in a fold has none and counts as tried."""
     diverged = {
         name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
-        for name, found in runs.items()
-        for result in found
+        for name, results in runs.items()
+        for result in results
         if isinstance(result, TrainingDivergedError)
     }
     policies = {
-        name: [policy_of(run) for run in found if isinstance(run, RunFolder)]
-        for name, found in runs.items()
+        name: [policy_of(run) for run in results if isinstance(run, RunFolder)]
+        for name, results in runs.items()
         if name not in diverged
     }
     folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
-    found = evaluate_folds(folds, criterion, len(runs))
-    return replace(found, values=found.values | diverged)
+    results = evaluate_folds(folds, criterion, len(runs))
+    return replace(results, values=results.values | diverged)
 
 
 def _order(value: PooledValue) -> tuple[bool, float]:

@@ -24,7 +24,8 @@ class Candidate:
     """One setting of one agent.
 
     Attributes:
-        name: title of the agent, law of its policy, and settings that tell it from the other candidates.
+        name: title of the agent, distribution of its policy, and settings that tell it from the other
+            candidates.
         agent: registry key.
         config: its configuration.
         regularisation: what networks and updates have beyond the method.
@@ -103,8 +104,8 @@ class Selected:
 
     def to_json(self, study: Path) -> dict[str, Any]:
         """Plain fields, with the run's path from the study folder."""
-        found = self.validation
-        values = {name: {e: asdict(v) for e, v in own.items()} for name, own in found.values.items()}
+        result = self.validation
+        values = {name: {e: asdict(v) for e, v in own.items()} for name, own in result.values.items()}
         return {
             "verdict": self.verdict,
             "chosen": self.chosen.to_json() if self.chosen else None,
@@ -112,15 +113,15 @@ class Selected:
             "constant": {
                 "dose": self.constant.dose,
                 "unit": self.limits.unit,
-                "doses_of_folds": list(found.doses),
+                "doses_of_folds": list(result.doses),
                 "values": values[BASELINE],
             },
             "candidates": [c.to_json() | {"values": values[c.name]} for c in self.candidates],
             "decided_by": self.criterion.estimators[0],
             "criterion": asdict(self.criterion),
-            "patients": found.patients,
-            "horizon": found.horizon,
-            "behaviour": found.behaviour,
+            "patients": result.patients,
+            "horizon": result.horizon,
+            "behaviour": result.behaviour,
             "notes": list(self.notes),
             "notice": NOT_FOR_PATIENTS,
         }

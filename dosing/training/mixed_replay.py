@@ -1,7 +1,7 @@
 """What is learned from while patients are treated: recorded visits and new ones, mixed in stated shares.
 
-New visits stand in a ring as courses side by side, because some of their columns
-(``dosing.training.sampler``) are known only once a course goes on or ends. What update ``step`` draws is a
+New visits stand in a ring as episodes side by side, because some of their columns
+(``dosing.training.sampler``) are known only once an episode goes on or ends. What update ``step`` draws is a
 pure function of (seed, step, rows kept), and the ring is saved and restored bit by bit.
 """
 
@@ -20,31 +20,31 @@ from dosing.training.replay import BLOCK, ROWS
 from dosing.training.sampler import columns_for
 
 KNOWN_LATER = ("next_act", "has_next", "return_to_go", "discounted_return")
-"""Columns of a visit that are known at the next one, or once its course has ended."""
-OF_THE_COURSE = frozenset({"return_to_go", "discounted_return"})
-"""Those of them that wait for the end of the course."""
+"""Columns of a visit that are known at the next one, or once its episode has ended."""
+OF_THE_EPISODE = frozenset({"return_to_go", "discounted_return"})
+"""Those of them that wait for the end of the episode."""
 
 
 class CourseBuffer:
-    """The last visits of S x P courses side by side, with the columns that are known only later.
+    """The last visits of S x P episodes side by side, with the columns that are known only later.
 
-    All courses make one visit at a time, and one that ends is followed by another at the same place. A row
+    All episodes make one visit at a time, and one that ends is followed by another at the same place. A row
     can be drawn once every column that was asked for is known for it and for all older rows of its seed: a
-    return to go waits for the end of its course, the next dose for the next visit.
+    return to go waits for the end of its episode, the next dose for the next visit.
 
     Args:
         seeds: the S seeds.
         capacity: most rows per seed, rounded down to whole visits of P rows; the oldest make room.
         n_obs: observation width O.
         n_act: action width A.
-        places: P, courses side by side.
+        num_envs: P, episodes side by side.
         needs: further columns, of ``dosing.training.sampler.columns_for``.
         discount: that of ``discounted_return``.
         device: where the rows live.
         dtype: their type.
 
     Raises:
-        UserError: no room for one visit of every course.
+        UserError: no room for one visit of every episode.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class CourseBuffer:
         n_obs: int,
         n_act: int,
         *,
-        places: int = 1,
+        num_envs: int = 1,
         needs: Iterable[str] = (),
         discount: float = 1.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.seeds, self.places, self.visits = check_seeds(seeds), places, capacity // max(places, 1)
-        if places < 1 or self.visits < 1:
+        self.seeds, self.num_envs, self.visits = check_seeds(seeds), num_envs, capacity // max(num_envs, 1)
+        if num_envs < 1 or self.visits < 1:
             raise UserError(
-                f"a replay buffer of {places} course(s) needs room for a visit of each, got {capacity}."
+                f"a replay buffer of {num_envs} episode(s) needs room for a visit of each, got {capacity}."
             )
         self.needs, self.discount = sorted(needs), discount
         self.widths = [n_obs, n_act, n_obs, 1, 1, *(n_act if n == "next_act" else 1 for n in self.needs)]
-        shape = (len(self.seeds), self.visits, places, sum(self.widths))
+        shape = (len(self.seeds), self.visits, num_envs, sum(self.widths))
         self._rows = torch.zeros(shape, device=device, dtype=dtype)
-        self._begun = torch.zeros(shape[0], places, dtype=torch.long, device=device)
+        self._begun = torch.zeros(shape[0], num_envs, dtype=torch.long, device=device)
         self.made = 0
 
     @property
@@ -85,26 +85,26 @@ class CourseBuffer:
     @property
     def count(self) -> Tensor:
         """Rows of each seed that can be drawn, the oldest first, ``[S]``."""
-        if OF_THE_COURSE & set(self.needs):
+        if OF_THE_EPISODE & set(self.needs):
             known = self._begun.amin(1)
         elif set(KNOWN_LATER) & set(self.needs):
             known = self.made - (self._begun < self.made).any(1).long()
         else:
             known = torch.full_like(self._begun[:, 0], self.made)
-        return (known - self.oldest).clamp(min=0) * self.places
+        return (known - self.oldest).clamp(min=0) * self.num_envs
 
     def remember(
         self, obs: Tensor, act: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor, ended: Tensor
     ) -> None:
-        """Keep one visit of every course.
+        """Keep one visit of every episode.
 
         Args:
             obs: ``[S, P, O]``.
             act: ``[S, P, A]`` in [-1, 1].
             reward: ``[S, P]``.
             next_obs: ``[S, P, O]``.
-            terminated: ``[S, P]``, 1 where the course ended for good; never the time limit.
-            ended: ``[S, P]``, where the course ended, for good or by time.
+            terminated: ``[S, P]``, 1 where the episode ended for good; never the time limit.
+            ended: ``[S, P]``, where the episode ended, for good or by time.
         """
         slot, ended = self.made % self.visits, ended.to(self._rows.device, torch.bool)
         now = self._rows[:, slot]
@@ -124,7 +124,7 @@ class CourseBuffer:
                 self._column("next_act", before).copy_(act.to(now) * goes_on)
         self.made += 1
         if bool(ended.any()):
-            for name in OF_THE_COURSE & set(self.needs):
+            for name in OF_THE_EPISODE & set(self.needs):
                 self._add_up(name, ended)
         self._begun = torch.where(ended, self.made, self._begun)
 
@@ -135,7 +135,7 @@ class CourseBuffer:
         return rows[..., start : start + self.widths[at]]
 
     def _add_up(self, name: str, ended: Tensor) -> None:
-        """Write the returns of the courses that have just ended, back from their last visit."""
+        """Write the returns of the episodes that have just ended, back from their last visit."""
         discount = self.discount if name == "discounted_return" else 1.0
         own = self.widths[0] + self.widths[1] + self.widths[2]
         total = torch.zeros(ended.shape, dtype=torch.float64, device=ended.device)
@@ -155,7 +155,7 @@ class CourseBuffer:
         """Restore :meth:`state` exactly.
 
         Raises:
-            UserError: it is of another number of seeds or courses, capacity or width.
+            UserError: it is of another number of seeds or episodes, capacity or width.
         """
         try:
             rows, begun, made = state["replay.rows"], state["replay.begun"], int(state["replay.made"])
@@ -179,7 +179,7 @@ class MixedReplay:
             new ones. None draws from all rows alike, recorded and new. A seed without new rows yet draws
             recorded ones in their place.
         capacity: most new rows per seed.
-        places: P, courses side by side.
+        num_envs: P, episodes side by side.
 
     Raises:
         UserError: the batch size is not positive, the share is out of range or of no recorded visits, or the
@@ -194,7 +194,7 @@ class MixedReplay:
         share: float | None,
         *,
         capacity: int = 1_000_000,
-        places: int = 1,
+        num_envs: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
@@ -210,7 +210,7 @@ class MixedReplay:
             capacity,
             agent.problem.n_obs,
             agent.problem.n_act,
-            places=places,
+            num_envs=num_envs,
             needs=agent.needs,
             discount=agent.discount,
             device=parameter.device,
@@ -229,7 +229,7 @@ class MixedReplay:
         self._noise: Mapping[str, Tensor] = {}
 
     def remember(self, *visit: Tensor) -> None:
-        """Keep one visit of every course; see :meth:`CourseBuffer.remember`."""
+        """Keep one visit of every episode; see :meth:`CourseBuffer.remember`."""
         self.buffer.remember(*visit)
 
     @property
@@ -243,8 +243,8 @@ class MixedReplay:
         shape = (BLOCK, self.batch_size)
         self._uniform = draw(self.seeds, "uniform", shape, (block, ROWS), device=device, dtype=torch.float64)
         self._noise = {
-            name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
-            for number, (name, (law, rest)) in enumerate(self._plan.items())
+            name: draw(self.seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+            for number, (name, (distribution, rest)) in enumerate(self._plan.items())
         }
         self._block = block
 
@@ -292,7 +292,7 @@ class MixedReplay:
     def _new(self, number: Tensor) -> Tensor:
         """New rows ``[S, B, W]`` by their numbers ``[S, B]``, the oldest that is kept being 0."""
         rows = self.buffer.rows
-        index = (self.buffer.oldest * self.buffer.places + number) % rows.shape[1]
+        index = (self.buffer.oldest * self.buffer.num_envs + number) % rows.shape[1]
         seed = torch.arange(len(self.seeds), device=rows.device).unsqueeze(-1)
         return rows[seed, index]
 
@@ -316,7 +316,7 @@ def check_single(agent: Agent, dataset: Dataset | None = None) -> None:
     if unknown:
         raise UserError(f"{name} needs {unknown}, which a replay buffer cannot serve.")
     if agent.episodes is not None or agent.looks_back:
-        raise UserError(f"{name} learns from whole courses; a trial replays single visits.")
+        raise UserError(f"{name} learns from whole episodes; a trial replays single visits.")
     if dataset is not None and agent.rows(dataset) is not None:
         raise UserError(f"{name} chooses among recorded visits; a trial replays all of them.")
     if dataset is not None and dataset.replicates != 1:

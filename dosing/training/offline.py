@@ -118,9 +118,9 @@ def not_finite(metrics: dict[str, Tensor]) -> Tensor:
 
 
 def damaged(agent: Agent) -> Tensor:
-    """Which seeds hold a weight or optimiser moment that is not finite, ``[S]``.
+    """Which seeds hold a weight or optimiser progress that is not finite, ``[S]``.
 
-    Moments count: an infinite second moment stops a weight from moving and leaves it finite for ever.
+    Moments count: an infinite second progress stops a weight from moving and leaves it finite for ever.
     """
     stacked = [x for x in agent.training_state().values() if x.dim() > 0]
     return torch.stack([~x.isfinite().flatten(1).all(1) for x in stacked]).any(0)
@@ -157,10 +157,10 @@ class _Average:
             UserError: the checkpoint has none, or weights of another shape.
         """
         for k, weight in enumerate(self.weights):
-            found = state.get(f"average.{k}")
-            if found is None or found.shape != weight.shape:
+            result = state.get(f"average.{k}")
+            if result is None or result.shape != weight.shape:
                 raise UserError("the checkpoint does not fit this training: it lacks averaged weights.")
-            weight.copy_(found)
+            weight.copy_(result)
 
 
 def _snapshot(agent: Agent) -> dict[str, Tensor]:

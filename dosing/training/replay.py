@@ -138,8 +138,8 @@ class ReplaySampler:
         shape = (BLOCK, self.batch_size)
         self._uniform = draw(seeds, "uniform", shape, (block, ROWS), device=device, dtype=torch.float64)
         self._noise = {
-            name: draw(seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
-            for number, (name, (law, rest)) in enumerate(self._plan.items())
+            name: draw(seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+            for number, (name, (distribution, rest)) in enumerate(self._plan.items())
         }
         self._block = block
 

@@ -266,8 +266,8 @@ class Sampler:
         if self._chosen is not None:
             self._index = self._chosen[self._index]
         self._noise = {
-            name: draw(self.seeds, law, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
-            for number, (name, (law, rest)) in enumerate(self._noise_plan.items())
+            name: draw(self.seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+            for number, (name, (distribution, rest)) in enumerate(self._noise_plan.items())
         }
         if self.lookahead.n_step > 1:
             uniform = None

@@ -2,8 +2,8 @@
 
 The expected reward is differentiable in the doses and a state is its mean plus noise that does not depend
 on the doses, so a policy can be trained by back-propagation through whole episodes, every episode with
-patients never seen before. This is no learning from data: it needs the law itself, and so bounds what any
-learner can reach.
+patients never seen before. This is no learning from data: it needs the equations themselves, and so bounds
+what any learner can reach.
 
 torch is an optional package here and is imported only when a policy is trained.
 """

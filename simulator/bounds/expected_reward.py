@@ -37,7 +37,7 @@ class Patients:
     spread: Float
     """(C_11 + C_55 + 2 C_15)/8 of each patient [n]."""
     sensitivity: Float
-    """Factor on the dose inside the law of motion [n]."""
+    """Factor on the dose inside the dynamics [n]."""
     low: float
     """Lowest dose."""
     high: float

@@ -179,13 +179,13 @@ def best_constant_dose(patients: Patients, gamma: float = 1.0) -> tuple[float, F
     grid = np.linspace(patients.low, patients.high, 41)
     centre = grid[int(np.argmax([returns(dose).mean() for dose in grid]))]
     width = grid[1] - grid[0]
-    found = minimize_scalar(
+    result = minimize_scalar(
         lambda dose: -returns(float(dose)).mean(),
         bounds=(max(centre - width, patients.low), min(centre + width, patients.high)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(found.x), returns(float(found.x))
+    return float(result.x), returns(float(result.x))
 
 
 def myopic_on_observation(env_id: str, patients: Patients, seed: int, **options: Any) -> Float:

@@ -18,7 +18,7 @@ class Evaluated:
         number: number of each patient in the evaluation cohort ``[S, P]``.
         seen: first observation ``[S, P, O]``.
         mean: latent mean behind it ``[S, P, k]``, which no agent sees.
-        sensitivity: factor on the dose inside the law of motion ``[S, P]``; 1 without variation.
+        sensitivity: factor on the dose inside the dynamics ``[S, P]``; 1 without variation.
     """
 
     number: Any

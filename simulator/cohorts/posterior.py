@@ -1,8 +1,8 @@
 """Patients who could have shown one given state at their first visit, and roll-outs of rules from there.
 
 A clinician sees a state, not the patient behind it. *Matched* patients are exact draws of that patient given
-the state: of the joint law of latent mean, covariance, sensitivity and measurement error, conditional on the
-first observation being the one given. Nobody is picked for being merely near.
+the state: of the joint distribution of latent mean, covariance, sensitivity and measurement error,
+conditional on the first observation being the one given. Nobody is picked for being merely near.
 
 The first observation is o = m + d, where d = L z + e is what the noise and the measurement add to the latent
 mean m. d does not depend on m, so by Bayes' rule
@@ -13,7 +13,7 @@ Rejection sampling does this exactly (von Neumann 1951): draw L and d as for any
 keep the patient with probability p(m) / max p. It holds for a covariance of lower rank too. Where all
 patients start from one mean, the noise of the first visit does not last: each is kept, at the given state.
 
-Only the present state is used: at a later visit the course before it would say more. What the rules give is
+Only the present state is used: at a later visit the episode before it would say more. What the rules give is
 compared on the same matched patients with the same noise (common random numbers). Patient i is the same
 however many are asked for.
 """
@@ -111,7 +111,7 @@ class PosteriorPatients:
         shown: the given state ``[k]``.
         rows: noise factors, as in ``simulator.engine.covariance``; empty where all share ``shared``.
         shared: the shared noise factor ``[k, k]``, or None.
-        sensitivity: factor on the dose inside the law of motion ``[n]``.
+        sensitivity: factor on the dose inside the dynamics ``[n]``.
         accepted: how many of ``candidates`` patients could have shown the state; n is the smaller of this
             and what was asked for.
         candidates: how many patients were drawn.
@@ -162,7 +162,7 @@ class PosteriorPatients:
             out["dose"][:, :, visit], out["reward"][:, :, visit] = given[..., 0], reward
             out["cost"][:, :, visit], limited[:, :, visit] = np.abs(given[..., 0]) > extreme, held != 0
             if isinstance(act, Listener):
-                act.hear(given.astype(np.float64), reward.astype(np.float64))
+                act.observe(given.astype(np.float64), reward.astype(np.float64))
         return Trajectories(seen, out["dose"], out["reward"], out["cost"], limited)
 
     def _noise(self) -> tuple[Float32Array, Float32Array | None]:

@@ -31,7 +31,7 @@ class Core:
         """Hold ``n`` patients; ``start`` must be called before ``step``.
 
         Args:
-            scenario: The law of motion and reward.
+            scenario: The dynamics and reward.
             n: Number of patients.
             cohort: ``train`` or ``evaluation``.
             variation: Standard deviation of the log sensitivity between patients.
@@ -77,7 +77,7 @@ class Core:
         return self._gather([group.covariate[None] for group in self._groups])[:, 0]
 
     def sensitivities(self) -> Float32Array:
-        """Return each patient's factor on the dose inside the law of motion [n]."""
+        """Return each patient's factor on the dose inside the dynamics [n]."""
         every = [group.sensitivity for group in self._groups]
         if any(factor is None for factor in every):
             return np.ones(self.n, dtype=np.float32)

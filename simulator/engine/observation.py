@@ -51,7 +51,7 @@ class ObservationOptions:
     missing_visits: float = 0.0
     """Probability that a whole visit is not measured."""
     variation: float = 0.0
-    """Standard deviation between patients of the log factor on the dose inside the law of motion."""
+    """Standard deviation between patients of the log factor on the dose inside the dynamics."""
     confounding: float = 0.0
     """Change of that log factor per unit of a standard normal hidden covariate, shown to behaviour policies
     only."""

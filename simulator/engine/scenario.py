@@ -48,7 +48,7 @@ class PatientDraws:
 
 
 class Scenario(ABC):
-    """One environment: its law of motion, its reward and its limits."""
+    """One environment: its dynamics, its reward and its limits."""
 
     env_id: ClassVar[str]
     title: ClassVar[str]

@@ -103,7 +103,7 @@ class Treatment(Scenario):
         return PatientDraws(mean=mean, rows=rows)
 
     def shared_factor(self, seed: int) -> Float32Array | None:
-        """Return the replication's covariance factor for the two published laws of Li et al."""
+        """Return the replication's covariance factor for the two published distributions of Li et al."""
         return shared_lkj_factor(replication_stream(seed), 8) if self.variant.startswith("li-") else None
 
     def first_mean_density(self, mean: Float32Array) -> Float32Array | None:

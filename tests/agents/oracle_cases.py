@@ -57,9 +57,9 @@ def make_batch(agent: Agent, step: int = 0) -> Batch:
     terminated[:, 2:4] = 1.0
     noise = {
         name: draw(
-            SEEDS, law, (1, *rest), (0, number), device=torch.device("cpu"), dtype=torch.float64
+            SEEDS, distribution, (1, *rest), (0, number), device=torch.device("cpu"), dtype=torch.float64
         ).squeeze(0)
-        for number, (name, (law, rest)) in enumerate(agent.noise(n_rows).items())
+        for number, (name, (distribution, rest)) in enumerate(agent.noise(n_rows).items())
     }
     obs, reward = rng.standard_normal((*shape, N_OBS)), 2.0 * rng.standard_normal(shape)
     next_obs = rng.standard_normal((*shape, N_OBS))
@@ -121,13 +121,13 @@ class Oracle:
         return {key: np.array([losses[key] for losses in per_seed]) for key in per_seed[0]}
 
 
-def found(agent: Agent, batch: Batch) -> dict[str, np.ndarray]:
+def result(agent: Agent, batch: Batch) -> dict[str, np.ndarray]:
     """The agent's losses, ``[S]`` each."""
     return {name: loss.detach().numpy() for name, loss in agent.losses(batch).items()}
 
 
 def assert_same(oracle: Oracle, agent: Agent, batch: Batch, config: Config) -> None:
-    have, want = found(agent, batch), oracle.expected(agent, batch, config)
+    have, want = result(agent, batch), oracle.expected(agent, batch, config)
     assert have.keys() == want.keys()
     for key, values in want.items():
         np.testing.assert_allclose(have[key], values, rtol=RTOL, err_msg=key)
@@ -237,7 +237,7 @@ def assert_seen(
     config = dict(config)
     agent = build(name, config, oracle.n_act)
     batch = make_batch(agent, oracle.step)
-    have = found(agent, batch)
+    have = result(agent, batch)
     params, rows = seed_params(agent, 0), oracle.rows(batch, 0, config)
     mistake(config, params, rows, patch)
     wrong = oracle.losses(params, rows, config)

@@ -315,23 +315,23 @@ def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
 
 @every_agent
 @pytest.mark.parametrize("problem", [PROBLEM, TWO_DOSES], ids=["one dose", "two doses"])
-def test_the_policy_is_a_law_of_the_right_shape(name: str, problem: Problem) -> None:
+def test_the_policy_is_a_distribution_of_the_right_shape(name: str, problem: Problem) -> None:
     agent = stack_for(name, problem)
     obs = torch.randn(3, 11, problem.n_obs, generator=torch.Generator().manual_seed(0))
-    law = agent.policy(obs)
-    assert law.batch_shape == (3, 11)
-    assert law.event_shape == (problem.n_act,)
-    draws = law.rsample()
-    assert draws.shape == law.mode.shape == (3, 11, problem.n_act)
+    distribution = agent.policy(obs)
+    assert distribution.batch_shape == (3, 11)
+    assert distribution.event_shape == (problem.n_act,)
+    draws = distribution.rsample()
+    assert draws.shape == distribution.mode.shape == (3, 11, problem.n_act)
     assert draws.requires_grad
     if not has_density(name):
         with pytest.raises(NotImplementedError, match="no density"):
-            law.log_prob(draws)
+            distribution.log_prob(draws)
     else:
-        assert law.log_prob(draws).shape == (3, 11)
-        assert bool(law.log_prob(law.mode).isfinite().all())
-    assert bool((law.mode.abs() <= 1.0).all())
-    base: Any = law.base_dist  # type: ignore[attr-defined]
+        assert distribution.log_prob(draws).shape == (3, 11)
+        assert bool(distribution.log_prob(distribution.mode).isfinite().all())
+    assert bool((distribution.mode.abs() <= 1.0).all())
+    base: Any = distribution.base_dist  # type: ignore[attr-defined]
     noise = torch.rand(3, 11, problem.n_act, base.n_uniforms, generator=torch.Generator().manual_seed(1))
     assert base.rsample_from(noise).shape == (3, 11, problem.n_act)
     for extra in agent.densities(obs).values():
@@ -367,7 +367,7 @@ def saturated(name: str, factor: float, dtype: torch.dtype = torch.float32) -> A
 
 @every_agent
 @pytest.mark.parametrize("factor", [1.0, 10.0, 100.0])
-def test_the_declared_dose_set_is_that_of_the_law(name: str, factor: float) -> None:
+def test_the_declared_dose_set_is_that_of_the_distribution(name: str, factor: float) -> None:
     """An ``interval`` agent's support is inside the box for all weights and states: edges, draws, mass.
 
     A ``point`` agent's is one dose of the box, a ``full_box`` agent's the whole box. Every other kind must
@@ -376,36 +376,42 @@ def test_the_declared_dose_set_is_that_of_the_law(name: str, factor: float) -> N
     agent = saturated(name, factor)
     obs = states().expand(8, -1, -1)
     with torch.no_grad():
-        law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-        usable = law.mode.isfinite()  # 1e30 times large weights overflows: NaN there, which the door refuses
+        distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+        usable = (
+            distribution.mode.isfinite()
+        )  # 1e30 times large weights overflows: NaN there, which the recommender refuses
         assert bool(usable[:, :80].all())
-        assert bool((law.mode[usable].abs() <= 1.0).all())
-        assert law.kind == agents.AGENTS[name].support
+        assert bool((distribution.mode[usable].abs() <= 1.0).all())
+        assert distribution.kind == agents.AGENTS[name].support
         if agents.AGENTS[name].support == "point":
             for u in (0.0, 0.5, 1.0):
-                draws = law.rsample_from(torch.full((*law.batch_shape, 1), u))
-                assert torch.equal(draws[usable], law.mode[usable])
-            for end in (law.support.lower_bound, law.support.upper_bound):
-                assert torch.equal(end[usable], law.mode[usable])
+                draws = distribution.rsample_from(torch.full((*distribution.batch_shape, 1), u))
+                assert torch.equal(draws[usable], distribution.mode[usable])
+            for end in (distribution.support.lower_bound, distribution.support.upper_bound):
+                assert torch.equal(end[usable], distribution.mode[usable])
             return
         if agents.AGENTS[name].support == "full_box":
-            assert bool((law.support.lower_bound == -1.0).all())
-            assert bool((law.support.upper_bound == 1.0).all())
+            assert bool((distribution.support.lower_bound == -1.0).all())
+            assert bool((distribution.support.upper_bound == 1.0).all())
             return
         if agents.AGENTS[name].support != "interval":
-            assert not hasattr(law.support, "lower_bound"), "a bounded law declared as unbounded"
+            assert not hasattr(distribution.support, "lower_bound"), (
+                "a bounded distribution declared as unbounded"
+            )
             return
-        low, high = law.support.lower_bound, law.support.upper_bound
+        low, high = distribution.support.lower_bound, distribution.support.upper_bound
         assert bool((low > -1.0)[usable].all())
         assert bool((high < 1.0)[usable].all())
         assert bool((low < high)[usable].all())
         for u in (0.0, 2.0**-25, 0.25, 0.5, 0.999, 1.0 - 2.0**-24, 1.0):  # both ends of the noise as well
-            draws = law.rsample_from(torch.full((*law.batch_shape, law.n_uniforms), u))
+            draws = distribution.rsample_from(
+                torch.full((*distribution.batch_shape, distribution.n_uniforms), u)
+            )
             assert bool(((draws >= low) & (draws <= high))[usable].all())
-        ends = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, *law.batch_shape)
-        assert bool((law.log_prob(ends) == -math.inf)[:, usable].all())
-        assert bool((law.cdf(ends)[0] == 0.0)[usable].all())
-        assert bool((law.sf(ends)[1] == 0.0)[usable].all())
+        ends = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, *distribution.batch_shape)
+        assert bool((distribution.log_prob(ends) == -math.inf)[:, usable].all())
+        assert bool((distribution.cdf(ends)[0] == 0.0)[usable].all())
+        assert bool((distribution.sf(ends)[1] == 0.0)[usable].all())
 
 
 @every_agent_with_a_density
@@ -418,20 +424,20 @@ def test_the_density_integrates_to_one_over_the_dose_set(name: str, factor: floa
     """
     agent = saturated(name, factor, torch.float64)
     with torch.no_grad():
-        law: Any = agent.policy(states()[:, :20].double().expand(8, -1, -1)).base_dist  # type: ignore[attr-defined]
-        low, high = (law.icdf(torch.full_like(law.mode, p)) for p in (1e-6, 1.0 - 1e-6))
+        distribution: Any = agent.policy(states()[:, :20].double().expand(8, -1, -1)).base_dist  # type: ignore[attr-defined]
+        low, high = (distribution.icdf(torch.full_like(distribution.mode, p)) for p in (1e-6, 1.0 - 1e-6))
         expected: Any = 1.0 - 2e-6
-        if law.kind == "full_box":
+        if distribution.kind == "full_box":
             low, high = (end.clamp(-1.0 + 1e-8, 1.0 - 1e-8).atanh() for end in (low, high))
-            expected = law.cdf(high.tanh()) - law.cdf(low.tanh())
-        elif law.support is not constraints.real:
-            low, high, expected = law.support.lower_bound, law.support.upper_bound, 1.0
+            expected = distribution.cdf(high.tanh()) - distribution.cdf(low.tanh())
+        elif distribution.support is not constraints.real:
+            low, high, expected = distribution.support.lower_bound, distribution.support.upper_bound, 1.0
         nodes, weights = np.polynomial.legendre.leggauss(200)
         x = 0.5 * (low + high) + 0.5 * (high - low) * torch.from_numpy(nodes).reshape(-1, 1, 1, 1)
-        if law.kind == "full_box":
-            density = law.log_prob(x.tanh()).exp() * (1.0 - x.tanh().square())
+        if distribution.kind == "full_box":
+            density = distribution.log_prob(x.tanh()).exp() * (1.0 - x.tanh().square())
         else:
-            density = law.log_prob(x).exp()
+            density = distribution.log_prob(x).exp()
         mass = (density * torch.from_numpy(weights).reshape(-1, 1, 1, 1)).sum(0) * 0.5 * (high - low)
     np.testing.assert_allclose(mass.numpy(), expected, atol=1e-6)
 

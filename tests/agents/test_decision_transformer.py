@@ -194,9 +194,9 @@ def test_padding_is_as_if_it_were_not_there(missing: int) -> None:
         padded = {key: x.clone() for key, x in whole.items()}
         for key in ("return_to_go", "obs", "act"):
             padded[key][:, :, :missing] = filling
-        found = agent.actor(**padded, mask=mask)
-        assert bool(found.isfinite().all())
-        torch.testing.assert_close(found[:, :, missing:], expected, rtol=1e-12, atol=1e-12)
+        result = agent.actor(**padded, mask=mask)
+        assert bool(result.isfinite().all())
+        torch.testing.assert_close(result[:, :, missing:], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_windows_and_their_seeds_know_nothing_of_each_other() -> None:
@@ -246,11 +246,11 @@ def test_every_gradient_is_clipped_by_the_norm_of_its_own_seed() -> None:
 
 def test_the_step_size_warms_up_and_stays() -> None:
     agent = agents.build(NAME, {"learning_rate": 0.1, "warm_up_steps": 4}, Problem(2, 1, 3), (0,))
-    found = []
+    result = []
     for step in (0, 1, 2, 3, 4, 500):
         agent.schedule(step)
-        found.append(agent.optimizers["actor"].param_groups[0]["lr"])
-    assert found == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+        result.append(agent.optimizers["actor"].param_groups[0]["lr"])
+    assert result == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
 
 
 def test_every_parameter_decays() -> None:
@@ -267,7 +267,7 @@ VISITS = 2
 
 
 def chain(count: int = 512, seed: int = 0, reward_scale: float = 2.0) -> Dataset:
-    """Courses of two visits with a level s of -1/4 or 1/4 as their state, doses uniform, rewards a - s."""
+    """Episodes of two visits with a level s of -1/4 or 1/4 as their state, doses uniform, rewards a - s."""
     rng = np.random.default_rng(seed)
     level = np.repeat(0.25 * np.sign(rng.standard_normal(count)), VISITS)
     act = rng.uniform(-1.0, 1.0, VISITS * count)
@@ -291,7 +291,7 @@ def chain_agent(seeds: tuple[int, ...] = (0, 1), **config: Any) -> Any:
 
 def test_the_target_is_a_quantile_of_the_recorded_returns() -> None:
     data, agent = chain(), chain_agent(target_quantile=0.8)
-    assert agent.context == VISITS  # of the 20 by default no more than a course has
+    assert agent.context == VISITS  # of the 20 by default no more than an episode has
     agent.prepare(data)
     returns = data.reward.view(-1, VISITS).sum(1).numpy()
     expected = [returns.min(), np.quantile(returns, 0.8), returns.max()]
@@ -329,9 +329,9 @@ def test_the_target_is_taken_once_and_saved() -> None:
     loaded = chain_agent()
     loaded.load_state_dict(agent.state_dict())
     loaded.prepare(chain(seed=2))
-    for found in (agent, loaded):
+    for result in (agent, loaded):
         for name in ("aim", "spread"):
-            assert torch.equal(found.state_dict()[name], kept[name])
+            assert torch.equal(result.state_dict()[name], kept[name])
 
 
 @pytest.fixture(scope="module")
@@ -347,17 +347,17 @@ def trained() -> Any:
 
 
 def test_a_return_names_its_dose(trained: DosePolicy) -> None:
-    """At the first of two visits the mean dose of courses with return R is R / 2 + s, at the last R + s."""
+    """At the first of two visits the mean dose of episodes with return R is R / 2 + s, at the last R + s."""
     target = np.linspace(-1.0, 1.0, 9)
     for level in (-0.25, 0.25):
-        found = trained.doses_for(np.array([level], dtype=np.float32), target)
-        assert found.shape == (2, 9, 1)
+        result = trained.doses_for(np.array([level], dtype=np.float32), target)
+        assert result.shape == (2, 9, 1)
         # Observed errors are 0.10 at the ends and less between; a policy blind to the target misses by 0.5.
-        np.testing.assert_allclose(found[..., 0], np.tile(target / 2.0 + level, (2, 1)), atol=0.15)
+        np.testing.assert_allclose(result[..., 0], np.tile(target / 2.0 + level, (2, 1)), atol=0.15)
 
 
 class Chain(VectorEnv[Any, Any, Any]):
-    """The courses of :func:`chain`: levels alternate by patient; doses beyond the limits are held there."""
+    """The episodes of :func:`chain`: levels alternate by patient; doses beyond the limits are held there."""
 
     def __init__(self, patients: int, first: int, reach: float) -> None:
         self.level, self.reach = 0.25 * (-1.0) ** np.arange(first, first + patients), reach
@@ -394,7 +394,7 @@ class Chains:
         return self.built[-1]
 
 
-def test_followed_on_new_courses_it_reaches_the_return_it_aims_at(trained: DosePolicy) -> None:
+def test_followed_on_new_episodes_it_reaches_the_return_it_aims_at(trained: DosePolicy) -> None:
     assert trained.targets is not None
     for outcomes in evaluate(trained, Chains(), 6).values():
         # Observed errors are 0.02; the mean dose of the data would miss by 1.2.
@@ -405,12 +405,12 @@ def test_followed_on_new_courses_it_reaches_the_return_it_aims_at(trained: DoseP
 
 
 def long_agent(context: int = 3) -> Any:
-    """Two seeds with random weights for courses of six visits."""
+    """Two seeds with random weights for episodes of six visits."""
     return build(NAME, {**CONFIG, "context": context}, n_act=1)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_course_is_that_of_a_loop_by_hand(sampled: bool) -> None:
+def test_a_episode_is_that_of_a_loop_by_hand(sampled: bool) -> None:
     """With limits that hold doses back and other units of observation, dose and reward than the agent's.
 
     Visit by visit and patient by patient, by the oracle, from what the environment delivered and paid.
@@ -458,42 +458,42 @@ def test_with_a_context_of_one_visit_it_still_hears_of_rewards() -> None:
     assert policy.looks_back
     obs, doses = np.ones((2, 1, 1), dtype=np.float32), []
     for reward in (0.0, 3.0):
-        course = following(policy)
-        course(obs, 0)
-        course.hear(np.zeros((2, 1, 1)), np.full((2, 1), reward))  # type: ignore[attr-defined]
-        doses.append(course(obs, 1))
+        episode = following(policy)
+        episode(obs, 0)
+        episode.observe(np.zeros((2, 1, 1)), np.full((2, 1), reward))  # type: ignore[attr-defined]
+        doses.append(episode(obs, 1))
     assert not np.array_equal(*doses)
 
 
-def test_a_second_course_knows_nothing_of_the_first() -> None:
+def test_a_second_episode_knows_nothing_of_the_first() -> None:
     policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
     obs = np.ones((2, 4, N_OBS), dtype=np.float32)
-    course = following(policy)
-    first = course(obs, 0)
-    assert isinstance(course, HistoryPolicy)
+    episode = following(policy)
+    first = episode(obs, 0)
+    assert isinstance(episode, HistoryPolicy)
     np.testing.assert_array_equal(first, policy.recommended(obs))
-    course.hear(first, np.ones((2, 4)))
-    assert not np.array_equal(course(obs, 1), first)
-    np.testing.assert_array_equal(course(obs, 0), first)
+    episode.observe(first, np.ones((2, 4)))
+    assert not np.array_equal(episode(obs, 1), first)
+    np.testing.assert_array_equal(episode(obs, 0), first)
 
 
-def test_a_course_out_of_order_is_refused() -> None:
+def test_a_episode_out_of_order_is_refused() -> None:
     policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
-    obs, course = np.ones((2, 4, N_OBS), dtype=np.float32), HistoryPolicy(policy)
+    obs, episode = np.ones((2, 4, N_OBS), dtype=np.float32), HistoryPolicy(policy)
     outcome = np.zeros((2, 4, 1)), np.zeros((2, 4))
     with pytest.raises(UserError, match="before visit 2"):
-        course(obs, 1)
+        episode(obs, 1)
     with pytest.raises(UserError, match="no visit to hear of"):
-        course.hear(*outcome)
-    course(obs, 0)
+        episode.observe(*outcome)
+    episode(obs, 0)
     with pytest.raises(UserError, match="hear what came of it"):
-        course(obs, 1)
-    course.hear(*outcome)
+        episode(obs, 1)
+    episode.observe(*outcome)
     with pytest.raises(UserError, match="no visit to hear of"):
-        course.hear(*outcome)
+        episode.observe(*outcome)
 
 
-def test_many_courses_are_the_courses_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_episodes_are_the_episodes_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = long_agent()
     rng = torch.Generator().manual_seed(0)
     shape = (2, 5, 4)
@@ -527,7 +527,7 @@ def test_off_policy_evaluation_takes_no_policy_that_looks_back(trained: DosePoli
 # Refusals
 
 
-def test_a_course_longer_than_the_time_steps_is_refused() -> None:
+def test_a_episode_longer_than_the_time_steps_is_refused() -> None:
     with pytest.raises(UserError, match="for 1 visits, an episode has 2"):
         Sampler(chain(), agents.build(NAME, {}, Problem(1, 1, 1), (0,)), 8)
     agent = long_agent()

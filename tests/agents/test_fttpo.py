@@ -110,14 +110,14 @@ def draws(uniform: np.ndarray, q: float) -> np.ndarray:
 
 def rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
     """The batch of one seed, the actor's noise as standard draws."""
-    found = seed_rows(batch, seed, config)
+    result = seed_rows(batch, seed, config)
     own = fttpo.index_of_actor(dict(config))
     for name in batch.noise:
         if name != "next_act" or config["bootstrap"] == "actor":
-            found[f"z_{name}"] = draws(found.pop(f"u_{name}"), own)
+            result[f"z_{name}"] = draws(result.pop(f"u_{name}"), own)
         elif config["proposal"] == "q_gaussian":
-            found[f"z_{name}"] = draws(found.pop(f"u_{name}"), config["q_proposal"])
-    return found
+            result[f"z_{name}"] = draws(result.pop(f"u_{name}"), config["q_proposal"])
+    return result
 
 
 OWN = {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)}
@@ -132,7 +132,9 @@ RELEASED = Oracle(fttpo_released.losses, OWN)
 def test_losses(config: Config) -> None:
     agent = build("fttpo", config)
     if config["actor"] == "gaussian" and config["actor_loss"] in ("quadrature_kl", "gac"):
-        with torch.no_grad():  # wide normal laws need more nodes, and clipped candidates have one value
+        with (
+            torch.no_grad()
+        ):  # wide normal distributions need more nodes, and clipped candidates have one value
             agent.state_dict()["actor.width.bias"].sub_(3.0)
     assert_same(ORACLE, agent, make_batch(agent), config)
 
@@ -185,10 +187,10 @@ def test_tawac_of_a_sparse_actor_learns_from_doses_inside_its_support_alone() ->
     config = options(actor_loss="tawac")
     agent = build("fttpo", config, n_act=1)
     batch = make_batch(agent)
-    law: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
+    distribution: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
     with torch.no_grad():
-        batch.act.copy_(law.loc + 0.5 * law.radius * law.scale)
-        batch.act[:, :3] += law.radius * law.scale[:, :3]
+        batch.act.copy_(distribution.loc + 0.5 * distribution.radius * distribution.scale)
+        batch.act[:, :3] += distribution.radius * distribution.scale[:, :3]
     losses, bias = agent.losses(batch)["actor"], dict(agent.named_parameters())["actor.width.bias"]
     (gradient,) = torch.autograd.grad(losses.sum(), bias)
     np.testing.assert_allclose(losses.detach(), ORACLE.expected(agent, batch, config)["actor"], rtol=1e-9)
@@ -207,8 +209,10 @@ def test_both_sides_of_every_edge_are_compared() -> None:
     config = options(actor_loss="tawac", q_actor=0.0)
     agent = build("fttpo", config)
     batch = make_batch(agent)
-    law: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
-    inside = ((batch.act > law.support.lower_bound) & (batch.act < law.support.upper_bound)).all(-1)
+    distribution: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
+    inside = (
+        (batch.act > distribution.support.lower_bound) & (batch.act < distribution.support.upper_bound)
+    ).all(-1)
     assert bool(inside.any())
     assert not bool(inside.all())
 
@@ -332,9 +336,9 @@ def toy(
 def width(agent: Agent, batch: Batch) -> np.ndarray:
     """Half-width of a bounded actor, scale of a Gaussian one, ``[S]``."""
     with torch.no_grad():
-        law: Any = agent.policy(batch.obs[:, :1]).base_dist  # type: ignore[attr-defined]
-        radius = law.radius if law.q < 1.0 else 1.0
-        return np.asarray((law.scale * radius).flatten())
+        distribution: Any = agent.policy(batch.obs[:, :1]).base_dist  # type: ignore[attr-defined]
+        radius = distribution.radius if distribution.q < 1.0 else 1.0
+        return np.asarray((distribution.scale * radius).flatten())
 
 
 def settle(agent: Agent, batch: Batch, low: float, high: float) -> None:
@@ -404,7 +408,7 @@ def test_without_entropy_every_width_is_too_wide(loss: str) -> None:
         assert bool((slope > 0.0).all())
 
 
-def test_the_twin_differs_in_its_law_only() -> None:
+def test_the_twin_differs_in_its_distribution_only() -> None:
     """Same names, shapes and initial weights; the same critics at the same draws of a point-like width."""
     sparse, twin = (
         agents.build("fttpo", {"hidden": HIDDEN, "actor": actor}, Problem(4, 2), SEEDS)
@@ -551,23 +555,25 @@ def test_no_dose_leaves_the_box_and_the_density_is_whole(q_actor: float, n_act: 
             obs = torch.from_numpy(rng.standard_normal((len(SEEDS), 40, 3)).astype(np.float32))
             obs[:, 10:20] *= 1e4
             obs[:, 20:30] = torch.randint(-1, 2, (len(SEEDS), 10, 3)) * 1e8
-            law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-            low, high = law.support.lower_bound, law.support.upper_bound
+            distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+            low, high = distribution.support.lower_bound, distribution.support.upper_bound
             assert bool((low > -1.0).all())
             assert bool((high < 1.0).all())
             assert bool((low < high).all())
             for u in (*rng.random(4), 0.0, 2.0**-25, 1.0 - 2.0**-24, 1.0):
-                drawn = law.rsample_from(torch.full((*law.batch_shape, law.n_uniforms), float(u)))
+                drawn = distribution.rsample_from(
+                    torch.full((*distribution.batch_shape, distribution.n_uniforms), float(u))
+                )
                 assert bool(((drawn >= low) & (drawn <= high)).all())
-            # w = sin(t) takes the root at the edge of a flat law out of the integral
-            double = type(law)(law.loc.double(), law.scale.double(), q_actor)
+            # w = sin(t) takes the root at the edge of a flat distribution out of the integral
+            double = type(distribution)(distribution.loc.double(), distribution.scale.double(), q_actor)
             t = torch.from_numpy(0.5 * math.pi * nodes).view(-1, 1, 1, 1)
             reach = double.radius * double.scale
             density = double.log_prob(double.loc + reach * torch.sin(t)).exp() * reach * torch.cos(t)
             mass = (density * torch.from_numpy(0.5 * math.pi * weights).view(-1, 1, 1, 1)).sum(0)
             np.testing.assert_allclose(mass.numpy(), 1.0, atol=1e-9)
-            ends = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, *law.batch_shape)
-            assert bool((law.log_prob(ends) == -math.inf).all())
+            ends = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, *distribution.batch_shape)
+            assert bool((distribution.log_prob(ends) == -math.inf).all())
 
 
 # The released code
@@ -669,19 +675,22 @@ def test_published_actor_settles_where_its_ratio_averages_one() -> None:
     np.testing.assert_allclose(width(agent, batch), 2.8539 * np.array(scales), rtol=6e-3)
 
 
-def test_published_policy_has_the_edges_of_the_joint_law() -> None:
-    """In two dimensions the marginal of the elliptical law: mass by rings of the ellipse, and its extent."""
+def test_published_policy_has_the_edges_of_the_joint_distribution() -> None:
+    """In two dimensions the marginal of the elliptical distribution: mass by rings of the ellipse, and its
+    extent."""
     agent = build("fttpo", PUBLISHED, n_act=2)
     obs = make_batch(agent).obs
     with torch.no_grad():
-        law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+        distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
         state = seed_params(agent, 0)
         thin = fttpo_released.Thin(state, obs[0, 0].numpy(), PUBLISHED)
-        reach = (law.support.upper_bound - law.support.lower_bound)[0, 0] / 2.0
+        reach = (distribution.support.upper_bound - distribution.support.lower_bound)[0, 0] / 2.0
         np.testing.assert_allclose(reach, thin.half_widths(), rtol=1e-12)
         # marginal density of the first axis at its centre: the joint density integrated over the second
         nodes, weights = np.polynomial.legendre.leggauss(60)
         second = thin.mean[1] + nodes * thin.half_widths()[1]
         joint = [math.exp(thin.log_prob([thin.mean[0], float(y)])) for y in second]
         wanted = float(np.dot(joint, weights)) * thin.half_widths()[1]
-        assert law.log_prob(law.loc)[0, 0, 0].exp().item() == pytest.approx(wanted, rel=1e-9)
+        assert distribution.log_prob(distribution.loc)[0, 0, 0].exp().item() == pytest.approx(
+            wanted, rel=1e-9
+        )

@@ -1,8 +1,8 @@
 """FtTPO's variants, trained on the bandit, reach the fixed points that their equations have there.
 
 With V the reward averaged over the actor, 1 - E(a - m)^2, the weight [1 + (r - V) / tau]_+ is a parabola that
-vanishes at W from the best dose, W^2 = tau + E(a - m)^2. The Cauchy law most likely under a parabola of
-half-width W has the scale s = W / 3.2579, the ratio of the table of least divergences.
+vanishes at W from the best dose, W^2 = tau + E(a - m)^2. The Cauchy distribution most likely under a parabola
+of half-width W has the scale s = W / 3.2579, the ratio of the table of least divergences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.agents.bandit import BEST, OBS, bandit, trained
 
 TAU = 0.1
 CAUCHY = 3.2579
-"""Half-width of a parabola over the scale of a Cauchy law, where either is closest to the other."""
+"""Half-width of a parabola over the scale of a Cauchy distribution, where either is closest to the other."""
 
 
 def fixed_point(per_scale: float, variance: float) -> tuple[float, float, float]:
@@ -35,12 +35,13 @@ def fixed_point(per_scale: float, variance: float) -> tuple[float, float, float]
 
 
 def learned(agent: Agent) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mode, width (half-width, or the scale of a normal law) and value, means over observations, ``[S]``."""
+    """Mode, width (half-width, or the scale of a normal distribution) and value, means over observations,
+    ``[S]``."""
     with torch.no_grad():
-        law: Any = agent.policy(OBS).base_dist  # type: ignore[attr-defined]
-        width = law.scale * (law.radius if law.q < 1.0 else 1.0)
+        distribution: Any = agent.policy(OBS).base_dist  # type: ignore[attr-defined]
+        width = distribution.scale * (distribution.radius if distribution.q < 1.0 else 1.0)
         value = agent.get_submodule("value")(OBS)
-    return law.mode.mean((1, 2)).numpy(), width.mean((1, 2)).numpy(), value.mean(1).numpy()
+    return distribution.mode.mean((1, 2)).numpy(), width.mean((1, 2)).numpy(), value.mean(1).numpy()
 
 
 CASES = [
@@ -60,12 +61,12 @@ def test_fttpo_reaches_its_fixed_point(config: dict[str, Any], per_scale: float,
     weight, scale, width = fixed_point(per_scale, variance)
     assert weight < 1.0 - BEST, "the solution fits into the box"
     agent = trained("fttpo", config | {"temperature": TAU, "learning_rate": 3e-3}, bandit(), 1200)
-    mode, found, value = learned(agent)
+    mode, result, value = learned(agent)
     if "reproduce" not in config:
         proposal: Any = agent.densities(OBS)["proposal"].base_dist  # type: ignore[attr-defined]
         np.testing.assert_allclose(proposal.scale.detach().mean((1, 2)), scale, rtol=0.06)
     np.testing.assert_allclose(mode, BEST, atol=0.02)
-    np.testing.assert_allclose(found, width, rtol=0.08)
+    np.testing.assert_allclose(result, width, rtol=0.08)
     np.testing.assert_allclose(value, 1.0 - variance * width**2, atol=0.012)
 
 

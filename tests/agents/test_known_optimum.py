@@ -54,14 +54,14 @@ def test_iql_reaches_its_fixed_point(inverse_temperature: float, low: float) -> 
     config = {"expectile": 0.9, "inverse_temperature": inverse_temperature, "learning_rate": 1e-2}
     agent = trained("iql", config, bandit(low), 600)
     with torch.no_grad():
-        law = agent.policy(OBS)
+        distribution = agent.policy(OBS)
         learned = agent.value(OBS).mean(1)
     # Observed errors are 0.013, 0.006 (0.03 at single observations) and 1%, of 600 sampled batches and layers
     # of 32 units. An imitator would miss the first mode by 0.3.
     np.testing.assert_allclose(learned, value, atol=0.03)
-    np.testing.assert_allclose(law.mode.mean((1, 2)), mean, atol=0.02)
-    np.testing.assert_allclose(law.mode, mean * torch.ones_like(law.mode), atol=0.08)
-    np.testing.assert_allclose(law.base_dist.scale[:, 0, 0], std, rtol=0.03)
+    np.testing.assert_allclose(distribution.mode.mean((1, 2)), mean, atol=0.02)
+    np.testing.assert_allclose(distribution.mode, mean * torch.ones_like(distribution.mode), atol=0.08)
+    np.testing.assert_allclose(distribution.base_dist.scale[:, 0, 0], std, rtol=0.03)
 
 
 # FtTPO
@@ -87,7 +87,8 @@ ROOM = 1.0 - LOCATION
 
 
 def test_width_of_least_divergence() -> None:
-    """A parabola next to a Cauchy law of scale 1 (3.2579) and next to a standard normal law (sqrt 5)."""
+    """A parabola next to a Cauchy distribution of scale 1 (3.2579) and next to a standard normal
+    distribution (sqrt 5)."""
     assert width_per_scale(0.0, 2.0) == pytest.approx(3.2579, abs=1e-4)
     assert width_per_scale(0.0, 1.0) == pytest.approx(math.sqrt(5.0), abs=1e-6)
 
@@ -153,8 +154,9 @@ def test_fttpo_reaches_its_fixed_point() -> None:
 
     With V = 1 - h^2 / 5 (the reward averaged over a parabola of half-width h) the weight, the positive part
     of 1 + (r - V) / tau, is itself a parabola; it vanishes at W from the best dose, W^2 = tau + h^2 / 5.
-    The Cauchy law most likely under a parabola, and the parabola of least divergence from a Cauchy law, meet
-    one and the same condition, E[x (ln p)'(x)] = -1 under the parabola. So h = W = sqrt(5 tau / 4).
+    The Cauchy distribution most likely under a parabola, and the parabola of least divergence from a Cauchy
+    distribution, meet one and the same condition, E[x (ln p)'(x)] = -1 under the parabola. So h = W = sqrt(5
+    tau / 4).
     """
     temperature = 0.1
     width = math.sqrt(1.25 * temperature)
@@ -162,12 +164,12 @@ def test_fttpo_reaches_its_fixed_point() -> None:
     scale = width / width_per_scale(0.0, 2.0)
     agent = trained("fttpo", {"temperature": temperature, "learning_rate": 3e-3}, bandit(), 1200)
     with torch.no_grad():
-        law = agent.policy(OBS)
+        distribution = agent.policy(OBS)
         proposal = agent.densities(OBS)["proposal"]
         learned = agent.value(OBS).mean(1)
     # Observed errors are 2%, 3%, 0.006 (0.06 at single observations) and 0.004.
     np.testing.assert_allclose(proposal.base_dist.scale.mean((1, 2)), scale, rtol=0.06)
-    np.testing.assert_allclose(math.sqrt(3.0) * law.base_dist.scale.mean((1, 2)), width, rtol=0.08)
-    np.testing.assert_allclose(law.mode.mean((1, 2)), BEST, atol=0.02)
-    np.testing.assert_allclose(law.mode, BEST * torch.ones_like(law.mode), atol=0.12)
+    np.testing.assert_allclose(math.sqrt(3.0) * distribution.base_dist.scale.mean((1, 2)), width, rtol=0.08)
+    np.testing.assert_allclose(distribution.mode.mean((1, 2)), BEST, atol=0.02)
+    np.testing.assert_allclose(distribution.mode, BEST * torch.ones_like(distribution.mode), atol=0.12)
     np.testing.assert_allclose(learned, 1.0 - width**2 / 5.0, atol=0.01)

@@ -1,7 +1,7 @@
 """CQL, Cal-QL and Onestep RL reach the solution of the bandit.
 
 The conservative critics' fixed point is an equation for a function of the dose. Of Onestep RL both
-improvements end at a truncated normal law in closed form, because the reward is a parabola.
+improvements end at a truncated normal distribution in closed form, because the reward is a parabola.
 """
 
 from __future__ import annotations
@@ -74,18 +74,18 @@ def test_the_critics_reach_the_conservative_fixed_point(name: str) -> None:
         "actor_learning_rate": 1e-9,
         "n_samples": 5,
     }
-    found = values(trained(name, config, scaled(FACTOR), 300, 32), GRID[MIDDLE]).mean(0)
+    result = values(trained(name, config, scaled(FACTOR), 300, 32), GRID[MIDDLE]).mean(0)
     wanted = {key: fixed_point(key == "cal_ql")[MIDDLE] for key in ("cql", "cal_ql")}
     wanted["reward"] = FACTOR * reward(GRID[MIDDLE])
     for key, curve in wanted.items():
         if key == name:
-            np.testing.assert_allclose(found, curve, atol=0.2)
+            np.testing.assert_allclose(result, curve, atol=0.2)
         else:
-            assert np.abs(found - curve).max() > 0.5, key
+            assert np.abs(result - curve).max() > 0.5, key
 
 
 def test_without_conservatism_it_is_a_soft_actor_critic() -> None:
-    """A narrow law of entropy -1 at the best dose: sigma^2 = e^-3 / 2 pi, alpha = |r''| sigma^2."""
+    """A narrow distribution of entropy -1 at the best dose: sigma^2 = e^-3 / 2 pi, alpha = |r''| sigma^2."""
     config = {
         "conservative_weight": 0.0,
         "learning_rate": 3e-3,
@@ -94,9 +94,9 @@ def test_without_conservatism_it_is_a_soft_actor_critic() -> None:
     }
     agent: Any = trained("cql", config, scaled(10.0), 600, 64)
     np.testing.assert_allclose(doses(agent).mean(), BEST, atol=0.08)
-    law = agent.policy(OBS)
+    distribution = agent.policy(OBS)
     with torch.no_grad():
-        entropy = -law.log_prob(law.rsample((500,))).mean().item()
+        entropy = -distribution.log_prob(distribution.rsample((500,))).mean().item()
     assert entropy == pytest.approx(-1.0, abs=0.15)
     variance = math.exp(-3.0) / (2.0 * math.pi)
     np.testing.assert_allclose(agent.log_temperature.exp().mean().item(), 20.0 * variance, rtol=0.3)
@@ -141,26 +141,26 @@ def test_the_multiplier_brings_the_gap_to_its_target() -> None:
 FITTED: dict[str, Any] = {"learning_rate": 1e-2, "behaviour_steps": 100, "critic_steps": 250, "n_samples": 4}
 
 
-def test_weighted_imitation_ends_at_the_tilted_law() -> None:
+def test_weighted_imitation_ends_at_the_tilted_distribution() -> None:
     """Uniform doses times exp(- t (a - 0.3)^2): normal, truncated, with variance 1 / 2t."""
     config = FITTED | {"improvement": "exp_weight", "inverse_temperature": 4.0}
-    law: Any = trained("onestep", config, bandit(), 700).policy(OBS).base_dist  # type: ignore[attr-defined]
-    np.testing.assert_allclose(law.loc.detach().mean((1, 2)), BEST, atol=0.05)
-    np.testing.assert_allclose(law.scale.detach().mean((1, 2)), 8.0**-0.5, rtol=0.12)
+    distribution: Any = trained("onestep", config, bandit(), 700).policy(OBS).base_dist  # type: ignore[attr-defined]
+    np.testing.assert_allclose(distribution.loc.detach().mean((1, 2)), BEST, atol=0.05)
+    np.testing.assert_allclose(distribution.scale.detach().mean((1, 2)), 8.0**-0.5, rtol=0.12)
 
 
-def test_the_reverse_divergence_ends_at_the_tilted_law() -> None:
+def test_the_reverse_divergence_ends_at_the_tilted_distribution() -> None:
     """beta times exp((1 - (a - 0.3)^2) / kappa): the precisions add."""
     kappa = 0.25
     config = FITTED | {"improvement": "reverse_kl", "divergence_weight": kappa}
     agent: Any = trained("onestep", config, bandit(), 700)
     with torch.no_grad():
-        law, behaviour = agent.policy(OBS).base_dist, agent.densities(OBS)["behaviour"].base_dist
+        distribution, behaviour = agent.policy(OBS).base_dist, agent.densities(OBS)["behaviour"].base_dist
     recorded = behaviour.scale**-2
     precision = recorded + 2.0 / kappa
     loc = (recorded * behaviour.loc + 2.0 / kappa * BEST) / precision
-    np.testing.assert_allclose(law.loc.mean((1, 2)), loc.mean((1, 2)), atol=0.1)
-    np.testing.assert_allclose(law.scale.mean((1, 2)), precision.mean((1, 2)) ** -0.5, rtol=0.15)
+    np.testing.assert_allclose(distribution.loc.mean((1, 2)), loc.mean((1, 2)), atol=0.1)
+    np.testing.assert_allclose(distribution.scale.mean((1, 2)), precision.mean((1, 2)) ** -0.5, rtol=0.15)
 
 
 def two_visits() -> Dataset:
@@ -188,9 +188,9 @@ def test_easy_bcq_takes_the_best_dose_by_the_recorded_policys_value() -> None:
     np.testing.assert_allclose(values(agent, grid, -1.0).mean(), 0.9 * average(reward), atol=0.04)
     np.testing.assert_allclose(values(agent, grid, 1.0).mean(0), reward(grid), atol=0.06)
     with torch.no_grad():
-        law: Any = agent.policy(torch.ones(len(SEEDS), 1, 1)).base_dist  # type: ignore[attr-defined]
-    np.testing.assert_allclose(law.mode.mean(), BEST, atol=0.06)
-    weights, candidates = law.weights[:, 0, 0], law.values[:, 0, 0]
+        distribution: Any = agent.policy(torch.ones(len(SEEDS), 1, 1)).base_dist  # type: ignore[attr-defined]
+    np.testing.assert_allclose(distribution.mode.mean(), BEST, atol=0.06)
+    weights, candidates = distribution.weights[:, 0, 0], distribution.values[:, 0, 0]
     assert float((weights * (candidates - BEST).abs()).sum(-1).mean()) < 0.1
 
 

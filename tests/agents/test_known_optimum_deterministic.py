@@ -77,10 +77,10 @@ def balance(value_weight: float, distance_weight: float) -> float:
     return float(brentq(slope, 0.0, BEST))
 
 
-def assert_near(found: np.ndarray, wanted: float) -> None:
+def assert_near(result: np.ndarray, wanted: float) -> None:
     """Seeds err by the slope of a critic that was fitted to values, not slopes; less so on average."""
-    np.testing.assert_allclose(found, wanted, atol=0.06)
-    assert found.mean() == pytest.approx(wanted, abs=0.025)
+    np.testing.assert_allclose(result, wanted, atol=0.06)
+    assert result.mean() == pytest.approx(wanted, abs=0.025)
 
 
 def test_td3_bc_reaches_its_fixed_point() -> None:
@@ -113,7 +113,7 @@ def two_visits() -> Dataset:
 
 
 def test_rebrac_charges_the_distance_from_the_recorded_next_dose() -> None:
-    """The first visit is worth gamma (1 - beta_2 E|pi(s') - a'|^2), a second moment of recorded doses."""
+    """The first visit is worth gamma (1 - beta_2 E|pi(s') - a'|^2), a second progress of recorded doses."""
     config = {"critic_penalty": 0.3, "actor_penalty": 5.0, "target_noise": 0.0, "learning_rate": 3e-3}
     agent: Any = trained("rebrac", config, two_visits(), 600)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_spot_reaches_its_fixed_point() -> None:
     """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D."""
     config = SPOT | {"penalty": 1.0, "n_samples": 4}
     agent = trained("spot", config, bandit(0.2), 1000)
-    found = doses(agent).mean(1)
+    result = doses(agent).mean(1)
     draws = stats.norm.ppf(stats.qmc.Sobol(2, scramble=False).random_base2(5) + 2.0**-6)
     grid = np.linspace(0.2, 0.8, 6)
     for seed in range(len(SEEDS)):
@@ -151,10 +151,10 @@ def test_spot_reaches_its_fixed_point() -> None:
             np.mean([spot.distance(params, obs, [float(p)], draws, config) for obs in states]) for p in grid
         ]
         # A smooth curve through the penalties; the critic is the reward, divided by its size at the policy.
-        value = np.polynomial.Polynomial([BEST**2, -2.0 * BEST, 1.0]) / reward(found[seed])
+        value = np.polynomial.Polynomial([BEST**2, -2.0 * BEST, 1.0]) / reward(result[seed])
         loss = value + config["penalty"] * np.polynomial.Polynomial.fit(grid, penalty, 4).convert()
         wanted = brentq(loss.deriv(), 0.2, 0.8)
-        assert found[seed] == pytest.approx(wanted, abs=0.05)
+        assert result[seed] == pytest.approx(wanted, abs=0.05)
         assert wanted > BEST + 0.1, "the penalty moves the optimum"
 
 
@@ -167,7 +167,8 @@ def test_spot_stays_where_the_data_are() -> None:
 
 
 def test_the_fitted_density_is_that_of_the_doses() -> None:
-    """Mass, mean and deviation of doses uniform on [-0.5, 1], of which the decoder's law has a quarter."""
+    """Mass, mean and deviation of doses uniform on [-0.5, 1], of which the decoder's distribution has a
+    quarter."""
     config = SPOT | {"vae_beta": 0.05, "vae_learning_rate": 3e-3, "vae_steps": 600}
     agent: Any = trained("spot", config, bandit(-0.5), 600)
     grid = torch.linspace(-2.0, 2.5, 151)
@@ -202,10 +203,10 @@ def episodes_of_visits(visits: int) -> Dataset:
 def interval(agent: Agent) -> tuple[np.ndarray, np.ndarray]:
     """Mode and half-width at that state, ``[S]`` each."""
     with torch.no_grad():
-        law: Any = agent.policy(torch.zeros(len(SEEDS), 1, 1, dtype=next(agent.parameters()).dtype))
-    support = law.base_dist.support
+        distribution: Any = agent.policy(torch.zeros(len(SEEDS), 1, 1, dtype=next(agent.parameters()).dtype))
+    support = distribution.base_dist.support
     half = 0.5 * (support.upper_bound - support.lower_bound)
-    return law.mode[:, 0, 0].numpy(), half[:, 0, 0].numpy()
+    return distribution.mode[:, 0, 0].numpy(), half[:, 0, 0].numpy()
 
 
 def minimised(config: dict[str, Any]) -> Agent:

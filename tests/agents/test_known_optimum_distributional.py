@@ -1,7 +1,7 @@
-"""IQN, C51, CODAC and Value Flows learn laws of returns that are known, and choose doses by them.
+"""IQN, C51, CODAC and Value Flows learn distributions of returns that are known, and choose doses by them.
 
-Rewards here are drawn: on the bandit the law of the return is that of the reward, on a chain of two visits
-that of r + gamma r'.
+Rewards here are drawn: on the bandit the distribution of the return is that of the reward, on a chain of two
+visits that of r + gamma r'.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "value_flows": FEW | {"distributional": 0.0, "return_steps": 5},
 }
 FINE = {"value_flows": {"return_steps": 10}}
-"""Fewer Euler steps narrow the law."""
+"""Fewer Euler steps narrow the distribution."""
 DOSES = bandit().act[:, 0].numpy()
 
 
@@ -56,12 +56,12 @@ def learned(agent: Agent, dose: float, state: float = 0.0) -> np.ndarray:
     """Sorted returns of a dose, ``[S, K]``."""
     obs = torch.full((len(SEEDS), 1, 1), state)
     with torch.no_grad():
-        found = agent.returns(obs, torch.full_like(obs, dose))
-    assert found is not None
-    return np.sort(found[:, 0].numpy(), -1)
+        result = agent.returns(obs, torch.full_like(obs, dose))
+    assert result is not None
+    return np.sort(result[:, 0].numpy(), -1)
 
 
-# The law of the reward
+# The distribution of the reward
 
 
 def effect(dose: Any) -> Any:
@@ -76,11 +76,11 @@ def test_the_probability_of_an_effect_is_learned(name: str) -> None:
     agent = learner(name, rewarded(reward), 200)
     share = 0.4 if name == "value_flows" else 0.75  # a smooth flow passes between the two
     for dose in (-0.7, 0.0, 0.7):
-        found = learned(agent, dose)
-        np.testing.assert_allclose(found.mean(-1), effect(dose), atol=0.12)
-        assert found.mean() == pytest.approx(effect(dose), abs=0.06)
-        np.testing.assert_allclose((found > 0.5).mean(-1), effect(dose), atol=0.15)
-        assert (np.minimum(np.abs(found), np.abs(found - 1.0)) < 0.1).mean() > share
+        result = learned(agent, dose)
+        np.testing.assert_allclose(result.mean(-1), effect(dose), atol=0.12)
+        assert result.mean() == pytest.approx(effect(dose), abs=0.06)
+        np.testing.assert_allclose((result > 0.5).mean(-1), effect(dose), atol=0.15)
+        assert (np.minimum(np.abs(result), np.abs(result - 1.0)) < 0.1).mean() > share
 
 
 # Two visits
@@ -109,11 +109,11 @@ def chain() -> Dataset:
 def test_the_return_of_two_visits_is_the_convolution(name: str) -> None:
     """0, 1/2, 1 and 3/2, each with probability 1/4, at a discount of 1/2."""
     agent = learner(name, chain(), 400, discount=0.5, **FINE.get(name, {}))
-    found = learned(agent, 0.0, -1.0)
-    np.testing.assert_allclose(found.mean(-1), 0.75, atol=0.1)
-    np.testing.assert_allclose(found.std(-1), np.sqrt(1.25) / 2.0, atol=0.1)
+    result = learned(agent, 0.0, -1.0)
+    np.testing.assert_allclose(result.mean(-1), 0.75, atol=0.1)
+    np.testing.assert_allclose(result.std(-1), np.sqrt(1.25) / 2.0, atol=0.1)
     if name != "value_flows":  # a smooth flow passes between them
-        middles = found[:, [12, 37, 62, 87]].mean(0)
+        middles = result[:, [12, 37, 62, 87]].mean(0)
         np.testing.assert_allclose(middles, [0.0, 0.5, 1.0, 1.5], atol=0.05)
 
 
@@ -129,22 +129,22 @@ def test_the_second_term_of_value_flows_moves_the_mean() -> None:
 WORST = 0.2
 """Share of the worst returns in the cautious agents' measure."""
 PRICE = float(stats.norm.pdf(stats.norm.ppf(WORST)) / WORST)
-"""Deviations that the mean of this share of a normal law lies below the mean."""
+"""Deviations that the mean of this share of a normal distribution lies below the mean."""
 
 
 NEUTRAL, CAUTIOUS = 0.6, 0.0
 """Doses with the largest mean, and with the largest mean of the worst share."""
 
 
-def reward_law(dose: Any) -> Any:
+def reward_distribution(dose: Any) -> Any:
     """Normal: mean 1.2 a - a^2, and a deviation so that the mean less PRICE deviations is largest at 0."""
     return stats.norm(2.0 * NEUTRAL * dose - dose**2, 2.0 * NEUTRAL / PRICE * (1.0 + dose))
 
 
 def heteroscedastic() -> Dataset:
-    """Rewards of that law, spread evenly over it wherever one looks."""
+    """Rewards of that distribution, spread evenly over it wherever one looks."""
     spread = (np.arange(len(DOSES)) * 0.5 * (np.sqrt(5.0) - 1.0) + 0.5) % 1.0
-    return rewarded(reward_law(DOSES).ppf(spread))
+    return rewarded(reward_distribution(DOSES).ppf(spread))
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_iqn_knows_the_tails_and_the_cautious_dose() -> None:
     agent = learner("iqn", heteroscedastic(), 400, risk_level=WORST)
     levels = np.array([10, 30, 50, 70, 90])
     for dose in (-0.5, 0.0, 0.5):
-        wanted = reward_law(dose).ppf((levels + 0.5) / LEVELS)
+        wanted = reward_distribution(dose).ppf((levels + 0.5) / LEVELS)
         np.testing.assert_allclose(learned(agent, dose).mean(0)[levels], wanted, atol=0.2)
     grid = torch.linspace(-1.0, 1.0, 41).view(1, 41, 1).expand(len(SEEDS), 41, 1)
     with torch.no_grad():

@@ -61,10 +61,10 @@ def rows(agent: Agent, noise: dict[str, Tensor], **columns: Any) -> Batch:
     zeros = {name: torch.zeros(*plan.shape).double() for name, plan in agent.noise(count).items()}
     both = {name: x.double().expand(2, *x.shape) for name, x in (zeros | noise).items()}
     obs, act = torch.zeros(count, 1), torch.zeros(count, agent.problem.n_act)
-    found = {"obs": obs, "act": act, "reward": obs[:, 0], "next_obs": obs, "terminated": obs[:, 0]} | columns
+    result = {"obs": obs, "act": act, "reward": obs[:, 0], "next_obs": obs, "terminated": obs[:, 0]} | columns
     extra = {"next_act": torch.zeros(2, *act.shape).double(), "has_next": torch.ones(2, count, 1).double()}
     return Batch(
-        **{name: x.double().expand(2, *x.shape) for name, x in found.items()}, noise=both, extra=extra
+        **{name: x.double().expand(2, *x.shape) for name, x in result.items()}, noise=both, extra=extra
     )
 
 
@@ -116,7 +116,7 @@ def test_the_policy_reaches_the_balance_of_imitation_and_value(name: str, values
     recorded = torch.full_like(eps, MEAN)
     batch = rows(agent, {"dose": eps, "dose_time": time} if "fa" in name else {"dose": eps}, act=recorded)
     minimised(agent, "actor", batch, "actor")
-    found = agent.actor(batch.obs, batch.noise["dose"])[1].detach()
+    result = agent.actor(batch.obs, batch.noise["dose"])[1].detach()
 
     a, b = 1.0 - slope(time) * time, 1.0 + slope(time) * (1.0 - time)
     weight, aim = {
@@ -128,7 +128,7 @@ def test_the_policy_reaches_the_balance_of_imitation_and_value(name: str, values
     }[name]
     pull = alpha * weight / n_act
     wanted = (pull * aim + values * BEST) / (pull + values)
-    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    np.testing.assert_allclose(result, wanted, atol=2e-3)
     assert float(wanted.abs().max()) < 1.0
 
 
@@ -138,15 +138,15 @@ def test_a_large_alpha_reproduces_the_behaviour_and_a_small_one_the_best_dose(na
     eps, _ = grid(32, 1)
     flow = euler(Behaviour(), eps, eps, 10)
     assert float(flow.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert 0.75 * WIDTH < float(flow.std()) < 0.8 * WIDTH  # ten steps narrow the law, by themselves
+    assert 0.75 * WIDTH < float(flow.std()) < 0.8 * WIDTH  # ten steps narrow the distribution, by themselves
     for alpha, mean, width in ((1e3, float(flow.mean()), float(flow.std())), (1e-3, BEST, 0.0)):
         agent = built(name, {key: alpha})
         agent.flow = Behaviour()
         agent.critic = agent.critic_target = agent.upper = Worth()
         minimised(agent, "actor", rows(agent, {"dose": eps}), "actor")
-        law: Any = agent.policy(torch.zeros(2, 1, 1).double()).base_dist
-        np.testing.assert_allclose(law.mean.detach(), mean, atol=5e-3)
-        np.testing.assert_allclose(law.variance.detach().sqrt(), width, atol=5e-3)
+        distribution: Any = agent.policy(torch.zeros(2, 1, 1).double()).base_dist
+        np.testing.assert_allclose(distribution.mean.detach(), mean, atol=5e-3)
+        np.testing.assert_allclose(distribution.variance.detach().sqrt(), width, atol=5e-3)
 
 
 # The critics, where the policy is known
@@ -179,8 +179,8 @@ def test_the_critic_learns_what_the_next_visit_is_worth_given_its_noise(name: st
     }[name]
     wanted = 0.9 * (-(dose - BEST).square() - charged * away.square()).squeeze(-1)
     state = torch.cat((torch.zeros_like(eps), eps), -1).expand(2, -1, -1)
-    found = agent.critic(state, torch.zeros_like(eps).expand(2, -1, -1)).detach()
-    np.testing.assert_allclose(found, wanted.expand_as(found), atol=0.03)
+    result = agent.critic(state, torch.zeros_like(eps).expand(2, -1, -1)).detach()
+    np.testing.assert_allclose(result, wanted.expand_as(result), atol=0.03)
 
 
 class Told(nn.Module):
@@ -198,14 +198,14 @@ def test_z_is_the_expectile_over_the_noise(expectile: float) -> None:
     eps, _ = grid(400, 1)
     batch = rows(agent, {"upper": eps})
     minimised(agent, "upper", batch, "upper")
-    found = agent.upper(batch.obs[:, :1], batch.act[:, :1]).detach().numpy()
+    result = agent.upper(batch.obs[:, :1], batch.act[:, :1]).detach().numpy()
 
     def balance(z: float) -> float:
         above = np.clip(eps.numpy() - z, 0.0, None).mean()
         below = np.clip(z - eps.numpy(), 0.0, None).mean()
         return float(expectile * above - (1.0 - expectile) * below)
 
-    np.testing.assert_allclose(found, brentq(balance, -3.0, 3.0), atol=1e-4)
+    np.testing.assert_allclose(result, brentq(balance, -3.0, 3.0), atol=1e-4)
 
 
 # The flow and IFQL
@@ -229,11 +229,11 @@ def test_a_flow_ends_where_every_recorded_dose_is() -> None:
 
 def test_a_flow_finds_both_modes_and_ifql_chooses_the_better() -> None:
     """Two recorded doses; the reward falls off from 0.3."""
-    law = flow_of(np.array([-0.5, 0.7]))
-    low, high = (law.values + 0.5).abs() < 0.1, (law.values - 0.7).abs() < 0.1
+    distribution = flow_of(np.array([-0.5, 0.7]))
+    low, high = (distribution.values + 0.5).abs() < 0.1, (distribution.values - 0.7).abs() < 0.1
     np.testing.assert_allclose(torch.stack((low, high)).double().mean((1, 2, 3, 4)), 0.5, atol=0.1)
-    assert bool(((law.mode - 0.7).abs() < 0.1).all())
-    assert float((law.weights * high).sum(-1).detach().min()) > 0.99
+    assert bool(((distribution.mode - 0.7).abs() < 0.1).all())
+    assert float((distribution.weights * high).sum(-1).detach().min()) > 0.99
 
 
 def test_ifql_values_a_state_by_the_expectile_of_its_rewards() -> None:
@@ -248,8 +248,8 @@ def test_ifql_values_a_state_by_the_expectile_of_its_rewards() -> None:
         above, below = np.clip(worth - v, 0.0, None), np.clip(v - worth, 0.0, None)
         return float(0.8 * above.mean() - 0.2 * below.mean())
 
-    found = agent.value(batch.obs[:, :1]).detach()
-    np.testing.assert_allclose(found, brentq(balance, -2.0, 0.0), atol=1e-4)
+    result = agent.value(batch.obs[:, :1]).detach()
+    np.testing.assert_allclose(result, brentq(balance, -2.0, 0.0), atol=1e-4)
 
 
 # Whole agents
@@ -258,8 +258,8 @@ def test_ifql_values_a_state_by_the_expectile_of_its_rewards() -> None:
 def draws(agent: Agent, obs: Tensor) -> Any:
     """The draws of one dose at ``obs``, ``[S, B, M]``."""
     with torch.no_grad():
-        law: Any = agent.policy(obs)
-    return law.base_dist.values[..., 0, :].numpy()
+        distribution: Any = agent.policy(obs)
+    return distribution.base_dist.values[..., 0, :].numpy()
 
 
 @pytest.mark.slow
@@ -267,10 +267,10 @@ def draws(agent: Agent, obs: Tensor) -> Any:
 def test_a_trained_agent_reaches_the_balance(name: str, values: float) -> None:
     """Doses uniform on [-1, 1] drawn towards 0.3; NBRAC's all to one, since it imitates their mean."""
     config = {"alpha" if name == "fql" else "actor_penalty": values, "learning_rate": 3e-3}
-    found = draws(trained(name, config, bandit(), 1500), OBS)
-    np.testing.assert_allclose(found.mean((1, 2)), 0.5 * BEST, atol=0.05)
+    result = draws(trained(name, config, bandit(), 1500), OBS)
+    np.testing.assert_allclose(result.mean((1, 2)), 0.5 * BEST, atol=0.05)
     spread = 0.0 if name == "nbrac" else 0.5 / math.sqrt(3.0)
-    np.testing.assert_allclose(found.std(2).mean(1), spread, atol=0.05)
+    np.testing.assert_allclose(result.std(2).mean(1), spread, atol=0.05)
 
 
 @pytest.mark.slow

@@ -63,16 +63,16 @@ def doses(agent: Agent) -> np.ndarray:
 def candidates(agent: Agent) -> np.ndarray:
     """What the executed dose is chosen from, ``[S, B, M]``."""
     with torch.no_grad():
-        law: Any = agent.policy(OBS).base_dist  # type: ignore[attr-defined]
-    return np.asarray(law.values.squeeze(2))
+        distribution: Any = agent.policy(OBS).base_dist  # type: ignore[attr-defined]
+    return np.asarray(distribution.values.squeeze(2))
 
 
 def ends(agent: Agent) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest dose that can be generated at each of the observations, ``[S, B]`` each."""
     with torch.no_grad():
-        found = agent.admissible(OBS, 2048)
-    assert found is not None
-    return found.amin((2, 3)).numpy(), found.amax((2, 3)).numpy()
+        result = agent.admissible(OBS, 2048)
+    assert result is not None
+    return result.amin((2, 3)).numpy(), result.amax((2, 3)).numpy()
 
 
 # BCQ
@@ -81,9 +81,9 @@ def ends(agent: Agent) -> tuple[np.ndarray, np.ndarray]:
 def test_bcq_takes_the_best_dose_that_is_recorded() -> None:
     """The candidate that is nearest to it; some of them are near."""
     agent = trained("bcq", {**BCQ, "reach": 0.0}, bandit(), 300)
-    found, among = doses(agent), candidates(agent)
+    result, among = doses(agent), candidates(agent)
     nearest = np.take_along_axis(among, np.abs(among - BEST).argmin(-1)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(np.abs(found - BEST), np.abs(nearest - BEST), atol=0.02)
+    np.testing.assert_allclose(np.abs(result - BEST), np.abs(nearest - BEST), atol=0.02)
     assert np.abs(nearest - BEST).max() < 0.1
     assert np.ptp(among, axis=-1).min() > 0.4
 
@@ -133,8 +133,8 @@ def test_bear_stays_where_the_data_are_where_no_discrepancy_is_allowed() -> None
     """Draws as they are compared, within half a deviation, match the decoder's, whose doses pay less."""
     agent = trained("bear", {**BEAR, "threshold": 0.0}, bandit(0.5), 300)
     with torch.no_grad():
-        law: Any = agent.densities(OBS)["candidates"].base_dist
-        compared = [torch.tanh(law.loc + k * law.scale).numpy() for k in (-0.5, 0.5)]
+        distribution: Any = agent.densities(OBS)["candidates"].base_dist
+        compared = [torch.tanh(distribution.loc + k * distribution.scale).numpy() for k in (-0.5, 0.5)]
         generated = torch.tanh(agent.vae.decode(OBS, torch.zeros(len(SEEDS), len(OBS[0]), 2))).numpy()
     assert (agent.log_multiplier.detach() == 10.0).all()
     assert min(x.min() for x in compared) > 0.5
@@ -146,7 +146,7 @@ def test_bear_imitates_at_first() -> None:
     """With Q left out, the mean before tanh is that of the decoder, near the mean recorded dose, 0."""
     agent = trained("bear", {**BEAR, "mmd_only": 10_000, "kernel_width": 10.0}, bandit(), 200)
     with torch.no_grad():
-        law: Any = agent.densities(OBS)["candidates"].base_dist
+        distribution: Any = agent.densities(OBS)["candidates"].base_dist
         generated = spread(agent.vae.decode, OBS, points(64, 2, OBS).clamp(-0.5, 0.5)).mean((1, 2, 3))
     np.testing.assert_allclose(generated, 0.0, atol=0.3)
-    np.testing.assert_allclose(law.loc.mean((1, 2)), generated, atol=0.05)
+    np.testing.assert_allclose(distribution.loc.mean((1, 2)), generated, atol=0.05)

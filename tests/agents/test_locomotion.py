@@ -76,7 +76,7 @@ def test_an_agent_learns_a_task_and_acts_in_it_within_its_limits(name: str, task
         if step % 100 == 99:
             assert all(bool(torch.isfinite(value).all()) for value in report.values()), step
     assert all(bool(torch.isfinite(value).all()) for value in agent.state_dict().values())
-    found = rollout(factory, following(DosePolicy(agent, dataset.transform)), (0,), 2)
-    assert np.isfinite(found.returns).all()
-    assert (found.visits >= 1.0).all()
-    assert (found.limited == 0.0).all()  # every requested action was within the box
+    result = rollout(factory, following(DosePolicy(agent, dataset.transform)), (0,), 2)
+    assert np.isfinite(result.returns).all()
+    assert (result.visits >= 1.0).all()
+    assert (result.limited == 0.0).all()  # every requested action was within the box

@@ -31,10 +31,10 @@ from tests.agents.oracle_cases import (
     assert_seen,
     build,
     discount_sign,
-    found,
     larger_critic,
     make_batch,
     no_terminal_mask,
+    result,
     seed_params,
     seed_rows,
     targets_are_online,
@@ -160,7 +160,7 @@ def test_iql_bounds() -> None:
     )
     for bound in ({"log_std_min": -9.0}, {"log_std_max": 9.0}):
         loose = ORACLES["iql"].expected(agent, batch, config | bound)
-        assert (loose["actor"] != found(agent, batch)["actor"]).all(), f"{bound} was not reached"
+        assert (loose["actor"] != result(agent, batch)["actor"]).all(), f"{bound} was not reached"
 
 
 def test_fttpo_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_fttpo_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(ORACLES["fttpo"], agent, batch, config)
     monkeypatch.setattr(fttpo, "MAX_RATIO", math.inf)
     assert (
-        ORACLES["fttpo"].expected(agent, batch, config)["actor"] > 2.0 * found(agent, batch)["actor"]
+        ORACLES["fttpo"].expected(agent, batch, config)["actor"] > 2.0 * result(agent, batch)["actor"]
     ).all()
 
 

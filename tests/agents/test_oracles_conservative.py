@@ -219,7 +219,7 @@ def targets_swapped(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPat
 
 
 def not_truncated(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(onestep, "law", lambda config: config | {"policy_family": "clipped_gaussian"})
+    patch.setattr(onestep, "distribution", lambda config: config | {"policy_family": "clipped_gaussian"})
 
 
 def policies_swapped(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_the_gap_estimates_the_logarithm_of_an_integral(name: str) -> None:
         agent.actor.scale.weight.zero_()
         agent.actor.scale.bias.fill_(0.3)
     batch = stratified(agent, count)
-    found = agent.losses_and_metrics(batch)[1]["gap"] - math.log(3 * count)
+    result = agent.losses_and_metrics(batch)[1]["gap"] - math.log(3 * count)
     for seed in range(len(SEEDS)):
         params = seed_params(agent, seed)
         wanted = []
@@ -348,7 +348,7 @@ def test_the_gap_estimates_the_logarithm_of_an_integral(name: str) -> None:
                     density = density / 3.0 + 2.0 * np.exp(np.maximum(q, bound)) / 3.0
                 total = integrate.trapezoid(density, grid)
                 wanted.append(math.log(total) - value(float(batch.act[seed, b, 0])))
-        assert float(found[seed]) == pytest.approx(np.mean(wanted), abs=2e-3)
+        assert float(result[seed]) == pytest.approx(np.mean(wanted), abs=2e-3)
 
 
 def test_the_multiplier_stays_within_its_limit_and_can_leave_it() -> None:
@@ -444,27 +444,28 @@ def test_the_first_phases_are_the_warm_up(config: Config, warm_up: int) -> None:
 
 @pytest.mark.parametrize("n_act", [1, 2])
 def test_easy_bcq_chooses_among_quantiles_of_the_recorded_policy(n_act: int) -> None:
-    """Every candidate is one by the oracle's law, and its probability that of the best of three draws."""
+    """Every candidate is one by the oracle's distribution, and its probability that of the best of three
+    draws."""
     agent: Any = build("onestep", EASY_BCQ, n_act)
     batch = make_batch(agent)
     with torch.no_grad():
-        law = agent.policy(batch.obs).base_dist
-    assert law.kind == "point_set"
-    assert law.values.shape == (len(SEEDS), N_ROWS, n_act, 64)
-    config = onestep.law(EASY_BCQ)
+        distribution = agent.policy(batch.obs).base_dist
+    assert distribution.kind == "point_set"
+    assert distribution.values.shape == (len(SEEDS), N_ROWS, n_act, 64)
+    config = onestep.distribution(EASY_BCQ)
     for seed, row in ((0, 0), (1, 4)):
         params, obs = seed_params(agent, seed), batch.obs[seed, row].numpy()
         worth = []
         for k in range(64):
             noise = agent.candidates[k, :, None].numpy()
             wanted = policies.sample(params, "behaviour", obs, noise, config)
-            np.testing.assert_allclose(law.values[seed, row, :, k], wanted, rtol=1e-9)
+            np.testing.assert_allclose(distribution.values[seed, row, :, k], wanted, rtol=1e-9)
             worth.append(onestep.worth(params, obs, wanted))
         best = int(np.argmax(worth[:3]))
-        np.testing.assert_array_equal(law.mode[seed, row], law.values[seed, row, :, best])
+        np.testing.assert_array_equal(distribution.mode[seed, row], distribution.values[seed, row, :, best])
         rank = np.argsort(np.argsort(-np.array(worth)))
         chance = ((64 - rank) / 64) ** 3 - ((63 - rank) / 64) ** 3
-        np.testing.assert_allclose(law.weights[seed, row, 0], chance, rtol=1e-9)
+        np.testing.assert_allclose(distribution.weights[seed, row, 0], chance, rtol=1e-9)
 
 
 def test_candidates_are_spread_evenly() -> None:

@@ -1,6 +1,6 @@
 """Every loss of IQN, C51, CODAC and Value Flows equals its equations in loops.
 
-Values and gradients, at every option; what each update moves; the laws of doses and returns.
+Values and gradients, at every option; what each update moves; the distributions of doses and returns.
 """
 
 from __future__ import annotations
@@ -161,10 +161,10 @@ def softmax_of(logits: Callable[..., list[float]]) -> Callable[..., list[float]]
 
 def atoms_move_to_the_nearest(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
     def nearest(z: list[float], reward: float, discount: float, mass: list[float]) -> list[float]:
-        found = [0.0] * len(z)
+        result = [0.0] * len(z)
         for value, p in zip(z, mass, strict=True):
-            found[int(np.argmin(np.abs(np.array(z) - (reward + discount * value))))] += p
-        return found
+            result[int(np.argmin(np.abs(np.array(z) - (reward + discount * value))))] += p
+        return result
 
     patch.setattr(c51, "projected", nearest)
 
@@ -322,11 +322,11 @@ def test_the_multiplier_of_codac_stays_within_its_limit_and_can_leave_it() -> No
         with torch.no_grad():
             agent.log_multiplier.fill_(limit + 0.1)
         agent.update(make_batch(agent))
-        found = agent.log_multiplier.detach()
-        assert bool(((found >= low) & (found <= high)).all()), (aim, found)
+        result = agent.log_multiplier.detach()
+        assert bool(((result >= low) & (result <= high)).all()), (aim, result)
 
 
-# Laws of doses and returns
+# Distributions of doses and returns
 
 
 def value_of(name: str, params: nets.Arrays, config: Config) -> Callable[[np.ndarray, list[float]], float]:
@@ -351,8 +351,8 @@ def test_the_policy_is_the_best_of_the_candidates(name: str) -> None:
     obs = torch.from_numpy(np.random.default_rng(2).standard_normal((2, 3, 4)))
     starts = points(DRAWS, 2, obs).numpy()
     with torch.no_grad():
-        law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-    assert law.kind == "point_set"
+        distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+    assert distribution.kind == "point_set"
     for s in range(len(SEEDS)):
         params = seed_params(agent, s)
         value = value_of(name, params, config)
@@ -360,23 +360,23 @@ def test_the_policy_is_the_best_of_the_candidates(name: str) -> None:
             state = obs[s, b].numpy()
             doses = [flow_nets.flow_end(params, state, start, config["flow_steps"]) for start in starts]
             worth = [value(state, dose) for dose in doses]
-            np.testing.assert_allclose(law.values[s, b].T, doses, rtol=1e-9)
-            np.testing.assert_allclose(law.mode[s, b], doses[int(np.argmax(worth[:5]))], rtol=1e-9)
+            np.testing.assert_allclose(distribution.values[s, b].T, doses, rtol=1e-9)
+            np.testing.assert_allclose(distribution.mode[s, b], doses[int(np.argmax(worth[:5]))], rtol=1e-9)
             order = np.argsort(worth)  # doses at a limit are worth the same in any order
             chance = (np.arange(1.0, DRAWS + 1.0) ** 5 - np.arange(DRAWS) ** 5) / DRAWS**5
-            np.testing.assert_allclose(law.mean[s, b], chance @ np.array(doses)[order], rtol=1e-9)
+            np.testing.assert_allclose(distribution.mean[s, b], chance @ np.array(doses)[order], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_returns_are_the_quantiles_of_the_learned_law(name: str) -> None:
+def test_returns_are_the_quantiles_of_the_learned_distribution(name: str) -> None:
     config = CONFIGS[name]
     agent = build(name, config)
     rng = np.random.default_rng(2)
     obs, act = torch.from_numpy(rng.standard_normal((2, 3, 4))), torch.from_numpy(rng.random((2, 3, 2)))
     with torch.no_grad():
-        found = agent.returns(obs, act)
-    assert found is not None
-    assert found.shape == (2, 3, LEVELS)
+        result = agent.returns(obs, act)
+    assert result is not None
+    assert result.shape == (2, 3, LEVELS)
     params, state, dose = seed_params(agent, 1), obs[1, 2].numpy(), act[1, 2].tolist()
     for k in (0, 37, 99):
         level = (k + 0.5) / LEVELS
@@ -393,7 +393,7 @@ def test_returns_are_the_quantiles_of_the_learned_law(name: str) -> None:
                 value_flows.carried(params, "critic", state, dose, start, 1.0, steps, e) for e in range(2)
             ]
             wanted = value_flows.mean([value_flows.inside(params, x) for x in ends])
-        assert float(found[1, 2, k]) == pytest.approx(wanted, rel=1e-9)
+        assert float(result[1, 2, k]) == pytest.approx(wanted, rel=1e-9)
 
 
 # Input

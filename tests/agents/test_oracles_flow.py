@@ -1,6 +1,6 @@
 """Every loss of FQL, IFQL, FAN, FAQL, NBRAC and NFQL equals its equations in loops.
 
-Values and gradients, at every option; what each update moves; the law that each policy returns.
+Values and gradients, at every option; what each update moves; the distribution that each policy returns.
 """
 
 from __future__ import annotations
@@ -274,37 +274,37 @@ def test_an_update_evaluates_as_many_networks_as_published(name: str, doses: int
     assert seen == {"doses": doses, "values": values}
 
 
-# Laws
+# Distributions
 
 
 @pytest.mark.parametrize("name", ["fql", "fan", "faql", "nbrac", "nfql"])
 def test_the_policy_is_the_clipped_map_of_fixed_noise(name: str) -> None:
     agent = build(name, CONFIGS[name])
     obs = torch.randn(len(SEEDS), 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+    distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
     noise = points(DRAWS, 2, obs).numpy()
-    assert law.values.shape == (len(SEEDS), 3, 2, DRAWS)
+    assert distribution.values.shape == (len(SEEDS), 3, 2, DRAWS)
     for k in range(len(SEEDS)):
         params = seed_params(agent, k)
         for b, m in ((0, 0), (2, 17), (1, DRAWS - 1)):
             wanted = flow_nets.clipped(flow_nets.one_step(params, obs[k, b].numpy(), noise[m]))
-            np.testing.assert_allclose(law.values[k, b, :, m].detach(), wanted, rtol=1e-9)
+            np.testing.assert_allclose(distribution.values[k, b, :, m].detach(), wanted, rtol=1e-9)
 
 
 def test_ifql_gives_the_best_of_its_candidates() -> None:
     agent = build("ifql", IFQL)
     obs = torch.randn(len(SEEDS), 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+    distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
     starts = points(DRAWS, 2, obs).numpy()
     for k in range(len(SEEDS)):
         params = seed_params(agent, k)
         for b in range(3):
             wanted = ifql.chosen(params, obs[k, b].numpy(), starts[: IFQL["candidates"]], IFQL["flow_steps"])
-            np.testing.assert_allclose(law.mode[k, b].detach(), wanted, rtol=1e-9)
-    assert law.kind == "point_set"
-    assert bool((law.weights[..., 0, :].argmax(-1) >= 0).all())
+            np.testing.assert_allclose(distribution.mode[k, b].detach(), wanted, rtol=1e-9)
+    assert distribution.kind == "point_set"
+    assert bool((distribution.weights[..., 0, :].argmax(-1) >= 0).all())
     torch.testing.assert_close(
-        law.weights.amax(-1)[..., 0], torch.full((2, 3), 1 - (1 - 1 / DRAWS) ** 8).double()
+        distribution.weights.amax(-1)[..., 0], torch.full((2, 3), 1 - (1 - 1 / DRAWS) ** 8).double()
     )
 
 
@@ -314,18 +314,18 @@ def test_values_by_noise_are_the_critic_at_fixed_noise(name: str) -> None:
     rng = torch.Generator().manual_seed(0)
     obs = torch.randn(len(SEEDS), 3, 4, dtype=torch.float64, generator=rng)
     act = 2.0 * torch.rand(len(SEEDS), 3, 2, dtype=torch.float64, generator=rng) - 1.0
-    found = agent.noise_values(obs, act)
-    assert found.shape == (len(SEEDS), 3, DRAWS)
+    result = agent.noise_values(obs, act)
+    assert result.shape == (len(SEEDS), 3, DRAWS)
     noise = points(DRAWS, 2, obs).numpy()
     for k in range(len(SEEDS)):
         params = seed_params(agent, k)
         for b, m in ((0, 0), (2, 17)):
             values = flow_nets.critics(params, "critic", obs[k, b].numpy(), noise[m], act[k, b].numpy())
-            assert float(found[k, b, m].detach()) == pytest.approx(sum(values) / 2, rel=1e-9)
+            assert float(result[k, b, m].detach()) == pytest.approx(sum(values) / 2, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_critics_of_means_offer_no_law_of_returns(name: str) -> None:
+def test_critics_of_means_offer_no_distribution_of_returns(name: str) -> None:
     obs = torch.zeros(len(SEEDS), 1, 4, dtype=torch.float64)
     assert build(name, CONFIGS[name]).returns(obs, obs[..., :2]) is None
 

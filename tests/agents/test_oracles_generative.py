@@ -301,8 +301,8 @@ def test_bear_keeps_its_multiplier_within_bounds(start: float, kept: float | Non
     with torch.no_grad():
         agent.log_multiplier.fill_(start)
     agent.update(make_batch(agent))
-    found = agent.log_multiplier.flatten().tolist()
-    assert found == [kept] * 2 if kept is not None else all(x not in (-5.0, 1.0, 10.0) for x in found)
+    result = agent.log_multiplier.flatten().tolist()
+    assert result == [kept] * 2 if kept is not None else all(x not in (-5.0, 1.0, 10.0) for x in result)
 
 
 @pytest.mark.parametrize(("threshold", "sign"), [(0.0, 1.0), (5.0, -1.0)])
@@ -321,8 +321,8 @@ def test_bear_raises_its_multiplier_where_the_discrepancy_is_above_the_threshold
 @pytest.mark.parametrize("kernel", ["laplacian", "gaussian"])
 def test_the_discrepancy_of_identical_draws_is_the_root_of_its_floor(kernel: Any) -> None:
     draws = torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = discrepancy(draws, draws.flip(1), kernel, 0.7)
-    torch.testing.assert_close(found, torch.full((3,), 1e-3, dtype=torch.float64), rtol=1e-6, atol=0.0)
+    result = discrepancy(draws, draws.flip(1), kernel, 0.7)
+    torch.testing.assert_close(result, torch.full((3,), 1e-3, dtype=torch.float64), rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize(("kernel", "between"), [("laplacian", -(1.0 + 2.0)), ("gaussian", -(1.0 + 4.0))])
@@ -343,9 +343,9 @@ def test_the_policy_is_the_best_of_the_candidates(name: str, config: dict[str, A
     agent = build(name, config, n_act)
     obs = make_batch(agent).obs[:, :2]
     with torch.no_grad():
-        law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-    assert law.kind == "point_set"
-    tries, count = config["candidates"], law.values.shape[-1]
+        distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+    assert distribution.kind == "point_set"
+    tries, count = config["candidates"], distribution.values.shape[-1]
     assert count == {"bcq": tries, "bear": 64}[name]
     noise = points(count, {"bcq": 2, "bear": 1}[name] * n_act, obs).numpy()
     for s in range(len(SEEDS)):
@@ -360,13 +360,13 @@ def test_the_policy_is_the_best_of_the_candidates(name: str, config: dict[str, A
                     doses.append(
                         bear.squashed(bear.draw(params, "actor", row, [float(x) for x in eps], config))
                     )
-            np.testing.assert_allclose(law.values[s, b].numpy().T, doses, rtol=1e-9)
+            np.testing.assert_allclose(distribution.values[s, b].numpy().T, doses, rtol=1e-9)
             worth = np.array([bcq.members(params, "critic.net", row, act)[0] for act in doses])
-            weights = law.weights[s, b, 0].numpy()
+            weights = distribution.weights[s, b, 0].numpy()
             for q in worth:  # the best of the tries is no better than q if all of them are not
                 no_better = worth <= q + 1e-12
                 assert weights[no_better].sum() == pytest.approx(no_better.mean() ** tries, abs=1e-12)
-            best = bcq.members(params, "critic.net", row, law.mode[s, b].tolist())[0]
+            best = bcq.members(params, "critic.net", row, distribution.mode[s, b].tolist())[0]
             assert best == pytest.approx(worth[:tries].max(), rel=1e-12)
 
 
@@ -377,11 +377,11 @@ def test_every_generated_dose_is_admissible(n_act: int) -> None:
         agent = build(name, config, n_act)
         obs = make_batch(agent).obs
         with torch.no_grad():
-            law: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
+            distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
             doses = agent.admissible(obs, 4096)
         assert doses is not None
         assert doses.shape == (len(SEEDS), obs.shape[1], 4096, n_act)
-        values = law.values if name == "bcq" else law.mode.unsqueeze(-1)  # [S, B, A, M]
+        values = distribution.values if name == "bcq" else distribution.mode.unsqueeze(-1)  # [S, B, A, M]
         room = 0.02
         assert bool((values <= doses.amax(2).unsqueeze(-1) + room).all())
         assert bool((values >= doses.amin(2).unsqueeze(-1) - room).all())

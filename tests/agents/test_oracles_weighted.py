@@ -26,10 +26,10 @@ from tests.agents.oracle_cases import (
     assert_seen,
     build,
     discount_sign,
-    found,
     larger_critic,
     make_batch,
     no_terminal_mask,
+    result,
     seed_params,
     targets_are_online,
     without_tanh,
@@ -163,7 +163,7 @@ def assert_bound_reached(name: str, config: Config, looser: Config, reached: set
     agent = build(name, config)
     batch = make_batch(agent)
     assert_same(ORACLES[name], agent, batch, config)
-    have, loose = found(agent, batch), ORACLES[name].expected(agent, batch, looser)
+    have, loose = result(agent, batch), ORACLES[name].expected(agent, batch, looser)
     differs = {key for key in have if (abs(have[key] - loose[key]) > 1e-6 * abs(have[key])).all()}
     assert differs == reached
 
@@ -193,7 +193,8 @@ def test_hubers_line_is_reached() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_bounds_of_the_scale_are_reached(name: str) -> None:
-    """Two scales, one below the lower and one above the upper bound, as every law of a Gaussian has them."""
+    """Two scales, one below the lower and one above the upper bound, as every distribution of a Gaussian has
+    them."""
     config = CONFIGS[name] | {"log_std_min": -1.0, "log_std_max": 0.5}
     agent = build(name, config)
     with torch.no_grad():
@@ -206,7 +207,7 @@ def test_the_bounds_of_the_scale_are_reached(name: str) -> None:
     assert_same(ORACLES[name], agent, batch, config)
     for bound in ({"log_std_min": -9.0}, {"log_std_max": 9.0}):
         loose = ORACLES[name].expected(agent, batch, config | bound)
-        assert (loose["actor"] != found(agent, batch)["actor"]).all(), f"{bound} was not reached"
+        assert (loose["actor"] != result(agent, batch)["actor"]).all(), f"{bound} was not reached"
 
 
 def test_noise_on_doses_is_bounded() -> None:
@@ -226,8 +227,8 @@ def test_drawn_doses_are_clipped_before_the_critics() -> None:
         agent = build(name, CONFIGS[name])
         batch = make_batch(agent)
         with torch.no_grad():
-            law = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
-            drawn = law.rsample_from(batch.noise["act"])
+            distribution = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
+            drawn = distribution.rsample_from(batch.noise["act"])
         assert bool((drawn > 1.0).any()), name
         assert bool((drawn < -1.0).any()), name
         assert bool((drawn.abs() < 1.0).any()), name

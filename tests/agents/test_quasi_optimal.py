@@ -20,8 +20,8 @@ from tests.agents.oracle_cases import (
     Oracle,
     assert_same,
     build,
-    found,
     make_batch,
+    result,
     seed_params,
 )
 from tests.oracles import quasi_optimal
@@ -89,8 +89,8 @@ def test_quasi_optimal_pairs_visits_of_the_same_episode_only() -> None:
         replace(whole, length=2, **{name: value[:, k : k + 2] for name, value in first.items()})
         for k in (0, 2, 4)
     ]
-    mean = np.mean([found(agent, part)["residual"] for part in parts], 0)
-    np.testing.assert_allclose(found(agent, batch)["residual"], mean, rtol=1e-12)
+    mean = np.mean([result(agent, part)["residual"] for part in parts], 0)
+    np.testing.assert_allclose(result(agent, batch)["residual"], mean, rtol=1e-12)
 
 
 def test_quasi_optimal_pairs_visits_of_different_episodes_only() -> None:
@@ -102,7 +102,7 @@ def test_quasi_optimal_pairs_visits_of_different_episodes_only() -> None:
     batch = replace(whole, length=2, **first)
     assert_same(ORACLE, agent, batch, config)
     rewards = [first["reward"] + shift * torch.tensor([1.0, 1.0, 0, 0, 0, 0]) for shift in (0.0, 1.0, 2.0)]
-    zero, one, two = (np.array(found(agent, replace(batch, reward=r))["residual"]) for r in rewards)
+    zero, one, two = (np.array(result(agent, replace(batch, reward=r))["residual"]) for r in rewards)
     np.testing.assert_allclose(two - one, one - zero, rtol=1e-9)  # linear: no square of the first episode
 
 
@@ -171,16 +171,16 @@ def test_the_policy_is_the_density_of_the_equations() -> None:
     agent: Any = scaled(build("quasi_optimal", QUASI, 1), act_low=-0.6, act_high=0.9)
     agent.theta.data[:, 0, 0] += torch.tensor([0.5, 3.0])
     batch = make_batch(agent)
-    law = agent.requires_grad_(False).policy(batch.obs)
+    distribution = agent.requires_grad_(False).policy(batch.obs)
     for seed in range(len(SEEDS)):
         params = seed_params(agent, seed)
         for b, obs in enumerate(batch.obs[seed].numpy()):
             best = quasi_optimal.Best(params, quasi_optimal.scaled_obs(params, obs), QUASI)
             ends = [-0.6 + 1.5 * x for x in (best.low, best.high)]
-            support = law.base_dist.support
+            support = distribution.base_dist.support
             assert float(support.lower_bound[seed, b, 0]) == pytest.approx(ends[0], abs=1e-7)
             assert float(support.upper_bound[seed, b, 0]) == pytest.approx(ends[1], abs=1e-7)
             for a in np.linspace(ends[0] + 1e-3, ends[1] - 1e-3, 5):
-                row = torch.full_like(law.mode, float(a))
-                density = float(law.log_prob(row)[seed, b].exp())
+                row = torch.full_like(distribution.mode, float(a))
+                density = float(distribution.log_prob(row)[seed, b].exp())
                 assert density == pytest.approx(best.density((a + 0.6) / 1.5) / 1.5, rel=1e-7)

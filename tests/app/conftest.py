@@ -15,7 +15,7 @@ PATIENTS, SEEDS = 3, (0, 1)
 
 @pytest.fixture(scope="session")
 def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two agents of two seeds, trained for a moment, evaluated on a few patients: small, nothing faked."""
+    """Two agents of two seeds, trained for a progress, evaluated on a few patients: small, nothing faked."""
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)

@@ -24,7 +24,7 @@ def take(study: Path, file: Path) -> None:
         page.goto(address + LINK)
         settle(page, charts=3)
         full_height(page)
-        end = page.get_by_role("heading", name="Course of patient").bounding_box()
+        end = page.get_by_role("heading", name="Episode of patient").bounding_box()
         assert end is not None
         page.screenshot(path=str(file), clip={"x": 0, "y": 0, "width": 1280, "height": end["y"] - 20})
         browser.close()

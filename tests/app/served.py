@@ -70,7 +70,7 @@ def settle(page: Any, charts: int = 1) -> None:
 
 
 def still(page: Any) -> None:
-    """Wait until nothing has moved for a dozen frames: charts follow their place a moment later."""
+    """Wait until nothing has moved for a dozen frames: charts follow their place a progress later."""
     page.wait_for_function(
         """() => {
             const places = [...document.querySelectorAll('[data-testid=stMain], .js-plotly-plot')].map(e => {

@@ -54,15 +54,15 @@ def card(full_study: Path) -> dict[str, Any]:
 def test_a_card_holds_what_was_measured_and_what_it_rests_on(full_study: Path, card: dict[str, Any]) -> None:
     one = run(full_study, "fttpo")
     outcomes = read_outcomes(one.folder.path / EPISODES)
-    for rule, found in outcomes.items():
+    for rule, result in outcomes.items():
         measured = card["evaluation"][rule]
-        expected = mean_over_seeds(found.returns)
+        expected = mean_over_seeds(result.returns)
         assert (measured["return"]["value"], measured["return"]["low"]) == (expected.value, expected.low)
-        assert measured["safety_events_per_patient"]["value"] == found.cost.mean()
-        assert measured["patients_with_a_safety_event"]["value"] == (found.cost > 0).mean()
-        assert measured["share_of_visits_at_a_limit"]["value"] == found.limited.mean()
+        assert measured["safety_events_per_patient"]["value"] == result.cost.mean()
+        assert measured["patients_with_a_safety_event"]["value"] == (result.cost > 0).mean()
+        assert measured["share_of_visits_at_a_limit"]["value"] == result.limited.mean()
         assert measured["return_of_worst_tenth"] is None  # 4 patients have no tenth
-    assert card["agent"]["law"] == family_of(one.config)
+    assert card["agent"]["distribution"] == family_of(one.config)
     assert card["agent"]["seeds"] == [0, 1]
     assert card["data"]["sha256"] == one.data
     assert (card["data"]["patients"], card["data"]["visits"]) == (3, 72)
@@ -74,19 +74,21 @@ def test_a_card_holds_what_was_measured_and_what_it_rests_on(full_study: Path, c
     assert any("not validated" in sentence for sentence in card["known_limits"])
 
 
-def test_the_shares_at_recorded_visits_are_those_of_the_door(full_study: Path, card: dict[str, Any]) -> None:
-    door = recommender_of(run_of(full_study, "fttpo"))
+def test_the_shares_at_recorded_visits_are_those_of_the_recommender(
+    full_study: Path, card: dict[str, Any]
+) -> None:
+    recommender = recommender_of(run_of(full_study, "fttpo"))
     episodes = episodes_of(run_of(full_study, "fttpo"))
-    found = [recommend(door, state.tolist()) for state in episodes.obs]  # 72 visits: all of them
+    result = [recommend(recommender, state.tolist()) for state in episodes.obs]  # 72 visits: all of them
     here = card["at_recorded_visits"]
     assert here["visits"] == 72
-    half = np.mean([[0.5 * (s.high[0] - s.low[0]) for s in one.seeds] for one in found])
+    half = np.mean([[0.5 * (s.high[0] - s.low[0]) for s in one.seeds] for one in result])
     assert here["half_width"] == pytest.approx(half, rel=1e-5)
-    assert here["spread_over_seeds"] == pytest.approx(np.mean([one.spread for one in found]), rel=1e-4)
-    disagree = [bool({"seeds_apart", "between_seeds"} & set(one.codes)) for one in found]
+    assert here["spread_over_seeds"] == pytest.approx(np.mean([one.spread for one in result]), rel=1e-4)
+    disagree = [bool({"seeds_apart", "between_seeds"} & set(one.codes)) for one in result]
     assert here["seeds_disagree"] == pytest.approx(np.mean(disagree))
     for status, share in here["status"].items():
-        assert share == pytest.approx(np.mean([one.status == status for one in found]))
+        assert share == pytest.approx(np.mean([one.status == status for one in result]))
     assert (here["dose_set"], here["exact_support"], here["mass_outside_limits"]) == ("interval", True, 0.0)
     open_ended = at_recorded_visits(recommender_of(run_of(full_study, "iql")), episodes)
     assert not open_ended["exact_support"]
@@ -143,10 +145,10 @@ def test_the_suite_is_described_by_the_agents_themselves() -> None:
     expected = {
         "fttpo": "learned values of doses",
         "bc": "recorded doses alone",
-        "iqn": "a learned law of returns",
+        "iqn": "a learned distribution of returns",
         "rebrac": "learned values of doses, the dose recorded next",
-        "decision_transformer": "recorded doses, given the return that followed, courses of up to 4 visits",
-        "quasi_optimal": "learned values of doses, pairs of visits of whole courses",
+        "decision_transformer": "recorded doses, given the return that followed, episodes of up to 4 visits",
+        "quasi_optimal": "learned values of doses, pairs of visits of whole episodes",
     }
     assert {name: agent_table.learns_from(stack(name, (0,))) for name in expected} == expected
     assert {entry.support for entry in agents.AGENTS.values()} <= set(KINDS)

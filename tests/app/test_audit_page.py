@@ -22,9 +22,9 @@ AUDIT = "views/audit.py"
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
     """A log of this test alone; the study stays as it is."""
-    found = AuditLog(tmp_path / "log" / FILE)
-    monkeypatch.setenv("DOSING_AUDIT", str(found.path))
-    return found
+    result = AuditLog(tmp_path / "log" / FILE)
+    monkeypatch.setenv("DOSING_AUDIT", str(result.path))
+    return result
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def opened(monkeypatch: pytest.MonkeyPatch):
 
 
 def records(log: AuditLog, kind: str = "") -> list[Record]:
-    found = log.verify()
-    assert found.broken is None
-    return [record for record in found.records if kind in ("", record.kind)]
+    result = log.verify()
+    assert result.broken is None
+    return [record for record in result.records if kind in ("", record.kind)]
 
 
 def send(at: AppTest, action: str | None, dose: float | None = None, reason: str = "") -> AppTest:
@@ -83,8 +83,8 @@ def test_each_answer_is_recorded_once_however_often_the_page_is_drawn(
 
 def test_a_refusal_is_recorded_too_and_has_nothing_to_accept(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study, state_from="typed numbers", numbers="1 2 3 nan 5 6 7 8")
-    found = records(log, "refusal")
-    assert [record.content["codes"] for record in found] == [["not_finite"]] * 2
+    result = records(log, "refusal")
+    assert [record.content["codes"] for record in result] == [["not_finite"]] * 2
     assert at.radio[0].options == ["Give another dose", "Reject"]
 
 
@@ -166,9 +166,9 @@ def test_what_was_deferred_needs_a_reason_to_be_accepted(opened, full_study: Pat
 
 @pytest.mark.parametrize("text", ["![x](http://elsewhere/x.png)", "<b>*a*</b> $x$ :red[b] `c`"])
 def test_words_of_a_person_are_not_markdown(text: str) -> None:
-    found = escaped(text)
-    assert found.replace("\\", "") == text
-    assert not re.search(r"(?<!\\)[^\w\s\\]", found)
+    result = escaped(text)
+    assert result.replace("\\", "") == text
+    assert not re.search(r"(?<!\\)[^\w\s\\]", result)
 
 
 # The page
@@ -199,17 +199,17 @@ def test_a_whole_log_is_shown_newest_first_with_its_counts(opened, full_study: P
     log.append("batch", {"rows": 3, "statuses": {"ok": 1, "refused": 2}, "provenance": {"run": "x"}})
     at.query_params["kinds"] = ""
     at.switch_page(AUDIT).run()
-    found = records(log)
-    assert f"Chain verified.** {len(found)} records" in at.success[0].value
-    assert shown_numbers(at) == [record.number for record in reversed(found)]
-    alerts = sum(r.content["status"] != "ok" for r in found if r.kind in ("recommendation", "refusal"))
+    result = records(log)
+    assert f"Chain verified.** {len(result)} records" in at.success[0].value
+    assert shown_numbers(at) == [record.number for record in reversed(result)]
+    alerts = sum(r.content["status"] != "ok" for r in result if r.kind in ("recommendation", "refusal"))
     text = words(at)
     assert f"Alerts: **{alerts}** of " in text
     assert "Overrides: **1** of 1 decision (1 another dose, 0 rejected)" in text
     assert "Rows of tables answered: 1 ok and 2 refused" in text
-    assert found[-1].line_hash in text
+    assert result[-1].line_hash in text
     at.multiselect(key="kinds").set_value(["override"]).run()
-    assert shown_numbers(at) == [record.number for record in found if record.kind == "override"]
+    assert shown_numbers(at) == [record.number for record in result if record.kind == "override"]
     assert "modify 0.25 on record 3: kidneys" in at.dataframe[0].value["what"][0]
 
 

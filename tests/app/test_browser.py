@@ -30,8 +30,8 @@ PAGES = (
 
 @pytest.fixture(scope="module")
 def address(full_study: Path) -> Iterator[str]:
-    with server(full_study) as found:
-        yield found
+    with server(full_study) as result:
+        yield result
 
 
 @pytest.fixture(scope="module")

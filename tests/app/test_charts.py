@@ -30,7 +30,7 @@ def answer(
     bounded: bool = True,
     limits: DoseLimits | None = None,
     position: int = 0,
-    **found: Any,
+    **result: Any,
 ) -> Answer:
     """An answer with seeds given as (dose, low, high) of one dose dimension."""
     limits = limits or DoseLimits((-1.0,), (1.0,))
@@ -50,8 +50,8 @@ def answer(
         "reasons": (),
         "state": (0.0,),
     }
-    source = Source(f"Agent {position}", "law", Recommender(None, Rules(limits)))  # type: ignore[arg-type]
-    return Answer(source, mark(position), Recommendation(**(fields | found)))
+    source = Source(f"Agent {position}", "distribution", Recommender(None, Rules(limits)))  # type: ignore[arg-type]
+    return Answer(source, mark(position), Recommendation(**(fields | result)))
 
 
 def refusal(position: int = 0) -> Answer:
@@ -84,7 +84,7 @@ def row(name: str, value: float, verdict: str | None = "worse", *, agent: bool =
     other = estimate(value - 1.0) if agent else None
     return Row(
         name,
-        "law",
+        "distribution",
         estimate(value),
         other,
         estimate(-1.0) if verdict else None,
@@ -214,7 +214,7 @@ def test_on_the_log_scale_a_zero_density_is_a_gap() -> None:
     assert plain.layout.yaxis.range[0] == 0
 
 
-def test_a_very_wide_law_does_not_squeeze_the_limits() -> None:
+def test_a_very_wide_distribution_does_not_squeeze_the_limits() -> None:
     wide = answer(bounded=False, seeds=((0.0, -50.0, 80.0),))
     assert dose_range([wide], 0) == (-3.0, 3.0)
     figure = dose_axis([wide], [curve(-1.0, 1.0)])
@@ -240,7 +240,7 @@ def test_one_chart_per_dose_dimension() -> None:
         support=((1.0, 0.25), (3.0, 0.75)),
         seeds=((0.0, 0.0, 0.0),),
     )
-    object.__setattr__(two.found, "seeds", (SeedSet(0, (2.0, 0.5), (1.0, 0.25), (3.0, 0.75)),))
+    object.__setattr__(two.result, "seeds", (SeedSet(0, (2.0, 0.5), (1.0, 0.25), (3.0, 0.75)),))
     for dimension, expected in enumerate([(1.0, 3.0), (0.25, 0.75)]):
         figure = dose_axis([two], [curve(*expected)], dimension, name=f"dose {dimension + 1}")
         assert bars(figure) == [expected]

@@ -37,29 +37,29 @@ STATE = np.linspace(-1.0, 1.0, PROBLEM.n_obs)
 def asked(name: str) -> Answer:
     """What a small fresh stack says of one state."""
     policy = DosePolicy(stack(name), Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,), 3.0))
-    (found,) = ask([Source(name, "law", Recommender(policy, Rules(LIMITS)))], STATE.tolist())
-    return found
+    (result,) = ask([Source(name, "distribution", Recommender(policy, Rules(LIMITS)))], STATE.tolist())
+    return result
 
 
 def test_a_critic_is_asked_about_every_dose_within_the_limits() -> None:
     one = asked("iql")
-    found = respond(one, 0)
-    assert found is not None
-    assert one.found.dose is not None
-    assert (found.dose[0], found.dose[-1]) == (0.1, 0.7)
-    assert one.found.dose[0] in found.dose
-    for k in (0, 17, len(found.dose) - 1):
+    result = respond(one, 0)
+    assert result is not None
+    assert one.result.dose is not None
+    assert (result.dose[0], result.dose[-1]) == (0.1, 0.7)
+    assert one.result.dose[0] in result.dose
+    for k in (0, 17, len(result.dose) - 1):
         obs = np.broadcast_to(STATE.astype(np.float32), (2, 1, 8))
-        dose = np.full((2, 1, 1), found.dose[k])
+        dose = np.full((2, 1, 1), result.dose[k])
         expected = one.source.policy.values(obs, dose)
         assert expected is not None
-        np.testing.assert_allclose(found.value[:, k], expected[:, 0], rtol=1e-5)
-    assert found.law is None
-    np.testing.assert_allclose(found.mean, found.value.mean(0))
-    np.testing.assert_array_equal(found.best, found.dose[found.value.argmax(1)])
-    at = int(np.flatnonzero(found.dose == one.found.dose[0])[0])
-    np.testing.assert_array_equal(found.at_recommended, found.value[:, at])
-    assert found.discount == one.source.policy.agent.discount == 0.9
+        np.testing.assert_allclose(result.value[:, k], expected[:, 0], rtol=1e-5)
+    assert result.distribution is None
+    np.testing.assert_allclose(result.mean, result.value.mean(0))
+    np.testing.assert_array_equal(result.best, result.dose[result.value.argmax(1)])
+    at = int(np.flatnonzero(result.dose == one.result.dose[0])[0])
+    np.testing.assert_array_equal(result.at_recommended, result.value[:, at])
+    assert result.discount == one.source.policy.agent.discount == 0.9
 
 
 def test_in_the_dimensions_not_drawn_the_recommended_dose_is_given() -> None:
@@ -68,35 +68,42 @@ def test_in_the_dimensions_not_drawn_the_recommended_dose_is_given() -> None:
     policy = DosePolicy(
         stack("td3_bc", problem=problem), Transform((0.0,) * 3, (1.0,) * 3, limits.low, limits.high)
     )
-    (one,) = ask([Source("a", "law", Recommender(policy, Rules(limits)))], [0.5, -0.5, 1.0])
-    assert one.found.dose is not None
+    (one,) = ask([Source("a", "distribution", Recommender(policy, Rules(limits)))], [0.5, -0.5, 1.0])
+    assert one.result.dose is not None
     for dimension, other in ((0, 1), (1, 0)):
-        found = respond(one, dimension)
-        assert found is not None
-        dose = np.empty((2, len(found.dose), 2))
-        dose[..., dimension], dose[..., other] = found.dose, one.found.dose[other]
-        obs = np.broadcast_to(np.array([0.5, -0.5, 1.0], dtype=np.float32), (2, len(found.dose), 3))
-        np.testing.assert_allclose(found.value, policy.values(obs, dose), rtol=1e-6)
-        assert (found.dose[0], found.dose[-1]) == (limits.low[dimension], limits.high[dimension])
-        figure = dose_response([found], limits, dimension)
-        assert {s.x0 for s in figure.layout.shapes if s.line.color == GREY} == {found.dose[0], found.dose[-1]}
+        result = respond(one, dimension)
+        assert result is not None
+        dose = np.empty((2, len(result.dose), 2))
+        dose[..., dimension], dose[..., other] = result.dose, one.result.dose[other]
+        obs = np.broadcast_to(np.array([0.5, -0.5, 1.0], dtype=np.float32), (2, len(result.dose), 3))
+        np.testing.assert_allclose(result.value, policy.values(obs, dose), rtol=1e-6)
+        assert (result.dose[0], result.dose[-1]) == (limits.low[dimension], limits.high[dimension])
+        figure = dose_response([result], limits, dimension)
+        assert {s.x0 for s in figure.layout.shapes if s.line.color == GREY} == {
+            result.dose[0],
+            result.dose[-1],
+        }
 
 
-def test_a_law_of_returns_brings_its_band_and_its_worst_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_of_returns_brings_its_band_and_its_worst_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     one = asked("iqn")
     monkeypatch.setattr(response, "CHUNK", 7)
-    found = respond(one, 0)
-    assert found is not None
-    assert found.law is not None
-    obs = np.broadcast_to(STATE.astype(np.float32), (2, len(found.dose), 8))
-    dose = np.broadcast_to(found.dose[:, None], (2, len(found.dose), 1))
+    result = respond(one, 0)
+    assert result is not None
+    assert result.distribution is not None
+    obs = np.broadcast_to(STATE.astype(np.float32), (2, len(result.dose), 8))
+    dose = np.broadcast_to(result.dose[:, None], (2, len(result.dose), 1))
     returns = one.source.policy.returns(obs, dose)
     assert returns is not None
-    np.testing.assert_allclose(found.value, returns.mean(-1), rtol=1e-5)
-    np.testing.assert_allclose(found.law.worst, lower_tail(returns, 0.05), rtol=1e-4, atol=1e-5)
-    mixed = returns.transpose(1, 0, 2).reshape(len(found.dose), -1)
-    np.testing.assert_allclose(found.law.low, np.quantile(mixed, 0.1, axis=1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.law.high, np.quantile(mixed, 0.9, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.value, returns.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(result.distribution.worst, lower_tail(returns, 0.05), rtol=1e-4, atol=1e-5)
+    mixed = returns.transpose(1, 0, 2).reshape(len(result.dose), -1)
+    np.testing.assert_allclose(result.distribution.low, np.quantile(mixed, 0.1, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        result.distribution.high, np.quantile(mixed, 0.9, axis=1), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_who_refuses_or_has_no_critic_is_not_drawn() -> None:
@@ -108,26 +115,26 @@ def test_who_refuses_or_has_no_critic_is_not_drawn() -> None:
 
 def test_near_doses_are_those_of_the_nearest_visits(full_study: Path) -> None:
     run = run_of(full_study, "fttpo")
-    door, episodes = recommender_of(run), episodes_of(run)
-    assert door.monitor is not None
+    recommender, episodes = recommender_of(run), episodes_of(run)
+    assert recommender.monitor is not None
     state = episodes.obs[5].astype(np.float64)
-    scaled = (episodes.obs - state) / door.monitor.scale
+    scaled = (episodes.obs - state) / recommender.monitor.scale
     order = np.argsort((scaled**2).sum(1), kind="stable")[: response.NEAR]
-    found = near_doses(door, state.tolist())
-    np.testing.assert_allclose(np.sort(found[:, 0]), np.sort(episodes.act[order, 0]), rtol=1e-6)
-    assert near_doses(replace(door, monitor=None), state.tolist()).shape == (0, 1)
+    result = near_doses(recommender, state.tolist())
+    np.testing.assert_allclose(np.sort(result[:, 0]), np.sort(episodes.act[order, 0]), rtol=1e-6)
+    assert near_doses(replace(recommender, monitor=None), state.tolist()).shape == (0, 1)
 
 
 # The figure
 
 
-def made(status: str = "ok", *, law: bool = False, position: int = 0) -> DoseResponse:
+def made(status: str = "ok", *, distribution: bool = False, position: int = 0) -> DoseResponse:
     """Two seeds' parabolas over doses from -2 to 6 mg."""
     limits = DoseLimits((-2.0,), (6.0,), "mg")
     dose = np.linspace(-2.0, 6.0, 33)
     value = np.stack([-((dose - 1.0) ** 2), -((dose - 1.5) ** 2) - 2.0])
     one = answer(limits=limits, status=status, position=position)
-    spread = ReturnsAtDoses(value.mean(0) - 9.0, value.mean(0) + 9.0, value - 20.0) if law else None
+    spread = ReturnsAtDoses(value.mean(0) - 9.0, value.mean(0) + 9.0, value - 20.0) if distribution else None
     return DoseResponse(one, dose, value, float(dose[14]), np.array([0.5, 4.0]), spread)
 
 
@@ -154,18 +161,18 @@ def test_the_figure_draws_seeds_mean_recommendation_and_recorded_doses() -> None
     assert low < one.value.min() < one.value.max() < high
 
 
-def test_a_law_is_drawn_with_its_own_band_and_a_dashed_worst_part() -> None:
-    one = made(law=True)
-    assert one.law is not None
+def test_a_distribution_is_drawn_with_its_own_band_and_a_dashed_worst_part() -> None:
+    one = made(distribution=True)
+    assert one.distribution is not None
     figure = dose_response([one], one.answer.source.limits)
     (dashed,) = (t for t in figure.data if t.line.dash == "dash")
-    np.testing.assert_array_equal(dashed.y, one.law.worst.mean(0))
+    np.testing.assert_array_equal(dashed.y, one.distribution.worst.mean(0))
     (band,) = (t for t in figure.data if t.fill == "toself")
-    assert max(band.y) == one.law.high.max()
+    assert max(band.y) == one.distribution.high.max()
     assert "worst 5" in texts(figure)
     low, high = figure.layout.yaxis.range
-    assert low < one.law.worst.min()
-    assert high > one.law.high.max()
+    assert low < one.distribution.worst.min()
+    assert high > one.distribution.high.max()
 
 
 def test_every_agent_has_a_panel_of_its_own_and_a_deferral_is_named() -> None:
@@ -187,11 +194,11 @@ def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> N
     state = episodes.obs[(episodes.episode == 1) & (episodes.step == 4)][0].tolist()
     said = words(at)
     for agent, title in (("fttpo", "FtTPO"), ("iql", "IQL")):
-        (one,) = ask([Source(title, "law", recommender_of(run_of(full_study, agent)))], state)
-        found = respond(one, 0)
-        assert found is not None
+        (one,) = ask([Source(title, "distribution", recommender_of(run_of(full_study, agent)))], state)
+        result = respond(one, 0)
+        assert result is not None
         assert f"**{title}**, discount 0.9" in said
-        assert f"to be worth **{number(float(found.at_recommended.mean()), 2)}** (2 seeds" in said
+        assert f"to be worth **{number(float(result.at_recommended.mean()), 2)}** (2 seeds" in said
     assert "A belief, not a measurement" in said
     (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
     assert chart["layout"]["title"]["text"] == NOTICE

@@ -16,7 +16,7 @@ from app.charts.live_treatment import ROW, LearningCurve, over_visits, stack
 from app.theme import MARKS, NOTICE, OTHER
 from dosing.evaluation.statistics import Estimate, band_over_seeds, mean_over_seeds
 from dosing.finetuning.method import TrialSettings
-from dosing.finetuning.trial import COURSES, CURVE
+from dosing.finetuning.trial import CURVE, TREATED
 from dosing.runs.files import read_json, read_table, write_json
 from dosing.runs.folder import DONE, find_runs
 from dosing.studies.finetune import finetune
@@ -103,12 +103,12 @@ def test_the_table_has_every_measure_with_its_interval(open_app, treated: Path) 
     table = at.table[0].value
     assert table["method"].tolist() == ["Direct", "Scratch", "Buffer", "BT", "PEX"]
     row = table.iloc[1]
-    (folder,) = treated.glob(f"{TRIALS}/scratch/*/*/{COURSES}")
-    courses = read_table(folder).to_pandas()
-    means = courses.groupby("seed").returns.mean().to_numpy()
+    (folder,) = treated.glob(f"{TRIALS}/scratch/*/*/{TREATED}")
+    episodes = read_table(folder).to_pandas()
+    means = episodes.groupby("seed").returns.mean().to_numpy()
     wanted = format(mean_over_seeds(means[:, None]), ".2f").replace("-", "\N{MINUS SIGN}")
     assert row["treated patients' return"] == wanted
-    assert row["worst patient's return"].replace("\N{MINUS SIGN}", "-") == f"{courses.returns.min():.1f}"
+    assert row["worst patient's return"].replace("\N{MINUS SIGN}", "-") == f"{episodes.returns.min():.1f}"
     assert row["patients per seed"] == "4"
     assert row["trial"] == "finished: 96 visits"
     assert row["stopped by the harm rule"] == "none"
@@ -131,7 +131,7 @@ def test_an_unfinished_trial_is_shown_as_far_as_it_is(open_app, study: Path) -> 
     (done,) = study.glob(f"{TRIALS}/pex/*/*/{DONE}")
     done.unlink()
     (nothing,) = study.glob(f"{TRIALS}/bt/*/*/{DONE}")
-    for name in (DONE, CURVE, COURSES):
+    for name in (DONE, CURVE, TREATED):
         (nothing.parent / name).unlink()
     at = open_app(study, PAGE)
     told = "\n".join(element.value for element in at.info)
@@ -162,8 +162,8 @@ def test_seeds_that_the_harm_rule_stopped_are_named(open_app, study: Path) -> No
 
 
 def test_a_damaged_trial_is_named_and_the_others_show(open_app, study: Path) -> None:  # noqa: F811
-    (courses,) = study.glob(f"{TRIALS}/pex/*/*/{COURSES}")
-    courses.write_bytes(courses.read_bytes()[:-20])
+    (episodes,) = study.glob(f"{TRIALS}/pex/*/*/{TREATED}")
+    episodes.write_bytes(episodes.read_bytes()[:-20])
     (study / TRIALS / STARTS).unlink()
     at = open_app(study, PAGE)
     assert any("pex" in error.value for error in at.error)
@@ -194,14 +194,14 @@ def drawing(ends: list[float]) -> go.Figure:
 
 
 def test_every_line_is_named_beside_its_end_and_no_label_is_on_another() -> None:
-    found = drawing([1.0, 1.01, 1.02, 0.99, 1.0, -0.5])
-    assert NOTICE in found.layout.title.text
+    result = drawing([1.0, 1.01, 1.02, 0.99, 1.0, -0.5])
+    assert NOTICE in result.layout.title.text
     for k in range(6):
-        assert f"Method number {k}".split()[0] in texts(found)
-    low, high = found.layout.yaxis.range
-    plot = found.layout.height - found.layout.margin.t - found.layout.margin.b
+        assert f"Method number {k}".split()[0] in texts(result)
+    low, high = result.layout.yaxis.range
+    plot = result.layout.height - result.layout.margin.t - result.layout.margin.b
     places = []
-    for note in found.layout.annotations:
+    for note in result.layout.annotations:
         tall = ROW * (1 + note.text.count("<br>"))
         middle = (note.y - low) / (high - low) * plot - note.ay
         places.append((middle - tall / 2, middle + tall / 2))

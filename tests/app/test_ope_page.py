@@ -48,29 +48,29 @@ PAGE = "views/ope.py"
 def test_a_value_is_that_of_the_core(full_study: Path, sampled: bool) -> None:
     folder = run_of(full_study, "fttpo")
     policy, episodes = policy_of(folder), episodes_of(folder)
-    found = value("FtTPO", policy, episodes, sampled=sampled)
+    result = value("FtTPO", policy, episodes, sampled=sampled)
     settings = Settings(estimators=("fqe", "wis", "wis_window"), sampled=sampled)
     constant, expected = evaluate_policies(episodes, [("FtTPO", policy)], settings).policies
-    assert found.policy.values == expected.values
-    assert found.constant.values == constant.values
+    assert result.policy.values == expected.values
+    assert result.constant.values == constant.values
     assert expected.weights is not None
-    assert found.sample is not None
-    np.testing.assert_allclose(found.sample, expected.weights.effective_sample)
-    assert found.refused == ""
-    assert found.patients == 3
+    assert result.sample is not None
+    np.testing.assert_allclose(result.sample, expected.weights.effective_sample)
+    assert result.refused == ""
+    assert result.patients == 3
 
 
 def test_recorded_doses_outside_an_exact_support_have_density_zero(full_study: Path) -> None:
     folder = run_of(full_study, "fttpo")
     policy, episodes = policy_of(folder), episodes_of(folder)
-    found = outside_support(policy, episodes)
-    assert found is not None
+    result = outside_support(policy, episodes)
+    assert result is not None
     obs = np.broadcast_to(episodes.obs, (2, *episodes.obs.shape))
-    law: Any = policy.law(obs).base_dist  # type: ignore[attr-defined]
+    distribution: Any = policy.distribution(obs).base_dist  # type: ignore[attr-defined]
     unit = torch.as_tensor(policy.transform.to_unit(episodes.act), dtype=torch.float32)
-    zero = law.log_prob(unit.expand(2, -1, -1)).exp().numpy()[..., 0] == 0.0
-    np.testing.assert_allclose(found, zero.mean(1), atol=1 / 72)  # one visit may stand on an edge
-    assert 0.0 < found.mean() < 1.0
+    zero = distribution.log_prob(unit.expand(2, -1, -1)).exp().numpy()[..., 0] == 0.0
+    np.testing.assert_allclose(result, zero.mean(1), atol=1 / 72)  # one visit may stand on an edge
+    assert 0.0 < result.mean() < 1.0
     assert outside_support(policy_of(run_of(full_study, "iql")), episodes) is None
 
 
@@ -136,12 +136,12 @@ def selection(study: Path, agents: Sequence[str] = ("fttpo",)) -> dict[str, Any]
 
 
 def test_a_selection_is_read_back(full_study: Path) -> None:
-    found = read_selection(selection(full_study), "x")
-    assert [c.name for c in found.candidates] == ["constant dose", "fttpo candidate"]
-    assert found.candidates[1].values["fqe"].estimate == Estimate(-3.0, -5.0, -1.0, 0.95, 3, 2, "b")
-    assert found.candidates[1].values["wis"].refused == "fold 2: too few weights"
+    result = read_selection(selection(full_study), "x")
+    assert [c.name for c in result.candidates] == ["constant dose", "fttpo candidate"]
+    assert result.candidates[1].values["fqe"].estimate == Estimate(-3.0, -5.0, -1.0, 0.95, 3, 2, "b")
+    assert result.candidates[1].values["wis"].refused == "fold 2: too few weights"
     runs = [run(full_study, agent) for agent in ("fttpo", "iql")]
-    assert same_settings(found.candidates[1], runs) == runs[0]
+    assert same_settings(result.candidates[1], runs) == runs[0]
     other = {"config": {**runs[0].config["agent_config"], "temperature": 9.0}, "regularisation": {}}
     assert same_settings(CandidateRow("x", "fttpo", other, {}), runs) is None
     whole = selection(full_study)

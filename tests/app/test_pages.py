@@ -85,9 +85,9 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
     row = int(((episodes.episode == 2) & (episodes.step == 6)).argmax())
     expected = []
     for agent in ("fttpo", "iql"):
-        found = recommend_from(run_of(full_study, agent), episodes.obs[row].tolist())
-        assert found.dose is not None
-        expected.append(number(found.dose[0]))
+        result = recommend_from(run_of(full_study, agent), episodes.obs[row].tolist())
+        assert result.dose is not None
+        expected.append(number(result.dose[0]))
     assert doses(at) == expected
     assert len(at.get("plotly_chart")) == 3
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
@@ -165,10 +165,10 @@ def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, t
 def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
     state = [0.5, -0.25, 0, 1, 0, 0, 0.125, -1]
     at = open_app(full_study, state_from="typed numbers", numbers=" ".join(map(str, state)))
-    found = recommend_from(run_of(full_study, "fttpo"), state)
-    assert found.dose is not None
-    assert doses(at)[0] == number(found.dose[0])
-    assert len(at.get("plotly_chart")) == 1  # no course: nobody recorded one
+    result = recommend_from(run_of(full_study, "fttpo"), state)
+    assert result.dose is not None
+    assert doses(at)[0] == number(result.dose[0])
+    assert len(at.get("plotly_chart")) == 1  # no episode: nobody recorded one
 
 
 def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_study: Path) -> None:
@@ -274,8 +274,8 @@ def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimat
         (difference(0.25, -0.5, 1.0), 50, "**0.2 more** [0.5 less to 1.0 more]"),
     ],
 )
-def test_a_difference_in_words(found: Estimate, patients: int, says: str) -> None:
-    text = worth_words(found, Baseline(0.41, patients), "0.41 mg")
+def test_a_difference_in_words(result: Estimate, patients: int, says: str) -> None:
+    text = worth_words(result, Baseline(0.41, patients), "0.41 mg")
     assert says in text
     assert text.endswith(f"estimated from the same {patients} patient{'s' if patients > 1 else ''}")
 
@@ -342,9 +342,9 @@ def card_of_one_answer() -> None:
         ({"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))}, "OK: within the hard limits", "0.550"),
     ],
 )
-def test_the_card_says_what_happened_to_the_dose(found: dict[str, Any], status: str, dose: str) -> None:
+def test_the_card_says_what_happened_to_the_dose(result: dict[str, Any], status: str, dose: str) -> None:
     at = AppTest.from_function(card_of_one_answer)
-    at.session_state["answer"] = answer(**found)
+    at.session_state["answer"] = answer(**result)
     at.run(timeout=30)
     assert not at.exception
     assert status in words(at)

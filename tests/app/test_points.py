@@ -17,24 +17,24 @@ STATE = np.linspace(-1.0, 1.0, 8).tolist()
 def source(name: str) -> Source:
     agent = agents.build(name, {"hidden": (8, 8)}, Problem(8, 1), (0, 1))
     policy = DosePolicy(agent, Transform((0.0,) * 8, (1.0,) * 8, (-1.0,), (1.0,)))
-    return Source(name, "law", Recommender(policy, Rules(DoseLimits((-1.0,), (1.0,)))))
+    return Source(name, "distribution", Recommender(policy, Rules(DoseLimits((-1.0,), (1.0,)))))
 
 
 def test_a_point_has_a_dose_and_no_curve() -> None:
-    found = ask([source("td3_bc"), source("fttpo"), source("iql")], STATE)
-    point, sparse, gaussian = found
-    assert "refused" not in [answer.found.status for answer in found]
+    result = ask([source("td3_bc"), source("fttpo"), source("iql")], STATE)
+    point, sparse, gaussian = result
+    assert "refused" not in [answer.result.status for answer in result]
     assert point.point
     assert not sparse.point
-    assert sparse_of(found) is sparse
+    assert sparse_of(result) is sparse
     assert sparse.outside_sparse == 0.0
     assert point.outside_sparse in (0.0, 0.5, 1.0)  # each of two seeds is inside or outside
     assert gaussian.outside_sparse is not None
     assert 0.0 < gaussian.outside_sparse < 1.0
-    drawn = curves(found, 0)
+    drawn = curves(result, 0)
     assert drawn[0] is None
     assert drawn[1] is not None
-    figure = dose_axis(found, drawn, 0, name="dose", log=False, extras=False)
+    figure = dose_axis(result, drawn, 0, name="dose", log=False, extras=False)
     words = " ".join(str(note.text) for note in figure.layout.annotations)
     assert "one dose" in words
     assert "REFUSED" not in words

@@ -20,13 +20,13 @@ from app.analysis.tails import (
     Paid,
     Tails,
     default_pair,
+    differ_in_distribution_only,
     differences,
     is_gaussian,
     is_sparse,
     outside,
     paid,
     tails,
-    twins,
     worst_share,
 )
 from app.charts.estimates import panels_of_estimates
@@ -56,13 +56,14 @@ def both(full_study: Path) -> list[Answer]:
     runs = [run_of(full_study, agent) for agent in ("fttpo", "iql")]
     state = episodes_of(runs[0]).obs[0].tolist()
     return ask(
-        [Source(agent, "law", recommender_of(run)) for agent, run in zip("ab", runs, strict=True)], state
+        [Source(agent, "distribution", recommender_of(run)) for agent, run in zip("ab", runs, strict=True)],
+        state,
     )
 
 
 def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: list[Answer]) -> None:
     sparse, gaussian = tails(both, 0)
-    seeds = sparse.answer.found.seeds
+    seeds = sparse.answer.result.seeds
     for own, seed in zip(sparse.mass, seeds, strict=True):
         beyond = (sparse.dose < seed.low[0]) | (sparse.dose > seed.high[0])
         assert beyond.any()
@@ -70,9 +71,9 @@ def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: 
         within = (sparse.dose > seed.low[0]) & (sparse.dose < seed.high[0])
         assert (own[within] > 0.0).all()
     policy = gaussian.answer.source.policy
-    obs = np.broadcast_to(np.asarray(gaussian.answer.found.state, dtype=np.float32), (2, 1, 8))
-    law: Any = policy.law(obs).base_dist  # type: ignore[attr-defined]
-    loc, scale = (x.double().reshape(2, 1).numpy() for x in (law.loc, law.scale))
+    obs = np.broadcast_to(np.asarray(gaussian.answer.result.state, dtype=np.float32), (2, 1, 8))
+    distribution: Any = policy.distribution(obs).base_dist  # type: ignore[attr-defined]
+    loc, scale = (x.double().reshape(2, 1).numpy() for x in (distribution.loc, distribution.scale))
     far = np.abs(gaussian.dose - loc) / scale
     np.testing.assert_allclose(gaussian.mass, stats.norm.sf(far), rtol=2e-4)
     low, high = np.searchsorted(gaussian.dose, [-1.0, 1.0])
@@ -94,10 +95,10 @@ def test_the_command_that_is_named_trains_such_a_pair() -> None:
     runs = [run(agent, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
     sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
     assert len(sparse) == len(gaussian) > 0
-    assert all(twins(one, other) for one, other in zip(sparse, gaussian, strict=True))
+    assert all(differ_in_distribution_only(one, other) for one, other in zip(sparse, gaussian, strict=True))
 
 
-def test_a_pair_that_differs_in_its_law_alone_comes_first() -> None:
+def test_a_pair_that_differs_in_its_distribution_alone_comes_first() -> None:
     sparse, gaussian = (run("fttpo", actor=a, temperature=0.1) for a in ("sparse", "gaussian"))
     iql = run("iql", expectile=0.7)
     assert is_sparse(sparse)
@@ -106,13 +107,13 @@ def test_a_pair_that_differs_in_its_law_alone_comes_first() -> None:
     assert not is_sparse(iql)
     assert not is_gaussian(run("td3"))
     assert default_pair([sparse], [iql, gaussian]) == (0, 1)
-    assert twins(sparse, gaussian)
+    assert differ_in_distribution_only(sparse, gaussian)
     for other in (
         run("fttpo", actor="gaussian", temperature=0.2),
         run("fttpo", data="e", actor="gaussian", temperature=0.1),
         run("fttpo", seeds=(0,), actor="gaussian", temperature=0.1),
     ):
-        assert not twins(sparse, other)
+        assert not differ_in_distribution_only(sparse, other)
     sparse_iql = run("iql", policy_family="sparse_q_gaussian")
     assert default_pair([sparse_iql, sparse], [run("awac"), iql]) == (1, 1)
     assert default_pair([run("quasi_optimal")], [run("awac")]) == (0, 0)
@@ -133,10 +134,10 @@ def outcomes(seed: int, patients: int = 120, seeds: tuple[int, ...] = (0, 1)) ->
 
 def test_costs_and_the_worst_patients_are_those_of_the_outcomes() -> None:
     one, other = outcomes(0), outcomes(1)
-    found = paid(one)
-    assert found.cost == mean_over_seeds(one.cost)
-    assert found.worst == cvar(one.returns, 0.01)
-    assert found.limited == mean_over_seeds(100.0 * one.limited)
+    result = paid(one)
+    assert result.cost == mean_over_seeds(one.cost)
+    assert result.worst == cvar(one.returns, 0.01)
+    assert result.limited == mean_over_seeds(100.0 * one.limited)
     assert [worst_share(n) for n in (100, 99, 19, 9)] == [0.01, 0.05, 0.1, None]
     assert paid(outcomes(0, 5)).worst is None
     between = differences({"sampled": one}, {"sampled": other}, "sampled")
@@ -151,7 +152,7 @@ def test_costs_and_the_worst_patients_are_those_of_the_outcomes() -> None:
 
 
 def triangle(position: int, half: float) -> Tails:
-    """Tails of a symmetric law about 0 that end at +-half, on doses from -2 to 2."""
+    """Tails of a symmetric distribution about 0 that end at +-half, on doses from -2 to 2."""
     dose = np.linspace(-2.0, 2.0, 81)
     mass = np.clip(0.5 * (1 - np.abs(dose) / half), 0.0, None) ** 2
     return Tails(answer(position=position), dose, np.stack([mass, mass]))
@@ -228,10 +229,10 @@ def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path,
     assert f"FtTPO, outside the hard limits: **{probability(0.0)}**" in said
     sparse, gaussian = (read_outcomes(run_of(full_study, a).path / EPISODES) for a in ("fttpo", "iql"))
     for rule in ("recommended", "sampled"):
-        found = differences(sparse, gaussian, rule)
-        assert f"safety events **{minus(found['cost'])}**" in said
-        assert f"return **{minus(found['return'])}**" in said
-    assert "More than the law differs" in said
+        result = differences(sparse, gaussian, rule)
+        assert f"safety events **{minus(result['cost'])}**" in said
+        assert f"return **{minus(result['return'])}**" in said
+    assert "More than the distribution differs" in said
     assert len(at.get("plotly_chart")) == 3
     again = open_app(full_study, PAGE, sparse="FtTPO", gaussian="IQL")
     assert words(again) == said

@@ -44,9 +44,9 @@ def test_the_grid_holds_every_recorded_return_and_what_is_asked_for_by_default()
 def test_every_seed_and_their_mean_are_drawn() -> None:
     target, dose, chart = figure()
     *seeds, mean, marker = chart.data
-    for found, expected in zip((*seeds, mean), (*dose, dose.mean(0)), strict=True):
-        np.testing.assert_array_equal(found.x, target)
-        np.testing.assert_allclose(found.y, expected)
+    for result, expected in zip((*seeds, mean), (*dose, dose.mean(0)), strict=True):
+        np.testing.assert_array_equal(result.x, target)
+        np.testing.assert_allclose(result.y, expected)
     assert mean.line.color == MARKS[1].colour
     assert (marker.x[0], marker.y[0]) == (2.0, pytest.approx(dose.mean(0)[target == 2.0][0]))
     assert marker.marker.symbol == MARKS[1].symbol
@@ -69,7 +69,7 @@ def test_limits_default_and_what_was_never_recorded_are_marked() -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
-    """A Decision Transformer and BC, trained for a moment on three patients."""
+    """A Decision Transformer and BC, trained for a progress on three patients."""
     study = tmp_path_factory.mktemp("study")
     data = obtain_data("dosing/Treatment-v0", study, patients=3, policy="uniform", seed=0, options={})
     runs = []

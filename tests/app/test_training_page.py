@@ -33,7 +33,7 @@ def curve_rows(study: Path) -> list[dict[str, Any]]:
             "agent": config["agent"],
             "name": f"{config['agent']}, alpha=1",
             "setting": "",
-            "policy": "law",
+            "policy": "distribution",
             "data": config["data"]["name"],
             "run": str(run.path.relative_to(study)),
         }
@@ -52,8 +52,8 @@ def with_curves(full_study: Path, tmp_path: Path) -> Path:
 
 
 def figure(at: AppTest, index: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(at.get("plotly_chart")[index].proto.spec)
-    return found
+    result: dict[str, Any] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    return result
 
 
 def values(array: Any) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_the_strong_line_is_the_interquartile_mean_of_the_seeds(
     assert np.allclose(values(seeds[3]["y"]), each[:, 3])
     assert values(middle["x"]).tolist() == list(map(float, UPDATES))
     assert figure(at, 0)["layout"]["yaxis"]["range"] == figure(at, 1)["layout"]["yaxis"]["range"]
-    assert "**iql, alpha=1** · law" in words(at)
+    assert "**iql, alpha=1** · distribution" in words(at)
     assert "interquartile mean over 8 training seeds" in words(at)
 
 

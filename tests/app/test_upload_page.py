@@ -1,4 +1,5 @@
-"""The upload page: what a file must hold, all that is wrong with one, the answers of the guarded door."""
+"""The upload page: what a file must hold, all that is wrong with one, the answers of the guarded
+recommender."""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ NAMES = [f"s{k + 1}" for k in range(8)]
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
-    found = AuditLog(tmp_path / "log" / FILE)
-    monkeypatch.setenv("DOSING_AUDIT", str(found.path))
-    return found
+    result = AuditLog(tmp_path / "log" / FILE)
+    monkeypatch.setenv("DOSING_AUDIT", str(result.path))
+    return result
 
 
 @pytest.fixture
@@ -51,11 +52,11 @@ def opened(monkeypatch: pytest.MonkeyPatch, log: AuditLog):
 
 def states(study: Path) -> np.ndarray:
     """Usual states; one of them far from all training, one missing a number, one infinite."""
-    found = episodes_of(run_of(study, "fttpo")).obs[:6].astype(np.float64)
-    found[3] = [6.0, -6.0] * 4
-    found[4, 1] = np.nan
-    found[5, 2] = np.inf
-    return found
+    result = episodes_of(run_of(study, "fttpo")).obs[:6].astype(np.float64)
+    result[3] = [6.0, -6.0] * 4
+    result[4, 1] = np.nan
+    result[5, 2] = np.inf
+    return result
 
 
 def as_csv(values: np.ndarray, names: list[str] = NAMES) -> bytes:
@@ -107,7 +108,7 @@ def test_words_in_a_file_are_no_markdown(opened, full_study: Path) -> None:
     assert "'![x](http://e.example/x.png)' is no number" in error.value.replace("\\", "")
 
 
-def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, log: AuditLog) -> None:
+def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study: Path, log: AuditLog) -> None:
     content = as_csv(states(full_study))
     at = opened(full_study, content)
     assert "2 of 6 rows will be refused" in told(at)
@@ -116,8 +117,8 @@ def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, 
     assert not log.path.exists()  # nothing is answered before columns and units are confirmed
     at.checkbox[0].check().run()
     assert not at.exception
-    door = recommender_of(run_of(full_study, "fttpo"))
-    expected = recommend_all(door, states(full_study))
+    recommender = recommender_of(run_of(full_study, "fttpo"))
+    expected = recommend_all(recommender, states(full_study))
     shown = at.dataframe[2].value
     assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6]
     assert shown["status"].tolist() == [STATUSES[k] for k in expected.status]
@@ -128,11 +129,11 @@ def test_every_row_is_answered_as_the_door_answers_it(opened, full_study: Path, 
     assert "**2** refused" in words(at)
     assert "Support: exact" in words(at)
     at.run()
-    loaded, found = log.verify().records  # once, however often the page is drawn
-    assert (loaded.kind, found.kind) == ("run loaded", "batch")
-    assert found.content["input"] == hashlib.sha256(content).hexdigest()
-    assert found.content["rows"] == 6
-    assert found.content["statuses"] == {name: shown["status"].tolist().count(name) for name in STATUSES}
+    loaded, result = log.verify().records  # once, however often the page is drawn
+    assert (loaded.kind, result.kind) == ("run loaded", "batch")
+    assert result.content["input"] == hashlib.sha256(content).hexdigest()
+    assert result.content["rows"] == 6
+    assert result.content["statuses"] == {name: shown["status"].tolist().count(name) for name in STATUSES}
     assert "mine" not in log.path.read_text()
     at.selectbox(key="status").select("refused").run()
     assert at.dataframe[2].value["row"].tolist() == [5, 6]
@@ -154,8 +155,8 @@ def test_columns_of_other_names_must_be_chosen(opened, full_study: Path) -> None
 
 
 def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Path) -> None:
-    door = recommender_of(run_of(full_study, "fttpo"))
-    table = batch.answer(door, states(full_study), None, "a" * 64)
+    recommender = recommender_of(run_of(full_study, "fttpo"))
+    table = batch.answer(recommender, states(full_study), None, "a" * 64)
     again = pq.read_table(io.BytesIO(batch.as_parquet(table)))
     assert again.schema.metadata[b"notice"].decode() == NOT_FOR_PATIENTS
     first, rest = batch.as_csv(table).decode().split("\n", 1)
@@ -183,12 +184,12 @@ def test_where_nothing_can_be_recorded_the_answers_still_show(
 def test_current_doses_are_asked_for_where_the_scenario_limits_their_change(full_study: Path) -> None:
     from dataclasses import replace
 
-    door = recommender_of(run_of(full_study, "fttpo"))
-    assert wanted(door)[1] == []
-    stepping = replace(door, rules=replace(door.rules, step=StepLimit((0.1,))))
+    recommender = recommender_of(run_of(full_study, "fttpo"))
+    assert wanted(recommender)[1] == []
+    stepping = replace(recommender, rules=replace(recommender.rules, step=StepLimit((0.1,))))
     (dose,) = wanted(stepping)[1]
     assert (dose.name, dose.low, dose.high) == (
         "current_dose",
-        door.rules.limits.low[0],
-        door.rules.limits.high[0],
+        recommender.rules.limits.low[0],
+        recommender.rules.limits.high[0],
     )

@@ -65,8 +65,8 @@ def traces(at: AppTest, index: int) -> go.Figure:
 def _spec(at: AppTest, index: int) -> dict[str, object]:
     import json
 
-    found: dict[str, object] = json.loads(at.get("plotly_chart")[index].proto.spec)
-    return found
+    result: dict[str, object] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    return result
 
 
 def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> None:
@@ -173,7 +173,7 @@ def strip(limits: tuple[float, ...] = (), unit: str = "1") -> what_if.Strip:
 
 def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     one = strip((-3.0, 3.0), "mg")
-    figure = charts_what_if.course(
+    figure = charts_what_if.episode(
         "three doses", MARKS[0], [one, one], [charts_what_if.common_range([one])] * 2
     )
     assert figure.layout.title.text == NOTICE

@@ -19,11 +19,11 @@ def estimate(value: float, half: float = 1.0) -> Estimate:
     return Estimate(value, value - half, value + half, 0.95, 10, 5, "t over seeds")
 
 
-def found(differences: list[float]) -> live.Found:
+def result(differences: list[float]) -> live.Found:
     one = estimate(0.0)
     return live.Found(
         title="Direct",
-        law="",
+        distribution="",
         visits=tuple(1000 * t for t in range(len(differences))),
         band=tuple(estimate(2.0 + d) for d in differences),
         difference=tuple(map(estimate, differences)),
@@ -41,10 +41,10 @@ def found(differences: list[float]) -> live.Found:
 
 
 def test_a_method_falls_below_where_a_whole_interval_does() -> None:
-    assert found([0.0, -0.9, 1.2]).verdict == "no"
-    once = found([0.0, -1.1, 3.0]).verdict.replace("\N{MINUS SIGN}", "-")
+    assert result([0.0, -0.9, 1.2]).verdict == "no"
+    once = result([0.0, -1.1, 3.0]).verdict.replace("\N{MINUS SIGN}", "-")
     assert once == "yes: -1.10 [-2.10, -0.10] at 1,000 visits; at 1,000"
-    fallen = found([0.0, -1.1, 1.0, -2.5, -1.5, 0.5])
+    fallen = result([0.0, -1.1, 1.0, -2.5, -1.5, 0.5])
     assert fallen.below == [1, 3, 4]
     assert fallen.lowest == 3
     assert fallen.verdict.endswith(
@@ -87,7 +87,7 @@ def test_the_study_runs_and_is_found_done_when_run_again(tmp_path: Path) -> None
     assert direct["visits"] == [0, 96, 192]
     assert direct["difference"][0]["value"] == 0.0  # it begins as the offline policy itself
     assert direct["band"][0]["value"] == pytest.approx(direct["start"]["value"])
-    sparse, twin = (trials[f"Direct from {name}"] for name in live.LAWS.values())
+    sparse, twin = (trials[f"Direct from {name}"] for name in live.DISTRIBUTIONS.values())
     assert sparse["half_width"][0]["value"] < twin["half_width"][0]["value"]
     page = files["live_treatment.md"].decode()
     assert NOT_FOR_PATIENTS in page

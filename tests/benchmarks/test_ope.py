@@ -49,27 +49,27 @@ def test_a_small_run_values_every_candidate_by_every_estimator(monkeypatch: pyte
     options = argparse.Namespace(
         data_sets=2, patients=12, evaluation_patients=50, agents=["td3_bc"], steps=2, replicates=40
     )
-    found = ope.measure(options)["kept"]
-    assert len(found) == 2 * 2 * len(quick)
-    names = [p["name"] for p in found[0]["policies"]]
+    result = ope.measure(options)["kept"]
+    assert len(result) == 2 * 2 * len(quick)
+    names = [p["name"] for p in result[0]["policies"]]
     assert names == [
         BASELINE,
         *(f"constant {d:g}" for d in ope.CONSTANTS),
         *(f"fitted Q {x:g}" for x in ope.STRENGTHS),
         "td3_bc",
     ]
-    for entry in found:
+    for entry in result:
         assert all(("estimate" in p) != ("refused" in p) for p in entry["policies"])
-    true = {p["name"]: p["true"] for p in found[0]["policies"]}
-    assert true["constant 0"] == {p["name"]: p["true"] for p in found[-1]["policies"]}["constant 0"]
-    whole = {"kept": found, "calibration": [], "seconds": 1.0, "date": "", "command": ""} | vars(options)
+    true = {p["name"]: p["true"] for p in result[0]["policies"]}
+    assert true["constant 0"] == {p["name"]: p["true"] for p in result[-1]["policies"]}["constant 0"]
+    whole = {"kept": result, "calibration": [], "seconds": 1.0, "date": "", "command": ""} | vars(options)
     assert "FQE, linear, ridge 0.1" in ope.render(whole)
     plain = ope.record(whole)
     assert plain["policies"] == names
     new = plain["new patients"]
     assert np.array(new["true"]).shape == (2, len(names))
     fqe = np.array(new["estimates"]["FQE, linear, ridge 1"], dtype=float)
-    assert fqe[0, 1] == found[len(quick)]["policies"][1]["estimate"][0]
+    assert fqe[0, 1] == result[len(quick)]["policies"][1]["estimate"][0]
     assert new["estimates"]["WIS"][0] == [None] * len(names)
 
 
@@ -90,10 +90,10 @@ def test_reference_policies_return_what_was_published_for_simenv3() -> None:
     ):
         data = simulate(ope.ENV_ID, patients=200 * patients, seed=7, variant="simenv3")
         act, reward = (x.reshape(200, -1).astype(np.float64) for x in (data.act, data.reward))
-        found = truth.curve(constant_dose(act, reward)[0]) + offset
-        assert found.mean() == pytest.approx(published, abs=tolerance), patients
+        result = truth.curve(constant_dose(act, reward)[0]) + offset
+        assert result.mean() == pytest.approx(published, abs=tolerance), patients
         if patients == 50:
-            assert np.quantile(found, 0.1) == pytest.approx(4.3, abs=0.5)
+            assert np.quantile(result, 0.1) == pytest.approx(4.3, abs=0.5)
     for patients, sets, published, tolerance in (
         (50, 20, 4.2, 0.6),
         (400, 6, 5.13, 0.25),

@@ -88,13 +88,13 @@ def test_calls_and_times_of_an_update_counted_by_hand() -> None:
         x.neg()
         x.tanh()
 
-    found = counting.split(update, updates=8)
-    assert found["calls"] == 3
-    assert found["matmul"] == found["optimiser"] == 0
-    found = counting.split(lambda: (x.neg(), torch.mm(x, x)), updates=8)
-    parts = [found[name] for name in ("matmul", "optimiser", "elementwise", "rest")]
-    assert sum(parts) == pytest.approx(found["total"])
-    assert found["matmul"] > found["elementwise"] > 0
+    result = counting.split(update, updates=8)
+    assert result["calls"] == 3
+    assert result["matmul"] == result["optimiser"] == 0
+    result = counting.split(lambda: (x.neg(), torch.mm(x, x)), updates=8)
+    parts = [result[name] for name in ("matmul", "optimiser", "elementwise", "rest")]
+    assert sum(parts) == pytest.approx(result["total"])
+    assert result["matmul"] > result["elementwise"] > 0
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ KEPT = training.RESULTS / "training.json"
 
 
 def test_the_kept_page_is_made_of_the_kept_numbers() -> None:
-    found = json.loads(KEPT.read_text(encoding="utf-8"))
-    assert report.render(found) == KEPT.with_suffix(".md").read_text(encoding="utf-8")
+    result = json.loads(KEPT.read_text(encoding="utf-8"))
+    assert report.render(result) == KEPT.with_suffix(".md").read_text(encoding="utf-8")
 
 
 # Memory
@@ -221,9 +221,9 @@ class Watch(tqdm):  # type: ignore[misc]  # it comes without types
     def update(self, n: float | None = 1) -> bool | None:
         """Note the resident set in MiB."""
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found is not None
-        self.resident.append(int(found[1]) / 1024)
+        result = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert result is not None
+        self.resident.append(int(result[1]) / 1024)
         return None
 
 

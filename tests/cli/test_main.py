@@ -316,15 +316,15 @@ def test_a_recommendation_is_printed_with_its_basis(
     status = main(["recommend", str(finished), "--state", *STATE])
     text = capsys.readouterr().out
     assert main(["recommend", str(finished), "--state", *STATE, "--json"]) == status
-    found = json.loads(capsys.readouterr().out)
-    assert status == (3 if found["status"] == "deferred" else 0)
+    result = json.loads(capsys.readouterr().out)
+    assert status == (3 if result["status"] == "deferred" else 0)
     assert NOT_FOR_PATIENTS in text
-    assert found["notice"] == NOT_FOR_PATIENTS
-    assert f"{found['dose'][0]:.4g}" in text
-    assert found["state"] == [float(x) for x in STATE]
-    assert found["provenance"]["agent"] == FIRST
-    assert len(found["provenance"]["weights"]) == 64
-    assert ("0 (exactly)" in text) == (found["bounded"] and found["mass_outside"] == 0.0)
+    assert result["notice"] == NOT_FOR_PATIENTS
+    assert f"{result['dose'][0]:.4g}" in text
+    assert result["state"] == [float(x) for x in STATE]
+    assert result["provenance"]["agent"] == FIRST
+    assert len(result["provenance"]["weights"]) == 64
+    assert ("0 (exactly)" in text) == (result["bounded"] and result["mass_outside"] == 0.0)
     assert main(["recommend", str(finished), "--json", "--state", "1"]) == 2
     output = capsys.readouterr()
     assert json.loads(output.out)["status"] == "refused"

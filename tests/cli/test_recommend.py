@@ -28,7 +28,7 @@ from dosing.recommendation.patient_table import by_dimension
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.recommendation.records import Recommender, Rules, StateEntry
 from dosing.runs.files import read_json, sha256, write_json
-from dosing.runs.folder import CARD, CONFIG, DONE, FAMILIARITY, FAMILIARITY_VISITS, WEIGHTS, RunFolder
+from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit
 from dosing.studies.load import recommender_of
 from tests.support.samples import cohort
@@ -89,19 +89,19 @@ def test_a_dose_is_printed_with_its_basis(run: Path, capsys: pytest.CaptureFixtu
     for name in ("status", "recommended", "dose", "central", "hard", "mass", "distance", "near", "run"):
         assert name in lines
     assert ask(run, "--state", *USUAL, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == lines["status"] == "ok"
-    assert f"{found['dose'][0]:.4g}" in lines["recommended"]
-    assert f"{found['distance']:.3g}, unfamiliar beyond {found['threshold']:.3g}" == lines["distance"]
-    assert found["nearest"][0]["distance"] == pytest.approx(0.0, abs=1e-5)
-    assert (found["nearest"][0]["patient"], found["nearest"][0]["visit"]) == (0, 5)
-    assert len(found["nearest"]) == 5
+    result = json.loads(capsys.readouterr().out)
+    assert result["status"] == lines["status"] == "ok"
+    assert f"{result['dose'][0]:.4g}" in lines["recommended"]
+    assert f"{result['distance']:.3g}, unfamiliar beyond {result['threshold']:.3g}" == lines["distance"]
+    assert result["nearest"][0]["distance"] == pytest.approx(0.0, abs=1e-5)
+    assert (result["nearest"][0]["patient"], result["nearest"][0]["visit"]) == (0, 5)
+    assert len(result["nearest"]) == 5
     hashes = read_json(run / DONE)
-    assert found["provenance"]["weights"] == hashes[WEIGHTS] == sha256(run / WEIGHTS)
-    assert found["provenance"]["card"] == hashes[CARD] == sha256(run / CARD)
-    assert found["provenance"]["monitor"] == hashes[FAMILIARITY_VISITS]
-    assert found["provenance"]["data"] == cohort().metadata["content_hash"]
-    assert found["provenance"]["versions"]["scenario"] == cohort().metadata["card"]["version"]
+    assert result["provenance"]["weights"] == hashes[WEIGHTS] == sha256(run / WEIGHTS)
+    assert result["provenance"]["card"] == hashes[CARD] == sha256(run / CARD)
+    assert result["provenance"]["monitor"] == hashes[NOVELTY_VISITS]
+    assert result["provenance"]["data"] == cohort().metadata["content_hash"]
+    assert result["provenance"]["versions"]["scenario"] == cohort().metadata["card"]["version"]
 
 
 def test_what_is_deferred_is_said_before_the_dose_and_has_its_own_exit(
@@ -205,15 +205,15 @@ def vouch(run: Path, *gone: str) -> None:
 def test_a_run_from_before_there_were_monitors_still_answers_and_says_so(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vouch(run, CARD, FAMILIARITY, FAMILIARITY_VISITS)
+    vouch(run, CARD, NOVELTY, NOVELTY_VISITS)
     assert ask(run, "--state", *FAR) == 0
     text = capsys.readouterr().out
     assert "note               This run has no monitor of unfamiliar states: it was trained before" in text
     assert "distance" not in text
-    door = recommender_of(RunFolder(run))
-    assert (door.monitor, door.rules.step, door.rules.safe_default) == (None, None, "")
-    assert [entry.name for entry in door.rules.entries] == COLUMNS
-    assert door.provenance["card"] is None
+    recommender = recommender_of(RunFolder(run))
+    assert (recommender.monitor, recommender.rules.step, recommender.rules.safe_default) == (None, None, "")
+    assert [entry.name for entry in recommender.rules.entries] == COLUMNS
+    assert recommender.provenance["card"] is None
     keep_monitor(run, cohort())  # not vouched for: not used
     assert recommender_of(RunFolder(run)).monitor is None
     vouch(run)
@@ -231,7 +231,7 @@ def test_a_run_of_one_patient_says_why_it_has_no_monitor(
     )
 
 
-@pytest.mark.parametrize("name", [CARD, FAMILIARITY, FAMILIARITY_VISITS])
+@pytest.mark.parametrize("name", [CARD, NOVELTY, NOVELTY_VISITS])
 def test_a_changed_card_or_monitor_is_not_used(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,21 +328,21 @@ def test_a_table_is_answered_row_by_row(
     assert ask(run, "--in", table, "--out", out) == 0
     assert "24 recommendations in" in (text := capsys.readouterr().out)
     assert NOT_FOR_PATIENTS in text
-    found = pd.read_parquet(out)
-    door = recommender_of(RunFolder(run))
-    expected = recommend_all(door, states())
-    assert found["row"].tolist() == list(range(24))
-    assert found["status"].tolist() == [STATUSES[k] for k in expected.status]
-    assert found["status"].tolist()[20:] == ["deferred", "refused", "refused", "refused"]
-    assert found["reasons"].tolist() == [" ".join(reason_names(int(code))) for code in expected.codes]
-    assert found["reasons"].tolist()[20:] == ["unfamiliar", "not_finite", "out_of_range", "not_finite"]
+    result = pd.read_parquet(out)
+    recommender = recommender_of(RunFolder(run))
+    expected = recommend_all(recommender, states())
+    assert result["row"].tolist() == list(range(24))
+    assert result["status"].tolist() == [STATUSES[k] for k in expected.status]
+    assert result["status"].tolist()[20:] == ["deferred", "refused", "refused", "refused"]
+    assert result["reasons"].tolist() == [" ".join(reason_names(int(code))) for code in expected.codes]
+    assert result["reasons"].tolist()[20:] == ["unfamiliar", "not_finite", "out_of_range", "not_finite"]
     same = {"dose": expected.dose, "proposed": expected.proposed, "support_low": expected.low}
     same |= {"support_high": expected.high, "spread": expected.spread}
     for name, column in same.items():
-        np.testing.assert_allclose(found[name], column[:, 0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["mass_outside"], expected.mass_outside)
-    np.testing.assert_array_equal(found["distance"], expected.distance[:, -1])
-    np.testing.assert_array_equal(found["nearest_distance"], expected.distance[:, 0])
+        np.testing.assert_allclose(result[name], column[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result["mass_outside"], expected.mass_outside)
+    np.testing.assert_array_equal(result["distance"], expected.distance[:, -1])
+    np.testing.assert_array_equal(result["nearest_distance"], expected.distance[:, 0])
     columns = pq.read_table(out)
     for name in ("dose", "proposed", "support_low", "mass_outside", "distance"):
         assert columns[name].null_count == 3
@@ -361,20 +361,20 @@ def test_a_table_is_answered_row_by_row(
 
 
 def test_a_table_needs_current_doses_where_the_scenario_limits_steps(tmp_path: Path, run: Path) -> None:
-    door = recommender_of(RunFolder(run))
-    rules = Rules(door.rules.limits, door.rules.entries, StepLimit((0.01,)))
-    stepping = Recommender(door.policy, rules, door.monitor, provenance=door.provenance)
+    recommender = recommender_of(RunFolder(run))
+    rules = Rules(recommender.rules.limits, recommender.rules.entries, StepLimit((0.01,)))
+    stepping = Recommender(recommender.policy, rules, recommender.monitor, provenance=recommender.provenance)
     frame = pd.DataFrame(states(), columns=COLUMNS).assign(current_dose=np.linspace(-0.5, 0.5, 24))
     frame.loc[2, "current_dose"], frame.loc[3, "current_dose"] = np.nan, 1.5
     frame.to_parquet(tmp_path / "in.parquet")
     recommend.recommend_table(
         stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE)
     )
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    assert found["reasons"].tolist()[2:4] == ["current_dose", "current_dose"]
-    given = found["dose"].notna()
-    assert (np.abs(found["dose"] - frame["current_dose"])[given] <= 0.01 + 1e-12).all()
-    assert found["reasons"].str.contains("step_limit").sum() > 10
+    result = pd.read_parquet(tmp_path / "out.parquet")
+    assert result["reasons"].tolist()[2:4] == ["current_dose", "current_dose"]
+    given = result["dose"].notna()
+    assert (np.abs(result["dose"] - frame["current_dose"])[given] <= 0.01 + 1e-12).all()
+    assert result["reasons"].str.contains("step_limit").sum() > 10
 
 
 def test_doses_of_two_dimensions_have_a_column_each() -> None:
@@ -429,13 +429,15 @@ def test_files_that_cannot_be_read_or_written_are_told(run: Path, capsys: pytest
 
 
 def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> None:
-    door = recommender_of(RunFolder(run))
-    nameless = Recommender(door.policy, Rules(door.rules.limits), provenance=door.provenance)
+    recommender = recommender_of(RunFolder(run))
+    nameless = Recommender(
+        recommender.policy, Rules(recommender.rules.limits), provenance=recommender.provenance
+    )
     columns = [f"entry {k + 1}" for k in range(8)]
     pd.DataFrame(cohort().obs[:3], columns=columns).to_parquet(tmp_path / "in.parquet")
     log = AuditLog(tmp_path / FILE)
     counts = recommend.recommend_table(nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log)
     assert counts == {"ok": 3, "limited": 0, "deferred": 0, "refused": 0}
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    assert found["distance"].isna().all()
+    result = pd.read_parquet(tmp_path / "out.parquet")
+    assert result["distance"].isna().all()
     assert StateEntry("x").allowed == ""

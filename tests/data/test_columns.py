@@ -46,18 +46,18 @@ def external(*extra: str, names: tuple[str, ...] = NAMES) -> External:
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
 def test_columns_become_visits(tmp_path: Path, name: str) -> None:
-    found = read_source(save(table(), tmp_path / name), external("step=visit"))
+    result = read_source(save(table(), tmp_path / name), external("step=visit"))
     # the last visit of a and the only one of c have no next observation
-    np.testing.assert_array_equal(found.obs, [[60, 1], [60, 2], [41, 3], [41, 4]])
-    np.testing.assert_array_equal(found.next_obs, [[60, 2], [60, 2], [41, 4], [42, 5]])
-    np.testing.assert_array_equal(found.act[:, 0], [0, 10, 2.5, 2.5])
-    np.testing.assert_array_equal(found.reward, [1, -1, 0.5, 0.25])
-    np.testing.assert_array_equal(found.terminated, [False, True, False, False])
-    np.testing.assert_array_equal(found.truncated, [False, False, False, True])
-    np.testing.assert_array_equal(found.episode, [0, 0, 1, 1])
-    assert found.metadata["obs_names"] == ["age", "level"]
-    assert found.metadata["dose_name"] == "dose"
-    assert found.metadata["rows_left_out"] == 2
+    np.testing.assert_array_equal(result.obs, [[60, 1], [60, 2], [41, 3], [41, 4]])
+    np.testing.assert_array_equal(result.next_obs, [[60, 2], [60, 2], [41, 4], [42, 5]])
+    np.testing.assert_array_equal(result.act[:, 0], [0, 10, 2.5, 2.5])
+    np.testing.assert_array_equal(result.reward, [1, -1, 0.5, 0.25])
+    np.testing.assert_array_equal(result.terminated, [False, True, False, False])
+    np.testing.assert_array_equal(result.truncated, [False, False, False, True])
+    np.testing.assert_array_equal(result.episode, [0, 0, 1, 1])
+    assert result.metadata["obs_names"] == ["age", "level"]
+    assert result.metadata["dose_name"] == "dose"
+    assert result.metadata["rows_left_out"] == 2
 
 
 def test_next_observations_of_their_own_keep_every_row(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_next_observations_of_their_own_keep_every_row(tmp_path: Path) -> None:
     frame["then_age"] = [60.0, 60.0, 41.0, 42.0, 42.0, 70.0]
     frame["then_level"] = [2, 9, 4, 5, 7, 8]
     path = save(frame, tmp_path / "x.parquet")
-    found = read_source(path, external("next_obs=then_age,then_level"))
-    np.testing.assert_array_equal(found.next_obs[:, 1], [2, 9, 4, 5, 7, 8])
-    np.testing.assert_array_equal(np.flatnonzero(found.truncated), [4, 5])
+    result = read_source(path, external("next_obs=then_age,then_level"))
+    np.testing.assert_array_equal(result.next_obs[:, 1], [2, 9, 4, 5, 7, 8])
+    np.testing.assert_array_equal(np.flatnonzero(result.truncated), [4, 5])
     with pytest.raises(UserError, match="obs has 2 columns, next_obs 1"):
         read_source(path, external("next_obs=then_age"))
 
@@ -76,9 +76,9 @@ def test_nobody_dies_only_if_the_user_says_so(tmp_path: Path) -> None:
     path = save(table(), tmp_path / "x.csv")
     with pytest.raises(UserError, match="name its columns of terminated"):
         read_source(path, external(names=NAMES[:4]))
-    found = read_source(path, external("terminated=", names=NAMES[:4]))
-    assert not found.terminated.any()
-    np.testing.assert_array_equal(np.bincount(found.episode), [1, 2])
+    result = read_source(path, external("terminated=", names=NAMES[:4]))
+    assert not result.terminated.any()
+    np.testing.assert_array_equal(np.bincount(result.episode), [1, 2])
 
 
 @pytest.mark.parametrize(

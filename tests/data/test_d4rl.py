@@ -58,53 +58,53 @@ def qlearning_dataset(arrays: Arrays, horizon: int | None = None) -> list[tuple[
 
     As d4rl/__init__.py describes it (``terminate_on_end=False``), episodes counted from their own first row.
     """
-    found, step = [], 0
+    result, step = [], 0
     for i in range(len(arrays["rewards"]) - 1):
         final = bool(arrays["timeouts"][i]) if horizon is None else step == horizon - 1
         done = bool(arrays["terminals"][i])
         if final and not done:
             step = 0
             continue
-        found.append((i, i + 1, done))
+        result.append((i, i + 1, done))
         step = 0 if done else step + 1
-    return found
+    return result
 
 
 def test_next_observations_are_used_and_a_time_out_bootstraps(tmp_path: Path) -> None:
     arrays = walk()
-    found = read_source(write(tmp_path / "x.hdf5", arrays), UNIT)
-    np.testing.assert_array_equal(found.obs, arrays["observations"])
-    np.testing.assert_array_equal(found.next_obs, arrays["next_observations"])
-    np.testing.assert_array_equal(found.act, arrays["actions"])
-    np.testing.assert_array_equal(found.reward, arrays["rewards"])
-    np.testing.assert_array_equal(np.bincount(found.episode), [4, 5, 1, 1, 3])
-    np.testing.assert_array_equal(np.flatnonzero(found.terminated), [3, 10])
-    np.testing.assert_array_equal(np.flatnonzero(found.truncated), [8, 9, 13])
-    np.testing.assert_array_equal(found.step[found.episode == 1], range(5))
-    dataset = Dataset.from_episodes(found)
+    result = read_source(write(tmp_path / "x.hdf5", arrays), UNIT)
+    np.testing.assert_array_equal(result.obs, arrays["observations"])
+    np.testing.assert_array_equal(result.next_obs, arrays["next_observations"])
+    np.testing.assert_array_equal(result.act, arrays["actions"])
+    np.testing.assert_array_equal(result.reward, arrays["rewards"])
+    np.testing.assert_array_equal(np.bincount(result.episode), [4, 5, 1, 1, 3])
+    np.testing.assert_array_equal(np.flatnonzero(result.terminated), [3, 10])
+    np.testing.assert_array_equal(np.flatnonzero(result.truncated), [8, 9, 13])
+    np.testing.assert_array_equal(result.step[result.episode == 1], range(5))
+    dataset = Dataset.from_episodes(result)
     assert dataset.starts.tolist() == [0, 4, 9, 10, 11, 14]
     assert torch.equal(dataset.terminated, torch.as_tensor(arrays["terminals"], dtype=torch.float32))
-    assert np.isnan(found.cost).all()  # a file of another program tells none
-    assert found.metadata["rows_left_out"] == 0
+    assert np.isnan(result.cost).all()  # a file of another program tells none
+    assert result.metadata["rows_left_out"] == 0
 
 
 def test_without_next_observations_the_next_row_is_next_and_a_time_out_is_left_out(tmp_path: Path) -> None:
     arrays = walk()
     path = write(tmp_path / "x.hdf5", arrays, ("next_observations",))
-    found = read_source(path, UNIT)
+    result = read_source(path, UNIT)
     expected = qlearning_dataset(arrays)
     rows = [i for i, _, _ in expected]
-    np.testing.assert_array_equal(found.obs, arrays["observations"][rows])
-    np.testing.assert_array_equal(found.act, arrays["actions"][rows])
-    np.testing.assert_array_equal(found.terminated, [done for _, _, done in expected])
+    np.testing.assert_array_equal(result.obs, arrays["observations"][rows])
+    np.testing.assert_array_equal(result.act, arrays["actions"][rows])
+    np.testing.assert_array_equal(result.terminated, [done for _, _, done in expected])
     for k, (_, following, done) in enumerate(expected):
         if not done:
-            np.testing.assert_array_equal(found.next_obs[k], arrays["observations"][following])
-    inside = found.episode[1:] == found.episode[:-1]
-    np.testing.assert_array_equal(found.obs[1:][inside], found.next_obs[:-1][inside])  # never merged
-    np.testing.assert_array_equal(np.bincount(found.episode), [4, 4, 1, 2])
-    np.testing.assert_array_equal(np.flatnonzero(found.truncated), [7, 10])
-    assert found.metadata["rows_left_out"] == 3
+            np.testing.assert_array_equal(result.next_obs[k], arrays["observations"][following])
+    inside = result.episode[1:] == result.episode[:-1]
+    np.testing.assert_array_equal(result.obs[1:][inside], result.next_obs[:-1][inside])  # never merged
+    np.testing.assert_array_equal(np.bincount(result.episode), [4, 4, 1, 2])
+    np.testing.assert_array_equal(np.flatnonzero(result.truncated), [7, 10])
+    assert result.metadata["rows_left_out"] == 3
 
 
 @pytest.mark.parametrize("next_obs", [True, False])
@@ -113,41 +113,41 @@ def test_files_without_time_outs(tmp_path: Path, next_obs: bool) -> None:
     drop = ("timeouts",) if next_obs else ("timeouts", "next_observations")
     path = write(tmp_path / "x.hdf5", arrays, drop)
     if next_obs:  # the jump between rows is the boundary
-        found = read_source(path, UNIT)
-        np.testing.assert_array_equal(np.bincount(found.episode), [3, 5, 5, 2, 5])
-        np.testing.assert_array_equal(np.flatnonzero(found.truncated), [7, 12, 19])
+        result = read_source(path, UNIT)
+        np.testing.assert_array_equal(np.bincount(result.episode), [3, 5, 5, 2, 5])
+        np.testing.assert_array_equal(np.flatnonzero(result.truncated), [7, 12, 19])
         return
     with pytest.raises(UserError, match="neither timeouts nor next_observations"):
         read_source(path, UNIT)
-    found = read_source(path, External(limits=UNIT.limits, horizon=5))
+    result = read_source(path, External(limits=UNIT.limits, horizon=5))
     rows = [i for i, _, _ in qlearning_dataset(arrays, horizon=5)]
-    np.testing.assert_array_equal(found.obs, arrays["observations"][rows])
-    np.testing.assert_array_equal(np.bincount(found.episode), [3, 4, 4, 2, 4])
+    np.testing.assert_array_equal(result.obs, arrays["observations"][rows])
+    np.testing.assert_array_equal(np.bincount(result.episode), [3, 4, 4, 2, 4])
 
 
 def test_a_last_row_that_terminates_is_kept(tmp_path: Path) -> None:
     arrays = walk((("timeout", 2), ("terminated", 3)))
-    found = read_source(write(tmp_path / "x.hdf5", arrays, ("next_observations",)), UNIT)
-    np.testing.assert_array_equal(found.terminated, [False, False, False, True])
-    np.testing.assert_array_equal(found.next_obs[-1], found.obs[-1])
+    result = read_source(write(tmp_path / "x.hdf5", arrays, ("next_observations",)), UNIT)
+    np.testing.assert_array_equal(result.terminated, [False, False, False, True])
+    np.testing.assert_array_equal(result.next_obs[-1], result.obs[-1])
 
 
 def test_a_termination_at_the_time_limit_is_a_termination(tmp_path: Path) -> None:
     arrays = walk((("terminated", 4), ("terminated", 4)))
     arrays["timeouts"][3] = True
     for left_out in ((), ("next_observations",)):
-        found = read_source(write(tmp_path / "x.hdf5", arrays, left_out), UNIT)
-        np.testing.assert_array_equal(np.flatnonzero(found.terminated), [3, 7])
-        assert not found.truncated.any()
+        result = read_source(write(tmp_path / "x.hdf5", arrays, left_out), UNIT)
+        np.testing.assert_array_equal(np.flatnonzero(result.terminated), [3, 7])
+        assert not result.truncated.any()
 
 
 def test_columns_of_width_one_log_densities_and_limits(tmp_path: Path) -> None:
     arrays = walk()
     arrays["infos/action_log_probs"] = np.linspace(-2, 0, len(arrays["rewards"]))
     arrays["rewards"], arrays["terminals"] = arrays["rewards"][:, None], arrays["terminals"][:, None]
-    found = read_source(write(tmp_path / "x.hdf5", arrays), UNIT)
-    assert found.reward.shape == found.terminated.shape == (14,)
-    np.testing.assert_allclose(found.behaviour_log_prob, np.linspace(-2, 0, 14), rtol=1e-6)
+    result = read_source(write(tmp_path / "x.hdf5", arrays), UNIT)
+    assert result.reward.shape == result.terminated.shape == (14,)
+    np.testing.assert_allclose(result.behaviour_log_prob, np.linspace(-2, 0, 14), rtol=1e-6)
     with pytest.raises(UserError, match="name its environment"):
         read_source(tmp_path / "x.hdf5")
     with pytest.raises(UserError, match=r"has 2 action\(s\) per visit, the limits are for 1"):
@@ -155,14 +155,14 @@ def test_columns_of_width_one_log_densities_and_limits(tmp_path: Path) -> None:
 
 
 def test_what_was_read_can_be_kept_and_read_again(tmp_path: Path) -> None:
-    found = read_source(
+    result = read_source(
         write(tmp_path / "x.hdf5", walk()),
         External(limits=UNIT.limits, env_id="Some-v5", env_options={"a": 1}),
     )
     for name in ("own.hdf5", "own.parquet", "own.csv"):
-        write_episodes(found, tmp_path / name)
+        write_episodes(result, tmp_path / name)
         again = read_source(tmp_path / name)
-        assert again.content_hash() == found.content_hash()
+        assert again.content_hash() == result.content_hash()
         assert again.metadata["env_id"] == "Some-v5"
         assert again.metadata["source"]["layout"] == "D4RL"
         with pytest.raises(UserError, match="was made by this program"):
@@ -175,9 +175,9 @@ def test_unmarked_jumps_split_only_when_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "x.hdf5", arrays)
     with pytest.raises(UserError, match=r"next observation of row 1 is not the observation of row 2.*1 rows"):
         read_source(path, UNIT)
-    found = read_source(path, External(limits=UNIT.limits, split_at_jumps=True))
-    np.testing.assert_array_equal(np.bincount(found.episode), [2, 2, 5, 1, 1, 3])
-    assert found.truncated[1]
+    result = read_source(path, External(limits=UNIT.limits, split_at_jumps=True))
+    np.testing.assert_array_equal(np.bincount(result.episode), [2, 2, 5, 1, 1, 3])
+    assert result.truncated[1]
 
 
 def put(name: str, row: int, value: float, kind: type = np.float32) -> Callable[[Arrays], None]:
@@ -261,12 +261,12 @@ def test_real_files_lose_no_row_and_no_boundary(path: Path) -> None:
         arrays: Arrays = {name: file[name][()] for name in walk() if name in file}
     n_act = arrays["actions"].shape[1]
     external = External(limits=DoseLimits((-1.0,) * n_act, (1.0,) * n_act))
-    found = read_source(path, external)
+    result = read_source(path, external)
     ends = arrays["terminals"] | arrays["timeouts"]
     ends[-1] = True
-    np.testing.assert_array_equal(found.terminated | found.truncated, ends)
-    np.testing.assert_array_equal(found.terminated, arrays["terminals"])
-    np.testing.assert_array_equal(found.next_obs, arrays["next_observations"])
+    np.testing.assert_array_equal(result.terminated | result.truncated, ends)
+    np.testing.assert_array_equal(result.terminated, arrays["terminals"])
+    np.testing.assert_array_equal(result.next_obs, arrays["next_observations"])
 
 
 def test_the_store_reads_its_own_files_only(tmp_path: Path) -> None:

@@ -79,19 +79,19 @@ def make(
 
 def test_every_transition_is_the_arrays_own() -> None:
     episodes = make("other/set-v0")
-    found = read_source("minari:other/set-v0")
-    np.testing.assert_array_equal(np.bincount(found.episode), LENGTHS)
+    result = read_source("minari:other/set-v0")
+    np.testing.assert_array_equal(np.bincount(result.episode), LENGTHS)
     for k, episode in enumerate(episodes):
-        rows = found.episode == k
-        np.testing.assert_array_equal(found.obs[rows], episode["observations"][:-1].astype(np.float32))
-        np.testing.assert_array_equal(found.next_obs[rows], episode["observations"][1:].astype(np.float32))
-        np.testing.assert_array_equal(found.act[rows], episode["actions"])
-        np.testing.assert_array_equal(found.reward[rows], episode["rewards"].astype(np.float32))
-    np.testing.assert_array_equal(np.flatnonzero(found.terminated), [3])
-    np.testing.assert_array_equal(np.flatnonzero(found.truncated), [4, 7])
-    assert found.metadata["action_low"] == [-1.0, -1.0]
-    assert found.metadata["source"] == {"layout": "Minari", "id": "other/set-v0"}
-    assert "env_id" not in found.metadata
+        rows = result.episode == k
+        np.testing.assert_array_equal(result.obs[rows], episode["observations"][:-1].astype(np.float32))
+        np.testing.assert_array_equal(result.next_obs[rows], episode["observations"][1:].astype(np.float32))
+        np.testing.assert_array_equal(result.act[rows], episode["actions"])
+        np.testing.assert_array_equal(result.reward[rows], episode["rewards"].astype(np.float32))
+    np.testing.assert_array_equal(np.flatnonzero(result.terminated), [3])
+    np.testing.assert_array_equal(np.flatnonzero(result.truncated), [4, 7])
+    assert result.metadata["action_low"] == [-1.0, -1.0]
+    assert result.metadata["source"] == {"layout": "Minari", "id": "other/set-v0"}
+    assert "env_id" not in result.metadata
 
 
 def test_the_user_may_name_limits_and_environment() -> None:
@@ -99,17 +99,17 @@ def test_the_user_may_name_limits_and_environment() -> None:
     with pytest.raises(UserError, match="does not state the limits"):
         read_source("minari:other/free-v0")
     wide = External(limits=DoseLimits((-2.0, -2.0), (2.0, 2.0)), env_id="Other-v5")
-    found = read_source("minari:other/free-v0", wide)
-    assert found.metadata["action_high"] == [2.0, 2.0]
-    assert found.metadata["env_id"] == "Other-v5"
+    result = read_source("minari:other/free-v0", wide)
+    assert result.metadata["action_high"] == [2.0, 2.0]
+    assert result.metadata["env_id"] == "Other-v5"
 
 
 def test_the_environment_is_that_of_the_set() -> None:
     make("other/swing-v0", env="Pendulum-v1", width=1)
-    found = read_source("minari:other/swing-v0")
-    assert found.metadata["env_id"] == "Pendulum-v1"
-    assert found.metadata["env_options"] == {}
-    assert found.metadata["action_high"] == [2.0]
+    result = read_source("minari:other/swing-v0")
+    assert result.metadata["env_id"] == "Pendulum-v1"
+    assert result.metadata["env_options"] == {}
+    assert result.metadata["action_high"] == [2.0]
     short = gymnasium.make("Pendulum-v1", max_episode_steps=7).spec
     make("other/short-v0", env=short, width=1)
     assert read_source("minari:other/short-v0").metadata["env_options"] == {"max_episode_steps": 7}

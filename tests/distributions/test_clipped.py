@@ -1,4 +1,4 @@
-"""The law of a delivered dose: two atoms and a density, never confused."""
+"""The distribution of a delivered dose: two atoms and a density, never confused."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_atoms_and_density_add_up_to_one(q):
     assert between + ours.mass_low.item() + ours.mass_high.item() == pytest.approx(1.0, abs=1e-8)
 
 
-def test_a_cauchy_law_at_distance_one_leaves_nine_percent_on_either_side():
+def test_a_cauchy_distribution_at_distance_one_leaves_nine_percent_on_either_side():
     ours = clipped(2.0, 0.0, 0.3)
     assert ours.mass_low.item() == ours.mass_high.item() == pytest.approx(0.0928, abs=5e-5)
 
@@ -118,7 +118,7 @@ def test_bad_arguments_are_refused():
     for low, high in ((1.0, -1.0), (0.0, 0.0), (-math.inf, 1.0), (0.0, math.nan)):
         with pytest.raises(UserError, match="must be finite, the lower below the upper"):
             Clipped(base, low, high)
-    with pytest.raises(UserError, match="a law of this package, with both tails, got Normal"):
+    with pytest.raises(UserError, match="a distribution of this package, with both tails, got Normal"):
         Clipped(Normal(0.0, 1.0), -1.0, 1.0)
     with pytest.raises(UserError, match="must not contain NaN"):
         Clipped(base).prob_atom(torch.tensor(math.nan))

@@ -1,4 +1,5 @@
-"""The law of finitely many doses against counting, and the probability of being the best of several draws."""
+"""The distribution of finitely many doses against counting, and the probability of being the best of several
+draws."""
 
 import itertools
 
@@ -10,7 +11,7 @@ from dosing.distributions.draws import Draws, best_of, densest
 from dosing.errors import UserError
 
 
-def law(**fields: object) -> Draws:
+def distribution(**fields: object) -> Draws:
     values = torch.tensor([[[0.5, -0.5, 0.0, 0.5]]], dtype=torch.float64)  # [B, A, M]
     weights = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]], dtype=torch.float64)
     return Draws(values, weights, **fields)  # type: ignore[arg-type]
@@ -24,23 +25,23 @@ def one(value: float) -> torch.Tensor:
     ("dose", "below"), [(-0.6, 0.0), (-0.5, 0.2), (-0.1, 0.2), (0.0, 0.5), (0.5, 1.0), (2.0, 1.0)]
 )
 def test_tails_count_the_doses(dose: float, below: float) -> None:
-    assert float(law().cdf(one(dose))) == pytest.approx(below)
-    assert float(law().sf(one(dose))) == pytest.approx(1.0 - below)
+    assert float(distribution().cdf(one(dose))) == pytest.approx(below)
+    assert float(distribution().sf(one(dose))) == pytest.approx(1.0 - below)
 
 
 @pytest.mark.parametrize(
     ("p", "dose"), [(0.0, -0.5), (0.2, -0.5), (0.21, 0.0), (0.5, 0.0), (0.51, 0.5), (1.0, 0.5)]
 )
 def test_quantiles_are_the_least_dose_that_reaches_the_probability(p: float, dose: float) -> None:
-    assert float(law().icdf(one(p))) == dose
-    assert np.isnan(float(law().icdf(one(1.5))))
+    assert float(distribution().icdf(one(p))) == dose
+    assert np.isnan(float(distribution().icdf(one(1.5))))
 
 
 def test_moments_and_draws_have_the_weights() -> None:
-    assert float(law().mean) == pytest.approx(0.5 * 0.5 - 0.1)
-    assert float(law().variance) == pytest.approx(0.5 * 0.25 + 0.2 * 0.25 - 0.15**2)
+    assert float(distribution().mean) == pytest.approx(0.5 * 0.5 - 0.1)
+    assert float(distribution().variance) == pytest.approx(0.5 * 0.25 + 0.2 * 0.25 - 0.15**2)
     u = (torch.arange(1000, dtype=torch.float64) / 1000.0).view(1000, 1, 1, 1)
-    draws = law().rsample_from(u)
+    draws = distribution().rsample_from(u)
     assert draws.shape == (1000, 1, 1)
     shares = [float((draws == dose).double().mean()) for dose in (-0.5, 0.0, 0.5)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=2e-3)
@@ -55,7 +56,7 @@ def test_the_dimensions_of_a_draw_stay_together() -> None:
 
 
 def test_expanding_copies_nothing_and_changes_nothing() -> None:
-    wide = law(kind="point_set").expand((7, 1, 1))
+    wide = distribution(kind="point_set").expand((7, 1, 1))
     assert wide.batch_shape == (7, 1, 1)
     assert wide.kind == "point_set"
     assert wide.values.data_ptr() == wide.expand((2, 7, 1, 1)).values.data_ptr()
@@ -67,10 +68,10 @@ def test_the_densest_dose_lies_in_the_larger_group() -> None:
     rng = np.random.default_rng(0)
     groups = [rng.normal(-0.6, 0.02, (40, 2)), rng.normal(0.5, 0.02, (24, 2))]
     values = torch.from_numpy(np.concatenate(groups)).T.expand(3, 2, 64)
-    found = densest(values)
-    assert found.shape == (3, 2)
-    assert bool((found < -0.5).all())
-    assert bool((found[0] == values[0].T).all(-1).any()), "it is one of the doses"
+    result = densest(values)
+    assert result.shape == (3, 2)
+    assert bool((result < -0.5).all())
+    assert bool((result[0] == values[0].T).all(-1).any()), "it is one of the doses"
     assert torch.equal(densest(values[..., :1]), values[..., 0])
     assert float(densest(values[:1, :1])) < -0.5
 
@@ -85,7 +86,7 @@ def test_the_best_of_several_draws_by_enumeration(tries: int) -> None:
     assert best_of(torch.zeros(2, 5, 4), tries).sum(-1).allclose(torch.ones(2, 5))
 
 
-def test_wrong_laws_are_refused() -> None:
+def test_wrong_distributions_are_refused() -> None:
     values = torch.zeros(1, 1, 2)
     with pytest.raises(UserError, match="sum to 1"):
         Draws(values, torch.tensor([[[0.5, 0.6]]]))

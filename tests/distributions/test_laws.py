@@ -1,4 +1,5 @@
-"""Every law but the q-Gaussian: one battery against scipy and quadrature, then what is special to each."""
+"""Every distribution but the q-Gaussian: one battery against scipy and quadrature, then what is special to
+each."""
 
 import math
 from collections.abc import Callable
@@ -34,9 +35,9 @@ class Case:
     low: float
     high: float
     reference: Any
-    """The same law in scipy, or None."""
+    """The same distribution in scipy, or None."""
 
-    def law(self, dtype: torch.dtype = torch.float64, **options: Any) -> Univariate:
+    def distribution(self, dtype: torch.dtype = torch.float64, **options: Any) -> Univariate:
         return self.build(*(torch.tensor([p], dtype=dtype) for p in self.parameters), **options)
 
 
@@ -63,16 +64,18 @@ CASES = {
 BOUNDED = [name for name, case in CASES.items() if math.isfinite(case.low)]
 PROBABILITIES = [1e-9, 1e-4, 0.02, 0.3, 0.5, 0.8, 0.999]
 
-every_law = pytest.mark.parametrize("name", CASES)
+every_distribution = pytest.mark.parametrize("name", CASES)
 
 
 # --- battery
 
 
-@every_law
+@every_distribution
 def test_agrees_with_scipy(name):
     case = CASES[name]
-    if case.reference is None:  # tanh of a normal law: carried over from the normal law by hand
+    if (
+        case.reference is None
+    ):  # tanh of a normal distribution: carried over from the normal distribution by hand
         loc, scale = case.parameters
         x = np.tanh(stats.norm.ppf(PROBABILITIES, loc, scale))
         latent = np.arctanh(x)
@@ -81,17 +84,17 @@ def test_agrees_with_scipy(name):
     else:
         x = case.reference.ppf(PROBABILITIES)
         log_density, below, above = case.reference.logpdf(x), case.reference.cdf(x), case.reference.sf(x)
-    ours, at = case.law(), torch.from_numpy(x)
+    ours, at = case.distribution(), torch.from_numpy(x)
     np.testing.assert_allclose(ours.log_prob(at), log_density, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(ours.cdf(at), below, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(ours.sf(at), above, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(ours.icdf(tensor(*PROBABILITIES)), x, rtol=1e-8, atol=1e-9)
 
 
-@every_law
+@every_distribution
 def test_density_integrates_to_the_distribution_function(name):
     case = CASES[name]
-    ours = case.law()
+    ours = case.distribution()
 
     def density(x: float) -> float:
         return ours.log_prob(tensor(x)).exp().item()
@@ -101,19 +104,19 @@ def test_density_integrates_to_the_distribution_function(name):
     np.testing.assert_allclose(np.diff([0.0, 0.001, 0.2, 0.6, 0.98, 1.0]), pieces, rtol=1e-6)
 
 
-@every_law
+@every_distribution
 def test_cdf_sf_and_icdf_belong_together(name):
-    ours, p = CASES[name].law(), tensor(*np.linspace(0.001, 0.999, 101))
+    ours, p = CASES[name].distribution(), tensor(*np.linspace(0.001, 0.999, 101))
     x = ours.icdf(p)
     assert (x.diff() > 0.0).all()
     torch.testing.assert_close(ours.cdf(x), p, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours.sf(x), 1.0 - p, rtol=1e-9, atol=1e-12)
 
 
-@every_law
+@every_distribution
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_draws_follow_the_law(name, dtype):
-    ours, exact = CASES[name].law(dtype), CASES[name].law()
+def test_draws_follow_the_distribution(name, dtype):
+    ours, exact = CASES[name].distribution(dtype), CASES[name].distribution()
     u = torch.rand(20_000, 1, ours.n_uniforms, dtype=dtype, generator=torch.Generator().manual_seed(11))
     draws = ours.rsample_from(u)
     assert draws.shape == (20_000, 1)
@@ -125,11 +128,11 @@ def test_draws_follow_the_law(name, dtype):
     assert oracle.ks_p_value(draws, lambda x: exact.cdf(torch.from_numpy(x)).numpy()) > 1e-3
 
 
-@every_law
+@every_distribution
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_are_finite_inside_and_possible_for_every_noise(name, dtype):
     case = CASES[name]
-    ours = case.law(dtype)
+    ours = case.distribution(dtype)
     eps = torch.finfo(dtype).eps
     extremes = torch.tensor([0.0, eps / 2, 0.5, 1.0 - eps / 2, 1.0], dtype=dtype)
     u = torch.cartesian_prod(*[extremes] * ours.n_uniforms).reshape(-1, 1, ours.n_uniforms)
@@ -140,25 +143,25 @@ def test_draws_are_finite_inside_and_possible_for_every_noise(name, dtype):
     assert (ours.log_prob(value) > -math.inf).all()
 
 
-@every_law
+@every_distribution
 def test_log_density_of_own_draws(name):
-    ours = CASES[name].law()
+    ours = CASES[name].distribution()
     u = torch.rand(200, 1, ours.n_uniforms, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     value, log_prob = ours.rsample_with_log_prob(u)
     torch.testing.assert_close(value, ours.rsample_from(u))
     torch.testing.assert_close(log_prob, ours.log_prob(value), rtol=1e-7, atol=1e-7)
 
 
-@every_law
+@every_distribution
 def test_gradients_by_finite_differences(name):
     case = CASES[name]
     parameters = [tensor(p, grad=True) for p in case.parameters]
     if name == "truncated, peak at the limit":
         parameters[0] = tensor(-0.98, grad=True)  # differences must not leave the limits
     p = tensor(0.2, 0.45, 0.9, grad=True)
-    x = case.law().icdf(p).detach().requires_grad_()
+    x = case.distribution().icdf(p).detach().requires_grad_()
     u = torch.rand(
-        3, 1, case.law().n_uniforms, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        3, 1, case.distribution().n_uniforms, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
     )
 
     def check(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> bool:
@@ -208,9 +211,9 @@ def test_gradients_at_the_limits_are_not_nan(name):
         assert not slope.isnan().any()
 
 
-@every_law
+@every_distribution
 def test_float32_agrees_with_float64(name):
-    single, double = CASES[name].law(torch.float32), CASES[name].law()
+    single, double = CASES[name].distribution(torch.float32), CASES[name].distribution()
     p = torch.tensor([0.001, 0.1, 0.5, 0.9])
     x = double.icdf(p.double()).float()
     close = {"rtol": 2e-4, "atol": 2e-5}
@@ -222,21 +225,21 @@ def test_float32_agrees_with_float64(name):
         assert value.dtype == torch.float32
 
 
-@every_law
+@every_distribution
 def test_nan_is_refused_or_passed_on_but_never_hidden(name):
     x = tensor(math.nan)
-    unchecked = CASES[name].law(validate_args=False)
+    unchecked = CASES[name].distribution(validate_args=False)
     for method in ("log_prob", "cdf", "sf"):
         with pytest.raises(UserError, match="the value must not contain NaN"):
-            getattr(CASES[name].law(), method)(x)
+            getattr(CASES[name].distribution(), method)(x)
         assert getattr(unchecked, method)(x).isnan().all()
     for p in (-0.1, 1.1, math.nan):
         assert unchecked.icdf(tensor(p)).isnan().all()
 
 
-@every_law
+@every_distribution
 def test_expands_and_joins_dimensions(name):
-    ours = CASES[name].law()
+    ours = CASES[name].distribution()
     wide = ours.expand((4, 3))
     assert type(wide) is type(ours)
     x = ours.icdf(tensor(0.3, 0.5, 0.6)).expand(4, 3)
@@ -247,10 +250,10 @@ def test_expands_and_joins_dimensions(name):
     torch.testing.assert_close(wide.cdf(x), ours.cdf(x))
 
 
-@every_law
+@every_distribution
 def test_mode_is_where_it_says(name):
     case = CASES[name]
-    ours = case.law()
+    ours = case.distribution()
     if case.build is TanhNormal:
         torch.testing.assert_close(ours.mode, ours.icdf(tensor(0.5)))
         return
@@ -260,12 +263,12 @@ def test_mode_is_where_it_says(name):
     assert (ours.log_prob(ours.mode - step) < peak).all()
 
 
-@every_law
+@every_distribution
 def test_moments_and_entropy(name):
     case = CASES[name]
     if case.reference is None:
         return
-    ours, (mean, variance) = case.law(), case.reference.stats("mv")
+    ours, (mean, variance) = case.distribution(), case.reference.stats("mv")
     if name == "t, very heavy":
         assert ours.mean.isnan().all()
         assert ours.variance.isnan().all()
@@ -276,14 +279,16 @@ def test_moments_and_entropy(name):
     assert ours.entropy().item() == pytest.approx(float(case.reference.entropy()), abs=1e-8)
 
 
-@every_law
+@every_distribution
 def test_bad_parameters_are_refused(name):
     case = CASES[name]
-    for k, symbol in enumerate(case.law().arg_constraints):
+    for k, symbol in enumerate(case.distribution().arg_constraints):
         for bad in (math.nan, math.inf, *(() if symbol == "loc" else (0.0, -1.0))):
             parameters = [tensor(p, p) for p in case.parameters]
             parameters[k][1] = bad
-            with pytest.raises(UserError, match=rf"{type(case.law()).__name__}: {symbol} must be .*, got"):
+            with pytest.raises(
+                UserError, match=rf"{type(case.distribution()).__name__}: {symbol} must be .*, got"
+            ):
                 case.build(*parameters)
             case.build(*parameters, validate_args=False)
 
@@ -317,7 +322,7 @@ def test_truncated_normal_wants_its_peak_inside():
     TruncatedNormal(torch.tensor([0.0, 1.5]), 1.0, high=2.0)
 
 
-def test_truncated_normal_is_the_normal_law_when_limits_are_far():
+def test_truncated_normal_is_the_normal_distribution_when_limits_are_far():
     ours, free = TruncatedNormal(tensor(0.1), tensor(0.01)), QGaussian(tensor(0.1), tensor(0.01), 1.0)
     x = tensor(0.05, 0.1, 0.13)
     torch.testing.assert_close(ours.log_prob(x), free.log_prob(x))
@@ -336,7 +341,7 @@ def test_truncated_normal_float32_tail_is_accurate():
     np.testing.assert_allclose(ours.sf(x)[2:], reference.sf(exact)[2:], rtol=1e-3)
 
 
-def test_uniform_is_a_beta_law_with_its_jacobian():
+def test_uniform_is_a_beta_distribution_with_its_jacobian():
     ours = ScaledBeta(1.0, tensor(1.0), low=0.0, high=4.0)
     assert ours.log_prob(tensor(1.7)).item() == pytest.approx(-math.log(4.0))
     assert ours.entropy().item() == pytest.approx(math.log(4.0))
@@ -346,12 +351,14 @@ def test_uniform_is_a_beta_law_with_its_jacobian():
 @pytest.mark.parametrize("limits", [(1.0, 1.0), (2.0, 1.0), (0.0, math.inf), (math.nan, 1.0)])
 def test_bad_limits_are_refused(limits):
     for build in (TruncatedNormal, ScaledBeta):
-        with pytest.raises(UserError, match="limits of a law must be finite, the lower below the upper"):
+        with pytest.raises(
+            UserError, match="limits of a distribution must be finite, the lower below the upper"
+        ):
             build(1.0, 1.0, *limits)
 
 
 @pytest.mark.parametrize("df", [0.2, 1.0, 3.0, 1e6])
-def test_t_and_q_gaussian_are_one_law(df):
+def test_t_and_q_gaussian_are_one_distribution(df):
     q = (df + 3.0) / (df + 1.0)
     t, q_gaussian = StudentT(tensor(df), tensor(0.2), tensor(0.7)), QGaussian(tensor(0.2), tensor(0.7), q)
     x, p = tensor(-9.0, -0.3, 0.2, 1.4, 50.0), tensor(1e-6, 0.2, 0.9)
@@ -384,10 +391,10 @@ def test_t_refuses_the_gradient_it_does_not_have():
 # --- central intervals
 
 
-@every_law
+@every_distribution
 @pytest.mark.parametrize("mass", [0.5, 0.99])
 def test_central_interval_leaves_equal_tails(name, mass):
-    ours = CASES[name].law()
+    ours = CASES[name].distribution()
     low, high = central_interval(ours, mass)
     assert ours.cdf(low).item() == pytest.approx((1.0 - mass) / 2.0, rel=1e-6)
     assert ours.sf(high).item() == pytest.approx((1.0 - mass) / 2.0, rel=1e-6)

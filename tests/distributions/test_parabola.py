@@ -30,7 +30,7 @@ CASES = [
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def law(case: tuple[float, float, float, float], dtype: torch.dtype = torch.float64) -> Any:
+def distribution(case: tuple[float, float, float, float], dtype: torch.dtype = torch.float64) -> Any:
     loc, curvature, low, high = case
     one = torch.ones(1, dtype=dtype)
     return Parabola(loc * one, curvature * one, low, high)
@@ -62,7 +62,7 @@ def peak_and_edges(case: tuple[float, float, float, float]) -> tuple[float, floa
 
 @every_case
 def test_it_integrates_to_one_over_its_exact_support(case: Any) -> None:
-    p = law(case)
+    p = distribution(case)
     low, high = edges(p)
     assert case[2] <= low < high <= case[3]
     assert integral(lambda x: float(p.log_prob(at(x)).exp()), low, high) == pytest.approx(1.0, abs=1e-9)
@@ -76,7 +76,7 @@ def test_it_integrates_to_one_over_its_exact_support(case: Any) -> None:
 
 @every_case
 def test_tails_quantiles_and_moments(case: Any) -> None:
-    p = law(case)
+    p = distribution(case)
     low, high = edges(p)
 
     def density(x: float) -> float:
@@ -100,7 +100,7 @@ def test_tails_quantiles_and_moments(case: Any) -> None:
 
 def test_tails_keep_their_digits() -> None:
     """Next to a free edge the mass is quadratic in the distance, next to a cut one linear."""
-    free, cut = law(CASES[0]), law(CASES[1])
+    free, cut = distribution(CASES[0]), distribution(CASES[1])
     low, high = edges(free)
     h = 0.5 * (high - low)
     for t in (1e-4, 1e-6):
@@ -110,7 +110,7 @@ def test_tails_keep_their_digits() -> None:
 
 
 def test_away_from_the_limits_it_is_the_q_gaussian_of_index_zero() -> None:
-    p, scale = law(CASES[0]), (3.0 / (4.0 * 3.0)) ** (1.0 / 3.0) / math.sqrt(3.0)
+    p, scale = distribution(CASES[0]), (3.0 / (4.0 * 3.0)) ** (1.0 / 3.0) / math.sqrt(3.0)
     reference = q_gaussian(0.0, 0.2, scale)
     x = np.linspace(-0.5, 0.9, 29)
     grid = torch.from_numpy(x)
@@ -134,7 +134,7 @@ def test_it_is_the_best_density_on_the_interval(case: Any) -> None:
     def gradient(w: np.ndarray) -> np.ndarray:
         return -dx * (q - 2.0 * sparsity * w)
 
-    found = minimize(
+    result = minimize(
         loss,
         np.full(n, 1.0 / (high - low)),
         jac=gradient,
@@ -147,28 +147,28 @@ def test_it_is_the_best_density_on_the_interval(case: Any) -> None:
         options={"maxiter": 500, "ftol": 1e-12},
         method="SLSQP",
     )
-    ours = law(case).log_prob(torch.from_numpy(x)).exp().numpy()
-    np.testing.assert_allclose(found.x, ours, atol=5e-3 * ours.max())
+    ours = distribution(case).log_prob(torch.from_numpy(x)).exp().numpy()
+    np.testing.assert_allclose(result.x, ours, atol=5e-3 * ours.max())
 
 
 @every_case
 def test_the_integral_of_the_square(case: Any) -> None:
-    p = law(case)
+    p = distribution(case)
     loc, curvature, low, high = (torch.tensor([x], dtype=torch.float64) for x in case)
-    found = float(solve(loc, curvature, low, high).square())
+    result = float(solve(loc, curvature, low, high).square())
     wanted = integral(lambda x: float(p.log_prob(at(x)).exp()) ** 2, *edges(p))
-    assert found == pytest.approx(wanted, rel=1e-7)
+    assert result == pytest.approx(wanted, rel=1e-7)
 
 
 @pytest.mark.parametrize("case", [*CASES[:6], CASES[8]], ids=str)
-def test_draws_follow_the_law_and_never_leave_the_support(case: Any) -> None:
-    p = law(case)
+def test_draws_follow_the_distribution_and_never_leave_the_support(case: Any) -> None:
+    p = distribution(case)
     low, high = edges(p)
     u = torch.from_numpy(np.random.default_rng(0).random((4000, 1, 1)))
     draws = p.rsample_from(u)
     assert bool(((draws >= low) & (draws <= high)).all())
     assert ks_p_value(draws, lambda x: p.cdf(torch.from_numpy(x)).numpy()) > 1e-3
-    single = law(case, torch.float32)
+    single = distribution(case, torch.float32)
     for value in (0.0, 2.0**-25, 0.5, 1.0 - 2.0**-24, 1.0):
         x = single.rsample_from(torch.full((1, 1), value))
         assert x.dtype == torch.float32
@@ -189,7 +189,7 @@ def test_gradients_are_those_of_differences(case: Any) -> None:
 
     theta = [at(case[0]).requires_grad_(), at(case[1]).requires_grad_()]
     for k in range(6):
-        found = torch.autograd.grad(values(*theta)[k], theta)
+        result = torch.autograd.grad(values(*theta)[k], theta)
         for i, step in ((0, 1e-6), (1, 1e-6 * case[1])):
             ends = []
             for sign in (1.0, -1.0):
@@ -197,7 +197,7 @@ def test_gradients_are_those_of_differences(case: Any) -> None:
                 moved[i] += sign * step
                 ends.append(float(values(*moved)[k]))
             slope = (ends[0] - ends[1]) / (2.0 * step)
-            assert float(found[i]) == pytest.approx(slope, rel=2e-5, abs=1e-7)
+            assert float(result[i]) == pytest.approx(slope, rel=2e-5, abs=1e-7)
 
 
 def test_arguments_are_checked() -> None:

@@ -1,4 +1,4 @@
-"""The law of a deterministic policy."""
+"""The distribution of a deterministic policy."""
 
 import pytest
 import torch
@@ -9,17 +9,22 @@ from dosing.distributions.point import Point
 
 def test_everything_is_at_the_point() -> None:
     loc = torch.tensor([[0.2, -0.7]], dtype=torch.float64, requires_grad=True)
-    law = Point(loc)
-    assert law.batch_shape == (1, 2)
-    for value in (law.mode, law.mean, law.rsample(), law.icdf(torch.full((1, 2), 0.3))):
+    distribution = Point(loc)
+    assert distribution.batch_shape == (1, 2)
+    for value in (
+        distribution.mode,
+        distribution.mean,
+        distribution.rsample(),
+        distribution.icdf(torch.full((1, 2), 0.3)),
+    ):
         assert torch.equal(value, loc)
-    assert torch.equal(law.variance, torch.zeros(1, 2))
+    assert torch.equal(distribution.variance, torch.zeros(1, 2))
     below, above = loc.detach() - 1e-12, loc.detach() + 1e-12
-    assert (law.cdf(below) == 0).all()
-    assert (law.sf(below) == 1).all()
-    assert (law.cdf(above) == 1).all()
-    assert (law.sf(above) == 0).all()
-    assert torch.equal(law.cdf(loc.detach()) + law.sf(loc.detach()), torch.ones(1, 2))
+    assert (distribution.cdf(below) == 0).all()
+    assert (distribution.sf(below) == 1).all()
+    assert (distribution.cdf(above) == 1).all()
+    assert (distribution.sf(above) == 0).all()
+    assert torch.equal(distribution.cdf(loc.detach()) + distribution.sf(loc.detach()), torch.ones(1, 2))
 
 
 def test_draws_carry_the_gradient_and_the_shape_of_the_noise() -> None:

@@ -1,4 +1,4 @@
-"""QGaussian against scipy's laws, its own defining formula, quadrature and finite differences."""
+"""QGaussian against scipy's distributions, its own defining formula, quadrature and finite differences."""
 
 import math
 
@@ -23,7 +23,7 @@ def tensor(*values: float, grad: bool = False) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=grad)
 
 
-def law(q: float, loc: float = LOC, scale: float = SCALE) -> QGaussian:
+def distribution(q: float, loc: float = LOC, scale: float = SCALE) -> QGaussian:
     return QGaussian(tensor(loc), tensor(scale), q)
 
 
@@ -47,28 +47,28 @@ def noise(q: float, n: int, dtype: torch.dtype = torch.float64, seed: int = 0) -
     ],
 )
 def test_normaliser(q, norm):
-    density = law(q, 0.0, 1.0).log_prob(tensor(0.0)).exp().item()
+    density = distribution(q, 0.0, 1.0).log_prob(tensor(0.0)).exp().item()
     assert 1.0 / density == pytest.approx(norm, abs=1e-6)
 
 
 def test_radius():
     assert support_radius(-1.0) == pytest.approx(math.sqrt(2.0), rel=1e-15)
     assert support_radius(0.0) == pytest.approx(math.sqrt(3.0), rel=1e-15)
-    assert law(0.5).radius == pytest.approx(math.sqrt(5.0), rel=1e-15)
-    assert law(1.0).radius == law(2.0).radius == math.inf
+    assert distribution(0.5).radius == pytest.approx(math.sqrt(5.0), rel=1e-15)
+    assert distribution(1.0).radius == distribution(2.0).radius == math.inf
 
 
 @pytest.mark.parametrize(
     ("q", "nats"),
     [(0.0, 1.117361), (0.5, 1.230002), (1.0, 1.418939), (1.5, 1.773478), (2.0, math.log(4 * math.pi))],
 )
-def test_entropy_of_the_standard_law(q, nats):
-    assert law(q, 0.0, 1.0).entropy().item() == pytest.approx(nats, abs=5e-7)
+def test_entropy_of_the_standard_distribution(q, nats):
+    assert distribution(q, 0.0, 1.0).entropy().item() == pytest.approx(nats, abs=5e-7)
 
 
 @pytest.mark.parametrize(("q", "quantile"), [(0.0, 1.0538), (1.5, 1.6377), (2.0, 3.0777)])
 def test_upper_decile_by_quantile_and_by_draws(q, quantile):
-    assert law(q, 0.0, 1.0).icdf(tensor(0.9)).item() == pytest.approx(quantile, abs=5e-5)
+    assert distribution(q, 0.0, 1.0).icdf(tensor(0.9)).item() == pytest.approx(quantile, abs=5e-5)
     draws = from_uniform(noise(q, 200_000), q)
     below = (draws < quantile).double().mean().item()
     assert below == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / 200_000))
@@ -79,7 +79,7 @@ def test_upper_decile_by_quantile_and_by_draws(q, quantile):
 
 @pytest.mark.parametrize("q", INDICES)
 def test_agrees_with_scipy(q):
-    ours, reference = law(q), oracle.q_gaussian(q, LOC, SCALE)
+    ours, reference = distribution(q), oracle.q_gaussian(q, LOC, SCALE)
     x = reference.ppf(PROBABILITIES)
     np.testing.assert_allclose(ours.log_prob(torch.from_numpy(x)), reference.logpdf(x), rtol=1e-9, atol=1e-8)
     np.testing.assert_allclose(ours.cdf(torch.from_numpy(x)), reference.cdf(x), rtol=1e-12, atol=1e-15)
@@ -92,12 +92,14 @@ def test_agrees_with_scipy(q):
 def test_density_is_the_defining_formula(q):
     for x in (-2.0, -1.1, 0.0, 0.3, 0.8, 1.3, 5.0):
         wanted = oracle.q_gaussian_density(x, q, LOC, SCALE)
-        assert law(q).log_prob(tensor(x)).exp().item() == pytest.approx(wanted, rel=1e-12, abs=1e-300)
+        assert distribution(q).log_prob(tensor(x)).exp().item() == pytest.approx(
+            wanted, rel=1e-12, abs=1e-300
+        )
 
 
 @pytest.mark.parametrize("q", INDICES)
 def test_quadrature_gives_mass_and_entropy(q):
-    ours = law(q)
+    ours = distribution(q)
     reach = SCALE * ours.radius
 
     def density(x: float) -> float:
@@ -117,7 +119,7 @@ def test_quadrature_gives_mass_and_entropy(q):
 
 @pytest.mark.parametrize("q", [q for q in INDICES if q < 5 / 3])
 def test_quadrature_gives_the_variance(q):
-    ours = law(q)
+    ours = distribution(q)
 
     def integrand(x: float) -> float:
         return (x - LOC) ** 2 * ours.log_prob(tensor(x)).exp().item()
@@ -129,11 +131,11 @@ def test_quadrature_gives_the_variance(q):
 
 
 def test_moments_that_do_not_exist_say_so():
-    assert law(5 / 3).variance.item() == law(1.8).variance.item() == math.inf
-    assert math.isnan(law(2.0).variance.item())
-    assert law(1.9).mean.item() == LOC
-    assert math.isnan(law(2.0).mean.item())
-    assert law(2.5).mode.item() == LOC
+    assert distribution(5 / 3).variance.item() == distribution(1.8).variance.item() == math.inf
+    assert math.isnan(distribution(2.0).variance.item())
+    assert distribution(1.9).mean.item() == LOC
+    assert math.isnan(distribution(2.0).mean.item())
+    assert distribution(2.5).mode.item() == LOC
 
 
 @given(
@@ -144,7 +146,7 @@ def test_moments_that_do_not_exist_say_so():
 )
 @settings(max_examples=150)
 def test_tails_quantiles_and_symmetry_for_any_index(q, loc, scale, p):
-    ours = law(q, loc, scale)
+    ours = distribution(q, loc, scale)
     x = ours.icdf(tensor(p))
     assert ours.cdf(x).item() == pytest.approx(p, rel=1e-5)
     assert ours.sf(x).item() == pytest.approx(1.0 - p, rel=1e-5)
@@ -155,8 +157,8 @@ def test_tails_quantiles_and_symmetry_for_any_index(q, loc, scale, p):
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-4, 1e-6, 1e-9, 1e-12, 1e-15])
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_passes_smoothly_through_the_normal_law(delta, side):
-    near, normal = law(1.0 + side * delta, 0.0, 1.0), law(1.0, 0.0, 1.0)
+def test_passes_smoothly_through_the_normal_distribution(delta, side):
+    near, normal = distribution(1.0 + side * delta, 0.0, 1.0), distribution(1.0, 0.0, 1.0)
     x, p, u = tensor(-4.0, -1.0, 0.0, 0.5, 3.0), tensor(1e-6, 0.2, 0.5, 0.6, 0.999), noise(0.5, 100)
     tolerance = {"rtol": 0.0, "atol": 100 * delta + 1e-13}
     torch.testing.assert_close(near.log_prob(x), normal.log_prob(x), **tolerance)
@@ -219,7 +221,7 @@ def test_gradients_are_finite_on_every_number_around_the_edge(q, dtype):
 @pytest.mark.parametrize("q", INDICES)
 def test_quantiles_at_the_ends(q):
     p = tensor(0.0, 1.0, -0.1, 1.1, grad=True)
-    x = law(q).icdf(p)
+    x = distribution(q).icdf(p)
     reach = SCALE * support_radius(q)
     assert x[:2].tolist() == pytest.approx([LOC - reach, LOC + reach], rel=1e-15)
     assert x[2:].isnan().all()
@@ -230,7 +232,7 @@ def test_quantiles_at_the_ends(q):
 @pytest.mark.parametrize("q", BOUNDED)
 def test_float32_density_near_the_edge_is_as_good_as_its_argument(q):
     z = (support_radius(q) * (1.0 - torch.logspace(-5, -0.1, 40, dtype=torch.float64))).float()
-    exact = law(q, 0.0, 1.0).log_prob(z.double())
+    exact = distribution(q, 0.0, 1.0).log_prob(z.double())
     single = QGaussian(torch.zeros(()), torch.ones(()), q).log_prob(z).double()
     distance = 1.0 - z.double() / support_radius(q)
     allowed = 4 * 2.0**-24 * (1.0 / (1.0 - q) / distance + 8.0)  # rounding of z moves ln p by that much
@@ -240,7 +242,7 @@ def test_float32_density_near_the_edge_is_as_good_as_its_argument(q):
 @pytest.mark.parametrize("q", [1.2, 1.5, 2.0, 2.5])
 def test_float32_density_and_tail_are_accurate_far_out(q):
     x = torch.logspace(0, 15, 30, dtype=torch.float64).float()
-    single, exact = QGaussian(torch.tensor(0.25), torch.tensor(0.5), q), law(q, 0.25, 0.5)
+    single, exact = QGaussian(torch.tensor(0.25), torch.tensor(0.5), q), distribution(q, 0.25, 0.5)
     torch.testing.assert_close(single.log_prob(x).double(), exact.log_prob(x.double()), rtol=1e-6, atol=0.0)
     tail = exact.sf(x.double())
     seen = tail > 1e-30
@@ -290,14 +292,14 @@ def test_second_derivatives_by_finite_differences(q):
 
 @pytest.mark.parametrize("q", INDICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_draws_from_noise_follow_the_law(q, dtype):
+def test_draws_from_noise_follow_the_distribution(q, dtype):
     draws = from_uniform(noise(q, 40_000, dtype, seed=7), q)
     assert draws.dtype == dtype
     assert oracle.ks_p_value(draws.double(), oracle.q_gaussian(q).cdf) > 1e-3
 
 
 @pytest.mark.parametrize("q", [0.0, 0.7, 1.0, 1.8, 2.0])
-def test_rsample_follows_the_law(q):
+def test_rsample_follows_the_distribution(q):
     with torch.random.fork_rng():
         torch.manual_seed(3)
         draws = QGaussian(tensor(LOC, -1.0), tensor(SCALE, 2.0), q).rsample((20_000,))
@@ -365,7 +367,7 @@ def test_log_density_of_own_draws_survives_rounding_on_to_the_edge():
 
 @pytest.mark.parametrize("q", [3.0, 7.0, math.nan, math.inf, -math.inf, "1", None, True])
 def test_a_bad_index_is_refused(q):
-    for use in (lambda: law(q), lambda: support_radius(q), lambda: n_uniforms(q)):
+    for use in (lambda: distribution(q), lambda: support_radius(q), lambda: n_uniforms(q)):
         with pytest.raises(UserError, match=r"The index q .*must be"):
             use()
 
@@ -387,7 +389,7 @@ def test_a_nan_value_is_refused_or_passed_on_but_never_hidden():
     x = tensor(0.0, math.nan)
     for name in ("log_prob", "cdf", "sf"):
         with pytest.raises(UserError, match="QGaussian: the value must not contain NaN"):
-            getattr(law(1.0), name)(x)
+            getattr(distribution(1.0), name)(x)
     for q in (0.0, 0.5, 1.0, 1.5, 2.0):
         unchecked = QGaussian(0.0, tensor(1.0), q, validate_args=False)
         assert unchecked.log_prob(x)[1].isnan()
@@ -399,7 +401,7 @@ def test_noise_of_the_wrong_width_is_refused():
     with pytest.raises(UserError, match=r"q = 0.5 needs a last axis of length 2, got shape \(4, 1\)"):
         from_uniform(torch.rand(4, 1), 0.5)
     with pytest.raises(UserError, match="needs a last axis of length 1"):
-        law(0.0).rsample_from(torch.tensor(0.5))
+        distribution(0.0).rsample_from(torch.tensor(0.5))
 
 
 def test_shapes_broadcast_and_expand():
@@ -407,15 +409,17 @@ def test_shapes_broadcast_and_expand():
     assert ours.batch_shape == (3, 4)
     assert ours.log_prob(torch.zeros(2, 3, 4)).shape == (2, 3, 4)
     assert ours.rsample((5,)).shape == (5, 3, 4)
-    wide = law(0.5).expand((2, 6))
+    wide = distribution(0.5).expand((2, 6))
     assert isinstance(wide, QGaussian)
     assert wide.batch_shape == wide.mode.shape == (2, 6)
-    torch.testing.assert_close(wide.log_prob(tensor(0.4)), law(0.5).log_prob(tensor(0.4)).expand(2, 6))
+    torch.testing.assert_close(
+        wide.log_prob(tensor(0.4)), distribution(0.5).log_prob(tensor(0.4)).expand(2, 6)
+    )
     assert wide.rsample().shape == (2, 6)
-    assert law(0.5).batch_shape == (1,)
+    assert distribution(0.5).batch_shape == (1,)
 
 
-def test_plain_numbers_make_a_scalar_law():
+def test_plain_numbers_make_a_scalar_distribution():
     ours = QGaussian(0.0, 1.0, 2)
     assert ours.batch_shape == ()
     assert ours.sample().shape == ()
@@ -444,7 +448,7 @@ def test_support():
     torch.testing.assert_close(box.lower_bound, tensor(-math.sqrt(3.0), 1.0 - 2.0 * math.sqrt(3.0)))
     torch.testing.assert_close(box.upper_bound, tensor(math.sqrt(3.0), 1.0 + 2.0 * math.sqrt(3.0)))
     for q in (1.0, 2.0):
-        assert law(q).support is constraints.real
+        assert distribution(q).support is constraints.real
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised within torch

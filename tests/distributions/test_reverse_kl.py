@@ -46,8 +46,8 @@ def mass_inside(half_width: float, fat: QGaussian) -> float:
 
 
 def minimum(objective, scale: float = 1.0) -> tuple[float, float]:
-    found = optimize.minimize_scalar(objective, bounds=(0.5 * scale, 8.0 * scale), options={"xatol": 1e-7})
-    return found.x, found.fun
+    result = optimize.minimize_scalar(objective, bounds=(0.5 * scale, 8.0 * scale), options={"xatol": 1e-7})
+    return result.x, result.fun
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,20 @@ def test_gradient_through_the_draws_is_the_slope_of_the_reverse_kl():
 
 @pytest.mark.parametrize(("q", "width"), [(2.0, 3.2579), (1.0, math.sqrt(5.0))])
 def test_width_of_least_divergence_is_the_minimum_of_the_divergence(q, width):
-    found = least_divergence_scale(0.0, q) * support_radius(0.0)
-    assert found == pytest.approx(width, abs=5e-5)
-    assert found == pytest.approx(minimum(lambda h: reverse_kl(h, proposal(q)))[0], abs=1e-5)
+    result = least_divergence_scale(0.0, q) * support_radius(0.0)
+    assert result == pytest.approx(width, abs=5e-5)
+    assert result == pytest.approx(minimum(lambda h: reverse_kl(h, proposal(q)))[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("q_other", [1.0, 1.000001, 1.5, 2.0, 2.5, 2.9, 2.999])
 @pytest.mark.parametrize("q", [-20.0, -1.0, 0.0, 0.5, 0.9, 1.0])
 def test_divergence_has_no_slope_at_the_width_of_least_divergence(q, q_other):
-    """E[x (ln other)'(x)] = -1 by scipy's laws, x drawn from the fitted one."""
+    """E[x (ln other)'(x)] = -1 by scipy's distributions, x drawn from the fitted one."""
     scale = least_divergence_scale(q, q_other)
-    law = oracle.q_gaussian(q, 0.0, scale)
+    distribution = oracle.q_gaussian(q, 0.0, scale)
 
     def integrand(x):
-        return law.pdf(x) * 2.0 * x * x / (3.0 - q_other + (q_other - 1.0) * x * x)
+        return distribution.pdf(x) * 2.0 * x * x / (3.0 - q_other + (q_other - 1.0) * x * x)
 
     reach = 9.0 * scale if q == 1.0 else support_radius(q) * scale
     near = min(math.sqrt((3.0 - q_other) / (q_other - 1.0)) if q_other > 1.0 else reach, 0.5 * reach)
@@ -146,11 +146,12 @@ def test_nodes_average_polynomials_exactly(q):
 
 @pytest.mark.parametrize(("q", "n"), [(-1.0, 18), (0.0, 20), (0.5, 24), (1.0, 128)])
 def test_nodes_that_the_cross_entropy_takes(q, n):
-    """1e-6 beside a Cauchy law at the width of least divergence; three quarters of the nodes do not do."""
+    """1e-6 beside a Cauchy distribution at the width of least divergence; three quarters of the nodes do not
+    do."""
     scale = least_divergence_scale(q, 2.0)
-    law = oracle.q_gaussian(q)
+    distribution = oracle.q_gaussian(q)
     reach = 12.0 if q == 1.0 else support_radius(q)
-    wanted = 2.0 * oracle.integral(lambda z: law.pdf(z) * math.log1p((scale * z) ** 2), 0.0, reach)
+    wanted = 2.0 * oracle.integral(lambda z: distribution.pdf(z) * math.log1p((scale * z) ** 2), 0.0, reach)
 
     def error(nodes, weights):
         return abs(float((weights * np.log1p((scale * nodes) ** 2)).sum()) - wanted)

@@ -48,16 +48,22 @@ def test_arch_tails_and_quantiles_keep_relative_accuracy(power):
     p = torch.tensor([1e-9, 0.1, 0.24, 0.26, 0.5, 0.6, 0.9], dtype=torch.float64)
     w = special.arch_icdf(p, power)
     np.testing.assert_allclose(special.arch_cdf(w, power)[1:], p[1:], rtol=1e-12)
-    law = stats.beta(power + 1.0, power + 1.0, loc=-1.0, scale=2.0)
-    np.testing.assert_allclose(w, law.ppf(p.numpy()), rtol=1e-10 if power < 1e6 else 1e-7, atol=1e-12)
+    distribution = stats.beta(power + 1.0, power + 1.0, loc=-1.0, scale=2.0)
+    np.testing.assert_allclose(
+        w, distribution.ppf(p.numpy()), rtol=1e-10 if power < 1e6 else 1e-7, atol=1e-12
+    )
 
 
 def test_beta_distribution_function_is_accurate_at_both_ends():
     x = torch.tensor([1e-12, 0.2, 0.5, 0.8, 1.0 - 1e-12], dtype=torch.float64)
     alpha, beta = torch.full_like(x, 2.5), torch.full_like(x, 1.5)
-    law = stats.beta(2.5, 1.5)
-    np.testing.assert_allclose(special.beta_cdf(x, 1 - x, alpha, beta), law.cdf(x.numpy()), rtol=1e-12)
-    np.testing.assert_allclose(special.beta_cdf(1 - x, x, beta, alpha), law.sf(x.numpy()), rtol=1e-12)
+    distribution = stats.beta(2.5, 1.5)
+    np.testing.assert_allclose(
+        special.beta_cdf(x, 1 - x, alpha, beta), distribution.cdf(x.numpy()), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        special.beta_cdf(1 - x, x, beta, alpha), distribution.sf(x.numpy()), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])

@@ -52,8 +52,8 @@ def reactive(obs: Any, visit: int) -> Array:
 def test_returns_are_those_of_the_plain_environment(factory: Factory) -> None:
     """Patient p of seed s is patient ``s * patients + p``, visit by visit, in single environments."""
     patients, seeds = 3, (4, 5, 2)
-    found = rollout(factory, reactive, seeds, patients)
-    assert found.seeds == seeds
+    result = rollout(factory, reactive, seeds, patients)
+    assert result.seeds == seeds
     for i, seed in enumerate(seeds):
         for p in range(patients):
             env = gymnasium.make(ENV, cohort="evaluation")
@@ -69,11 +69,11 @@ def test_returns_are_those_of_the_plain_environment(factory: Factory) -> None:
                 doses.append(float(np.clip(asked[0], -1, 1)))
                 visit += 1
             assert visit == factory.horizon == 24
-            assert found.returns[i, p] == pytest.approx(returns, abs=1e-5)
-            assert found.cost[i, p] == pytest.approx(cost)
-            assert found.limited[i, p] == pytest.approx(limited / 24)
-            assert found.dose[i, p] == pytest.approx(np.mean(doses), abs=1e-6)
-    assert 0.0 < found.limited.mean() < 1.0
+            assert result.returns[i, p] == pytest.approx(returns, abs=1e-5)
+            assert result.cost[i, p] == pytest.approx(cost)
+            assert result.limited[i, p] == pytest.approx(limited / 24)
+            assert result.dose[i, p] == pytest.approx(np.mean(doses), abs=1e-6)
+    assert 0.0 < result.limited.mean() < 1.0
 
 
 @pytest.mark.parametrize("rule", [reactive, constant(0.3)])
@@ -245,6 +245,6 @@ def test_outcomes_survive_the_file(tmp_path: Path, factory: Factory) -> None:
         "second": rollout(factory, constant(0.1), (0,), 3),
     }
     write_outcomes(tmp_path / "episodes.parquet", outcomes)
-    found = read_outcomes(tmp_path / "episodes.parquet")
-    assert list(found) == ["first", "second"]
-    assert all(same(found[rule], outcomes[rule]) for rule in outcomes)
+    result = read_outcomes(tmp_path / "episodes.parquet")
+    assert list(result) == ["first", "second"]
+    assert all(same(result[rule], outcomes[rule]) for rule in outcomes)

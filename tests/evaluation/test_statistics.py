@@ -304,7 +304,8 @@ def mean(tables):
 
 
 def exact_quantile(values, probability):
-    """Interval in which the quantile of a discrete law over equally likely values may lie after sampling."""
+    """Interval in which the quantile of a discrete distribution over equally likely values may lie after
+    sampling."""
     return np.quantile(values, [probability - 0.004, probability + 0.004])
 
 
@@ -312,12 +313,12 @@ def exact_quantile(values, probability):
 def test_stratified_bootstrap_equals_the_enumeration_of_all_resamples(statistic):
     scores = np.array([[0.1, 5.0], [0.4, 5.7], [1.3, 7.9]])
     draws = list(itertools.product(range(3), repeat=3))
-    law = [
+    distribution = [
         float(statistic(np.stack([scores[list(i), 0], scores[list(j), 1]], 1))) for i in draws for j in draws
     ]
     e = st.stratified_bootstrap(scores, statistic, replicates=40_000, confidence=0.8)
     for end, probability in ((e.low, 0.1), (e.high, 0.9)):
-        low, high = exact_quantile(law, probability)
+        low, high = exact_quantile(distribution, probability)
         assert low - 1e-12 <= end <= high + 1e-12
     assert e.value == pytest.approx(float(statistic(scores)))
     assert (e.n, e.n_seeds, e.method) == (6, 3, "stratified bootstrap over runs")
@@ -393,15 +394,15 @@ def test_interval_of_improvement_equals_the_enumeration_of_all_resamples():
     x, y = [[0.0, 2.0], [1.0, 2.0], [3.0, 4.0]], [[1.0, 3.0], [2.0, 1.0]]
     of_task = []
     for task in range(2):
-        law = []
+        distribution = []
         for i in itertools.product(range(3), repeat=3):
             for j in itertools.product(range(2), repeat=2):
-                law.append(improvement_slow([[x[k][task]] for k in i], [[y[k][task]] for k in j]))
-        of_task.append(np.array(law))
-    law = (of_task[0][:, None] + of_task[1]).ravel() / 2  # tasks are resampled independently
+                distribution.append(improvement_slow([[x[k][task]] for k in i], [[y[k][task]] for k in j]))
+        of_task.append(np.array(distribution))
+    distribution = (of_task[0][:, None] + of_task[1]).ravel() / 2  # tasks are resampled independently
     e = st.probability_of_improvement(x, y, replicates=40_000, confidence=0.7)
     for end, probability in ((e.low, 0.15), (e.high, 0.85)):
-        low, high = exact_quantile(law, probability)
+        low, high = exact_quantile(distribution, probability)
         assert low - 1e-12 <= end <= high + 1e-12
 
 

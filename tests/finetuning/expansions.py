@@ -62,8 +62,8 @@ def learner(method: str, start: Start, /, **changes: Any) -> Learner:
 def trial(method: str, start: Start, changes: Mapping[str, Any] | None = None) -> Trial:
     """A trial on simulated patients."""
     settings: TrialSettings = replace(SETTINGS, **(changes or {}))
-    found = finetuning.find(method).method().learner(start, settings)
-    return Trial(found, waves(start.seeds, settings.patients), start.transform, settings, judge)
+    result = finetuning.find(method).method().learner(start, settings)
+    return Trial(result, waves(start.seeds, settings.patients), start.transform, settings, judge)
 
 
 def batch(agent: Any, start: Start, size: int = 6, step: int = 0) -> Batch:
@@ -95,13 +95,13 @@ def same_alone(method: str, name: str, further: int = 0) -> None:
         stack = begun(name, SEEDS, 2 * further)
         start = replace(start, further={n: x[further:] for n, x in stack.further.items()})
     alone = trial(method, start, changes)
-    for found in (both, alone):
-        while found.visits < 96:
-            found.step()
-            if found.due():
-                found.evaluate()
-    theirs = [row for row in both.ledger.courses if row[0] == 3]
-    np.testing.assert_allclose(theirs, alone.ledger.courses, rtol=1e-3, atol=1e-3)
-    theirs = [row for row in both.ledger.curve if row[0] == 3]
-    np.testing.assert_allclose(theirs, alone.ledger.curve, rtol=1e-3, atol=1e-3, equal_nan=True)
+    for result in (both, alone):
+        while result.visits < 96:
+            result.step()
+            if result.due():
+                result.evaluate()
+    theirs = [row for row in both.trial_log.episodes if row[0] == 3]
+    np.testing.assert_allclose(theirs, alone.trial_log.episodes, rtol=1e-3, atol=1e-3)
+    theirs = [row for row in both.trial_log.curve if row[0] == 3]
+    np.testing.assert_allclose(theirs, alone.trial_log.curve, rtol=1e-3, atol=1e-3, equal_nan=True)
     assert both.updates == 19

@@ -24,15 +24,15 @@ from tests.finetuning.expansions import begun, learner, same_alone, trial
 from tests.finetuning.test_trial import killed_and_resumed
 
 
-def moment(number: int, visit: Any) -> TrialProgress:
+def trial_progress(number: int, visit: Any) -> TrialProgress:
     visit = np.asarray(visit)
     return TrialProgress(number, 0.0, visit, np.zeros_like(visit))
 
 
-def states(found: Any, count: int = 2) -> Any:
+def states(result: Any, count: int = 2) -> Any:
     """Observations ``[2, count, O]`` in the world's units."""
-    transform = found.behaviour.policy.transform
-    obs = found.behaviour.policy.agent.problem.n_obs
+    transform = result.behaviour.policy.transform
+    obs = result.behaviour.policy.agent.problem.n_obs
     raw = np.random.default_rng(0).standard_normal((2, count, obs))
     return (raw * np.array(transform.obs_scale) + np.array(transform.obs_mean)).astype(np.float32)
 
@@ -46,13 +46,13 @@ def outcomes(*returns: float) -> dict[str, Outcomes]:
 
 
 def test_the_guide_doses_at_the_first_h_visits_and_at_no_more() -> None:
-    found = learner("jsrl", begun("rebrac"))
-    behaviour: Any = found.behaviour
-    obs, h = states(found), np.array([[3, 1], [0, 24]])
+    result = learner("jsrl", begun("rebrac"))
+    behaviour: Any = result.behaviour
+    obs, h = states(result), np.array([[3, 1], [0, 24]])
     guide, seen = DosePolicy(behaviour.agent.guide, behaviour.policy.transform).recommended(obs), []
     behaviour.until = h.copy()
-    for visit in range(1, 25):  # no course begins, so that h stays
-        dose = behaviour(obs, moment(visit, np.full((2, 2), visit)))
+    for visit in range(1, 25):  # no episode begins, so that h stays
+        dose = behaviour(obs, trial_progress(visit, np.full((2, 2), visit)))
         own = behaviour.explorer.sampled(obs, visit, "exploration")
         guided = (dose == guide)[..., 0]
         assert ((dose == own)[..., 0] != guided).all()
@@ -63,10 +63,10 @@ def test_the_guide_doses_at_the_first_h_visits_and_at_no_more() -> None:
 
 
 def test_it_is_evaluated_with_the_same_switch() -> None:
-    found = learner("jsrl", begun("rebrac"))
-    agent: Any = found.agent
+    result = learner("jsrl", begun("rebrac"))
+    agent: Any = result.agent
     agent.until.copy_(torch.tensor([[3.0], [0.0]]))
-    obs, policy = states(found), DosePolicy(agent, found.behaviour.policy.transform)
+    obs, policy = states(result), DosePolicy(agent, result.behaviour.policy.transform)
     guide = DosePolicy(agent.guide, policy.transform).recommended(obs)
     explorer = DosePolicy(agent.explorer, policy.transform).recommended(obs)
     assert policy.looks_back
@@ -77,29 +77,29 @@ def test_it_is_evaluated_with_the_same_switch() -> None:
         np.testing.assert_array_equal(recommended, want)
         assert (sampled[0] == guide[0]).all() == (visit < 3)
         for rule in rules:
-            rule.hear(recommended, np.zeros((2, 2)))
+            rule.observe(recommended, np.zeros((2, 2)))
     agent.until.zero_()
     assert not policy.looks_back
     np.testing.assert_array_equal(policy.recommended(obs), explorer)
 
 
 def test_stages_of_the_curriculum() -> None:
-    found = horizon_of(np.arange(11), 10, 24)
-    np.testing.assert_array_equal(found, [24, 22, 20, 17, 15, 12, 10, 8, 5, 3, 0])
+    result = horizon_of(np.arange(11), 10, 24)
+    np.testing.assert_array_equal(result, [24, 22, 20, 17, 15, 12, 10, 8, 5, 3, 0])
     np.testing.assert_array_equal(horizon_of(np.arange(3), 2, 24), [24, 12, 0])
 
 
 def test_the_curriculum_goes_on_where_returns_are_good_enough() -> None:
-    found = learner("jsrl,stages=4,tolerance=0.1", begun())
-    behaviour: Any = found.behaviour
-    agent: Any = found.agent
+    result = learner("jsrl,stages=4,tolerance=0.1", begun())
+    behaviour: Any = result.behaviour
+    agent: Any = result.agent
     first = [10.0, 9.1, 8.9, 9.5, 12.0, 11.0]  # 8.9 is less than 9, 11 no less than 10.8
     second = [-10.0, -10.9, -11.1, -9.0, -9.8, -30.0]  # likewise below 0: -11, and -9.9 after -9
     want = [(18, 18), (12, 12), (12, 12), (6, 6), (0, 0), (0, 0)]
     for a, b, h in zip(first, second, want, strict=True):
         behaviour.judged(outcomes(a, b))
         assert tuple(agent.until[:, 0].tolist()) == h
-    behaviour(states(found), moment(0, np.zeros((2, 2), int)))
+    behaviour(states(result), trial_progress(0, np.zeros((2, 2), int)))
     np.testing.assert_array_equal(behaviour.until, 0)
 
 
@@ -112,35 +112,35 @@ def test_a_moving_average_of_evaluations_decides() -> None:
     assert stages == [(1, 1), (1, 2), (1, 2), (2, 3)]
 
 
-def test_courses_under_way_keep_their_h() -> None:
+def test_episodes_under_way_keep_their_h() -> None:
     behaviour: Any = learner("jsrl,stages=4", begun()).behaviour
     obs = np.zeros((2, 2, 8), np.float32)
-    behaviour(obs, moment(0, np.zeros((2, 2), int)))
+    behaviour(obs, trial_progress(0, np.zeros((2, 2), int)))
     behaviour.judged(outcomes(1.0, 1.0))
-    behaviour(obs, moment(1, [[1, 0], [1, 1]]))
+    behaviour(obs, trial_progress(1, [[1, 0], [1, 1]]))
     np.testing.assert_array_equal(behaviour.until, [[24, 18], [24, 24]])
 
 
 def test_the_last_evaluation_is_of_the_explorer_alone() -> None:
-    found = trial("jsrl,stages=50", begun(), {"visits": 48})
-    agent: Any = found.agent
-    heard = []
-    while not found.over:
-        heard.append(float(agent.until[0, 0]))
-        if found.due():
-            found.evaluate()
-        found.step()
-    assert heard[-1] > 0.0
+    result = trial("jsrl,stages=50", begun(), {"visits": 48})
+    agent: Any = result.agent
+    observed = []
+    while not result.over:
+        observed.append(float(agent.until[0, 0]))
+        if result.due():
+            result.evaluate()
+        result.step()
+    assert observed[-1] > 0.0
     assert agent.until.abs().max() == 0.0
-    found.evaluate()
+    result.evaluate()
     assert agent.until.abs().max() == 0.0
 
 
-def test_a_random_h_is_uniform_and_of_every_course_its_own() -> None:
+def test_a_random_h_is_uniform_and_of_every_episode_its_own() -> None:
     behaviour: Any = learner("jsrl,variant=random", begun(), patients=400).behaviour
     obs, drawn = np.zeros((2, 400, 8), np.float32), []
     for number in range(12):
-        behaviour(obs, moment(number, np.zeros((2, 400), int)))
+        behaviour(obs, trial_progress(number, np.zeros((2, 400), int)))
         drawn.append(behaviour.until)
     counts = np.bincount(np.concatenate(drawn, axis=None), minlength=25)
     n = counts.sum()
@@ -155,16 +155,16 @@ def test_a_random_h_is_uniform_and_of_every_course_its_own() -> None:
 def test_the_explorer_learns_and_the_guide_does_not() -> None:
     for spec, moved in (("jsrl", False), ("jsrl,critic=offline", True)):
         start = begun()
-        found = trial(spec, start, {"visits": 60})
-        agent: Any = found.agent
+        result = trial(spec, start, {"visits": 60})
+        agent: Any = result.agent
         same = torch.equal(
             agent.explorer.critic.net.layers[0].weight, start.weights["critic.net.layers.0.weight"]
         )
         assert same is moved
         before = {n: x.clone() for n, x in agent.state_dict().items() if n != "until"}
-        while not found.over:
-            found.step()
-        assert found.updates == 10
+        while not result.over:
+            result.step()
+        assert result.updates == 10
         for name, x in before.items():
             assert torch.equal(agent.state_dict()[name], x) is name.startswith("guide."), name
 
@@ -172,14 +172,14 @@ def test_the_explorer_learns_and_the_guide_does_not() -> None:
 # Behaviour transfer
 
 
-def test_lengths_of_flights_are_of_the_zeta_law() -> None:
+def test_lengths_of_flights_are_of_the_zeta_distribution() -> None:
     for exponent in (2.0, 3.0):
         flights: Any = learner(
             f"bt,flight_probability=1,exponent={exponent}", begun(), patients=500
         ).behaviour
         lengths = []
         for number in range(10):
-            assert flights.flying(moment(number, np.zeros((2, 500), int))).all()
+            assert flights.flying(trial_progress(number, np.zeros((2, 500), int))).all()
             lengths.append(flights.left + 1)
         counts = np.bincount(np.minimum(np.concatenate(lengths, axis=None), 9))[1:9]
         share = np.arange(1.0, 9.0) ** -exponent / zeta(exponent)
@@ -187,9 +187,9 @@ def test_lengths_of_flights_are_of_the_zeta_law() -> None:
         assert (np.abs(counts - n * share) < 4.0 * np.sqrt(n * share * (1.0 - share))).all()
 
 
-def test_flights_begin_with_their_probability_last_and_end_with_their_course() -> None:
+def test_flights_begin_with_their_probability_last_and_end_with_their_episode() -> None:
     flights: Any = learner("bt,flight_probability=0.2", begun(), patients=1000, capacity=1000).behaviour
-    share = flights.flying(moment(0, np.zeros((2, 1000), int))).mean()
+    share = flights.flying(trial_progress(0, np.zeros((2, 1000), int))).mean()
     assert abs(share - 0.2) < 4.0 * np.sqrt(0.16 / 2000)
     flights.left = np.tile([0, 1, 3, 1], (2, 250))
     flights.config = learner("bt,flight_probability=0", begun()).behaviour.config  # type: ignore[attr-defined]
@@ -201,25 +201,25 @@ def test_flights_begin_with_their_probability_last_and_end_with_their_course() -
         [False] * 4,
     ]
     for number, want in enumerate(expected):
-        found = flights.flying(moment(number, np.where(visit > 0, visit + number, number)))
-        np.testing.assert_array_equal(found, np.tile(want, (2, 250)))
+        result = flights.flying(trial_progress(number, np.where(visit > 0, visit + number, number)))
+        np.testing.assert_array_equal(result, np.tile(want, (2, 250)))
 
 
 def test_a_checkpoint_of_flights_stays_as_it_was_written() -> None:
     flights: Any = learner("bt", begun()).behaviour
     flights.left[:] = 5
     written = flights.state()["left"]
-    flights.flying(moment(3, np.zeros((2, 2), int)))
+    flights.flying(trial_progress(3, np.zeros((2, 2), int)))
     assert bool((written == 5).all())
 
 
 def test_in_a_flight_the_pretrained_policy_doses_and_else_the_higher_value() -> None:
-    found = learner("bt,flight_probability=0", begun(), patients=50)
-    flights: Any = found.behaviour
-    agent: Any = found.agent
-    obs = states(found, 50)
+    result = learner("bt,flight_probability=0", begun(), patients=50)
+    flights: Any = result.behaviour
+    agent: Any = result.agent
+    obs = states(result, 50)
     flights.left[0] = 2
-    dose = flights(obs, moment(7, np.ones((2, 50), int)))
+    dose = flights(obs, trial_progress(7, np.ones((2, 50), int)))
     transform = flights.policy.transform
     offline = DosePolicy(agent.frozen[0], transform).recommended(obs)
     np.testing.assert_array_equal(dose[0], offline[0])
@@ -230,17 +230,17 @@ def test_in_a_flight_the_pretrained_policy_doses_and_else_the_higher_value() -> 
     follows = (dose[1] == offline[1])[..., 0]
     assert 0 < follows.sum() < 50
     assert (q[0] > q[1])[~follows].all()  # the learner's draw is taken where it is worth more
-    law = agent.policy(state).base_dist
-    assert set(np.unique((law.weights * 8).numpy().round(4))) <= set(range(9))
+    distribution = agent.policy(state).base_dist
+    assert set(np.unique((distribution.weights * 8).numpy().round(4))) <= set(range(9))
 
 
 @pytest.mark.parametrize("name", ["td3_bc", "quasi_optimal", "bcq"])
 def test_it_learns_from_new_visits_alone(name: str) -> None:
-    found = trial("bt", begun(name), {"visits": 40})
-    while not found.over:
-        found.step()
-    assert found.updates == 5
-    assert found.learner.replay._recorded is None  # type: ignore[attr-defined]
+    result = trial("bt", begun(name), {"visits": 40})
+    while not result.over:
+        result.step()
+    assert result.updates == 5
+    assert result.learner.replay._recorded is None  # type: ignore[attr-defined]
 
 
 # All of them
@@ -263,16 +263,16 @@ def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: s
         critics=4, pessimism=1.0, layer_norm=True, dropout=0.2, prior="constant_dose", scale_advantage=True
     )
     start = begun(name, further=2, regularisation=options)
-    found = trial(spec, start, {"visits": 60})
-    agent: Any = found.agent
+    result = trial(spec, start, {"visits": 60})
+    agent: Any = result.agent
     centres = [module.offset for module in agent.modules() if isinstance(module, Centred)]
     assert centres
     assert all(bool((offset != 0.0).all()) for offset in centres)
     before = {n: x.clone() for n, x in agent.state_dict().items()}
     assert UNITS in agent.noise_plan(8)
-    while not found.over:
-        found.step()
-    assert found.updates == 10
+    while not result.over:
+        result.step()
+    assert result.updates == 10
     critics = {n: x for n, x in agent.state_dict().items() if "critic.net.layers.0.weight" in n}
     assert all(x.shape[1] == 4 for x in critics.values())
     assert any(not torch.equal(x, before[n]) for n, x in critics.items())
@@ -280,7 +280,7 @@ def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: s
 
 
 @pytest.mark.parametrize("name", ["pex", "bt", "jsrl"])
-def test_a_law_of_no_draws_is_refused_before_a_trial_begins(name: str) -> None:
+def test_a_distribution_of_no_draws_is_refused_before_a_trial_begins(name: str) -> None:
     said = finetuning.find(f"{name},draws=0").method().refusal(begun())
     assert said == "draws must be at least 1, got 0."
 
@@ -297,8 +297,8 @@ def test_a_newcomer_has_the_discount_and_the_widths_of_the_run(spec: str) -> Non
     ("spec", "name"), [("pex", "iql"), ("off2on,members=2", "cql"), ("jsrl", "iql"), ("bt", "iql")]
 )
 def test_there_is_no_more_room_than_there_can_be_visits(spec: str, name: str) -> None:
-    found: Any = learner(spec, begun(name, further=2), visits=144, patients=2, capacity=500)
-    assert found.replay.buffer.visits == (144 + 2) // 2
+    result: Any = learner(spec, begun(name, further=2), visits=144, patients=2, capacity=500)
+    assert result.replay.buffer.visits == (144 + 2) // 2
 
 
 # Resuming and stacking

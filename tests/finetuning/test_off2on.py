@@ -41,26 +41,31 @@ def test_members_are_offline_agents_each_used_once() -> None:
 
 
 def test_the_policy_has_the_moments_of_its_members() -> None:
-    found = made()
-    obs = found.replay.recorded[:5, :8].expand(2, -1, -1)
-    laws = [m.actor(obs).base_dist for m in found.agent.members]
+    result = made()
+    obs = result.replay.recorded[:5, :8].expand(2, -1, -1)
+    distributions = [m.actor(obs).base_dist for m in result.agent.members]
     rng = np.random.default_rng(0)
-    draws = [law.loc + law.scale * torch.from_numpy(rng.standard_normal((40000, 2, 5, 1))) for law in laws]
+    draws = [
+        distribution.loc + distribution.scale * torch.from_numpy(rng.standard_normal((40000, 2, 5, 1)))
+        for distribution in distributions
+    ]
     mixture = torch.cat(draws).detach()
-    law = found.agent.policy(obs).base_dist
-    np.testing.assert_allclose(law.loc.detach(), mixture.mean(0), atol=0.03)
-    np.testing.assert_allclose(law.scale.detach(), mixture.std(0), rtol=0.02)
-    assert law.kind == "full_box"
-    torch.testing.assert_close(law.mode, torch.tanh(law.loc))
+    distribution = result.agent.policy(obs).base_dist
+    np.testing.assert_allclose(distribution.loc.detach(), mixture.mean(0), atol=0.03)
+    np.testing.assert_allclose(distribution.scale.detach(), mixture.std(0), rtol=0.02)
+    assert distribution.kind == "full_box"
+    torch.testing.assert_close(distribution.mode, torch.tanh(distribution.loc))
 
 
 def losses_by_hand(agent: Any, data: Any, mistake: str = "") -> dict[str, Tensor]:
     """The three losses by the equations, one member after another, densities by hand."""
 
     def drawn(obs: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        laws = [m.actor(obs).base_dist for m in agent.members]
-        mean = sum(law.loc for law in laws) / len(laws)
-        square = sum(law.loc**2 + law.scale**2 for law in laws) / len(laws)
+        distributions = [m.actor(obs).base_dist for m in agent.members]
+        mean = sum(distribution.loc for distribution in distributions) / len(distributions)
+        square = sum(distribution.loc**2 + distribution.scale**2 for distribution in distributions) / len(
+            distributions
+        )
         std = (square - mean**2).sqrt()
         z = torch.from_numpy(ndtri(u[..., 0].numpy()))
         x = mean + std * z
@@ -89,8 +94,8 @@ def losses_by_hand(agent: Any, data: Any, mistake: str = "") -> dict[str, Tensor
 
 
 def test_losses_and_whom_they_move() -> None:
-    found = made()
-    agent = found.agent
+    result = made()
+    agent = result.agent
     with torch.no_grad():
         agent.log_temperature += 0.3
     data = batch(agent, begun("cql", dtype=torch.float64), 12)
@@ -121,18 +126,20 @@ def test_losses_and_whom_they_move() -> None:
 
 
 def test_an_update_moves_all_members_and_their_targets() -> None:
-    found = made()
-    before = {n: x.clone() for n, x in found.agent.state_dict().items()}
-    found.agent.step(batch(found.agent, begun("cql", dtype=torch.float64)))
-    for name, x in found.agent.state_dict().items():
+    result = made()
+    before = {n: x.clone() for n, x in result.agent.state_dict().items()}
+    result.agent.step(batch(result.agent, begun("cql", dtype=torch.float64)))
+    for name, x in result.agent.state_dict().items():
         stays = name.startswith("members.") and name.endswith("log_temperature")  # CQL's own
         assert torch.equal(x, before[name]) is stays, name
-    for member in found.agent.members:
+    for member in result.agent.members:
         name = "net.layers.0.weight"
         want = torch.lerp(
-            before[f"members.0.critic_target.{name}"], found.agent.members[0].critic.state_dict()[name], 0.005
+            before[f"members.0.critic_target.{name}"],
+            result.agent.members[0].critic.state_dict()[name],
+            0.005,
         )
-        torch.testing.assert_close(found.agent.members[0].critic_target.state_dict()[name], want)
+        torch.testing.assert_close(result.agent.members[0].critic_target.state_dict()[name], want)
         assert member.config.target_rate == 0.005
 
 
@@ -175,8 +182,8 @@ def test_its_least_is_at_the_ratio_of_densities() -> None:
 def test_priorities_by_hand() -> None:
     ratio = torch.tensor([[32.0, 1.0, 0.0, 1e30], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     recorded = torch.tensor([[1.0, 32.0], [0.0, 1.0]], dtype=torch.float64)
-    found = priority(ratio, recorded, 5.0)
-    np.testing.assert_allclose(found, [[2 / 1.5, 1 / 1.5, 1e-3, 1e3], [2.0] * 4])
+    result = priority(ratio, recorded, 5.0)
+    np.testing.assert_allclose(result, [[2 / 1.5, 1 / 1.5, 1e-3, 1e3], [2.0] * 4])
     np.testing.assert_allclose(priority(ratio, recorded, 1.0)[0, :2], [32 / 16.5, 1 / 16.5])
 
 
@@ -184,7 +191,7 @@ def test_priorities_by_hand() -> None:
 
 
 def visits(replay: Any, count: int, mark: float = 0.0) -> None:
-    """Remember so many visits of two courses; their states tell which."""
+    """Remember so many visits of two episodes; their states tell which."""
     for number in range(count):
         obs = torch.full((2, 2, 8), mark + number)
         obs[..., 0] = torch.arange(2.0)

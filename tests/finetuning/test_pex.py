@@ -37,9 +37,9 @@ def agent_of(method: str = "pex", **options: Any) -> Any:
 def test_probabilities_by_hand() -> None:
     agent = agent_of()
     values = torch.tensor([[[1.0, 1.2]], [[0.5, 0.2]]])  # times 10: differences of 2 and -3
-    found = agent.probabilities(values)
+    result = agent.probabilities(values)
     want = [[[1.0 / (1.0 + np.exp(2.0)), 1.0 / (1.0 + np.exp(-2.0))]], [[0.952574, 0.047426]]]
-    np.testing.assert_allclose(found, want, rtol=1e-5)
+    np.testing.assert_allclose(result, want, rtol=1e-5)
     three = agent_of("pex,members=3,inverse_temperature=1", further=2)
     logs = torch.tensor([1.0, 2.0, 5.0]).log().expand(2, 1, 3)
     np.testing.assert_allclose(three.probabilities(logs)[0, 0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
@@ -49,10 +49,10 @@ def test_probabilities_by_hand() -> None:
 def composed_by_hand(agent: Any, obs: Tensor, u: Any, choice: Any) -> tuple[Any, Any]:
     """Doses ``[S, B, 2]`` of both members and the number of the one that is taken, by loops."""
     doses, taken = np.zeros((*obs.shape[:2], 2)), np.zeros(obs.shape[:2], int)
-    law, offer = agent.online.policy(obs).base_dist, agent.frozen[0].policy(obs).mode
+    distribution, offer = agent.online.policy(obs).base_dist, agent.frozen[0].policy(obs).mode
     for k in range(obs.shape[0]):
         for b in range(obs.shape[1]):
-            own = float(law.loc[k, b, 0]) + float(law.scale[k, b, 0]) * ndtri(u[k, b])
+            own = float(distribution.loc[k, b, 0]) + float(distribution.scale[k, b, 0]) * ndtri(u[k, b])
             doses[k, b] = float(offer[k, b, 0]), own
             q = []
             for dose in np.clip(doses[k, b], -1.0, 1.0):
@@ -70,43 +70,43 @@ def test_the_composite_policy_requests_what_a_loop_says() -> None:
     rng = np.random.default_rng(0)
     u, choice = rng.random((2, 12)), rng.random((2, 12))
     doses, taken = composed_by_hand(agent, obs, u, choice)
-    found = agent.requested(obs, torch.from_numpy(u)[..., None], torch.from_numpy(choice))
+    result = agent.requested(obs, torch.from_numpy(u)[..., None], torch.from_numpy(choice))
     np.testing.assert_allclose(
-        found[..., 0], np.take_along_axis(doses, taken[..., None], 2)[..., 0], rtol=1e-9
+        result[..., 0], np.take_along_axis(doses, taken[..., None], 2)[..., 0], rtol=1e-9
     )
     assert 0 < taken.mean() < 1
     assert (np.abs(doses) > 1.0).any()  # a draw beyond the limits is requested as it is
 
 
 def test_a_trial_doses_by_the_composite_policy() -> None:
-    found, start = learner("pex", begun()), begun()
+    result, start = learner("pex", begun()), begun()
     obs = start.dataset.obs[:4].expand(2, -1, -1)
     raw = obs.numpy() * np.array(start.transform.obs_scale) + np.array(start.transform.obs_mean)
     visit = np.zeros((2, 4), np.int64)
-    dose = found.behaviour(raw.astype(np.float32), TrialProgress(5, 0.1, visit, visit))
+    dose = result.behaviour(raw.astype(np.float32), TrialProgress(5, 0.1, visit, visit))
     numbers = np.stack([generator(s, "exploration", 5).random((4, 2)) for s in SEEDS])
-    doses, taken = composed_by_hand(found.agent, obs, numbers[..., 0], numbers[..., 1])
+    doses, taken = composed_by_hand(result.agent, obs, numbers[..., 0], numbers[..., 1])
     want = np.take_along_axis(doses, taken[..., None], 2)
     np.testing.assert_allclose(start.transform.to_unit(dose), want, atol=2e-4)
 
 
-def test_the_law_is_that_of_the_doses_requested() -> None:
+def test_the_distribution_is_that_of_the_doses_requested() -> None:
     start = begun()
     agent: Any = learner("pex,draws=256,inverse_temperature=3", start).agent
     obs = start.dataset.obs[:3].expand(2, -1, -1)
     with torch.no_grad():
-        law = agent.policy(obs).base_dist
-    assert law.kind == "point_set"
-    np.testing.assert_allclose(law.weights.sum(-1), 1.0, rtol=1e-5)
+        distribution = agent.policy(obs).base_dist
+    assert distribution.kind == "point_set"
+    np.testing.assert_allclose(distribution.weights.sum(-1), 1.0, rtol=1e-5)
     n = 8000
     many = obs.repeat_interleave(n, 1)
     rng = np.random.default_rng(1)
     u, choice = (torch.from_numpy(rng.random((2, 3 * n))).float() for _ in range(2))
     act = agent.requested(many, u[..., None], choice).view(2, 3, n)
-    np.testing.assert_allclose(law.mean[..., 0], act.mean(-1), atol=0.05)
+    np.testing.assert_allclose(distribution.mean[..., 0], act.mean(-1), atol=0.05)
     offer = agent.frozen[0].policy(obs).mode
     share = ((act - offer).abs() < 1e-4).double().mean(-1)
-    np.testing.assert_allclose(law.weights[:, :, 0, 0], share, atol=0.02)
+    np.testing.assert_allclose(distribution.weights[:, :, 0, 0], share, atol=0.02)
     assert 0.05 < float(share.min()) < float(share.max()) < 0.95
 
 
@@ -159,11 +159,11 @@ def test_settings_of_the_learner() -> None:
 
 
 def weighted(agent: Any, obs: Tensor, act: Tensor, q: Any, v: Any) -> Any:
-    """Terms of the policy's loss, by the density of a normal law."""
-    law = agent.online.policy(obs).base_dist
+    """Terms of the policy's loss, by the density of a normal distribution."""
+    distribution = agent.online.policy(obs).base_dist
     weight = torch.exp(BETA * (q - v)).clamp(max=100.0).detach()
-    z = (act - law.loc) / law.scale
-    return -weight * (-0.5 * z.square() - law.scale.log() - 0.5 * np.log(2.0 * np.pi))[..., 0]
+    z = (act - distribution.loc) / distribution.scale
+    return -weight * (-0.5 * z.square() - distribution.scale.log() - 0.5 * np.log(2.0 * np.pi))[..., 0]
 
 
 def target_value(agent: Any, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,8 +274,8 @@ def test_the_temperature_reaches_its_target_entropy(target: float) -> None:
 
 
 def test_the_target_entropy_falls_over_the_trial() -> None:
-    found = learner("pex,adaptive=true,entropy=0.8,entropy_end=0.2", begun())
-    fall = found.decay["entropy"]
+    result = learner("pex,adaptive=true,entropy=0.8,entropy_end=0.2", begun())
+    fall = result.decay["entropy"]
     np.testing.assert_allclose([0.8 * fall(t) for t in (0.0, 0.5, 1.0)], [0.8, 0.5, 0.2])
     assert not learner("pex", begun()).decay
 
@@ -283,7 +283,7 @@ def test_the_target_entropy_falls_over_the_trial() -> None:
 def test_scaled_logits_do_not_change_with_the_unit_of_the_reward() -> None:
     start = begun(dtype=torch.float64)
     obs = start.dataset.obs[:20].expand(2, -1, -1)
-    found = []
+    result = []
     for unit in (1.0, 7.0):
         for logits in ("raw", "scaled"):
             agent: Any = learner(f"pex,logits={logits},inverse_temperature=2", start).agent
@@ -292,9 +292,9 @@ def test_scaled_logits_do_not_change_with_the_unit_of_the_reward() -> None:
                 agent.online.critic.net.layers[-1].bias *= unit
             if logits == "scaled":
                 agent.calibrate(start.dataset.obs.expand(2, -1, -1))
-            found.append(agent.policy(obs).base_dist.weights)
-    torch.testing.assert_close(found[1], found[3])
-    assert not torch.allclose(found[0], found[2], atol=1e-3)
+            result.append(agent.policy(obs).base_dist.weights)
+    torch.testing.assert_close(result[1], result[3])
+    assert not torch.allclose(result[0], result[2], atol=1e-3)
 
 
 def test_the_spread_follows_the_batches() -> None:
@@ -316,8 +316,8 @@ def test_members_are_other_seeds_each_used_once() -> None:
         for k in (0, 1):
             for j in range(3):
                 assert torch.equal(agent.frozen[1 + j].state_dict()[name][k], x[3 * k + j])
-    law = agent.policy(start.dataset.obs[:2].expand(2, -1, -1)).base_dist
-    assert law.values.shape[-1] == 4 + 8
+    distribution = agent.policy(start.dataset.obs[:2].expand(2, -1, -1)).base_dist
+    assert distribution.values.shape[-1] == 4 + 8
     with pytest.raises(
         UserError, match=r"run of 8 seeds and --seeds 2; beyond those of the trial this run has 5"
     ):
@@ -354,8 +354,8 @@ def test_members_are_policies_of_other_runs(tmp_path: Path) -> None:
 
 def test_the_policy_is_frozen_and_begins_anew() -> None:
     start = begun()
-    found = learner("pex,members=4,others=online,snapshot_every=3", start)
-    agent: Any = found.agent
+    result = learner("pex,members=4,others=online,snapshot_every=3", start)
+    agent: Any = result.agent
     obs = start.dataset.obs[:5].expand(2, -1, -1)
     initial = {n: x.clone() for n, x in agent.online.actor.state_dict().items()}
     kept = []
@@ -432,23 +432,23 @@ def test_a_stacked_seed_has_members_of_its_own() -> None:
 
 
 def test_half_of_a_batch_are_recorded_visits() -> None:
-    found = trial("pex", begun())
-    assert isinstance(found.ward, Waves)
-    while not found.learner.replay.ready or found.visits < 40:
-        found.step()
-    data = found.learner.replay(found.updates)
-    recorded = found.learner.replay._recorded  # type: ignore[attr-defined]
+    result = trial("pex", begun())
+    assert isinstance(result.treated, Waves)
+    while not result.learner.replay.ready or result.visits < 40:
+        result.step()
+    data = result.learner.replay(result.updates)
+    recorded = result.learner.replay._recorded  # type: ignore[attr-defined]
     theirs = (data.obs[:, :, None] == recorded[None, None, :, : PROBLEM.n_obs]).all(-1).any(-1)
     assert theirs[:, :4].all()
     assert not theirs[:, 4:].any()
 
 
-def test_fixed_draws_are_those_of_the_law() -> None:
+def test_fixed_draws_are_those_of_the_distribution() -> None:
     start = begun(dtype=torch.float64)
     agent: Any = learner("pex,draws=64", start).agent
     obs = start.dataset.obs[:2].expand(2, -1, -1)
-    own, law = agent.policy(obs).base_dist.values[..., 1:], agent.online.policy(obs).base_dist
-    ranks = ndtr(((own - law.loc[..., None]) / law.scale[..., None]).detach().numpy())
+    own, distribution = agent.policy(obs).base_dist.values[..., 1:], agent.online.policy(obs).base_dist
+    ranks = ndtr(((own - distribution.loc[..., None]) / distribution.scale[..., None]).detach().numpy())
     np.testing.assert_allclose(
         np.sort(ranks, -1), np.broadcast_to((np.arange(64) + 0.5) / 64, ranks.shape), atol=0.016
     )
@@ -469,9 +469,9 @@ def test_on_a_bandit_the_policy_goes_beyond_the_frozen_one() -> None:
         ones = torch.ones_like(reward)
         agent.step(replace(data, obs=obs, act=act, reward=reward, terminated=ones, noise=noise, step=step))
     with torch.no_grad():
-        law, offer = agent.policy(obs), agent.offers(obs)[:, :, 0]
+        distribution, offer = agent.policy(obs), agent.offers(obs)[:, :, 0]
         own = agent.online.policy(obs).mode
     assert float((offer - 0.4).abs().mean()) > 0.3
-    assert float((law.mode - 0.4).abs().mean()) < 0.15
+    assert float((distribution.mode - 0.4).abs().mean()) < 0.15
     assert float((own - 0.4).abs().mean()) < 0.15
     assert float(agent.online.policy(obs).base_dist.scale.detach().max()) < 0.2

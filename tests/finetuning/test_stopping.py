@@ -37,7 +37,8 @@ def test_the_bound_is_the_largest_budget_that_is_refused() -> None:
 
 
 def test_it_rarely_stops_what_keeps_to_its_budget_and_soon_what_does_not() -> None:
-    """Costs of mean 1, looked at after every one of 300 groups; the level holds for any law of that mean."""
+    """Costs of mean 1, looked at after every one of 300 groups; the level holds for any distribution of that
+    mean."""
     rng, level = np.random.default_rng(1), 0.05
 
     def ever(scale: float) -> float:

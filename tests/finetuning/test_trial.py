@@ -22,7 +22,7 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import SPAN, VisitOutcome, Waves
-from dosing.finetuning.trial import COURSES, CURVE, REPORT, Trial, conduct
+from dosing.finetuning.trial import CURVE, REPORT, TREATED, Trial, conduct
 from dosing.finetuning.trial_log import CURVE_COLUMNS, PARTS
 from dosing.models.regularisation import PLAIN
 from dosing.policy import DosePolicy
@@ -70,21 +70,21 @@ def judge(policy: Any) -> dict[str, Outcomes]:
     """Three evaluation patients whose returns tell the seed's weights."""
     total = torch.stack([p.detach().double().flatten(1).sum(1) for p in policy.agent.parameters()]).sum(0)
     values = total[:, None].numpy() + np.arange(3.0)
-    found = Outcomes(policy.seeds, values, 0.1 * np.abs(values), values, values, values)
-    return {"recommended": found, "sampled": replace(found, returns=values + 1.0)}
+    result = Outcomes(policy.seeds, values, 0.1 * np.abs(values), values, values, values)
+    return {"recommended": result, "sampled": replace(result, returns=values + 1.0)}
 
 
 def trial(
     method: str = "direct",
     name: str = "iql",
     seeds: tuple[int, ...] = SEEDS,
-    ward: Any = None,
+    treated: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Trial:
     settings = replace(SETTINGS, **(changes or {}))
     begun = start(name, seeds)
     learner = finetuning.find(method).method().learner(begun, settings)
-    return Trial(learner, ward or waves(seeds, settings.patients), begun.transform, settings, judge)
+    return Trial(learner, treated or waves(seeds, settings.patients), begun.transform, settings, judge)
 
 
 def folder(path: Path) -> RunFolder:
@@ -96,7 +96,7 @@ def folder(path: Path) -> RunFolder:
 def files(run: RunFolder) -> tuple[Any, ...]:
     """What a trial leaves, without the times in its log."""
     run.verify()
-    tables = [read_table(run.path / name).to_pydict() for name in (COURSES, CURVE, EPISODES)]
+    tables = [read_table(run.path / name).to_pydict() for name in (TREATED, CURVE, EPISODES)]
     return (*map(str, tables), (run.path / WEIGHTS).read_bytes(), read_json(run.path / REPORT))
 
 
@@ -132,11 +132,11 @@ def test_a_newcomer_has_new_weights(method: str) -> None:
 
 @pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc"])
 def test_direct_refuses_an_agent_by_name_that_cannot_replay_single_visits(name: str) -> None:
-    found = finetuning.find("direct").method()
+    result = finetuning.find("direct").method()
     entry = agents.find(name)
-    assert entry.name in (found.refusal(start(name)) or "")
+    assert entry.name in (result.refusal(start(name)) or "")
     with pytest.raises(UserError, match=entry.name):
-        found.learner(start(name), SETTINGS)
+        result.learner(start(name), SETTINGS)
 
 
 def test_a_method_goes_on_from_its_own_agent_only() -> None:
@@ -149,11 +149,11 @@ TAKES = [n for n in agents.AGENTS if n not in ("decision_transformer", "quasi_op
 
 @pytest.mark.parametrize("name", TAKES)
 def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
-    found = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
-    while not found.over:
-        found.step()
-    assert found.updates == 9
-    assert all(bool(x.isfinite().all()) for x in found.agent.state_dict().values())
+    result = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
+    while not result.over:
+        result.step()
+    assert result.updates == 9
+    assert all(bool(x.isfinite().all()) for x in result.agent.state_dict().values())
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_is_replayed_and_explored_is_as_published(
     assert learner.replay.buffer.visits == (144 + 2) // 2  # no more room than there can be visits
 
 
-MOMENT = TrialProgress(5, 0.0, np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64))
+TRIAL_PROGRESS = TrialProgress(5, 0.0, np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64))
 
 
 def test_a_deterministic_policy_doses_near_its_mode() -> None:
@@ -188,18 +188,18 @@ def test_a_deterministic_policy_doses_near_its_mode() -> None:
     obs = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     draws = np.stack([generator(seed, "exploration", 5).standard_normal((3, 1)) for seed in SEEDS])
     want = policy.recommended(obs) + 5.0 * 3.0 * draws
-    np.testing.assert_allclose(Behaviour(policy, 3.0)(obs, MOMENT), want)
+    np.testing.assert_allclose(Behaviour(policy, 3.0)(obs, TRIAL_PROGRESS), want)
     assert (want < 0.0).any() or (want > 10.0).any()
 
 
-def test_any_other_policy_doses_by_its_own_law() -> None:
+def test_any_other_policy_doses_by_its_own_distribution() -> None:
     begun = start("fttpo")
     policy = DosePolicy(begun.transferred(), begun.transform)
     obs = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    found = Behaviour(policy)(obs, MOMENT)
-    np.testing.assert_array_equal(found, policy.sampled(obs, 5, "exploration"))
-    assert not np.array_equal(found, policy.sampled(obs, 5))  # not the noise of evaluations
-    assert not np.array_equal(found, Behaviour(policy)(obs, replace(MOMENT, number=6)))
+    result = Behaviour(policy)(obs, TRIAL_PROGRESS)
+    np.testing.assert_array_equal(result, policy.sampled(obs, 5, "exploration"))
+    assert not np.array_equal(result, policy.sampled(obs, 5))  # not the noise of evaluations
+    assert not np.array_equal(result, Behaviour(policy)(obs, replace(TRIAL_PROGRESS, number=6)))
 
 
 # What decays
@@ -208,10 +208,10 @@ def test_any_other_policy_doses_by_its_own_law() -> None:
 def test_settings_decay_as_published() -> None:
     spot, rebrac = trial("spot", "spot"), trial("rebrac", "rebrac")
     before: Any = rebrac.agent.config
-    for found in (spot, rebrac):
-        while not found.over:
-            found.step()
-        assert found.fraction == 1.0
+    for result in (spot, rebrac):
+        while not result.over:
+            result.step()
+        assert result.fraction == 1.0
     after: Any = rebrac.agent.config
     assert after.actor_penalty == 0.5 * before.actor_penalty
     assert after.critic_penalty == 0.5 * before.critic_penalty
@@ -241,12 +241,16 @@ def test_a_setting_that_there_is_not_is_refused() -> None:
 
 
 def test_waves_are_new_patients_whom_no_data_set_has() -> None:
-    ward = waves((0, 5), 3)
+    treated = waves((0, 5), 3)
     seen: list[int] = []
-    obs = ward.begin()
+    obs = treated.begin()
     for _ in range(2 * 24):
-        seen += [ward.first_patient(seed) + p for seed in (0, 5) for p in range(3)] if not ward._given else []
-        obs = ward.treat(np.zeros((2, 3, 1), np.float32)).following
+        seen += (
+            [treated.first_patient(seed) + p for seed in (0, 5) for p in range(3)]
+            if not treated._given
+            else []
+        )
+        obs = treated.treat(np.zeros((2, 3, 1), np.float32)).following
     assert sorted(seen) == sorted(
         (seed + 1) * SPAN + wave * 3 + p for seed in (0, 5) for wave in range(2) for p in range(3)
     )
@@ -258,15 +262,15 @@ def test_waves_are_new_patients_whom_no_data_set_has() -> None:
 
 
 @pytest.mark.parametrize("visits", [0, 5, 24, 29])
-def test_courses_are_brought_back_in_the_middle(visits: int) -> None:
-    ward, doses = waves(), np.random.default_rng(0).uniform(-3, 3, (60, 2, 2, 1)).astype(np.float32)
-    obs = ward.begin()
+def test_episodes_are_brought_back_in_the_middle(visits: int) -> None:
+    treated, doses = waves(), np.random.default_rng(0).uniform(-3, 3, (60, 2, 2, 1)).astype(np.float32)
+    obs = treated.begin()
     for dose in doses[:visits]:
-        obs = ward.treat(dose).following
+        obs = treated.treat(dose).following
     other = waves()
-    np.testing.assert_array_equal(other.load(ward.state()), obs)
+    np.testing.assert_array_equal(other.load(treated.state()), obs)
     for dose in doses[visits : visits + 30]:
-        a, b = ward.treat(dose), other.treat(dose)
+        a, b = treated.treat(dose), other.treat(dose)
         np.testing.assert_array_equal(a.following, b.following)
         np.testing.assert_array_equal(a.reward, b.reward)
 
@@ -275,12 +279,12 @@ def test_courses_are_brought_back_in_the_middle(visits: int) -> None:
 
 
 class Sick:
-    """One-visit observations; cost and length of courses are given, doses are kept."""
+    """One-visit observations; cost and length of episodes are given, doses are kept."""
 
     limits, n_obs = LIMITS, 8
 
-    def __init__(self, seeds: int, places: int, length: int, costs: Any) -> None:
-        self.shape, self.places, self.length, self.costs = (seeds, places), places, length, costs
+    def __init__(self, seeds: int, num_envs: int, length: int, costs: Any) -> None:
+        self.shape, self.num_envs, self.length, self.costs = (seeds, num_envs), num_envs, length, costs
         self.visit, self.doses = 0, []
 
     def begin(self) -> Any:
@@ -295,19 +299,19 @@ class Sick:
         return VisitOutcome(reward, np.broadcast_to(cost, self.shape), obs, ended & False, ended, obs)
 
     def state(self) -> dict[str, Tensor]:
-        return {"ward.visit": torch.tensor(self.visit)}
+        return {"treated.visit": torch.tensor(self.visit)}
 
     def load(self, state: Mapping[str, Tensor]) -> Any:
-        self.visit = int(state["ward.visit"])
+        self.visit = int(state["treated.visit"])
         return self.begin()
 
 
-def asking(found: Trial, dose: Any) -> Trial:
-    """The trial with another behaviour: ``dose(moment)`` for everyone."""
+def asking(result: Trial, dose: Any) -> Trial:
+    """The trial with another behaviour: ``dose(progress)`` for everyone."""
 
     class Ask:
-        def __call__(self, obs: Any, moment: TrialProgress) -> Any:
-            return np.broadcast_to(np.asarray(dose(moment), dtype=np.float64), (*obs.shape[:2], 1))
+        def __call__(self, obs: Any, trial_progress: TrialProgress) -> Any:
+            return np.broadcast_to(np.asarray(dose(trial_progress), dtype=np.float64), (*obs.shape[:2], 1))
 
         def seen(self, visit: Any) -> None: ...
 
@@ -319,22 +323,25 @@ def asking(found: Trial, dose: Any) -> Trial:
         def load(self, state: Any) -> None: ...
 
     behaviour: Any = Ask()
-    found.learner = Learner(found.learner.agent, found.learner.replay, behaviour)
-    return found
+    result.learner = Learner(result.learner.agent, result.learner.replay, behaviour)
+    return result
 
 
 def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     rng = np.random.default_rng(1)
     asked = rng.uniform(-1.4, 1.4, (12, 2, 3, 1))
     costs = rng.integers(0, 5, (12, 2, 3))
-    ward = Sick(2, 3, 4, lambda visit: costs[visit])
+    treated = Sick(2, 3, 4, lambda visit: costs[visit])
     changes = {"visits": 36, "patients": 3, "updates_per_visit": 0.0, "evaluate_every": 36}
-    found = asking(trial("scratch", ward=ward, changes=changes), lambda moment: asked[moment.number])
-    made = [found.step() for _ in range(12)]
-    assert found.over
+    result = asking(
+        trial("scratch", treated=treated, changes=changes),
+        lambda trial_progress: asked[trial_progress.number],
+    )
+    made = [result.step() for _ in range(12)]
+    assert result.over
     delivered = np.stack([m.dose for m in made])
     np.testing.assert_array_equal(delivered, np.clip(asked.astype(np.float32), -1.0, 1.0))
-    np.testing.assert_array_equal(np.stack(ward.doses), delivered)
+    np.testing.assert_array_equal(np.stack(treated.doses), delivered)
     rows = []
     for wave in range(3):
         part = slice(4 * wave, 4 * wave + 4)
@@ -343,17 +350,17 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
                 reward = sum(3 * k + p - (4 * wave + i + 1) for i in range(4))
                 held = int((np.abs(asked[part, k, p, 0]) > 1.0).sum())
                 rows.append([SEEDS[k], 12.0 * (wave + 1), reward, costs[part, k, p].sum(), held, 4.0])
-    assert found.ledger.courses == pytest.approx(np.array(rows, dtype=np.float64))
-    buffer: Any = found.learner.replay
+    assert result.trial_log.episodes == pytest.approx(np.array(rows, dtype=np.float64))
+    buffer: Any = result.learner.replay
     act = buffer.buffer.rows[..., 8].reshape(2, -1, 3)[:, :12]  # what was delivered is what is learned from
     np.testing.assert_allclose(act.numpy(), delivered[..., 0].transpose(1, 0, 2), rtol=1e-6)
     reward = np.stack([m.reward for m in made]).transpose(1, 0, 2)
     kept = buffer.buffer.rows[..., 17].reshape(2, -1, 3)[:, :12].numpy()
-    np.testing.assert_allclose(kept, reward / found.transform.reward_scale, rtol=1e-6)
-    mean, scale = np.array(found.transform.obs_mean), np.array(found.transform.obs_scale)
+    np.testing.assert_allclose(kept, reward / result.transform.reward_scale, rtol=1e-6)
+    mean, scale = np.array(result.transform.obs_mean), np.array(result.transform.obs_scale)
     np.testing.assert_allclose(buffer.buffer.rows[0, 0, :8].numpy(), -mean / scale, rtol=1e-5)
-    found.evaluate()
-    row = dict(zip(CURVE_COLUMNS, found.ledger.curve[0], strict=True))
+    result.evaluate()
+    row = dict(zip(CURVE_COLUMNS, result.trial_log.curve[0], strict=True))
     own = np.array([r[2:] for r in rows if r[0] == 0])
     assert row["treated"] == pytest.approx(own[:, 0].mean())
     assert row["worst"] == own[:, 0].min()
@@ -368,21 +375,22 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_dose_that_is_no_number_is_given_to_nobody(value: float) -> None:
-    ward = Sick(2, 2, 4, lambda visit: 0.0)
-    found = asking(trial(ward=ward), lambda moment: value)
+    treated = Sick(2, 2, 4, lambda visit: 0.0)
+    result = asking(trial(treated=treated), lambda trial_progress: value)
     with pytest.raises(UserError, match="finite"):
-        found.step()
-    assert not ward.doses
+        result.step()
+    assert not treated.doses
 
 
 def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_path: Path) -> None:
-    """Courses of 4 visits cost seed 0 nothing and seed 3, from the third wave on, 2 each; the budget is 1."""
+    """Episodes of 4 visits cost seed 0 nothing and seed 3, from the third wave on, 2 each; the budget is
+    1."""
 
     def cost(visit: int) -> Any:
         return np.array([[0.0, 0.0], [0.5, 0.5]]) * (visit >= 8)
 
     changes = {"visits": 400, "harm_budget": 1.0, "updates_per_visit": 0.25, "evaluate_every": 80}
-    found = asking(trial(ward=Sick(2, 2, 4, cost), changes=changes), lambda moment: 0.0)
+    result = asking(trial(treated=Sick(2, 2, 4, cost), changes=changes), lambda trial_progress: 0.0)
     fractions = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
     wave, wealth = 0, np.ones(5)
     while wealth.mean() < 20.0:
@@ -392,12 +400,12 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     weights = None
     run = folder(tmp_path)
     while weights is None:
-        found.step()
-        if found.stopped:
-            weights = {k: v.clone() for k, v in found.agent.state_dict().items()}
-    assert found.stopped == {1: wave * 8}
-    assert found.visits == wave * 8
-    conduct(found, run)
+        result.step()
+        if result.stopped:
+            weights = {k: v.clone() for k, v in result.agent.state_dict().items()}
+    assert result.stopped == {1: wave * 8}
+    assert result.visits == wave * 8
+    conduct(result, run)
     report = read_json(run.path / REPORT)
     (stop,) = report["stopped"]
     assert (stop["seed"], stop["visits"], stop["patients"]) == (3, wave * 8, 2 * wave)
@@ -410,45 +418,46 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     table = read_table(run.path / CURVE).to_pandas()
     assert table[table.seed == 3].visits.max() == wave * 8
     assert table[table.seed == 0].visits.max() == 400
-    courses = read_table(run.path / COURSES).to_pandas()
-    assert courses[courses.seed == 3].ended_at.max() == wave * 8
+    episodes = read_table(run.path / TREATED).to_pandas()
+    assert episodes[episodes.seed == 3].ended_at.max() == wave * 8
 
 
 def test_a_stopped_seed_cannot_spoil_the_others() -> None:
     """Whatever its further updates would do to it."""
     changes = {"harm_budget": 1.0, "updates_per_visit": 1.0}
-    found = asking(
-        trial(ward=Sick(2, 2, 4, lambda v: [[0.0, 0.0], [9.0, 9.0]]), changes=changes), lambda moment: 0.0
+    result = asking(
+        trial(treated=Sick(2, 2, 4, lambda v: [[0.0, 0.0], [9.0, 9.0]]), changes=changes),
+        lambda trial_progress: 0.0,
     )
-    while not found.stopped:
-        found.step()
-    before = [value[1].clone() for value in found.agent.state_dict().values()]
-    for state in found.agent.optimizers["critic"].state.values():
+    while not result.stopped:
+        result.step()
+    before = [value[1].clone() for value in result.agent.state_dict().values()]
+    for state in result.agent.optimizers["critic"].state.values():
         state["exp_avg"][1] = torch.nan
-    while not found.over:
-        found.step()
-        if found.due():
-            found.evaluate()
-    after = [value[1] for value in found.agent.state_dict().values()]
+    while not result.over:
+        result.step()
+        if result.due():
+            result.evaluate()
+    after = [value[1] for value in result.agent.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
 def test_all_seeds_stopped_ends_the_trial() -> None:
     changes = {"harm_budget": 0.0, "updates_per_visit": 0.0}
-    found = asking(trial(ward=Sick(2, 2, 4, lambda v: 1.0), changes=changes), lambda moment: 0.0)
-    while not found.over:
-        found.step()
-    assert found.stopped == {0: 8, 1: 8}
+    result = asking(trial(treated=Sick(2, 2, 4, lambda v: 1.0), changes=changes), lambda trial_progress: 0.0)
+    while not result.over:
+        result.step()
+    assert result.stopped == {0: 8, 1: 8}
 
 
 # The loop
 
 
 def test_updates_follow_visits_at_the_stated_ratio() -> None:
-    found, taken = trial(changes={"updates_per_visit": 0.3, "start": 30}), []
-    while not found.over:
-        found.step()
-        taken.append((found.visits, found.updates))
+    result, taken = trial(changes={"updates_per_visit": 0.3, "start": 30}), []
+    while not result.over:
+        result.step()
+        taken.append((result.visits, result.updates))
     assert all(updates == int(0.3 * max(visits - 30, 0) + 1e-9) for visits, updates in taken)
     assert taken[-1] == (144, 34)
 
@@ -456,8 +465,8 @@ def test_updates_follow_visits_at_the_stated_ratio() -> None:
 def test_phases_go_on_where_they_were() -> None:
     """The first update in a trial has the number that follows the last offline one."""
     numbers: list[int] = []
-    found = trial("spot", "spot", changes={"visits": 40})
-    replay = found.learner.replay
+    result = trial("spot", "spot", changes={"visits": 40})
+    replay = result.learner.replay
 
     class Listening:
         ready = True
@@ -468,14 +477,14 @@ def test_phases_go_on_where_they_were() -> None:
             return replay(step)
 
     listening: Any = Listening()
-    found.learner = replace(found.learner, replay=listening)
-    while not found.over:
-        found.step()
+    result.learner = replace(result.learner, replay=listening)
+    while not result.over:
+        result.step()
     assert numbers == [7, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize(("method", "name"), [*METHODS.items(), ("scratch", "iql"), ("buffer", "iql")])
-def test_a_killed_trial_resumes_in_the_middle_of_a_course_bit_by_bit(
+def test_a_killed_trial_resumes_in_the_middle_of_a_episode_bit_by_bit(
     method: str, name: str, tmp_path: Path
 ) -> None:
     killed_and_resumed(lambda: trial(method, name, changes={"checkpoint_every": 62, "visits": 120}), tmp_path)
@@ -486,9 +495,9 @@ def test_a_killed_trial_resumes_with_its_stopped_seeds(tmp_path: Path) -> None:
         return np.array([[0.0, 0.0], [9.0, 5.0]])
 
     changes = {"checkpoint_every": 62, "visits": 120, "harm_budget": 1.0}
-    found = killed_and_resumed(lambda: trial(ward=Sick(2, 2, 4, cost), changes=changes), tmp_path)
-    assert list(found.stopped) == [1]
-    assert found.stopped[1] < 62
+    result = killed_and_resumed(lambda: trial(treated=Sick(2, 2, 4, cost), changes=changes), tmp_path)
+    assert list(result.stopped) == [1]
+    assert result.stopped[1] < 62
 
 
 def killed_and_resumed(make: Any, path: Path) -> Trial:
@@ -520,29 +529,29 @@ def killed_and_resumed(make: Any, path: Path) -> Trial:
 def test_a_stacked_seed_is_the_seed_alone(method: str, name: str) -> None:
     changes = {"harm_budget": 0.7, "visits": 96}
     both, alone = trial(method, name, changes=changes), trial(method, name, (3,), changes=changes)
-    for found in (both, alone):
-        while found.visits < 96:
-            found.step()
-            if found.due():
-                found.evaluate()
-    theirs = [row for row in both.ledger.courses if row[0] == 3]
-    np.testing.assert_allclose(theirs, alone.ledger.courses, rtol=1e-3, atol=1e-3)
+    for result in (both, alone):
+        while result.visits < 96:
+            result.step()
+            if result.due():
+                result.evaluate()
+    theirs = [row for row in both.trial_log.episodes if row[0] == 3]
+    np.testing.assert_allclose(theirs, alone.trial_log.episodes, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(
-        [row for row in both.ledger.curve if row[0] == 3],
-        alone.ledger.curve,
+        [row for row in both.trial_log.curve if row[0] == 3],
+        alone.trial_log.curve,
         rtol=1e-3,
         atol=1e-3,
         equal_nan=True,
     )
-    assert len({row[0] for row in both.ledger.courses}) == 2
+    assert len({row[0] for row in both.trial_log.episodes}) == 2
 
 
 def test_a_trial_that_diverges_says_so(tmp_path: Path) -> None:
-    found = trial(changes={"visits": 96})
+    result = trial(changes={"visits": 96})
     with torch.no_grad():
-        next(iter(found.agent.critic.parameters()))[1].fill_(torch.inf)  # type: ignore[union-attr,index]
+        next(iter(result.agent.critic.parameters()))[1].fill_(torch.inf)  # type: ignore[union-attr,index]
     with pytest.raises(TrainingDivergedError, match=r"seeds \[3\]"):
-        conduct(found, folder(tmp_path))
+        conduct(result, folder(tmp_path))
 
 
 def test_it_is_evaluated_at_the_stated_numbers_of_visits(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def inputs(rows: int = 5) -> dict[str, torch.Tensor]:
 def test_the_matching_loss_is_the_mean_square_distance_to_the_straight_line() -> None:
     velocity = Velocity(Initialiser(SEEDS, dtype=torch.float64), PROBLEM, (8, 8), layer_norm=True)
     x = inputs()
-    found = matching_loss(velocity, **x)
+    result = matching_loss(velocity, **x)
     for s in range(2):
         total = 0.0
         for b in range(5):
@@ -35,7 +35,7 @@ def test_the_matching_loss_is_the_mean_square_distance_to_the_straight_line() ->
             between = torch.from_numpy((1.0 - t) * noise + t * act)
             v = velocity(*(torch.as_tensor(part).expand(2, 1, -1) for part in (obs, between, t)))
             total += float(((v[s, 0].detach().numpy() - (act - noise)) ** 2).sum())
-        assert float(found[s].detach()) == pytest.approx(total / (5 * 2), rel=1e-12)
+        assert float(result[s].detach()) == pytest.approx(total / (5 * 2), rel=1e-12)
 
 
 def test_euler_steps_follow_known_flows() -> None:
@@ -49,7 +49,7 @@ def test_euler_steps_follow_known_flows() -> None:
 
 
 @pytest.mark.parametrize(("width", "share"), [(1.0, 0.88), (0.2, 0.77), (0.05, 0.40)])
-def test_ten_steps_narrow_a_normal_law_by_a_known_share(width: float, share: float) -> None:
+def test_ten_steps_narrow_a_normal_distribution_by_a_known_share(width: float, share: float) -> None:
     """The exact velocity of the flow from N(0, 1) to N(0, width^2) is linear in x."""
 
     def velocity(obs: torch.Tensor, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
@@ -73,12 +73,12 @@ def test_a_flow_that_diverges_ends_at_a_limit(sign: float) -> None:
 
 @pytest.mark.parametrize("count", [10, 64])
 def test_points_of_noise_are_standard_normal_and_always_the_same(count: int) -> None:
-    found = points(count, 2, torch.empty(0, dtype=torch.float64))
-    assert found.shape == (count, 2)
-    assert torch.equal(found, points(count, 2, torch.empty(0, dtype=torch.float64)))
-    for column in found.T.numpy():
+    result = points(count, 2, torch.empty(0, dtype=torch.float64))
+    assert result.shape == (count, 2)
+    assert torch.equal(result, points(count, 2, torch.empty(0, dtype=torch.float64)))
+    for column in result.T.numpy():
         assert stats.kstest(column, "norm").statistic < 1.2 / np.sqrt(count)
-    assert float(points(1024, 1, found).mean()) == pytest.approx(0.0, abs=5e-3)
+    assert float(points(1024, 1, result).mean()) == pytest.approx(0.0, abs=5e-3)
 
 
 def test_pushing_many_points_equals_pushing_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +97,17 @@ def test_pushing_many_points_equals_pushing_each(monkeypatch: pytest.MonkeyPatch
         )
 
 
-def test_the_law_of_a_one_step_map_is_that_of_its_clipped_doses() -> None:
+def test_the_distribution_of_a_one_step_map_is_that_of_its_clipped_doses() -> None:
     """Against many draws: the distribution function of 64 points is within a few of 64 parts."""
     net = OneStep(Initialiser(SEEDS, dtype=torch.float64), Problem(3, 1), (8,))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.5)
     obs = inputs()["obs"]
-    law = net.law(obs)
-    assert law.batch_shape == (2, 5)
-    assert law.event_shape == (1,)
-    base = law.base_dist  # type: ignore[attr-defined]
+    distribution = net.distribution(obs)
+    assert distribution.batch_shape == (2, 5)
+    assert distribution.event_shape == (1,)
+    base = distribution.base_dist  # type: ignore[attr-defined]
     assert base.kind == "samples"
     assert base.values.shape == (2, 5, 1, DRAWS)
     many = torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -115,8 +115,8 @@ def test_the_law_of_a_one_step_map_is_that_of_its_clipped_doses() -> None:
     assert 0.0 < float((doses.abs() == 1.0).double().mean()) < 1.0
     for level in (-0.5, 0.0, 0.5, 0.999):
         share = (doses <= level).double().mean(2)
-        found = base.cdf(torch.full((2, 5, 1), level).double())
-        torch.testing.assert_close(found, share, atol=2.5 / DRAWS, rtol=0.0)
+        result = base.cdf(torch.full((2, 5, 1), level).double())
+        torch.testing.assert_close(result, share, atol=2.5 / DRAWS, rtol=0.0)
 
 
 def test_a_one_step_map_starts_at_a_prior_dose() -> None:

@@ -123,7 +123,7 @@ def test_orthogonal_slices_are_orthogonal(n_in: int, n_out: int, members: int | 
 
 
 def test_orthogonal_matrices_are_uniform() -> None:
-    """Under the uniform law the trace of a 3x3 orthogonal matrix has mean 0 and variance 1."""
+    """Under the uniform distribution the trace of a 3x3 orthogonal matrix has mean 0 and variance 1."""
     layer = Linear(build(tuple(range(4000))), 3, 3, scheme="orthogonal", gain=1.0)
     trace = layer.weight.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     assert abs(float(trace.mean())) < 4.5 / math.sqrt(4000)
@@ -147,10 +147,10 @@ def test_a_stacked_network_equals_vmap_over_plain_modules(activate_last: bool) -
     parameters, buffers = stack_module_state(plain)
     base = copy.deepcopy(plain[0]).to("meta")
     expected = vmap(lambda p, b, row: functional_call(base, (p, b), (row,)))(parameters, buffers, x)
-    found = net(x)
-    torch.testing.assert_close(found, expected)
+    result = net(x)
+    torch.testing.assert_close(result, expected)
     expected.square().sum().backward()
-    found.square().sum().backward()
+    result.square().sum().backward()
     for i, layer in enumerate(net.layers):
         torch.testing.assert_close(layer.weight.grad, parameters[f"{2 * i}.weight"].grad.transpose(1, 2))
         torch.testing.assert_close(layer.bias.grad[:, 0], parameters[f"{2 * i}.bias"].grad)  # type: ignore[index]

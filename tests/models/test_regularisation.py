@@ -225,9 +225,11 @@ def test_a_policy_starts_at_the_constant_dose_of_the_data(family: Any) -> None:
         head.weight.zero_()  # type: ignore[union-attr, operator]
         head.bias.zero_()  # type: ignore[union-attr, operator]
     policy.prior.centre(torch.tensor([float(best)]))
-    law = policy(data.obs[None].expand(2, -1, -1)).base_dist
-    loc = torch.tanh(law.loc) if family == "squashed_gaussian" else getattr(law, "loc", None)
-    dose = law.value if loc is None else loc
+    distribution = policy(data.obs[None].expand(2, -1, -1)).base_dist
+    loc = (
+        torch.tanh(distribution.loc) if family == "squashed_gaussian" else getattr(distribution, "loc", None)
+    )
+    dose = distribution.value if loc is None else loc
     torch.testing.assert_close(dose, torch.full_like(dose, float(best)))
     policy.prior.centre(torch.tensor([0.9]))  # the first one stays
     assert policy.prior.offset.flatten().tolist() == pytest.approx([float(np.arctanh(best))] * 2)
@@ -248,7 +250,7 @@ def test_the_prior_is_taken_from_the_data_once_and_saved() -> None:
     assert all(bool(module.known.all()) for module in centred)
 
 
-def test_a_law_without_a_mean_of_its_own_has_no_prior_dose() -> None:
+def test_a_distribution_without_a_mean_of_its_own_has_no_prior_dose() -> None:
     with pytest.raises(UserError, match="Beta"):
         agents.build(
             "iql", {"policy_family": "beta"}, PROBLEM, SEEDS, regularisation={"prior": "constant_dose"}

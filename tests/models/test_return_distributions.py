@@ -1,4 +1,5 @@
-"""Quantile critics row by row, the quantile Huber loss at known laws, laws on atoms, ranges, choices."""
+"""Quantile critics row by row, the quantile Huber loss at known distributions, distributions on atoms,
+ranges, choices."""
 
 import math
 from dataclasses import replace
@@ -100,34 +101,34 @@ def test_the_loss_is_that_of_the_equations() -> None:
 def test_the_loss_is_least_at_the_quantile() -> None:
     levels = midpoints(10, torch.empty(0, dtype=torch.float64))
     draws = torch.from_numpy(stats.norm.ppf((np.arange(2000) + 0.5) / 2000))
-    found = torch.zeros(1, 1, 1, 10, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
+    result = torch.zeros(1, 1, 1, 10, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([result], max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        total = quantile_huber(found, levels.view(1, 1, -1), draws.view(1, 1, -1), 0.01).sum()
+        total = quantile_huber(result, levels.view(1, 1, -1), draws.view(1, 1, -1), 0.01).sum()
         total.backward()
         return total.detach()
 
     optimizer.step(loss)  # type: ignore[arg-type, no-untyped-call]
-    np.testing.assert_allclose(found.detach().numpy().ravel(), stats.norm.ppf(levels), atol=0.01)
+    np.testing.assert_allclose(result.detach().numpy().ravel(), stats.norm.ppf(levels), atol=0.01)
 
 
-# Laws on atoms
+# Distributions on atoms
 
 
-def test_a_law_on_atoms_as_equally_likely_values() -> None:
+def test_a_distribution_on_atoms_as_equally_likely_values() -> None:
     atoms = torch.tensor([-1.0, 0.0, 4.0])
     probability = torch.tensor([[0.25, 0.0, 0.75], [0.0, 1.0, 0.0], [0.5, 0.25, 0.25]])
-    found = equally_likely(atoms, probability, 8)
-    assert found.tolist() == [[-1.0] * 2 + [4.0] * 6, [0.0] * 8, [-1.0] * 4 + [0.0] * 2 + [4.0] * 2]
+    result = equally_likely(atoms, probability, 8)
+    assert result.tolist() == [[-1.0] * 2 + [4.0] * 6, [0.0] * 8, [-1.0] * 4 + [0.0] * 2 + [4.0] * 2]
 
 
 def test_rounded_probabilities_never_leave_the_atoms() -> None:
     probability = torch.full((1, 51), 1.0 / 51) * (1.0 - 1e-4)  # sums to less than the last midpoint
-    found = equally_likely(torch.arange(51.0), probability, 100_000)
-    assert float(found.max()) == 50.0
-    assert found.mean() == pytest.approx(25.0, abs=0.01)
+    result = equally_likely(torch.arange(51.0), probability, 100_000)
+    assert float(result.max()) == 50.0
+    assert result.mean() == pytest.approx(25.0, abs=0.01)
 
 
 # Ranges
@@ -154,32 +155,32 @@ def test_the_range_holds_every_return_that_the_rewards_allow(
     rewards: list[float], low: float, high: float
 ) -> None:
     """From one visit to endless episodes, of the least reward or of the largest."""
-    found = ReturnRange(initialiser(), 0.9)
-    found.take(with_rewards(rewards))
+    result = ReturnRange(initialiser(), 0.9)
+    result.take(with_rewards(rewards))
     for visits in (1, 2, 7, 500):
         for reward in rewards:
             value = torch.full((2, 1), sum(reward * 0.9**k for k in range(visits)), dtype=torch.float64)
-            torch.testing.assert_close(found.clip(value), value)
-    torch.testing.assert_close(found.low, torch.full((2, 1), low, dtype=torch.float64))
-    torch.testing.assert_close(found.high, torch.full((2, 1), high, dtype=torch.float64))
+            torch.testing.assert_close(result.clip(value), value)
+    torch.testing.assert_close(result.low, torch.full((2, 1), low, dtype=torch.float64))
+    torch.testing.assert_close(result.high, torch.full((2, 1), high, dtype=torch.float64))
 
 
 def test_the_range_is_each_seeds_own_and_stays() -> None:
-    found = ReturnRange(initialiser(), 0.5)
-    found.take(with_rewards([-1.0, 1.0], [-3.0, 2.0]))
-    assert found.low.tolist() == [[-2.0], [-6.0]]
-    assert found.high.tolist() == [[2.0], [4.0]]
-    found.take(with_rewards([-9.0, 9.0]))
-    assert found.high.tolist() == [[2.0], [4.0]]
+    result = ReturnRange(initialiser(), 0.5)
+    result.take(with_rewards([-1.0, 1.0], [-3.0, 2.0]))
+    assert result.low.tolist() == [[-2.0], [-6.0]]
+    assert result.high.tolist() == [[2.0], [4.0]]
+    result.take(with_rewards([-9.0, 9.0]))
+    assert result.high.tolist() == [[2.0], [4.0]]
     loaded = ReturnRange(initialiser(), 0.5)
-    loaded.load_state_dict(found.state_dict())
+    loaded.load_state_dict(result.state_dict())
     loaded.take(with_rewards([-9.0, 9.0]))
     assert loaded.high.tolist() == [[2.0], [4.0]]
     value = torch.full((2, 3, 1), 3.0, dtype=torch.float64)
-    assert found.clip(value).flatten(1).tolist() == [[2.0] * 3, [3.0] * 3]
+    assert result.clip(value).flatten(1).tolist() == [[2.0] * 3, [3.0] * 3]
 
 
-def test_a_law_of_returns_needs_bounded_and_different_rewards() -> None:
+def test_a_distribution_of_returns_needs_bounded_and_different_rewards() -> None:
     with pytest.raises(UserError, match="discount must be below 1"):
         ReturnRange(initialiser(), 1.0)
     with pytest.raises(UserError, match="every recorded reward is the same"):
@@ -213,6 +214,6 @@ def test_doses_are_compared_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_midpoints_are_those_of_equal_parts() -> None:
-    found = midpoints(4, torch.empty(0, dtype=torch.float64))
-    assert found.tolist() == [0.125, 0.375, 0.625, 0.875]
-    assert math.isclose(float(midpoints(100, found).mean()), 0.5)
+    result = midpoints(4, torch.empty(0, dtype=torch.float64))
+    assert result.tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert math.isclose(float(midpoints(100, result).mean()), 0.5)

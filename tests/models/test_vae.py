@@ -38,9 +38,9 @@ def test_the_loss_by_hand() -> None:
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     mean = torch.tensor([[[0.4, 0.0]]], dtype=torch.float64)
     log_std = torch.tensor([[[0.0, math.log(0.5)]]], dtype=torch.float64)
-    found = vae_loss(0.3 * one, 0.5 * one.unsqueeze(2), mean, mean, log_std, beta=0.25)
+    result = vae_loss(0.3 * one, 0.5 * one.unsqueeze(2), mean, mean, log_std, beta=0.25)
     divergence = 0.5 * 0.4**2 + 0.5 * (0.25 - 1.0 - 2.0 * math.log(0.5))
-    assert found.tolist() == pytest.approx([0.2**2 + 0.25 * divergence / 2.0])
+    assert result.tolist() == pytest.approx([0.2**2 + 0.25 * divergence / 2.0])
 
 
 def test_decoding_is_what_the_forward_pass_does() -> None:
@@ -97,8 +97,8 @@ def test_a_perturbed_dose_stays_near_and_within_the_box() -> None:
     with torch.no_grad():
         last.bias.fill_(50.0)
     act = torch.tensor([-1.0, 0.0, 0.97]).double().view(1, 3, 1).expand(2, -1, -1)
-    found = move(torch.zeros(2, 3, 2, dtype=torch.float64), act)
-    np.testing.assert_allclose(found[0, :, 0].detach(), [-0.95, 0.05, 1.0], rtol=1e-12)
+    result = move(torch.zeros(2, 3, 2, dtype=torch.float64), act)
+    np.testing.assert_allclose(result[0, :, 0].detach(), [-0.95, 0.05, 1.0], rtol=1e-12)
 
 
 def test_a_centred_decoder_starts_at_the_prior_dose() -> None:
@@ -118,17 +118,17 @@ def test_admissible_doses_are_the_generators_in_dose_units(name: str) -> None:
     agent = agents.build(name, small(name), PROBLEM, SEEDS)
     transform = dataset().transform
     obs = cohort().obs[:5].astype(np.float32)
-    found = DosePolicy(agent, transform).admissible(np.broadcast_to(obs, (2, *obs.shape)), 32)
-    assert found is not None
-    assert found.shape == (2, 5, 32, 1)
+    result = DosePolicy(agent, transform).admissible(np.broadcast_to(obs, (2, *obs.shape)), 32)
+    assert result is not None
+    assert result.shape == (2, 5, 32, 1)
     inside = transform.obs(torch.from_numpy(obs).double()).float().expand(2, -1, -1)
     with torch.no_grad():
         unit = agent.admissible(inside, 32)
     assert unit is not None
-    np.testing.assert_allclose(found, transform.to_dose(unit.double().numpy()), rtol=1e-6)
-    assert (found >= np.asarray(transform.act_low)).all()
-    assert (found <= np.asarray(transform.act_high)).all()
-    assert np.ptp(found, axis=2).min() > 0.0
+    np.testing.assert_allclose(result, transform.to_dose(unit.double().numpy()), rtol=1e-6)
+    assert (result >= np.asarray(transform.act_low)).all()
+    assert (result <= np.asarray(transform.act_high)).all()
+    assert np.ptp(result, axis=2).min() > 0.0
 
 
 def test_an_agent_without_a_generator_has_no_admissible_doses() -> None:

@@ -14,7 +14,7 @@ from dosing.policy import DosePolicy
 from tests.support.samples import PROBLEM, stack
 
 IMITATORS = ("bc", "pct_bc", "decision_transformer")
-LAWS = ("iqn", "c51", "codac", "value_flows")
+DISTRIBUTIONS = ("iqn", "c51", "codac", "value_flows")
 UNITS = Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,), reward_scale=3.0)
 
 
@@ -29,16 +29,16 @@ def asked(seeds: int = 2, rows: int = 5) -> tuple[Any, Any]:
 def test_whoever_has_a_critic_values_every_dose(name: str) -> None:
     state, dose = asked()
     policy = DosePolicy(stack(name), UNITS)
-    found = policy.values(state, dose)
-    assert (found is None) == (name in IMITATORS)
-    if found is None:
+    result = policy.values(state, dose)
+    assert (result is None) == (name in IMITATORS)
+    if result is None:
         return
-    assert found.shape == (2, 5)
-    assert np.isfinite(found).all()
+    assert result.shape == (2, 5)
+    assert np.isfinite(result).all()
     moved = policy.values(state, dose[:, ::-1])
     assert moved is not None
-    assert not np.allclose(found[:, [0, 1, 3, 4]], moved[:, [0, 1, 3, 4]], rtol=1e-6)  # it looks at the dose
-    np.testing.assert_allclose(found[:, 2], moved[:, 2], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(result[:, [0, 1, 3, 4]], moved[:, [0, 1, 3, 4]], rtol=1e-6)  # it looks at the dose
+    np.testing.assert_allclose(result[:, 2], moved[:, 2], rtol=1e-4, atol=1e-6)
 
 
 def inside(agent: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,16 +52,16 @@ def test_a_value_is_that_of_the_lesser_critic_in_the_unit_of_the_rewards(name: s
     agent: Any = stack(name)
     with torch.no_grad():
         expected = 3.0 * agent.critic(*inside(agent)).amin(1).numpy()
-    found = DosePolicy(agent, UNITS).values(*asked())
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    result = DosePolicy(agent, UNITS).values(*asked())
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_a_value_is_the_mean_of_a_learned_law(name: str) -> None:
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_value_is_the_mean_of_a_learned_distribution(name: str) -> None:
     policy = DosePolicy(stack(name), UNITS)
-    law = policy.returns(*asked())
-    assert law is not None
-    np.testing.assert_allclose(policy.values(*asked()), law.mean(-1), rtol=1e-4, atol=1e-6)
+    distribution = policy.returns(*asked())
+    assert distribution is not None
+    np.testing.assert_allclose(policy.values(*asked()), distribution.mean(-1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fan", "nbrac", "nfql"])
@@ -74,10 +74,10 @@ def test_a_critic_of_noise_is_averaged_over_it(name: str) -> None:
     told = torch.cat((obs, noise.repeat(5, 1).expand(2, -1, -1)), -1)
     with torch.no_grad():
         drawn = 3.0 * agent.critic(told, dose).mean(1).view(2, 5, 2000)
-    found = DosePolicy(agent, UNITS).values(*asked())
-    assert found is not None
+    result = DosePolicy(agent, UNITS).values(*asked())
+    assert result is not None
     error = 5.0 * drawn.std(-1).numpy() / np.sqrt(2000)
-    assert (np.abs(found - drawn.mean(-1).numpy()) < error + 1e-4).all()
+    assert (np.abs(result - drawn.mean(-1).numpy()) < error + 1e-4).all()
 
 
 def test_the_parabola_explains_the_density_that_follows_from_it() -> None:
@@ -85,11 +85,11 @@ def test_the_parabola_explains_the_density_that_follows_from_it() -> None:
     agent: Any = stack("quasi_optimal", dtype=torch.float64)
     state, _ = inside(agent)
     state = state.double()
-    law: Any = agent.policy(state).base_dist  # type: ignore[attr-defined]
-    low, high = law.support.lower_bound, law.support.upper_bound
+    distribution: Any = agent.policy(state).base_dist  # type: ignore[attr-defined]
+    low, high = distribution.support.lower_bound, distribution.support.upper_bound
     one, other = torch.lerp(low, high, torch.tensor(0.3)), torch.lerp(low, high, torch.tensor(0.6))
     width = agent.act_high - agent.act_low
-    density = [law.log_prob(x).exp().squeeze(-1) * width for x in (one, other)]
+    density = [distribution.log_prob(x).exp().squeeze(-1) * width for x in (one, other)]
     value = [agent.value_of(state, x) for x in (one, other)]
     expected = 2.0 * agent.config.regularisation * (density[0] - density[1])
     torch.testing.assert_close(value[0] - value[1], expected)

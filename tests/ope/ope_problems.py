@@ -1,4 +1,5 @@
-"""Problems whose values are known, as recorded episodes, and target policies with a law written down."""
+"""Problems whose values are known, as recorded episodes, and target policies with a distribution written
+down."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def linear_return(start: float, gain: float, offset: float, visits: int, discoun
 
 
 class TwoStates:
-    """Values under a law of the dose with first two moments ``moments[s] = (m1, m2)`` in either state."""
+    """Values under a distribution of the dose with first two moments ``moments[s] = (m1, m2)`` in either
+    state."""
 
     def __init__(self, moments: dict[int, tuple[float, float]]) -> None:
         self.moments = moments
@@ -121,29 +123,29 @@ def two_states(patients: int, visits: int, seed: int = 0, noise: float = 0.3) ->
 class BetaLaw:
     """A target of one seed: a = 2 Beta(p, q) - 1 with (p, q) by the sign of the state."""
 
-    description = "Beta law"
+    description = "Beta distribution"
     shapes = {-1: (2.0, 3.0), 1: (4.0, 2.0)}  # noqa: RUF012
 
-    def _law(self, obs: Array) -> Any:
+    def _distribution(self, obs: Array) -> Any:
         p, q = np.array([self.shapes[int(np.sign(s))] for s in obs[:, 0]]).T
         return beta(p, q, loc=-1.0, scale=2.0)
 
     def nodes(self, obs: Array) -> tuple[Array, Array]:
         x, w = np.polynomial.legendre.leggauss(40)
-        table = self._law(np.array([[-1.0], [1.0]])).ppf(0.5 * (x[:, None] + 1.0))  # [K, 2]
+        table = self._distribution(np.array([[-1.0], [1.0]])).ppf(0.5 * (x[:, None] + 1.0))  # [K, 2]
         return table[:, (obs[:, 0] > 0).astype(int)][:, None, :, None], 0.5 * w
 
     def density(self, obs: Array, act: Array) -> Array:
-        return self._law(obs).pdf(act[:, 0])[None]
+        return self._distribution(obs).pdf(act[:, 0])[None]
 
     def off_support(self, obs: Array) -> Array:
         return np.zeros((1, len(obs)))
 
     @classmethod
     def moments(cls) -> dict[int, tuple[float, float]]:
-        """First and second moment of the dose in either state."""
-        found = {}
+        """First and second progress of the dose in either state."""
+        result = {}
         for s, (p, q) in cls.shapes.items():
-            law = beta(p, q, loc=-1.0, scale=2.0)
-            found[s] = (float(law.mean()), float(law.var() + law.mean() ** 2))
-        return found
+            distribution = beta(p, q, loc=-1.0, scale=2.0)
+            result[s] = (float(distribution.mean()), float(distribution.var() + distribution.mean() ** 2))
+        return result

@@ -58,7 +58,7 @@ def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
     """Unequal folds; the baseline is the training patients' constant dose, the spread is that of N draws."""
     recorded = two_states(23, 3)
     settings = replace(FQE, discount=0.9, seed=2)
-    found = evaluate_folds(folds(recorded, 3, {"half": constant(0.5)}), settings, candidates=4)
+    result = evaluate_folds(folds(recorded, 3, {"half": constant(0.5)}), settings, candidates=4)
     sizes, points, around, doses = [], [], [], []
     for k, (training, own) in enumerate(fold_patients(recorded, 3)):
         doses.append(estimated_constant(Trajectories.from_episodes(training)).dose)
@@ -70,14 +70,14 @@ def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
         points.append(gain[0])
         around.append(np.sqrt(data.patients / (data.patients - 1)) * (gain[1:] - gain[0]))
     share = np.array(sizes) / 23
-    pooled = found.values["half"]["fqe"]
+    pooled = result.values["half"]["fqe"]
     assert pooled.difference is not None
     assert pooled.folds == pytest.approx(points)
-    assert found.doses == pytest.approx(doses)
+    assert result.doses == pytest.approx(doses)
     assert pooled.difference.value == pytest.approx(share @ points)
     limits = np.quantile(share @ points + share @ around, [0.05 / 8, 1 - 0.05 / 8])
     assert (pooled.difference.low, pooled.difference.high) == pytest.approx(limits)
-    assert (pooled.difference.level, pooled.difference.n, found.patients, found.candidates) == (
+    assert (pooled.difference.level, pooled.difference.n, result.patients, result.candidates) == (
         0.95,
         23,
         23,
@@ -85,7 +85,7 @@ def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
     )
     assert pooled.difference.method == "patient bootstrap within folds, Bonferroni for 4 candidates"
     assert pooled.estimate is not None
-    constant_value = found.values[BASELINE]["fqe"]
+    constant_value = result.values[BASELINE]["fqe"]
     assert constant_value.estimate is not None
     assert constant_value.difference is None
     assert pooled.estimate.value - constant_value.estimate.value == pytest.approx(pooled.difference.value)
@@ -94,11 +94,11 @@ def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
 def test_a_rule_of_the_state_is_found_better_and_a_wrong_dose_worse() -> None:
     recorded = two_states(240, 4, seed=1)
     policies = {"state": by_state, "far": constant(-1.0)}
-    found = evaluate_folds(folds(recorded, 4, policies), replace(FQE, ridge=0.01))
-    verdicts = {name: found.values[name]["fqe"].verdict for name in policies}
+    result = evaluate_folds(folds(recorded, 4, policies), replace(FQE, ridge=0.01))
+    verdicts = {name: result.values[name]["fqe"].verdict for name in policies}
     assert verdicts == {"state": "better", "far": "worse"}
     exact = TwoStates({-1: (-0.5, 0.25), 1: (0.5, 0.25)}).value(4, 1.0)
-    estimate = found.values["state"]["fqe"].estimate
+    estimate = result.values["state"]["fqe"].estimate
     assert estimate is not None
     assert estimate.low < exact < estimate.high
 
@@ -133,10 +133,10 @@ def test_an_estimator_refused_in_one_fold_gives_no_number() -> None:
     recorded = two_states(60, 3)
     unknown = np.where(recorded.episode == 7, np.nan, recorded.behaviour_log_prob).astype(np.float32)
     settings = replace(FQE, estimators=("fqe", "wis"))
-    found = evaluate_folds(
+    result = evaluate_folds(
         folds(replace(recorded, behaviour_log_prob=unknown), 2, {"zero": constant(0.0)}), settings
     )
-    zero = found.values["zero"]
+    zero = result.values["zero"]
     assert zero["fqe"].difference is not None
     assert (zero["wis"].estimate, zero["wis"].difference, zero["wis"].verdict) == (None, None, None)
     assert "3 of 90 recorded doses" in str(zero["wis"].refused)

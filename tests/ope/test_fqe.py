@@ -39,10 +39,12 @@ def gain(k: float) -> Any:
 @pytest.mark.parametrize(("discount", "horizon"), [(1.0, 6), (0.9, 6), (0.9, 40), (1.0, 1)])
 def test_value_of_a_constant_dose_is_exact_where_the_value_is_linear(discount: float, horizon: int) -> None:
     data = Trajectories.from_episodes(linear_system(30, 6))
-    found = evaluate(data, RecommendedDose(constant(0.3), data.transform), discount=discount, horizon=horizon)
+    result = evaluate(
+        data, RecommendedDose(constant(0.3), data.transform), discount=discount, horizon=horizon
+    )
     exact = np.mean([linear_return(s, 0.0, 0.3, horizon, discount) for s in data.obs[:, 0, 0]])
-    assert found.shape == (1, 1)
-    assert found[0, 0] == pytest.approx(exact, abs=2e-5)
+    assert result.shape == (1, 1)
+    assert result[0, 0] == pytest.approx(exact, abs=2e-5)
 
 
 def test_value_of_a_linear_rule_is_exact_with_quadratic_features() -> None:
@@ -100,7 +102,7 @@ def two_rules(obs: Any, visit: int) -> np.ndarray:
 
 def rows_of(recorded: Episodes, data: Trajectories, counts: np.ndarray) -> list[dict[str, Any]]:
     """Visits as the oracle takes them, each patient as often as counted."""
-    found = []
+    result = []
     for i in range(len(recorded)):
         row = {
             "obs": recorded.obs[i],
@@ -111,8 +113,8 @@ def rows_of(recorded: Episodes, data: Trajectories, counts: np.ndarray) -> list[
             "reward": float(recorded.reward[i]),
             "terminated": bool(recorded.terminated[i]),
         }
-        found += [row] * int(counts[recorded.episode[i]])
-    return found
+        result += [row] * int(counts[recorded.episode[i]])
+    return result
 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])
@@ -123,27 +125,29 @@ def test_replicates_and_seeds_against_slow_least_squares(kind: Any, n_act: int) 
     act = dose_rules if n_act == 1 else two_rules
     policy = RecommendedDose(act, data.transform)
     counts = np.array([[1.0, 1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 1, 0], [0, 1, 1, 0, 4, 1, 0]])
-    found = evaluate(data, policy, counts, state=kind, ridge=0.03, discount=0.7, horizon=4)
+    result = evaluate(data, policy, counts, state=kind, ridge=0.03, discount=0.7, horizon=4)
     free = np.flatnonzero(Features(3, n_act, kind).penalised() == 0).tolist()
     assert len(free) == 1 + 2 * n_act
     for r, count in enumerate(counts):
         rows = rows_of(recorded, data, count)
         for s in range(2):
 
-            def law(obs: np.ndarray, s: int = s) -> list[tuple[float, np.ndarray]]:
+            def distribution(obs: np.ndarray, s: int = s) -> list[tuple[float, np.ndarray]]:
                 dose = np.clip(act(obs[None, None], 0)[s, 0], 2.0, 6.0)
                 return [(1.0, data.transform.to_unit(dose))]
 
-            theta = oracle.fqe(rows, law, kind=kind, ridge=0.03, discount=0.7, horizon=4, free=free)[-1]
+            theta = oracle.fqe(rows, distribution, kind=kind, ridge=0.03, discount=0.7, horizon=4, free=free)[
+                -1
+            ]
             starts = [np.flatnonzero(recorded.episode == i)[0] for i in range(7)]
             values = [
                 oracle.expected_features(
-                    standardise(data.transform, recorded.obs[i]), law(recorded.obs[i]), kind
+                    standardise(data.transform, recorded.obs[i]), distribution(recorded.obs[i]), kind
                 )
                 @ theta
                 for i in starts
             ]
-            assert found[r, s] == pytest.approx(np.average(values, weights=count), rel=1e-6)
+            assert result[r, s] == pytest.approx(np.average(values, weights=count), rel=1e-6)
 
 
 def test_a_seed_in_a_stack_has_the_value_it_has_alone() -> None:
@@ -167,17 +171,17 @@ def test_features_that_are_not_penalised_are_those_of_the_dose_alone() -> None:
 # Consistency
 
 
-def test_value_of_a_law_agrees_with_backward_induction_within_its_interval() -> None:
+def test_value_of_a_distribution_agrees_with_backward_induction_within_its_interval() -> None:
     data = Trajectories.from_episodes(two_states(4000, 4))
     counts = patient_counts(4000, 200)
-    found = evaluate(data, BetaLaw(), counts, ridge=1e-6, discount=0.9)[:, 0]
+    result = evaluate(data, BetaLaw(), counts, ridge=1e-6, discount=0.9)[:, 0]
     exact = TwoStates(BetaLaw.moments()).value(4, 0.9)
-    assert found[1:].std() < 0.05
-    assert abs(found[0] - exact) < 4.0 * found[1:].std()
+    assert result[1:].std() < 0.05
+    assert abs(result[0] - exact) < 4.0 * result[1:].std()
 
 
 @pytest.mark.slow
-def test_value_of_a_law_converges() -> None:
+def test_value_of_a_distribution_converges() -> None:
     data = Trajectories.from_episodes(two_states(200_000, 4))
     exact = TwoStates(BetaLaw.moments()).value(4, 0.9)
     assert evaluate(data, BetaLaw(), ridge=1e-8, discount=0.9)[0, 0] == pytest.approx(exact, abs=0.01)
@@ -234,8 +238,8 @@ def test_residual_of_the_true_value_is_zero_without_noise() -> None:
         p = (1.21 + 0.8 * k * 0.12) / (1.0 - 0.8)
         s, a = obs[..., 0], act[..., 0]
         reward = 1.0 + s + a - a**2 + 0.5 * s * a
-        found: np.ndarray = reward + 0.8 * (p + k * (0.6 * s + 0.4 * a))
-        return found
+        result: np.ndarray = reward + 0.8 * (p + k * (0.6 * s + 0.4 * a))
+        return result
 
     (exact,) = bellman_residual(q, policy, data, 0.8)
     assert exact.mean_square.value < 1e-10
@@ -248,12 +252,12 @@ def test_residual_of_the_true_value_is_zero_without_noise() -> None:
 def test_residual_weighs_visits_alike_and_stops_at_the_end() -> None:
     data = Trajectories.from_episodes(awkward())
     policy = RecommendedDose(dose_rules, data.transform)
-    found = bellman_residual(lambda s, a: np.ones(s.shape[:2]), policy, data, 0.5)
+    result = bellman_residual(lambda s, a: np.ones(s.shape[:2]), policy, data, 0.5)
     rows = data.recorded > 0
     delta = data.reward[rows] + 0.5 * (1.0 - data.terminated[rows]) - 1.0
-    assert len(found) == 2
-    assert found[1].mean.value == pytest.approx(delta.mean())
-    assert found[0].mean_square.value == pytest.approx((delta**2).mean())
+    assert len(result) == 2
+    assert result[1].mean.value == pytest.approx(delta.mean())
+    assert result[0].mean_square.value == pytest.approx((delta**2).mean())
 
 
 def test_a_value_of_another_shape_is_refused() -> None:

@@ -50,11 +50,11 @@ COUNTS = np.stack([np.ones(12), patient_counts(12, 1, 4)[1], 2.0 * (np.arange(12
 
 def test_ratios_are_densities_over_the_recorded_density() -> None:
     data = trajectories()
-    law = BetaLaw()
-    ratios = density_ratios(data, law)
+    distribution = BetaLaw()
+    ratios = density_ratios(data, distribution)
     assert ratios.shape == (1, 12, 4)
     for i, t in ((0, 0), (5, 3)):
-        here = law.density(data.obs[i, t][None], data.act[i, t][None])[0, 0]
+        here = distribution.density(data.obs[i, t][None], data.act[i, t][None])[0, 0]
         assert ratios[0, i, t] == pytest.approx(here / 0.5, rel=1e-6)
 
 
@@ -62,13 +62,13 @@ def test_ratios_are_densities_over_the_recorded_density() -> None:
 def test_weighted_importance_against_loops(discount: float) -> None:
     data = trajectories()
     ratios = density_ratios(data, BetaLaw())
-    found = importance.weighted_importance(data, ratios.cumprod(-1), COUNTS, discount)
+    result = importance.weighted_importance(data, ratios.cumprod(-1), COUNTS, discount)
     windowed = importance.windowed_weights(ratios, 2)
     short = importance.windowed_importance(data, windowed, COUNTS, discount, 4)
-    assert found.shape == short.shape == (3, 1)
+    assert result.shape == short.shape == (3, 1)
     for r, count in enumerate(COUNTS):
         pairs = repeated(np.stack((ratios[0], data.reward), axis=-1), count).tolist()
-        assert found[r, 0] == pytest.approx(oracle.weighted_importance(pairs, discount))
+        assert result[r, 0] == pytest.approx(oracle.weighted_importance(pairs, discount))
         assert short[r, 0] == pytest.approx(oracle.windowed_importance(pairs, discount, 2))
 
 
@@ -79,7 +79,7 @@ def test_weighted_doubly_robust_against_loops() -> None:
     features = PolicyFeatures.of(regression, policy)
     ratios = density_ratios(data, policy)
     folds = fold_of(12, 3)
-    found = importance.weighted_doubly_robust(
+    result = importance.weighted_doubly_robust(
         regression, features, ratios.cumprod(-1), COUNTS, folds, discount
     )
     z = standardise(data.transform, data.obs)
@@ -91,12 +91,12 @@ def test_weighted_doubly_robust_against_loops() -> None:
             others = np.array([float(c) if folds[j] != folds[i] else 0.0 for j, c in enumerate(count)])
             theta = fit(regression, features, others[None], discount=discount, horizon=4)[:, 0, 0]
             for t in range(4):
-                law = [(p, doses[k, i, t]) for k, p in enumerate(weights)]
+                distribution = [(p, doses[k, i, t]) for k, p in enumerate(weights)]
                 q = oracle.features(z[i, t], data.act[i, t], "linear") @ theta[3 - t]
-                v = oracle.expected_features(z[i, t], law, "linear") @ theta[3 - t]
+                v = oracle.expected_features(z[i, t], distribution, "linear") @ theta[3 - t]
                 table[i, t] = ratios[0, i, t], data.reward[i, t], q, v
         expected = oracle.weighted_doubly_robust(repeated(table, count).tolist(), discount)
-        assert found[r, 0] == pytest.approx(expected)
+        assert result[r, 0] == pytest.approx(expected)
 
 
 def test_blocks_of_replicates_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +121,8 @@ def many() -> tuple[Trajectories, float]:
 def test_weighted_importance_converges_to_the_exact_value(many: tuple[Trajectories, float]) -> None:
     data, exact = many
     weights = density_ratios(data, BetaLaw()).cumprod(-1)
-    found = importance.weighted_importance(data, weights, np.ones((1, data.patients)), 0.9)
-    assert found[0, 0] == pytest.approx(exact, abs=0.05)
+    result = importance.weighted_importance(data, weights, np.ones((1, data.patients)), 0.9)
+    assert result[0, 0] == pytest.approx(exact, abs=0.05)
 
 
 def test_doubly_robust_is_right_where_the_fitted_values_are_wrong(many: tuple[Trajectories, float]) -> None:
@@ -132,11 +132,11 @@ def test_doubly_robust_is_right_where_the_fitted_values_are_wrong(many: tuple[Tr
     features = PolicyFeatures.of(regression, policy)
     counts = np.ones((1, data.patients))
     weights = density_ratios(data, policy).cumprod(-1)
-    found = importance.weighted_doubly_robust(regression, features, weights, counts, fold_of(40_000, 2), 0.9)
+    result = importance.weighted_doubly_robust(regression, features, weights, counts, fold_of(40_000, 2), 0.9)
     theta = fit(regression, features, counts, discount=0.9, horizon=3)[-1, 0, 0]
     model = float((features.here[0, :, 0] @ theta).mean())
     assert abs(model - exact) > 0.15
-    assert found[0, 0] == pytest.approx(exact, abs=0.05)
+    assert result[0, 0] == pytest.approx(exact, abs=0.05)
 
 
 # Diagnostics and refusals
@@ -144,15 +144,15 @@ def test_doubly_robust_is_right_where_the_fitted_values_are_wrong(many: tuple[Tr
 
 def test_diagnostics_by_hand() -> None:
     weights = np.array([[[1.0, 4.0], [1.0, 0.0], [1.0, 0.0], [1.0, 4.0]]])  # [1, 4, 2]
-    found = WeightDiagnostics.of(weights, np.array([[3.0, 1.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(found.effective_sample, [[4.0, 2.0]])
-    np.testing.assert_allclose(found.survival, [[1.0, 0.5]])
-    np.testing.assert_allclose(found.largest_share, [[0.25, 0.5]])
-    np.testing.assert_allclose(found.tenth_share, [[0.25, 0.5]])
-    assert found.window_sample[0] == pytest.approx(16.0 / 10.0)
-    assert found.window_survival[0] == pytest.approx(0.5)
-    assert "at visit 1 is 4.0 patients" in str(found.refusal())
-    assert "1.6 visits with 50.0%" in str(found.window_refusal())
+    result = WeightDiagnostics.of(weights, np.array([[3.0, 1.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(result.effective_sample, [[4.0, 2.0]])
+    np.testing.assert_allclose(result.survival, [[1.0, 0.5]])
+    np.testing.assert_allclose(result.largest_share, [[0.25, 0.5]])
+    np.testing.assert_allclose(result.tenth_share, [[0.25, 0.5]])
+    assert result.window_sample[0] == pytest.approx(16.0 / 10.0)
+    assert result.window_survival[0] == pytest.approx(0.5)
+    assert "at visit 1 is 4.0 patients" in str(result.refusal())
+    assert "1.6 visits with 50.0%" in str(result.window_refusal())
     none = WeightDiagnostics.of(0.0 * weights, np.zeros((1, 4)))
     assert (none.effective_sample == 0).all()
     assert (none.largest_share == 1).all()
@@ -182,7 +182,7 @@ def test_unknown_densities_are_refused_and_can_be_estimated() -> None:
     assert np.isfinite(density_ratios(data, BetaLaw())).all()
 
 
-def test_estimated_behaviour_is_the_normal_law_that_gave_the_doses() -> None:
+def test_estimated_behaviour_is_the_normal_distribution_that_gave_the_doses() -> None:
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(400, 5, 2))
     mean, spread = 5.0 + 0.5 * obs[..., :1] - 0.2 * obs[..., 1:], 0.4
@@ -250,17 +250,17 @@ def test_rules_that_draw_or_count_visits_are_refused() -> None:
 def sampled(name: str) -> tuple[SampledDose, np.ndarray]:
     data = Trajectories.from_episodes(cohort())
     policy = DosePolicy(stack(name), data.transform)
-    found = target(policy, data.transform, sampled=True, bandwidth=0.2)
-    assert isinstance(found, SampledDose)
-    return found, data.obs[:, 0]
+    result = target(policy, data.transform, sampled=True, bandwidth=0.2)
+    assert isinstance(result, SampledDose)
+    return result, data.obs[:, 0]
 
 
 @pytest.mark.parametrize("name", ["iql", "fttpo"])
 def test_moments_and_density_of_delivered_draws(name: str) -> None:
     policy, obs = sampled(name)
-    law = policy._law(obs)
-    noise = np.random.default_rng(0).random((20_000, *law.batch_shape, law.n_uniforms))
-    draws = law.rsample_from(torch.from_numpy(noise)).clamp(-1.0, 1.0).numpy()
+    distribution = policy._distribution(obs)
+    noise = np.random.default_rng(0).random((20_000, *distribution.batch_shape, distribution.n_uniforms))
+    draws = distribution.rsample_from(torch.from_numpy(noise)).clamp(-1.0, 1.0).numpy()
     first, second = dose_moments(policy, obs)
     np.testing.assert_allclose(first, draws.mean(0), atol=0.02)
     np.testing.assert_allclose(second, (draws**2).mean(0), atol=0.02)
@@ -274,10 +274,10 @@ def test_moments_and_density_of_delivered_draws(name: str) -> None:
 def test_a_deterministic_stack_is_evaluated_by_its_recommended_dose() -> None:
     data = Trajectories.from_episodes(cohort())
     policy = DosePolicy(stack("td3_bc"), data.transform)
-    found = target(policy, data.transform, sampled=True, bandwidth=0.2)
-    assert isinstance(found, RecommendedDose)
+    result = target(policy, data.transform, sampled=True, bandwidth=0.2)
+    assert isinstance(result, RecommendedDose)
     obs = data.obs[:, 0]
-    unit = found.nodes(obs)[0][0]
+    unit = result.nodes(obs)[0][0]
     seen = np.broadcast_to(obs.astype(np.float32), (2, *obs.shape))
     np.testing.assert_allclose(data.transform.to_dose(unit), policy.recommended(seen))
 
@@ -290,7 +290,7 @@ def test_a_policy_with_other_limits_is_refused() -> None:
         target(policy, other, sampled=True, bandwidth=0.2)
 
 
-def test_a_law_with_much_mass_at_the_limits_gets_no_weights() -> None:
+def test_a_distribution_with_much_mass_at_the_limits_gets_no_weights() -> None:
     data = Trajectories.from_episodes(cohort())
     policy, _ = sampled("iql")  # fresh weights: standard deviation 1 on an axis from -1 to 1
     with pytest.raises(UserError, match="exactly at the limits"):

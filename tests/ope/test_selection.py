@@ -34,10 +34,10 @@ def test_every_candidate_beside_the_estimated_constant() -> None:
     recorded = two_states(60, 3)
     data = Trajectories.from_episodes(recorded)
     best = estimated_constant(data)
-    found = evaluate_policies(recorded, [("same", best), ("far", constant(-1.0))], QUICK)
-    baseline, same, far = found.policies
-    assert [p.name for p in found.policies] == [BASELINE, "same", "far"]
-    assert (found.patients, found.horizon, found.baseline) == (60, 3, best)
+    result = evaluate_policies(recorded, [("same", best), ("far", constant(-1.0))], QUICK)
+    baseline, same, far = result.policies
+    assert [p.name for p in result.policies] == [BASELINE, "same", "far"]
+    assert (result.patients, result.horizon, result.baseline) == (60, 3, best)
     for name in QUICK.estimators:
         if baseline.values[name].refused is None:
             assert same.values[name].estimate == baseline.values[name].estimate
@@ -47,14 +47,14 @@ def test_every_candidate_beside_the_estimated_constant() -> None:
             assert same.values[name].verdict == "not distinguishable"
         assert baseline.values[name].difference is None
     assert far.values["fqe"].verdict == "worse"
-    assert found.ranking()[-1].name == "far"
-    assert [p.name for p in found.ranking("fqe")][:2] == [BASELINE, "same"]
+    assert result.ranking()[-1].name == "far"
+    assert [p.name for p in result.ranking("fqe")][:2] == [BASELINE, "same"]
 
 
 def test_estimates_and_differences_are_those_of_the_replicates() -> None:
     recorded = two_states(30, 3)
     settings = Settings(estimators=("fqe",), replicates=100, discount=0.9, ridge=0.02, seed=5, confidence=0.9)
-    found = evaluate_policies(recorded, [("half", constant(0.5))], settings)
+    result = evaluate_policies(recorded, [("half", constant(0.5))], settings)
     data = Trajectories.from_episodes(recorded)
     counts = patient_counts(30, 100, 5)
     regression = Regression(data, 0.02)
@@ -63,8 +63,8 @@ def test_estimates_and_differences_are_those_of_the_replicates() -> None:
         features = PolicyFeatures.of(regression, RecommendedDose(constant(dose), data.transform))
         return value(features, fit(regression, features, counts, discount=0.9, horizon=3)[-1], counts)[:, 0]
 
-    half, best = drawn(0.5), drawn(found.baseline.dose)
-    estimate, difference = (getattr(found.policies[1].values["fqe"], k) for k in ("estimate", "difference"))
+    half, best = drawn(0.5), drawn(result.baseline.dose)
+    estimate, difference = (getattr(result.policies[1].values["fqe"], k) for k in ("estimate", "difference"))
     assert estimate.value == pytest.approx(half[0])
     assert (estimate.low, estimate.high) == pytest.approx(np.quantile(half[1:], [0.05, 0.95]))
     assert difference.value == pytest.approx(half[0] - best[0])
@@ -73,21 +73,21 @@ def test_estimates_and_differences_are_those_of_the_replicates() -> None:
 
 
 def test_too_few_weights_are_refused_with_a_reason_and_fitted_values_are_not() -> None:
-    found = evaluate_policies(cohort(), [("half", constant(0.5))], QUICK)
-    values = found.policies[1].values
+    result = evaluate_policies(cohort(), [("half", constant(0.5))], QUICK)
+    values = result.policies[1].values
     assert values["fqe"].estimate is not None
     for name in ("wis", "wdr"):
         assert values[name].estimate is None
         assert "effective sample size" in str(values[name].refused)
-    assert found.policies[1].gap is None
-    assert found.policies[1].weights is not None
-    assert found.policies[1].weights.survival.shape == (1, 24)
-    assert found.ranking("wis") == []
+    assert result.policies[1].gap is None
+    assert result.policies[1].weights is not None
+    assert result.policies[1].weights.survival.shape == (1, 24)
+    assert result.ranking("wis") == []
 
 
-def test_short_courses_of_many_patients_get_every_estimate() -> None:
-    found = evaluate_policies(two_states(400, 2), [("zero", constant(0.0))], QUICK)
-    values = found.policies[1].values
+def test_short_episodes_of_many_patients_get_every_estimate() -> None:
+    result = evaluate_policies(two_states(400, 2), [("zero", constant(0.0))], QUICK)
+    values = result.policies[1].values
     exact = TwoStates({-1: (0.0, 0.0), 1: (0.0, 0.0)}).value(2, 1.0)
     for name in ("fqe", "wis", "wis_window", "wdr"):
         estimate = values[name].estimate
@@ -96,7 +96,7 @@ def test_short_courses_of_many_patients_get_every_estimate() -> None:
     fqe, wdr = values["fqe"].estimate, values["wdr"].estimate
     assert fqe is not None
     assert wdr is not None
-    assert found.policies[1].gap == pytest.approx(fqe.value - wdr.value)
+    assert result.policies[1].gap == pytest.approx(fqe.value - wdr.value)
 
 
 def test_a_horizon_shorter_than_the_recordings() -> None:
@@ -112,18 +112,18 @@ def test_a_horizon_shorter_than_the_recordings() -> None:
 
 def test_densities_that_are_not_known_leave_the_fitted_values() -> None:
     unknown = replace(two_states(40, 3), behaviour_log_prob=np.full(120, np.nan, np.float32))
-    found = evaluate_policies(unknown, [("zero", constant(0.0))], QUICK)
-    assert found.policies[1].values["fqe"].estimate is not None
-    assert "120 of 120 recorded doses" in str(found.policies[1].values["wis"].refused)
-    assert found.policies[1].weights is None
+    result = evaluate_policies(unknown, [("zero", constant(0.0))], QUICK)
+    assert result.policies[1].values["fqe"].estimate is not None
+    assert "120 of 120 recorded doses" in str(result.policies[1].values["wis"].refused)
+    assert result.policies[1].weights is None
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_trained_stacks_are_candidates(sampled: bool) -> None:
     transform = Transform.fit(cohort())
     candidates: Any = [(name, DosePolicy(stack(name), transform)) for name in ("iql", "fttpo", "td3_bc")]
-    found = evaluate_policies(cohort(), candidates, replace(QUICK, sampled=sampled))
-    iql, fttpo, td3_bc = found.policies[1:]
+    result = evaluate_policies(cohort(), candidates, replace(QUICK, sampled=sampled))
+    iql, fttpo, td3_bc = result.policies[1:]
     assert len(iql.values["fqe"].seeds) == 2
     estimate = iql.values["fqe"].estimate
     assert estimate is not None
@@ -171,10 +171,10 @@ def test_one_patient_is_refused() -> None:
 def test_networks_find_the_value_of_the_linear_system() -> None:
     data = Trajectories.from_episodes(linear_system(60, 4))
     policy = RecommendedDose(constant(0.3), data.transform)
-    found = neural_values(data, policy, np.ones((2, 60)), discount=0.9, horizon=4)
+    result = neural_values(data, policy, np.ones((2, 60)), discount=0.9, horizon=4)
     exact = np.mean([linear_return(s, 0.0, 0.3, 4, 0.9) for s in data.obs[:, 0, 0]])
-    assert found.shape == (2, 1)
-    np.testing.assert_allclose(found, exact, atol=0.1)
+    assert result.shape == (2, 1)
+    np.testing.assert_allclose(result, exact, atol=0.1)
 
 
 def test_networks_see_the_weighed_patients_and_every_seed() -> None:
@@ -187,17 +187,17 @@ def test_networks_see_the_weighed_patients_and_every_seed() -> None:
     policy = RecommendedDose(lambda o, v: np.stack((0.0 * o[0], 0.5 + 0.0 * o[0])), data.transform)
     counts = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0], [2.0, 1.0, 0.0]])[:, group]
     quick = NeuralSettings(hidden=(16,), steps=400, batch_size=32, learning_rate=0.02, target_rate=0.2)
-    found = neural_values(data, policy, counts, discount=0.5, horizon=2, settings=quick)
-    assert found.shape == (3, 2)
-    np.testing.assert_allclose(found, 1.5 * np.array([[7 / 3] * 2, [1.0] * 2, [5 / 3] * 2]), atol=0.15)
+    result = neural_values(data, policy, counts, discount=0.5, horizon=2, settings=quick)
+    assert result.shape == (3, 2)
+    np.testing.assert_allclose(result, 1.5 * np.array([[7 / 3] * 2, [1.0] * 2, [5 / 3] * 2]), atol=0.15)
 
 
 def test_networks_are_an_estimator_of_the_selection() -> None:
     settings = replace(
         QUICK, estimators=("neural_fqe",), neural_replicates=3, neural=NeuralSettings(hidden=(8,), steps=5)
     )
-    found = evaluate_policies(two_states(20, 3), [("zero", constant(0.0))], settings)
-    estimate = found.policies[1].values["neural_fqe"].estimate
+    result = evaluate_policies(two_states(20, 3), [("zero", constant(0.0))], settings)
+    estimate = result.policies[1].values["neural_fqe"].estimate
     assert estimate is not None
     assert estimate.method == "t, spread of 3 patient-bootstrap refits"
     assert estimate.high - estimate.value == pytest.approx(estimate.value - estimate.low)
@@ -237,7 +237,7 @@ def test_rankings_of_nothing_are_refused(function: Any, arguments: Any, message:
         function(*arguments)
 
 
-def test_the_beta_law_is_what_the_exact_value_assumes() -> None:
+def test_the_beta_distribution_is_what_the_exact_value_assumes() -> None:
     first, second = BetaLaw.moments()[1]
     doses, weights = BetaLaw().nodes(np.array([[1.0]]))
     assert weights @ doses[:, 0, 0, 0] == pytest.approx(first, abs=1e-4)
@@ -271,10 +271,10 @@ def test_estimated_constant_is_in_dose_units_and_sees_recorded_visits_only() -> 
     act = rng.uniform(0.0, 10.0, size=(6, 4, 1))
     reward = 2.0 - 0.1 * (act[..., 0] - 4.0) ** 2
     recorded = episodes(act, act, reward, act, lengths=np.array([4, 1, 2, 4, 3, 4]), limits=(0.0, 10.0))
-    found = estimated_constant(Trajectories.from_episodes(recorded))
-    assert found.dose == pytest.approx(4.0, abs=1e-5)
-    assert found.reward == pytest.approx(2.0, abs=1e-5)
-    assert found(np.zeros((2, 3, 1), np.float32), 5).tolist() == [[[found.dose]] * 3] * 2
+    result = estimated_constant(Trajectories.from_episodes(recorded))
+    assert result.dose == pytest.approx(4.0, abs=1e-5)
+    assert result.reward == pytest.approx(2.0, abs=1e-5)
+    assert result(np.zeros((2, 3, 1), np.float32), 5).tolist() == [[[result.dose]] * 3] * 2
 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])
@@ -286,14 +286,14 @@ def test_fitted_q_against_slow_least_squares(kind: Any) -> None:
 
     recorded = awkward(seed=2)
     data = Trajectories.from_episodes(recorded)
-    found = ridge_fitted_q(data, [0.01, 0.5], discount=0.6, iterations=3, state=kind)
+    result = ridge_fitted_q(data, [0.01, 0.5], discount=0.6, iterations=3, state=kind)
     rows = rows_of(recorded, data, np.ones(7))
     free = np.flatnonzero(Features(3, 1, kind).penalised() == 0).tolist()
     for s, ridge in enumerate((0.01, 0.5)):
         theta = oracle.fitted_q(rows, kind=kind, ridge=ridge, discount=0.6, iterations=3, free=free)
-        np.testing.assert_allclose(found.theta[s], theta, atol=1e-4)
+        np.testing.assert_allclose(result.theta[s], theta, atol=1e-4)
         obs = recorded.obs[:5]
-        given = found(obs[None], 0)[s, :, 0]
+        given = result(obs[None], 0)[s, :, 0]
         assert ((given >= 2.0) & (given <= 6.0)).all()
         grid = np.linspace(2.0, 6.0, 801)
         for z, dose in zip((obs - data.transform.obs_mean) / data.transform.obs_scale, given, strict=True):

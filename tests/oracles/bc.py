@@ -21,7 +21,7 @@ def losses(
     Args:
         params: The seed's parameters.
         batch: obs [B, O], act [B, A].
-        config: policy_family (``point`` or a law), log_std_min, log_std_max.
+        config: policy_family (``point`` or a distribution), log_std_min, log_std_max.
         frozen: Unused: everything takes gradient.
     """
     n = len(batch["reward"])

@@ -42,15 +42,15 @@ def atoms(params: nets.Arrays, count: int) -> list[float]:
 
 
 def projected(z: list[float], reward: float, discount: float, mass: list[float]) -> list[float]:
-    """The law of ``reward + discount z``, on the atoms."""
-    found = [0.0] * len(z)
+    """The distribution of ``reward + discount z``, on the atoms."""
+    result = [0.0] * len(z)
     for value, p in zip(z, mass, strict=True):
         at = min(max(reward + discount * value, z[0]), z[-1])
         place = (at - z[0]) / (z[1] - z[0])
         below = min(math.floor(place), len(z) - 2)
-        found[below] += p * (below + 1 - place)
-        found[below + 1] += p * (place - below)
-    return found
+        result[below] += p * (below + 1 - place)
+        result[below + 1] += p * (place - below)
+    return result
 
 
 def losses(

@@ -88,10 +88,10 @@ def draw(
     """One dose of the squashed Gaussian by ``uniform [A, 1]``, and ln pi of it by the change of variables."""
     act, log_prob = [], 0.0
     for raw, u in zip(policies.heads(params, name, obs), uniform, strict=True):
-        law = policies.law_of("squashed_gaussian", raw, config)
-        x = law.ppf(float(u[0]))
+        distribution = policies.distribution_of("squashed_gaussian", raw, config)
+        x = distribution.ppf(float(u[0]))
         act.append(math.tanh(x))
-        log_prob += law.logpdf(x) + 2.0 * math.log(math.cosh(x))
+        log_prob += distribution.logpdf(x) + 2.0 * math.log(math.cosh(x))
     return act, log_prob
 
 
@@ -172,12 +172,12 @@ def losses(
         ]
         actor += (alpha * log_prob - nets.pessimistic(worth)) / rows
         excess += (draw(frozen, "actor", obs, batch["u_act"][b], config)[1] - n_act) / rows
-    found = {"actor": actor, "critic": fit + sum(gaps)}
+    result = {"actor": actor, "critic": fit + sum(gaps)}
     if config["learn_temperature"]:
-        found["temperature"] = -float(params["log_temperature"][0]) * excess
+        result["temperature"] = -float(params["log_temperature"][0]) * excess
     if config["lagrange_gap"] is not None:
         rate = [math.exp(float(x["log_multiplier"][0])) for x in (params, frozen)]
         aim = config["lagrange_gap"]
-        found["lagrange"] = -rate[0] * sum(x - aim for x in still) / MEMBERS
-        found["critic"] = fit + rate[1] * sum(x - aim for x in gaps)
-    return found
+        result["lagrange"] = -rate[0] * sum(x - aim for x in still) / MEMBERS
+        result["critic"] = fit + rate[1] * sum(x - aim for x in gaps)
+    return result

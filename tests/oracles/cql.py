@@ -11,8 +11,8 @@ Row by row, with N doses of each kind: U uniform, P from pi at s, P' from pi at 
     L_theta = - w e^theta sum_i (mean C_i - target) / 2
 
 V_i is Q_i(s, .) in CQL and max(Q_i(s, .), G) in Cal-QL. Without theta, weight is w and shift 0; with it,
-weight is w e^theta and shift the target. ln pi is that of a normal law, less the logarithm of tanh's slope, 1
-/ cosh^2."""
+weight is w e^theta and shift the target. ln pi is that of a normal distribution, less the logarithm of tanh's
+slope, 1 / cosh^2."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def draw(
     act, log_prob = [], 0.0
     for raw, u in zip(policies.heads(params, "actor", obs), uniform, strict=True):
         sigma = math.exp(min(max(raw["scale"], config["log_std_min"]), config["log_std_max"]))
-        law = policies.Normal(raw["loc"], sigma)
-        x = law.ppf(float(u))
+        distribution = policies.Normal(raw["loc"], sigma)
+        x = distribution.ppf(float(u))
         act.append(math.tanh(x))
-        log_prob += law.logpdf(x) + 2.0 * math.log(math.cosh(x))
+        log_prob += distribution.logpdf(x) + 2.0 * math.log(math.cosh(x))
     return act, log_prob
 
 
@@ -66,8 +66,8 @@ def gap(
         for state, noise in ((obs, batch["u_current"]), (next_obs, batch["u_ahead"])):
             act, log_prob = draw(frozen, state, noise[row, k], config)
             total += math.exp(bounded(act)) / math.exp(log_prob)
-    found = math.log(total) - value([float(x) for x in batch["act"][row]])
-    return found if config["gap_floor"] is None else max(found, config["gap_floor"])
+    result = math.log(total) - value([float(x) for x in batch["act"][row]])
+    return result if config["gap_floor"] is None else max(result, config["gap_floor"])
 
 
 def target(params: nets.Arrays, batch: nets.Arrays, row: int, config: dict[str, Any]) -> float:
@@ -118,13 +118,13 @@ def losses(
         actor += (alpha * log_prob - worth) / rows
         _, fixed = draw(frozen, obs, batch["u_act"][b, 0], config)
         temperature -= log_alpha * (fixed - n_act) / rows
-    found = {"actor": actor, "temperature": temperature}
+    result = {"actor": actor, "temperature": temperature}
     weight, shift = config["conservative_weight"], 0.0
     if config["lagrange"]:
         shift = config["target_gap"]
         rate = math.exp(float(params["log_multiplier"][0]))
         fixed = sum(gap(frozen, frozen, batch, b, i, config) for b in range(rows) for i in range(2)) / rows
-        found["multiplier"] = -0.5 * weight * rate * (fixed - 2.0 * shift)
+        result["multiplier"] = -0.5 * weight * rate * (fixed - 2.0 * shift)
         weight *= math.exp(float(frozen["log_multiplier"][0]))
-    found["critic"] = error + weight * sum(c - shift for c in gaps)
-    return found
+    result["critic"] = error + weight * sum(c - shift for c in gaps)
+    return result

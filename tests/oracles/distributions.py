@@ -1,4 +1,4 @@
-"""Laws as scipy knows them, and slow checks by quadrature; nothing here uses the code under test."""
+"""Distributions as scipy knows them, and slow checks by quadrature; nothing here uses the code under test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from scipy import integrate, special, stats
 
 
 def q_gaussian(q: float, loc: float = 0.0, scale: float = 1.0) -> Any:
-    """The q-Gaussian as a frozen scipy law: a Beta law (q < 1), normal (q = 1) or Student's t (q > 1)."""
+    """The q-Gaussian as a frozen scipy distribution: a Beta distribution (q < 1), normal (q = 1) or
+    Student's t (q > 1)."""
     if q < 1.0:
         shape, reach = 1.0 / (1.0 - q) + 1.0, scale * math.sqrt((3.0 - q) / (1.0 - q))
         return stats.beta(shape, shape, loc=loc - reach, scale=2.0 * reach)

@@ -87,7 +87,7 @@ def losses(
     n = len(batch["reward"])
     told = method != "faql"
     climbed = ("critic", "upper") if told else ("critic",)
-    found = dict.fromkeys((*climbed, "actor"), 0.0)
+    result = dict.fromkeys((*climbed, "actor"), 0.0)
     worth, size = dict.fromkeys(climbed, 0.0), dict.fromkeys(climbed, 0.0)
     for b in range(n):
         obs, act, eps = batch["obs"][b], batch["act"][b], batch["u_next"][b]
@@ -100,20 +100,20 @@ def losses(
             future -= config["critic_penalty"] * charge(method, frozen, batch, b, next_act)
         y = flows.target(batch, b, future, config["discount"])
         for q in flows.critics(params, "critic", obs, eps if told else [], act):
-            found["critic"] += (y - q) ** 2 / (2 * n)
+            result["critic"] += (y - q) ** 2 / (2 * n)
         if told:
             drawn = sum(flows.critics(frozen, "critic_target", obs, batch["u_upper"][b], act)) / 2
             for z in flows.critics(params, "upper", obs, act):
-                found["upper"] += (
+                result["upper"] += (
                     abs(config["expectile"] - float(drawn - z < 0.0)) * (drawn - z) ** 2 / (2 * n)
                 )
 
         free = flows.one_step(params, obs, batch["u_dose"][b])
         now = flows.one_step(frozen, obs, batch["u_dose"][b])
-        found["actor"] += config["actor_penalty"] * distance(method, frozen, batch, b, free, config) / n
+        result["actor"] += config["actor_penalty"] * distance(method, frozen, batch, b, free, config) / n
         for name in climbed:
             worth[name] += sum(values(frozen, name, batch, b, flows.clipped(free))) / (2 * n)
             size[name] += abs(sum(values(frozen, name, batch, b, flows.clipped(now))) / 2) / n
     for name in climbed:
-        found["actor"] -= worth[name] / (size[name] if config["normalise_q"] else 1.0)
-    return found if method == "nbrac" else found | {"flow": flows.matching(params, batch)}
+        result["actor"] -= worth[name] / (size[name] if config["normalise_q"] else 1.0)
+    return result if method == "nbrac" else result | {"flow": flows.matching(params, batch)}

@@ -112,7 +112,7 @@ def proposal(params: nets.Arrays, obs: np.ndarray) -> tuple[list[float], list[fl
     return locations, scales
 
 
-def proposal_laws(params: nets.Arrays, obs: np.ndarray, config: dict[str, Any]) -> list[LogDensity]:
+def proposal_distributions(params: nets.Arrays, obs: np.ndarray, config: dict[str, Any]) -> list[LogDensity]:
     """``ln pi_phi(.|s)`` of every dimension as a function of the dose."""
     family = config.get("proposal", "q_gaussian")
     if family == "q_gaussian":
@@ -126,11 +126,13 @@ def proposal_laws(params: nets.Arrays, obs: np.ndarray, config: dict[str, Any]) 
     if family == "squashed_gaussian":
         normals = [Normal(m, math.exp(min(max(s, -20.0), 2.0))) for m, s in zip(raw, log_std, strict=True)]
         return [lambda x, n=n: n.logpdf(math.atanh(x)) - math.log(1.0 - x * x) for n in normals]
-    laws = [
+    distributions = [
         (1.000001 + softplus(df), MEAN_LIMIT * math.tanh(m), math.exp(min(max(s, -14.0), 0.0)))
         for df, m, s in zip(nets.head(params, "proposal.df", features), raw, log_std, strict=True)
     ]
-    return [lambda x, law=law: log_student(x, *law) for law in laws]
+    return [
+        lambda x, distribution=distribution: log_student(x, *distribution) for distribution in distributions
+    ]
 
 
 def log_student(x: float, df: float, loc: float, scale: float) -> float:
@@ -142,8 +144,8 @@ def log_student(x: float, df: float, loc: float, scale: float) -> float:
 
 def log_proposal(params: nets.Arrays, obs: np.ndarray, act: list[float], config: dict[str, Any]) -> float:
     """``ln pi_phi(a|s)``, summed over dimensions."""
-    laws = proposal_laws(params, obs, config)
-    return sum(law(a) for law, a in zip(laws, act, strict=True))
+    distributions = proposal_distributions(params, obs, config)
+    return sum(distribution(a) for distribution, a in zip(distributions, act, strict=True))
 
 
 def recorded(act: list[float], config: dict[str, Any]) -> list[float]:
@@ -176,7 +178,7 @@ def proposal_draw(
 
 
 def index_of_actor(config: dict[str, Any]) -> float:
-    """The actor's index; the Gaussian twin is the q-Gaussian with q = 1."""
+    """The actor's index; the Gaussian counterpart is the q-Gaussian with q = 1."""
     return 1.0 if config.get("actor") == "gaussian" else float(config["q_actor"])
 
 
@@ -235,12 +237,12 @@ def sample(means: list[float], scales: list[float], z: np.ndarray) -> list[float
     return [means[i] + scales[i] * float(z[i]) for i in range(len(means))]
 
 
-def divergence(means: list[float], scales: list[float], q: float, laws: list[LogDensity]) -> float:
+def divergence(means: list[float], scales: list[float], q: float, distributions: list[LogDensity]) -> float:
     """KL(pi_theta || pi_phi), by Gauss-Legendre sums: over w = sin(t), |w| < 1, or over |z| < 12 if q = 1."""
     nodes, weights = np.polynomial.legendre.leggauss(120)
     reach = 12.0 if q == 1.0 else 0.5 * math.pi
     total = -entropy(scales, q)
-    for mean, scale, log_other in zip(means, scales, laws, strict=True):
+    for mean, scale, log_other in zip(means, scales, distributions, strict=True):
         for t, weight in zip(reach * nodes, reach * weights, strict=True):
             z, stretch = (t, 1.0) if q == 1.0 else (radius(q) * math.sin(t), radius(q) * math.cos(t))
             x = mean + scale * z
@@ -266,7 +268,7 @@ def actor_loss(
     if kind == "reverse_kl":
         return -entropy(scales, q) - log_proposal(frozen, obs, drawn, config)
     if kind == "quadrature_kl":
-        return divergence(means, scales, q, proposal_laws(frozen, obs, config))
+        return divergence(means, scales, q, proposal_distributions(frozen, obs, config))
     if kind == "detached_k3":
         # A constant to the gradient: the action in it is the frozen actor's.
         constant = sample(fixed_means, fixed_scales, batch["z_act"][b])

@@ -45,7 +45,7 @@ def average(params: nets.Arrays, name: str, obs: np.ndarray, act: list[float], t
 
 
 def rho(params: nets.Arrays, obs: np.ndarray, act: list[float], config: dict[str, Any]) -> float:
-    """Mean over the midpoints of the worst share of the return's law."""
+    """Mean over the midpoints of the worst share of the return's distribution."""
     count, level = config["choice_quantiles"], config["risk_level"]
     levels = [level * (k + 0.5) / count for k in range(count)]
     return sum(average(params, "critic", obs, act, tau) for tau in levels) / count

@@ -1,6 +1,6 @@
 """Losses of Onestep RL (Brandfonbrener, Whitney, Ranganath, Bruna 2021, arXiv 2106.08909), row by row.
 
-With beta and pi normal laws truncated to [-1, 1] and Q the smaller of the online critics:
+With beta and pi normal distributions truncated to [-1, 1] and Q the smaller of the online critics:
 
     L_beta     = - mean ln beta(a|s)
     L_Q        = sum_i mean (r + gamma (1 - d) min_j Qbar_j(s', a') - Q_i(s, a))^2
@@ -21,8 +21,8 @@ from tests.oracles import mlp as nets
 from tests.oracles import policies
 
 
-def law(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the law of both policies."""
+def distribution(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the distribution of both policies."""
     return config | {"policy_family": "truncated_normal"}
 
 
@@ -36,7 +36,7 @@ def next_act(params: nets.Arrays, batch: nets.Arrays, row: int, config: dict[str
     if batch["has_next"][row, 0] > 0.5:
         return [float(x) for x in batch["next_act"][row]]
     noise = batch["u_next_act"][row]
-    return policies.sample(params, "behaviour", batch["next_obs"][row], noise, law(config))
+    return policies.sample(params, "behaviour", batch["next_obs"][row], noise, distribution(config))
 
 
 def critic(params: nets.Arrays, frozen: nets.Arrays, batch: nets.Arrays, config: dict[str, Any]) -> float:
@@ -60,7 +60,7 @@ def improvement(
 ) -> float:
     """exp_weight or reverse_kl."""
     n = len(batch["reward"])
-    own = law(config)
+    own = distribution(config)
     total = 0.0
     for b in range(n):
         obs, act, draws = batch["obs"][b], [float(x) for x in batch["act"][b]], batch["u_draws"][b]
@@ -110,7 +110,7 @@ def loss(
     if name == "actor":
         return {name: improvement(params, frozen, batch, config)}
     densities = [
-        policies.log_policy(params, "behaviour", obs, list(act), law(config))
+        policies.log_policy(params, "behaviour", obs, list(act), distribution(config))
         for obs, act in zip(batch["obs"], batch["act"], strict=True)
     ]
     return {name: -sum(densities) / len(densities)}

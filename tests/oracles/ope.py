@@ -21,9 +21,9 @@ def features(z: np.ndarray, a: np.ndarray, kind: str) -> np.ndarray:
     return np.array(out)
 
 
-def expected_features(z: np.ndarray, law: list[tuple[float, np.ndarray]], kind: str) -> np.ndarray:
-    """Expected features under a law given as (probability, dose) pairs."""
-    return sum(p * features(z, a, kind) for p, a in law)
+def expected_features(z: np.ndarray, distribution: list[tuple[float, np.ndarray]], kind: str) -> np.ndarray:
+    """Expected features under a distribution given as (probability, dose) pairs."""
+    return sum(p * features(z, a, kind) for p, a in distribution)
 
 
 def fqe(
@@ -41,7 +41,7 @@ def fqe(
     Args:
         rows: visits with ``z, act, reward, next_z, terminated`` and ``obs``, ``next_obs`` for the policy; a
             patient who counts twice is there twice.
-        policy: law of the dose at an observation.
+        policy: distribution of the dose at an observation.
         kind: features.
         ridge: strength per row.
         discount: gamma.
@@ -50,7 +50,7 @@ def fqe(
     """
     x = np.array([features(row["z"], row["act"], kind) for row in rows])
     extra = np.sqrt(ridge * len(rows)) * np.delete(np.eye(x.shape[1]), free, axis=0)
-    found, theta = [], np.zeros(x.shape[1])
+    result, theta = [], np.zeros(x.shape[1])
     for _ in range(horizon):
         y = []
         for row in rows:
@@ -58,8 +58,8 @@ def fqe(
             y.append(row["reward"] + (0.0 if row["terminated"] else discount * after))
         design, target = np.concatenate([x, extra]), np.concatenate([y, np.zeros(len(extra))])
         theta = np.linalg.lstsq(design, target, rcond=None)[0]
-        found.append(theta)
-    return found
+        result.append(theta)
+    return result
 
 
 def weighted_importance(patients: list[list[tuple[float, float]]], discount: float) -> float:

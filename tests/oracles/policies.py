@@ -1,4 +1,5 @@
-"""Laws of a policy network at one state, one dose dimension at a time, from the parameters of one seed.
+"""Distributions of a policy network at one state, one dose dimension at a time, from the parameters of one
+seed.
 
 A network ``name`` has a trunk ``name.trunk`` and linear heads ``name.loc``, ``name.scale`` (or one free
 number per dimension) and ``name.df``. With sigma = exp(clip(scale)):
@@ -28,7 +29,7 @@ EDGE = 1e-6
 
 @dataclass(frozen=True)
 class Normal:
-    """The normal law, fifty times faster than scipy's."""
+    """The normal distribution, fifty times faster than scipy's."""
 
     mean: float
     sigma: float
@@ -44,7 +45,7 @@ class Normal:
 
 
 class TruncatedNormal(Normal):
-    """The normal law restricted to [-1, 1]."""
+    """The normal distribution restricted to [-1, 1]."""
 
     def below(self, x: float) -> float:
         """Normal mass below x."""
@@ -77,8 +78,8 @@ def heads(params: nets.Arrays, name: str, obs: np.ndarray) -> list[dict[str, flo
     return [{key: values[i] for key, values in raw.items()} for i in range(len(raw["loc"]))]
 
 
-def law_of(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
-    """The law on its own axis: before tanh for the squashed Gaussian, on [0, 1] for Beta."""
+def distribution_of(family: str, raw: dict[str, float], config: dict[str, Any]) -> Any:
+    """The distribution on its own axis: before tanh for the squashed Gaussian, on [0, 1] for Beta."""
     if family == "beta":
         return stats.beta(1.0 + softplus(raw["loc"]), 1.0 + softplus(raw["scale"]))
     sigma = math.exp(min(max(raw["scale"], config["log_std_min"]), config["log_std_max"]))
@@ -105,15 +106,15 @@ def log_policy(
     family = config.get("policy_family", "clipped_gaussian")
     total = 0.0
     for raw, a in zip(heads(params, name, obs), act, strict=True):
-        law = law_of(family, raw, config)
+        distribution = distribution_of(family, raw, config)
         if family in ("squashed_gaussian", "beta"):
             a = min(max(float(a), -1.0 + EDGE), 1.0 - EDGE)
         if family == "squashed_gaussian":
-            total += float(law.logpdf(math.atanh(a))) - math.log(1.0 - a * a)
+            total += float(distribution.logpdf(math.atanh(a))) - math.log(1.0 - a * a)
         elif family == "beta":
-            total += float(law.logpdf(0.5 * (a + 1.0))) - math.log(2.0)
+            total += float(distribution.logpdf(0.5 * (a + 1.0))) - math.log(2.0)
         else:
-            total += float(law.logpdf(float(a)))
+            total += float(distribution.logpdf(float(a)))
     return total
 
 
@@ -129,13 +130,13 @@ def sample(
     assert uniform.shape[1] == (2 if family == "student_t" else 1)
     drawn = []
     for raw, u in zip(heads(params, name, obs), uniform, strict=True):
-        law = law_of(family, raw, config)
+        distribution = distribution_of(family, raw, config)
         if family == "student_t":
-            df, mean, sigma = law.args
+            df, mean, sigma = distribution.args
             t = math.sqrt(df * (float(u[0]) ** (-2.0 / df) - 1.0)) * math.cos(2.0 * math.pi * float(u[1]))
             drawn.append(mean + sigma * t)
             continue
-        value = float(law.ppf(float(u[0])))
+        value = float(distribution.ppf(float(u[0])))
         drawn.append({"squashed_gaussian": math.tanh(value), "beta": 2.0 * value - 1.0}.get(family, value))
     return drawn
 

@@ -122,8 +122,8 @@ def losses(
             penalty += distance(frozen, obs, proposed, draws, config) / n
         elif config["density"] == "importance":
             constant = -0.5 * len(act) * math.log(2.0 * math.pi * config["vae_beta"] / 4.0)
-            found = log_density(frozen, obs, proposed, draws, config) - constant
-            penalty -= config["vae_beta"] / (2.0 * len(act)) * found / n
+            result = log_density(frozen, obs, proposed, draws, config) - constant
+            penalty -= config["vae_beta"] / (2.0 * len(act)) * result / n
         else:
             raise ValueError(config["density"])
     return {

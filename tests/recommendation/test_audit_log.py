@@ -63,18 +63,18 @@ def read(log: AuditLog) -> list[bytes]:
 
 def test_lines_are_numbered_and_chained(tmp_path: Path) -> None:
     log = filled(tmp_path, 3)
-    found = log.verify()
-    assert (found.broken, found.head, len(found.records)) == (None, True, 3)
+    result = log.verify()
+    assert (result.broken, result.head, len(result.records)) == (None, True, 3)
     previous = NONE
-    for number, (line, record) in enumerate(zip(read(log), found.records, strict=True), 1):
+    for number, (line, record) in enumerate(zip(read(log), result.records, strict=True), 1):
         fields = json.loads(line)
         assert list(fields) == ["number", "time", "kind", "content", "previous", "hash"]
         assert (fields["number"], fields["previous"]) == (number, previous) == (record.number, previous)
         assert fields["content"] == record.content == {"agent": f"agent {number - 1}", "weights": "w" * 64}
         previous = record.line_hash
-    assert found.last_hash == previous
+    assert result.last_hash == previous
     assert log.head.read_text().split() == ["3".zfill(20), previous]
-    assert log.sentence(found) == f"{log.path} is whole: 3 records, last hash {previous}"
+    assert log.sentence(result) == f"{log.path} is whole: 3 records, last hash {previous}"
 
 
 def test_a_record_is_on_the_disk_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +137,9 @@ def test_the_first_broken_line_is_named(
     log = filled(tmp_path)
     log.path.write_bytes(b"".join(damage(read(log))))
     before = log.path.read_bytes()
-    found = log.verify()
-    assert (found.broken, len(found.records)) == (line, line - 1)
-    assert told in found.problem
+    result = log.verify()
+    assert (result.broken, len(result.records)) == (line, line - 1)
+    assert told in result.problem
     assert main(["audit", "verify", str(log.path)]) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -226,8 +226,8 @@ def test_a_crash_between_line_and_head_is_no_damage(tmp_path: Path) -> None:
     log.append("run loaded", {"agent": "fourth"})
     assert len(log.verify().records) == 4
     log.head.write_text(behind)  # two behind: no crash does that
-    found = log.verify()
-    assert (found.broken, "appended by another hand" in found.problem) == (3, True)
+    result = log.verify()
+    assert (result.broken, "appended by another hand" in result.problem) == (3, True)
     with pytest.raises(UserError, match="broken at line 3: its head names another line 2"):
         log.append("run loaded", {})
 
@@ -235,9 +235,9 @@ def test_a_crash_between_line_and_head_is_no_damage(tmp_path: Path) -> None:
 def test_a_log_without_its_head_is_read_with_a_warning_and_not_continued(tmp_path: Path) -> None:
     log = filled(tmp_path, 3)
     log.head.unlink()
-    found = log.verify()
-    assert (found.broken, found.head) == (None, False)
-    assert "its head is missing" in log.sentence(found)
+    result = log.verify()
+    assert (result.broken, result.head) == (None, False)
+    assert "its head is missing" in log.sentence(result)
     with pytest.raises(UserError, match="move both files aside"):
         log.append("run loaded", {})
     log.head.write_text("three")
@@ -315,10 +315,10 @@ def test_processes_and_threads_write_one_chain(tmp_path: Path) -> None:
         worker.join()
     assert checked > 0
     assert [process.exitcode for process in processes] == [0, 0]
-    found = AuditLog(path).verify()
-    assert (found.broken, len(found.records)) == (None, 100)
+    result = AuditLog(path).verify()
+    assert (result.broken, len(result.records)) == (None, 100)
     for name in ("p0", "p1", "t0", "t1"):
-        own = [record.content["weights"] for record in found.records if record.content["agent"] == name]
+        own = [record.content["weights"] for record in result.records if record.content["agent"] == name]
         assert own == [str(number) for number in range(25)]
 
 
@@ -423,12 +423,12 @@ def test_only_a_recommendation_can_be_decided_on(tmp_path: Path) -> None:
 
 
 def test_states_are_kept_as_numbers_or_as_hash() -> None:
-    found = recommendation(current=[3.0], step=None, distance=1.0, spread=[0.1], nearest=["much"])
-    kind, content = shown(found)
+    result = recommendation(current=[3.0], step=None, distance=1.0, spread=[0.1], nearest=["much"])
+    kind, content = shown(result)
     assert kind == "recommendation"
     assert (content["state"], content["current"]) == ([1.0, 2.0], [3.0])
     assert "nearest" not in content
-    kind, content = shown(found | {"status": "refused"}, "hash")
+    kind, content = shown(result | {"status": "refused"}, "hash")
     assert kind == "refusal"
     assert not {"state", "current", "step"} & content.keys()
     assert content["state_hash"] == state_hash([1.0, 2.0, 3.0])
@@ -516,9 +516,9 @@ def test_alerts_and_overrides_are_counted(tmp_path: Path) -> None:
         log.append("batch", {"statuses": rows})
     for number, action, dose in ((1, "accept", None), (2, "modify", [1.0]), (4, "reject", None)):
         record_override(log, number, action, dose, "x")
-    found = count(log.verify().records)
-    assert found.shown == {"ok": 2, "deferred": 1, "limited": 1, "refused": 1}
-    assert found.tabled == {"ok": 4, "refused": 1, "deferred": 2}
-    assert found.decided == {"accept": 1, "modify": 1, "reject": 1}
-    assert (found.alerts, found.overrides) == (3, 2)
+    result = count(log.verify().records)
+    assert result.shown == {"ok": 2, "deferred": 1, "limited": 1, "refused": 1}
+    assert result.tabled == {"ok": 4, "refused": 1, "deferred": 2}
+    assert result.decided == {"accept": 1, "modify": 1, "reject": 1}
+    assert (result.alerts, result.overrides) == (3, 2)
     assert count(()).alerts == count(()).overrides == 0

@@ -25,7 +25,7 @@ from dosing.recommendation.novelty import (
     wilson,
 )
 from dosing.runs.files import sha256
-from dosing.runs.folder import FAMILIARITY, FAMILIARITY_VISITS
+from dosing.runs.folder import NOVELTY, NOVELTY_VISITS
 from tests.support.samples import cohort
 
 
@@ -62,28 +62,28 @@ def monitor() -> Monitor:
     return Monitor.fit(recorded(40))
 
 
-def slow_distance(state: Any, visits: Any, found: Monitor) -> float:
+def slow_distance(state: Any, visits: Any, result: Monitor) -> float:
     """Distance to the K-th nearest of some visits, one at a time."""
     each = []
     for visit in visits:
         total = 0.0
         for entry in range(len(state)):
-            total += ((float(state[entry]) - float(visit[entry])) / found.scale[entry]) ** 2
+            total += ((float(state[entry]) - float(visit[entry])) / result.scale[entry]) ** 2
         each.append(total**0.5)
-    return sorted(each)[found.neighbours - 1]
+    return sorted(each)[result.neighbours - 1]
 
 
 def test_distances_and_visits_are_those_of_a_slow_search() -> None:
-    data, found = recorded(40), monitor()
+    data, result = recorded(40), monitor()
     states = np.random.default_rng(1).normal(0, 2, (20, 3))
-    distance, row = found.nearest(states)
+    distance, row = result.nearest(states)
     for k, state in enumerate(states):
-        assert distance[k, -1] == pytest.approx(slow_distance(state, data.obs, found), rel=1e-12)
+        assert distance[k, -1] == pytest.approx(slow_distance(state, data.obs, result), rel=1e-12)
         assert (np.diff(distance[k]) >= 0).all()
-        each = np.sqrt((((state - data.obs[row[k]].astype(float)) / found.scale) ** 2).sum(1))
+        each = np.sqrt((((state - data.obs[row[k]].astype(float)) / result.scale) ** 2).sum(1))
         np.testing.assert_allclose(distance[k], each, rtol=1e-12)
-    np.testing.assert_array_equal(found.nearest(states, workers=2)[0], distance)
-    np.testing.assert_array_equal(found.nearest(states[3:4])[0], distance[3:4])
+    np.testing.assert_array_equal(result.nearest(states, workers=2)[0], distance)
+    np.testing.assert_array_equal(result.nearest(states[3:4])[0], distance[3:4])
 
 
 def test_entries_are_scaled_by_their_interquartile_range() -> None:
@@ -104,13 +104,13 @@ def test_a_rare_and_a_constant_entry_have_a_scale_too() -> None:
     obs = data.obs.copy()
     obs[:, 0] = np.arange(len(obs)) % 10 == 0
     obs[:, 1] = 7.0
-    found = Monitor.fit(replace(data, obs=obs))
-    assert found.scale[0] == pytest.approx(obs[:, 0].std())
-    assert found.scale[1] == pytest.approx(7e-3)
+    result = Monitor.fit(replace(data, obs=obs))
+    assert result.scale[0] == pytest.approx(obs[:, 0].std())
+    assert result.scale[1] == pytest.approx(7e-3)
     usual = obs[3:4].astype(float)
-    assert found.nearest(usual)[0][0, -1] <= found.threshold
+    assert result.nearest(usual)[0][0, -1] <= result.threshold
     changed = usual + np.array([0.0, 0.5, 0.0])
-    assert found.nearest(changed)[0][0, -1] > found.threshold
+    assert result.nearest(changed)[0][0, -1] > result.threshold
 
 
 # The threshold
@@ -148,14 +148,14 @@ def test_few_patients_are_promised_what_few_patients_can() -> None:
 def test_calibration_never_looks_at_a_patients_own_visits() -> None:
     """Patients far from each other: a split by visit would find a patient's other visits near."""
     alone = recorded(2 * PARTS, spread=5.0)
-    found = Monitor.fit(alone)
+    result = Monitor.fit(alone)
     distance = [
-        slow_distance(state, alone.obs[alone.episode != number], found)
+        slow_distance(state, alone.obs[alone.episode != number], result)
         for state, number in zip(alone.obs, alone.episode, strict=True)
     ]
-    own = found.nearest(alone.obs)[0][:, -1]
+    own = result.nearest(alone.obs)[0][:, -1]
     assert np.median(own) < 0.3 * np.median(distance)  # own visits are near, other patients are not
-    assert found.threshold >= max(distance) * (
+    assert result.threshold >= max(distance) * (
         1 - 1e-9
     )  # parts of two patients: as far as others, or further
 
@@ -164,12 +164,12 @@ def test_new_usual_patients_are_seldom_called_unfamiliar() -> None:
     """The promise: over many cohorts, at most ``level`` of new patients' visits; and not by calling none."""
     rates, levels = [], []
     for seed in range(60):
-        found = Monitor.fit(recorded(30, seed))
+        result = Monitor.fit(recorded(30, seed))
         new = recorded(60, 1000 + seed)
-        beyond = found.nearest(new.obs.astype(float))[0][:, -1] > found.threshold
+        beyond = result.nearest(new.obs.astype(float))[0][:, -1] > result.threshold
         per_patient = np.bincount(new.episode, beyond) / np.bincount(new.episode)
         rates.append(per_patient.mean())
-        levels.append(found.level)
+        levels.append(result.level)
     error = np.std(rates, ddof=1) / np.sqrt(len(rates))
     assert np.mean(rates) <= np.mean(levels) + 3 * error
     assert np.mean(rates) > 0.2 * np.mean(levels)
@@ -177,20 +177,20 @@ def test_new_usual_patients_are_seldom_called_unfamiliar() -> None:
 
 def test_the_measured_false_alarms_agree_with_new_patients() -> None:
     data = recorded(300)
-    found = Monitor.fit(data, level=0.1)
+    result = Monitor.fit(data, level=0.1)
     new = recorded(2000, 7)
-    beyond = found.nearest(new.obs.astype(float))[0][:, -1] > found.threshold
+    beyond = result.nearest(new.obs.astype(float))[0][:, -1] > result.threshold
     rate = float((np.bincount(new.episode, beyond) / np.bincount(new.episode)).mean())
-    assert found.false_alarms.low < rate < found.false_alarms.high
-    assert found.false_alarms.value == pytest.approx(0.1, abs=0.03)
-    assert "10.0% of usual visits by calibration on 300 patients" in str(found)
+    assert result.false_alarms.low < rate < result.false_alarms.high
+    assert result.false_alarms.value == pytest.approx(0.1, abs=0.03)
+    assert "10.0% of usual visits by calibration on 300 patients" in str(result)
 
 
 def test_what_is_unlike_the_training_visits_is_found() -> None:
-    found, rng = monitor(), np.random.default_rng(0)
+    result, rng = monitor(), np.random.default_rng(0)
     far = rng.standard_normal((500, 3))
     far *= 8.0 / np.linalg.norm(far, axis=1, keepdims=True)
-    assert (found.nearest(far)[0][:, -1] > found.threshold).mean() > 0.99
+    assert (result.nearest(far)[0][:, -1] > result.threshold).mean() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_what_is_unlike_the_training_visits_is_found() -> None:
 )
 def test_wilsons_interval(share: float, n: int, low: float, high: float) -> None:
     """Ends of the interval of 0, 10 and 20 successes: roots of the score equation."""
-    found = wilson(share, n)
-    for end in (found.low, found.high):
+    result = wilson(share, n)
+    for end in (result.low, result.high):
         if 0.0 < end < 1.0:
             assert abs(share - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / n), rel=1e-6)
     assert wilson(share, n) == pytest.approx((share, low, high), abs=1e-4)
@@ -212,26 +212,26 @@ def test_wilsons_interval(share: float, n: int, low: float, high: float) -> None
 def test_the_same_visits_give_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Monitor.fit(cohort()).write(tmp_path / name)
-    for file in (FAMILIARITY, FAMILIARITY_VISITS):
+    for file in (NOVELTY, NOVELTY_VISITS):
         assert sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file)
 
 
 def test_a_kept_monitor_is_the_same_monitor(tmp_path: Path) -> None:
     keep_monitor(tmp_path, cohort())
-    found, missing = monitor_of(tmp_path)
+    result, missing = monitor_of(tmp_path)
     fitted = Monitor.fit(cohort())
     assert missing == ""
-    assert found is not None
+    assert result is not None
     for name, value in vars(fitted).items():
         if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(getattr(found, name), value)
-            assert getattr(found, name).dtype == value.dtype
+            np.testing.assert_array_equal(getattr(result, name), value)
+            assert getattr(result, name).dtype == value.dtype
         else:
-            assert getattr(found, name) == value
-    assert found.data == cohort().metadata["content_hash"]
-    assert found.dose_spread == pytest.approx(cohort().act.std(0))
+            assert getattr(result, name) == value
+    assert result.data == cohort().metadata["content_hash"]
+    assert result.dose_spread == pytest.approx(cohort().act.std(0))
     states = cohort().obs[:5].astype(float) + 0.1
-    np.testing.assert_array_equal(found.nearest(states)[0], fitted.nearest(states)[0])
+    np.testing.assert_array_equal(result.nearest(states)[0], fitted.nearest(states)[0])
 
 
 def test_one_patient_has_no_monitor_and_the_run_says_why(tmp_path: Path) -> None:
@@ -265,19 +265,19 @@ def test_states_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_a_damaged_monitor_is_told(tmp_path: Path) -> None:
     keep_monitor(tmp_path, cohort())
-    fields = json.loads((tmp_path / FAMILIARITY).read_text())
+    fields = json.loads((tmp_path / NOVELTY).read_text())
     for change, told in (
         ({"schema": 99}, "another schema"),
         ({"data": "other"}, "is not of the data"),
         ({"false_alarms": 3}, "damaged"),
         ({"surprise": 1}, "damaged"),
     ):
-        (tmp_path / FAMILIARITY).write_text(json.dumps(fields | change))
+        (tmp_path / NOVELTY).write_text(json.dumps(fields | change))
         with pytest.raises(UserError, match=told):
             monitor_of(tmp_path)
-    (tmp_path / FAMILIARITY).write_text(json.dumps(fields))
-    whole = (tmp_path / FAMILIARITY_VISITS).read_bytes()
-    (tmp_path / FAMILIARITY_VISITS).write_bytes(whole[:-10])
+    (tmp_path / NOVELTY).write_text(json.dumps(fields))
+    whole = (tmp_path / NOVELTY_VISITS).read_bytes()
+    (tmp_path / NOVELTY_VISITS).write_bytes(whole[:-10])
     with pytest.raises(UserError, match="truncated"):
         monitor_of(tmp_path)
 
@@ -285,8 +285,8 @@ def test_a_damaged_monitor_is_told(tmp_path: Path) -> None:
 def test_many_visits_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dosing.recommendation.novelty.VISITS", 60)
     data = concatenate([cohort(8)], dict(cohort(8).metadata))
-    found = Monitor.fit(data)
-    assert len(found.obs) == 60
-    assert len(np.unique(found.episode)) == 8
-    assert (found.obs[0] == data.obs[0]).all()
-    assert (found.obs[-1] == data.obs[-1]).all()
+    result = Monitor.fit(data)
+    assert len(result.obs) == 60
+    assert len(np.unique(result.episode)) == 8
+    assert (result.obs[0] == data.obs[0]).all()
+    assert (result.obs[-1] == data.obs[-1]).all()

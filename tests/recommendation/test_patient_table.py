@@ -38,20 +38,20 @@ def problems(content: bytes, suffix: str = ".csv", columns: dict[str, str] = SAM
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_right_csv_file_is_read_as_it_stands(mark: bytes, end: bytes) -> None:
-    found = numbers(read(mark + GOOD.replace(b"\n", end) + end, ".csv"), SAME, ENTRIES)
-    np.testing.assert_array_equal(found, [[100, 70.5, -1e-3], [250, 80, 0.5]])
+    result = numbers(read(mark + GOOD.replace(b"\n", end) + end, ".csv"), SAME, ENTRIES)
+    np.testing.assert_array_equal(result, [[100, 70.5, -1e-3], [250, 80, 0.5]])
 
 
 def test_a_right_parquet_file_is_read_as_it_stands() -> None:
     frame = pd.DataFrame({"rate": [0.5, np.nan], "g": [100, 39], "weight": [70, 80.5], "unused": ["x", "y"]})
     sheet = read(parquet(frame), ".parquet")
-    found = numbers(sheet, SAME | {"glucose": "g"}, ENTRIES)
-    np.testing.assert_array_equal(found, [[100, 70, 0.5], [39, 80.5, np.nan]])
+    result = numbers(sheet, SAME | {"glucose": "g"}, ENTRIES)
+    np.testing.assert_array_equal(result, [[100, 70, 0.5], [39, 80.5, np.nan]])
 
 
 def test_an_empty_cell_is_a_missing_number_and_nothing_is_put_in() -> None:
-    found = numbers(read(b"glucose,weight,rate\n100,,1\n , nan,inf\n", ".csv"), SAME, ENTRIES)
-    np.testing.assert_array_equal(found, [[100, np.nan, 1], [np.nan, np.nan, np.inf]])
+    result = numbers(read(b"glucose,weight,rate\n100,,1\n , nan,inf\n", ".csv"), SAME, ENTRIES)
+    np.testing.assert_array_equal(result, [[100, np.nan, 1], [np.nan, np.nan, np.inf]])
 
 
 @pytest.mark.parametrize(
@@ -101,21 +101,21 @@ def test_a_wrong_csv_file_is_refused_with_all_that_is_wrong(content: bytes, says
 
 
 def test_a_column_cannot_be_two_entries() -> None:
-    found = problems(GOOD, columns={"glucose": "rate", "weight": "weight", "rate": "rate"})
-    assert found == ("Column 'rate' was chosen for several entries.",)
+    result = problems(GOOD, columns={"glucose": "rate", "weight": "weight", "rate": "rate"})
+    assert result == ("Column 'rate' was chosen for several entries.",)
 
 
 def test_a_wrong_parquet_file_is_refused_with_all_that_is_wrong() -> None:
-    (found,) = problems(GOOD, ".parquet")
-    assert "truncated or not a parquet file" in found
+    (result,) = problems(GOOD, ".parquet")
+    assert "truncated or not a parquet file" in result
     whole = parquet(pd.DataFrame({"glucose": [1.0], "weight": [True], "rate": [pd.Timestamp(0)]}))
     assert "truncated or not a parquet file" in problems(whole[:-30], ".parquet")[0]
     logical, times = problems(whole, ".parquet")
     assert logical == "Column 'weight' holds bool, not numbers."
     assert times.startswith("Column 'rate' holds timestamp[")
     nested = parquet(pd.DataFrame({"glucose": [[1.0]], "weight": [1.0], "rate": [1.0]}))
-    (found,) = problems(nested, ".parquet")
-    assert found.startswith("Column 'glucose' holds list<")
+    (result,) = problems(nested, ".parquet")
+    assert result.startswith("Column 'glucose' holds list<")
     twice = io.BytesIO()
     pq.write_table(pa.table([pa.array([1.0])] * 2, names=["rate", "rate"]), twice)
     assert problems(twice.getvalue(), ".parquet") == ("These columns are there twice: 'rate'.",)
@@ -143,8 +143,8 @@ def test_texts_of_a_parquet_file_are_not_unpacked() -> None:
     content = parquet(pd.DataFrame({"glucose": ["x" * 10_000] * 40_000, "weight": 1.0, "rate": 1}))
     assert len(content) < 200_000
     assert isinstance(read(content, ".parquet").columns["glucose"], pa.DataType)
-    (found,) = problems(content, ".parquet")
-    assert found.startswith("Column 'glucose' holds ")
+    (result,) = problems(content, ".parquet")
+    assert result.startswith("Column 'glucose' holds ")
 
 
 def test_of_very_many_problems_the_first_make_the_sentence() -> None:
@@ -175,7 +175,7 @@ def test_columns_of_numbers_are_not_taken_for_people(name: str) -> None:
     assert not identifying(name)
 
 
-def test_rows_that_the_door_will_refuse_are_told_beforehand() -> None:
+def test_rows_that_the_recommender_will_refuse_are_told_beforehand() -> None:
     values = np.array([[5.5, 70, 1], [100, math.nan, math.inf], [100, 70, -1e30]])
     assert list(row_problems(values, ENTRIES)) == [
         (1, "Row 1: glucose must be 39 to 600 mg/dL, got 5.5."),
@@ -184,7 +184,7 @@ def test_rows_that_the_door_will_refuse_are_told_beforehand() -> None:
     ]
 
 
-def test_what_is_told_beforehand_is_what_the_door_refuses() -> None:
+def test_what_is_told_beforehand_is_what_the_recommender_refuses() -> None:
     values = np.random.default_rng(0).choice([0.0, 50.0, 700.0, np.nan, np.inf, 1e39, -700.0], (200, 3))
     rules = Rules(DoseLimits((0.0,), (1.0,)), tuple(ENTRIES))
     refused = np.flatnonzero(np.logical_or(*_bad_entries(rules, values)).any(1))

@@ -1,4 +1,5 @@
-"""The guarded door: for all weights and all states, a dose within hard limits or a refusal with a reason."""
+"""The guarded recommender: for all weights and all states, a dose within hard limits or a refusal with a
+reason."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def policy(name: str, transform: Transform = TRANSFORM, seeds: Sequence[int] = (
     return DosePolicy(stack(name, seeds), transform)
 
 
-def door(**fields: Any) -> Recommender:
+def recommender(**fields: Any) -> Recommender:
     return replace(Recommender(policy(FIRST), RULES), **fields)
 
 
@@ -71,42 +72,42 @@ class Told(DosePolicy):
         return self.told[1], self.told[2]
 
 
-def check(found: Recommendation, limits: DoseLimits) -> None:
+def check(result: Recommendation, limits: DoseLimits) -> None:
     """What holds for every answer."""
-    json.dumps(found.to_json(), allow_nan=False)
-    assert len(found.codes) == len(found.reasons)
-    codes = sum(Reason[code.upper()] for code in set(found.codes))
-    assert found.status == STATUSES[int(status_of(np.array([codes]))[0])]
-    assert found.threshold is None or found.threshold > 0.0
-    assert found.notice == NOT_FOR_PATIENTS
-    assert found.limits == (limits.low, limits.high)
-    assert found.unit == limits.unit
-    assert found.time
-    if found.status == "refused":
-        nothing = (found.dose, found.proposed, found.support, found.mass_outside, found.bounded)
+    json.dumps(result.to_json(), allow_nan=False)
+    assert len(result.codes) == len(result.reasons)
+    codes = sum(Reason[code.upper()] for code in set(result.codes))
+    assert result.status == STATUSES[int(status_of(np.array([codes]))[0])]
+    assert result.threshold is None or result.threshold > 0.0
+    assert result.notice == NOT_FOR_PATIENTS
+    assert result.limits == (limits.low, limits.high)
+    assert result.unit == limits.unit
+    assert result.time
+    if result.status == "refused":
+        nothing = (result.dose, result.proposed, result.support, result.mass_outside, result.bounded)
         assert nothing == (None,) * 5
-        assert (found.central, found.spread, found.distance, found.step) == (None,) * 4
-        assert (found.seeds, found.nearest) == ((), ())
-        assert found.reasons
-        assert all(reason and "\n" not in reason for reason in found.reasons)
+        assert (result.central, result.spread, result.distance, result.step) == (None,) * 4
+        assert (result.seeds, result.nearest) == ((), ())
+        assert result.reasons
+        assert all(reason and "\n" not in reason for reason in result.reasons)
         return
-    assert found.dose is not None
-    assert found.proposed is not None
-    assert found.support is not None
-    assert found.mass_outside is not None
-    assert found.central is not None
-    numbers = [*found.dose, *found.proposed, *found.support[0], *found.support[1], found.mass_outside]
-    numbers += [*found.central[0], *found.central[1], *(found.spread or ()), found.distance or 0.0]
+    assert result.dose is not None
+    assert result.proposed is not None
+    assert result.support is not None
+    assert result.mass_outside is not None
+    assert result.central is not None
+    numbers = [*result.dose, *result.proposed, *result.support[0], *result.support[1], result.mass_outside]
+    numbers += [*result.central[0], *result.central[1], *(result.spread or ()), result.distance or 0.0]
     assert all(math.isfinite(x) for x in numbers)
-    for dose, low, high in zip(found.dose, *found.limits, strict=True):
+    for dose, low, high in zip(result.dose, *result.limits, strict=True):
         assert low <= dose <= high
-    assert 0.0 <= found.mass_outside <= 1.0
-    assert (found.dose != found.proposed) == any(Reason[code.upper()] in LIMITS for code in found.codes)
-    assert (found.distance is None) == (found.threshold is None)
-    if found.distance is not None and found.threshold is not None:
-        assert ("unfamiliar" in found.codes) == (found.distance > found.threshold)
-        assert [near.distance for near in found.nearest] == sorted(near.distance for near in found.nearest)
-        assert found.nearest[-1].distance == found.distance
+    assert 0.0 <= result.mass_outside <= 1.0
+    assert (result.dose != result.proposed) == any(Reason[code.upper()] in LIMITS for code in result.codes)
+    assert (result.distance is None) == (result.threshold is None)
+    if result.distance is not None and result.threshold is not None:
+        assert ("unfamiliar" in result.codes) == (result.distance > result.threshold)
+        assert [near.distance for near in result.nearest] == sorted(near.distance for near in result.nearest)
+        assert result.nearest[-1].distance == result.distance
 
 
 # The property
@@ -174,22 +175,22 @@ def test_every_answer_is_within_limits_or_refused(
         (DoseLimits((1.0,), (1.5,), "mg"), monitor()),
     ):
         step = StepLimit((0.1,), 0.2) if watch else None
-        door = Recommender(asked, Rules(limits, ENTRIES, step), watch, provenance={"run": "x"})
-        found = recommend(door, state, [1.2] if step else None)
-        check(found, limits)
-        if spoilt[0] in ("nan", "one nan") and found.status != "refused":
+        recommender = Recommender(asked, Rules(limits, ENTRIES, step), watch, provenance={"run": "x"})
+        result = recommend(recommender, state, [1.2] if step else None)
+        check(result, limits)
+        if spoilt[0] in ("nan", "one nan") and result.status != "refused":
             assert spoilt[0] == "one nan"  # a weight that no dose depends on, such as a critic's
 
 
 @every_agent
 def test_a_sound_policy_answers_a_usual_state(name: str) -> None:
     """The property above is not met by refusing everything."""
-    door = Recommender(policy(name, seeds=(0,)), RULES, monitor())
+    recommender = Recommender(policy(name, seeds=(0,)), RULES, monitor())
     for row in cohort(16).obs[:20]:
-        found = recommend(door, row.tolist())
-        check(found, UNIT)
-        assert found.status == "ok"
-        assert len(found.notes) == door.policy.looks_back
+        result = recommend(recommender, row.tolist())
+        check(result, UNIT)
+        assert result.status == "ok"
+        assert len(result.notes) == recommender.policy.looks_back
 
 
 # What an answer says
@@ -198,33 +199,33 @@ def test_a_sound_policy_answers_a_usual_state(name: str) -> None:
 @every_agent
 def test_an_answer_is_that_of_the_policy(name: str) -> None:
     asked = policy(name)
-    found = recommend(Recommender(asked, RULES, note="none", provenance={"run": "here"}), STATE)
+    result = recommend(Recommender(asked, RULES, note="none", provenance={"run": "here"}), STATE)
     obs = np.broadcast_to(np.asarray(STATE, dtype=np.float32), (3, 1, 8))
     doses, sets = asked.recommended(obs)[:, 0], asked.dose_set(obs)
-    assert found.proposed == tuple(doses.mean(0))
-    assert [s.dose for s in found.seeds] == [tuple(d) for d in doses]
-    assert [s.seed for s in found.seeds] == [0, 1, 2]
-    assert [s.low for s in found.seeds] == [tuple(x) for x in sets.low[:, 0]]
-    assert [s.high for s in found.seeds] == [tuple(x) for x in sets.high[:, 0]]
-    assert found.support == (tuple(sets.low[:, 0].min(0)), tuple(sets.high[:, 0].max(0)))
-    assert found.bounded == sets.bounded
-    assert found.mass_outside == sets.mass_outside.mean()
-    assert found.spread == tuple(doses.std(0, ddof=1))
-    assert found.central is not None
-    base: Any = asked.law(obs)
-    for ends, p in zip(found.central, (0.05, 0.95), strict=True):
+    assert result.proposed == tuple(doses.mean(0))
+    assert [s.dose for s in result.seeds] == [tuple(d) for d in doses]
+    assert [s.seed for s in result.seeds] == [0, 1, 2]
+    assert [s.low for s in result.seeds] == [tuple(x) for x in sets.low[:, 0]]
+    assert [s.high for s in result.seeds] == [tuple(x) for x in sets.high[:, 0]]
+    assert result.support == (tuple(sets.low[:, 0].min(0)), tuple(sets.high[:, 0].max(0)))
+    assert result.bounded == sets.bounded
+    assert result.mass_outside == sets.mass_outside.mean()
+    assert result.spread == tuple(doses.std(0, ddof=1))
+    assert result.central is not None
+    base: Any = asked.distribution(obs)
+    for ends, p in zip(result.central, (0.05, 0.95), strict=True):
         at = torch.full((3, 1, 1), p, dtype=torch.float64)
         quantile = asked.transform.to_dose(in_double(base).icdf(at).numpy())
         assert ends == pytest.approx(quantile[:, 0].min(0) if p < 0.5 else quantile[:, 0].max(0))
-    assert (found.distance, found.threshold, found.nearest) == (None, None, ())
-    assert found.notes[0] == "none"
-    assert found.state == tuple(STATE)
-    assert found.provenance == {"run": "here"}
-    assert ("exact" in found.support_words) == sets.bounded
-    assert ("not a support" in found.support_words) == (not sets.bounded)
+    assert (result.distance, result.threshold, result.nearest) == (None, None, ())
+    assert result.notes[0] == "none"
+    assert result.state == tuple(STATE)
+    assert result.provenance == {"run": "here"}
+    assert ("exact" in result.support_words) == sets.bounded
+    assert ("not a support" in result.support_words) == (not sets.bounded)
     support = agents.AGENTS[name].support
     if support not in ("samples", "point_set"):  # of which any number may lie within
-        assert (found.mass_outside == 0.0) == (support != "infinite_clipped")
+        assert (result.mass_outside == 0.0) == (support != "infinite_clipped")
 
 
 @every_agent
@@ -234,17 +235,17 @@ def test_a_limit_that_binds_is_shown(name: str) -> None:
     free = recommend(Recommender(asked, RULES), STATE)
     assert free.dose is not None
     tight = DoseLimits((free.dose[0] + 0.05,), (free.dose[0] + 0.06,))
-    found = recommend(Recommender(asked, Rules(tight)), STATE)
-    check(found, tight)
-    assert found.status == "limited"
-    assert found.codes == ("hard_limit",)
-    assert found.dose == tight.low
-    assert found.proposed == free.dose
-    assert "held at a hard limit" in found.reasons[0]
+    result = recommend(Recommender(asked, Rules(tight)), STATE)
+    check(result, tight)
+    assert result.status == "limited"
+    assert result.codes == ("hard_limit",)
+    assert result.dose == tight.low
+    assert result.proposed == free.dose
+    assert "held at a hard limit" in result.reasons[0]
     obs = np.asarray(STATE, dtype=np.float32)[None, None]
     mass = asked.mass_outside(obs, np.asarray(tight.low), np.asarray(tight.high))
-    assert found.mass_outside == mass.mean()
-    assert found.mass_outside > 0.5  # most of every law lies outside an interval this narrow
+    assert result.mass_outside == mass.mean()
+    assert result.mass_outside > 0.5  # most of every distribution lies outside an interval this narrow
 
 
 @every_agent
@@ -253,11 +254,11 @@ def test_one_seed_of_nan_refuses_by_its_number(name: str) -> None:
     with torch.no_grad():
         for parameter in asked.agent.parameters():
             parameter[1] = math.nan
-    found = recommend(Recommender(asked, RULES), STATE)
-    check(found, UNIT)
-    assert found.status == "refused"
-    assert found.safe_default == "no dose (0)"
-    assert "seed(s) [7]" in found.reasons[0]
+    result = recommend(Recommender(asked, RULES), STATE)
+    check(result, UNIT)
+    assert result.status == "refused"
+    assert result.safe_default == "no dose (0)"
+    assert "seed(s) [7]" in result.reasons[0]
 
 
 # What is refused, and how it is told
@@ -289,10 +290,10 @@ def test_one_seed_of_nan_refuses_by_its_number(name: str) -> None:
     ids=str,
 )
 def test_a_wrong_state_is_told_in_one_sentence(state: Any, told: str) -> None:
-    found = recommend(door(), state)
-    check(found, UNIT)
-    assert found.status == "refused"
-    (reason,) = found.reasons
+    result = recommend(recommender(), state)
+    check(result, UNIT)
+    assert result.status == "refused"
+    (reason,) = result.reasons
     assert told in reason
     assert len(reason) < 200
 
@@ -300,23 +301,23 @@ def test_a_wrong_state_is_told_in_one_sentence(state: Any, told: str) -> None:
 @pytest.mark.parametrize("kind", [float, int, str, Decimal, Fraction, np.float32, np.int64, torch.tensor])
 def test_whatever_reads_as_a_number_is_one(kind: Any) -> None:
     for state in ([kind(3)] * 8, np.full(8, 3), tuple([kind(3)] * 8)):
-        assert read_state(door(), state) == ((3.0,) * 8, [])
+        assert read_state(recommender(), state) == ((3.0,) * 8, [])
 
 
 def test_entries_without_names_are_told_by_number() -> None:
-    found = recommend(Recommender(policy(FIRST), Rules(UNIT)), ["x", *STATE[1:]])
-    assert found.reasons[0].startswith("entry 1 of the state must be a number")
+    result = recommend(Recommender(policy(FIRST), Rules(UNIT)), ["x", *STATE[1:]])
+    assert result.reasons[0].startswith("entry 1 of the state must be a number")
 
 
 def test_the_refused_input_is_echoed() -> None:
     state = ["high", math.nan, 10**5000, 1.5, None, True, "x" * 1000, Odd()]
-    found = recommend(door(), state)
-    assert found.state[:2] == ("high", "nan")
-    assert found.state[3:6] == (1.5, "None", True)
-    assert len(json.dumps(found.to_json(), allow_nan=False)) < 2000
+    result = recommend(recommender(), state)
+    assert result.state[:2] == ("high", "nan")
+    assert result.state[3:6] == (1.5, "None", True)
+    assert len(json.dumps(result.to_json(), allow_nan=False)) < 2000
 
 
-def test_whatever_breaks_behind_the_door_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_breaks_behind_the_recommender_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any error of the policy; a dose set that lies about its shape; a dose that is no number."""
     asked = policy(FIRST)
 
@@ -324,24 +325,24 @@ def test_whatever_breaks_behind_the_door_is_a_refusal(monkeypatch: pytest.Monkey
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(asked, "consult", broken)
-    found = recommend(Recommender(asked, RULES), STATE)
-    check(found, UNIT)
-    assert found.reasons == (
+    result = recommend(Recommender(asked, RULES), STATE)
+    check(result, UNIT)
+    assert result.reasons == (
         "the recommendation failed inside (RuntimeError: out of memory); no dose is shown.",
     )
     for wrong in (np.full((3, 1, 1), math.nan), np.zeros((3, 1, 2)), np.zeros((3, 1, 0)), None, "dose"):
         sets = policy(FIRST).consult(np.zeros((3, 1, 8), np.float32), *np.array([[-1.0], [1.0]]))[1]
         monkeypatch.setattr(asked, "consult", lambda *_, wrong=wrong, sets=sets: (wrong, sets))
-        found = recommend(Recommender(asked, RULES), STATE)
-        check(found, UNIT)
-        assert found.status == "refused"
+        result = recommend(Recommender(asked, RULES), STATE)
+        check(result, UNIT)
+        assert result.status == "refused"
 
 
 def test_limits_of_another_dose_are_refused() -> None:
     two = DoseLimits((0.0, 0.0), (1.0, 1.0))
-    found = recommend(Recommender(policy(FIRST), Rules(two)), STATE)
-    check(found, two)
-    assert found.status == "refused"
+    result = recommend(Recommender(policy(FIRST), Rules(two)), STATE)
+    check(result, two)
+    assert result.status == "refused"
 
 
 # What the scenario card says
@@ -349,20 +350,22 @@ def test_limits_of_another_dose_are_refused() -> None:
 
 def test_every_bad_entry_gets_its_own_sentence_with_range_and_unit() -> None:
     entries = (StateEntry("INR", "1", 0.5, 25.0), StateEntry("age", "year", 18.0, 100.0), *ENTRIES[2:])
-    found = recommend(door(rules=Rules(UNIT, entries)), [0.3, 240, "x", math.nan, *STATE[4:]])
-    check(found, UNIT)
-    assert found.reasons == (
+    result = recommend(recommender(rules=Rules(UNIT, entries)), [0.3, 240, "x", math.nan, *STATE[4:]])
+    check(result, UNIT)
+    assert result.reasons == (
         "INR (entry 1) of the state must be 0.5 to 25, got 0.3.",
         "age (entry 2) of the state must be 18 to 100 year, got 240.",
         "s3 (entry 3) of the state must be a number, got 'x'.",
         "s4 (entry 4) of the state must be a finite number, got nan.",
     )
-    assert found.codes == ("out_of_range", "out_of_range", "not_a_number", "not_finite")
-    found = recommend(door(rules=Rules(UNIT, entries)), [math.nan, "old", *STATE[2:]])
-    assert "got nan; allowed: 0.5 to 25." in found.reasons[0]
-    assert "got 'old'; allowed: 18 to 100 year." in found.reasons[1]
+    assert result.codes == ("out_of_range", "out_of_range", "not_a_number", "not_finite")
+    result = recommend(recommender(rules=Rules(UNIT, entries)), [math.nan, "old", *STATE[2:]])
+    assert "got nan; allowed: 0.5 to 25." in result.reasons[0]
+    assert "got 'old'; allowed: 18 to 100 year." in result.reasons[1]
     for edge in (0.5, 25.0):
-        assert recommend(door(rules=Rules(UNIT, entries)), [edge, 18.0, *STATE[2:]]).status != "refused"
+        assert (
+            recommend(recommender(rules=Rules(UNIT, entries)), [edge, 18.0, *STATE[2:]]).status != "refused"
+        )
 
 
 def test_rules_are_read_from_a_card() -> None:
@@ -386,20 +389,20 @@ def test_rules_are_read_from_a_card() -> None:
     assert Rules.of(limits, ("a",), ("mg",)) == Rules(limits, (StateEntry("a", "mg"),))
     assert Rules.of(limits) == Rules(limits)
     own = cohort().metadata["card"]
-    found = Rules.of(UNIT, card=own)
-    assert [entry.name for entry in found.entries] == [f"s{i + 1}" for i in range(8)]
-    assert (np.abs(cohort().obs) <= found.entries[0].high).all()
-    assert found.safe_default
+    result = Rules.of(UNIT, card=own)
+    assert [entry.name for entry in result.entries] == [f"s{i + 1}" for i in range(8)]
+    assert (np.abs(cohort().obs) <= result.entries[0].high).all()
+    assert result.safe_default
     for broken in ({"observations": [{"unit": "mg"}]}, {"dose": "5 mg"}, {"dose": {"step_limit": {}}}):
         with pytest.raises(UserError, match="card"):
             Rules.of(limits, card=broken)
 
 
 def test_a_card_of_another_width_refuses() -> None:
-    found = recommend(door(rules=Rules(UNIT, ENTRIES[:7])), STATE)
-    assert found.reasons == ("the scenario card names 7 observations, the policy sees 8.",)
+    result = recommend(recommender(rules=Rules(UNIT, ENTRIES[:7])), STATE)
+    assert result.reasons == ("the scenario card names 7 observations, the policy sees 8.",)
     with pytest.raises(UserError, match="names 7 observations"):
-        recommend_all(door(rules=Rules(UNIT, ENTRIES[:7])), np.zeros((2, 8)))
+        recommend_all(recommender(rules=Rules(UNIT, ENTRIES[:7])), np.zeros((2, 8)))
 
 
 # The step limit
@@ -411,9 +414,9 @@ def stepping(dose: float, current: Any, **limit: Any) -> Recommendation:
     """A policy of two seeds that says ``dose``, under a step limit of 20 % and at least 0.5 mg."""
     rules = Rules(MG, ENTRIES, StepLimit((0.5,), **({"relative": 0.2} | limit)))
     asked = Told([[dose]] * 2, [[dose - 0.1]] * 2, [[dose + 0.1]] * 2)
-    found = recommend(Recommender(asked, rules), STATE, current)
-    check(found, MG)
-    return found
+    result = recommend(Recommender(asked, rules), STATE, current)
+    check(result, MG)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -432,16 +435,16 @@ def stepping(dose: float, current: Any, **limit: Any) -> Recommendation:
 def test_a_dose_moves_no_faster_than_allowed(
     dose: float, current: float, given: float, codes: tuple[str, ...]
 ) -> None:
-    found = stepping(dose, [current])
-    assert found.dose == pytest.approx((given,))
-    assert found.proposed == (dose,)
-    assert found.codes == codes
-    assert found.status == ("limited" if codes else "ok")
-    assert found.current == (current,)
+    result = stepping(dose, [current])
+    assert result.dose == pytest.approx((given,))
+    assert result.proposed == (dose,)
+    assert result.codes == codes
+    assert result.status == ("limited" if codes else "ok")
+    assert result.current == (current,)
     change = max(0.5, 0.2 * current)
-    assert found.step == ((current - change,), (current + change,))
+    assert result.step == ((current - change,), (current + change,))
     if "step_limit" in codes:
-        assert f"the proposed dose {dose:.4g} mg was held at {given:.4g} mg" in found.reasons[-1]
+        assert f"the proposed dose {dose:.4g} mg was held at {given:.4g} mg" in result.reasons[-1]
 
 
 def test_a_dose_that_is_always_allowed_may_be_given_at_once() -> None:
@@ -451,11 +454,11 @@ def test_a_dose_that_is_always_allowed_may_be_given_at_once() -> None:
 
 def test_the_current_dose_may_be_observed() -> None:
     rules = Rules(MG, ENTRIES, StepLimit((0.5,), current=("s5",)))  # 1.0 in STATE
-    found = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE)
-    assert (found.dose, found.current) == ((1.5,), (1.0,))
+    result = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE)
+    assert (result.dose, result.current) == ((1.5,), (1.0,))
     assert recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE, [3.0]).dose == (3.5,)
-    found = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), [*STATE[:4], -1.0, *STATE[5:]])
-    assert found.reasons == ("the current dose that the state holds lies outside the hard limits.",)
+    result = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), [*STATE[:4], -1.0, *STATE[5:]])
+    assert result.reasons == ("the current dose that the state holds lies outside the hard limits.",)
     lost = replace(rules, step=StepLimit((0.5,), current=("s9",)))
     assert (
         "does not observe" in recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), lost), STATE).reasons[0]
@@ -474,15 +477,15 @@ def test_the_current_dose_may_be_observed() -> None:
     ],
 )
 def test_a_wrong_current_dose_is_told(current: Any, told: str) -> None:
-    found = stepping(5.0, current)
-    assert (found.status, found.reasons, found.codes) == ("refused", (told,), ("current_dose",))
+    result = stepping(5.0, current)
+    assert (result.status, result.reasons, result.codes) == ("refused", (told,), ("current_dose",))
 
 
 # What is deferred
 
 
 def test_an_unfamiliar_state_is_deferred_with_its_neighbours() -> None:
-    known = door(policy=policy(FIRST, seeds=(0,)), monitor=monitor())
+    known = recommender(policy=policy(FIRST, seeds=(0,)), monitor=monitor())
     near = recommend(known, cohort(16).obs[5].tolist())
     assert near.status == "ok"
     assert near.nearest[0].distance == 0.0
@@ -501,16 +504,16 @@ def test_an_unfamiliar_state_is_deferred_with_its_neighbours() -> None:
 def test_one_odd_training_visit_makes_no_state_familiar() -> None:
     obs = monitor().obs.copy()
     obs[0] = 6.0
-    known = door(policy=policy(FIRST, seeds=(0,)), monitor=replace(monitor(), obs=obs))
-    found = recommend(known, [6.0] * 8)
-    assert found.nearest[0].distance == 0.0
-    assert found.codes == ("unfamiliar",)
+    known = recommender(policy=policy(FIRST, seeds=(0,)), monitor=replace(monitor(), obs=obs))
+    result = recommend(known, [6.0] * 8)
+    assert result.nearest[0].distance == 0.0
+    assert result.codes == ("unfamiliar",)
 
 
 def test_a_mean_that_one_seed_would_give_is_not_between_the_seeds() -> None:
     dose = np.array([[0.0], [0.2]])
-    found = recommend(door(policy=Told(dose, dose - [[0.05], [0.15]], dose + 0.05)), STATE)
-    assert (found.proposed, found.codes) == ((0.1,), ())
+    result = recommend(recommender(policy=Told(dose, dose - [[0.05], [0.15]], dose + 0.05)), STATE)
+    assert (result.proposed, result.codes) == ((0.1,), ())
 
 
 def test_a_dose_that_leaves_the_limits_on_its_way_is_not_shown() -> None:
@@ -518,17 +521,17 @@ def test_a_dose_that_leaves_the_limits_on_its_way_is_not_shown() -> None:
         def deliver(self, requested: Any, current: Any) -> Any:
             return np.asarray(requested) + 100.0, np.ones(len(requested), dtype=bool)
 
-    found = recommend(door(rules=replace(RULES, step=Wrong((0.1,)))), STATE, [0.0])
-    check(found, UNIT)
-    assert (found.status, found.codes) == ("refused", ("left_limits",))
+    result = recommend(recommender(rules=replace(RULES, step=Wrong((0.1,)))), STATE, [0.0])
+    check(result, UNIT)
+    assert (result.status, result.codes) == ("refused", ("left_limits",))
 
 
 def test_a_monitor_of_other_states_refuses() -> None:
     other = replace(
         monitor(), centre=monitor().centre[:7], scale=monitor().scale[:7], obs=monitor().obs[:, :7]
     )
-    found = recommend(door(monitor=other), STATE)
-    assert found.reasons == ("the monitor was fitted to states of 7 entries, got shape (1, 8).",)
+    result = recommend(recommender(monitor=other), STATE)
+    assert result.reasons == ("the monitor was fitted to states of 7 entries, got shape (1, 8).",)
 
 
 @pytest.mark.parametrize(
@@ -547,25 +550,25 @@ def test_seeds_that_disagree_are_deferred(
     apart: float, wide: float, kind: str, codes: tuple[str, ...]
 ) -> None:
     dose = np.array([[-0.5], [0.5]]) * apart
-    found = recommend(
+    result = recommend(
         Recommender(Told(dose, dose - wide, dose + wide, kind), RULES, monitor()), cohort(16).obs[5].tolist()
     )
-    check(found, UNIT)
-    assert found.codes == codes
-    assert found.status == ("deferred" if codes else "ok")
-    assert found.spread == pytest.approx((apart / math.sqrt(2.0),))
+    check(result, UNIT)
+    assert result.codes == codes
+    assert result.status == ("deferred" if codes else "ok")
+    assert result.spread == pytest.approx((apart / math.sqrt(2.0),))
     limit = DISAGREEMENT * monitor().dose_spread[0]
-    assert (found.spread[0] > limit) == ("seeds_apart" in codes)
+    assert (result.spread[0] > limit) == ("seeds_apart" in codes)
 
 
 def test_a_deferred_dose_is_held_at_the_limits_too() -> None:
     dose = np.array([[1.0], [1.9]])
-    found = recommend(
+    result = recommend(
         Recommender(Told(dose, dose - 0.1, dose + 0.1), RULES, monitor()), cohort(16).obs[5].tolist()
     )
-    check(found, UNIT)
-    assert (found.status, found.dose, found.proposed) == ("deferred", (1.0,), (1.45,))
-    assert found.codes == ("seeds_apart", "between_seeds", "hard_limit")
+    check(result, UNIT)
+    assert (result.status, result.dose, result.proposed) == ("deferred", (1.0,), (1.45,))
+    assert result.codes == ("seeds_apart", "between_seeds", "hard_limit")
 
 
 def test_the_gravest_reason_decides_the_status() -> None:
@@ -594,37 +597,37 @@ def test_a_table_says_what_each_state_alone_is_told(name: str) -> None:
     states[3, 2], states[5, 1], states[7, 0] = math.nan, math.inf, 20.0
     current = rng.uniform(-0.2, 0.3, (16, 1))
     current[1], current[2] = 0.9, math.nan
-    found = recommend_all(known, states, current)
+    result = recommend_all(known, states, current)
     for row in range(16):
         alone = recommend(known, states[row].tolist(), current[row].tolist())
-        assert STATUSES[int(found.status[row])] == alone.status
-        assert set(reason_names(int(found.codes[row]))) >= set(alone.codes)
+        assert STATUSES[int(result.status[row])] == alone.status
+        assert set(reason_names(int(result.codes[row]))) >= set(alone.codes)
         if alone.dose is None:
-            for column in (found.dose, found.proposed, found.low, found.high, found.distance):
+            for column in (result.dose, result.proposed, result.low, result.high, result.distance):
                 assert np.isnan(column[row]).all()
-            assert np.isnan(found.mass_outside[row])
+            assert np.isnan(result.mass_outside[row])
             continue
-        assert set(reason_names(int(found.codes[row]))) == set(alone.codes)
+        assert set(reason_names(int(result.codes[row]))) == set(alone.codes)
         assert alone.support is not None
         pairs = [
-            (found.dose[row], alone.dose),
-            (found.proposed[row], alone.proposed),
-            (found.low[row], alone.support[0]),
-            (found.high[row], alone.support[1]),
-            (found.spread[row], alone.spread),
-            (found.mass_outside[row], alone.mass_outside),
+            (result.dose[row], alone.dose),
+            (result.proposed[row], alone.proposed),
+            (result.low[row], alone.support[0]),
+            (result.high[row], alone.support[1]),
+            (result.spread[row], alone.spread),
+            (result.mass_outside[row], alone.mass_outside),
         ]
         for column, single in pairs:
             np.testing.assert_allclose(column, single, rtol=1e-4, atol=1e-5)  # float32 products, other blocks
-        assert found.distance[row].tolist() == [near.distance for near in alone.nearest]
-    assert {3} < set(found.status)
+        assert result.distance[row].tolist() == [near.distance for near in alone.nearest]
+    assert {3} < set(result.status)
 
 
 def test_rows_are_answered_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     states = cohort(16).obs[:50].astype(np.float64)
-    whole = recommend_all(door(monitor=monitor()), states)
+    whole = recommend_all(recommender(monitor=monitor()), states)
     monkeypatch.setattr("dosing.recommendation.batch.ROWS", 7)
-    pieces = recommend_all(door(monitor=monitor()), states)
+    pieces = recommend_all(recommender(monitor=monitor()), states)
     np.testing.assert_allclose(pieces.dose, whole.dose, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(pieces.nearest, whole.nearest)
     np.testing.assert_array_equal(pieces.codes, whole.codes)
@@ -642,23 +645,23 @@ def test_a_row_that_fails_inside_refuses_no_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(asked, "consult", failing)
     states = np.tile(STATE, (40, 1))
     states[[3, 17, 39], 0] = 2.0
-    found = recommend_all(Recommender(asked, RULES), states)
-    assert np.flatnonzero(found.codes == Reason.FAILED).tolist() == [3, 17, 39]
-    assert set(found.failures) == {3, 17, 39}
-    assert np.isfinite(found.dose[found.codes == 0]).all()
-    assert (found.codes == 0).sum() == 37
+    result = recommend_all(Recommender(asked, RULES), states)
+    assert np.flatnonzero(result.codes == Reason.FAILED).tolist() == [3, 17, 39]
+    assert set(result.failures) == {3, 17, 39}
+    assert np.isfinite(result.dose[result.codes == 0]).all()
+    assert (result.codes == 0).sum() == 37
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 7), (4, 9), (2, 4, 8)])
 def test_a_table_of_another_width_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="states must have 8 numbers each"):
-        recommend_all(door(), np.zeros(shape))
+        recommend_all(recommender(), np.zeros(shape))
     with pytest.raises(UserError, match="1 current dose"):
-        recommend_all(door(), np.zeros((4, 8)), np.zeros((4, 2)))
+        recommend_all(recommender(), np.zeros((4, 8)), np.zeros((4, 2)))
 
 
 def test_an_empty_table_has_no_answers() -> None:
-    assert recommend_all(door(monitor=monitor()), np.zeros((0, 8))).dose.shape == (0, 1)
+    assert recommend_all(recommender(monitor=monitor()), np.zeros((0, 8))).dose.shape == (0, 1)
 
 
 # The property by the thousand: no status but refused without a finite dose within the limits, no dose outside
@@ -693,11 +696,11 @@ def test_no_dose_of_thousands_leaves_the_limits(seed: int, seeds: int, scale: fl
     asked = Recommender(Wild(zeros, zeros, zeros), rules, monitor())
     states = np.where(rng.random((n, 1)) < 0.3, wild(n, 8), cohort(16).obs[rng.integers(0, 384, n)])
     current = np.where(rng.random((n, 1)) < 0.2, wild(n, 1), rng.uniform(limits.low, limits.high, (n, 1)))
-    found = recommend_all(asked, states, current)
-    refused = found.status == STATUSES.index("refused")
-    assert (limits.contains(found.dose) == ~refused).all()
-    assert np.isnan(found.dose[refused]).all()
-    assert (refused == ((found.codes & 0xFF) != 0)).all()
+    result = recommend_all(asked, states, current)
+    refused = result.status == STATUSES.index("refused")
+    assert (limits.contains(result.dose) == ~refused).all()
+    assert np.isnan(result.dose[refused]).all()
+    assert (refused == ((result.codes & 0xFF) != 0)).all()
     if step:
         reach = np.maximum(0.5, 0.1 * np.abs(current[~refused]))
-        assert (np.abs(found.dose[~refused] - current[~refused]) <= reach * (1 + 1e-12)).all()
+        assert (np.abs(result.dose[~refused] - current[~refused]) <= reach * (1 + 1e-12)).all()

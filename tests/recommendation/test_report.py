@@ -94,9 +94,9 @@ class Words(HTMLParser):
             self.pieces.append(data)
 
 
-def words(*found: Recommendation, **more: Any) -> str:
+def words(*result: Recommendation, **more: Any) -> str:
     """The text of a page on these recommendations, one space between pieces."""
-    said = [Said(f"Agent {k + 1}", "a law", one) for k, one in enumerate(found)]
+    said = [Said(f"Agent {k + 1}", "a distribution", one) for k, one in enumerate(result)]
     return re.sub(r"\s+", " ", " ".join(Words(report(said, ENTRIES, **more)).pieces))
 
 
@@ -105,7 +105,7 @@ def test_the_page_says_what_the_recommendation_says() -> None:
     for part in (
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
-        "Agent 1 a law ✓ OK: within the hard limits Recommended dose 4.25 mg",
+        "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg",
         "Could give: 3.125 to 5.875 mg (exact support)",
         "Central 90 %: 3.5 to 5.25 mg",
         "Mass outside the hard limits: 0 (exactly)",
@@ -124,8 +124,8 @@ def test_the_page_says_what_the_recommendation_says() -> None:
 
 
 @pytest.mark.parametrize("found", [FOUND, REFUSED, DEFERRED, LIMITED])
-def test_the_banner_stands_at_both_ends(found: Recommendation) -> None:
-    text = words(found)
+def test_the_banner_stands_at_both_ends(result: Recommendation) -> None:
+    text = words(result)
     assert NOT_FOR_PATIENTS in BANNER
     assert text.split("</title>")[0].count(BANNER) == 2
     assert text.strip().removeprefix("Dose recommendation, not for patients").strip().startswith(BANNER)
@@ -212,7 +212,7 @@ def test_several_doses_are_all_told() -> None:
 
 
 def test_nothing_on_the_page_comes_from_anywhere_else() -> None:
-    page = report([Said(f"Agent {k}", "a law", FOUND) for k in range(4)], ENTRIES)
+    page = report([Said(f"Agent {k}", "a distribution", FOUND) for k in range(4)], ENTRIES)
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img|<iframe|\bsrc=|\bhref=|\bon\w+=", page)
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
 
@@ -221,7 +221,7 @@ EVIL = '"><script>alert(1)</script>&'
 
 
 def test_every_text_is_escaped() -> None:
-    found = replace(
+    result = replace(
         REFUSED,
         state=(EVIL, 1.0, 2.0),
         current=(EVIL,),
@@ -233,8 +233,8 @@ def test_every_text_is_escaped() -> None:
         provenance=dict.fromkeys(FOUND.provenance, EVIL) | {"versions": {EVIL: EVIL}},
     )
     entries = (StateEntry(EVIL, EVIL), *ENTRIES[1:])
-    dosed = replace(FOUND, unit=EVIL, state=found.state, current=found.current)
-    page = report([Said(EVIL, EVIL, found), Said("b", "b", dosed)], entries, EVIL)
+    dosed = replace(FOUND, unit=EVIL, state=result.state, current=result.current)
+    page = report([Said(EVIL, EVIL, result), Said("b", "b", dosed)], entries, EVIL)
     assert "<script" not in page
     assert page.count(html.escape(EVIL, quote=True)) > 15
     Words(page)
@@ -263,7 +263,7 @@ def test_four_agents_fit_one_sheet_of_paper(chromium: str, tmp_path: Path) -> No
     full = replace(DEFERRED, state=state, nearest=visits)
     kinds = [full, replace(full, status="limited", codes=("hard_limit",)), full]
     page_ = report(
-        [Said(f"Agent {k}", "a law of doses", one) for k, one in enumerate([*kinds, full])], entries
+        [Said(f"Agent {k}", "a distribution of doses", one) for k, one in enumerate([*kinds, full])], entries
     )
     file = tmp_path / "page.html"
     file.write_text(page_, encoding="utf-8")

@@ -148,14 +148,14 @@ def unsafe_in_call(call: ast.Call) -> Iterator[str]:
 
 def unsafe_constructs(tree: ast.AST) -> list[str]:
     """Constructs that run code from data or from a shell line, or let data into the page as markup."""
-    found: list[str] = []
+    result: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             of = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            found += [f"import {name}" for name in of if name.split(".")[0] in RUNS_DATA]
+            result += [f"import {name}" for name in of if name.split(".")[0] in RUNS_DATA]
         elif isinstance(node, ast.Call):
-            found += unsafe_in_call(node)
-    return found
+            result += unsafe_in_call(node)
+    return result
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -246,11 +246,11 @@ def help_text(module: str, *words: str) -> str:
 def test_commands_and_flags_in_the_readme_exist() -> None:
     seen = 0
     for line in readme_commands():
-        found = re.search(r"python -m (dosing|simulator)\b(.*)", line)
-        if not found:
+        result = re.search(r"python -m (dosing|simulator)\b(.*)", line)
+        if not result:
             continue
         seen += 1
-        module, words = found[1], found[2].split()
+        module, words = result[1], result[2].split()
         if not words or words[0].startswith("-"):
             shown = help_text(module)
         else:

@@ -57,13 +57,13 @@ def test_logged_densities_are_the_densities_of_the_doses(policy: BehaviourPolicy
 def test_truncated_normal_agrees_with_scipy() -> None:
     low, high, sd = np.array([-1.0]), np.array([3.0]), np.array([0.7])
     for centre in (-1.0, 0.4, 3.0):
-        law = stats.truncnorm((low - centre) / sd, (high - centre) / sd, loc=centre, scale=sd)
+        scenario = stats.truncnorm((low - centre) / sd, (high - centre) / sd, loc=centre, scale=sd)
         mean = np.full((5, 1), centre)
         dice = np.array([[0.0], [0.1], [0.5], [0.9], [1 - 1e-12]])
         dose = truncated_normal(mean, sd, low, high, dice)
-        np.testing.assert_allclose(dose, law.ppf(dice), atol=1e-6)
+        np.testing.assert_allclose(dose, scenario.ppf(dice), atol=1e-6)
         np.testing.assert_allclose(
-            truncated_normal_log_prob(dose, mean, sd, low, high), law.logpdf(dose), rtol=1e-9, atol=1e-9
+            truncated_normal_log_prob(dose, mean, sd, low, high), scenario.logpdf(dose), rtol=1e-9, atol=1e-9
         )
 
 

@@ -18,9 +18,9 @@ ENV_ID = "dosing/Treatment-v0"
 def test_list_names_every_scenario_and_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    for env_id, law in SCENARIOS.items():
+    for env_id, scenario in SCENARIOS.items():
         assert env_id in text
-        assert all(variant in text for variant in law.variants)
+        assert all(variant in text for variant in scenario.variants)
 
 
 def test_run_writes_what_simulate_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

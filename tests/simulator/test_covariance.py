@@ -26,7 +26,7 @@ def test_lkj_is_a_lower_triangular_factor_of_a_correlation_matrix() -> None:
     np.testing.assert_allclose(np.square(factors).sum(axis=2), 0.5, rtol=1e-6)
 
 
-def test_every_lkj_correlation_has_its_exact_marginal_law() -> None:
+def test_every_lkj_correlation_has_its_exact_marginal_scenario() -> None:
     # LKJ(1) in dimension 8: (r + 1)/2 ~ Beta(4, 4) for every pair. 28 tests at 1e-4 each: a wrong exponent in
     # any row fails by far, chance fails once in 350 changes of the seed.
     corr = lkj_correlations()

@@ -17,7 +17,7 @@ from simulator.engine import batch
 from simulator.environment import CohortEnv, PatientEnv
 from simulator.registry import SCENARIOS
 
-CASES = [(env_id, variant) for env_id, law in SCENARIOS.items() for variant in law.variants]
+CASES = [(env_id, variant) for env_id, scenario in SCENARIOS.items() for variant in scenario.variants]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"history": 3},
@@ -97,7 +97,7 @@ def test_the_vector_environment_is_the_single_one_bit_for_bit(
             assert said["events"] == {name: flags[i] for name, flags in told["events"].items()}
 
 
-def course(n: int, first: int, pick: slice, **options: Any) -> list[np.ndarray]:
+def episode(n: int, first: int, pick: slice, **options: Any) -> list[np.ndarray]:
     env = CohortEnv(TREATMENT, num_envs=n, first_patient=first, steps=4, **options)
     out = [env.reset(seed=1)[0][pick]]
     for t in range(4):
@@ -114,9 +114,9 @@ def test_a_patient_is_the_same_in_every_cohort_and_chunk(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(batch, "GROUP", 32)  # three groups of blocks, the last one smaller
-        whole = course(20_000, 0, slice(patient, patient + 3), variant=variant, **options)
+        whole = episode(20_000, 0, slice(patient, patient + 3), variant=variant, **options)
     for n, before in ((3, 0), (50, 10), (9000, 40), (patient + 3, patient)):
-        part = course(n, patient - before, slice(before, before + 3), variant=variant, **options)
+        part = episode(n, patient - before, slice(before, before + 3), variant=variant, **options)
         for a, b in itertools.zip_longest(whole, part):
             np.testing.assert_array_equal(a, b)
 

@@ -19,10 +19,10 @@ def test_the_patients_are_those_of_the_evaluation() -> None:
         return constant(0.3)(obs, visit)
 
     rollout(factory, act, (1, 4), 7)
-    found = evaluated("dosing/Treatment-v0", (1, 4), 7, REFERENCE_SEED, **options)
-    np.testing.assert_array_equal(found.seen, met[0])
-    assert found.number.tolist() == [list(range(7, 14)), list(range(28, 35))]
+    result = evaluated("dosing/Treatment-v0", (1, 4), 7, REFERENCE_SEED, **options)
+    np.testing.assert_array_equal(result.seen, met[0])
+    assert result.number.tolist() == [list(range(7, 14)), list(range(28, 35))]
     alone = CohortEnv("dosing/Treatment-v0", 1, cohort="evaluation", first_patient=30, **options)
     alone.reset(seed=REFERENCE_SEED)
-    np.testing.assert_array_equal(found.mean[1, 2], alone.visits.core.means()[0])
-    assert found.sensitivity[1, 2] == alone.visits.core.sensitivities()[0] != 1.0
+    np.testing.assert_array_equal(result.mean[1, 2], alone.visits.core.means()[0])
+    assert result.sensitivity[1, 2] == alone.visits.core.sensitivities()[0] != 1.0

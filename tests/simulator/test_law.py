@@ -1,4 +1,4 @@
-"""The laws of motion and rewards against slow scalar forms written from the papers."""
+"""The distributions of motion and rewards against slow scalar forms written from the papers."""
 
 from math import exp, tanh
 
@@ -22,7 +22,7 @@ def reward_iv(s: np.ndarray, a: float) -> float:
 
 
 def roll(env_id: str, variant: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return observations with the latent mean, doses and rewards of a short random course."""
+    """Return observations with the latent mean, doses and rewards of a short random episode."""
     env = CohortEnv(env_id, num_envs=N, variant=variant, latent=True)
     low, high = env.visits.limits.low[0], env.visits.limits.high[0]
     doses = np.random.default_rng(1).uniform(low, high, size=(STEPS, N)).astype(np.float32)
@@ -45,7 +45,7 @@ def roll(env_id: str, variant: str) -> tuple[list[np.ndarray], np.ndarray, np.nd
         ("dosing/LiIV-v0", "li-evaluation", reward_iv),
     ],
 )
-def test_eight_state_law(env_id: str, variant: str, reward: object) -> None:
+def test_eight_state_scenario(env_id: str, variant: str, reward: object) -> None:
     seen, doses, rewards = roll(env_id, variant)
     for t in range(STEPS):
         for i in range(N):
@@ -70,7 +70,7 @@ def test_the_published_lag_centres_the_state_on_the_old_mean(variant: str) -> No
     assert np.abs(after[:, 8:] - before[:, 8:]).mean(axis=0).min() > 0.1  # the two centres do differ
 
 
-def test_law_i() -> None:
+def test_scenario_i() -> None:
     seen, doses, rewards = roll("dosing/LiI-v0", "published")
     for t in range(STEPS):
         for i in range(N):
@@ -83,7 +83,7 @@ def test_law_i() -> None:
             assert rewards[t, i] == pytest.approx(value, abs=2e-5)
 
 
-def test_law_ii() -> None:
+def test_scenario_ii() -> None:
     seen, doses, rewards = roll("dosing/LiII-v0", "published")
     for t in range(STEPS):
         for i in range(N):
@@ -98,7 +98,7 @@ def test_law_ii() -> None:
             assert rewards[t, i] == pytest.approx(value, abs=2e-5)
 
 
-def test_law_ii_cuts_the_states_at_two() -> None:
+def test_scenario_ii_cuts_the_states_at_two() -> None:
     env = CohortEnv("dosing/LiII-v0", num_envs=20_000)
     env.reset(seed=0)
     for _ in range(10):
@@ -108,7 +108,7 @@ def test_law_ii_cuts_the_states_at_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "variant"), [(env_id, v) for env_id, law in SCENARIOS.items() for v in law.variants]
+    ("env_id", "variant"), [(env_id, v) for env_id, scenario in SCENARIOS.items() for v in scenario.variants]
 )
 def test_noise_has_its_covariance_and_never_depends_on_the_doses(env_id: str, variant: str) -> None:
     """The state minus its centre is L z: covariance as the factor says, independent over visits."""
@@ -146,16 +146,16 @@ def test_noise_has_its_covariance_and_never_depends_on_the_doses(env_id: str, va
 
 
 @pytest.mark.parametrize(
-    ("variant", "law"),
+    ("variant", "scenario"),
     [("corrected", "uniform"), ("simenv3", "uniform"), ("li-data", "normal"), ("li-evaluation", "zero")],
 )
-def test_first_means(variant: str, law: str) -> None:
+def test_first_means(variant: str, scenario: str) -> None:
     env = CohortEnv("dosing/Treatment-v0", num_envs=20_000, variant=variant, latent=True)
     mean = env.reset(seed=0)[0][:, 8:]
-    sd = {"uniform": 1 / np.sqrt(3), "normal": 0.5, "zero": 0.0}[law]
+    sd = {"uniform": 1 / np.sqrt(3), "normal": 0.5, "zero": 0.0}[scenario]
     np.testing.assert_allclose(mean.std(axis=0), sd, atol=0.012)
     assert np.abs(mean.mean(axis=0)).max() <= 4 * sd / np.sqrt(20_000)
-    if law == "uniform":
+    if scenario == "uniform":
         assert np.abs(mean).max() <= 1
 
 

@@ -45,17 +45,17 @@ def test_an_episode_is_the_same_in_every_company_and_on_every_process() -> None:
 
 
 def test_it_is_gymnasiums_own_task_step_by_step() -> None:
-    found = follow(TaskCohort("Walker2d-v5", 2, 3, "evaluation", CUT, workers=1))
+    result = follow(TaskCohort("Walker2d-v5", 2, 3, "evaluation", CUT, workers=1))
     for k, number in enumerate((3, 4)):
         task = gymnasium.make("Walker2d-v5", max_episode_steps=30)
         obs, _ = task.reset(seed=episode_seed(7, "evaluation", number))
         for visit in range(30):
-            np.testing.assert_array_equal(found["obs"][visit, k], obs.astype(np.float32))
+            np.testing.assert_array_equal(result["obs"][visit, k], obs.astype(np.float32))
             dose = np.sin(number + 0.3 * visit + np.arange(6)).astype(np.float32)
             obs, reward, terminated, truncated, _ = task.step(dose)
-            assert found["reward"][visit, k] == reward
-            assert found["terminated"][visit, k] == terminated
-            assert found["truncated"][visit, k] == (truncated and not terminated)
+            assert result["reward"][visit, k] == reward
+            assert result["terminated"][visit, k] == terminated
+            assert result["truncated"][visit, k] == (truncated and not terminated)
             if terminated or truncated:
                 break
 
@@ -85,11 +85,11 @@ def test_an_episode_that_is_over_is_counted_once() -> None:
 
 
 def test_a_time_limit_truncates_and_does_not_terminate() -> None:
-    found = follow(TaskCohort("HalfCheetah-v5", 2, options={"max_episode_steps": 5}, workers=1), 8)
-    np.testing.assert_array_equal(found["truncated"].sum(1), [0, 0, 0, 0, 2, 0, 0, 0])
-    assert not found["terminated"].any()
-    assert not found["reward"][5:].any()
-    assert not found["cost"].any()
+    result = follow(TaskCohort("HalfCheetah-v5", 2, options={"max_episode_steps": 5}, workers=1), 8)
+    np.testing.assert_array_equal(result["truncated"].sum(1), [0, 0, 0, 0, 2, 0, 0, 0])
+    assert not result["terminated"].any()
+    assert not result["reward"][5:].any()
+    assert not result["cost"].any()
 
 
 def test_doses_are_held_at_the_limits_and_said_so() -> None:

@@ -8,10 +8,10 @@ ENV_ID = "dosing/Treatment-v0"
 N = 4000
 
 
-def course(
+def episode(
     steps: int = 3, **options: object
 ) -> tuple[CohortEnv, list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Return environment, observations, doses and rewards of a short fixed course."""
+    """Return environment, observations, doses and rewards of a short fixed episode."""
     env = CohortEnv(ENV_ID, num_envs=N, **options)
     doses = [np.full((N, 1), dose, dtype=np.float32) for dose in (0.5, -0.25, 0.125)[:steps]]
     obs, rewards = [env.reset(seed=0)[0]], []
@@ -23,8 +23,8 @@ def course(
 
 
 def test_history_holds_the_last_observations_and_doses_newest_first() -> None:
-    _, plain, doses, _ = course()
-    env, obs, _, _ = course(history=2)
+    _, plain, doses, _ = episode()
+    env, obs, _, _ = episode(history=2)
     assert obs[0].shape == (N, 2 * 8 + 2)
     np.testing.assert_array_equal(obs[0], np.hstack([plain[0], np.zeros((N, 10))]))
     np.testing.assert_array_equal(obs[1], np.hstack([plain[1], plain[0], doses[0], np.zeros((N, 1))]))
@@ -34,8 +34,8 @@ def test_history_holds_the_last_observations_and_doses_newest_first() -> None:
 
 
 def test_history_one_adds_the_last_dose_only() -> None:
-    _, plain, doses, _ = course()
-    _, obs, _, _ = course(history=1)
+    _, plain, doses, _ = episode()
+    _, obs, _, _ = episode(history=1)
     np.testing.assert_array_equal(obs[2], np.hstack([plain[2], doses[1]]))
 
 
@@ -54,8 +54,8 @@ def test_the_dose_in_the_history_is_the_delivered_one() -> None:
 
 
 def test_noise_is_added_to_what_is_seen_but_not_to_the_patient() -> None:
-    _, plain, _, reward = course()
-    _, obs, _, noisy_reward = course(noise=0.3)
+    _, plain, _, reward = episode()
+    _, obs, _, noisy_reward = episode(noise=0.3)
     error = np.stack(obs) - np.stack(plain)
     assert error.std() == pytest.approx(0.3, rel=0.02)
     assert np.abs(error.mean()) < 4 * 0.3 / np.sqrt(error.size)
@@ -64,8 +64,8 @@ def test_noise_is_added_to_what_is_seen_but_not_to_the_patient() -> None:
 
 
 def test_missing_entries_read_zero_with_a_zero_mask() -> None:
-    _, plain, _, reward = course()
-    _, obs, _, other = course(missing=0.3)
+    _, plain, _, reward = episode()
+    _, obs, _, other = episode(missing=0.3)
     for seen, true in zip(obs, plain, strict=True):
         value, mask = seen[:, :8], seen[:, 8:]
         assert set(np.unique(mask)) == {0.0, 1.0}
@@ -76,7 +76,7 @@ def test_missing_entries_read_zero_with_a_zero_mask() -> None:
 
 
 def test_missing_visits_lose_all_entries_at_once() -> None:
-    _, obs, _, _ = course(missing_visits=0.2)
+    _, obs, _, _ = episode(missing_visits=0.2)
     mask = np.stack(obs)[:, :, 8:]
     whole, none = mask.all(axis=2), ~mask.any(axis=2)
     assert np.all(whole | none)
@@ -84,35 +84,35 @@ def test_missing_visits_lose_all_entries_at_once() -> None:
 
 
 def test_everything_missing_shows_nothing() -> None:
-    _, obs, _, _ = course(missing=1.0)
+    _, obs, _, _ = episode(missing=1.0)
     assert not np.stack(obs).any()
 
 
 def test_latent_shows_the_mean_at_the_end() -> None:
-    _, plain, doses, _ = course()
-    _, obs, _, _ = course(latent=True)
+    _, plain, doses, _ = episode()
+    _, obs, _, _ = episode(latent=True)
     np.testing.assert_array_equal(obs[1][:, :8], plain[1])
     push = np.array([1] * 4 + [-1] * 4)
     np.testing.assert_allclose(obs[1][:, 8:], np.tanh(obs[0][:, 8:] + push * doses[0]), atol=1e-6)
 
 
 def test_options_compose() -> None:
-    _, obs, doses, _ = course(history=2, latent=True, noise=0.3, missing=0.3)
-    _, alone, _, _ = course(noise=0.3, missing=0.3)
-    _, latent, _, _ = course(latent=True)
+    _, obs, doses, _ = episode(history=2, latent=True, noise=0.3, missing=0.3)
+    _, alone, _, _ = episode(noise=0.3, missing=0.3)
+    _, latent, _, _ = episode(latent=True)
     expected = np.hstack([alone[2], alone[1], doses[1], doses[0], latent[2][:, 8:]])
     np.testing.assert_array_equal(obs[2], expected)
 
 
 def test_measurement_dice_do_not_depend_on_the_other_option() -> None:
-    _, noisy, _, _ = course(noise=0.3)
-    _, both, _, _ = course(noise=0.3, missing=0.3)
+    _, noisy, _, _ = episode(noise=0.3)
+    _, both, _, _ = episode(noise=0.3, missing=0.3)
     mask = both[1][:, 8:] == 1
     np.testing.assert_array_equal(both[1][:, :8][mask], noisy[1][mask])
 
 
 def test_variation_multiplies_the_dose_in_the_motion_only() -> None:
-    env, obs, _, _ = course(variation=0.25, latent=True)
+    env, obs, _, _ = episode(variation=0.25, latent=True)
     sensitivity = env.visits.core.sensitivities()
     assert np.log(sensitivity).std() == pytest.approx(0.25, rel=0.05)
     felt = np.arctanh(obs[1][:, 8].astype(np.float64)) - obs[0][:, 8]
@@ -125,13 +125,13 @@ def test_variation_multiplies_the_dose_in_the_motion_only() -> None:
 
 
 def test_confounding_ties_the_sensitivity_to_the_hidden_covariate() -> None:
-    env, _, _, _ = course(confounding=0.4)
+    env, _, _, _ = episode(confounding=0.4)
     np.testing.assert_allclose(np.log(env.visits.core.sensitivities()), 0.4 * env.visits.covariate, atol=1e-6)
     assert env.visits.covariate.std() == pytest.approx(1.0, rel=0.05)
 
 
 def test_no_option_changes_who_the_patients_are() -> None:
-    _, plain, _, _ = course()
+    _, plain, _, _ = episode()
     for options in (
         {"variation": 0.3},
         {"confounding": 0.3},
@@ -139,7 +139,7 @@ def test_no_option_changes_who_the_patients_are() -> None:
         {"realism": 2},
         {"latent": True},
     ):
-        _, obs, _, _ = course(**options)
+        _, obs, _, _ = episode(**options)
         np.testing.assert_array_equal(obs[0][:, :8], plain[0])
 
 
@@ -148,10 +148,10 @@ def test_realism_adds_one_difficulty_per_level() -> None:
         below, here = REALISM[level - 1], REALISM[level]
         assert below.items() < here.items()
         assert len(here) == len(below) + 1
-    env, obs, _, _ = course(realism=5)
+    env, obs, _, _ = episode(realism=5)
     shown = env.visits.options.observation
     assert (shown.variation, shown.noise, shown.missing_visits, shown.confounding) == (0.25, 0.3, 0.2, 0.25)
     assert obs[0].shape == (N, 16)
     assert CohortEnv(ENV_ID, realism=5, noise=0.0).visits.options.observation.noise == 0.0
-    _, ideal, _, _ = course(realism=1)
-    np.testing.assert_array_equal(ideal[2], course()[1][2])
+    _, ideal, _, _ = episode(realism=1)
+    np.testing.assert_array_equal(ideal[2], episode()[1][2])

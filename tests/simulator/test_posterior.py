@@ -67,13 +67,13 @@ def by_chance(state: tuple[float, float], error: float, near: float) -> dict[str
     seen = first + error * rng.standard_normal((2, n))
     kept = (np.abs(seen - np.asarray(state)[:, None]) < near).all(0)
     mean, rho, first = mean[:, kept], rho[kept], first[:, kept]
-    found = {"mean 1": mean[0], "mean 2": mean[1], "rho": rho, "first": first[0]}
+    result = {"mean 1": mean[0], "mean 2": mean[1], "rho": rho, "first": first[0]}
     m, total = mean.copy(), np.zeros(len(rho))
     for _ in range(VISITS):
         m = np.tanh(m + np.array([[DOSE], [-DOSE]]))
         s = m + noise(rho)
         total += s[0] * DOSE - s[1] ** 2
-    return found | {"return": total}
+    return result | {"return": total}
 
 
 @pytest.mark.parametrize("error", [0.0, 0.3])
@@ -84,20 +84,20 @@ def test_matched_patients_are_those_who_show_the_state_by_chance(
     state = (1.1, -0.6)
     near = 0.05
     brute = by_chance(state, error, near)
-    found = Candidates(Pair.env_id, steps=VISITS, noise=error).match(state, 8000)
-    low = found.rows[1]
+    result = Candidates(Pair.env_id, steps=VISITS, noise=error).match(state, 8000)
+    low = result.rows[1]
     mine = {
-        "mean 1": found.mean[0],
-        "mean 2": found.mean[1],
+        "mean 1": result.mean[0],
+        "mean 2": result.mean[1],
         "rho": low[0] / np.sqrt(np.square(low).sum(0)),
-        "first": found.state[0],
-        "return": found.roll_out(constant(DOSE)).returns[0],
+        "first": result.state[0],
+        "return": result.roll_out(constant(DOSE)).returns[0],
     }
     n = len(brute["rho"])
     assert n > 2000
     for name, expected in brute.items():
         scale = expected.std() + near
-        margin = 4 * scale * np.sqrt(1 / n + 1 / found.n)
+        margin = 4 * scale * np.sqrt(1 / n + 1 / result.n)
         assert abs(mine[name].mean() - expected.mean()) < margin, name
         for q in (0.1, 0.5, 0.9):  # four standard errors of a quantile where the density is moderate
             assert abs(np.quantile(mine[name], q) - np.quantile(expected, q)) < 3 * margin + near, (name, q)
@@ -109,20 +109,20 @@ def test_a_gaussian_start_has_the_closed_form() -> None:
     """Prior N(0, I/4), covariance C + error: posterior mean (4 I + S^-1)^-1 S^-1 s, covariance its factor."""
     for error in (0.0, 0.4):
         pool = Candidates("dosing/Treatment-v0", seed=3, variant="li-data", noise=error)
-        found = pool.match(STATE, 5000)
+        result = pool.match(STATE, 5000)
         assert pool.shared is not None
         spread = pool.shared.astype(float) @ pool.shared.T + error**2 * np.eye(8)
         covariance = np.linalg.inv(4 * np.eye(8) + np.linalg.inv(spread))
         expected = covariance @ np.linalg.inv(spread) @ np.asarray(STATE)
-        margin = 4.5 * np.sqrt(np.diag(covariance) / found.n)
-        assert (np.abs(found.mean.mean(1) - expected) < margin).all()
-        assert found.n > 300
-        assert np.allclose(np.cov(found.mean), covariance, atol=4.5 * 0.25 / np.sqrt(found.n))
+        margin = 4.5 * np.sqrt(np.diag(covariance) / result.n)
+        assert (np.abs(result.mean.mean(1) - expected) < margin).all()
+        assert result.n > 300
+        assert np.allclose(np.cov(result.mean), covariance, atol=4.5 * 0.25 / np.sqrt(result.n))
 
 
 @pytest.mark.parametrize("options", [{}, {"variant": "simenv3"}, {"noise": 0.3, "variation": 0.25}])
 def test_the_truth_of_known_patients_ranks_evenly_among_their_matches(options: dict[str, Any]) -> None:
-    """Talts et al. 2018 (arXiv 1804.06788): what is drawn from the right law ranks uniformly."""
+    """Talts et al. 2018 (arXiv 1804.06788): what is drawn from the right distribution ranks uniformly."""
     env = CohortEnv("dosing/Treatment-v0", num_envs=160, **options)
     seen, _ = env.reset(seed=11)
     truth = {"mean": env.visits.core.means()[:, 0], "other": env.visits.core.means()[:, 6]}
@@ -134,13 +134,13 @@ def test_the_truth_of_known_patients_ranks_evenly_among_their_matches(options: d
     ranks: dict[str, list[float]] = {name: [] for name in (*truth, "return")}
     for patient, state in enumerate(seen):
         try:
-            found = pool.match(state, 99)
+            result = pool.match(state, 99)
         except UserError:  # decided by the state alone, so nobody's rank depends on it
             continue
-        mine = {"mean": found.mean[0], "other": found.mean[6]}
+        mine = {"mean": result.mean[0], "other": result.mean[6]}
         for name, value in truth.items():
             ranks[name].append(float((mine[name] < value[patient]).mean()))
-        ranks["return"].append(float((found.roll_out(constant(DOSE)).returns[0] < total[patient]).mean()))
+        ranks["return"].append(float((result.roll_out(constant(DOSE)).returns[0] < total[patient]).mean()))
     assert len(ranks["mean"]) > 120
     for name, found_ranks in ranks.items():
         jittered = np.asarray(found_ranks) + np.random.default_rng(0).uniform(0, 0.01, len(found_ranks))
@@ -168,12 +168,12 @@ def test_every_rule_meets_the_same_patients_with_the_same_noise() -> None:
 
 
 def test_a_dose_beyond_the_limits_is_held_and_said_so() -> None:
-    found = Candidates("dosing/Treatment-v0", count=2**14).match(STATE, 5)
-    course = found.roll_out(constant(7.0))
-    assert (course.dose == 1.0).all()
-    assert course.limited.all()
-    assert (course.cost == 1.0).all()
-    assert not found.roll_out(constant(0.5)).cost.any()
+    result = Candidates("dosing/Treatment-v0", count=2**14).match(STATE, 5)
+    episode = result.roll_out(constant(7.0))
+    assert (episode.dose == 1.0).all()
+    assert episode.limited.all()
+    assert (episode.cost == 1.0).all()
+    assert not result.roll_out(constant(0.5)).cost.any()
 
 
 def test_bands_are_quantiles_over_patients_and_seeds() -> None:
@@ -183,9 +183,9 @@ def test_bands_are_quantiles_over_patients_and_seeds() -> None:
 
 
 def test_where_all_start_from_one_mean_the_given_state_moves_the_patient() -> None:
-    found = Candidates("dosing/LiI-v0", count=256, steps=1).match((0.7, -0.2), 256)
-    assert found.accepted == found.candidates == 256
-    after = found.roll_out(constant(0.6)).seen[0, :, 1]
+    result = Candidates("dosing/LiI-v0", count=256, steps=1).match((0.7, -0.2), 256)
+    assert result.accepted == result.candidates == 256
+    after = result.roll_out(constant(0.6)).seen[0, :, 1]
     pull, product = np.tanh(0.3), 0.25 * 0.7 * -0.2
     expected = (pull * 0.7 + product, pull * 0.2 + product)
     assert np.allclose(after.mean(0), expected, atol=4 * 0.5 / 16)

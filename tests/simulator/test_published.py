@@ -9,9 +9,9 @@ from simulator.cohorts.generate import simulate
 
 @pytest.mark.parametrize("variant", ["simenv3", "corrected"])
 def test_order_and_scope(variant: str) -> None:
-    found = measured("dosing/Treatment-v0", {"variant": variant})
-    assert [row.value for row in found] == sorted((row.value for row in found), reverse=True)
-    assert found[0].policy == "clairvoyant"
+    result = measured("dosing/Treatment-v0", {"variant": variant})
+    assert [row.value for row in result] == sorted((row.value for row in result), reverse=True)
+    assert result[0].policy == "clairvoyant"
     for change in ({"steps": 12}, {"noise": 0.1}, {"history": 2}, {"realism": 2}):
         assert measured("dosing/Treatment-v0", {"variant": variant} | change) == ()
     assert measured("dosing/LiI-v0", {}) == ()

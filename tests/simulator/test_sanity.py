@@ -1,4 +1,4 @@
-"""Returns of simple policies against the published figures, recomputed from the papers' laws.
+"""Returns of simple policies against the published figures, recomputed from the papers' distributions.
 
 The figures are rounded as printed (the last term of each margin) and have a sampling error of their own.
 """

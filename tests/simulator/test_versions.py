@@ -20,13 +20,13 @@ GOLDEN = {
 
 
 def test_every_variant_has_golden_numbers() -> None:
-    assert set(GOLDEN) == {(env_id, v) for env_id, law in SCENARIOS.items() for v in law.variants}
+    assert set(GOLDEN) == {(env_id, v) for env_id, scenario in SCENARIOS.items() for v in scenario.variants}
 
 
 @pytest.mark.parametrize(("env_id", "variant"), GOLDEN)
 def test_golden_numbers_belong_to_the_version(env_id: str, variant: str) -> None:
     version, *expected = GOLDEN[env_id, variant]
     data = simulate(env_id, patients=300, steps=6, variant=variant, policy="titration", realism=5)
-    found = [array.astype(np.float64).mean() for array in (data.obs, data.act, data.reward)]
+    result = [array.astype(np.float64).mean() for array in (data.obs, data.act, data.reward)]
     assert data.metadata["scenario_version"] == version
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)

@@ -60,7 +60,7 @@ def visits(tmp_path: Path) -> Path:
 
 
 def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: Any) -> Comparison:
-    """A comparison of a moment, in this process."""
+    """A comparison of a progress, in this process."""
     options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4, "workers": 1} | options
     options["settings"] = SMALL | options.get("settings", {})
     return compare(study, names, data, device="cpu", **options)
@@ -70,26 +70,26 @@ def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: An
 
 
 def test_several_values_of_settings_are_crossed() -> None:
-    found = configurations(
+    result = configurations(
         ["fttpo", "bc"], [], {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]}
     )
-    own = [(c.q_proposal, c.temperature) for name, c in found if name == "fttpo"]
+    own = [(c.q_proposal, c.temperature) for name, c in result if name == "fttpo"]
     assert own == [(1.0, 0.1), (1.0, 1.0), (2.5, 0.1), (2.5, 1.0)]
     assert all(isinstance(x, float) for pair in own for x in pair)  # 1 and 1.0 are one run
-    assert [name for name, _ in found] == ["fttpo"] * 4 + ["bc"]
-    assert {c.hidden for _, c in found} == {(8,)}
+    assert [name for name, _ in result] == ["fttpo"] * 4 + ["bc"]
+    assert {c.hidden for _, c in result} == {(8,)}
 
 
 def test_one_value_written_twice_is_one_run() -> None:
-    found = configurations(["bc", "bc"], ["beta", "beta"], {"learning_rate": [1, 1.0]})
-    assert [(name, c.policy_family, c.learning_rate) for name, c in found] == [("bc", "beta", 1.0)]
+    result = configurations(["bc", "bc"], ["beta", "beta"], {"learning_rate": [1, 1.0]})
+    assert [(name, c.policy_family, c.learning_rate) for name, c in result] == [("bc", "beta", 1.0)]
 
 
 def test_a_setting_of_one_agent_wins_over_one_of_all() -> None:
     for order in (("discount", "iql.discount"), ("iql.discount", "discount")):
         values = {"discount": [0.5], "iql.discount": [0.7]}
-        found = configurations(["iql", "sql"], [], {key: values[key] for key in order})
-        assert [c.discount for _, c in found] == [0.7, 0.5]
+        result = configurations(["iql", "sql"], [], {key: values[key] for key in order})
+        assert [c.discount for _, c in result] == [0.7, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_runs(
 
 
 def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_path: Path) -> None:
-    found = small(
+    result = small(
         tmp_path,
         ["fttpo", "iql"],
         [visits],
         families=("clipped_gaussian", "beta"),
         settings={"fttpo.q_proposal": [1, 2], "fttpo.temperature": [0.3]},
     )
-    rows = [(row.name, row.family) for row in found.rows if row.sampled]
+    rows = [(row.name, row.family) for row in result.rows if row.sampled]
     assert rows == [
         ("FtTPO, q_proposal=1.0", "sparse q-Gaussian"),
         ("FtTPO, q_proposal=2.0", "sparse q-Gaussian"),
@@ -142,11 +142,11 @@ def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: 
     (run,) = find_runs(tmp_path)
     assert "regularisation" not in run.config()
     options = {"layer_norm": [True], "critics": [None, 3]}
-    found = small(tmp_path, ["iql"], [visits], regularise=options)
-    assert [row.name for row in found.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
+    result = small(tmp_path, ["iql"], [visits], regularise=options)
+    assert [row.name for row in result.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
     kept = [r.config().get("regularisation") for r in find_runs(tmp_path) if r != run]
     assert sorted(kept, key=len) == [{"layer_norm": True}, {"critics": 3, "layer_norm": True}]
-    assert len({row.recommended.value for row in (*plain.rows, *found.rows) if row.sampled}) == 3
+    assert len({row.recommended.value for row in (*plain.rows, *result.rows) if row.sampled}) == 3
     preset = Preset("", regularisation={"dropout": 0.1, "critics": 4})
     assert regularisations({"critics": [2]}, preset) == [Regularisation(dropout=0.1, critics=2)]
     assert regularisations({"weight_decay": [1, 1.0]}) == [Regularisation(weight_decay=1.0)]
@@ -171,19 +171,19 @@ def test_regularisation_that_cannot_be_is_refused(options: dict[str, list[Any]],
 
 def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path) -> None:
     write_episodes(cohort(5, seed=3), tmp_path / "other.parquet")
-    found = small(tmp_path / "study", ["bc", "iql"], [visits, tmp_path / "other.parquet"])
-    named = [(row.name, row.data) for row in found.rows if row.sampled]
+    result = small(tmp_path / "study", ["bc", "iql"], [visits, tmp_path / "other.parquet"])
+    named = [(row.name, row.data) for row in result.rows if row.sampled]
     assert named == [("BC", "visits"), ("IQL", "visits"), ("BC", "other"), ("IQL", "other")]
     table = read_json(tmp_path / "study" / TABLE)
     paths = [run.split("/")[:2] for run in table["runs"]]  # in the order of the rows, which the pages rely on
     assert paths == [["bc", "visits"], ["iql", "visits"], ["bc", "other"], ["iql", "other"]]
     for data in ("visits", "other"):
-        assert sum(row.data == data and row.name == "no dose" for row in found.rows) == 1
-    first, second = str(found).split("\n\n")
+        assert sum(row.data == data and row.name == "no dose" for row in result.rows) == 1
+    first, second = str(result).split("\n\n")
     assert first.startswith("data: visits\nagent")
     assert second.startswith("data: other\nagent")
     alone = small(tmp_path / "alone", ["bc", "iql"], [tmp_path / "other.parquet"])
-    assert [row for row in found.rows if row.data == "other"] == list(alone.rows)
+    assert [row for row in result.rows if row.data == "other"] == list(alone.rows)
 
 
 def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_pat
     sources = {"visits": cohort(), "other": cohort(5, seed=3)}
     write_episodes(sources["other"], tmp_path / "other.parquet")
     study = tmp_path / "study"
-    found = small(study, ["bc"], [visits, tmp_path / "other.parquet"])
+    result = small(study, ["bc"], [visits, tmp_path / "other.parquet"])
     runs = {run.path.parent.name: run for run in find_runs(study)}
     doses = []
     for data, episodes in sources.items():
-        rows = [row for row in found.rows if row.data == data]
+        rows = [row for row in result.rows if row.data == data]
         baseline = Baseline.of(episodes)
         assert baseline.dose is not None
         doses.append(baseline.dose)
@@ -221,12 +221,12 @@ def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_pat
 def test_data_of_two_doses_have_no_constant_to_stand_beside(tmp_path: Path) -> None:
     either = np.where(cohort().act > 0, np.float32(0.5), np.float32(-0.5))
     write_episodes(dataclasses.replace(cohort(), act=either), tmp_path / "two.parquet")
-    found = small(tmp_path / "study", ["bc"], [tmp_path / "two.parquet"])
-    measured = [row for row in found.rows if row.cost]
+    result = small(tmp_path / "study", ["bc"], [tmp_path / "two.parquet"])
+    measured = [row for row in result.rows if row.cost]
     assert [row.name for row in measured[:3]] == ["BC", "uniform dosing", "no dose"]
     assert measured[3].name.startswith("best constant dose")
     assert {row.difference_words for row in measured} == {"no estimated constant"}
-    (note,) = found.notes
+    (note,) = result.notes
     assert note.startswith("no constant dose is estimated from two: a parabola needs at least three")
 
 
@@ -238,23 +238,23 @@ def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Pa
     assert sorted(run.config()["transform"]["reward_scale"] for run in runs) == pytest.approx(
         sorted([1.0, float(cohort().reward.std(dtype=np.float64))])
     )
-    rules = [[row for row in found.rows if not row.sampled] for found in (scaled, raw)]
+    rules = [[row for row in result.rows if not row.sampled] for result in (scaled, raw)]
     assert rules[0] == rules[1]
 
 
 def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> None:
-    found = small(tmp_path, ["iql", "bc"], [visits], preset="published")
-    (note,) = found.notes
+    result = small(tmp_path, ["iql", "bc"], [visits], preset="published")
+    (note,) = result.notes
     assert note == "preset published has nothing for bc: their own defaults were used."
-    assert f"note: {note}" in str(found)
+    assert f"note: {note}" in str(result)
     assert read_json(tmp_path / TABLE)["notes"] == [note]
     assert {run.config()["transform"]["reward_scale"] for run in find_runs(tmp_path)} == {1.0}
 
 
 def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
     values = {"fttpo.actor_loss": ["reverse_kl", "quadrature_kl"]}
-    found = small(tmp_path, ["all"], [visits], preset="sparse-vs-gaussian", settings=values, seeds=(0, 1, 4))
-    assert [(row.name, row.family) for row in found.rows if row.sampled] == [
+    result = small(tmp_path, ["all"], [visits], preset="sparse-vs-gaussian", settings=values, seeds=(0, 1, 4))
+    assert [(row.name, row.family) for row in result.rows if row.sampled] == [
         ("FtTPO, actor_loss=reverse_kl, actor=sparse", "sparse q-Gaussian"),
         ("FtTPO, actor_loss=quadrature_kl, actor=sparse", "sparse q-Gaussian"),
         ("FtTPO, actor_loss=reverse_kl, actor=gaussian", "clipped Gaussian"),
@@ -265,21 +265,23 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
         for run in find_runs(tmp_path)
         for config in [run.config()["agent_config"]]
     }
-    assert len(found.differences) == 2
-    for pair, loss in zip(found.differences, values["fttpo.actor_loss"], strict=True):
-        assert (pair.name, pair.laws, pair.data) == (
+    assert len(result.differences) == 2
+    for pair, loss in zip(result.differences, values["fttpo.actor_loss"], strict=True):
+        assert (pair.name, pair.distributions, pair.data) == (
             f"FtTPO, actor_loss={loss}",
             ("sparse", "Gaussian"),
             "visits",
         )
         for rule, told in (("recommended", pair.recommended), ("sampled", pair.sampled)):
-            sparse, gaussian = (outcomes[loss, law][rule].returns for law in ("sparse", "gaussian"))
+            sparse, gaussian = (
+                outcomes[loss, distribution][rule].returns for distribution in ("sparse", "gaussian")
+            )
             gain = (sparse - gaussian).mean(1)
             low, high = stats.t.interval(0.95, 2, gain.mean(), stats.sem(gain))
             assert (told.value, told.low, told.high) == pytest.approx((gain.mean(), low, high))
-        assert str(pair) in str(found)
+        assert str(pair) in str(result)
     kept = read_json(tmp_path / TABLE)["differences"]
-    assert kept[0]["sampled"]["value"] == found.differences[0].sampled.value
+    assert kept[0]["sampled"]["value"] == result.differences[0].sampled.value
     assert small(tmp_path, ["fttpo"], [visits]).differences == ()
 
 
@@ -287,7 +289,7 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
 
 
 def test_returns_along_training_are_those_of_shorter_trainings(visits: Path, tmp_path: Path) -> None:
-    found = small(tmp_path, ["iql"], [visits], milestones=(4, 12, 8))
+    result = small(tmp_path, ["iql"], [visits], milestones=(4, 12, 8))
     curves = read_table(tmp_path / CURVES).to_pandas()
     assert list(curves.columns) == [
         *("agent", "name", "setting", "policy", "data", "run", "update", "seed", "recommended", "sampled")
@@ -301,7 +303,7 @@ def test_returns_along_training_are_those_of_shorter_trainings(visits: Path, tmp
         for rule in ("recommended", "sampled"):
             here = curves[curves["update"] == steps][rule].to_numpy()
             np.testing.assert_array_equal(here, outcomes[rule].returns.mean(1))
-    row = next(row for row in found.rows if row.sampled)
+    row = next(row for row in result.rows if row.sampled)
     assert row.recommended.value == pytest.approx(curves[curves["update"] == 12]["recommended"].mean())
 
 
@@ -326,16 +328,16 @@ def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, 
 
 def test_data_without_a_simulator_are_refused_before_training(tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(cohort(), metadata=cohort().metadata | {"env_id": "hospital"})
-    write_episodes(elsewhere, tmp_path / "ward.parquet")
+    write_episodes(elsewhere, tmp_path / "treated.parquet")
     with pytest.raises(UserError, match="comes from no simulator here"):
-        small(tmp_path / "study", ["bc"], [tmp_path / "ward.parquet"])
+        small(tmp_path / "study", ["bc"], [tmp_path / "treated.parquet"])
     assert not list(tmp_path.rglob("config.json"))
 
 
 def test_a_training_that_diverges_is_noted_and_the_others_stand(visits: Path, tmp_path: Path) -> None:
-    found = small(tmp_path, ["iql", "bc"], [visits], settings={"iql.learning_rate": [1e30]})
-    assert [row.name for row in found.rows if row.sampled] == ["BC"]
-    (note,) = found.notes
+    result = small(tmp_path, ["iql", "bc"], [visits], settings={"iql.learning_rate": [1e30]})
+    assert [row.name for row in result.rows if row.sampled] == ["BC"]
+    (note,) = result.notes
     assert note.startswith("IQL on visits is not in the table: training diverged at update")
     with pytest.raises(UserError, match="training diverged"):
         small(tmp_path, ["iql"], [visits], settings={"iql.learning_rate": [1e30]})
@@ -354,15 +356,15 @@ def command(study: Path, data: Path, *, workers: int, steps: int = 60) -> list[s
 
 def answer(study: Path) -> dict[str, Any]:
     """All that a study says: table, curves, and the weights and outcomes of every run."""
-    found: dict[str, Any] = {"table": (study / TABLE).read_bytes(), "curves": (study / CURVES).read_bytes()}
+    result: dict[str, Any] = {"table": (study / TABLE).read_bytes(), "curves": (study / CURVES).read_bytes()}
     for run in find_runs(study):
         run.verify()
         for file in (WEIGHTS, EPISODES):
             for path in (run.path / file, run.at(20) / file):
-                found[str(path.relative_to(study))] = path.read_bytes()
+                result[str(path.relative_to(study))] = path.read_bytes()
         metrics = read_table(run.path / METRICS).to_pydict()
-        found[str(run.path.relative_to(study))] = {k: v for k, v in metrics.items() if k != "seconds"}
-    return found
+        result[str(run.path.relative_to(study))] = {k: v for k, v in metrics.items() if k != "seconds"}
+    return result
 
 
 def killed(words: list[str], seconds: float) -> bool:
@@ -455,10 +457,10 @@ def test_the_readmes_script_goes_from_data_to_table(
 def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason() -> None:
     (options,) = regularisations({"prior": ["constant_dose"], "dose_quadratic": [True]})
     left_out: dict[str, str] = {}
-    found = configurations(["all"], [], {}, None, (options,), None, left_out)
+    result = configurations(["all"], [], {}, None, (options,), None, left_out)
     assert "ifql" in left_out
     assert "prior dose" in left_out["ifql"]
-    assert {name for name, _ in found} == set(agents.AGENTS) - set(left_out)
+    assert {name for name, _ in result} == set(agents.AGENTS) - set(left_out)
     with pytest.raises(UserError, match="prior dose"):  # named, it is not left out in silence
         configurations(["ifql"], [], {}, None, (options,), None, {})
     with pytest.raises(UserError, match=r"discount must be between 0 and 1, got 1\.1"):  # nor a wrong value

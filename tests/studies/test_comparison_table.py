@@ -57,7 +57,7 @@ def factory() -> Factory:
 
 
 @pytest.fixture(scope="module")
-def found(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
+def result(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
         return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS, BASELINE)
@@ -67,9 +67,11 @@ def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
     return DosePolicy(stack(name, seeds), Transform.fit(cohort()))
 
 
-def row(name: str, found: References, factory: Factory, sparse: DosePolicy | None) -> Row:
+def row(name: str, result: References, factory: Factory, sparse: DosePolicy | None) -> Row:
     own = policy(name)
-    return agent_row(name, "law", own, evaluate(own, factory, PATIENTS), found, cohort().obs[:50], sparse)
+    return agent_row(
+        name, "distribution", own, evaluate(own, factory, PATIENTS), result, cohort().obs[:50], sparse
+    )
 
 
 # The estimated constant
@@ -95,9 +97,9 @@ def recorded(act: list[Any], reward: list[float]) -> Episodes:
 def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
     """By hand: 1 + 3 d - 4 d^2 has its top at 3/8; noise on the data moves it as numpy's polyfit says."""
     doses = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0]
-    found = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses]))
-    assert found.dose == pytest.approx(0.375, abs=1e-6)
-    assert (found.patients, found.missing) == (2, "")
+    result = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses]))
+    assert result.dose == pytest.approx(0.375, abs=1e-6)
+    assert (result.patients, result.missing) == (2, "")
     for seed in (0, 1):
         data = cohort(8, seed)
         c2, c1, _ = np.polyfit(data.act[:, 0].astype(float), data.reward.astype(float), 2)
@@ -110,19 +112,19 @@ def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
     [([0.0, 0.5, 0.5, 0.0], "three different recorded doses"), ([[0.1, 0.2]] * 4, "one dose dimension only")],
 )
 def test_data_that_tell_no_constant_say_why(act: list[Any], told: str) -> None:
-    found = Baseline.of(recorded(act, [0.0, 1.0, 2.0, 3.0]))
-    assert found.dose is None
-    assert told in found.missing
+    result = Baseline.of(recorded(act, [0.0, 1.0, 2.0, 3.0]))
+    assert result.dose is None
+    assert told in result.missing
 
 
 def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: Factory) -> None:
-    found = references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE)
+    result = references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE)
     assert references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE).outcomes.keys() == {
         "uniform",
         "none",
         "best",
     }
-    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found)]
+    rows = [row(BOUNDED[0], result, factory, None), *reference_rows(result)]
     for line, text in zip(rows, render(rows).splitlines()[2:], strict=True):
         assert line.difference is line.verdict is None
         assert not line.is_baseline
@@ -132,14 +134,14 @@ def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, facto
 # References
 
 
-def test_reference_rules_meet_the_agents_patients(found: References, factory: Factory) -> None:
-    assert list(found.outcomes) == ["uniform", "none", "estimated", "best"]
-    assert found.dose is not None
-    for rule, dose in (("none", 0.0), ("estimated", 0.25), ("best", found.dose)):
+def test_reference_rules_meet_the_agents_patients(result: References, factory: Factory) -> None:
+    assert list(result.outcomes) == ["uniform", "none", "estimated", "best"]
+    assert result.dose is not None
+    for rule, dose in (("none", 0.0), ("estimated", 0.25), ("best", result.dose)):
         again = rollout(factory, constant(dose), SEEDS, PATIENTS)
-        np.testing.assert_array_equal(found.outcomes[rule].returns, again.returns)
-    assert -1.0 < found.dose < 1.0
-    assert found.outcomes["uniform"].returns.mean() < found.outcomes["best"].returns.mean()
+        np.testing.assert_array_equal(result.outcomes[rule].returns, again.returns)
+    assert -1.0 < result.dose < 1.0
+    assert result.outcomes["uniform"].returns.mean() < result.outcomes["best"].returns.mean()
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -200,14 +202,14 @@ def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
     assert list(references(tmp_path, factory, (0,), 5, BASELINE).outcomes) == ["uniform", "estimated", "best"]
 
 
-def test_reference_rows_are_one_sample_of_all_patients(found: References) -> None:
-    rows = {row.name: row for row in reference_rows(found)}
+def test_reference_rows_are_one_sample_of_all_patients(result: References) -> None:
+    rows = {row.name: row for row in reference_rows(result)}
     estimated = "constant dose 0.250 estimated from the 8 patients"
-    best = f"best constant dose {found.dose:.3f}, known to the simulator only"
+    best = f"best constant dose {result.dose:.3f}, known to the simulator only"
     assert list(rows) == ["uniform dosing", "no dose", estimated, best]
-    base = found.outcomes["estimated"].returns.ravel()
+    base = result.outcomes["estimated"].returns.ravel()
     for name, rule in (("uniform dosing", "uniform"), ("no dose", "none"), (best, "best")):
-        returns = found.outcomes[rule].returns.ravel()
+        returns = result.outcomes[rule].returns.ravel()
         difference = rows[name].difference
         assert difference is not None
         assert difference.value == pytest.approx((returns - base).mean())
@@ -228,13 +230,13 @@ def test_reference_rows_are_one_sample_of_all_patients(found: References) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_agents_row_is_paired_with_the_estimated_constant(
-    name: str, found: References, factory: Factory
+    name: str, result: References, factory: Factory
 ) -> None:
     sparse = policy(BOUNDED[0])
-    line = row(name, found, factory, sparse)
+    line = row(name, result, factory, sparse)
     own = policy(name)
     outcome = evaluate(own, factory, PATIENTS)
-    gain = (outcome["recommended"].returns - found.outcomes["estimated"].returns).mean(1)
+    gain = (outcome["recommended"].returns - result.outcomes["estimated"].returns).mean(1)
     assert line.difference is not None
     assert line.difference.value == pytest.approx(gain.mean())
     low, high = stats.t.interval(0.95, len(SEEDS) - 1, gain.mean(), stats.sem(gain))  # seeds are the sample
@@ -264,33 +266,33 @@ def test_an_agents_row_is_paired_with_the_estimated_constant(
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_bounded_agent_has_exactly_no_mass_outside_its_own_interval(
-    name: str, found: References, factory: Factory
+    name: str, result: References, factory: Factory
 ) -> None:
-    assert row(name, found, factory, policy(name)).mass_outside_sparse == 0.0
+    assert row(name, result, factory, policy(name)).mass_outside_sparse == 0.0
 
 
 @pytest.mark.parametrize("sparse", [None, policy(BOUNDED[0], (0, 1, 5))], ids=["none", "other seeds"])
 def test_without_a_comparable_interval_there_is_no_mass(
-    sparse: DosePolicy | None, found: References, factory: Factory
+    sparse: DosePolicy | None, result: References, factory: Factory
 ) -> None:
-    assert row(UNBOUNDED[0], found, factory, sparse).mass_outside_sparse is None
+    assert row(UNBOUNDED[0], result, factory, sparse).mass_outside_sparse is None
 
 
 # The table
 
 
-def test_rows_survive_json(found: References, factory: Factory) -> None:
+def test_rows_survive_json(result: References, factory: Factory) -> None:
     ceiling = ceiling_row("one", "a truth", 7.4, 0.5, 300)
     missing = dataclasses.replace(ceiling, baseline=NO_BASELINE)
-    rows = [row(BOUNDED[0], found, factory, None), *reference_rows(found), ceiling, missing]
+    rows = [row(BOUNDED[0], result, factory, None), *reference_rows(result), ceiling, missing]
     back = [Row.from_json(json.loads(json.dumps(line.to_json(), allow_nan=False))) for line in rows]
     assert back == rows
 
 
-def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, factory: Factory) -> None:
+def test_the_table_has_a_line_per_row_and_says_what_is_exact(result: References, factory: Factory) -> None:
     sparse = policy(BOUNDED[0])
-    rows = [row(BOUNDED[0], found, factory, sparse), row(UNBOUNDED[0], found, factory, sparse)]
-    text = render([*rows, *reference_rows(found)])
+    rows = [row(BOUNDED[0], result, factory, sparse), row(UNBOUNDED[0], result, factory, sparse)]
+    text = render([*rows, *reference_rows(result)])
     head, rule, *lines = text.splitlines()
     assert len(lines) == 6
     assert set(rule) == {"-"}
@@ -311,7 +313,7 @@ def test_the_table_has_a_line_per_row_and_says_what_is_exact(found: References, 
         "uniform dosing",
         "no dose",
         "constant dose 0.250 estimated from the 8 patients",
-        f"best constant dose {found.dose:.3f}, known to the simulator only",
+        f"best constant dose {result.dose:.3f}, known to the simulator only",
     ]
     columns = {name: head.index(name) for name in ("policy", "minus estimated constant", "cost")}
     assert all(line[start - 2 : start] == "  " for line in lines for start in columns.values())
@@ -335,7 +337,7 @@ def test_a_ceiling_says_what_it_knows() -> None:
         (None, True, "-"),
     ],
 )
-def test_only_a_bounded_law_has_an_exact_zero(value: float | None, bounded: bool, text: str) -> None:
+def test_only_a_bounded_distribution_has_an_exact_zero(value: float | None, bounded: bool, text: str) -> None:
     assert mass_words(value, bounded) == text
 
 
@@ -344,10 +346,10 @@ def first_patients(outcome: Outcomes, count: int) -> Outcomes:
     return Outcomes(outcome.seeds, **arrays)
 
 
-def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory: Factory) -> None:
+def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factory: Factory) -> None:
     own = policy(BOUNDED[0])
     outcomes = evaluate(own, factory, PATIENTS)
-    line = agent_row("agent", "law", own, outcomes, found, cohort().obs[:50], None)
+    line = agent_row("agent", "distribution", own, outcomes, result, cohort().obs[:50], None)
     worst = np.sort(outcomes["recommended"].returns, axis=1)[:, :2].mean()  # 5 % of 40 patients
     assert line.lower_tail is not None
     assert line.lower_tail.value == pytest.approx(worst)
@@ -356,14 +358,14 @@ def test_the_lower_tail_is_that_of_the_worst_patients(found: References, factory
     assert (line.foreseen, line.foreseen_words) == (None, "-")
     few = {rule: first_patients(o, 19) for rule, o in outcomes.items()}
     others = References(
-        found.dose, None, BASELINE, {rule: first_patients(o, 19) for rule, o in found.outcomes.items()}
+        result.dose, None, BASELINE, {rule: first_patients(o, 19) for rule, o in result.outcomes.items()}
     )
-    short = agent_row("agent", "law", own, few, others, cohort().obs[:50], None)
+    short = agent_row("agent", "distribution", own, few, others, cohort().obs[:50], None)
     assert short.lower_tail is None, "5 % of 19 patients is less than one"
 
 
 def test_foreseen_returns_are_shown_with_their_lower_tail(
-    found: References, factory: Factory, monkeypatch: pytest.MonkeyPatch
+    result: References, factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the world's unit, at the recommended dose; 5 % of 40 equally likely returns are the lowest two."""
     own = policy(BOUNDED[0])
@@ -375,7 +377,7 @@ def test_foreseen_returns_are_shown_with_their_lower_tail(
 
     monkeypatch.setattr(own.agent, "returns", returns)
     states = cohort().obs[:50]
-    line = agent_row("agent", "law", own, evaluate(own, factory, PATIENTS), found, states, None)
+    line = agent_row("agent", "distribution", own, evaluate(own, factory, PATIENTS), result, states, None)
     scale = own.transform.reward_scale
     assert scale != 1.0
     assert line.foreseen == pytest.approx((19.5 * scale, 0.5 * scale))
@@ -385,7 +387,7 @@ def test_foreseen_returns_are_shown_with_their_lower_tail(
     assert Row.from_json(json.loads(json.dumps(line.to_json()))) == line
 
 
-def test_a_table_of_an_earlier_version_is_read(found: References) -> None:
-    line = reference_rows(found)[0]
+def test_a_table_of_an_earlier_version_is_read(result: References) -> None:
+    line = reference_rows(result)[0]
     fields = {k: v for k, v in line.to_json().items() if k not in ("lower_tail", "foreseen")}
     assert Row.from_json(json.loads(json.dumps(fields))) == dataclasses.replace(line, lower_tail=None)

@@ -16,7 +16,7 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import evaluate
 from dosing.finetuning.method import TrialSettings
-from dosing.finetuning.trial import COURSES, CURVE, REPORT
+from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.runs.files import read_json, read_table, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
 from dosing.studies.evaluate import evaluate_run
@@ -60,8 +60,8 @@ def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
 
 def folders(study: Path) -> dict[str, RunFolder]:
     """Finished trials of a study by method."""
-    found = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
-    return {run.config()["method"]: run for run in found}
+    result = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
+    return {run.config()["method"]: run for run in result}
 
 
 def test_the_command_runs_trials_and_prints_a_table(
@@ -76,12 +76,12 @@ def test_the_command_runs_trials_and_prints_a_table(
     printed = capsys.readouterr().out
     assert "Direct" in printed
     assert "paired by patient" in printed
-    found = folders(study)
-    assert list(found) == ["direct", "scratch"]
-    for run in found.values():
+    result = folders(study)
+    assert list(result) == ["direct", "scratch"]
+    for run in result.values():
         run.verify()
         assert set(read_json(run.path / DONE)) >= {
-            COURSES,
+            TREATED,
             CURVE,
             EPISODES,
             REPORT,
@@ -91,7 +91,7 @@ def test_the_command_runs_trials_and_prints_a_table(
         curve = read_table(run.path / CURVE).to_pandas()
         assert curve.visits.tolist() == [0, 0, 48, 48, 96, 96]
         assert curve.seed.tolist() == [0, 1] * 3
-        assert (read_table(run.path / COURSES).to_pandas().groupby("seed").size() == 4).all()
+        assert (read_table(run.path / TREATED).to_pandas().groupby("seed").size() == 4).all()
     curves = read_table(study / TRIALS / CURVES).to_pandas()
     assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
     table = read_json(study / TRIALS / TABLE)
@@ -112,8 +112,8 @@ def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patien
     tiny(["direct"], [run.path])
     evaluate_run(run, 4)
     want = read_outcomes(run.path / EPISODES)
-    found = folders(run.path.parents[2])["direct"]
-    curve = read_table(found.path / CURVE).to_pandas()
+    result = folders(run.path.parents[2])["direct"]
+    curve = read_table(result.path / CURVE).to_pandas()
     first = curve[curve.visits == 0]
     np.testing.assert_array_equal(first.recommended, want["recommended"].returns.mean(1))
     np.testing.assert_array_equal(first["sampled"], want["sampled"].returns.mean(1))
@@ -122,13 +122,13 @@ def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patien
 def test_progress_is_read_from_the_tables_of_a_trial(offline: dict[str, Path]) -> None:
     study = offline["iql"].parents[2]
     tiny(["direct"], [offline["iql"]])
-    found = folders(study)["direct"]
-    progress = Progress.of(found)
+    result = folders(study)["direct"]
+    progress = Progress.of(result)
     assert progress is not None
-    curve, courses = (read_table(found.path / name).to_pandas() for name in (CURVE, COURSES))
+    curve, episodes = (read_table(result.path / name).to_pandas() for name in (CURVE, TREATED))
     assert progress.visits.tolist() == [0, 48, 96]
     for k, seed in enumerate(progress.seeds):
-        own = courses[courses.seed == seed]
+        own = episodes[episodes.seed == seed]
         np.testing.assert_array_equal(progress.returns[k], curve[curve.seed == seed].recommended)
         assert progress.cost[k].tolist() == [own[own.ended_at <= v].cost.sum() for v in (0, 48, 96)]
         assert progress.worst[k] == own.returns.min()
@@ -147,7 +147,7 @@ def test_a_stopped_seed_stands_where_it_stopped(tmp_path: Path) -> None:
     curve = {"seed": seeds, "visits": at, "recommended": returns, "treated": returns}
     write_table(tmp_path / CURVE, curve | {"patients": patients, "cost_per_patient": cost})
     ended = {"seed": [4, 7], "ended_at": [24, 24], "returns": [-1.0, -2.0]}
-    write_table(tmp_path / COURSES, ended | {"cost": [1.0, 2.0], "limited": [1.0, 2.0], "visits": [4, 4]})
+    write_table(tmp_path / TREATED, ended | {"cost": [1.0, 2.0], "limited": [1.0, 2.0], "visits": [4, 4]})
     progress = Progress.of(RunFolder(tmp_path))
     assert progress is not None
     assert progress.visits.tolist() == [0, 48, 96, 144]
@@ -162,16 +162,16 @@ def test_a_stopped_seed_stands_where_it_stopped(tmp_path: Path) -> None:
 
 def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path]) -> None:
     tiny(["direct", "scratch"], [offline["iql"]], seeds=1)
-    found = folders(offline["iql"].parents[2])
+    result = folders(offline["iql"].parents[2])
     factory = factory_of(RunFolder(offline["iql"]))
-    for run in found.values():
+    for run in result.values():
         want = read_outcomes(run.path / EPISODES)
         policy = policy_of_trial(run)
         assert policy.seeds == (0,)
         for rule, outcomes in evaluate(policy, factory, 4).items():
             np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
     obs = cohort().obs[None, :5]  # the folder of a suite's agent is read as any run
-    run = found["scratch"]
+    run = result["scratch"]
     np.testing.assert_array_equal(policy_of(run).recommended(obs), policy_of_trial(run).recommended(obs))
     with pytest.raises(UserError, match="is no trial"):
         policy_of_trial(RunFolder(offline["iql"]))
@@ -185,11 +185,11 @@ def test_settings_follow_the_name_of_a_method(offline: dict[str, Path]) -> None:
         "PEX (adaptive=true, logits=scaled)",
         "JSRL (stages=2)",
     ]
-    found = folders(study)
-    assert set(found) == set(specs)
-    assert {run.path.parents[1].name for run in found.values()} == {"pex", "jsrl", "bt"}
+    result = folders(study)
+    assert set(result) == set(specs)
+    assert {run.path.parents[1].name for run in result.values()} == {"pex", "jsrl", "bt"}
     factory = factory_of(RunFolder(offline["iql"]))
-    for run in found.values():
+    for run in result.values():
         want = read_outcomes(run.path / EPISODES)
         for rule, outcomes in evaluate(policy_of_trial(run), factory, 4).items():
             np.testing.assert_array_equal(outcomes.returns, want[rule].returns)
@@ -208,19 +208,19 @@ def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) 
 
 
 def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: dict[str, Path]) -> None:
-    found = tiny(["all"], [offline["iql"], offline["spot"]])
-    titles = [line.title for line in found.lines]
+    result = tiny(["all"], [offline["iql"], offline["spot"]])
+    titles = [line.title for line in result.lines]
     assert "Direct from IQL" in titles
     assert "Direct from SPOT" in titles
     assert "SPOT from SPOT" in titles
     assert "SPOT from IQL" not in titles
-    notes = "\n".join(found.notes)
+    notes = "\n".join(result.notes)
     assert "rebrac cannot start" in notes
     assert "spot cannot start" not in notes
 
 
 def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, Path]) -> None:
-    """A sparse policy and its Gaussian twin go on side by side."""
+    """A sparse policy and its Gaussian counterpart go on side by side."""
     study = offline["iql"].parents[2]
     runs = [
         train_run(
@@ -234,11 +234,11 @@ def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, P
         ).path
         for actor in ("sparse", "gaussian")
     ]
-    found = tiny(["direct"], runs)
-    assert [line.title for line in found.lines] == [
+    result = tiny(["direct"], runs)
+    assert [line.title for line in result.lines] == [
         f"Direct from FtTPO, actor={actor}" for actor in ("sparse", "gaussian")
     ]
-    assert found.lines[0].limited == 0.0  # its support lies within the limits
+    assert result.lines[0].limited == 0.0  # its support lies within the limits
 
 
 def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:
@@ -253,23 +253,23 @@ def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> N
 
 def test_a_stop_is_said_in_the_table_and_in_the_folder(offline: dict[str, Path]) -> None:
     settings = TrialSettings(**{**vars(TINY), "harm_budget": 0.0})
-    found = tiny(["scratch"], [offline["iql"]], settings=settings)
-    assert found.lines[0].stopped == 2
-    assert "stopped after" in str(found)
+    result = tiny(["scratch"], [offline["iql"]], settings=settings)
+    assert result.lines[0].stopped == 2
+    assert "stopped after" in str(result)
     report = read_json(folders(offline["iql"].parents[2])["scratch"].path / REPORT)
     assert [stop["seed"] for stop in report["stopped"]] == [0, 1]
     assert report["settings"]["harm_budget"] == 0.0
 
 
-def test_trials_too_short_to_end_a_course_or_to_learn_are_reported_all_the_same(
+def test_trials_too_short_to_end_a_episode_or_to_learn_are_reported_all_the_same(
     offline: dict[str, Path],
 ) -> None:
     short = TrialSettings(**{**vars(TINY), "visits": 20, "start": 20})
-    found = tiny(["direct", "spot"], [offline["spot"]], settings=short)
-    assert [line.treated for line in found.lines] == [None, None]
-    assert found.differences[0][1].value == found.differences[0][1].low == 0.0
-    assert found.lines[0].after == found.lines[1].after
-    assert " - " in str(found)
+    result = tiny(["direct", "spot"], [offline["spot"]], settings=short)
+    assert [line.treated for line in result.lines] == [None, None]
+    assert result.differences[0][1].value == result.differences[0][1].low == 0.0
+    assert result.lines[0].after == result.lines[1].after
+    assert " - " in str(result)
 
 
 @pytest.mark.parametrize(
@@ -330,14 +330,14 @@ def test_help_says_what_the_settings_say() -> None:
 def test_an_episode_of_a_task_is_brought_back_in_the_middle() -> None:
     pytest.importorskip("mujoco")
     doses = np.random.default_rng(0).uniform(-1.0, 1.0, (60, 2, 2, 3)).astype(np.float32)
-    ward, other = (Tasks("Hopper-v5", {}, (0, 5), 2) for _ in range(2))
-    ward.begin()
+    treated, other = (Tasks("Hopper-v5", {}, (0, 5), 2) for _ in range(2))
+    treated.begin()
     for dose in doses[:40]:
-        made = ward.treat(dose)
-    assert ward._episode.max() > 0  # hoppers fall: places are in different episodes
-    np.testing.assert_array_equal(other.load(ward.state()), made.following)
+        made = treated.treat(dose)
+    assert treated._episode.max() > 0  # hoppers fall: places are in different episodes
+    np.testing.assert_array_equal(other.load(treated.state()), made.following)
     for dose in doses[40:]:
-        a, b = ward.treat(dose), other.treat(dose)
+        a, b = treated.treat(dose), other.treat(dose)
         np.testing.assert_array_equal(a.following, b.following)
         np.testing.assert_array_equal(a.reward, b.reward)
         np.testing.assert_array_equal(a.cost, a.terminated)

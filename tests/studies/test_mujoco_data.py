@@ -37,37 +37,37 @@ def known(patch: pytest.MonkeyPatch, random: float, expert: float) -> None:
     patch.setattr(mujoco_data, "REFERENCES", {"Hopper-v5": Reference(random, expert, "a test")})
 
 
-def assert_whole(found: Episodes) -> None:
+def assert_whole(result: Episodes) -> None:
     """Episodes follow each other without a gap, and rows within them."""
-    inside = found.episode[1:] == found.episode[:-1]
-    np.testing.assert_array_equal(found.obs[1:][inside], found.next_obs[:-1][inside])
-    np.testing.assert_array_equal((found.terminated | found.truncated)[:-1], ~inside)
-    assert (found.terminated | found.truncated)[-1]
-    assert not (found.terminated & found.truncated).any()
-    assert np.isin(np.diff(found.episode), [0, 1]).all()
-    np.testing.assert_array_equal(found.cost, found.terminated)
-    assert np.abs(found.act).max() <= 1.0
+    inside = result.episode[1:] == result.episode[:-1]
+    np.testing.assert_array_equal(result.obs[1:][inside], result.next_obs[:-1][inside])
+    np.testing.assert_array_equal((result.terminated | result.truncated)[:-1], ~inside)
+    assert (result.terminated | result.truncated)[-1]
+    assert not (result.terminated & result.truncated).any()
+    assert np.isin(np.diff(result.episode), [0, 1]).all()
+    np.testing.assert_array_equal(result.cost, result.terminated)
+    assert np.abs(result.act).max() <= 1.0
 
 
 def test_a_replay_is_what_the_task_gives_again() -> None:
-    found = collect(plan("replay", seed=3))
-    assert_whole(found)
-    assert len(found) == 100
+    result = collect(plan("replay", seed=3))
+    assert_whole(result)
+    assert len(result) == 100
     task = gymnasium.make("Hopper-v5", max_episode_steps=25)
-    for number in range(int(found.episode[-1]) + 1):
-        rows = np.flatnonzero(found.episode == number)
+    for number in range(int(result.episode[-1]) + 1):
+        rows = np.flatnonzero(result.episode == number)
         obs, _ = task.reset(seed=episode_seed(3, "train", number))
         for row in rows:
-            np.testing.assert_array_equal(found.obs[row], obs.astype(np.float32))
-            obs, reward, terminated, _, _ = task.step(found.act[row])
-            np.testing.assert_array_equal(found.next_obs[row], obs.astype(np.float32))
-            assert found.reward[row] == np.float32(reward)
-            assert found.terminated[row] == terminated
-    (part,) = found.metadata["collected"]["parts"]
+            np.testing.assert_array_equal(result.obs[row], obs.astype(np.float32))
+            obs, reward, terminated, _, _ = task.step(result.act[row])
+            np.testing.assert_array_equal(result.next_obs[row], obs.astype(np.float32))
+            assert result.reward[row] == np.float32(reward)
+            assert result.terminated[row] == terminated
+    (part,) = result.metadata["collected"]["parts"]
     assert part["steps"] == part["transitions"] == 100
-    assert part["episodes"] == found.episode[-1] + 1
+    assert part["episodes"] == result.episode[-1] + 1
     returns = [
-        found.reward[found.episode == k].sum(dtype=np.float64) for k in range(part["complete_episodes"])
+        result.reward[result.episode == k].sum(dtype=np.float64) for k in range(part["complete_episodes"])
     ]
     assert part["mean_return"] == pytest.approx(np.mean(returns), rel=1e-6)
 
@@ -79,22 +79,22 @@ def test_the_same_plan_is_the_same_data_and_another_seed_is_not() -> None:
 
 def test_medium_stops_training_at_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, -1000.0, -500.0)  # any return scores more than 100
-    found = collect(plan("medium", 70))
-    assert_whole(found)
-    (part,) = found.metadata["collected"]["parts"]
+    result = collect(plan("medium", 70))
+    assert_whole(result)
+    (part,) = result.metadata["collected"]["parts"]
     assert (part["quality"], part["steps"], part["transitions"]) == ("medium", 60, 70)
     assert part["score"] == pytest.approx(100.0 * (part["evaluated"] + 1000.0) / 500.0)
-    reference = found.metadata["collected"]["reference"]
+    reference = result.metadata["collected"]["reference"]
     assert reference == {"random": -1000.0, "expert": -500.0, "source": "a test"}
 
 
 def test_mixed_is_half_medium_half_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, -1000.0, -500.0)
-    found = collect(plan("mixed", 71))
-    assert_whole(found)
-    parts = found.metadata["collected"]["parts"]
+    result = collect(plan("mixed", 71))
+    assert_whole(result)
+    parts = result.metadata["collected"]["parts"]
     assert [(part["quality"], part["transitions"]) for part in parts] == [("medium", 35), ("expert", 36)]
-    assert found.truncated[34]
+    assert result.truncated[34]
 
 
 def test_a_quality_out_of_reach_writes_nothing(
@@ -146,10 +146,10 @@ def test_minari_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     import minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    found = collect(plan("replay", 60))
-    write_episodes(found, "minari:own/hopper-v0")
+    result = collect(plan("replay", 60))
+    write_episodes(result, "minari:own/hopper-v0")
     again = read_episodes("minari:own/hopper-v0")
-    assert again.content_hash() == found.content_hash()
+    assert again.content_hash() == result.content_hash()
     spec: Any = minari.load_dataset("own/hopper-v0").spec.env_spec
     assert spec.id == "Hopper-v5"
     with pytest.raises(UserError, match="already exists"):

@@ -48,10 +48,10 @@ def record(path: Path, episodes: int = 4) -> Path:
 
 
 @pytest.mark.mujoco
-def test_courses_of_different_length_are_each_counted_to_their_own_end() -> None:
+def test_episodes_of_different_length_are_each_counted_to_their_own_end() -> None:
     factory = TaskFactory("Hopper-v5", CUT, workers=1)
     act = uniform(factory.limits, (0, 2))
-    found = rollout(factory, act, (0, 2), 3)
+    result = rollout(factory, act, (0, 2), 3)
     for k, seed in enumerate((0, 2)):
         env = factory(3, seed * 3)
         env.reset(seed=0)
@@ -65,23 +65,23 @@ def test_courses_of_different_length_are_each_counted_to_their_own_end() -> None
                 returns[p] += reward[p]
                 visits[p] += 1
                 doses[p].append(dose[p].mean(dtype=np.float64))
-        np.testing.assert_allclose(found.returns[k], returns, rtol=1e-12)
-        np.testing.assert_array_equal(found.visits[k], visits)
-        np.testing.assert_allclose(found.dose[k], [np.mean(entries) for entries in doses], rtol=1e-9)
-        np.testing.assert_array_equal(found.cost[k], visits < 60)  # one fall each
-    assert len(set(found.visits.ravel())) > 1
+        np.testing.assert_allclose(result.returns[k], returns, rtol=1e-12)
+        np.testing.assert_array_equal(result.visits[k], visits)
+        np.testing.assert_allclose(result.dose[k], [np.mean(entries) for entries in doses], rtol=1e-9)
+        np.testing.assert_array_equal(result.cost[k], visits < 60)  # one fall each
+    assert len(set(result.visits.ravel())) > 1
 
 
 @pytest.mark.mujoco
 def test_outcomes_keep_the_visits_and_earlier_files_are_still_read(tmp_path: Path) -> None:
     factory = TaskFactory("Hopper-v5", CUT, workers=1)
-    found = rollout(factory, constant([0.0] * 3), (0,), 2)
-    write_outcomes(tmp_path / "new.parquet", {"none": found})
-    np.testing.assert_array_equal(read_outcomes(tmp_path / "new.parquet")["none"].visits, found.visits)
+    result = rollout(factory, constant([0.0] * 3), (0,), 2)
+    write_outcomes(tmp_path / "new.parquet", {"none": result})
+    np.testing.assert_array_equal(read_outcomes(tmp_path / "new.parquet")["none"].visits, result.visits)
     pd.read_parquet(tmp_path / "new.parquet").drop(columns="visits").to_parquet(tmp_path / "old.parquet")
     old = read_outcomes(tmp_path / "old.parquet")["none"]
     assert np.isnan(old.visits).all()
-    np.testing.assert_array_equal(old.returns, found.returns)
+    np.testing.assert_array_equal(old.returns, result.returns)
 
 
 @pytest.mark.mujoco

@@ -47,13 +47,13 @@ def test_what_a_single_agent_has_wins_over_what_all_share_and_a_user_over_both()
 
 def test_the_published_settings_of_the_treatment_experiment() -> None:
     """Numbers typed from the published tables, not read from the preset."""
-    found = {name: c for name, c in configurations(["all"], [], {}, PRESETS["published"])}
-    rates = {name: found[name].learning_rate for name in ("fttpo", "iql", "sql", "xql", "spot", "tawac")}
+    result = {name: c for name, c in configurations(["all"], [], {}, PRESETS["published"])}
+    rates = {name: result[name].learning_rate for name in ("fttpo", "iql", "sql", "xql", "spot", "tawac")}
     assert rates == {"fttpo": 3e-4, "iql": 3e-5, "sql": 3e-3, "xql": 1e-4, "spot": 1e-3, "tawac": 3e-5}
-    assert (found["fttpo"].temperature, found["fttpo"].q_proposal) == (0.01, 2.0)
-    assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.9, pytest.approx(3.0))
-    assert (found["sql"].alpha, found["xql"].beta, found["spot"].penalty) == (5.0, 5.0, 0.05)
-    assert {found[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
+    assert (result["fttpo"].temperature, result["fttpo"].q_proposal) == (0.01, 2.0)
+    assert (result["iql"].expectile, result["iql"].inverse_temperature) == (0.9, pytest.approx(3.0))
+    assert (result["sql"].alpha, result["xql"].beta, result["spot"].penalty) == (5.0, 5.0, 0.05)
+    assert {result[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
     assert [name for name in agents.AGENTS if PRESETS["published"].knows(name)] == [
         name for name in agents.AGENTS if name in rates
     ]
@@ -62,33 +62,33 @@ def test_the_published_settings_of_the_treatment_experiment() -> None:
 
 
 def test_the_common_settings_are_common() -> None:
-    found = dict(configurations(["all"], [], {}, PRESETS["common"]))
-    for name, config in found.items():
+    result = dict(configurations(["all"], [], {}, PRESETS["common"]))
+    for name, config in result.items():
         if name != "quasi_optimal":  # no networks, gradient descent
             assert getattr(config, "hidden", (256, 256)) == (256, 256)
             assert config.learning_rate == 3e-4
         assert getattr(config, "discount", 0.9) == 0.9
         assert getattr(config, "target_rate", 0.005) == 0.005
-    assert found["quasi_optimal"].learning_rate == 1e-2
+    assert result["quasi_optimal"].learning_rate == 1e-2
     scaled = Transform.fit(cohort(), **PRESETS["common"].data)
     assert scaled.reward_scale == pytest.approx(cohort().reward.std())
     assert all(PRESETS["common"].knows(name) for name in agents.AGENTS)
 
 
-def test_sparse_against_gaussian_is_the_law_alone() -> None:
+def test_sparse_against_gaussian_is_the_distribution_alone() -> None:
     """For the agents whose setting takes both values, and no other."""
     preset = PRESETS["sparse-vs-gaussian"]
-    found = configurations(["all"], [], {}, preset)
-    assert [(name, config.actor) for name, config in found] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
-    (_, sparse), (_, gaussian) = found
+    result = configurations(["all"], [], {}, preset)
+    assert [(name, config.actor) for name, config in result] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
+    (_, sparse), (_, gaussian) = result
     assert dataclasses.replace(sparse, actor="gaussian") == gaussian
     assert sparse == configurations(["fttpo"], [], {}, PRESETS["common"])[0][1]
     assert (preset.training, preset.data) == (PRESETS["common"].training, PRESETS["common"].data)
-    with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian law"):
+    with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian distribution"):
         configurations(["fttpo", "iql"], [], {}, preset)
 
 
-def test_a_contrast_takes_any_agent_that_carries_both_laws() -> None:
+def test_a_contrast_takes_any_agent_that_carries_both_distributions() -> None:
     @dataclasses.dataclass
     class Both:
         policy_family: Literal["beta", "clipped_gaussian", "sparse_q_gaussian"] = "beta"
@@ -112,12 +112,12 @@ def test_the_published_settings_of_mujoco() -> None:
     """Numbers typed from the papers' tables; a variant adds to what the preset sets for every task."""
     general = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco")))
     own = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/hopper-medium-expert")))
-    for found in (general, own):
-        assert {getattr(c, "discount", 0.99) for c in found.values()} == {0.99}
-        assert (found["iql"].expectile, found["iql"].inverse_temperature) == (0.7, 3.0)
-        assert (found["rebrac"].hidden, found["rebrac"].learning_rate) == ((256, 256, 256), 1e-3)
-        assert found["spot"].vae_steps == 100_000
-        assert found["fan"].hidden == (512, 512, 512, 512)
+    for result in (general, own):
+        assert {getattr(c, "discount", 0.99) for c in result.values()} == {0.99}
+        assert (result["iql"].expectile, result["iql"].inverse_temperature) == (0.7, 3.0)
+        assert (result["rebrac"].hidden, result["rebrac"].learning_rate) == ((256, 256, 256), 1e-3)
+        assert result["spot"].vae_steps == 100_000
+        assert result["fan"].hidden == (512, 512, 512, 512)
     assert (own["fttpo"].temperature, own["fttpo"].learning_rate) == (1.0, 1e-3)
     assert (own["rebrac"].actor_penalty, own["rebrac"].critic_penalty) == (0.1, 0.01)
     assert (own["spot"].penalty, own["xql"].beta, own["inac"].temperature) == (0.2, 2.0, 0.01)

@@ -68,13 +68,13 @@ def recorded(gain: float, patients: int = 40, visits: int = 3) -> Episodes:
     )
 
 
-def kept(folder: Path, episodes: Episodes, name: str = "ward.csv") -> Path:
+def kept(folder: Path, episodes: Episodes, name: str = "treated.csv") -> Path:
     write_episodes(episodes, folder / name)
     return folder / name
 
 
 def small(study: Path, names: Sequence[str], data: Path, **options: Any) -> Selected:
-    """A selection of a moment, in this process."""
+    """A selection of a progress, in this process."""
     options = {
         "folds": 2,
         "seeds": (0, 1),
@@ -98,45 +98,45 @@ def learnt(study: Path, data: Path, names: Sequence[str] = ("td3_bc",), **option
 
 def test_a_rule_of_the_state_is_chosen_and_trained_on_all_patients(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.8))
-    found = learnt(tmp_path / "study", data, settings={"td3_bc.alpha": [2.5, 0.0]})
-    best, _ = found.candidates
-    assert found.chosen == best
+    result = learnt(tmp_path / "study", data, settings={"td3_bc.alpha": [2.5, 0.0]})
+    best, _ = result.candidates
+    assert result.chosen == best
     assert best.name == "TD3+BC, alpha=2.5 (deterministic)"  # alpha 0 clones doses given at random
-    difference = found.value(best.name).difference
+    difference = result.value(best.name).difference
     assert difference is not None
     assert 0.0 < difference.low < 0.64 < difference.high  # 3 visits, each 0.8 squared times 1/3
-    assert found.verdict == (
+    assert result.verdict == (
         f"{best.name} is better than the constant dose 5.3 mg estimated from the same 40 patients, "
         f"by {difference} in return over 3 visits (95 % interval, patient bootstrap within folds, "
         "Bonferroni for 2 candidates, 2 seeds, n = 40)."
     )
     (run,) = find_runs(tmp_path / "study")
-    assert found.run == run
+    assert result.run == run
     assert (run.config()["data"]["patients"], run.config()["agent_config"]["alpha"]) == (40, 2.5)
     written = read_json(tmp_path / "study" / SELECTION)
-    assert written["verdict"] == found.verdict
+    assert written["verdict"] == result.verdict
     assert written["chosen"]["agent"] == "td3_bc"
     assert tmp_path / "study" / written["run"] == run.path
     exact = estimated_constant(Trajectories.from_episodes(recorded(0.8))).dose
     assert (written["constant"]["dose"], written["constant"]["unit"]) == (pytest.approx(exact), "mg")
     assert written["notice"] == NOT_FOR_PATIENTS
-    assert "alpha=2.5" in next(line for line in str(found).splitlines() if line.startswith("chosen: td3_bc"))
+    assert "alpha=2.5" in next(line for line in str(result).splitlines() if line.startswith("chosen: td3_bc"))
 
 
 def test_where_nothing_is_better_the_constant_dose_is_the_answer(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.0))
-    found = small(tmp_path / "study", ["fttpo", "iql"], data, settings={"fttpo.temperature": [0.1, 0.3]})
-    assert (found.chosen, found.run) == (None, None)
-    assert found.verdict.startswith(
+    result = small(tmp_path / "study", ["fttpo", "iql"], data, settings={"fttpo.temperature": [0.1, 0.3]})
+    assert (result.chosen, result.run) == (None, None)
+    assert result.verdict.startswith(
         "None of these 3 candidates is found better than the constant dose 5.0 mg estimated from the same 40 "
-        f"patients; use that: {found.candidates[0].name} differs from it by "
+        f"patients; use that: {result.candidates[0].name} differs from it by "
     )
-    assert "95 % interval" in found.verdict
-    assert "n = 40)" in found.verdict
+    assert "95 % interval" in result.verdict
+    assert "n = 40)" in result.verdict
     assert find_runs(tmp_path / "study") == []
     written = read_json(tmp_path / "study" / SELECTION)
     assert (written["chosen"], written["run"], len(written["candidates"])) == (None, None, 3)
-    gains = [found.value(c.name).difference for c in found.candidates]
+    gains = [result.value(c.name).difference for c in result.candidates]
     assert [g.value for g in gains if g] == sorted((g.value for g in gains if g), reverse=True)
     alone = small(tmp_path / "study", ["iql"], data)
     assert alone.verdict.startswith(
@@ -149,13 +149,13 @@ def test_where_nothing_is_better_the_constant_dose_is_the_answer(tmp_path: Path)
 def test_a_training_that_diverges_has_no_value_and_counts_as_tried(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.0))
     diverging = {"iql.learning_rate": [1e30, 0.01]}
-    found = small(tmp_path, ["iql"], data, settings=diverging)
-    assert [c.config.learning_rate for c in found.candidates] == [0.01, 1e30]
-    refused = found.value(found.candidates[1].name)
+    result = small(tmp_path, ["iql"], data, settings=diverging)
+    assert [c.config.learning_rate for c in result.candidates] == [0.01, 1e30]
+    refused = result.value(result.candidates[1].name)
     assert (refused.estimate, refused.verdict) == (None, None)
     assert str(refused.refused).startswith("training diverged at update")
-    assert "Bonferroni for 2 candidates" in found.verdict
-    assert f"refused: {refused.refused}" in str(found)
+    assert "Bonferroni for 2 candidates" in result.verdict
+    assert f"refused: {refused.refused}" in str(result)
     alone = small(tmp_path, ["iql"], data, settings={"iql.learning_rate": [1e30]})
     assert alone.verdict == (
         "No candidate has an estimated value, so none is known to beat the constant dose 5.0 mg estimated "
@@ -185,7 +185,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     monkeypatch.setattr(train, "evaluate", simulated)
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
-    found = small(study, ["fttpo", "bc"], data, folds=3)
+    result = small(study, ["fttpo", "bc"], data, folds=3)
     runs = [run.config() for run in find_runs(study / FOLDS)]
     assert sorted((c["agent"], c["data"]["patients"]) for c in runs) == [
         *(("bc", n) for n in (4, 5, 5)),
@@ -196,11 +196,11 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     everyone = set(np.unique(cohort(7).episode))
     assert sorted(x for part in trained for x in everyone - part) == sorted(everyone)
     doses = [estimated_constant(Trajectories.from_episodes(read_episodes(file))).dose for file in files]
-    assert found.validation.doses == pytest.approx(doses)
+    assert result.validation.doses == pytest.approx(doses)
     assert {c["data"]["content_hash"] for c in runs} == {
         read_episodes(file).metadata["content_hash"] for file in files
     }
-    assert found.validation.horizon == 24
+    assert result.validation.horizon == 24
 
 
 def test_the_same_command_continues_and_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_further_estimators_are_shown_and_do_not_decide(tmp_path: Path) -> None:
 def test_the_command_prints_table_verdict_and_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = kept(tmp_path, recorded(0.0), "ward.parquet")
+    data = kept(tmp_path, recorded(0.0), "treated.parquet")
     words = (
         f"select --agents fttpo --data {data} --out {tmp_path / 'study'} --preset clinical-small --folds 2"
     )
@@ -315,10 +315,10 @@ def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path
 
 
 def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
-    found, left_out = _candidates(["all"], {}, {}, presets.find(None), TrainingSettings())
+    result, left_out = _candidates(["all"], {}, {}, presets.find(None), TrainingSettings())
     assert left_out.keys() == {"decision_transformer"}
-    assert "looks back on a patient's course" in left_out["decision_transformer"]
-    assert [c.agent for c in found] == [name for name in agents.AGENTS if name not in left_out]
+    assert "looks back on a patient's episode" in left_out["decision_transformer"]
+    assert [c.agent for c in result] == [name for name in agents.AGENTS if name not in left_out]
 
 
 # The preset for few patients
@@ -346,14 +346,14 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
 
 def test_the_settings_for_few_patients() -> None:
     """Numbers typed, not read from the preset."""
-    found = dict(configurations(["all"], [], {}, presets.find("clinical-small")))
-    for name, config in found.items():
+    result = dict(configurations(["all"], [], {}, presets.find("clinical-small")))
+    for name, config in result.items():
         if name != "quasi_optimal":  # no networks, gradient descent
             assert (getattr(config, "hidden", ()), config.learning_rate) == ((), 1e-3)
         assert getattr(config, "discount", 0.9) == 0.9
         assert getattr(config, "target_rate", 0.005) == 0.005
-    assert (found["fttpo"].temperature, found["quasi_optimal"].learning_rate) == (0.3, 1e-2)
-    assert found["spot"].vae_hidden == (256, 256)
+    assert (result["fttpo"].temperature, result["quasi_optimal"].learning_rate) == (0.3, 1e-2)
+    assert result["spot"].vae_hidden == (256, 256)
     (options,) = regularisations({}, presets.find("clinical-small"))
     assert options.changed() == {"dose_quadratic": True, "weight_decay": 30.0, "prior": "constant_dose"}
     scaled = Transform.fit(cohort(), **presets.find("clinical-small").data)

@@ -64,5 +64,6 @@ def is_bounded(name: str) -> bool:
 
 
 def has_density(name: str) -> bool:
-    """Whether an agent's policy is a law with a density: neither one dose nor a finite set of them."""
+    """Whether an agent's policy is a distribution with a density: neither one dose nor a finite set of
+    them."""
     return agents.AGENTS[name].support not in ("point", "point_set", "samples")

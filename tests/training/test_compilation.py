@@ -29,10 +29,10 @@ def batch(agent: Agent, step: int, device: str = "cpu") -> Batch:
     rng = torch.Generator().manual_seed(step)
     shape = (len(SEEDS), ROWS)
     noise = {
-        name: draw(SEEDS, law, (1, *rest), (step, i), device=torch.device("cpu"), dtype=torch.float32)[0].to(
-            device
-        )
-        for i, (name, (law, rest)) in enumerate(agent.noise(ROWS).items())
+        name: draw(
+            SEEDS, distribution, (1, *rest), (step, i), device=torch.device("cpu"), dtype=torch.float32
+        )[0].to(device)
+        for i, (name, (distribution, rest)) in enumerate(agent.noise(ROWS).items())
     }
     extra = {
         "next_act": 2 * torch.rand(*shape, PROBLEM.n_act, generator=rng) - 1,

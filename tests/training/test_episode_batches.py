@@ -38,10 +38,10 @@ def dataset(lengths: tuple[int, ...] = (VISITS,) * EPISODES) -> Dataset:
 
 
 def agent(seeds: tuple[int, ...] = (0, 5), episodes: int | None = 3, **attributes: Any) -> Any:
-    found = agents.build("iql", {"hidden": (4,)}, Problem(2, 1), seeds)
+    result = agents.build("iql", {"hidden": (4,)}, Problem(2, 1), seeds)
     for name, value in {"episodes": episodes, **attributes}.items():
-        setattr(found, name, value)
-    return found
+        setattr(result, name, value)
+    return result
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -105,6 +105,6 @@ def test_chosen_rows_of_whole_episodes_are_refused() -> None:
 def test_the_agent_is_shown_the_data_before_it_is_asked_for_noise() -> None:
     seen: list[Any] = []
     data = dataset()
-    shown = agent(prepare=lambda found: seen.append(found), noise=lambda rows: seen.append(rows) or {})
+    shown = agent(prepare=lambda result: seen.append(result), noise=lambda rows: seen.append(rows) or {})
     Sampler(data, shown, 10)
     assert seen == [data, 12]

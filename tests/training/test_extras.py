@@ -33,10 +33,10 @@ def dataset() -> Dataset:
 
 
 def agent(**attributes: Any) -> Any:
-    found = agents.build("iql", {"hidden": (4,)}, Problem(3, 2), (0, 5))
+    result = agents.build("iql", {"hidden": (4,)}, Problem(3, 2), (0, 5))
     for name, value in attributes.items():
-        setattr(found, name, value)
-    return found
+        setattr(result, name, value)
+    return result
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -88,8 +88,8 @@ def test_the_mean_target_is_the_lambda_return() -> None:
         batch = sampler(step)
         value = (batch.next_obs - 100.0).square().squeeze(-1) / 100.0
         targets = batch.reward + discount * (1.0 - batch.terminated) * value
-        for row, found in zip(batch.obs.flatten().tolist(), targets.flatten().tolist(), strict=True):
-            drawn[int(row)].append(found)
+        for row, result in zip(batch.obs.flatten().tolist(), targets.flatten().tolist(), strict=True):
+            drawn[int(row)].append(result)
     exact: dict[int, float] = {}
     for row in reversed(range(13)):
         value = float(data.reward[row])
@@ -98,9 +98,9 @@ def test_the_mean_target_is_the_lambda_return() -> None:
             exact[row] = value + boot
         else:
             exact[row] = value + (1.0 - trace) * boot + discount * trace * exact[row + 1]
-    for row, found in drawn.items():
-        error = np.std(found) / math.sqrt(len(found))
-        assert abs(np.mean(found) - exact[row]) < 4.5 * error + 1e-9, row
+    for row, result in drawn.items():
+        error = np.std(result) / math.sqrt(len(result))
+        assert abs(np.mean(result) - exact[row]) < 4.5 * error + 1e-9, row
 
 
 def test_one_visit_is_the_usual_batch() -> None:

@@ -1,4 +1,4 @@
-"""Courses side by side in a ring: what is known when, against lists by hand; shares of recorded rows."""
+"""Episodes side by side in a ring: what is known when, against lists by hand; shares of recorded rows."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ SEEDS = (0, 4)
 DISCOUNT = 0.9
 
 
-def visits(count: int, places: int = 2, seeds: int = 2) -> list[tuple[Tensor, ...]]:
-    """Random visits whose observation is their own number; courses end at random."""
+def visits(count: int, num_envs: int = 2, seeds: int = 2) -> list[tuple[Tensor, ...]]:
+    """Random visits whose observation is their own number; episodes end at random."""
     rng = np.random.default_rng(0)
     made = []
     for number in range(count):
-        base = torch.tensor(rng.normal(size=(seeds, places)))
-        obs = torch.full((seeds, places, 1), float(number))
-        act = torch.tensor(rng.uniform(-1, 1, (seeds, places, 2)))
-        ended = torch.tensor(rng.random((seeds, places)) < 0.25)
-        terminated = ended & torch.tensor(rng.random((seeds, places)) < 0.5)
+        base = torch.tensor(rng.normal(size=(seeds, num_envs)))
+        obs = torch.full((seeds, num_envs, 1), float(number))
+        act = torch.tensor(rng.uniform(-1, 1, (seeds, num_envs, 2)))
+        ended = torch.tensor(rng.random((seeds, num_envs)) < 0.25)
+        terminated = ended & torch.tensor(rng.random((seeds, num_envs)) < 0.5)
         made.append((obs, act, base, obs + 0.5, terminated.double(), ended))
     return made
 
 
 def by_hand(made: list[tuple[Tensor, ...]], k: int, p: int) -> list[dict[str, Any]]:
-    """Every column of the courses at one place, None where it is not known yet."""
+    """Every column of the episodes at one place, None where it is not known yet."""
     rows: list[dict[str, Any]] = []
-    course: list[dict[str, Any]] = []
+    episode: list[dict[str, Any]] = []
     for number, (_, act, reward, _, _, ended) in enumerate(made):
-        if course:
-            course[-1] |= {"has_next": 1.0, "next_act": act[k, p]}
-        row = {"number": number, "reward": float(reward[k, p]), "time_step": len(course), "mask": 1.0}
+        if episode:
+            episode[-1] |= {"has_next": 1.0, "next_act": act[k, p]}
+        row = {"number": number, "reward": float(reward[k, p]), "time_step": len(episode), "mask": 1.0}
         row |= {"has_next": None, "next_act": None, "return_to_go": None, "discounted_return": None}
-        course.append(row)
+        episode.append(row)
         rows.append(row)
         if bool(ended[k, p]):
             row |= {"has_next": 0.0, "next_act": torch.zeros(2)}
-            for i, early in enumerate(course):
-                later = [r["reward"] for r in course[i:]]
+            for i, early in enumerate(episode):
+                later = [r["reward"] for r in episode[i:]]
                 early["return_to_go"] = sum(later)
                 early["discounted_return"] = sum(DISCOUNT**j * r for j, r in enumerate(later))
-            course = []
+            episode = []
     return rows
 
 
 def filled(needs: tuple[str, ...], made: list[tuple[Tensor, ...]], capacity: int) -> CourseBuffer:
     buffer = CourseBuffer(
-        SEEDS, capacity, 1, 2, places=2, needs=needs, discount=DISCOUNT, dtype=torch.float64
+        SEEDS, capacity, 1, 2, num_envs=2, needs=needs, discount=DISCOUNT, dtype=torch.float64
     )
     for visit in made:
         buffer.remember(*visit)
@@ -86,18 +86,18 @@ def test_rows_are_drawn_once_all_their_columns_are_known_and_those_are_right(
         for i in range(int(buffer.count[k])):
             number, p = oldest + i // 2, i % 2
             at = (oldest * 2 + i) % 14
-            found = dict(
+            result = dict(
                 zip(
                     ("obs", "act", "next_obs", "reward", "terminated", *sorted(needs)),
                     buffer.rows[k, at].split(buffer.widths),
                     strict=True,
                 )
             )
-            assert float(found["obs"]) == number
-            assert torch.equal(found["act"], made[number][1][k, p])
+            assert float(result["obs"]) == number
+            assert torch.equal(result["act"], made[number][1][k, p])
             for name in needs:
                 want = torch.as_tensor(rows[p][number][name], dtype=torch.float64).reshape(-1)
-                torch.testing.assert_close(found[name], want)
+                torch.testing.assert_close(result[name], want)
 
 
 def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"2 course\(s\) needs room"):
-        CourseBuffer(SEEDS, 1, 1, 2, places=2)
+    with pytest.raises(UserError, match=r"2 episode\(s\) needs room"):
+        CourseBuffer(SEEDS, 1, 1, 2, num_envs=2)
     with pytest.raises(UserError, match="no replay buffer"):
         filled((), [], 20).load({})
     with pytest.raises(UserError, match=r"is \[2, 5, 2, 6\], not \[2, 5, 2, 7\]"):
@@ -128,7 +128,7 @@ def agent(name: str = "td3") -> Any:
 
 def replay(share: float | None, name: str = "td3", rows: int = 12, batch: int = 64) -> MixedReplay:
     """Recorded visits of a data set, and new ones whose observations are all 1000 and more."""
-    made = MixedReplay(agent(name), None if share == 0.0 else dataset(), batch, share, places=2)
+    made = MixedReplay(agent(name), None if share == 0.0 else dataset(), batch, share, num_envs=2)
     for number in range(rows // 2):
         new = torch.full((2, 2, 8), 1000.0 + number)
         flat = torch.zeros(2, 2)
@@ -156,7 +156,7 @@ def test_without_a_share_all_rows_are_drawn_alike() -> None:
 
 
 def test_new_rows_are_drawn_uniformly_from_those_that_are_kept() -> None:
-    made = MixedReplay(agent(), None, 3000, 0.0, places=2, capacity=20)
+    made = MixedReplay(agent(), None, 3000, 0.0, num_envs=2, capacity=20)
     flat = torch.zeros(2, 2)
     for number in range(17):
         new = torch.full((2, 2, 8), float(number))
@@ -168,7 +168,7 @@ def test_new_rows_are_drawn_uniformly_from_those_that_are_kept() -> None:
 
 
 def test_recorded_rows_have_the_columns_that_the_sampler_serves() -> None:
-    made, data = MixedReplay(agent("cal_ql"), dataset(), 64, 0.5, places=2), dataset()
+    made, data = MixedReplay(agent("cal_ql"), dataset(), 64, 0.5, num_envs=2), dataset()
     want = columns_for(agent("cal_ql"))["discounted_return"](data)
     batch = made(3)  # nothing new is known yet: all rows are recorded
     index = (batch.obs[0][:, None] == data.obs[None]).all(-1).double().argmax(1)
@@ -178,7 +178,7 @@ def test_recorded_rows_have_the_columns_that_the_sampler_serves() -> None:
 
 def test_a_batch_of_a_stacked_seed_is_that_of_the_seed_alone() -> None:
     both = replay(0.5, rows=8)
-    alone = MixedReplay(stack("td3", (4,), problem=Problem(8, 1, 24)), dataset(), 64, 0.5, places=2)
+    alone = MixedReplay(stack("td3", (4,), problem=Problem(8, 1, 24)), dataset(), 64, 0.5, num_envs=2)
     for number in range(4):
         new, flat = torch.full((1, 2, 8), 1000.0 + number), torch.zeros(1, 2)
         alone.remember(new, torch.zeros(1, 2, 1), flat, new, flat, flat)
@@ -197,5 +197,5 @@ def test_what_cannot_be_replayed_is_refused() -> None:
         MixedReplay(agent(), None, 0, 0.0)
     with pytest.raises(UserError, match="nothing to learn from"):
         MixedReplay(agent(), None, 8, 0.0)(0)
-    with pytest.raises(UserError, match="QuasiOptimal learns from whole courses"):
+    with pytest.raises(UserError, match="QuasiOptimal learns from whole episodes"):
         MixedReplay(stack("quasi_optimal", SEEDS), dataset(), 8, 0.5)

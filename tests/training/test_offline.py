@@ -421,7 +421,7 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
 
 @pytest.mark.parametrize("what", ["weight", "moment"])
 def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Path) -> None:
-    """A weight or moment of one seed that is not finite while every reported number still is."""
+    """A weight or progress of one seed that is not finite while every reported number still is."""
     run, agent = folder(tmp_path), stack(FIRST, SEEDS)
     schedule, follow = agent.schedule, agent.follow
     now = 0
@@ -534,8 +534,8 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
         ) as process:
 
             def progressed(since: int = stamp) -> bool:
-                found = list(broken.glob(f"*/*/*/{CHECKPOINT}"))
-                return bool(found) and found[0].stat().st_mtime_ns > since
+                results = list(broken.glob(f"*/*/*/{CHECKPOINT}"))
+                return bool(results) and results[0].stat().st_mtime_ns > since
 
             wait_for(progressed, process)
             process.send_signal(sent)

@@ -52,25 +52,25 @@ def training(seeds: tuple[int, ...], **settings: Any) -> OnlineTraining:
 
 
 def test_it_finds_the_best_dose() -> None:
-    found = training((0, 1), exploration=0.3)
-    for _ in found.steps(600):
+    result = training((0, 1), exploration=0.3)
+    for _ in result.steps(600):
         pass
-    doses = found.policy.recommended(np.full((2, 1, 1), 0.5, dtype=np.float32)).ravel()
+    doses = result.policy.recommended(np.full((2, 1, 1), 0.5, dtype=np.float32)).ravel()
     np.testing.assert_allclose(doses, BEST, atol=0.5)
-    assert found.updates == 501  # from the hundredth visit on, one each
-    assert found.taken == 600
+    assert result.updates == 501  # from the hundredth visit on, one each
+    assert result.taken == 600
 
 
 def test_what_is_remembered_bootstraps_at_time_limits_only() -> None:
-    found = training((0,), start=50)
-    made = list(found.steps(30))
-    obs, act, reward, next_obs, terminated = found.buffer.gather(torch.arange(30)[None])
+    result = training((0,), start=50)
+    made = list(result.steps(30))
+    obs, act, reward, next_obs, terminated = result.buffer.gather(torch.arange(30)[None])
     np.testing.assert_array_equal(terminated[0].numpy(), [(k + 1) % 3 == 0 for k in range(30)])
     doses = np.concatenate([m.dose[:, 0] for m in made])
     np.testing.assert_allclose(act[0, :, 0].numpy(), doses / 5.0 - 1.0, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(reward[0].numpy(), 1.0 - (doses - BEST) ** 2 / 25.0, rtol=1e-5, atol=1e-6)
     assert bool((next_obs == obs + 1.0).all())
-    assert found.updates == 0
+    assert result.updates == 0
 
 
 def test_it_goes_on_from_what_it_is_given() -> None:
@@ -85,9 +85,9 @@ def test_it_goes_on_from_what_it_is_given() -> None:
 
 
 def test_random_doses_cover_the_limits_and_noise_stays_within_them() -> None:
-    found = training((0,), start=200, exploration=2.0)
-    list(found.steps(230))
-    actors: Any = found.actors
+    result = training((0,), start=200, exploration=2.0)
+    list(result.steps(230))
+    actors: Any = result.actors
     doses = np.array(actors.doses)[:, 0, 0]
     assert doses.min() >= 0.0
     assert doses.max() <= 10.0

@@ -31,30 +31,30 @@ def buffer(capacity: int, seeds: tuple[int, ...] = SEEDS) -> ReplayBuffer:
     return ReplayBuffer(seeds, capacity, 3, 2)
 
 
-def held(found: ReplayBuffer) -> tuple[Tensor, ...]:
+def held(result: ReplayBuffer) -> tuple[Tensor, ...]:
     """Every row of every seed, oldest first."""
-    columns = found.gather(torch.arange(len(found)).expand(len(found.seeds), -1))
+    columns = result.gather(torch.arange(len(result)).expand(len(result.seeds), -1))
     order = columns[2].argsort(dim=1)  # rewards rise with the number of the row
     return tuple(torch.stack([c[o] for c, o in zip(column, order, strict=True)]) for column in columns)
 
 
 @pytest.mark.parametrize("pieces", [[3], [7], [5, 1, 1, 4], [20], [6, 15], [1] * 9], ids=str)
 def test_it_holds_the_last_rows_however_they_came(pieces: list[int]) -> None:
-    found, total = buffer(7), 0
+    result, total = buffer(7), 0
     for count in pieces:
-        found.add(*rows(count, total))
+        result.add(*rows(count, total))
         total += count
     kept = min(total, 7)
-    assert len(found) == kept
-    assert found.added == total
-    for have, want in zip(held(found), rows(kept, total - kept), strict=True):
+    assert len(result) == kept
+    assert result.added == total
+    for have, want in zip(held(result), rows(kept, total - kept), strict=True):
         torch.testing.assert_close(have, want, rtol=0, atol=0)
 
 
 def test_a_batch_is_rows_of_its_own_seed() -> None:
-    found = buffer(50)
-    found.add(*rows(30))
-    batch = ReplaySampler(found, stack("td3", SEEDS, problem=PROBLEM), 500)(0)
+    result = buffer(50)
+    result.add(*rows(30))
+    batch = ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 500)(0)
     number = batch.reward - 0.3 - 1000.0 * torch.tensor(SEEDS)[:, None]
     assert sorted({round(x) for x in number[1].tolist()}) == list(range(30))  # all, and nothing unwritten
     for k in range(2):
@@ -68,9 +68,9 @@ def test_a_batch_is_rows_of_its_own_seed() -> None:
 
 
 def test_rows_are_drawn_uniformly() -> None:
-    found = buffer(40)
-    found.add(*rows(40))
-    sampler = ReplaySampler(found, stack("td3", SEEDS, problem=PROBLEM), 1000)
+    result = buffer(40)
+    result.add(*rows(40))
+    sampler = ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 1000)
     drawn = torch.cat([sampler(step).reward[0] for step in range(40)]) - 0.3
     counts = np.bincount(drawn.round().long().numpy(), minlength=40)
     assert ((counts - 1000.0) ** 2 / 1000.0).sum() < 75.0  # chi-square, 39 degrees of freedom, p = 5e-4
@@ -97,15 +97,15 @@ def test_a_batch_depends_on_seed_step_and_rows_alone() -> None:
 @pytest.mark.parametrize("count", [4, 7, 18])
 def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path, count: int) -> None:
     agent = stack("td3", SEEDS, problem=PROBLEM)
-    found = buffer(7)
-    found.add(*rows(count))
-    write_tensors(tmp_path / "x.safetensors", found.state(), {})
+    result = buffer(7)
+    result.add(*rows(count))
+    write_tensors(tmp_path / "x.safetensors", result.state(), {})
     resumed = buffer(7)
     resumed.load(read_tensors(tmp_path / "x.safetensors")[0])
     for number in range(3):
-        for each in (found, resumed):
+        for each in (result, resumed):
             each.add(*rows(2, count + 2 * number))
-        one, other = (ReplaySampler(each, agent, 5)(number) for each in (found, resumed))
+        one, other = (ReplaySampler(each, agent, 5)(number) for each in (result, resumed))
         assert torch.equal(one.obs, other.obs)
         assert torch.equal(one.reward, other.reward)
 
@@ -113,17 +113,17 @@ def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path, count: int) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="at least one row"):
         buffer(0)
-    found = buffer(7)
+    result = buffer(7)
     with pytest.raises(UserError, match="is empty"):
-        ReplaySampler(found, stack("td3", SEEDS, problem=PROBLEM), 5)(0)
+        ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 5)(0)
     with pytest.raises(UserError, match="batch size"):
-        ReplaySampler(found, stack("td3", SEEDS, problem=PROBLEM), 0)
+        ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 0)
     with pytest.raises(UserError, match=r"of the seeds \[0, 4\], not \[1\]"):
-        ReplaySampler(found, stack("td3", (1,), problem=PROBLEM), 5)
+        ReplaySampler(result, stack("td3", (1,), problem=PROBLEM), 5)
     with pytest.raises(UserError, match="single visits"):
-        ReplaySampler(found, stack("rebrac", SEEDS, problem=PROBLEM), 5)
-    found.add(*rows(3))
+        ReplaySampler(result, stack("rebrac", SEEDS, problem=PROBLEM), 5)
+    result.add(*rows(3))
     with pytest.raises(UserError, match=r"buffer is \[2, 3, 10\], not \[1, 3, 10\]"):
-        buffer(7, (1,)).load(found.state())
+        buffer(7, (1,)).load(result.state())
     with pytest.raises(UserError, match="no replay buffer"):
         buffer(7).load({})

@@ -64,16 +64,16 @@ def window(data: Dataset, first: int) -> dict[str, np.ndarray]:
     episode = max(k for k, start in enumerate(starts[:-1]) if start <= first)
     begin, end = starts[episode], starts[episode + 1]
     reward = data.reward.tolist()
-    found: dict[str, list[Any]] = {name: [] for name in ("obs", "act", "reward", *COLUMNS[:3])}
+    result: dict[str, list[Any]] = {name: [] for name in ("obs", "act", "reward", *COLUMNS[:3])}
     for row in range(first, min(first + CONTEXT, end)):
-        found["obs"].append(data.obs[row].tolist())
-        found["act"].append(data.act[row].tolist())
-        found["reward"].append(reward[row])
-        found["return_to_go"].append([sum(reward[row:end])])
-        found["time_step"].append([row - begin])
-        found["mask"].append([1.0])
-    missing = CONTEXT - len(found["mask"])
-    arrays = {name: np.array(rows) for name, rows in found.items()}
+        result["obs"].append(data.obs[row].tolist())
+        result["act"].append(data.act[row].tolist())
+        result["reward"].append(reward[row])
+        result["return_to_go"].append([sum(reward[row:end])])
+        result["time_step"].append([row - begin])
+        result["mask"].append([1.0])
+    missing = CONTEXT - len(result["mask"])
+    arrays = {name: np.array(rows) for name, rows in result.items()}
     return {
         name: np.concatenate((np.zeros((missing, *rows.shape[1:])), rows)) for name, rows in arrays.items()
     }
@@ -85,12 +85,12 @@ def drawn(batch: Batch) -> dict[str, np.ndarray]:
     return {name: x.reshape(len(x), -1, CONTEXT, *x.shape[2:]).numpy() for name, x in columns.items()}
 
 
-def first_rows(data: Dataset, found: dict[str, np.ndarray]) -> np.ndarray:
+def first_rows(data: Dataset, result: dict[str, np.ndarray]) -> np.ndarray:
     """Row in the data of each window's first visit, ``[S, N]``."""
     number = {tuple(row): i for i, row in enumerate(data.obs.tolist())}
-    real = found["mask"][..., 0]
+    real = result["mask"][..., 0]
     begin = real.argmax(-1)
-    obs = np.take_along_axis(found["obs"], begin[..., None, None], 2)[:, :, 0]
+    obs = np.take_along_axis(result["obs"], begin[..., None, None], 2)[:, :, 0]
     return np.array([[number[tuple(row)] for row in seed] for seed in obs.tolist()])
 
 
@@ -103,13 +103,13 @@ def test_a_window_is_the_visits_that_follow_its_first(in_place: bool) -> None:
         assert batch.length == CONTEXT
         assert batch.obs.shape == (2, 60, 2)
         assert batch.noise["each"].shape == (2, 15, 3)
-        found = drawn(batch)
-        for seed, rows in enumerate(first_rows(data, found)):
+        result = drawn(batch)
+        for seed, rows in enumerate(first_rows(data, result)):
             for number, first in enumerate(rows):
                 expected = window(data, int(first))
                 padded += int((expected["mask"] == 0.0).any())
                 for name, values in expected.items():
-                    np.testing.assert_allclose(found[name][seed, number], values, rtol=1e-14, err_msg=name)
+                    np.testing.assert_allclose(result[name][seed, number], values, rtol=1e-14, err_msg=name)
         pad = batch.extra["mask"][..., 0] == 0.0
         columns = [getattr(batch, f.name) for f in dataclasses.fields(Batch)[:5]]
         for column in (*columns, *batch.extra.values()):
@@ -160,9 +160,9 @@ def test_a_return_to_go_of_one_episode_knows_nothing_of_another() -> None:
     data = dataset()
     data = dataclasses.replace(data, reward=data.reward.float())
     data.reward[0], data.reward[7] = float("nan"), 1e8
-    found = drawn(Sampler(data, Probe(needs=frozenset(COLUMNS)), 400)(0))
-    visits = found["obs"].reshape(-1, 2)
-    to_go = found["return_to_go"].reshape(-1)
+    result = drawn(Sampler(data, Probe(needs=frozenset(COLUMNS)), 400)(0))
+    visits = result["obs"].reshape(-1, 2)
+    to_go = result["return_to_go"].reshape(-1)
     for row in range(len(data)):
         seen = to_go[(visits == data.obs[row].numpy()).all(-1)]
         end = int(data.starts[1:][data.starts[1:] > row][0])
