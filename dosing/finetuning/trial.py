@@ -265,9 +265,7 @@ def _check_treated(
             f"these patients show {treated.n_obs} numbers at a visit; the agent sees {problem.n_obs}."
         )
     if treated.num_envs != settings.patients:
-        raise UserError(
-            f"there is room for {treated.num_envs} patients of a seed, not {settings.patients}."
-        )
+        raise UserError(f"there is room for {treated.num_envs} patients of a seed, not {settings.patients}.")
 
 
 def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) -> None:

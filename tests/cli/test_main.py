@@ -19,7 +19,7 @@ import torch
 
 import agents
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.runs.files import read_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, EPISODES, METRICS, WEIGHTS, RunFolder

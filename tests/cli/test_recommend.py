@@ -18,7 +18,8 @@ import pytest
 
 import agents
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli import main, recommend
+from dosing.cli import recommend
+from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.recommendation import answers_table
 from dosing.recommendation.audit_log import FILE, AuditLog, state_hash

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import (
     FILE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dosing.cli import finetune as command
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.studies import mujoco_data

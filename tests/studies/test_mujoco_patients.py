@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes, write_outcomes

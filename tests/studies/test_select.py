@@ -15,7 +15,7 @@ import torch
 
 import agents
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.dataset import Transform
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
@@ -300,7 +300,7 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_trained(
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from dosing.cli import main\ntry: main(['select', '--help'])\n"
+    code = "import sys; from dosing.cli.main import main\ntry: main(['select', '--help'])\n"
     code += "except SystemExit: print(sorted({'torch', 'scipy', 'pandas'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--estimators" in result.stdout

@@ -19,7 +19,7 @@ import torch
 
 import agents
 from dosing.agent import Agent
-from dosing.cli import main
+from dosing.cli.main import main
 from dosing.data.dataset import Dataset
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
