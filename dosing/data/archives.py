@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,32 @@ class Hdf5Sink(FileSink):
         super().discard()
 
 
+LARGE = 1 << 28
+"""Bytes that a file may declare whatever its size."""
+DENSEST = 1100
+"""More than deflate can press into one byte of a file (1,032)."""
+
+
+def check_storable(source: str, arrays: Iterable[Any]) -> None:
+    """Refuse arrays of an HDF5 file that declare far more numbers than their stored bytes can hold.
+
+    Args:
+        source: the file, for the message.
+        arrays: datasets of h5py.
+
+    Raises:
+        UserError: reading them would ask for memory that nothing in the file fills.
+    """
+    arrays = list(arrays)
+    declared = sum(array.nbytes for array in arrays)
+    stored = sum(array.id.get_storage_size() for array in arrays)
+    if declared > LARGE and declared > DENSEST * stored:
+        raise UserError(
+            f"{source} declares {declared / 2**30:,.1f} GiB of numbers and stores {stored:,} bytes of them; "
+            "it is damaged or was never written."
+        )
+
+
 def own_hdf5(path: Path) -> bool:
     """Whether a file was made by this program."""
     with need("h5py", "HDF5").File(path, "r") as file:
@@ -63,7 +89,9 @@ def read_hdf5(path: Path) -> tuple[Arrays, dict[str, Any]]:
         if _MARK not in file:
             raise UserError(f"{path} is an HDF5 file of another program: it has no {_MARK}")
         metadata = load_json(file[_MARK][()], path)
-        return {name: file[key][()] for name, key in D4RL.items()}, metadata
+        arrays = {name: file[key] for name, key in D4RL.items()}
+        check_storable(str(path), arrays.values())
+        return {name: array[()] for name, array in arrays.items()}, metadata
 
 
 class MinariSink(Sink):

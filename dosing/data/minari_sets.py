@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.data.archives import open_minari
-from dosing.data.external import External, Rows, assemble, flags, numbers
+from dosing.data.checks import flags, numbers
+from dosing.data.external import External, Rows, assemble
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 

@@ -14,6 +14,7 @@ from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
+from simulator.card import scenario_card
 from simulator.environment import EnvOptions
 from simulator.envs.mujoco import TaskFactory, task_ids
 
@@ -41,6 +42,17 @@ class Factory:
             raise UserError(f"there is no environment {env_id!r}; there are: {known}.")
         checked = EnvOptions.of(env_id, options)
         return cls(env_id, options, checked.scenario.limits, checked.steps)
+
+    @property
+    def obs_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Lowest and highest possible observation, by the scenario card."""
+        seen = scenario_card(self.env_id, **self.options)["observations"]
+        return tuple(entry["low"] for entry in seen), tuple(entry["high"] for entry in seen)
+
+    @property
+    def n_obs(self) -> int:
+        """Width of its observations."""
+        return len(self.obs_range[0])
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""

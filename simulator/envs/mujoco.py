@@ -133,6 +133,7 @@ class TaskFactory:
         limits: those of its action space.
         horizon: its time limit.
         n_obs: width of its observations.
+        obs_range: lowest and highest possible observation, where the task states any.
         workers: processes; None is up to one per core, and one in a process that is itself a worker.
         patients: episodes per seed unless another number is asked for.
         searched: whether the best constant dose is looked for on this task: never.
@@ -143,6 +144,7 @@ class TaskFactory:
     limits: DoseLimits = field(init=False)
     horizon: int = field(init=False)
     n_obs: int = field(init=False)
+    obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
     workers: int | None = None
     patients: int = EPISODES
     searched: bool = False
@@ -163,6 +165,7 @@ class TaskFactory:
         object.__setattr__(self, "limits", limits)
         object.__setattr__(self, "horizon", spec.max_episode_steps)
         object.__setattr__(self, "n_obs", observed.shape[0])
+        object.__setattr__(self, "obs_range", (tuple(observed.low.tolist()), tuple(observed.high.tolist())))
 
     def __call__(self, patients: int, first_patient: int) -> TaskCohort:
         """Environment of evaluation episodes ``first_patient`` and on."""
