@@ -11,7 +11,7 @@ ENV_IDS = ("dosing/Treatment-v0", "dosing/LiI-v0", "dosing/LiII-v0", "dosing/LiI
 for _env_id in ENV_IDS:
     register(
         id=_env_id,
-        entry_point="simulator.environment:PatientEnv",
+        entry_point="simulator.environment:patient_env",
         vector_entry_point="simulator.environment:CohortEnv",
         kwargs={"env_id": _env_id},
     )

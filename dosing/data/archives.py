@@ -1,12 +1,13 @@
 """Episodes as arrays: HDF5 in the D4RL layout, through h5py, and Minari data sets, through minari."""
 
+import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, Sink, load_json, 
 from dosing.errors import UserError
 
 _MARK = "metadata/dosing"
+_ID = r"([\w-]+/)+[\w-]+-v\d+"
+Found = TypeVar("Found")
 
 
 class Hdf5Sink(FileSink):
@@ -101,8 +104,7 @@ class MinariSink(Sink):
         """Check the id; the data set is created with its first rows."""
         self._minari = need("minari", "a Minari data set")
         self.id, self._metadata, self._set = dataset_id, metadata, NOTHING
-        pattern = r"([\w-]+/)+[\w-]+-v\d+"
-        if not re.fullmatch(pattern, dataset_id):
+        if not re.fullmatch(_ID, dataset_id):
             raise UserError(f"{dataset_id!r} is not a Minari id; it needs the form namespace/name-v0")
         if dataset_id in self._minari.list_local_datasets():
             raise UserError(
@@ -122,6 +124,7 @@ class MinariSink(Sink):
     def _environment(self, arrays: Arrays) -> dict[str, Any]:
         """Name the environment where gymnasium knows it, and always its spaces."""
         import gymnasium
+        from gymnasium.envs import registration
 
         box, meta = gymnasium.spaces.Box, self._metadata
         o, a = arrays["obs"].shape[1], arrays["act"].shape[1]
@@ -140,8 +143,12 @@ class MinariSink(Sink):
         if meta.get("env_id") in gymnasium.registry:
             spec = gymnasium.spec(meta["env_id"])
             options = {**spec.kwargs, **meta["env_options"]}
-            limit = options.pop("max_episode_steps", spec.max_episode_steps)
-            changed = {"kwargs": options, "max_episode_steps": limit}
+            wrappers = [
+                registration.WrapperSpec(w["name"], f"gymnasium.wrappers:{w['name']}", w["kwargs"])
+                for w in options.pop("wrappers", ())
+            ]
+            limit = options.pop("max_episode_steps", spec.max_episode_steps or options.get("steps"))
+            changed = {"kwargs": options, "max_episode_steps": limit, "additional_wrappers": tuple(wrappers)}
             out["env"] = spec.__class__(**{**_spec_fields(spec), **changed})
         return out
 
@@ -181,28 +188,49 @@ def _spec_fields(spec: Any) -> dict[str, Any]:
     return {f.name: getattr(spec, f.name) for f in fields(spec) if f.init}
 
 
-def open_minari(dataset_id: str) -> Any:
-    """Open a local Minari data set.
+def guarded_minari(dataset_id: str, read: Callable[[Any], Found]) -> Found:
+    """Return what ``read`` finds in a local Minari data set; whatever is wrong with it becomes one sentence.
 
     Raises:
-        UserError: minari is not installed, or there is no such set.
+        UserError: minari is not installed, there is no such set, or it is damaged.
     """
     minari = need("minari", "a Minari data set")
-    if dataset_id not in minari.list_local_datasets():
+    storage = importlib.import_module("minari.storage")
+    if not re.fullmatch(_ID, dataset_id) or not Path(storage.get_dataset_path(dataset_id), "data").is_dir():
         raise UserError(
             f"there is no local Minari data set {dataset_id!r}; MINARI_DATASETS_PATH names their folder"
         )
-    return minari.load_dataset(dataset_id)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # minari warns of what it then raises
+            return read(minari.load_dataset(dataset_id))
+    except UserError:
+        raise
+    except DAMAGE as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise UserError(
+            f"the Minari data set {dataset_id} is damaged, or another version of Minari wrote it ({reason})"
+        ) from error
+
+
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError, EOFError),
+    *(AttributeError, AssertionError, ImportError),
+)
+"""What minari, h5py and gymnasium raise on sets that are not whole."""
 
 
 def own_minari(dataset_id: str) -> bool:
     """Whether a local Minari data set was made by this program."""
-    return "dosing" in open_minari(dataset_id).storage.metadata
+    return guarded_minari(dataset_id, lambda data: "dosing" in data.storage.metadata)
 
 
 def read_minari(dataset_id: str) -> tuple[Arrays, dict[str, Any]]:
     """Return all arrays and our metadata of one local Minari data set."""
-    data = open_minari(dataset_id)
+    return guarded_minari(dataset_id, lambda data: _read_minari(dataset_id, data))
+
+
+def _read_minari(dataset_id: str, data: Any) -> tuple[Arrays, dict[str, Any]]:
     metadata = data.storage.metadata.get("dosing")
     if metadata is None:
         raise UserError(f"the Minari data set {dataset_id} was made by another program")

@@ -1,8 +1,8 @@
 """Data sets in the D4RL layout by any program: flat HDF5 arrays, one per key, episode after episode.
 
 Fu, Kumar, Nachum, Tucker, Levine 2020, arXiv 2004.07219. ``observations``, ``actions``, ``rewards`` and
-``terminals`` are there always, ``next_observations``, ``timeouts`` and ``costs`` (of safety) in some releases. An episode ends where
-``terminals`` or ``timeouts`` is true; bootstrapping stops at ``terminals`` only.
+``terminals`` are there always; ``next_observations``, ``timeouts`` and safety ``costs`` in some releases. An
+episode ends where ``terminals`` or ``timeouts`` is true; bootstrapping stops at ``terminals`` only.
 
 - With next observations every row is kept, the one at a time-out too: its value is bootstrapped.
 - Without them the next row is the next observation, as in ``d4rl.qlearning_dataset``, which leaves out the

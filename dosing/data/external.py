@@ -158,7 +158,9 @@ def _measured(
             "it comes from another environment or version of it."
         )
     names = list(metadata.get("obs_names") or numbered("observation", obs.shape[1]))
-    actions = numbered("action", act.shape[1])
+    actions = str(metadata.get("dose_name", "")).split(", ")
+    if len(actions) != act.shape[1] or not actions[0]:
+        actions = numbered("action", act.shape[1])
     if external.obs_range is not None:
         possible(source, names, obs, external.obs_range)
     if external.env_id is None and "env_id" not in metadata:
@@ -202,7 +204,8 @@ def _within(source: str, limits: DoseLimits, act: Values, clip: bool) -> tuple[V
     low, high = np.asarray(limits.low), np.asarray(limits.high)
     within = act.astype(np.float32)
     single = low.astype(np.float32), high.astype(np.float32)
-    outside = ((within < single[0]) | (within > single[1])).any(1)
+    beyond = ((act < low) | (act > high)) & (act != within)  # what was recorded in single precision is that
+    outside = ((within < single[0]) | (within > single[1]) | beyond).any(1)
     if not outside.any():
         return within, 0
     slack = ROUNDING * (high - low)

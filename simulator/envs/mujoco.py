@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from dosing.data.minari_sets import APPLIED
 from dosing.errors import UserError
 from dosing.safety import DoseLimits, as_dose
 from dosing.types import Float32Array
@@ -91,6 +92,10 @@ def task_ids() -> list[str]:
 def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """Make one task with its time limit; MuJoCo's warnings go to :data:`_SAID` and no file is written.
 
+    Args:
+        env_id: such as ``Hopper-v5``.
+        options: of ``gymnasium.make``; and ``wrappers``, names and arguments of wrappers, innermost first.
+
     Raises:
         UserError: no such task or option, or MuJoCo or what it needs is not installed.
     """
@@ -102,14 +107,32 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
         mujoco.set_mju_user_warning(_SAID.append)  # its own handler writes MUJOCO_LOG.TXT where it stands
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium calls every version but its newest out of date
-            made: gymnasium.Env[Any, Any] = gymnasium.make(env_id, disable_env_checker=True, **options)
+            made: gymnasium.Env[Any, Any] = gymnasium.make(
+                env_id, disable_env_checker=True, **{k: v for k, v in options.items() if k != "wrappers"}
+            )
+            for wrapper in options.get("wrappers", ()):  # innermost first
+                made = _wrapped(made, wrapper)
     except ImportError as error:
         raise UserError(
             f"{env_id} needs the package {error.name}, which the extra mujoco installs: dosing[mujoco]."
         ) from error
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise UserError(f"{env_id} cannot be made with {dict(options)}: {error}.") from error
     _SAID.clear()  # what compiling the model says about gymnasium's own files
+    return made
+
+
+def _wrapped(task: gymnasium.Env[Any, Any], wrapper: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """A task under a wrapper of gymnasium, by its name and arguments as a spec keeps them."""
+    arguments = {
+        name: np.asarray(value) if isinstance(value, list) else value
+        for name, value in wrapper["kwargs"].items()
+    }
+    if wrapper["name"] not in APPLIED:
+        raise ValueError(f"{wrapper['name']} is none of the wrappers {', '.join(APPLIED)}")
+    made: gymnasium.Env[Any, Any] = getattr(gymnasium.wrappers, wrapper["name"])(task, **arguments)
+    if not isinstance(made.observation_space, Box) or not isinstance(made.action_space, Box):
+        raise ValueError(f"under {wrapper['name']} it has no vectors of numbers")
     return made
 
 
