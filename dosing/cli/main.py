@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from dosing.cli import (
     train,
 )
 from dosing.errors import UserError
+from dosing.termination import end_on_sigterm
 
 COMMANDS = (
     demo,
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and arguments.command != "train":
         commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        _on_terminate()
+        end_on_sigterm()
         status: int = arguments.run(arguments, rest)
     except UserError as error:
         print(f"dosing: {error}", file=sys.stderr)
@@ -71,15 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("dosing: interrupted; a run folder continues from its last checkpoint.", file=sys.stderr)
         return 130
     return status
-
-
-def _on_terminate() -> None:
-    """Make SIGTERM end like Ctrl-C, with files whole and locks freed, and exit status 143."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(143)
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

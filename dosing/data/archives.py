@@ -1,8 +1,12 @@
 """Episodes as arrays: HDF5 in the D4RL layout, through h5py, and Minari data sets, through minari."""
 
+import errno
 import importlib
 import json
+import math
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
@@ -27,24 +31,47 @@ class Hdf5Sink(FileSink):
         """Open the file."""
         h5py = need("h5py", "HDF5")
         super().__init__(path)
-        self._file = h5py.File(self.partial, "w")
+        self._chunk: dict[str, int] = {}
+        self._rows: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        if shutil.disk_usage(path.parent).free < MARGIN:
+            super().discard()
+            raise UserError(f"{path} cannot be written: {os.strerror(errno.ENOSPC)}")
+        self._file = h5py.File(self.partial, "w", locking=False)
 
     def append(self, arrays: Arrays) -> None:
         """Lengthen every array."""
+        self._reserve(arrays)
         for name, array in arrays.items():
             key = D4RL[name]
             if key not in self._file:
-                chunk = (min(max(len(array), 1), 65536), *array.shape[1:])
+                chunk = (self._chunk[name], *array.shape[1:])
                 shape, grow = (0, *array.shape[1:]), (None, *array.shape[1:])
                 self._file.create_dataset(key, shape=shape, maxshape=grow, chunks=chunk, dtype=array.dtype)
             data = self._file[key]
             data.resize(len(data) + len(array), axis=0)
             data[len(data) - len(array) :] = array
 
+    def _reserve(self, arrays: Arrays, extra: int = 0) -> None:
+        """Take the disk's space for everything so far and these rows: HDF5 does not survive a full disk."""
+        for name, array in arrays.items():
+            chunk = self._chunk.setdefault(name, min(max(len(array), 1), 65536))
+            self._rows[name] = self._rows.get(name, 0) + len(array)
+            self._bytes[name] = (
+                -(-self._rows[name] // chunk) * chunk * array.itemsize * math.prod(array.shape[1:])
+            )
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.handle, 0, MARGIN + extra + sum(self._bytes.values()) * 21 // 20)
+
     def finish(self, metadata: dict[str, Any]) -> None:
         """Store the metadata and move the file into place."""
-        self._file[_MARK] = json.dumps(metadata)
+        text = json.dumps(metadata)
+        self._reserve({}, len(text))
+        self._file[_MARK] = text
+        self._file.flush()
+        size = self._file.id.get_filesize()
         self._file.close()
+        os.ftruncate(self.handle, size)  # without what was reserved and not needed
         self.replace()
 
     def discard(self) -> None:
@@ -57,6 +84,10 @@ LARGE = 1 << 28
 """Bytes that a file may declare whatever its size."""
 DENSEST = 1100
 """More than deflate can press into one byte of a file (1,032)."""
+
+
+MARGIN = 1 << 20
+"""Bytes of an HDF5 file beside its numbers, at most."""
 
 
 def check_storable(source: str, arrays: Iterable[Any]) -> None:
@@ -106,6 +137,8 @@ class MinariSink(Sink):
         self.id, self._metadata, self._set = dataset_id, metadata, NOTHING
         if not re.fullmatch(_ID, dataset_id):
             raise UserError(f"{dataset_id!r} is not a Minari id; it needs the form namespace/name-v0")
+        folder = Path(importlib.import_module("minari.storage").get_dataset_path())
+        self._folder = next(f for f in (folder, *folder.parents) if f.is_dir())
         if dataset_id in self._minari.list_local_datasets():
             raise UserError(
                 f"the Minari data set {dataset_id} already exists; delete it or choose another version"
@@ -113,6 +146,9 @@ class MinariSink(Sink):
 
     def append(self, arrays: Arrays) -> None:
         """Add whole episodes, one at a time."""
+        need = 2 * MARGIN + sum(array.nbytes for array in arrays.values())
+        if shutil.disk_usage(self._folder).free < need:  # HDF5 does not survive a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._set is NOTHING:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # minari warns about every field that an author leaves out

@@ -92,8 +92,8 @@ def _environment(source: str, spec: dict[str, Any]) -> dict[str, Any]:
     if wrappers := _wrappers(source, spec.get("additional_wrappers") or ()):
         if ours:
             raise UserError(
-                f"{source} was recorded under the wrapper {wrappers[0]['name']}; patients of {spec['id']} are "
-                "simulated without wrappers, so agents cannot be evaluated on them under it."
+                f"{source} was recorded under the wrapper {wrappers[0]['name']}; patients of {spec['id']} "
+                "are simulated without wrappers, so agents cannot be evaluated under it."
             )
         options["wrappers"] = wrappers
     return {"env_id": spec["id"], "env_options": options}
