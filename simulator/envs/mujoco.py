@@ -181,7 +181,7 @@ class TaskFactory:
         with make_task(self.env_id, self.options) as task:
             space, observed, spec = task.action_space, task.observation_space, task.spec
         assert isinstance(space, Box)
-        assert observed.shape is not None
+        assert isinstance(observed, Box)
         assert spec is not None
         assert spec.max_episode_steps is not None
         limits = DoseLimits(tuple(space.low.tolist()), tuple(space.high.tolist()))

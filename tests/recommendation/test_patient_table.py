@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dosing.data.identifying import identifying
+from dosing.data.text_table import Refused
 from dosing.recommendation import patient_table
 from dosing.recommendation.batch import _bad_entries
-from dosing.recommendation.patient_table import Refused, identifying, numbers, read, row_problems
+from dosing.recommendation.patient_table import numbers, read, row_problems
 from dosing.recommendation.records import Rules, StateEntry
 from dosing.safety import DoseLimits
 
@@ -72,7 +74,9 @@ def test_an_empty_cell_is_a_missing_number_and_nothing_is_put_in() -> None:
         ),
         (
             b"glucose;weight;rate\n100,5;2.5;3\n",
-            ["Row 1, weight: '2.5' has a decimal point where other numbers of the file have a decimal comma."],
+            [
+                "Row 1, weight: '2.5' has a decimal point where other numbers of the file have a decimal comma."
+            ],
         ),
         (b"PK\x03\x04", ["The file is a workbook or a zip archive; save its sheet as CSV (UTF-8)."]),
         (b"\x1f\x8b\x08", ["The file is compressed by gzip; unpack it first."]),
