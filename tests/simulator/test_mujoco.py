@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dosing.errors import UserError
-from simulator.envs.mujoco import TaskCohort, TaskFactory, episode_seed, task_ids
+from simulator.envs.mujoco import task_ids
+from simulator.envs.tasks import TaskCohort, TaskFactory, episode_seed
 
 pytestmark = pytest.mark.mujoco
 
