@@ -99,7 +99,7 @@ class Cohorts:
 
     episodes: list[Episodes]
     seeds: tuple[int, ...]
-    factory: Factory
+    factory: CohortFactory
     patients: int
 
     @classmethod

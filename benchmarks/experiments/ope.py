@@ -115,7 +115,7 @@ def one_of(policy: Act, k: int) -> Act:
 class Truth:
     """True returns on the evaluation patients; those of constant doses from a fitted curve, made once."""
 
-    def __init__(self, factory: Factory, patients: int) -> None:
+    def __init__(self, factory: CohortFactory, patients: int) -> None:
         self.factory, self.patients = factory, patients
         low, high = factory.limits.low[0], factory.limits.high[0]
         doses = np.linspace(low, high, 41)

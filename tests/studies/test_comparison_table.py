@@ -197,7 +197,6 @@ def test_kept_references_that_do_not_belong_together_are_made_again(
 
 
 def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
-    base = CohortFactory(ENV, {})
     factory = CohortFactory(ENV, {})
     object.__setattr__(factory, "limits", DoseLimits((0.1,), (1.0,)))
     assert list(references(tmp_path, factory, (0,), 5, BASELINE).outcomes) == ["uniform", "estimated", "best"]
