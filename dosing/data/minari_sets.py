@@ -82,6 +82,10 @@ def _read(dataset_id: str, data: Any, external: External) -> Episodes:
 
 def _environment(source: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Id and options of the environment; a time limit that is not the registered one is an option."""
+    if ":" in str(spec["id"]):
+        raise UserError(
+            f"{source} names the module of its environment, {spec['id']}; none is imported for data."
+        )
     ours, options, limit = False, dict(spec.get("kwargs") or {}), spec.get("max_episode_steps")
     registered = gymnasium.registry.get(spec["id"])
     if registered is not None:

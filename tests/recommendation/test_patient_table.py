@@ -75,7 +75,8 @@ def test_an_empty_cell_is_a_missing_number_and_nothing_is_put_in() -> None:
         (
             b"glucose;weight;rate\n100,5;2.5;3\n",
             [
-                "Row 1, weight: '2.5' has a decimal point where other numbers of the file have a decimal comma."
+                "Row 1, weight: '2.5' has a decimal point where other numbers of the file have a decimal "
+                "comma."
             ],
         ),
         (b"PK\x03\x04", ["The file is a workbook or a zip archive; save its sheet as CSV (UTF-8)."]),
