@@ -80,7 +80,11 @@ def read_table_of(path: Path, external: External) -> Episodes:
             f"{source}: {', '.join(map(repr, people))} looks as if it identified people; states, doses and "
             "rewards are measured. Leave it out, or rename it if it is a measurement."
         )
-    table = ParquetTable(path, wanted) if format_of(path) == ".parquet" else CsvTable(path, wanted)
+    table: Table
+    if format_of(path) == ".parquet":
+        table = ParquetTable(path, wanted)
+    else:
+        table = CsvTable(path, wanted, [name for role in NUMBERS for name in names.get(role, ())])
     if not table.rows:
         raise UserError(f"{path} has no rows.")
 

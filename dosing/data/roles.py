@@ -98,11 +98,12 @@ class Table(ABC):
 class CsvTable(Table):
     """Columns of a CSV file."""
 
-    def __init__(self, path: Path, wanted: Sequence[str]) -> None:
-        """Read the wanted columns as text.
+    def __init__(self, path: Path, wanted: Sequence[str], numeric: Sequence[str]) -> None:
+        """Read the wanted columns as text; those that are numbers tell the file's decimal mark.
 
         Raises:
-            UserError: no CSV file, a wanted column is not there, or one of its values is missing.
+            UserError: no CSV file, a wanted column is not there, one of its values is missing, or its commas
+                may be decimal marks or marks between thousands.
         """
         names: list[str] = []
 
@@ -121,22 +122,21 @@ class CsvTable(Table):
             if "" in texts or any(not text.strip() for text in set(texts)):
                 row = next(k for k, text in enumerate(texts) if not text.strip())
                 raise self.wrong(name, row, "is empty.")
+        try:
+            columns = (self._table.columns[name] for name in numeric)
+            self._comma = decimal_comma(self._table.separator, columns)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def numbers(self, name: str) -> NDArray[Any]:
         """See :class:`Table`."""
         texts = self._table.columns[name]
-        values, faults = as_numbers(texts, self._comma(name, texts))
+        values, faults = as_numbers(texts, self._comma)
         if faults:
             row, why = faults[0]
             more = f" {len(faults)} rows are like that." if len(faults) > 1 else ""
             raise UserError(f"{self.source}: {name} of row {row}: {why}{more}")
         return values
-
-    def _comma(self, name: str, texts: Sequence[str]) -> bool:
-        try:
-            return decimal_comma(self._table.separator, [texts])
-        except UserError as error:
-            raise UserError(f"{self.source}: {name}: {error}") from None
 
     def texts(self, name: str) -> Any:
         """See :class:`Table`."""

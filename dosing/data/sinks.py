@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import uuid
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +65,7 @@ class FileSink(Sink, ABC):
         self.path = path
         remove_abandoned(path)
         self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+        self._remove = weakref.finalize(self, _unlink, self.partial)  # an interruption may come at any moment
         try:
             self.handle = os.open(self.partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
@@ -79,11 +81,12 @@ class FileSink(Sink, ABC):
             os.close(handle)
             if target is self.partial:
                 os.replace(self.partial, self.path)
+        self._remove.detach()
         self._release()
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        self.partial.unlink(missing_ok=True)
+        self._remove()
         self._release()
 
     def _release(self) -> None:
@@ -99,10 +102,14 @@ def remove_abandoned(path: Path) -> None:
         try:
             with partial.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in (partial, rows_of(partial)):
-                    left.unlink(missing_ok=True)
+                _unlink(partial)
         except OSError:  # somebody is writing it
             continue
+
+
+def _unlink(partial: Path) -> None:
+    for left in (partial, rows_of(partial)):
+        left.unlink(missing_ok=True)
 
 
 def rows_of(partial: Path) -> Path:

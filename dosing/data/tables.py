@@ -84,11 +84,6 @@ class CsvSink(FileSink):
         self._rows.unlink()
         self.replace()
 
-    def discard(self) -> None:
-        """Remove both temporary files."""
-        self._rows.unlink(missing_ok=True)
-        super().discard()
-
 
 def own_csv(path: Path) -> bool:
     """Whether a file was made by this program."""

@@ -159,7 +159,7 @@ def check_spaces(source: str, episodes: Episodes) -> None:
 
 
 def describe(path: Path) -> str:
-    """Patients, visits and rows left out of a file of recorded visits, in words."""
+    """Patients, visits, rows left out, and the worst and the best reward of a file of visits, in words."""
     episodes = read_episodes(path)
     meta, patients = episodes.metadata, len(np.unique(episodes.episode))
     left_out, clipped = meta.get("rows_left_out", 0), meta.get("doses_clipped", 0)
@@ -168,6 +168,9 @@ def describe(path: Path) -> str:
         words += f", {left_out:,} of them left out: nothing was recorded after them"
     if clipped:
         words += f"; doses of {clipped:,} visits were put at the limit they exceeded by rounding"
+    for name, row in (("worst", int(episodes.reward.argmin())), ("best", int(episodes.reward.argmax()))):
+        dose = ", ".join(f"{x:g}" for x in episodes.act[row].tolist())
+        words += f"; {name} reward {episodes.reward[row]:g} (visit {row + 1}, dose {dose})"
     return words
 
 

@@ -72,8 +72,8 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
         options: of ``gymnasium.make``; and ``wrappers``, names and arguments of wrappers, innermost first.
 
     Raises:
-        UserError: no such environment, option or wrapper, MuJoCo or what it needs is not installed, or spaces or
-            a length that a dosing policy cannot work with.
+        UserError: no such environment, option or wrapper, MuJoCo or what it needs is not installed, or
+            spaces or a length that a dosing policy cannot work with.
     """
     if not is_registered(env_id):
         raise UserError(f"there is no environment {env_id!r}.")
