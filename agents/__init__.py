@@ -339,6 +339,15 @@ AGENTS: dict[str, Entry] = {
         "interval",
         "released code, 7e-15",
     ),
+    "response_model": Entry(
+        "agents.response_model",
+        "ResponseModel",
+        "Response model",
+        "Deisenroth, Rasmussen 2011, ICML",
+        "sparse q-Gaussian on a belief",
+        "interval",
+        "no public code",
+    ),
 }
 
 
