@@ -27,7 +27,7 @@ the constant dose is given to everyone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -40,7 +40,7 @@ from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models import response as state_space
-from dosing.models.response import Belief, Sizes, unpack
+from dosing.models.response import FAR, Belief, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.networks import PRIOR_LIMIT, Initialiser, Mlp
@@ -103,9 +103,9 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
 
 
 class Imagined(NamedTuple):
-    """What roll-outs need beside the models; a patient's numbers are the same in every model.
+    """What n roll-outs in each of K = S (1 + F) models need beside the models.
 
-    ``level [S, n, O]`` and ``process [S, n, T, O]`` are standard normal, ``residual [S, n, T + 1, O]`` is what
+    ``level [K, n, O]`` and ``process [K, n, T, O]`` are standard normal, ``residual [K, n, T + 1, O]`` is what
     is added to the level at each visit.
     """
 
@@ -148,8 +148,8 @@ class ResponseModel(Agent):
         self.register_buffer("horizon", zero.clone())
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(seeds, len(NUMBERS)))
-        self._coupled = False
-        self.register_load_state_dict_post_hook(lambda module, _: module._notice_coupling())
+        self._coupled, self._held = False, True
+        self.register_load_state_dict_post_hook(lambda module, _: module._notice())
         self.optimizers = {"actor": adam(self.actor, config.learning_rate)}
 
     @property
@@ -158,14 +158,17 @@ class ResponseModel(Agent):
         return True
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Noise of the roll-outs, per recorded patient of the batch: levels, process, residuals' order and sign."""
-        patients, n_obs = self.config.episodes, self.problem.n_obs
-        visits = batch_size // patients
+        """Noise of the roll-outs: levels, process, and the order and sign of residuals.
+
+        Each recorded patient of the batch lends its residuals to one roll-out in every model.
+        """
+        n_obs, visits = self.problem.n_obs, batch_size // self.config.episodes
+        lead = (self.config.episodes, 1 + self.config.folds)
         return {
-            "level": Noise("normal", (patients, n_obs)),
-            "process": Noise("normal", (patients, visits, n_obs)),
-            "order": Noise("uniform", (patients, visits + 1)),
-            "sign": Noise("uniform", (patients, 1, 1)),
+            "level": Noise("normal", (*lead, n_obs)),
+            "process": Noise("normal", (*lead, visits, n_obs)),
+            "order": Noise("uniform", (*lead, visits + 1)),
+            "sign": Noise("uniform", (*lead, 1, 1)),
         }
 
     # What is taken from the data
@@ -204,12 +207,14 @@ class ResponseModel(Agent):
         self.horizon.fill_(float(split[2]))
         self.numbers.copy_(_numbers(calibration))
         self.reason.copy_((reason if c.gate == "calibration" else torch.zeros_like(reason)).unsqueeze(1))
-        self._notice_coupling()
+        self._notice()
 
-    def _notice_coupling(self) -> None:
-        """Whether any model has hidden units at work; without, they are not computed."""
+    def _notice(self) -> None:
+        """Whether any model has hidden units at work or a level that is held; else they are not computed."""
         own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
         self._coupled = bool(self.response[..., own:].any())
+        every = unpack(self.response.flatten(0, 1), self.sizes).parameters
+        self._held = bool((every["low"] > -FAR).any() or (every["high"] < FAR).any())
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -223,7 +228,7 @@ class ResponseModel(Agent):
         if not self._coupled:
             sizes = sizes._replace(hidden=0)
             packed = packed[:, : sum(torch.Size(shape).numel() for shape in sizes.shapes().values())]
-        return unpack(packed, sizes)
+        return replace(unpack(packed, sizes), held=self._held)
 
     # Policy
 
@@ -322,18 +327,20 @@ class ResponseModel(Agent):
         residual = torch.stack(
             [i.error * (model.noise / i.variance).sqrt() for i in innovations[first:]], 2
         )  # [S, n, V, O]
-        order = (batch.noise["order"] * residual.shape[2]).long().clamp(max=residual.shape[2] - 1)
-        chosen = residual.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, residual.shape[-1]))
-        sign = torch.where(batch.noise["sign"] < 0.5, -1.0, 1.0).to(chosen)
-        return Imagined(batch.noise["level"], batch.noise["process"], chosen * sign)
+        noise = {name: values.transpose(1, 2).flatten(0, 1) for name, values in batch.noise.items()}
+        order = (noise["order"] * residual.shape[2]).long().clamp(max=residual.shape[2] - 1)  # [K, n, T + 1]
+        lent = residual.repeat_interleave(1 + self.config.folds, 0)
+        chosen = lent.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, lent.shape[-1]))
+        sign = torch.where(noise["sign"] < 0.5, -1.0, 1.0).to(chosen)
+        return Imagined(noise["level"], noise["process"], chosen * sign)
 
     def _returns(self, imagined: Imagined, *, follow: bool) -> Tensor:
         """Mean return ``[S, 1 + F]`` in every model, of the policy or of the constant dose."""
         members, seeds = 1 + self.config.folds, len(self.seeds)
         patients, visits = imagined.process.shape[1:3]
-        world, own = self.models(slice(None)), self.models(slice(0, 1))
+        world, own = self.models(slice(None)), replace(self.models(slice(0, 1)), complete=True)
         reward = RewardModel(self.reward.flatten(0, 1))
-        level, process, residual = (x.repeat_interleave(members, 0) for x in imagined)
+        level, process, residual = imagined
         start = world.prior(patients)
         level = start.mean + world.start_variance.sqrt() * level  # [S (1 + F), n, O]
         shake = world.process.sqrt()

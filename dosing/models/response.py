@@ -18,7 +18,8 @@ and filtering theory", section 8.3), which is exact where f is linear:
 
 Mean-field, J and p are diagonals: exact for the first two families, where no marker acts on another. With the
 full covariance the markers of a visit are taken in one after the other, which is exact as their noise is
-independent. A marker that is not recorded (NaN) is passed over. Nothing here knows a simulator.
+independent. A level that is held keeps the slope J that it has without the ends of its range: a belief at an
+end is not certain. A marker that is not recorded (NaN) is passed over. Nothing here knows a simulator.
 
 K models stand on the leading axis of every tensor; none of them sees another.
 """

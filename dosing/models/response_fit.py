@@ -38,6 +38,8 @@ LEARNING_RATE = 0.02
 WARM_UP = 0.1
 """Share of the steps over which the step size grows."""
 LARGEST_GRADIENT = 10.0
+NOISE_SHARE = 0.8
+"""Share of a regression's residual variance that a fit takes for noise at first."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def weights(model: ResponseModel) -> Tensor:
 
 
 def initial(sizes: Sizes, obs: Tensor, act: Tensor, repeats: int, linear: Tensor) -> ResponseModel:
-    """Where a fit starts: directions from the covariance of dose and next visit.
+    """Where a fit starts: directions from the covariance of dose and next visit, noise from a regression.
 
     Args:
         sizes: of the models.
@@ -128,6 +130,7 @@ def initial(sizes: Sizes, obs: Tensor, act: Tensor, repeats: int, linear: Tensor
     slope = (seen.mT @ doses) / doses.square().sum(1).clamp(min=1e-6).unsqueeze(1)  # [R, O, A]
     p = dict(blank.parameters)
     p["dose"] = slope.repeat_interleave(repeats, 0)
+    p["log_noise"] = _first_noise(obs, act).log().repeat_interleave(repeats, 0)
     p["log_level"] = torch.where(linear[:, None], math.log(STRAIGHT), p["log_level"])
     if sizes.hidden:
         rng = torch.Generator().manual_seed(0)
@@ -136,6 +139,20 @@ def initial(sizes: Sizes, obs: Tensor, act: Tensor, repeats: int, linear: Tensor
             p[name] = draws.to(p[name]).expand_as(p[name])
     full = sizes.hidden > 0 and unpack(blank.pack(), sizes).full
     return ResponseModel({name: value.contiguous() for name, value in p.items()}, full)
+
+
+def _first_noise(obs: Tensor, act: Tensor) -> Tensor:
+    """A guess at the noise ``[R, O]``: most of what a visit is off a regression on the last visit and dose."""
+    known = obs[:, :, 1:].isfinite() & obs[:, :, :-1].isfinite()  # [R, N, T, O]
+    now, before = (torch.where(known, x, 0.0) for x in (obs[:, :, 1:], obs[:, :, :-1]))
+    columns = [torch.ones_like(before), before, *(a.unsqueeze(-1).expand_as(before) for a in act.unbind(-1))]
+    design = torch.stack(columns, -1) * known.unsqueeze(-1)
+    rows, target = design.flatten(1, 2).transpose(1, 2), now.flatten(1, 2).mT  # [R, O, M, D], [R, O, M]
+    gram = rows.mT @ rows + 1e-3 * torch.eye(rows.shape[-1]).to(rows)
+    theta = torch.linalg.solve(gram, rows.mT @ target.unsqueeze(-1))
+    error = (target.unsqueeze(-1) - rows @ theta).square().sum((2, 3))
+    count = known.flatten(1, 2).sum(1).clamp(min=1)
+    return (NOISE_SHARE * error / count).clamp(1e-4, 2.0)
 
 
 @torch.enable_grad()

@@ -11,7 +11,9 @@ fold needs a second look at the visits. The same regression serves a cost.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,11 +38,27 @@ class RewardModel:
 
     def __call__(self, next_obs: Tensor, act: Tensor) -> Tensor:
         """Reward ``[K, B]`` for doses ``act [K, B, A]`` followed by ``next_obs [K, B, O]``."""
-        outer = (next_obs.unsqueeze(-1) * next_obs.unsqueeze(-2)).flatten(-2)
-        n_obs = next_obs.shape[-1]
-        by_power = torch.baddbmm(self.theta[:, :1], next_obs, self.theta[:, 1 : 1 + n_obs])
-        by_power = by_power + outer @ self.theta[:, 1 + n_obs :]  # [K, B, P]
+        slope, constant = self._slopes
+        by_marker = torch.baddbmm(slope, next_obs, self._products).unflatten(-1, (-1, next_obs.shape[-1]))
+        by_power = (by_marker @ next_obs.unsqueeze(-1)).squeeze(-1) + constant  # [K, B, P]
         return (by_power * powers(act)).sum(-1)
+
+    @cached_property
+    def _slopes(self) -> tuple[Tensor, Tensor]:
+        """Coefficients of y' by dose power ``[K, 1, P O]``, and those of no marker ``[K, 1, P]``."""
+        n_obs = self.n_obs
+        return self.theta[:, 1 : 1 + n_obs].mT.flatten(1).unsqueeze(1), self.theta[:, :1]
+
+    @cached_property
+    def _products(self) -> Tensor:
+        """Coefficients of y' y' by dose power, ``[K, O, P O]``."""
+        square = self.theta[:, 1 + self.n_obs :].unflatten(1, (self.n_obs, self.n_obs))  # [K, O, O, P]
+        return square.movedim(3, 2).flatten(2).contiguous()
+
+    @property
+    def n_obs(self) -> int:
+        """O."""
+        return math.isqrt(self.theta.shape[1] - 1)
 
 
 def powers(act: Tensor) -> Tensor:
