@@ -2,7 +2,7 @@
 
 Model-based offline reinforcement learning with a latent state. From the recorded visits alone,
 
-    x' = f_k(x, a) + N(0, q_k),   y = x + residual,   r = r_k(y', a),      k = 0 all patients, 1..F without a fold
+    x' = f_k(x, a) + N(0, q_k),, y = x + residual, r = r_k(y', a),    k = 0 all patients, 1..F without a fold
 
 are fitted by maximum likelihood (``dosing.models.response``, ``dosing.models.reward_model``). The policy sees
 the belief of model 0, an extended Kalman filter: its mean b_t, the visit t of T, and the dose before:
@@ -11,8 +11,8 @@ the belief of model 0, an extended Kalman filter: its mean b_t, the visit t of T
     J_k = E sum_t r_k(y_(t+1), m_t),      C_k = the same with a* throughout
     maximise (1 - p) mean_k (J_k - C_k) + p min_k (J_k - C_k)                          p the pessimism
 
-by back-propagation through the roll-outs, filter included (PILCO, Deisenroth, Rasmussen 2011, ICML; stochastic
-value gradients, Heess et al. 2015, arXiv 1510.09142), over an ensemble of models as in Chua et al. 2018
+by back-propagation through the roll-outs, filter included (PILCO, Deisenroth, Rasmussen 2011, ICML; value
+gradients, Heess et al. 2015, arXiv 1510.09142), over an ensemble of models as in Chua et al. 2018
 (arXiv 1805.12114) and with the least gain as in robust control (Rajeswaran et al. 2017, arXiv 1610.01283).
 Residuals are those of recorded patients, in a random order and with a random sign, so that whatever ties the
 markers of a visit together is kept. M is nearly 0 at first: the policy starts at the constant dose.
@@ -38,8 +38,8 @@ from dosing.agent import Agent, Batch, History, Noise, Problem, adam, decay_lear
 from dosing.data.dataset import Dataset
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
-from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models import response as state_space
+from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.response import FAR, Belief, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response
 from dosing.models.reward_model import RewardModel, fit_reward, powers
@@ -105,8 +105,8 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
 class Imagined(NamedTuple):
     """What n roll-outs in each of K = S (1 + F) models need beside the models.
 
-    ``level [K, n, O]`` and ``process [K, n, T, O]`` are standard normal, ``residual [K, n, T + 1, O]`` is what
-    is added to the level at each visit.
+    ``level [K, n, O]`` and ``process [K, n, T, O]`` are standard normal, ``residual [K, n, T + 1, O]`` is
+    added to the level at each visit.
     """
 
     level: Tensor
@@ -139,7 +139,11 @@ class ResponseModel(Agent):
         )
         seeds, members = len(init.seeds), 1 + config.folds
         zero = torch.zeros(seeds, 1, dtype=init.dtype, device=init.device)
-        blank = state_space.ResponseModel.blank(self.sizes, seeds * members, zero).pack().unflatten(0, (seeds, members))
+        blank = (
+            state_space.ResponseModel.blank(self.sizes, seeds * members, zero)
+            .pack()
+            .unflatten(0, (seeds, members))
+        )
         n_powers = powers(zero.new_zeros(1, problem.n_act)).shape[-1]
         rows = 1 + problem.n_obs + problem.n_obs**2
         self.register_buffer("response", blank)
@@ -149,7 +153,6 @@ class ResponseModel(Agent):
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(seeds, len(NUMBERS)))
         self._coupled, self._held = False, True
-        self.register_load_state_dict_post_hook(lambda module, _: module._notice())
         self.optimizers = {"actor": adam(self.actor, config.learning_rate)}
 
     @property
@@ -203,11 +206,19 @@ class ResponseModel(Agent):
         reason = calibration.reason(rewards.explained)
         self.response.copy_(fitted.packed)
         self.reward.copy_(rewards.theta)
-        self.prior_dose.copy_(torch.atanh(_constants(act, reward).clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(1))
+        self.prior_dose.copy_(
+            torch.atanh(_constants(act, reward).clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(1)
+        )
         self.horizon.fill_(float(split[2]))
         self.numbers.copy_(_numbers(calibration))
         self.reason.copy_((reason if c.gate == "calibration" else torch.zeros_like(reason)).unsqueeze(1))
         self._notice()
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As in torch; the models may be of another family than before."""
+        loaded = super().load_state_dict(*arguments, **options)
+        self._notice()
+        return loaded
 
     def _notice(self) -> None:
         """Whether any model has hidden units at work or a level that is held; else they are not computed."""
@@ -262,7 +273,7 @@ class ResponseModel(Agent):
         return self.models(slice(None)).predict(belief, act.repeat_interleave(members, 0))
 
     def distribution(self, belief: Belief, visit: int, before: Tensor) -> Distribution:
-        """The dose's distribution given the beliefs of all members ``[S (1 + F), B, O]``; see :meth:`dose`."""
+        """The dose's distribution given beliefs of all members ``[S (1 + F), B, O]``; see :meth:`dose`."""
         members = 1 + self.config.folds
         means = belief.mean.unflatten(0, (-1, members))  # [S, 1 + F, B, O]
         loc = self.dose(means[:, 0], visit, before)
@@ -389,7 +400,12 @@ def _constants(act: Tensor, reward: Tensor) -> Tensor:
 def _numbers(calibration: Calibration) -> Tensor:
     """What is kept of a calibration, ``[R, numbers]``."""
     skill = calibration.skill.mean(1)
-    rest = (calibration.coverage.mean(1), calibration.left_over, calibration.uniform, calibration.autocorrelation)
+    rest = (
+        calibration.coverage.mean(1),
+        calibration.left_over,
+        calibration.uniform,
+        calibration.autocorrelation,
+    )
     return torch.stack((skill[:, 0], skill[:, 1], *rest), 1)
 
 

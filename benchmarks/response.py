@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/response.py --sizes 50:30 100:10 [--first 1000] [--updates 400]
 
 Every data set is of other recorded patients; all data sets of a size are trained as one stack, one seed each.
-Every policy meets the same evaluation patients and stands beside the constant dose estimated from its own data
-set. Settings were chosen on data seeds from 5000 on or by held-out recorded patients; the reported data sets
-(seeds from 1000 on) chose nothing.
+Every policy meets the same evaluation patients, and stands beside the constant dose estimated from its own
+data set. Settings were chosen on data seeds from 5000 on or by held-out recorded patients; the reported data
+sets (seeds from 1000 on) chose nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Follower:
     The doses are those of ``policy_after`` on the whole history, without filtering it anew at every visit.
     """
 
-    def __init__(self, agent: ResponseModel, transforms: Sequence[Transform], *, sampled: bool = False) -> None:
+    def __init__(
+        self, agent: ResponseModel, transforms: Sequence[Transform], *, sampled: bool = False
+    ) -> None:
         self.agent, self.sampled = agent, sampled
         names = ("obs_mean", "obs_scale", "act_low", "act_high")
         self.mean, self.scale, self.low, self.high = (
@@ -149,7 +151,9 @@ def compared(size: int, count: int, arguments: argparse.Namespace) -> dict[str, 
 def main() -> None:
     """Train, evaluate, print, and keep the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sizes", nargs="+", default=["12:10", "25:10", "50:30", "100:10", "400:10", "2000:4"])
+    parser.add_argument(
+        "--sizes", nargs="+", default=["12:10", "25:10", "50:30", "100:10", "400:10", "2000:4"]
+    )
     parser.add_argument("--first", type=int, default=FIRST, help="seed of the first data set [%(default)s]")
     parser.add_argument("--updates", type=int, default=400, help="[%(default)s]")
     parser.add_argument("--patients", type=int, default=10_000, help="evaluated on [%(default)s]")
@@ -159,13 +163,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "response.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
+    rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.is_file() else []
     for pair in arguments.sizes:
         size, count = (int(x) for x in pair.split(":"))
         row = compared(size, count, arguments)
         rows.append(row)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, rows)
+        write_json(arguments.out, {"rows": rows})
         short = {k: v for k, v in row.items() if k not in ("gains", "promised", "numbers", "refused")}
         print(json.dumps(short), f"refused {len(row['refused'])}", f"gains {row['gains']}", flush=True)
 

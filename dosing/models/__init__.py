@@ -1,0 +1,1 @@
+"""What agents are built from: models of patients."""

@@ -139,7 +139,9 @@ def _forecasts(held: _HeldOut) -> tuple[Tensor, Tensor, Tensor]:
         naive = held.naive[:, None, None]
         rivals = ((target - last[:, :, :keep]).square(), (target - naive).square())
         gains.append(torch.stack([(rival - own).flatten(2).nanmean(2) for rival in rivals], -1))
-        errors.append(torch.stack([own.flatten(2).nanmean(2), *(r.flatten(2).nanmean(2) for r in rivals)], -1))
+        errors.append(
+            torch.stack([own.flatten(2).nanmean(2), *(r.flatten(2).nanmean(2) for r in rivals)], -1)
+        )
         inside = torch.where(target.isfinite(), ((target - ahead.mean).abs() <= z * spread).float(), math.nan)
         hits.append(inside.flatten(2).nanmean(2))
     return torch.stack(gains, 2), torch.stack(errors, 2), torch.stack(hits, 2)
@@ -174,11 +176,18 @@ def _left_over(held: list[_HeldOut]) -> Tensor:
     half = torch.arange(x.shape[1], device=x.device) % 2 == 0
     gained = z.new_zeros(len(z))
     for train, test in ((half, ~half), (~half, half)):
-        xs, zs = x[:, train].movedim(3, 1).flatten(2, 3), z[:, train].movedim(3, 1).flatten(2, 3)  # [R, O, M, D]
+        xs, zs = (
+            x[:, train].movedim(3, 1).flatten(2, 3),
+            z[:, train].movedim(3, 1).flatten(2, 3),
+        )  # [R, O, M, D]
         known = zs.isfinite().unsqueeze(-1)
         xs, zs = torch.where(known, xs, 0.0).double(), torch.where(known[..., 0], zs, 0.0).double()
         gram = xs.mT @ xs
-        ridge = RIDGE * known.double().sum((2, 3)).clamp(min=1.0)[..., None, None] * torch.eye(xs.shape[-1]).to(xs)
+        ridge = (
+            RIDGE
+            * known.double().sum((2, 3)).clamp(min=1.0)[..., None, None]
+            * torch.eye(xs.shape[-1]).to(xs)
+        )
         theta = torch.linalg.solve(gram + ridge, xs.mT @ zs.unsqueeze(-1)).squeeze(-1)  # [R, O, D]
         told = torch.einsum("rbvod,rod->rbvo", x[:, test], theta.to(x))
         gained = gained + 0.5 * (z[:, test].square() - (z[:, test] - told).square()).flatten(1).nanmean(1)

@@ -14,7 +14,7 @@ and filtering theory", section 8.3), which is exact where f is linear:
 
     e = y - b,  S = p + r,  K = p / S,   b <- b + K e,   p <- (1 - K) p          at a visit
     b <- f(b, a),   p <- J p J' + q,     J = df/dx at b                          from visit to visit
-    ln L = - 1/2 sum (ln 2 pi S + e^2 / S)                                       (Schweppe 1965, IEEE TAC 11:61)
+    ln L = - 1/2 sum (ln 2 pi S + e^2 / S)                          (Schweppe 1965, IEEE TAC 11:61)
 
 Mean-field, J and p are diagonals: exact for the first two families, where no marker acts on another. With the
 full covariance the markers of a visit are taken in one after the other, which is exact as their noise is
@@ -58,11 +58,24 @@ class Sizes(NamedTuple):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters behind the leading axis, in the order in which they are packed."""
         o, a, h = self
-        per_marker = ("pull", "offset", "log_level", "start", "log_start_variance", "log_noise", "log_process")
+        per_marker = (
+            "pull",
+            "offset",
+            "log_level",
+            "start",
+            "log_start_variance",
+            "log_noise",
+            "log_process",
+        )
         shapes: dict[str, tuple[int, ...]] = {name: (o,) for name in (*per_marker, "low", "high")}
         shapes |= {"dose": (o, a)}
         if h:
-            shapes |= {"hidden_obs": (o, h), "hidden_act": (a, h), "hidden_bias": (1, h), "hidden_out": (h, o)}
+            shapes |= {
+                "hidden_obs": (o, h),
+                "hidden_act": (a, h),
+                "hidden_bias": (1, h),
+                "hidden_out": (h, o),
+            }
         return shapes
 
 
@@ -79,7 +92,7 @@ class Belief(NamedTuple):
 
 
 class Innovation(NamedTuple):
-    """How a visit differed from its forecast, ``[K, B, O]`` each; ``error`` is 0 where nothing was recorded."""
+    """How a visit differed from its forecast, ``[K, B, O]`` each; ``error`` is 0 where none was recorded."""
 
     error: Tensor
     variance: Tensor
@@ -184,7 +197,7 @@ class ResponseModel:
         return self._within(self._ceiling * torch.tanh(raw / self._ceiling))
 
     def _drive(self, level: Tensor, act: Tensor) -> tuple[Tensor, Tensor | None]:
-        """g of the module docstring ``[K, B, O]``, and the hidden units ``[K, B, H]`` behind it."""
+        """G of the module docstring ``[K, B, O]``, and the hidden units ``[K, B, H]`` behind it."""
         push = act * self._dose if act.shape[-1] == 1 else act @ self._dose
         raw = torch.addcmul(push + self._offset, self._pull, level)
         if not self.coupled:
@@ -205,7 +218,10 @@ class ResponseModel:
         inner = 1.0 - hidden * hidden  # [K, B, H]
         if not self.full:
             return moved, outer * (pull + inner @ (p["hidden_obs"].mT * p["hidden_out"]))
-        out, back = p["hidden_out"].mT.unsqueeze(1), p["hidden_obs"].mT.unsqueeze(1)  # [K, 1, O, H], [K, 1, H, O]
+        out, back = (
+            p["hidden_out"].mT.unsqueeze(1),
+            p["hidden_obs"].mT.unsqueeze(1),
+        )  # [K, 1, O, H], [K, 1, H, O]
         coupled = (out * inner.unsqueeze(-2)) @ back
         return moved, outer.unsqueeze(-1) * (torch.diag_embed(pull.expand_as(level)) + coupled)
 
@@ -236,9 +252,7 @@ class ResponseModel:
         corrected = Belief(belief.mean + gain * error, belief.variance * (1.0 - gain))
         return corrected, Innovation(error, total, recorded, -0.5 * surprise.sum(-1))
 
-    def _correct_in_turn(
-        self, belief: Belief, seen: Tensor, recorded: Tensor
-    ) -> tuple[Belief, Innovation]:
+    def _correct_in_turn(self, belief: Belief, seen: Tensor, recorded: Tensor) -> tuple[Belief, Innovation]:
         """One marker after the other, with the full covariance; innovations are those given earlier ones."""
         mean, covariance = belief
         noise = self.noise

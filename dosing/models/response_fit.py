@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ def initial(sizes: Sizes, obs: Tensor, act: Tensor, repeats: int, linear: Tensor
 
 
 def _first_noise(obs: Tensor, act: Tensor) -> Tensor:
-    """A guess at the noise ``[R, O]``: most of what a visit is off a regression on the last visit and dose."""
+    """A guess at the noise ``[R, O]``: most of the error of a regression on the last visit and dose."""
     known = obs[:, :, 1:].isfinite() & obs[:, :, :-1].isfinite()  # [R, N, T, O]
     now, before = (torch.where(known, x, 0.0) for x in (obs[:, :, 1:], obs[:, :, :-1]))
     columns = [torch.ones_like(before), before, *(a.unsqueeze(-1).expand_as(before) for a in act.unbind(-1))]
@@ -152,7 +153,8 @@ def _first_noise(obs: Tensor, act: Tensor) -> Tensor:
     theta = torch.linalg.solve(gram, rows.mT @ target.unsqueeze(-1))
     error = (target.unsqueeze(-1) - rows @ theta).square().sum((2, 3))
     count = known.flatten(1, 2).sum(1).clamp(min=1)
-    return (NOISE_SHARE * error / count).clamp(1e-4, 2.0)
+    guess: Tensor = (NOISE_SHARE * error / count).clamp(1e-4, 2.0)
+    return guess
 
 
 @torch.enable_grad()
@@ -197,10 +199,12 @@ def fit(
         loss = loss + (pooling * spread(model) + weights(model)) / patients
         optimizer.zero_grad()
         loss.sum().backward()
-        trained["log_level"].grad = torch.where(linear[:, None], 0.0, trained["log_level"].grad)
+        cast(Tensor, trained["log_level"].grad).masked_fill_(linear[:, None], 0.0)
         _clip([p.grad for p in trained.values() if p.grad is not None])
         warm = min((step + 1) / max(WARM_UP * steps, 1.0), 1.0)
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * warm * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = (
+            LEARNING_RATE * warm * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        )
         optimizer.step()
     return ResponseModel({name: p.detach() for name, p in model.parameters.items()}, start.full)
 
@@ -214,7 +218,7 @@ def _clip(gradients: list[Tensor]) -> None:
 
 
 def held_out(model: ResponseModel, obs: Tensor, act: Tensor, fold: Tensor, folds: int) -> Tensor:
-    """Negative log-likelihood ``[R, C, N]`` per recorded entry of every patient, by the model not fitted to it.
+    """Negative log-likelihood ``[R, C, N]`` per entry of every patient, by the model not fitted to it.
 
     Args:
         model: K = R C folds models, folds innermost.
@@ -232,11 +236,12 @@ def held_out(model: ResponseModel, obs: Tensor, act: Tensor, fold: Tensor, folds
         with torch.no_grad():
             entries = o.isfinite().sum((2, 3)).clamp(min=1)
             found[:, rows] = -model.select(own).log_likelihood(o, a) / entries
-    return found.unflatten(0, (len(obs), -1))
+    losses: Tensor = found.unflatten(0, (len(obs), -1))
+    return losses
 
 
 def one_standard_error(losses: Tensor) -> Tensor:
-    """First candidate ``[R]`` of ``losses [R, C, N]`` whose excess over the best is within its standard error."""
+    """First candidate ``[R]`` of ``losses [R, C, N]`` that is within a standard error of the best."""
     best = losses.mean(-1).argmin(1)  # [R]
     reference = losses.gather(1, best.view(-1, 1, 1).expand(-1, 1, losses.shape[-1]))
     excess = losses - reference
@@ -263,8 +268,10 @@ def fit_response(obs: Tensor, act: Tensor, settings: FitSettings = FitSettings()
         )
     sizes = Sizes(n_obs, act.shape[-1], settings.hidden if "network" in settings.families else 0)
     fold = torch.arange(patients, device=obs.device) % settings.folds
-    own = [(f, pool) for f in settings.families if f != "network" for pool in POOLING[f]]
-    groups = [own] if own else []
+    own: list[tuple[Family, float]] = [
+        (f, pool) for f in settings.families if f != "network" for pool in POOLING[f]
+    ]
+    groups: list[list[tuple[Family, float]]] = [own] if own else []
     if sizes.hidden and (patients >= COUPLED_FROM or not own):
         groups.append([("network", pool) for pool in POOLING["network"]])
     parts, losses = [], []
@@ -345,7 +352,7 @@ def _fit_whole(
         steps, batch = settings.steps + settings.steps // 2, 2 * settings.batch
         model = fit(initial(own, o, a, 1, linear), o, a, share, pooling, linear, steps, batch)
         if bool(linear.any()):
-            model = replace(_held(model, o, a, linear))
+            model = _held(model, o, a, linear)
         for k, row in zip(sets, _padded(model, sizes), strict=True):
             packed[k] = row
     return torch.stack(packed)

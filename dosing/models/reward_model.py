@@ -39,9 +39,12 @@ class RewardModel:
     def __call__(self, next_obs: Tensor, act: Tensor) -> Tensor:
         """Reward ``[K, B]`` for doses ``act [K, B, A]`` followed by ``next_obs [K, B, O]``."""
         slope, constant = self._slopes
-        by_marker = torch.baddbmm(slope, next_obs, self._products).unflatten(-1, (-1, next_obs.shape[-1]))
+        by_marker: Tensor = torch.baddbmm(slope, next_obs, self._products).unflatten(
+            -1, (-1, next_obs.shape[-1])
+        )
         by_power = (by_marker @ next_obs.unsqueeze(-1)).squeeze(-1) + constant  # [K, B, P]
-        return (by_power * powers(act)).sum(-1)
+        reward: Tensor = (by_power * powers(act)).sum(-1)
+        return reward
 
     @cached_property
     def _slopes(self) -> tuple[Tensor, Tensor]:
@@ -52,8 +55,11 @@ class RewardModel:
     @cached_property
     def _products(self) -> Tensor:
         """Coefficients of y' y' by dose power, ``[K, O, P O]``."""
-        square = self.theta[:, 1 + self.n_obs :].unflatten(1, (self.n_obs, self.n_obs))  # [K, O, O, P]
-        return square.movedim(3, 2).flatten(2).contiguous()
+        square: Tensor = self.theta[:, 1 + self.n_obs :].unflatten(
+            1, (self.n_obs, self.n_obs)
+        )  # [K, O, O, P]
+        products: Tensor = square.movedim(3, 2).flatten(2).contiguous()
+        return products
 
     @property
     def n_obs(self) -> int:
@@ -71,7 +77,7 @@ def powers(act: Tensor) -> Tensor:
 
 
 def _features(next_obs: Tensor, *, quadratic: bool) -> Tensor:
-    """phi ``[..., D]``; quadratic with every product once."""
+    """Phi ``[..., D]``; quadratic with every product once."""
     one = torch.ones_like(next_obs[..., :1])
     if not quadratic:
         return torch.cat((one, next_obs), -1)
@@ -102,13 +108,15 @@ def _solve(moments: Tensor, strength: Tensor) -> Tensor:
     penalty = torch.ones_like(cross)
     penalty[..., 0] = 1e-9
     diagonal = torch.diag_embed(penalty * (strength * count).unsqueeze(-1))
-    return torch.linalg.solve(gram + diagonal, cross.unsqueeze(-1)).squeeze(-1)
+    theta: Tensor = torch.linalg.solve(gram + diagonal, cross.unsqueeze(-1)).squeeze(-1)
+    return theta
 
 
 def _error(moments: Tensor, theta: Tensor) -> Tensor:
     """Mean squared error of coefficients ``[..., D P]`` on the visits behind the moments."""
     full = torch.cat((theta, -torch.ones_like(theta[..., :1])), -1).unsqueeze(-1)
-    return (full.mT @ moments @ full)[..., 0, 0] / moments[..., 0, 0].clamp(min=1.0)
+    error: Tensor = (full.mT @ moments @ full)[..., 0, 0] / moments[..., 0, 0].clamp(min=1.0)
+    return error
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ def fit_reward(next_obs: Tensor, act: Tensor, reward: Tensor, fold: Tensor) -> F
         train = (total - parts).unsqueeze(2).expand(-1, -1, len(strengths), -1, -1)
         theta = _solve(train, strengths.expand(train.shape[:3]))  # [R, F, L, D P]
         held = _error(parts.unsqueeze(2).expand_as(train), theta)
-        whole = _solve(total.expand(-1, len(strengths), -1, -1), strengths.expand(len(act), -1))  # [R, L, D P]
+        whole = _solve(
+            total.expand(-1, len(strengths), -1, -1), strengths.expand(len(act), -1)
+        )  # [R, L, D P]
         every = torch.cat((whole.unsqueeze(1), theta), 1)  # [R, 1 + F, L, D P]
         thetas.append(_symmetric(every.unflatten(-1, (-1, n_powers)), n_obs, quadratic=quadratic))
         share = parts[..., 0, 0] / total[..., 0, 0]  # of the visits, [R, F]

@@ -1,4 +1,4 @@
-"""The response model agent: its roll-outs, its belief in deployment, its gate, and that it is worth having."""
+"""The response model agent: its roll-outs, its belief in deployment, its gate, and what it is worth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ NAME = "response_model"
 SEEDS = (3, 7)
 
 
-def build(dtype: torch.dtype = torch.float64, n_obs: int = 8, n_act: int = 1, **settings: Any) -> ResponseModel:
+def build(
+    dtype: torch.dtype = torch.float64, n_obs: int = 8, n_act: int = 1, **settings: Any
+) -> ResponseModel:
     config = dataclasses.replace(small(NAME), **settings)
     agent = agents.build(NAME, config, Problem(n_obs, n_act, 24), SEEDS, dtype=dtype)
     assert isinstance(agent, ResponseModel)
@@ -42,7 +44,7 @@ def build(dtype: torch.dtype = torch.float64, n_obs: int = 8, n_act: int = 1, **
 
 
 def randomised(agent: ResponseModel) -> ResponseModel:
-    """Random models, rewards and constant doses, a different policy for every seed, and visits that are known."""
+    """Random models, rewards and constant doses, and a different policy for every seed."""
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in [*agent.named_parameters(), *agent.named_buffers()]:
@@ -65,14 +67,16 @@ def member(agent: ResponseModel, seed: int, number: int) -> dict[str, np.ndarray
     return {name: p[number].numpy() for name, p in parameters.items()}
 
 
-def recommended(agent: ResponseModel, seed: int, mean: np.ndarray, visit: int, before: np.ndarray) -> np.ndarray:
+def recommended(
+    agent: ResponseModel, seed: int, mean: np.ndarray, visit: int, before: np.ndarray
+) -> np.ndarray:
     """The policy of one seed, written out."""
     horizon = float(agent.horizon[seed, 0])
     clock = [visit / horizon, math.exp(-visit / 2), math.exp(-(horizon - 1 - visit) / 2)]
     x = np.concatenate((np.clip(mean, -6.0, 6.0), clock, before))
-    layers = list(agent.actor.layers)
+    layers: list[Any] = list(agent.actor.layers)
     for i, layer in enumerate(layers):
-        x = x @ layer.weight[seed].detach().numpy() + layer.bias[seed, 0].detach().numpy()  # type: ignore[union-attr, operator]
+        x = x @ layer.weight[seed].detach().numpy() + layer.bias[seed, 0].detach().numpy()
         if i < len(layers) - 1:
             x = 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
     return np.asarray(MEAN_LIMIT * np.tanh(x + agent.prior_dose[seed, 0].numpy()))
@@ -91,7 +95,9 @@ def episodes(agent: ResponseModel, visits: int, patients: int) -> Batch:
     noise = {}
     for name, (kind, shape) in agent.noise(rows[1]).items():
         full = (len(agent.seeds), *shape)
-        noise[name] = normal(*full) if kind == "normal" else torch.rand(full, generator=rng, dtype=torch.float64)
+        noise[name] = (
+            normal(*full) if kind == "normal" else torch.rand(full, generator=rng, dtype=torch.float64)
+        )
     return Batch(
         obs=obs[:, :, :-1].flatten(1, 2),
         act=normal(*rows, n_act).tanh(),
@@ -363,7 +369,9 @@ def test_a_response_that_no_family_holds_is_answered_with_the_constant_dose(kind
         dataset(patients), obs=obs[:, :-1].flatten(0, 1), next_obs=obs[:, 1:].flatten(0, 1),
         act=act.flatten(0, 1), reward=reward.flatten(),
     )  # fmt: skip
-    agent = agents.build(NAME, dataclasses.replace(small(NAME), gate="calibration", fit_steps=100), PROBLEM, (0,))
+    agent = agents.build(
+        NAME, dataclasses.replace(small(NAME), gate="calibration", fit_steps=100), PROBLEM, (0,)
+    )
     assert isinstance(agent, ResponseModel)
     sampler = Sampler(data, agent, 32)
     for step in range(3):

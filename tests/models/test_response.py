@@ -97,7 +97,9 @@ def test_the_filter_is_that_of_the_equations(sizes: Sizes) -> None:
                 diagonal = np.diag(covariances[visit])
                 np.testing.assert_allclose(belief.diagonal[k, n], diagonal, rtol=1e-7)
                 if model.full:
-                    np.testing.assert_allclose(belief.variance[k, n], covariances[visit], rtol=1e-6, atol=1e-9)
+                    np.testing.assert_allclose(
+                        belief.variance[k, n], covariances[visit], rtol=1e-6, atol=1e-9
+                    )
             np.testing.assert_allclose(likelihood[k, n], total, rtol=1e-7)
 
 
@@ -221,7 +223,9 @@ def test_a_coupled_family_is_tried_with_many_patients_only() -> None:
 def test_one_standard_error_prefers_the_simpler() -> None:
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 1, 50, generator=rng)
-    losses = noise + torch.tensor([0.5, 0.001, 0.0])[None, :, None] + 0.1 * torch.randn(1, 3, 50, generator=rng)
+    losses = (
+        noise + torch.tensor([0.5, 0.001, 0.0])[None, :, None] + 0.1 * torch.randn(1, 3, 50, generator=rng)
+    )
     assert one_standard_error(losses).tolist() == [1]
 
 

@@ -1,7 +1,7 @@
 """The response model, its belief, its likelihood and roll-outs in plain loops, from the equations.
 
-Parameters of one model are plain arrays by the names of ``dosing.models.response``. The Gaussian conditional is
-dense: all levels and observations of a patient as one normal vector, for a response that is linear.
+Parameters of one model are plain arrays by the names of ``dosing.models.response``. The Gaussian conditional
+is dense: all levels and observations of a patient as one normal vector, for a response that is linear.
 """
 
 from __future__ import annotations
