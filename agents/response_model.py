@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -47,7 +48,7 @@ from dosing.networks import PRIOR_LIMIT, Initialiser, Mlp
 
 MEAN_LIMIT = 0.999
 """Largest |mode| on the [-1, 1] axis."""
-MIN_WIDTH = 1e-3
+MIN_WIDTH = 1e-2
 """Half-width of the support, as a share of the room to the nearer limit: at least this, at most 1 less it."""
 FIRST_RESIDUAL = 6
 """Visit from which on residuals are taken: the belief has settled."""
@@ -73,7 +74,7 @@ class ResponseModelConfig:
     """Largest norm of a seed's gradient; a larger one is scaled down to it."""
     episodes: int = 64
     """Recorded patients per update whose residuals are used, each in one roll-out of every model."""
-    pessimism: float = 0.5
+    pessimism: float = 0.3
     """Weight of the least gain over models against the mean gain: 0 trusts the mean, 1 the least."""
     q: float = 0.0
     """Index of the policy's q-Gaussian, below 1."""
@@ -195,6 +196,7 @@ class ResponseModel(Agent):
         obs, act, reward, next_obs = (
             x.unflatten(0, split) for x in (dataset.obs, dataset.act, dataset.reward, dataset.next_obs)
         )
+        obs, act, reward, next_obs = _usable(obs, act, reward, next_obs)
         seen = torch.cat((obs, next_obs[:, :, -1:]), 2)  # [R, N, T + 1, O]
         c = self.config
         settings = FitSettings(
@@ -324,6 +326,7 @@ class ResponseModel(Agent):
         mean, least = gain.mean(1), gain.amin(1)
         p = self.config.pessimism
         metrics = {"gain/mean": mean.detach(), "gain/least": least.detach()}
+        metrics["dose/recorded"] = batch.act.mean((1, 2))
         return {"actor": -((1.0 - p) * mean + p * least)}, metrics
 
     @torch.no_grad()
@@ -338,7 +341,8 @@ class ResponseModel(Agent):
         residual = torch.stack(
             [i.error * (model.noise / i.variance).sqrt() for i in innovations[first:]], 2
         )  # [S, n, V, O]
-        noise = {name: values.transpose(1, 2).flatten(0, 1) for name, values in batch.noise.items()}
+        names = ("level", "process", "order", "sign")
+        noise = {name: batch.noise[name].transpose(1, 2).flatten(0, 1) for name in names}
         order = (noise["order"] * residual.shape[2]).long().clamp(max=residual.shape[2] - 1)  # [K, n, T + 1]
         lent = residual.repeat_interleave(1 + self.config.folds, 0)
         chosen = lent.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, lent.shape[-1]))
@@ -387,13 +391,27 @@ class ResponseModel(Agent):
             optimizer.step()
 
 
+def _usable(*columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns ``[R, N, ...]`` in which the first usable patient stands in for one with a number not finite.
+
+    A data set has none (its loader refuses them), and an update that meets one stops the training.
+    """
+    good = torch.stack([column.flatten(2).isfinite().all(2) for column in columns]).all(0)  # [R, N]
+    if bool(good.all()):
+        return columns
+    own = torch.arange(good.shape[1], device=good.device)
+    patient = torch.where(good, own, good.int().argmax(1, keepdim=True))
+    sets = torch.arange(len(good), device=good.device).unsqueeze(1)
+    return tuple(column[sets, patient] for column in columns)
+
+
 def _constants(act: Tensor, reward: Tensor) -> Tensor:
     """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time."""
     from dosing.baselines import constant_dose  # whose package evaluates agents
 
     doses = act.flatten(1, 2).mT.double().cpu().numpy()  # [R, A, M]
     paid = reward.flatten(1).unsqueeze(1).double().cpu().numpy()
-    best, _ = constant_dose(doses, paid + 0.0 * doses)
+    best, _ = constant_dose(doses, np.broadcast_to(paid, doses.shape))
     return torch.as_tensor(best).to(act)
 
 

@@ -162,7 +162,7 @@ def test_the_loss_is_that_of_the_equations(n_act: int, pessimism: float) -> None
 
 
 def test_the_loss_with_hidden_units_is_that_of_the_equations() -> None:
-    agent = randomised(build(n_obs=4, families="all", hidden_units=3, folds=2))
+    agent = randomised(build(n_obs=4, families="all", hidden_units=3, folds=2, pessimism=0.5))
     assert agent._coupled
     batch = episodes(agent, 4, agent.config.episodes)
     (loss,) = agent.losses(batch).values()
