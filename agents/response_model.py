@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -44,14 +44,13 @@ from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.response import FAR, Belief, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response
 from dosing.models.reward_model import RewardModel, fit_reward, powers
+from dosing.models.rollouts import imagine, returns
 from dosing.networks import PRIOR_LIMIT, Initialiser, Mlp
 
 MEAN_LIMIT = 0.999
 """Largest |mode| on the [-1, 1] axis."""
 MIN_WIDTH = 1e-2
 """Half-width of the support, as a share of the room to the nearer limit: at least this, at most 1 less it."""
-FIRST_RESIDUAL = 6
-"""Visit from which on residuals are taken: the belief has settled."""
 LARGEST_BELIEF = 6.0
 """Beliefs are shown to the policy up to so many standard deviations of the recorded visits."""
 HEAD = 1e-2
@@ -66,9 +65,9 @@ class ResponseModelConfig:
 
     hidden: tuple[int, ...] = (24, 24)
     """Hidden widths of the policy."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
     """Adam step size of the policy at first."""
-    decay_steps: int = 400
+    decay_steps: int = 600
     """Updates over which the step size falls to 0 by a cosine; later updates change nothing."""
     gradient_clip: float = 1.0
     """Largest norm of a seed's gradient; a larger one is scaled down to it."""
@@ -101,18 +100,6 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
     "saturating": ("saturating",),
     "network": ("network",),
 }
-
-
-class Imagined(NamedTuple):
-    """What n roll-outs in each of K = S (1 + F) models need beside the models.
-
-    ``level [K, n, O]`` and ``process [K, n, T, O]`` are standard normal, ``residual [K, n, T + 1, O]`` is
-    added to the level at each visit.
-    """
-
-    level: Tensor
-    process: Tensor
-    residual: Tensor
 
 
 class ResponseModel(Agent):
@@ -319,63 +306,26 @@ class ResponseModel(Agent):
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``actor`` ``[S]``: the gain over the constant dose, negated; gains by model as metrics."""
-        imagined = self._imagined(batch)
-        with torch.no_grad():
-            constant = self._returns(imagined, follow=False)
-        gain = self._returns(imagined, follow=True) - constant  # [S, 1 + F]
+        gain = self._gains(batch)
         mean, least = gain.mean(1), gain.amin(1)
         p = self.config.pessimism
         metrics = {"gain/mean": mean.detach(), "gain/least": least.detach()}
         metrics["dose/recorded"] = batch.act.mean((1, 2))
         return {"actor": -((1.0 - p) * mean + p * least)}, metrics
 
-    @torch.no_grad()
-    def _imagined(self, batch: Batch) -> Imagined:
-        """The numbers of this update's roll-outs: residuals from the batch's recorded patients."""
-        seeds = len(self.seeds)
-        obs, act = (x.view(seeds, -1, batch.length, x.shape[-1]) for x in (batch.obs, batch.act))
-        last = batch.next_obs.view_as(obs)[:, :, -1:]
-        model = self.models(slice(0, 1))
-        _, innovations = model.filter(torch.cat((obs, last), 2), act)
-        first = min(FIRST_RESIDUAL, batch.length // 2)
-        residual = torch.stack(
-            [i.error * (model.noise / i.variance).sqrt() for i in innovations[first:]], 2
-        )  # [S, n, V, O]
-        names = ("level", "process", "order", "sign")
-        noise = {name: batch.noise[name].transpose(1, 2).flatten(0, 1) for name in names}
-        order = (noise["order"] * residual.shape[2]).long().clamp(max=residual.shape[2] - 1)  # [K, n, T + 1]
-        lent = residual.repeat_interleave(1 + self.config.folds, 0)
-        chosen = lent.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, lent.shape[-1]))
-        sign = torch.where(noise["sign"] < 0.5, -1.0, 1.0).to(chosen)
-        return Imagined(noise["level"], noise["process"], chosen * sign)
-
-    def _returns(self, imagined: Imagined, *, follow: bool) -> Tensor:
-        """Mean return ``[S, 1 + F]`` in every model, of the policy or of the constant dose."""
-        members, seeds = 1 + self.config.folds, len(self.seeds)
-        patients, visits = imagined.process.shape[1:3]
-        world, own = self.models(slice(None)), replace(self.models(slice(0, 1)), complete=True)
-        reward = RewardModel(self.reward.flatten(0, 1))
-        level, process, residual = imagined
-        start = world.prior(patients)
-        level = start.mean + world.start_variance.sqrt() * level  # [S (1 + F), n, O]
-        shake = world.process.sqrt()
-        belief = own.prior(members * patients)
-        dose = (MEAN_LIMIT * torch.tanh(self.prior_dose)).expand(-1, members * patients, -1)
-        before, total = torch.zeros_like(dose), level.new_zeros(seeds * members, patients)
-
-        def all_seen(x: Tensor) -> Tensor:  # [S (1 + F), n, ...] -> [S, (1 + F) n, ...]
-            return x.reshape(seeds, members * patients, x.shape[-1])
-
-        for visit in range(visits):
-            if follow:
-                belief, _ = own.correct(belief, all_seen(level + residual[:, :, visit]))
-                dose = self.dose(belief.mean, visit, before)
-            given = dose.reshape(seeds * members, patients, -1)
-            level = world.move(level, given) + shake * process[:, :, visit]
-            total = total + reward(level + residual[:, :, visit + 1], given)
-            if follow:
-                belief, before = own.predict(belief, dose), dose
-        return total.mean(1).view(seeds, members)
+    def _gains(self, batch: Batch) -> Tensor:
+        """Mean return in every model less that of the constant dose, ``[S, 1 + F]``."""
+        obs, act = (x.unflatten(1, (-1, batch.length)) for x in (batch.obs, batch.act))
+        last = batch.next_obs.unflatten(1, (-1, batch.length))[:, :, -1:]
+        world, own = self.models(slice(None)), self.models(slice(0, 1))
+        noise = {name: batch.noise[name] for name in ("level", "process", "order", "sign")}
+        imagined = imagine(own, torch.cat((obs, last), 2), act, noise)
+        reward, constant = RewardModel(self.reward.flatten(0, 1)), MEAN_LIMIT * torch.tanh(self.prior_dose)
+        with torch.no_grad():
+            base = returns(world, reward, imagined, constant)
+        own = replace(own, complete=True)
+        gain: Tensor = (returns(world, reward, imagined, constant, own, self.dose) - base).mean(1)
+        return gain.view(len(self.seeds), -1)
 
     def descend(self, losses: list[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """One gradient step on the sum of the losses, every seed's gradient clipped by its own norm."""

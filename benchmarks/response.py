@@ -1,6 +1,6 @@
 """The response model agent against the estimated constant dose, over cohort size.
 
-    OMP_NUM_THREADS=1 python benchmarks/response.py --sizes 50:30 100:10 [--first 1000] [--updates 400]
+    OMP_NUM_THREADS=1 python benchmarks/response.py --sizes 50:30 100:10 [--first 1000] [--updates 600]
 
 Every data set is of other recorded patients; all data sets of a size are trained as one stack, one seed each.
 Every policy meets the same evaluation patients, and stands beside the constant dose estimated from its own
@@ -155,7 +155,7 @@ def main() -> None:
         "--sizes", nargs="+", default=["12:10", "25:10", "50:30", "100:10", "400:10", "2000:4"]
     )
     parser.add_argument("--first", type=int, default=FIRST, help="seed of the first data set [%(default)s]")
-    parser.add_argument("--updates", type=int, default=400, help="[%(default)s]")
+    parser.add_argument("--updates", type=int, default=600, help="[%(default)s]")
     parser.add_argument("--patients", type=int, default=10_000, help="evaluated on [%(default)s]")
     parser.add_argument("--env", default="dosing/Treatment-v0")
     parser.add_argument("--options", default='{"variant": "simenv3"}')
