@@ -1,6 +1,6 @@
 """The response model agent against the estimated constant dose, over cohort size.
 
-    OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --sizes 50:30 100:10 [--first 1000] [--updates 600]
+    OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --sizes 50:30 100:10 [--updates 600]
 
 Every data set is of other recorded patients; all data sets of a size are trained as one stack, one seed each.
 Every policy meets the same evaluation patients, and stands beside the constant dose estimated from its own
@@ -113,8 +113,8 @@ def compared(size: int, count: int, arguments: argparse.Namespace) -> dict[str, 
     factory, patients = CohortFactory(arguments.env, options), arguments.patients
 
     def returns(act: Any) -> Array:
-        found: Array = rollout(factory, act, (0,) * count, patients).returns
-        return found
+        gained: Array = rollout(factory, act, (0,) * count, patients).returns
+        return gained
 
     doses = np.array([estimated_constant(Trajectories.from_episodes(e)).dose for e in episodes])
     base = returns(lambda obs, visit: np.broadcast_to(doses[:, None, None], (*obs.shape[:2], 1)))

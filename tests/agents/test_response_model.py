@@ -342,7 +342,8 @@ def test_the_width_is_the_disagreement_of_the_fold_models() -> None:
             apart = np.sqrt(np.mean([(d - doses[0]) ** 2 for d in doses[1:]]))
             room = 1.0 - abs(doses[0][0])
             half = min(max(2.0 * apart, MIN_WIDTH * room), (1.0 - MIN_WIDTH) * room)
-            np.testing.assert_allclose(distribution.radius * distribution.scale[k, b, 0].detach(), half, rtol=1e-6)
+            width = distribution.radius * distribution.scale[k, b, 0].detach()
+            np.testing.assert_allclose(width, half, rtol=1e-6)
     gaussian: Any = randomised(build(folds=2, actor="gaussian")).policy(obs).base_dist  # type: ignore[attr-defined]
     torch.testing.assert_close(gaussian.variance, distribution.variance)
     assert gaussian.q == 1.0
