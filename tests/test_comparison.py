@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import ENV, cohort, is_bounded, stack
+from samples import ENV, cohort, is_bounded, long_for_most, stack
 from scipy import stats
 
 import agents
@@ -223,7 +223,7 @@ def test_reference_rows_are_one_sample_of_all_patients(found: References) -> Non
 # Agents
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", long_for_most(NAMES))
 def test_an_agents_row_is_paired_with_the_estimated_constant(
     name: str, found: References, factory: Factory
 ) -> None:

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import VectorEnv
-from samples import ENV, cohort, stack
+from samples import ENV, cohort, long_for_most, stack
 
 import agents
 from dosing.cli.studies import Factory
@@ -101,7 +101,7 @@ def test_evaluation_patients_are_not_those_of_the_data(factory: Factory) -> None
     assert not np.isclose(first[:, None], recorded[None]).all(-1).any()
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_the_same_policy_twice_is_the_same_twice(name: str, factory: Factory) -> None:
     first = evaluate(policy(name, (0, 3)), factory, 20)
     second = evaluate(policy(name, (0, 3)), factory, 20)

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from samples import ENV, PROBLEM, dataset, small
+from samples import ENV, PROBLEM, dataset, long_for_most, small
 from torch import Tensor
 
 import agents
@@ -157,7 +157,7 @@ def test_a_method_goes_on_from_its_own_agent_only() -> None:
 TAKES = [n for n in agents.AGENTS if n not in ("decision_transformer", "quasi_optimal", "pct_bc")]
 
 
-@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize("name", long_for_most(TAKES))
 def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
     found = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
     while not found.over:
@@ -484,6 +484,7 @@ def test_phases_go_on_where_they_were() -> None:
     assert numbers == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "name"), [*METHODS.items(), ("scratch", "iql"), ("buffer", "iql")])
 def test_a_killed_trial_resumes_in_the_middle_of_a_course_bit_by_bit(
     method: str, name: str, tmp_path: Path

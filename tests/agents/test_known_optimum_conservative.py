@@ -18,6 +18,8 @@ from bandit import BEST, N_ROWS, OBS, SEEDS, average, bandit, reward, trained
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 
+pytestmark = pytest.mark.long
+
 
 def scaled(factor: float, low: float = -1.0) -> Dataset:
     """The bandit with larger rewards."""

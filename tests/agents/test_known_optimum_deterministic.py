@@ -22,6 +22,8 @@ import agents
 from dosing.agent import Agent, Batch, Problem
 from dosing.data.dataset import Dataset
 
+pytestmark = pytest.mark.long
+
 
 def doses(agent: Agent) -> np.ndarray:
     """The dose at each of the observations, ``[S, B]``."""

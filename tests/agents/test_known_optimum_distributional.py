@@ -19,6 +19,8 @@ from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.returns import LEVELS
 
+pytestmark = pytest.mark.long
+
 FEW = {"learning_rate": 1e-2, "candidates": 2, "flow_steps": 1}
 """Where the dose does not matter to what is learned, a quick choice."""
 QUICK: dict[str, dict[str, Any]] = {

@@ -21,6 +21,8 @@ from dosing.data.dataset import Dataset
 from dosing.data.sampling import Sampler
 from dosing.flows import points, spread
 
+pytestmark = pytest.mark.long
+
 SETTINGS: dict[str, Any] = {
     "hidden": (16,),
     "learning_rate": 2e-2,

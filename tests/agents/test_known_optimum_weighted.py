@@ -18,6 +18,8 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
+pytestmark = pytest.mark.long
+
 Weight = Callable[[float], float]
 
 
