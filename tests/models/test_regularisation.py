@@ -20,7 +20,7 @@ from dosing.models.prior import Centred, constant_dose
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
-from tests.support.samples import PROBLEM, dataset, small, stack
+from tests.support.samples import PROBLEM, dataset, long_for_most, small, stack
 
 SEEDS = (0, 3)
 EVERYTHING: dict[str, Any] = {
@@ -66,7 +66,7 @@ def everything(name: str) -> dict[str, Any]:
 # Every agent
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_with_everything_on_an_agent_learns_and_a_seed_equals_itself_alone(name: str) -> None:
     together, alone = built(name, (0, 3), **everything(name)), built(name, (3,), **everything(name))
     before = copy.deepcopy(together.state_dict())
@@ -88,7 +88,7 @@ def test_everything_kept_has_the_seeds_first(name: str) -> None:
     assert {key for key, x in state.items() if x.dim() > 0 and (x.dim() < 2 or len(x) != len(SEEDS))} == set()
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_stack_with_everything_on_is_resumed_exactly(name: str) -> None:
     straight, first = built(name, **everything(name)), built(name, **everything(name))
     trained(straight, 6)

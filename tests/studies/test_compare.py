@@ -382,6 +382,7 @@ def killed(words: list[str], seconds: float) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["train_run", "evaluate_run", "evaluate_runs", "write_curves"])
 def test_a_study_cut_short_at_any_stage_says_the_same(
     stage: str, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
