@@ -1,4 +1,4 @@
-"""Every benchmark starts from the repository's root as its first lines say, whether or not we are installed."""
+"""Every benchmark starts from the root of the repository as its first lines say, installed or not."""
 
 from __future__ import annotations
 
