@@ -47,7 +47,7 @@ types: $(STAMP) ## mypy, strict
 	@$(PY) -m mypy
 
 docs: $(STAMP) ## the documentation, as a site in the folder site; a broken link is an error
-	@$(PY) -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "site/index.html"
 
 examples: $(STAMP) ## every script in the folder examples
