@@ -9,7 +9,7 @@ from app.charts.dose import dose_axis
 from app.theme import CENTRAL_WORDS, counted, decimals, interval, number, probability, with_unit
 from app.widgets import page
 from dosing.evaluation.statistics import Estimate
-from dosing.studies.comparison_table import Baseline
+from dosing.studies.baseline import Baseline
 
 
 def card(answer: Answer, sparse: Answer | None) -> None:
@@ -94,6 +94,7 @@ def worth_words(result: Estimate, baseline: Baseline, dose: str) -> str:
         f"On {_sample(result)}, following it was worth **{number(abs(result.value), places)} {word}** "
         f"[{ends}] "
         f"than one constant dose of {dose} estimated from the same {counted(baseline.patients, 'patient')}"
+        f"{f' ({baseline.edge} dose)' if baseline.edge else ''}"
     )
 
 

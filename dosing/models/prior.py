@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import fdtrc
 from torch import Tensor, nn
 
 from dosing.errors import UserError
@@ -11,28 +15,87 @@ from dosing.models.networks import Initialiser, decays
 from dosing.types import Array
 
 
-def constant_dose(act: Array, reward: Array) -> tuple[Array, Array]:
-    """Best constant dose on the [-1, 1] axis by least squares of the reward on the dose and its square.
+SIGNIFICANCE = 0.05
+"""Level of the test of whether rewards say anything about doses."""
+
+
+@dataclass(frozen=True)
+class ConstantDose:
+    """The best constant dose as recorded visits see it; every array is ``[...]``, one entry per data set.
+
+    Attributes:
+        dose: on the axis of the recorded doses, never outside ``[low, high]``: where the estimated parabola is
+            highest between them; where rewards say nothing about doses, the median recorded dose.
+        reward: estimated reward per visit there; optimistic, since it is the maximum of an estimate.
+        low: lowest recorded dose.
+        high: highest recorded dose.
+        p: p value of "rewards say nothing about doses"; see :func:`dose_effect`.
+    """
+
+    dose: Array
+    reward: Array
+    low: Array
+    high: Array
+    p: Array
+
+    @property
+    def identified(self) -> NDArray[np.bool_]:
+        """Whether the rewards say anything about doses."""
+        return np.asarray(self.p < SIGNIFICANCE)
+
+
+def constant_dose(act: Array, reward: Array, patient: NDArray[np.int64]) -> ConstantDose:
+    """Best constant dose by least squares of the reward on the dose and its square, within recorded doses.
 
     Args:
         act: doses ``[..., M]`` on the [-1, 1] axis; leading axes are data sets.
         reward: ``[..., M]``.
-
-    Returns:
-        The dose ``[...]``, at a limit where the parabola has no maximum between them, and the estimated
-        reward per visit there ``[...]``; optimistic, since it is the maximum of an estimate.
+        patient: ``[..., M]`` number of each visit's patient, from 0.
 
     Raises:
-        UserError: fewer than three different doses in a data set.
+        UserError: fewer than three different doses in a data set, or all within rounding of each other.
     """
     design = np.stack((np.ones_like(act), act, act**2), axis=-1)  # [..., M, 3]
     gram = np.swapaxes(design, -1, -2) @ design
     if (np.linalg.cond(gram) > 1e12).any():
-        raise UserError("a parabola needs at least three different recorded doses.")
+        raise UserError("a parabola needs at least three different recorded doses, and these lie too close.")
     moments = np.swapaxes(design, -1, -2) @ reward[..., None]
     c = np.asarray(np.linalg.solve(gram, moments), dtype=np.float64)[..., 0]
-    best = greedy(c[..., 1], c[..., 2])
-    return best, c[..., 0] + c[..., 1] * best + c[..., 2] * best**2
+    low, high = act.min(-1), act.max(-1)
+    p = np.empty(act.shape[:-1])
+    for one in np.ndindex(p.shape):
+        p[one] = dose_effect(act[one], reward[one], patient[one])
+    told = p < SIGNIFICANCE
+    middle = np.sort(act, axis=-1)[..., (act.shape[-1] - 1) // 2]  # a dose that somebody was given
+    best = np.where(told, greedy(c[..., 1], c[..., 2], low, high), middle)
+    value = np.where(told, c[..., 0] + c[..., 1] * best + c[..., 2] * best**2, reward.mean(-1))
+    return ConstantDose(best, value, low, high, p)
+
+
+def dose_effect(act: Array, reward: Array, patient: NDArray[np.int64]) -> float:
+    """P value of "slope and curvature of the reward over the dose are 0", where patients are independent.
+
+    Hotelling's test (1931, Annals of Mathematical Statistics 2:360) of mean 0 of the patients' scores: sums
+    over a patient's visits of (reward less its mean) times dose and squared dose, each less its mean. Visits
+    of one patient may depend on each other in any way. 1 where rewards are all equal or patients too few.
+
+    Args:
+        act: ``[M]`` doses, two different ones at least.
+        reward: ``[M]``.
+        patient: ``[M]``, from 0.
+    """
+    if np.ptp(reward) == 0.0:
+        return 1.0
+    t = (2.0 * act - act.max() - act.min()) / np.ptp(act)  # in [-1, 1], so that t and t^2 are of one size
+    terms = np.stack((t - t.mean(), t**2 - (t**2).mean()))
+    scores = np.stack([np.bincount(patient, term * (reward - reward.mean())) for term in terms], axis=-1)
+    scores = scores[np.bincount(patient) > 0]  # [N, 2]
+    n = len(scores)
+    weight, _, rank, _ = np.linalg.lstsq(scores, np.ones(n), rcond=None)
+    left = float(((1.0 - scores @ weight) ** 2).sum())  # n - T^2 n / (T^2 + n - 1)
+    if rank == 0 or n <= rank:
+        return 1.0
+    return float(fdtrc(rank, n - rank, max(n - left, 0.0) / rank / max(left / (n - rank), TINY)))
 
 
 class Centred(nn.Module):
@@ -74,10 +137,11 @@ class Centred(nn.Module):
 
 PRIOR_LIMIT = 0.99
 """Largest |prior dose| on the [-1, 1] axis: beyond, tanh hardly moves."""
+TINY = np.finfo(np.float64).tiny
 
 
-def greedy(c1: Array, c2: Array) -> Array:
-    """Dose in [-1, 1] that maximises c1 a + c2 a^2, elementwise."""
+def greedy(c1: Array, c2: Array, low: Array | float = -1.0, high: Array | float = 1.0) -> Array:
+    """Dose in [low, high] that maximises c1 a + c2 a^2, elementwise."""
     inside = c2 < 0
-    top = np.clip(-c1 / np.where(inside, 2.0 * c2, -1.0), -1.0, 1.0)
-    return np.where(inside, top, np.where(c1 >= 0, 1.0, -1.0))
+    top = np.clip(-c1 / np.where(inside, 2.0 * c2, -1.0), low, high)
+    return np.where(inside, top, np.where(c1 + c2 * (low + high) >= 0, high, low))
