@@ -197,7 +197,9 @@ def left_out(
     part = np.random.default_rng(0).permutation(patients)[patient] % parts
     others = len(part) - int(np.bincount(part).max())
     if others < least:
-        raise UserError(f"a monitor of unfamiliar states needs {least} visits of other patients, got {others}.")
+        raise UserError(
+            f"a monitor of unfamiliar states needs {least} visits of other patients, got {others}."
+        )
     wanted = np.arange(1, min(most, others) + 1)
     distance = np.empty((len(scaled), len(wanted)))
     row = np.empty((len(scaled), len(wanted)), dtype=np.int64)

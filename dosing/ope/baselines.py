@@ -76,12 +76,8 @@ def estimated_constant(data: Trajectories) -> EstimatedConstant:
         raise UserError("the constant dose is estimated for one dose dimension only.")
     rows = data.recorded > 0
     best = constant_dose(data.act[rows][:, 0], data.reward[rows], np.nonzero(rows)[0])
-    dose, low, high = (
-        float(data.transform.to_dose(x[None])[0]) for x in (best.dose, best.low, best.high)
-    )
-    return EstimatedConstant(
-        dose, float(best.reward), low, high, bool(best.identified), float(best.p)
-    )
+    dose, low, high = (float(data.transform.to_dose(x[None])[0]) for x in (best.dose, best.low, best.high))
+    return EstimatedConstant(dose, float(best.reward), low, high, bool(best.identified), float(best.p))
 
 
 @dataclass(frozen=True)

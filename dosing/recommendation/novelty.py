@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from dosing.data.dose_support import (
+    ALIKE,
     LEVEL,
     DoseRule,
     DoseSupport,
@@ -133,7 +134,7 @@ class Monitor:
         _, patient = np.unique(episodes.episode[kept], return_inverse=True)
         centre, scale = robust(obs)
         near = max(visits_near(len(obs)), neighbours)
-        apart, row = left_out((obs - centre) / scale, patient, neighbours, near)
+        apart, row = left_out((obs - centre) / scale, patient, max(neighbours, ALIKE), near)
         distance = apart[:, neighbours - 1]
         threshold, attained = conformal_threshold(distance, patient, level)
         act = episodes.act[kept]

@@ -59,7 +59,9 @@ class Baseline:
         if self.dose is None or self.recorded is None:
             return ""
         low, high = self.recorded
-        return "the lowest recorded" if self.dose <= low else "the highest recorded" if self.dose >= high else ""
+        return (
+            "the lowest recorded" if self.dose <= low else "the highest recorded" if self.dose >= high else ""
+        )
 
     def notes(self, data: str) -> list[str]:
         """What a reader has to know of the dose estimated from the visits called ``data``."""
