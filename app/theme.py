@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dosing import NOT_FOR_PATIENTS
-from dosing.safety import dose_text
 from dosing.policy import CENTRAL
+from dosing.safety import dose_text
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"

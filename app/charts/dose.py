@@ -291,9 +291,8 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
     dose, proposed = result.dose[dimension], result.proposed[dimension]
     rank = "deferred" if result.status == "deferred" else "recommended"
     low, high = (ends[dimension] for ends in result.limits)
-    text = (
-        f"<b>{dose_number(dose, low, high, places)}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
-    )
+    words = dose_number(dose, low, high, places)
+    text = f"<b>{words}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
     if dose != proposed:
         figure.add_trace(
             go.Scatter(
@@ -319,7 +318,7 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 "color": mark.colour,
                 "line": {"color": "white", "width": 1.5},
             },
-            hovertemplate=f"{answer.source.name}: {rank} dose {dose_number(dose, low, high, places)}<extra></extra>",
+            hovertemplate=f"{answer.source.name}: {rank} dose {words}<extra></extra>",
         )
     )
     _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")

@@ -14,7 +14,6 @@ from dosing.errors import UserError
 from dosing.models.networks import Initialiser, decays
 from dosing.types import Array
 
-
 SIGNIFICANCE = 0.05
 """Level of the test of whether rewards say anything about doses."""
 
@@ -24,8 +23,8 @@ class ConstantDose:
     """The best constant dose as recorded visits see it; every array is ``[...]``, one entry per data set.
 
     Attributes:
-        dose: on the axis of the recorded doses, never outside ``[low, high]``: where the estimated parabola is
-            highest between them; where rewards say nothing about doses, the median recorded dose.
+        dose: on the [-1, 1] axis, within ``[low, high]``: where the estimated parabola is highest between
+            them; where rewards say nothing about doses, the median recorded dose.
         reward: estimated reward per visit there; optimistic, since it is the maximum of an estimate.
         low: lowest recorded dose.
         high: highest recorded dose.

@@ -21,7 +21,6 @@ from dosing.ope.trajectories import Trajectories, standardise
 from dosing.policy import Observations
 from dosing.types import Array
 
-
 UNTOLD = "the recorded rewards say nothing about doses"
 """What is said where slope and curvature of the reward over the dose cannot be told from 0."""
 

@@ -37,9 +37,9 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
     if code & Reason.UNRECORDED_DOSE and monitor is not None:
         near = span_words((result.recorded_low[0], result.recorded_high[0]), limits)
         said[Reason.UNRECORDED_DOSE] = (
-            f"no dose near {dose}{unit} was recorded at states like this one: the {monitor.doses.near} nearest "
-            f"training visits had doses of {near}{unit}; its distance from the nearest of "
-            f"these doses is {result.dose_distance[0]:.3g}, usual is up to {monitor.doses.threshold:.3g}."
+            f"no dose near {dose}{unit} was recorded at states like this one: the {monitor.doses.near} "
+            f"nearest training visits had doses of {near}{unit}; its distance from the nearest of these "
+            f"doses is {result.dose_distance[0]:.3g}, usual is up to {monitor.doses.threshold:.3g}."
         )
     said[Reason.NO_MONITOR] = (
         "whether this state and doses like this one were ever recorded is not known: "

@@ -203,9 +203,9 @@ class Monitor:
         state, dose = self.false_alarms, self.dose_false_alarms
         return (
             f"a state is unfamiliar beyond distance {self.threshold:.3g}: at most {self.level:.1%} of usual "
-            f"visits by calibration on {self.patients} patients, {state}; a dose is unrecorded beyond distance "
-            f"{self.doses.threshold:.3g} from those of the {self.doses.near} visits nearest to its state: at "
-            f"most {self.level:.1%} likewise, {dose}"
+            f"visits by calibration on {self.patients} patients, {state}; a dose is unrecorded beyond "
+            f"distance {self.doses.threshold:.3g} from those of the {self.doses.near} visits nearest to its "
+            f"state: at most {self.level:.1%} likewise, {dose}"
         )
 
     def write(self, folder: Path) -> None:
@@ -229,7 +229,8 @@ class Monitor:
         fields = read_json(folder / NOVELTY)
         if (schema := fields.pop("schema", None)) == 1:
             raise UserError(
-                f"{folder / NOVELTY} knows states and no doses, as earlier versions wrote it; train the run anew."
+                f"{folder / NOVELTY} knows states and no doses, as earlier versions wrote it; train the run "
+                "anew."
             )
         if schema != SCHEMA:
             raise UserError(f"{folder / NOVELTY} has another schema than {SCHEMA}, which this version reads.")

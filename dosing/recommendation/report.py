@@ -107,8 +107,8 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
         _provenance(said),
         f'<p class="small">Written by dosing {_text(__version__)}. Interval: union over training seeds. Mass '
         "outside: probability outside the hard limits before any clipping, mean over seeds. Filled bar: "
-        "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose; line below: doses "
-        "recorded near this state.</p>",
+        "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose; line below: "
+        "doses recorded near this state.</p>",
         banner,
     ]
     guard = "default-src 'none'; style-src 'unsafe-inline'"
@@ -184,8 +184,8 @@ def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     if result.recorded_near is not None:
         near, usual = f"{result.dose_distance:.3g}", f"{result.dose_threshold:.3g}"
         yield (
-            f"Doses recorded near this state: {_span(result.recorded_near, result.limits)}{unit}; distance of "
-            f"this dose {near}, unrecorded beyond {usual}"
+            f"Doses recorded near this state: {_span(result.recorded_near, result.limits)}{unit}; distance "
+            f"of this dose {near}, unrecorded beyond {usual}"
         )
     if result.distance is not None and result.threshold is not None:
         far = f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"
@@ -202,6 +202,9 @@ def _drawing(result: Recommendation, dimension: int) -> str:
     def x(dose: float) -> float:
         return round(WIDTH * (min(max(dose, left), right) - left) / (right - left), 1)
 
+    def words(dose: float) -> str:
+        return _minus(dose_text(dose, low, high))
+
     ends = [ends[dimension] for ends in result.support]
     dash = "" if result.bounded else ' stroke-dasharray="4 3"'
     fill = "#cfe3f1" if result.bounded else "none"
@@ -212,7 +215,7 @@ def _drawing(result: Recommendation, dimension: int) -> str:
         *_recorded(result, dimension, x),
         *(
             f'<path d="M{x(edge)} 1V23" stroke="#767676" stroke-width="2.5"/>'
-            f'<text x="{x(edge)}" y="{LANE - 1}" text-anchor="middle">{_text(name + _minus(dose_text(edge, low, high)))}</text>'
+            f'<text x="{x(edge)}" y="{LANE - 1}" text-anchor="middle">{_text(name + words(edge))}</text>'
             for edge in (low, high)
         ),
         *(
@@ -221,7 +224,7 @@ def _drawing(result: Recommendation, dimension: int) -> str:
         ),
         f'<path d="M{x(result.dose[dimension])} 4l7 8l-7 8l-7-8z" fill="#0072B2" stroke="#fff"/>',
         f'<text x="{_room(x(result.dose[dimension]), x(low), x(high))}" y="{LANE - 1}" '
-        f'text-anchor="middle" font-weight="700">{_text(_minus(dose_text(result.dose[dimension], low, high)))}</text>',
+        f'text-anchor="middle" font-weight="700">{_text(words(result.dose[dimension]))}</text>',
         *(
             f'<text x="{edge}" y="16" text-anchor="{anchor}">{sign}</text>'
             for edge, anchor, sign, beyond in (
@@ -231,7 +234,12 @@ def _drawing(result: Recommendation, dimension: int) -> str:
             if beyond
         ),
     ]
-    label = f"hard limits {_span(result.limits, result.limits)}, dose {_doses(result.dose, result.limits)}, interval {_span(result.support, result.limits)}"
+    limits, dose, interval = (
+        _span(result.limits, result.limits),
+        _doses(result.dose, result.limits),
+        _span(result.support, result.limits),
+    )
+    label = f"hard limits {limits}, dose {dose}, interval {interval}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="12.5">'
         f"{''.join(shapes)}</svg>"
