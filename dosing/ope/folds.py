@@ -22,7 +22,7 @@ from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, Verdict, verdict
 from dosing.ope.baselines import estimated_constant
-from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies
+from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies, widened
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
 from dosing.types import Act, Array
@@ -50,7 +50,8 @@ class PooledValue:
     Attributes:
         estimate: return of the policies, mean over patients and seeds, in the data's unit.
         difference: that return minus the one of the constant dose of the same training patients, paired by
-            patient; its interval allows for the number of candidates. None for the constant dose itself.
+            patient; its interval allows for the number of candidates. None for the constant dose itself, and
+            where the rewards of some fold's training patients tell no such dose.
         verdict: what the difference says.
         folds: the difference in each fold.
         refused: why there is no number.
@@ -75,6 +76,7 @@ class CrossValidation:
         horizon: visits of the return.
         behaviour: where the density of the recorded doses comes from, in words.
         candidates: C of the Bonferroni correction.
+        missing: why nothing is judged by the constant dose; empty where every fold tells one.
     """
 
     values: dict[str, dict[Estimator, PooledValue]]
@@ -83,6 +85,7 @@ class CrossValidation:
     horizon: int
     behaviour: str
     candidates: int
+    missing: str = ""
 
 
 def enough_replicates(candidates: int) -> int:
@@ -127,7 +130,9 @@ def evaluate_folds(
     }
     doses = tuple(selection.baseline.dose for selection in result)
     patients = sum(selection.patients for selection in result)
-    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried)
+    told = [(k, s.baseline.missing) for k, s in enumerate(result, 1) if not s.baseline.identified]
+    missing = f"without the patients of fold {told[0][0]}, {told[0][1]}" if told else ""
+    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried, missing)
 
 
 def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried: int) -> PooledValue:
@@ -135,7 +140,10 @@ def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried
     confidence = result[0].settings.confidence
     method = "patient bootstrap within folds"
     drawn: list[Array] = []
+    unknown = np.zeros(2)  # below and above, mean over patients
+    unpaired = np.zeros(2)
     differences: list[Array] = []
+    sizes = [selection.patients for selection in result]
     for k, selection in enumerate(result, 1):
         base, own = (selection.policies[p].values[estimator] for p in (0, place))
         if own.drawn is None or base.drawn is None:
@@ -143,13 +151,16 @@ def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried
             return PooledValue(refused=f"{who}fold {k}: {why}")
         drawn.append(own.drawn)
         differences.append(own.drawn - base.drawn)
-    sizes = [selection.patients for selection in result]
+        unknown += sizes[k - 1] / sum(sizes) * np.asarray(own.unknown)
+        unpaired += sizes[k - 1] / sum(sizes) * (np.asarray(own.unknown) + np.asarray(base.unknown[::-1]))
     n_seeds = len(result[0].policies[place].values[estimator].seeds)
-    estimate = _estimate(drawn, sizes, n_seeds, confidence, confidence, method)
-    if place == 0:
+    estimate = widened(_estimate(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
+    if place == 0 or not all(selection.baseline.identified for selection in result):
         return PooledValue(estimate)
     level, corrected = 1.0 - (1.0 - confidence) / tried, f"{method}, Bonferroni for {tried} candidates"
-    difference = _estimate(differences, sizes, n_seeds, level, confidence, corrected if tried > 1 else method)
+    how = corrected if tried > 1 else method
+    difference = _estimate(differences, sizes, n_seeds, level, confidence, how)
+    difference = widened(difference, *unpaired.tolist())
     return PooledValue(estimate, difference, verdict(difference), tuple(float(d[0]) for d in differences))
 
 

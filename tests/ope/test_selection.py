@@ -250,20 +250,23 @@ def test_the_beta_distribution_is_what_the_exact_value_assumes() -> None:
 def test_best_constant_dose_is_the_top_of_the_parabola() -> None:
     rng = np.random.default_rng(0)
     a = rng.uniform(-1, 1, size=(3, 200))
+    patient = np.broadcast_to(np.arange(200) // 10, a.shape)
     best = np.array([0.3, -0.6, 2.5])[:, None]
-    dose, reward = constant_dose(a, 4.0 - (a - best) ** 2)
-    np.testing.assert_allclose(dose, [0.3, -0.6, 1.0])
-    np.testing.assert_allclose(reward, [4.0, 4.0, 4.0 - 1.5**2])
-    dose, reward = constant_dose(a, (a + 0.1) ** 2)  # no maximum between the limits
-    np.testing.assert_allclose(dose, 1.0)
+    result = constant_dose(a, 4.0 - (a - best) ** 2, patient)
+    highest = a[2].max()
+    assert result.identified.all()
+    np.testing.assert_allclose(result.dose, [0.3, -0.6, highest])
+    np.testing.assert_allclose(result.reward, [4.0, 4.0, 4.0 - (2.5 - highest) ** 2])
+    result = constant_dose(a, (a + 0.1) ** 2, patient)  # no maximum between the recorded doses
+    np.testing.assert_allclose(result.dose, a.max(1))
     noisy = 1.0 + a - a**2 + rng.normal(size=a.shape)
-    dose, reward = constant_dose(a, noisy)
+    result = constant_dose(a, noisy, patient)
     for k in range(3):
         curve = np.polyfit(a[k], noisy[k], 2)
-        assert dose[k] == pytest.approx(-curve[1] / (2 * curve[0]))
-        assert reward[k] == pytest.approx(np.polyval(curve, dose[k]))
+        assert result.dose[k] == pytest.approx(-curve[1] / (2 * curve[0]))
+        assert result.reward[k] == pytest.approx(np.polyval(curve, result.dose[k]))
     with pytest.raises(UserError, match="three different"):
-        constant_dose(np.array([0.0, 1.0, 1.0]), np.zeros(3))
+        constant_dose(np.array([0.0, 1.0, 1.0]), np.zeros(3), np.zeros(3, dtype=int))
 
 
 def test_estimated_constant_is_in_dose_units_and_sees_recorded_visits_only() -> None:
