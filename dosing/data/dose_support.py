@@ -159,8 +159,8 @@ def _tolerance(doses: Array) -> float:
 
 
 def visits_near(visits: int) -> int:
-    """M: a twentieth of the visits, 10 to 50."""
-    return min(max(visits // 20, 10), 50)
+    """M: a tenth of the visits, 20 to 50."""
+    return min(max(visits // 10, 20), 50)
 
 
 def evenly(visits: int) -> NDArray[np.int64]:
