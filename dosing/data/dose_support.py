@@ -3,7 +3,9 @@
 The doses of the M visits nearest to a state (Ramaswamy, Rastogi, Shim 2000, SIGMOD; each entry divided by its
 interquartile range) say what was given at states like it. A dose is as far from them as from the third
 nearest of these doses, in robust standard deviations of the recorded doses, so that no single odd visit makes
-a dose recorded. Where only some levels were ever given, a dose between two neighbouring levels counts as
+a dose recorded. At the lowest and the highest dose ever recorded there are neighbours on one side only, so
+the recorded doses are reflected there, one dimension at a time (Schuster 1985, Communications in Statistics
+14:1123); a dose beyond them is as far as the nearer end, and by how much it is beyond. Where only some levels were ever given, a dose between two neighbouring levels counts as
 recorded: what half the median gap between levels bridges has distance 0.
 
 Visits of one patient resemble each other, so the threshold is calibrated on whole patients: the patients are
@@ -20,7 +22,7 @@ can be promised, and none is: the level is then 1/(K'+1), the threshold the larg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -52,6 +54,8 @@ class DoseRule:
     """When a dose counts as recorded among given ones.
 
     Attributes:
+        low: ``[A]`` lowest recorded dose.
+        high: ``[A]`` highest.
         scale: ``[A]`` robust standard deviation of the recorded doses.
         tolerance: ``[A]`` largest difference between doses that is none: half the median gap between levels.
         near: M, visits whose doses are looked at.
@@ -59,6 +63,8 @@ class DoseRule:
         level: probability of that for a visit of a new, usual patient, at most.
     """
 
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     scale: tuple[float, ...]
     tolerance: tuple[float, ...]
     near: int
@@ -67,9 +73,25 @@ class DoseRule:
 
     def distance(self, doses: Array, recorded: AnyArray) -> Array:
         """Distance ``[..., B]`` of doses ``[..., B, A]`` from those recorded near, ``[B, M, A]``."""
-        gap = np.abs(doses[..., None, :] - recorded) - np.asarray(self.tolerance)
-        each = np.sqrt(((np.maximum(gap, 0.0) / np.asarray(self.scale)) ** 2).sum(-1))  # [..., B, M]
-        return np.asarray(np.partition(each, ALIKE - 1, axis=-1)[..., ALIKE - 1], dtype=np.float64)
+        low, high, tolerance, scale = map(np.asarray, (self.low, self.high, self.tolerance, self.scale))
+        held = np.clip(doses, low, high)
+        beyond = np.maximum(np.abs(doses - held) - tolerance, 0.0)
+        edge = np.where(held - low < high - held, low, high)[..., None, :]  # the nearer end
+
+        def least(gap: Array) -> Array:
+            """The nearest :data:`ALIKE` distances from differences ``[..., B, M, A]``."""
+            apart = (np.maximum(gap - tolerance, 0.0) + beyond[..., None, :]) / scale
+            each = apart[..., 0] if apart.shape[-1] == 1 else np.sqrt((apart**2).sum(-1))
+            return np.asarray(np.partition(each, ALIKE - 1, axis=-1)[..., :ALIKE])
+
+        gap = np.abs(held[..., None, :] - recorded)
+        mirrored = np.abs(held[..., None, :] + recorded - 2.0 * edge)
+        nearest = [least(gap)]
+        for dimension in range(gap.shape[-1]):
+            own = np.arange(gap.shape[-1]) == dimension
+            nearest.append(least(np.where(own, mirrored, gap)))
+        together = np.concatenate(nearest, axis=-1)
+        return np.asarray(np.partition(together, ALIKE - 1, axis=-1)[..., ALIKE - 1])
 
 
 @dataclass(frozen=True)
@@ -145,10 +167,11 @@ def calibrated(
     doses = act.astype(np.float64)
     _, scale = robust(doses)
     tolerance = tuple(_tolerance(column) for column in doses.T)
-    rule = DoseRule(tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
+    ends = (tuple(end.tolist()) for end in (doses.min(0), doses.max(0)))
+    rule = DoseRule(*ends, tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
     distance = rule.distance(doses, recorded)
     threshold, attained = conformal_threshold(distance, patient, level)
-    return DoseRule(rule.scale, tolerance, rule.near, threshold, attained), distance
+    return replace(rule, threshold=threshold, level=attained), distance
 
 
 def _tolerance(doses: Array) -> float:

@@ -270,7 +270,7 @@ _ARRAYS = ("centre", "scale", "obs", "act", "reward", "episode", "step")
 def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON holds as lists and plain fields, as it was."""
     rule = fields["doses"]
-    sizes = {name: tuple(rule[name]) for name in ("scale", "tolerance")}
+    sizes = {name: tuple(rule[name]) for name in ("low", "high", "scale", "tolerance")}
     return {
         "false_alarms": Rate(*fields["false_alarms"]),
         "dose_false_alarms": Rate(*fields["dose_false_alarms"]),
