@@ -33,7 +33,7 @@ from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, fin
 from dosing.studies import compare as module
 from dosing.studies import comparison_table
 from dosing.studies.compare import Comparison, compare
-from dosing.studies.comparison_table import Baseline
+from dosing.studies.baseline import Baseline
 from dosing.studies.evaluate import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE

@@ -23,8 +23,8 @@ from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import EPISODES
 from dosing.safety import DoseLimits
 from dosing.studies import comparison_table
+from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import (
-    Baseline,
     References,
     Row,
     agent_row,
