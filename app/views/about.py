@@ -63,13 +63,13 @@ listing = page.open_page("About")
 st.markdown(WORDS)
 st.subheader("Provenance")
 st.table(provenance(listing.runs), hide_index=True)
-st.caption(
-    f"Study folder `{study.study()}`, software version {__version__}. Hashes are SHA-256, first 16 digits."
+write.caption(
+    "Study folder `{}`, software version {}. Hashes are SHA-256, first 16 digits.", study.study(), __version__
 )
 st.subheader("Scenario")
 try:
     card = study.episodes(listing.runs[0]).metadata.get("card", {})
-    st.markdown(f"{card.get('title', 'Recorded data without a scenario card.')}")
+    write.markdown("{}", card.get("title", "Recorded data without a scenario card."))
     st.markdown("\n".join(f"- {source}" for source in card.get("sources", ())))
     st.markdown(card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):

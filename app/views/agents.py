@@ -79,7 +79,7 @@ def cards(listing: study.Listing) -> None:
         return
     for heading, lines in in_words(card):
         with st.container(border=True):
-            st.markdown(f"**{heading}**")
+            write.markdown("**{}**", heading)
             st.markdown("\n".join(f"- {name}: {text}" for name, text in lines))
     take_away(run, card)
 
@@ -95,7 +95,8 @@ else:
 result = _suite()
 st.subheader("The suite")
 st.table(result, hide_index=True)
-st.caption(
-    f"{counted(len(result), 'agent')}. `python -m dosing train NAME` trains one. The dose set is that of the "
-    "default settings: several agents can carry another distribution."
+write.caption(
+    "{}. `python -m dosing train NAME` trains one. The dose set is that of the "
+    "default settings: several agents can carry another distribution.",
+    counted(len(result), "agent"),
 )

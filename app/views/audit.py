@@ -36,14 +36,18 @@ def status(log_: AuditLog, result: Verified) -> None:
         say = st.success if result.head else st.warning
         say(f"**Chain verified.** {counted(len(result.records), 'record')}, every line as it was written.")
         if not result.head:
-            st.caption(f"The head `{log_.head.name}` is missing: lines cut off at the end would not show.")
+            write.caption(
+                "The head `{}` is missing: lines cut off at the end would not show.", log_.head.name
+            )
     else:
-        st.error(
-            f"**CHAIN BROKEN at line {result.broken}:** {escaped(result.problem)}. "
-            f"Sound before it, and shown below: {counted(len(result.records), 'record')}. Nothing is "
-            "repaired: move the log and its head aside, and a new one begins."
+        write.error(
+            "**CHAIN BROKEN at line {}:** {}. Sound before it, and shown below: {}. Nothing "
+            "is repaired: move the log and its head aside, and a new one begins.",
+            result.broken,
+            escaped(result.problem),
+            counted(len(result.records), "record"),
         )
-    st.caption(f"Log `{log_.path}`. Hash of the last sound line; keep it elsewhere to notice a forgery:")
+    write.caption("Log `{}`. Hash of the last sound line; keep it elsewhere to notice a forgery:", log_.path)
     st.code(result.last_hash, language=None)
 
 
@@ -90,7 +94,7 @@ def last_records(result: Verified) -> None:
         return
     wide = {"what": st.column_config.Column(width="large"), "record": st.column_config.Column(width="small")}
     st.dataframe(table(chosen[:most]), hide_index=True, key="records", column_config=wide)
-    st.caption(f"{min(most, len(chosen)):,} of {counted(len(chosen), 'record')}, newest first.")
+    write.caption("{:,} of {}, newest first.", min(most, len(chosen)), counted(len(chosen), "record"))
     record = pick(st, "One record whole", [r.number for r in chosen[:most]], "record")
     st.json(next(r.content for r in chosen if r.number == record), expanded=1)
 
@@ -100,9 +104,10 @@ def view() -> None:
     """Status first, then counts, records and the file; a fragment, so that a filter redraws nothing else."""
     book = log()
     if not book.path.is_file():
-        st.info(
-            f"Nothing was recorded in `{book.path}` yet. Every recommendation that the Patient page shows "
-            "is, and so is every one of this command:"
+        write.info(
+            "Nothing was recorded in `{}` yet. Every recommendation that the Patient page "
+            "shows is, and so is every one of this command:",
+            book.path,
         )
         st.code("python -m dosing recommend RUN --state NUMBERS", language="bash")
         return
@@ -124,7 +129,7 @@ def view() -> None:
         on_click="ignore",
         key="download_log",
     )
-    st.caption(f"`python -m dosing audit verify {book.path}` checks it without the dashboard.")
+    write.caption("`python -m dosing audit verify {}` checks it without the dashboard.", book.path)
 
 
 page.open_page("Audit")

@@ -115,7 +115,9 @@ def distributions(episodes: Episodes) -> None:
     left_out = (
         f" The first {analysis_data.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
     )
-    st.caption(f"Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{left_out}")
+    write.caption(
+        "Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{}", left_out
+    )
 
 
 def table(episodes: Episodes) -> None:
@@ -123,7 +125,7 @@ def table(episodes: Episodes) -> None:
     st.subheader("First visits")
     shown = analysis_data.head(episodes, ROWS)
     st.dataframe(shown, hide_index=True, key="head", height=280)
-    st.caption(f"{len(shown)} of {len(episodes):,} visits, three decimals.")
+    write.caption("{} of {:,} visits, three decimals.", len(shown), len(episodes))
 
 
 def card(episodes: Episodes) -> None:
@@ -176,8 +178,8 @@ def one_episode(episodes: Episodes) -> None:
                 unit=str(meta.get("dose_unit", "1")),
             )
             page.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
-    st.caption(
-        f"Patient number {patient}. Numbers beside the strips: the last visit. A cross: changed by a limit."
+    write.caption(
+        "Patient number {}. Numbers beside the strips: the last visit. A cross: changed by a limit.", patient
     )
 
 

@@ -26,9 +26,9 @@ def status(answers: list[Answer]) -> None:
     for answer in answers:
         result = answer.result
         if result.dose is None:
-            st.error(f"**REFUSED: no dose of {answer.source.name}.** {' '.join(result.reasons)}")
+            write.error("**REFUSED: no dose of {}.** {}", answer.source.name, " ".join(result.reasons))
         elif result.status == "deferred":
-            st.warning(f"**DEFERRED: {answer.source.name}.** {' '.join(result.reasons)}")
+            write.warning("**DEFERRED: {}.** {}", answer.source.name, " ".join(result.reasons))
 
 
 def spread(values: np.ndarray, places: int) -> str:
@@ -79,7 +79,7 @@ def view(listing: study.Listing) -> None:
         result = [response for answer in answers if (response := respond(answer, dimension)) is not None]
         if silent := without_critic(answers, result):
             verb = "learns" if len(silent) == 1 else "learn"
-            st.info(f"{listed(silent)} {verb} no critic: there is no value of a dose to draw.")
+            write.info("{} {} no critic: there is no value of a dose to draw.", listed(silent), verb)
         if not result:
             page.nothing_yet(
                 "None of these agents has a critic. This command trains some that have:",
@@ -93,14 +93,16 @@ def view(listing: study.Listing) -> None:
     others = (
         " In the dimensions not drawn every agent gives its recommended dose." if limits.n_act > 1 else ""
     )
-    st.caption(
-        "Strong line: mean over training seeds; thin lines: the seeds, with their range as a band. For an "
-        "agent that learns a distribution of returns the band is the distribution's own, 10 to "
-        "90\N{NO-BREAK SPACE}%, seeds "
-        "together, and the dashed line the mean of its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose. "
-        f"Ticks: doses recorded at the {NEAR} training visits nearest to this state.{others} Returns are "
-        "discounted, in the unit of the rewards, and hold an agent's own charges, such as penalties; each "
-        "panel has its own scale, because critics need not agree on level."
+    write.caption(
+        "Strong line: mean over training seeds; thin lines: the seeds, with their range "
+        "as a band. For an agent that learns a distribution of returns the band is the "
+        "distribution's own, 10 to 90\xa0%, seeds together, and the dashed line the mean of "
+        "its worst 5\N{NO-BREAK SPACE}%. Marker: recommended dose. Ticks: doses recorded at the {} "
+        "training visits nearest to this state.{} Returns are discounted, in the unit of "
+        "the rewards, and hold an agent's own charges, such as penalties; each panel has "
+        "its own scale, because critics need not agree on level.",
+        NEAR,
+        others,
     )
     st.page_link("views/what_if.py", label="\N{RIGHTWARDS ARROW} What if: simulate doses from this state on")
 

@@ -123,9 +123,11 @@ def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) 
         if seeds > 1
         else "One seed: no bands. "
     )
-    st.caption(
-        f"Evaluation patients get the recommended dose; nobody learns from them. {reference}{bands}A seed "
-        "that the harm rule stopped keeps the return at which it stopped."
+    write.caption(
+        "Evaluation patients get the recommended dose; nobody learns from them. {}{}A "
+        "seed that the harm rule stopped keeps the return at which it stopped.",
+        reference,
+        bands,
     )
 
 
@@ -141,7 +143,7 @@ def treatment(looks: Sequence[tuple[TrialSummary, Mark]], last: int) -> None:
             if curves := curves_of(looks, measure):
                 page.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
             else:
-                st.info(f"No episode of treatment has ended yet: no {title.partition(' (')[0]}.")
+                write.info("No episode of treatment has ended yet: no {}.", title.partition(" (")[0])
     st.caption(
         "Left: patients whose episodes ended since the evaluation before, treated by doses that the agent "
         "tried out. Right: their safety events, of all patients of a seed together; the scenario card on the "
@@ -207,7 +209,7 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
         labels = [one.label for one in groups]
         group = groups[labels.index(pick(st, "Trials", labels, "trials"))]
     rivals = group.rivals
-    st.caption(f"{group.label}. {counted(len(rivals), 'trial')}.")
+    write.caption("{}. {}.", group.label, counted(len(rivals), "trial"))
     partial(rivals)
     looks = chosen(rivals)
     begun = [rival.trial for rival in rivals if rival.trial.progress is not None]

@@ -81,7 +81,7 @@ def selection() -> SelectionTable | None:
 def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
     st.subheader("Cross-validated")
-    st.markdown(f"**{result.verdict}**")
+    write.markdown("**{}**", result.verdict)
     offered = [e for e in ESTIMATORS if e in result.candidates[0].values]
     estimator = result.decided_by
     if len(offered) > 1:
@@ -92,15 +92,19 @@ def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None
         lines += _lines(candidate, estimator, look, runs)
     page.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
     st.table(pd.DataFrame(_row(c, estimator, runs) for c in result.candidates), hide_index=True)
-    st.caption(
-        f"Open marks: estimates from {counted(result.patients, 'recorded patient')} alone, over "
-        f"{counted(result.horizon, 'visit')}, each patient valued under policies trained on the others; 95"
-        f"{NBSP}% intervals, those of differences corrected for the number of candidates. Filled: "
-        "the simulator's answer for the same settings trained on all patients, where this study holds such a "
-        f"run that was evaluated. Recorded doses: {result.behaviour}."
+    write.caption(
+        "Open marks: estimates from {} alone, over {}, each patient valued under "
+        "policies trained on the others; 95{}% intervals, those of differences corrected "
+        "for the number of candidates. Filled: the simulator's answer for the same "
+        "settings trained on all patients, where this study holds such a run that was "
+        "evaluated. Recorded doses: {}.",
+        counted(result.patients, "recorded patient"),
+        counted(result.horizon, "visit"),
+        NBSP,
+        result.behaviour,
     )
     for note in result.notes:
-        st.caption(f"Note: {note}")
+        write.caption("Note: {}", note)
 
 
 def _lines(candidate: CandidateRow, estimator: str, look: Mark, runs: tuple[study.Run, ...]) -> list[Line]:
@@ -143,7 +147,7 @@ def own_patients(runs: list[study.Run]) -> None:
         try:
             valued = _valued(str(run.folder.path), weights, rule == "sampled", run)
         except UserError as error:
-            st.info(f"**{run.label} has no value here:** {error}")
+            write.info("**{} has no value here:** {}", run.label, error)
             continue
         if valued is None:
             slow.append(run)
@@ -188,9 +192,12 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
     )
     st.markdown("\n".join(f"- **No number.** {words}" for words in refused))
     described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
-    st.caption(
-        "Filled: mean return on new simulated patients. Open: estimates from the recorded visits alone. "
-        f"Lines: 95{NBSP}% intervals over patients or seeds. What is valued: {described}."
+    write.caption(
+        "Filled: mean return on new simulated patients. Open: estimates from the "
+        "recorded visits alone. Lines: 95{}% intervals over patients or seeds. What is "
+        "valued: {}.",
+        NBSP,
+        described,
     )
 
 
@@ -224,10 +231,11 @@ def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
                 f"outside its support, where its density is exactly 0{tail}"
             )
     st.markdown("\n".join(words))
-    st.caption(
-        "Importance weights are products of density ratios; the effective sample size is the square of their "
-        f"sum over the sum of their squares. Below {LEAST_SAMPLE:g} patients there is no number. Strong "
-        "lines: mean over seeds; open marks: next to none."
+    write.caption(
+        "Importance weights are products of density ratios; the effective sample size is "
+        "the square of their sum over the sum of their squares. Below {:g} patients "
+        "there is no number. Strong lines: mean over seeds; open marks: next to none.",
+        LEAST_SAMPLE,
     )
 
 

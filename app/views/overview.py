@@ -95,7 +95,7 @@ def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     for hash_, one in data.items():
         patients, visits = one.get("patients"), one.get("visits")
         size = f"{patients:,} patients, {visits:,} visits" if patients and visits else "size not recorded"
-        st.caption(f"Data {one['name']}: {size}, SHA-256 {hash_[:16]}.")
+        write.caption("Data {}: {}, SHA-256 {}.", one["name"], size, hash_[:16])
 
 
 def picture(listing: study.Listing) -> None:
@@ -128,11 +128,11 @@ def picture(listing: study.Listing) -> None:
     name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
     figure = dose_axis(answers, drawn, 0, name=name)
     page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
-    st.caption(
-        f"Patient {int(episodes.episode[0])}, visit 1. Solid: every dose the sparse policy could give. "
-        "Hatched: the central part of a distribution that gives every dose some probability. Grey: "
-        "outside the hard "
-        "limits."
+    write.caption(
+        "Patient {}, visit 1. Solid: every dose the sparse policy could give. Hatched: "
+        "the central part of a distribution that gives every dose some probability. "
+        "Grey: outside the hard limits.",
+        int(episodes.episode[0]),
     )
 
 

@@ -23,7 +23,7 @@ def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> Non
     state = np.asarray(answer.result.state, dtype=np.float32)
     doses = source.policy.doses_for(state, asked_for)
     dimensions = source.limits.n_act
-    st.subheader(f"What {source.name} gives for the return it is asked for")
+    write.subheader("What {} gives for the return it is asked for", source.name)
     for dimension in range(dimensions):
         name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
         figure = target_return.dose_by_target(
@@ -36,11 +36,14 @@ def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> Non
             unit=source.limits.unit,
         )
         page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
-    st.caption(
-        f"{answer.mark.sign} {source.name}: at this state, as at a first visit, before any limit. Strong "
-        f"line: mean of {counted(len(doses), 'training seed')}; thin lines: each seed. Dotted: what it is "
-        "asked for by default, which the recommendation above rests on. Grey: returns that no recorded "
-        "patient had. A return that is asked for is no promise: patients need not reach it."
+    write.caption(
+        "{} {}: at this state, as at a first visit, before any limit. Strong line: mean "
+        "of {}; thin lines: each seed. Dotted: what it is asked for by default, which "
+        "the recommendation above rests on. Grey: returns that no recorded patient had. "
+        "A return that is asked for is no promise: patients need not reach it.",
+        answer.mark.sign,
+        source.name,
+        counted(len(doses), "training seed"),
     )
 
 

@@ -56,7 +56,7 @@ def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
 def alike(first: study.Run, second: study.Run) -> None:
     """Say whether the distribution is all that differs."""
     if differ_in_distribution_only(first, second):
-        st.caption(f"Both are {first.entry.title} with the same settings: only the distribution differs.")
+        write.caption("Both are {} with the same settings: only the distribution differs.", first.entry.title)
     else:
         page.nothing_yet(
             "More than the distribution differs between these two. These commands make a pair that "
@@ -141,12 +141,13 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
     share = worst_share(patients)
     figure = panels_of_estimates(charts_tails.measures(rows, share))
     page.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
-    st.caption(
-        f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
-        "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the "
-        "distribution, "
-        "and a draw beyond a hard limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events "
-        "are never part of the reward; the scenario card on the Data page names them."
+    write.caption(
+        "{} for each of {}, the same for both agents. Filled: the recommended dose is "
+        "given; open: doses are drawn from the distribution, and a draw beyond a hard "
+        "limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events are never part of the "
+        "reward; the scenario card on the Data page names them.",
+        counted(patients, "new simulated patient"),
+        counted(seeds, "training seed"),
     )
     if len(result) == 2:
         paired(result[0], result[1])
@@ -162,7 +163,7 @@ def paired(first: Measured, second: Measured) -> None:
         try:
             result = differences(first[1], second[1], rule)
         except UserError as error:
-            st.info(f"No difference is drawn: {error}")
+            write.info("No difference is drawn: {}", error)
             return
         words = "drawn" if rule == "sampled" else rule
         lines.append(

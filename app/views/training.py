@@ -59,12 +59,14 @@ def returns_along(listing: study.Listing) -> None:
         figure.update_yaxes(range=[low - pad, high + pad])
         name = str(part["name"].iloc[0])
         with columns[index % 2]:
-            st.markdown(f"{look.sign} **{name}** · {part['policy'].iloc[0]}")
+            write.markdown("{} **{}** · {}", look.sign, name, part["policy"].iloc[0])
             page.draw(figure, f"along{index}", f"Mean return of {name} along training, run {run}")
-    st.caption(
-        f"Return on the evaluation patients when doses are {rule}; the same patients at every update and for "
-        f"every agent. Strong line: interquartile mean over {seeds_in(result)}; faint lines: the seeds. All "
-        "panels share one scale."
+    write.caption(
+        "Return on the evaluation patients when doses are {}; the same patients at every "
+        "update and for every agent. Strong line: interquartile mean over {}; faint "
+        "lines: the seeds. All panels share one scale.",
+        rule,
+        seeds_in(result),
     )
 
 
@@ -96,7 +98,7 @@ def losses(listing: study.Listing) -> None:
         with columns[index % 2]:
             page.draw(figure, f"curve{index}", f"{name} of {label} over training")
     seeds = len(run.config["seeds"])
-    st.caption(f"Strong line: interquartile mean over {seeds} seeds. Faint lines: the seeds.")
+    write.caption("Strong line: interquartile mean over {} seeds. Faint lines: the seeds.", seeds)
 
 
 found_runs = page.open_page("Training")

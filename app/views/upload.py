@@ -53,7 +53,7 @@ def told(problems: Sequence[str]) -> str:
 
 def refuse(error: Refused) -> None:
     """Everything that is wrong with a file."""
-    st.error(f"**NOTHING LOADED.** The file was not used:\n\n{told(error.problems)}")
+    write.error("**NOTHING LOADED.** The file was not used:\n\n{}", told(error.problems))
 
 
 def needed(entries: Sequence[StateEntry]) -> None:
@@ -71,10 +71,13 @@ def needed(entries: Sequence[StateEntry]) -> None:
         key="needed",
         width="content",
     )
-    st.caption(
-        f"One row per patient state, at most {MOST_ROWS:,}; CSV (UTF-8, commas, decimal points, a header "
-        f"line) or parquet, at most {MOST_BYTES // 1_000_000} MB. No names, birth dates, record numbers, "
-        "addresses, telephone or e-mail: such columns are refused. Only a hash of the file is kept."
+    write.caption(
+        "One row per patient state, at most {:,}; CSV (UTF-8, commas, decimal points, a "
+        "header line) or parquet, at most {} MB. No names, birth dates, record numbers, "
+        "addresses, telephone or e-mail: such columns are refused. Only a hash of the "
+        "file is kept.",
+        MOST_ROWS,
+        MOST_BYTES // 1000000,
     )
 
 
@@ -105,7 +108,7 @@ def preview(values: Array, entries: Sequence[StateEntry]) -> None:
     frame_ = pd.DataFrame(values[:ROWS], columns=[f"{e.name} ({unit_words(e.unit)})" for e in entries])
     frame_.insert(0, "row", np.arange(1, len(frame_) + 1))
     st.dataframe(frame_, hide_index=True, key="preview", height=min(35 * (len(frame_) + 1) + 3, 280))
-    st.caption(f"{len(frame_)} of {counted(len(values), 'row')}.")
+    write.caption("{} of {}.", len(frame_), counted(len(values), "row"))
     bad = list(row_problems(values, entries))
     if bad:
         rows = len({row for row, _ in bad})
@@ -137,7 +140,7 @@ def results(
         once("batch", about | {"statuses": counts, "provenance": recommender.provenance})
     except UserError as error:
         nothing_recorded(error)
-    st.subheader(f"What {run.label} says")
+    write.subheader("What {} says", run.label)
     st.markdown(" · ".join(f"**{counts[name]:,}** {name}" for name in STATUSES))
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
     shown = table.to_pandas()
@@ -149,10 +152,15 @@ def results(
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
-    st.caption(
-        f"{NOT_FOR_PATIENTS} Hard limits of the dose: {ends} ({unit}). Deferred: what the policy would give, "
-        f"not a recommendation. Refused: no dose.{default} Support: {support}, "
-        "union over seeds. Rows count from 1."
+    write.caption(
+        "{} Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
+        "a recommendation. Refused: no dose.{} Support: {}, union over seeds. Rows count "
+        "from 1.",
+        NOT_FOR_PATIENTS,
+        ends,
+        unit,
+        default,
+        support,
     )
     with st.container(horizontal=True):
         for suffix, make, mime in FORMATS:
@@ -194,7 +202,7 @@ def view(listing: study.Listing) -> None:
         sheet = read(content, Path(file.name).suffix, [entry.name for entry in entries])
         chosen = mapping(sheet, entries, source[:12])
         if missing := [entry.name for entry in entries if entry.name not in chosen]:
-            st.info(f"No column was chosen for {listed(missing)}.")
+            write.info("No column was chosen for {}.", listed(missing))
             return
         values = numbers(sheet, chosen, entries)
     except Refused as error:

@@ -37,7 +37,7 @@ def ask_choice(
     """One column of doses; None where it was not filled in or a run is damaged, which it says."""
     kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
     look = mark(index)
-    st.markdown(f"{look.sign} **Choice {index + 1}**")
+    write.markdown("{} **Choice {}**", look.sign, index + 1)
     start = min(index, len(kinds) - 1)
     kind = pick(st, "Doses", kinds, f"rule{index + 1}", start, label_visibility="collapsed")
     low, high = world.limits.low[0], world.limits.high[0]
@@ -71,7 +71,7 @@ def ask_choice(
                 f"{counted(len(doses), 'typed dose')}", look, analysis_what_if.give(world, matched, doses)
             )
         run = runs[kind.removeprefix(f"{FOLLOW} ")]
-        st.caption(f"Recommended dose of each of {counted(len(run.config['seeds']), 'training seed')}.")
+        write.caption("Recommended dose of each of {}.", counted(len(run.config["seeds"]), "training seed"))
         return Choice(run.label, look, analysis_what_if.follow(world, state, matched, run))
     except UserError as error:
         page.problems([str(error)])
@@ -93,7 +93,7 @@ def told(choice: Choice) -> str:
 def compare(choices: list[Choice]) -> None:
     """What the further choices are worth more, or less, than the first."""
     base, *others = choices
-    st.subheader(f"Difference from {base.name}")
+    write.subheader("Difference from {}", base.name)
     result = [(c.name, c.mark, difference(c.episode, base.episode)) for c in others]
     page.draw(
         what_if.differences(base.name, result),
@@ -113,14 +113,22 @@ def compare(choices: list[Choice]) -> None:
 def about(world: World, matched: PosteriorPatients, asked: int) -> None:
     """Who is rolled forward, and where that stops being enough."""
     if matched.n < asked:
-        st.warning(
-            f"**Few patients.** Only {matched.n} of {matched.candidates:,} simulated patients could show "
-            f"this state, so {matched.n} are followed instead of {asked}: it is a rare state here."
+        write.warning(
+            "**Few patients.** Only {} of {:,} simulated patients could show this state, so "
+            "{} are followed instead of {}: it is a rare state here.",
+            matched.n,
+            matched.candidates,
+            matched.n,
+            asked,
         )
     else:
-        st.caption(
-            f"{matched.accepted:,} of {matched.candidates:,} simulated patients could show this state at a "
-            f"first visit; {matched.n} of them are followed for {counted(world.visits, 'visit')}."
+        write.caption(
+            "{:,} of {:,} simulated patients could show this state at a first visit; {} of "
+            "them are followed for {}.",
+            matched.accepted,
+            matched.candidates,
+            matched.n,
+            counted(world.visits, "visit"),
         )
 
 
@@ -137,11 +145,11 @@ def view(listing: study.Listing) -> None:
     try:
         world = World.of(runs[0], seed)
     except UserError as error:
-        st.info(f"Nothing can be rolled forward here: {error}")
+        write.info("Nothing can be rolled forward here: {}", error)
         return
     state, _ = question(episodes)
     if not state:
-        st.info(f"Type {len(world.names)} numbers: {listed(world.names)}.")
+        write.info("Type {} numbers: {}.", len(world.names), listed(world.names))
         return
     left, middle, right = st.columns(3)
     count = left.segmented_control(
@@ -159,7 +167,7 @@ def view(listing: study.Listing) -> None:
     try:
         matched = analysis_what_if.match(world, state, asked)
     except UserError as error:
-        st.error(f"**NOTHING ROLLED FORWARD.** {error}")
+        write.error("**NOTHING ROLLED FORWARD.** {}", error)
         return
     about(world, matched, asked)
     named = {run.label: run for run in runs}
@@ -175,7 +183,7 @@ def view(listing: study.Listing) -> None:
     places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
     for column, choice, strips in zip(places, made, drawn, strict=True):
         with column:
-            st.markdown(f"{choice.mark.sign} **{choice.name}**\n{told(choice)}")
+            write.markdown("{} **{}**\n{}", choice.mark.sign, choice.name, told(choice))
             figure = what_if.episode(choice.name, choice.mark, strips, ranges)
             index = made.index(choice)
             page.draw(figure, f"episode{index}", f"Bands of return, state and dose under {choice.name}")

@@ -50,4 +50,4 @@ def note(answers: Sequence[Answer]) -> list[Record] | None:
 
 def nothing_recorded(error: UserError) -> None:
     """Say that what is on the page is in no log."""
-    st.warning(f"**Nothing is being recorded:** {error} Answers still show; decisions cannot be made.")
+    write.warning("**Nothing is being recorded:** {} Answers still show; decisions cannot be made.", error)

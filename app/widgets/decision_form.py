@@ -37,11 +37,11 @@ def decide(answers: Sequence[Answer], records: Sequence[Record]) -> None:
         page.problems([str(error)])
         return
     if problem:
-        st.error(f"**Not recorded:** {problem}")
+        write.error("**Not recorded:** {}", problem)
     for one in decided:
         st.success(_words(one, answer))
     if not decided:
-        st.caption(f"Nothing was decided on record {record.number} yet.")
+        write.caption("Nothing was decided on record {} yet.", record.number)
 
 
 def _form(answer: Answer, record: Record) -> str:
@@ -80,9 +80,11 @@ def _form(answer: Answer, record: Record) -> str:
             "Reason, in words (no names or numbers of patients)", max_chars=LONGEST, key=f"reason{key}"
         )
         sent = st.form_submit_button("Record the decision")
-    st.caption(
-        "Another dose needs a reason, and so does accepting a dose that was deferred. The hard limits cannot "
-        f"be overridden. Audit record {record.number}; what is recorded cannot be taken back."
+    write.caption(
+        "Another dose needs a reason, and so does accepting a dose that was deferred. "
+        "The hard limits cannot be overridden. Audit record {}; what is recorded cannot "
+        "be taken back.",
+        record.number,
     )
     if not sent:
         return ""

@@ -21,15 +21,18 @@ def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
     st.title(title)
-    st.warning(f"**Simulation, not for patients.** {NOT_FOR_PATIENTS}")
+    write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
     if result.unfinished:
         count = len(result.unfinished)
-        st.info(
-            f"{count} run{'s' if count > 1 else ''} in `{study.study()}` "
-            f"{'are' if count > 1 else 'is'} not finished and not shown; "
-            "the train command that started a run continues it."
+        write.info(
+            "{} run{} in `{}` {} not finished and not shown; the train command that started "
+            "a run continues it.",
+            count,
+            "s" if count > 1 else "",
+            study.study(),
+            "are" if count > 1 else "is",
         )
     if needs_runs and not result.runs:
         nothing_yet(
@@ -50,7 +53,7 @@ def nothing_yet(sentence: str, command: str) -> None:
 def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
     for sentence in sentences:
-        st.error(f"**Not shown:** {sentence}")
+        write.error("**Not shown:** {}", sentence)
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:

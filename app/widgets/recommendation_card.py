@@ -15,10 +15,10 @@ from dosing.studies.comparison_table import Baseline
 def card(answer: Answer, sparse: Answer | None) -> None:
     """One recommendation: status first, number second, then what the policy could give."""
     result, source = answer.result, answer.source
-    st.markdown(f"{answer.mark.sign} **{source.name}** · {source.family}")
+    write.markdown("{} **{}** · {}", answer.mark.sign, source.name, source.family)
     if result.dose is None or result.support is None or result.proposed is None:
         default = f" Safe default of this scenario: **{result.safe_default}**." if result.safe_default else ""
-        st.error(f"**REFUSED: no dose.** {' '.join(result.reasons)}{default}")
+        write.error("**REFUSED: no dose.** {}{}", " ".join(result.reasons), default)
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (
@@ -29,14 +29,14 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         st.badge("✓ OK: within the hard limits", color="green")
     elif result.status == "limited":
         limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
-        st.badge(f"▲ LIMITED: proposed {proposed}, held at {limit}", color="orange")
+        write.badge("▲ LIMITED: proposed {}, held at {}", proposed, limit, color="orange")
     else:
         label = "Dose the policy would give"
         st.badge("■ DEFERRED: not advice", color="red")
     st.metric(label, with_unit(dose, result.unit))
     if result.status == "deferred":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
-        st.warning(f"**Decide without it.** {' '.join(result.reasons)}{default}")
+        write.warning("**Decide without it.** {}{}", " ".join(result.reasons), default)
     worth(source, places)
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(result.dose)))
     own = "; ".join(
@@ -65,9 +65,11 @@ def worth(source: Source, places: int) -> None:
     if row is None or row.baseline is None:
         st.info("Not measured on new patients yet: do not follow.")
     elif row.difference is None or row.baseline.dose is None:
-        st.info(
-            f"Measured on {_sample(row.recommended)}, but there is no constant dose estimated from the same "
-            f"recorded patients to compare it with: {row.baseline.missing}"
+        write.info(
+            "Measured on {}, but there is no constant dose estimated from the same recorded "
+            "patients to compare it with: {}",
+            _sample(row.recommended),
+            row.baseline.missing,
         )
     else:
         show = st.success if row.verdict == "better" else st.warning

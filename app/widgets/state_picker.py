@@ -118,7 +118,7 @@ def ask_state(run: study.Run, source: Source) -> Asked | None:
     state, row = question(episodes)
     if not state:
         wanted = listed(source.obs_names) or "the observations"
-        st.info(f"Type {source.policy.agent.problem.n_obs} numbers: {wanted}.")
+        write.info("Type {} numbers: {}.", source.policy.agent.problem.n_obs, wanted)
         return None
     return Asked(state, episodes, row)
 

@@ -260,7 +260,7 @@ def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimat
 
 
 @pytest.mark.parametrize(
-    ("found", "patients", "says"),
+    ("result", "patients", "says"),
     [
         (
             difference(-2.41, -3.02, -1.79),
@@ -322,7 +322,7 @@ def card_of_one_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "status", "dose"),
+    ("result", "status", "dose"),
     [
         (
             {"status": "limited", "dose": (1.0,), "proposed": (1.25,), "bounded": False},

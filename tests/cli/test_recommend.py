@@ -28,6 +28,7 @@ from dosing.recommendation.novelty import keep_monitor
 from dosing.recommendation.patient_table import by_dimension
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.recommendation.records import Recommender, Rules, StateEntry
+from dosing.recommendation.standing import Evidence
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit
@@ -369,7 +370,7 @@ def test_a_table_needs_current_doses_where_the_scenario_limits_steps(tmp_path: P
     frame.loc[2, "current_dose"], frame.loc[3, "current_dose"] = np.nan, 1.5
     frame.to_parquet(tmp_path / "in.parquet")
     recommend.recommend_table(
-        stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE)
+        stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE), Evidence()
     )
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["reasons"].tolist()[2:4] == ["current_dose", "current_dose"]
@@ -437,7 +438,9 @@ def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> Non
     columns = [f"entry {k + 1}" for k in range(8)]
     pd.DataFrame(cohort().obs[:3], columns=columns).to_parquet(tmp_path / "in.parquet")
     log = AuditLog(tmp_path / FILE)
-    counts = recommend.recommend_table(nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log)
+    counts = recommend.recommend_table(
+        nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log, Evidence()
+    )
     assert counts == {"ok": 3, "limited": 0, "deferred": 0, "refused": 0}
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["distance"].isna().all()
