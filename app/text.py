@@ -2,8 +2,8 @@
 
 Streamlit reads what it shows as markdown, Plotly its labels as a few HTML tags. A value that was put into
 either could fetch a picture from another host, draw a green badge or become a link. So sentences are made of
-a template, which is written in the source, and of values, which :func:`sentence` escapes; labels of figures pass
-:func:`label`. No Streamlit in here.
+a template, which is written in the source, and of values, which :func:`sentence` escapes; labels of figures
+pass :func:`label`. No Streamlit in here.
 """
 
 from __future__ import annotations

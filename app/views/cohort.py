@@ -10,8 +10,9 @@ import streamlit as st
 from app.charts import cohort
 from app.charts.cohort import Lane
 from app.readers import evaluation, study
+from app.text import sentence
 from app.theme import OTHER, Mark, counted, mark, minus, number
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -46,10 +47,10 @@ def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
         else:
             result.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
     if missing:
-        page.nothing_yet(
-            f"Not evaluated on new patients yet: {', '.join(missing)}. This command trains what is missing "
-            "and evaluates it:",
+        write.nothing_yet(
             "python -m dosing compare",
+            "Not evaluated on new patients yet: {}. This command trains what is missing and evaluates it:",
+            ", ".join(missing),
         )
     return result
 
@@ -68,7 +69,9 @@ def spread_of_returns(result: list[Evaluation]) -> None:
     page.draw(cohort.distributions(lanes), "distributions", "Distribution of returns of each agent")
     for one in lanes:
         words = (
-            f"worst tenth **{minus(one.tail)}**" if one.tail else "worst tenth: fewer than 10 patients a seed"
+            sentence("worst tenth **{}**", minus(one.tail))
+            if one.tail
+            else sentence("worst tenth: fewer than 10 patients a seed")
         )
         write.markdown("- {} {}: mean **{}**, {}", one.mark.sign, one.name, minus(one.mean), words)
     seeds, patients = result[0].outcome.returns.shape

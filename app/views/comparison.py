@@ -8,7 +8,7 @@ import streamlit as st
 from app.charts import base
 from app.readers import study
 from app.theme import minus, probability
-from app.widgets import page
+from app.widgets import page, write
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row
 
@@ -43,10 +43,10 @@ def show_table(listing: study.Listing) -> None:
         page.problems([str(error)])
         result = None
     if result is None:
-        page.nothing_yet(
+        write.nothing_yet(
+            "python -m dosing demo",
             "These runs have not been compared yet. This command evaluates agents and reference rules on the "
             "same new patients and writes the table:",
-            "python -m dosing demo",
         )
         return
     rows, paths = result
@@ -81,7 +81,7 @@ def show_table(listing: study.Listing) -> None:
     for name in sets:
         if len(sets) > 1:
             write.markdown("Trained on **{}**", name)
-        st.table(as_frame([row for row in rows if row.data == name]), hide_index=True)
+        write.table(as_frame([row for row in rows if row.data == name]))
     st.caption(
         "Intervals are 95 %. The difference is from the constant dose estimated from the same recorded "
         "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "

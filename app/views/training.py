@@ -8,7 +8,7 @@ import streamlit as st
 from app.charts import base
 from app.readers import evaluation, study
 from app.theme import HIGHLIGHTS, OTHER, counted, mark
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
 
@@ -25,8 +25,8 @@ def returns_along(listing: study.Listing) -> None:
         page.problems([str(error)])
         return
     if result is None:
-        page.nothing_yet(
-            "No run was evaluated along its training yet. This command trains and evaluates:", COMMAND
+        write.nothing_yet(
+            COMMAND, "No run was evaluated along its training yet. This command trains and evaluates:"
         )
         return
     names = list(dict.fromkeys(result["data"]))
@@ -46,7 +46,9 @@ def returns_along(listing: study.Listing) -> None:
         bind="query-params",
     )
     if result["update"].nunique() == 1:
-        page.nothing_yet("Only the end of training was evaluated. This command shows the way there:", COMMAND)
+        write.nothing_yet(
+            COMMAND, "Only the end of training was evaluated. This command shows the way there:"
+        )
     low, high = float(result[rule].min()), float(result[rule].max())
     pad = 0.06 * (high - low) or 1.0
     columns = st.columns(2)

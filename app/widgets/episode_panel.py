@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.analysis.recommendations import Source
 from app.charts import episode
-from app.widgets import page
+from app.widgets import page, write
 from dosing.data.store import Episodes
 
 

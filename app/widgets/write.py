@@ -18,6 +18,11 @@ def markdown(template: str, *values: object, place: Any = st, **more: Any) -> No
     place.markdown(sentence(template, *values), **more)
 
 
+def title(template: str, *values: object) -> None:
+    """The heading of a page."""
+    st.title(sentence(template, *values))
+
+
 def subheader(template: str, *values: object) -> None:
     """A heading within a page."""
     st.subheader(sentence(template, *values))
@@ -46,6 +51,12 @@ def warning(template: str, *values: object, place: Any = st) -> None:
 def error(template: str, *values: object) -> None:
     """What is wrong, or is not shown."""
     st.error(sentence(template, *values))
+
+
+def nothing_yet(command: str, template: str, *values: object) -> None:
+    """Say what is missing, as ``template.format(*values)``, and which command fills it."""
+    info(template, *values)
+    st.code(command, language="bash")
 
 
 def badge(template: str, *values: object, color: Any) -> None:

@@ -102,6 +102,15 @@ class AuditLog:
         with self._locked() as file:
             return self._append(file, kind, content)
 
+    def check(self) -> None:
+        """Check that the log can be continued: every line, unless it is as this process left it.
+
+        Raises:
+            UserError: it cannot be written, or is broken.
+        """
+        with self._locked() as file:
+            self._whole(file)
+
     def verify(self) -> Verified:
         """Check every line, the chain and the end of the log.
 
@@ -338,6 +347,22 @@ def state_hash(state: Sequence[Any]) -> str:
     Of few possible states it hides nothing from who can try them all.
     """
     return _sha256(json.dumps([str(x) for x in state]).encode())
+
+
+def batch_content(asked: Sequence[Any], said: Any, statuses: Mapping[str, int]) -> dict[str, Any]:
+    """Content of the record of many answers at once, without their provenance: hashes and counts.
+
+    Args:
+        asked: arrays of what was asked about.
+        said: the array of doses.
+        statuses: how many answers had each status.
+    """
+    return {
+        "input": _sha256(b"".join(array.tobytes() for array in asked)),
+        "output": _sha256(said.tobytes()),
+        "rows": sum(statuses.values()),
+        "statuses": dict(statuses),
+    }
 
 
 def shown(

@@ -159,13 +159,14 @@ def _article(one: Said) -> str:
         parts.append(f'<p>{label} <span class="dose">{_text(_numbers(result.dose) + unit)}</span></p>')
         beside += [_drawing(result, dimension) for dimension in range(len(result.dose))]
         lines = list(_lines(result, unit))
-    parts += beside
     lines.append(f"Hard limits: {_span(result.limits)}{unit}")
     reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
     if result.status in ("deferred", "refused") and result.safe_default:
         reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
     items = [*reasons, *(f"<li>{_text(line)}</li>" for line in (*lines, *result.notes))]
-    return f'<article>{"".join(parts)}<ul class="lines">{"".join(items)}</ul></article>'
+    basis = [f'<ul class="lines">{"".join(items)}</ul>']
+    whole = parts + (basis + beside if result.dose is None else beside + basis)
+    return f"<article>{''.join(whole)}</article>"
 
 
 def _lines(result: Recommendation, unit: str) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+from typing import Any
 
 import numpy as np
 
 from dosing.errors import UserError
+from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.recommendation.records import Recommender
@@ -29,7 +30,8 @@ class FollowRecommender:
         self._recommender = recommender
         self._given: Array | None = None
         self.statuses: dict[str, int] = dict.fromkeys(STATUSES, 0)
-        self._asked, self._said = hashlib.sha256(), hashlib.sha256()
+        self._asked: list[Array] = []
+        self._said: list[Array] = []
 
     def __call__(self, obs: Observations, visit: int) -> Array:
         """Doses ``[S, P, A]`` at ``obs [S, P, O]``.
@@ -53,16 +55,11 @@ class FollowRecommender:
                 f"at visit {visit + 1} from here on ({why}): there is nothing to follow."
             )
         self._given = result.dose
-        self._asked.update(states.tobytes())
-        self._said.update(result.dose.tobytes())
+        self._asked.append(states)
+        self._said.append(result.dose)
         return result.dose.reshape(*obs.shape[:2], -1)
 
     @property
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, Any]:
         """Content of the audit record of all that was asked and said, without its provenance."""
-        return {
-            "input": self._asked.hexdigest(),
-            "output": self._said.hexdigest(),
-            "rows": sum(self.statuses.values()),
-            "statuses": dict(self.statuses),
-        }
+        return batch_content(self._asked, np.stack(self._said), self.statuses)

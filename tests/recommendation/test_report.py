@@ -120,9 +120,9 @@ class Words(HTMLParser):
             self.pieces.append(data)
 
 
-def words(*result: Recommendation, **more: Any) -> str:
+def words(*result: Recommendation, standing: Standing = STANDING, **more: Any) -> str:
     """The text of a page on these recommendations, one space between pieces."""
-    said = [Said(f"Agent {k + 1}", "a distribution", one, STANDING) for k, one in enumerate(result)]
+    said = [Said(f"Agent {k + 1}", "a distribution", one, standing) for k, one in enumerate(result)]
     return re.sub(r"\s+", " ", " ".join(Words(report(said, ENTRIES, **more)).pieces))
 
 
@@ -132,7 +132,7 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
         "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg Decision in force: fttpo, "
-        "for patient 7, visit 9: another dose, 3.5000 mg instead of 4.2500 mg. Reason: kidneys. (audit record "
+        "for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit record "
         "12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg estimated from the "
         "same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was worth 2.4 less [1.8, 3.0].",
         "Could give: 3.125 to 5.875 mg (exact support)",
@@ -170,7 +170,7 @@ def test_what_was_deferred_is_called_so_before_its_dose() -> None:
 
 
 def test_a_refusal_has_no_dose() -> None:
-    text = words(REFUSED)
+    text = words(REFUSED, standing=Standing(STANDING.evidence))
     assert "✕ REFUSED: no dose INR must be 0.5 to 10. Safe default: hold the dose." in text
     assert "4.25" not in text
     assert "<svg" not in report([Said("x", "y", REFUSED, STANDING)], ENTRIES)
