@@ -46,9 +46,7 @@ def returns_along(listing: study.Listing) -> None:
         bind="query-params",
     )
     if result["update"].nunique() == 1:
-        write.nothing_yet(
-            COMMAND, "Only the end of training was evaluated. This command shows the way there:"
-        )
+        write.nothing_yet(COMMAND, "Only the end of training was evaluated. This shows the way there:")
     low, high = float(result[rule].min()), float(result[rule].max())
     pad = 0.06 * (high - low) or 1.0
     columns = st.columns(2)

@@ -102,7 +102,7 @@ st.radio("x", options, help=f"{name}"); write.info(f"{name}"); sentence(template
 say = st.error if bad else write.info
 st.title("x"); st.radio(sentence("{}", name), options); write.info("{}", name); st.page_link("x", label="y")
 """
-    assert len(list(unsafe(ast.parse(code)))) == 9
+    assert len(list(unsafe(ast.parse(code)))) == 10
 
 
 def test_sentences_are_made_in_two_modules_alone() -> None:
