@@ -154,7 +154,7 @@ def test_a_decision_in_force_stands_in_its_row(opened, full_study: Path, log: Au
     at = opened(full_study, as_csv(states(full_study)))
     at.checkbox[0].check().run()
     told = at.dataframe[2].value["decision"].tolist()
-    assert [index for index, words_ in enumerate(told) if words_] == [1]
+    assert [index for index, words_ in enumerate(told) if isinstance(words_, str)] == [1]
     assert f"rejected. Reason: bleeding. (audit record {made.number}" in told[1]
 
 
