@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 from app.text import Markdown
 from dosing import NOT_FOR_PATIENTS
 from dosing.policy import CENTRAL
-from dosing.recommendation import standing
+from dosing.recommendation import dose_context
 
-decimals, number = standing.decimals, standing.fixed
+decimals, number = dose_context.decimals, dose_context.fixed
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from dosing.recommendation.answers_table import answers_schema, answers_table
 from dosing.recommendation.batch import read_current_doses, recommend_all
+from dosing.recommendation.dose_context import DecidedStates, Evidence
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.records import Recommender
-from dosing.recommendation.standing import DecidedStates, Evidence
 from dosing.types import Array
 
 

@@ -13,10 +13,10 @@ from app.theme import Mark, mark
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import Evidence
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender
-from dosing.recommendation.standing import Evidence
 from dosing.safety import DoseLimits
 from dosing.studies.comparison_table import Row
 from dosing.studies.evidence import evidence_of

@@ -12,7 +12,7 @@ from app.readers import study
 from app.text import Markdown, bullets, sentence
 from app.theme import counted, decimals, interval, listed, number, with_unit
 from app.widgets import page, write
-from app.widgets.audit import beside, on_record, standing_of
+from app.widgets.audit import beside, context_of, on_record
 from app.widgets.state_picker import ask_state, chosen_runs, sources
 from dosing.recommendation.audit_log import Record
 
@@ -34,7 +34,7 @@ def status(answers: list[Answer], records: list[Record]) -> None:
             write.warning("**DEFERRED: {}.** {}", answer.source.name, " ".join(result.reasons))
 
         write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
-        beside(standing_of(answer, record))
+        beside(context_of(answer, record))
 
 
 def spread(values: np.ndarray, places: int) -> str:

@@ -14,7 +14,7 @@ from app.analysis.tails import default_pair, is_gaussian, is_sparse
 from app.charts.dose import dose_axis
 from app.readers import study
 from app.widgets import page, write
-from app.widgets.audit import beside, on_record, standing_of
+from app.widgets.audit import beside, context_of, on_record
 from app.widgets.state_picker import sources, visit_of
 from dosing.errors import UserError
 from dosing.runs.folder import CHECKPOINT, EPISODES, EVALUATION
@@ -132,7 +132,7 @@ def picture(listing: study.Listing) -> None:
     page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
     for answer, record in zip(answers, records, strict=True):
         write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
-        beside(standing_of(answer, record))
+        beside(context_of(answer, record))
     write.caption(
         "Patient {}, visit 1. Solid: every dose the sparse policy could give. Hatched: "
         "the central part of a distribution that gives every dose some probability. "

@@ -10,7 +10,7 @@ from app.charts import target_return
 from app.readers import study
 from app.theme import counted
 from app.widgets import episode_panel, page, recommendation_card, write
-from app.widgets.audit import on_record, once, standing_of
+from app.widgets.audit import context_of, on_record, once
 from app.widgets.decision_form import decide
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
 from dosing.errors import UserError
@@ -65,7 +65,7 @@ def take_away(answers: list[Answer], records: list[Record], asked: Asked) -> Non
         about = f"recorded patient {asked.visit[0]}, visit {asked.visit[1]}"
         name = f"patient{asked.visit[0]}-visit{asked.visit[1]}"
     said = [
-        Said(answer.source.name, answer.source.family, answer.result, standing_of(answer, record))
+        Said(answer.source.name, answer.source.family, answer.result, context_of(answer, record))
         for answer, record in zip(answers, records, strict=True)
     ]
     st.download_button(

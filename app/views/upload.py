@@ -24,6 +24,7 @@ from app.widgets.state_picker import one_data_set, pick, sources
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.recommendation.decisions import Decision, all_decisions
+from dosing.recommendation.dose_context import DecidedStates, DoseContext
 from dosing.recommendation.patient_table import (
     MOST_BYTES,
     MOST_ROWS,
@@ -37,7 +38,6 @@ from dosing.recommendation.patient_table import (
 )
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.records import StateEntry
-from dosing.recommendation.standing import DecidedStates, Standing
 from dosing.types import Array
 
 ROWS = 20  # rows in the preview
@@ -148,7 +148,7 @@ def results(source: Source, states: Array, current: Array | None, file: str, key
         nothing_recorded(error)
         return
     write.subheader("What {} says", source.name)
-    beside(Standing(source.evidence))
+    beside(DoseContext(source.evidence))
     write.markdown("{}", joined(" · ", (sentence("**{:,}** {}", counts[name], name) for name in STATUSES)))
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
     shown = table.to_pandas()

@@ -14,7 +14,7 @@ from app.readers import study
 from app.text import Markdown, bullets, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
 from app.widgets import page, write
-from app.widgets.audit import beside, nothing_recorded, on_record, once, standing_of
+from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
 from app.widgets.state_picker import Asked, in_range, one_data_set, pick, question, words
 from dosing.errors import UserError
 from dosing.evaluation.rollout import REFERENCE_SEED
@@ -99,7 +99,7 @@ def followed(
         return None
     if answer.result.status == "deferred":
         write.warning("**DEFERRED: not advice.** {}", " ".join(answer.result.reasons))
-    beside(standing_of(answer, record))
+    beside(context_of(answer, record))
     episode, about = analysis_what_if.follow(world, asked.state, matched, source.recommender)
     try:
         once("batch", about | {"provenance": source.recommender.provenance})

@@ -17,7 +17,7 @@ from app.widgets import write
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import AuditLog, Kind, Record, log_of, shown
 from dosing.recommendation.decisions import Decision, decisions_on
-from dosing.recommendation.standing import Standing
+from dosing.recommendation.dose_context import DoseContext
 
 
 def log() -> AuditLog:
@@ -75,13 +75,13 @@ def nothing_recorded(error: UserError) -> None:
     )
 
 
-def standing_of(answer: Answer, record: Record) -> Standing:
+def context_of(answer: Answer, record: Record) -> DoseContext:
     """What following the policy was worth, and the decision in force on what it said.
 
     Raises:
         UserError: the log cannot be read.
     """
-    return Standing(answer.source.evidence, in_force(record))
+    return DoseContext(answer.source.evidence, in_force(record))
 
 
 def in_force(record: Record) -> Decision | None:
@@ -93,9 +93,9 @@ def in_force(record: Record) -> Decision | None:
     return next(reversed(decisions_on(log(), record.content)), None)
 
 
-def beside(standing: Standing) -> None:
+def beside(context: DoseContext) -> None:
     """Show what stands beside a dose."""
-    for kind, words in standing.lines:
+    for kind, words in context.lines:
         if kind == "good":
             write.success("{}", words)
         elif kind == "caution":

@@ -16,7 +16,7 @@ from app.widgets.state_picker import pick
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.decisions import ACTIONS, Action, Decision, decisions_on, record_decision
-from dosing.recommendation.standing import decision_words
+from dosing.recommendation.dose_context import decision_words
 
 LONGEST = 300
 """Characters of a reason."""

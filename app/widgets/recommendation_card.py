@@ -11,7 +11,7 @@ from app.charts.dose import dose_axis
 from app.text import Markdown, bullets, sentence
 from app.theme import CENTRAL_WORDS, counted, decimals, interval, number, probability, with_unit
 from app.widgets import page, write
-from app.widgets.audit import beside, standing_of
+from app.widgets.audit import beside, context_of
 from dosing.recommendation.audit_log import Record
 
 
@@ -26,7 +26,7 @@ def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
             else ""
         )
         write.error("**REFUSED: no dose.** {}{}", " ".join(result.reasons), default)
-        beside(standing_of(answer, record))
+        beside(context_of(answer, record))
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (
@@ -45,7 +45,7 @@ def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
     if result.status == "deferred":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         write.warning("**Decide without it.** {}{}", " ".join(result.reasons), default)
-    beside(standing_of(answer, record))
+    beside(context_of(answer, record))
     write.markdown("{}", bullets(basis(answer, sparse, places)))
 
 

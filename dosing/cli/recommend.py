@@ -17,8 +17,8 @@ from dosing.recommendation.answers_table import answers_schema, answers_table, c
 
 if TYPE_CHECKING:
     from dosing.recommendation.audit_log import AuditLog
+    from dosing.recommendation.dose_context import DoseContext, Evidence
     from dosing.recommendation.records import Recommendation, Recommender
-    from dosing.recommendation.standing import Evidence, Standing
     from dosing.runs.folder import RunFolder
 
 DEFERRED, REFUSED = 3, 2
@@ -66,8 +66,8 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answer is in the audit log before it is shown."""
     from dosing.recommendation.audit_log import shown
+    from dosing.recommendation.dose_context import verdict_words
     from dosing.recommendation.recommender import recommend
-    from dosing.recommendation.standing import verdict_words
     from dosing.runs.folder import RunFolder
     from dosing.studies import load
     from dosing.studies.evidence import read_evidence
@@ -89,9 +89,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     result = recommend(recommender, arguments.state, arguments.current_dose)
     record = log.append(*shown(result.to_json(), arguments.audit_states))
-    beside = standing(RunFolder(arguments.path), log, record.content)
+    beside = context_of(RunFolder(arguments.path), log, record.content)
     if arguments.json:
-        lines = {"standing": [words for _, words in beside.lines]}
+        lines = {"context": [words for _, words in beside.lines]}
         print(json.dumps(result.to_json() | lines, indent=1, allow_nan=False))
     if result.status == "refused":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
@@ -109,13 +109,13 @@ def study_log(run: Path, chosen: Path | None) -> AuditLog:
     return log_of(folders[min(2, len(folders) - 1)], chosen)
 
 
-def standing(run: RunFolder, log: AuditLog, content: Mapping[str, Any]) -> Standing:
+def context_of(run: RunFolder, log: AuditLog, content: Mapping[str, Any]) -> DoseContext:
     """What following the policy was worth, and the decision in force on a recorded recommendation of it."""
     from dosing.recommendation.decisions import decisions_on
-    from dosing.recommendation.standing import Standing
+    from dosing.recommendation.dose_context import DoseContext
     from dosing.studies.evidence import read_evidence
 
-    return Standing(read_evidence(run), next(reversed(decisions_on(log, content)), None))
+    return DoseContext(read_evidence(run), next(reversed(decisions_on(log, content)), None))
 
 
 def exit_status(result: Recommendation) -> int:
@@ -123,7 +123,7 @@ def exit_status(result: Recommendation) -> int:
     return {"refused": REFUSED, "deferred": DEFERRED}.get(result.status, 0)
 
 
-def describe(result: Recommendation, beside: Standing) -> str:
+def describe(result: Recommendation, beside: DoseContext) -> str:
     """A recommendation with what stands beside it and with its basis, one line each."""
     from dosing.studies.comparison_table import mass_words
 
@@ -212,9 +212,9 @@ def recommend_table(
 
     from dosing.recommendation.batch import read_current_doses, recommend_all
     from dosing.recommendation.decisions import all_decisions
+    from dosing.recommendation.dose_context import DecidedStates
     from dosing.recommendation.patient_table import exact, wanted
     from dosing.recommendation.reasons import STATUSES
-    from dosing.recommendation.standing import DecidedStates
     from dosing.runs.files import sha256
 
     if out.resolve() == table.resolve():

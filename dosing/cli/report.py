@@ -36,7 +36,7 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answers are in the audit log before the page is written."""
     import agents
-    from dosing.cli.recommend import exit_status, standing, study_log
+    from dosing.cli.recommend import context_of, exit_status, study_log
     from dosing.recommendation.audit_log import shown
     from dosing.recommendation.recommender import recommend
     from dosing.recommendation.report import Said, report
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 f"{name} {folder.path.name[:6]}" if len(same) > 1 else name,
                 naming.family_of(config),
                 result,
-                standing(folder, log, record.content),
+                context_of(folder, log, record.content),
             )
         )
     write_atomic(

@@ -11,8 +11,8 @@ from dosing import NOT_FOR_PATIENTS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dosing.recommendation.dose_context import Evidence
     from dosing.recommendation.records import Answers, Recommender
-    from dosing.recommendation.standing import Evidence
 
 
 def columns_of_numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
@@ -33,7 +33,7 @@ def answers_schema(recommender: Recommender, source: str, evidence: Evidence) ->
     """
     import pyarrow as pa
 
-    from dosing.recommendation.standing import verdict_words
+    from dosing.recommendation.dose_context import verdict_words
 
     about = {
         "notice": NOT_FOR_PATIENTS,

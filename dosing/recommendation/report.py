@@ -14,8 +14,8 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
+from dosing.recommendation.dose_context import DoseContext
 from dosing.recommendation.records import NearVisit, Recommendation, StateEntry
-from dosing.recommendation.standing import Standing
 
 BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
 SIGNS = {"ok": "\u2713", "limited": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
@@ -71,13 +71,13 @@ class Said:
         name: of the agent.
         distribution: of its policy, in words.
         result: what it says.
-        standing: what following it was worth, and the decision in force.
+        context: what following it was worth, and the decision in force.
     """
 
     name: str
     distribution: str
     result: Recommendation
-    standing: Standing
+    context: DoseContext
 
 
 def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
@@ -149,7 +149,7 @@ def _article(one: Said) -> str:
         f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
         f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',
     ]
-    beside = [f'<p class="{kind}">{_text(words)}</p>' for kind, words in one.standing.lines]
+    beside = [f'<p class="{kind}">{_text(words)}</p>' for kind, words in one.context.lines]
     lines = []
     if result.dose is not None:
         label = (

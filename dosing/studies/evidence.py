@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dosing.errors import UserError
-from dosing.recommendation.standing import Evidence
+from dosing.recommendation.dose_context import Evidence
 from dosing.runs.files import read_json
 from dosing.runs.folder import RunFolder
 from dosing.studies.comparison_table import Row

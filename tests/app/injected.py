@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dosing.data.store import read_episodes, write_episodes
 from dosing.runs.files import read_json, write_json
 from dosing.studies import compare
+from dosing.studies.data import obtain_data
 from dosing.studies.naming import CURVES, TABLE
 from dosing.training.offline import TrainingSettings
 
@@ -74,17 +75,22 @@ def pages() -> list[str]:
 def make_study(study: Path) -> Path:
     """A study of two agents that learned from a file whose every name is :data:`PAYLOAD`."""
     plain = study.parent / "plain"
-    data = compare.obtain_data("dosing/Treatment-v0", plain, patients=3, policy="uniform", seed=0, options={})
+    obtain_data("dosing/Treatment-v0", plain, patients=3, policy="uniform", seed=0, options={})
     visits = read_episodes(next((plain / "data").glob("*.parquet")))
-    del data
     meta: dict[str, Any] = dict(visits.metadata)
     meta |= {"obs_names": [f"{PAYLOAD} {k}" for k in range(visits.obs.shape[1])], "dose_name": PAYLOAD}
     meta |= {"obs_units": [PAYLOAD] * visits.obs.shape[1], "policy": PAYLOAD}
     file = study.parent / f":green-badge[{MARK}] www.{HOST}.parquet"
     write_episodes(replace(visits, metadata=meta), file)
     compare.compare(
-        study, ("fttpo", "iql"), (file,), seeds=(0, 1), training=TrainingSettings(steps=20), device="cpu",
-        evaluation_patients=4, workers=1,
+        study,
+        ("fttpo", "iql"),
+        (file,),
+        seeds=(0, 1),
+        training=TrainingSettings(steps=20),
+        device="cpu",
+        evaluation_patients=4,
+        workers=1,
     )
     table = read_json(study / TABLE)
     for row in table["rows"]:

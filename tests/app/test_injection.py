@@ -95,7 +95,18 @@ def checked(page: Any) -> int:
 
 def test_every_parameter_is_known() -> None:
     known = set(parameters())
-    assert {"numbers", "agent", "rule1", "rule4", "visit", "patient", "data", "dose2", "kinds", "estimator"} <= known
+    assert {
+        "numbers",
+        "agent",
+        "rule1",
+        "rule4",
+        "visit",
+        "patient",
+        "data",
+        "dose2",
+        "kinds",
+        "estimator",
+    } <= known
     assert len(known) > 35
 
 

@@ -20,9 +20,9 @@ from dosing.recommendation.audit_log import FILE, AuditLog
 from dosing.recommendation.audit_log import shown as shown_as
 from dosing.recommendation.batch import recommend_all
 from dosing.recommendation.decisions import record_decision
+from dosing.recommendation.dose_context import DecidedStates, Evidence
 from dosing.recommendation.patient_table import wanted
 from dosing.recommendation.reasons import STATUSES, reason_names
-from dosing.recommendation.standing import DecidedStates, Evidence
 from dosing.safety import StepLimit
 from dosing.studies.data import episodes_of
 from dosing.studies.load import recommend_from, recommender_of

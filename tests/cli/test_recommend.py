@@ -24,11 +24,11 @@ from dosing.data.store import write_episodes
 from dosing.recommendation import answers_table
 from dosing.recommendation.audit_log import FILE, AuditLog, state_hash
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import Evidence
 from dosing.recommendation.novelty import keep_monitor
 from dosing.recommendation.patient_table import by_dimension
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.recommendation.records import Recommender, Rules, StateEntry
-from dosing.recommendation.standing import Evidence
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit

@@ -15,9 +15,9 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.decisions import Decision
+from dosing.recommendation.dose_context import DoseContext, Evidence
 from dosing.recommendation.records import NearVisit, Recommendation, SeedSet, StateEntry
 from dosing.recommendation.report import BANNER, Said, report
-from dosing.recommendation.standing import Evidence, Standing
 
 ENTRIES = (StateEntry("INR", "1", 0.5, 10), StateEntry("weight", "kg"), StateEntry("age", "years"))
 FOUND = Recommendation(
@@ -89,7 +89,7 @@ DECISION = Decision(
         "visit": 9,
     },
 )
-STANDING = Standing(
+CONTEXT = DoseContext(
     Evidence("mg", "worse", Estimate(-2.41, -3.02, -1.79, 0.95, 5000, 5, "t over seeds"), 4.1, 50, ""),
     DECISION,
 )
@@ -120,9 +120,9 @@ class Words(HTMLParser):
             self.pieces.append(data)
 
 
-def words(*result: Recommendation, standing: Standing = STANDING, **more: Any) -> str:
+def words(*result: Recommendation, context: DoseContext = CONTEXT, **more: Any) -> str:
     """The text of a page on these recommendations, one space between pieces."""
-    said = [Said(f"Agent {k + 1}", "a distribution", one, standing) for k, one in enumerate(result)]
+    said = [Said(f"Agent {k + 1}", "a distribution", one, context) for k, one in enumerate(result)]
     return re.sub(r"\s+", " ", " ".join(Words(report(said, ENTRIES, **more)).pieces))
 
 
@@ -170,10 +170,10 @@ def test_what_was_deferred_is_called_so_before_its_dose() -> None:
 
 
 def test_a_refusal_has_no_dose() -> None:
-    text = words(REFUSED, standing=Standing(STANDING.evidence))
+    text = words(REFUSED, context=DoseContext(CONTEXT.evidence))
     assert "✕ REFUSED: no dose INR must be 0.5 to 10. Safe default: hold the dose." in text
     assert "4.25" not in text
-    assert "<svg" not in report([Said("x", "y", REFUSED, STANDING)], ENTRIES)
+    assert "<svg" not in report([Said("x", "y", REFUSED, CONTEXT)], ENTRIES)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +192,16 @@ def test_what_is_no_support_is_not_called_one() -> None:
     text = words(wide)
     assert "Could give: \N{MINUS SIGN}9 to 30 mg (central 99%, not a support)" in text
     assert "Mass outside the hard limits: 1.25e\N{MINUS SIGN}07" in text
-    drawn = report([Said("x", "y", wide, STANDING)], ENTRIES)
+    drawn = report([Said("x", "y", wide, CONTEXT)], ENTRIES)
     assert "stroke-dasharray" in drawn
     assert (
         drawn.count("\u25c2</text>") == drawn.count("\u25b8</text>") == 1
     )  # both ends lie beyond the drawing
-    assert "stroke-dasharray" not in report([Said("x", "y", FOUND, STANDING)], ENTRIES)
+    assert "stroke-dasharray" not in report([Said("x", "y", FOUND, CONTEXT)], ENTRIES)
 
 
 def test_the_drawing_stands_where_the_numbers_are() -> None:
-    drawn = report([Said("x", "y", FOUND, STANDING)], ENTRIES)
+    drawn = report([Said("x", "y", FOUND, CONTEXT)], ENTRIES)
     low, high = -0.15 * 15, 1.15 * 15  # ends of its axis
     scale = 460 / (high - low)
     (box,) = re.findall(r'<rect x="([\d.]+)" y="5" width="([\d.]+)"', drawn)
@@ -237,11 +237,11 @@ def test_several_doses_are_all_told() -> None:
     text = words(pair)
     assert "Recommended dose 1.5, 2.5 mg" in text
     assert "1, 2 to 1.75, 3 mg" in text
-    assert report([Said("x", "y", pair, STANDING)], ENTRIES).count("<svg") == 2
+    assert report([Said("x", "y", pair, CONTEXT)], ENTRIES).count("<svg") == 2
 
 
 def test_nothing_on_the_page_comes_from_anywhere_else() -> None:
-    page = report([Said(f"Agent {k}", "a distribution", FOUND, STANDING) for k in range(4)], ENTRIES)
+    page = report([Said(f"Agent {k}", "a distribution", FOUND, CONTEXT) for k in range(4)], ENTRIES)
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img|<iframe|\bsrc=|\bhref=|\bon\w+=", page)
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
 
@@ -266,7 +266,9 @@ def test_every_text_is_escaped() -> None:
     decided = replace(DECISION, reason=EVIL, asked={**DECISION.asked, "unit": EVIL, "patient": EVIL})
     unknown = Evidence(EVIL, missing=EVIL)
     page = report(
-        [Said(EVIL, EVIL, result, Standing(unknown, decided)), Said("b", "b", dosed, STANDING)], entries, EVIL
+        [Said(EVIL, EVIL, result, DoseContext(unknown, decided)), Said("b", "b", dosed, CONTEXT)],
+        entries,
+        EVIL,
     )
     assert "<script" not in page
     assert page.count(html.escape(EVIL, quote=True)) > 19
@@ -275,7 +277,7 @@ def test_every_text_is_escaped() -> None:
 
 def test_entries_without_names_are_numbered() -> None:
     assert "entry 1 2.5 entry 2 71.25" in re.sub(
-        r"\s+", " ", " ".join(Words(report([Said("a", "b", FOUND, STANDING)])).pieces)
+        r"\s+", " ", " ".join(Words(report([Said("a", "b", FOUND, CONTEXT)])).pieces)
     )
 
 
@@ -296,10 +298,7 @@ def test_four_agents_fit_one_sheet_of_paper(chromium: str, tmp_path: Path) -> No
     full = replace(DEFERRED, state=state, nearest=visits)
     kinds = [full, replace(full, status="limited", codes=("hard_limit",)), full]
     page_ = report(
-        [
-            Said(f"Agent {k}", "a distribution of doses", one, STANDING)
-            for k, one in enumerate([*kinds, full])
-        ],
+        [Said(f"Agent {k}", "a distribution of doses", one, CONTEXT) for k, one in enumerate([*kinds, full])],
         entries,
     )
     file = tmp_path / "page.html"

@@ -10,7 +10,13 @@ import pytest
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.audit_log import state_hash
 from dosing.recommendation.decisions import Decision
-from dosing.recommendation.standing import DecidedStates, Evidence, Standing, decision_words, verdict_words
+from dosing.recommendation.dose_context import (
+    DecidedStates,
+    DoseContext,
+    Evidence,
+    decision_words,
+    verdict_words,
+)
 from dosing.studies.comparison_table import Baseline, Row
 from dosing.studies.evidence import evidence_of
 
@@ -101,10 +107,10 @@ def test_a_decision_in_words() -> None:
 
 def test_the_decision_stands_first_and_good_news_look_good() -> None:
     worse = Evidence("1", "worse", difference(-2.0, -3.0, -1.0), 0.5, 50, "")
-    assert [kind for kind, _ in Standing(worse, DECISION).lines] == ["decision", "caution"]
+    assert [kind for kind, _ in DoseContext(worse, DECISION).lines] == ["decision", "caution"]
     better = replace(worse, verdict="better", difference=difference(2.0, 1.0, 3.0))
-    assert [kind for kind, _ in Standing(better).lines] == ["good"]
-    assert [kind for kind, _ in Standing(Evidence()).lines] == ["caution"]
+    assert [kind for kind, _ in DoseContext(better).lines] == ["good"]
+    assert [kind for kind, _ in DoseContext(Evidence()).lines] == ["caution"]
 
 
 def test_decisions_are_found_for_rows_of_a_table() -> None:

@@ -41,7 +41,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Standing:
+class DoseContext:
     """What stands beside a dose.
 
     Attributes:
