@@ -1,4 +1,4 @@
-"""A study whose names are all markup, and every parameter that a page of the dashboard takes from its address."""
+"""A study whose names are all markup, and every parameter that a page takes from its address."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from dosing.training.offline import TrainingSettings
 ROOT = Path(__file__).resolve().parents[2]
 HOST, MARK = "elsewhere.invalid", "INJECTED"
 PAYLOAD = (
-    f"![{MARK}](http://{HOST}/p.png) :green-badge[{MARK}] :red[{MARK}] [{MARK}](http://{HOST}/l) http://{HOST}/t "
-    f"www.{HOST} {MARK}@{HOST} <b>{MARK}</b> <a href='http://{HOST}/h'>{MARK}</a> <img src=http://{HOST}/i.png> "
+    f"![{MARK}](http://{HOST}/p.png) :green-badge[{MARK}] :red[{MARK}] [{MARK}](http://{HOST}/l) "
+    f"http://{HOST}/t www.{HOST} {MARK}@{HOST} <b>{MARK}</b> <a href='http://{HOST}/h'>{MARK}</a> "
+    f"<img src=http://{HOST}/i.png> "
     f":material/check: :heart: :streamlit: **{MARK}** `{MARK}` ${MARK}$ %{{x}}"
 )
 """Whatever a text could do in markdown or in a figure's label."""
@@ -55,7 +56,7 @@ def _named(call: ast.Call) -> list[str]:
 
 
 def _names(nodes: Sequence[ast.expr]) -> list[str]:
-    """Constants, and every number in the place of an index; a name that another function passes on is skipped."""
+    """Constants, and every number in the place of an index; names that are passed on are skipped."""
     result = []
     for node in nodes:
         if isinstance(node, ast.Constant):

@@ -1,4 +1,4 @@
-"""No link, no file and no person can put anything but text on a page: a Chromium looks, and counts requests."""
+"""No link, file or person can put anything but text on a page: a Chromium looks, and counts requests."""
 
 from __future__ import annotations
 
@@ -23,17 +23,28 @@ pytestmark = pytest.mark.browser
 LOOK = """([host, mark]) => {
     const main = document.querySelector('[data-testid=stMain]');
     const about = e => e.outerHTML.includes(host) || e.outerHTML.includes(mark);
-    const markup = 'img, a, b, .stMarkdownBadge, .stMarkdownColoredText, .katex, .katex-error, span[role=img]';
+    const markup = 'img, a, b, .stMarkdownBadge, .stMarkdownColoredText, .katex, span[role=img]';
     const made = [...main.querySelectorAll(markup)].filter(e =>
         e.closest('.js-plotly-plot') ? e.matches('a, img') : about(e) || e.matches('span[role=img]'));
     const inner = [...main.querySelectorAll('strong, code')].filter(e => e.textContent === mark);
     const figures = [...main.querySelectorAll('.js-plotly-plot')].map(e =>
-        JSON.stringify([e.data.map(d => [d.hovertemplate, d.customdata, d.name]), e.layout.annotations, e.layout.title,
+        JSON.stringify([e.data.map(d => [d.hovertemplate, d.customdata, d.name]), e.layout.annotations,
             ...Object.keys(e.layout).filter(k => /axis/.test(k)).map(k => e.layout[k].title)]));
-    const tags = figures.filter(text => /<(a|img|i|sub|sup)[ >]/.test(text) || text.includes("%{x}$") );
+    const tags = figures.filter(text => /<(a|img|i|sub|sup)[ >]/.test(text) || text.includes('$ %{x}'));
     return {made: [...made, ...inner].map(e => e.outerHTML.slice(0, 300)), tags: tags.length,
         seen: main.innerText.split(mark).length - 1 + figures.join('').split(mark).length - 1};
 }"""
+
+
+QUIET = """() => {
+    const busy = ['stStatusWidget', 'stSkeleton', 'stSpinner'].map(name => `[data-testid=${name}]`).join(', ');
+    const text = document.querySelector('[data-testid=stMain]').innerText;
+    const same = !document.querySelector(busy + ', [data-stale=true]') && window.told === text;
+    window.quiet = same ? (window.quiet || 0) + 1 : 0;
+    window.told = text;
+    return window.quiet >= 6;
+}"""
+"""No script runs, and nothing on the page has changed for a second or so."""
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +85,7 @@ def page(chromium: str, address: str) -> Iterator[Any]:
 def settled(page: Any) -> dict[str, Any]:
     """What is on the page once its script has run and nothing more appears."""
     page.wait_for_selector("h1", timeout=60_000)
-    quiet = "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')"
-    page.wait_for_timeout(400)
-    page.wait_for_function(quiet, timeout=60_000)
-    page.wait_for_timeout(300)
+    page.wait_for_function(QUIET, timeout=90_000, polling=200)
     assert page.get_by_text("Traceback").count() == 0
     assert page.get_by_test_id("stException").count() == 0, page.get_by_test_id("stException").inner_text()
     result: dict[str, Any] = page.evaluate(LOOK, [HOST, MARK])

@@ -41,8 +41,8 @@ def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimat
         (
             difference(-2.41, -3.02, -1.79),
             50,
-            "Worse than one constant dose of 0.41 mg estimated from the same 50 patients: on 1,000 new simulated "
-            "patients x 5 seeds, following it was worth 2.4 less [1.8, 3.0].",
+            "Worse than one constant dose of 0.41 mg estimated from the same 50 patients: on 1,000 new "
+            "simulated patients x 5 seeds, following it was worth 2.4 less [1.8, 3.0].",
         ),
         (difference(1.5, 1.0, 2.0, 1), 1, "x 1 seed, following it was worth 1.5 more [1.0, 2.0]."),
         (difference(0.012, 0.005, 0.019), 50, "worth 0.012 more [0.005, 0.019]."),
