@@ -202,10 +202,10 @@ def recommend_table(
 
     Args:
         recommender: policy, rules and monitor.
-        table: parquet or CSV file with one column of numbers per observed entry, by its name
-            (``entry 1``, ``entry 2``, ... where the run has no names); a missing number refuses its row. Where the scenario limits the change of a
-            dose that it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``,
-            ...).
+        table: parquet or CSV file with one column of numbers per observed entry, by its name (``entry 1``,
+            ``entry 2``, ... where the run has no names); a missing number refuses its row. Where the scenario
+            limits the change of a dose that it does not observe, also ``current_dose`` (of several
+            dimensions: ``current_dose_1``, ...).
         out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
             ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
             state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
