@@ -105,22 +105,21 @@ def of_run(path: Path, start: Start) -> Agent:
         UserError: the run is unfinished, damaged, or differs in one of these.
     """
     run = RunFolder(path)
-    config: dict[str, Any] = run.config()
-    run.verify()
-    if Transform.from_json(config["transform"]) != start.transform:
+    config = run.verify().config
+    if config.transform != start.transform:
         raise UserError(f"{path} has other units of state, dose or reward than the offline run.")
-    every = list(config["seeds"])
+    every = list(config.seeds)
     if missing := [seed for seed in start.seeds if seed not in every]:
         raise UserError(f"{path} lacks the seeds {missing} of the trial.")
     like = start.dataset.obs
     agent = start.build(
-        config["agent"],
-        config["agent_config"],
+        config.agent,
+        config.agent_config,
         start.problem,
         start.seeds,
         device=like.device,
         dtype=like.dtype,
-        regularisation=config.get("regularisation"),
+        regularisation=config.regularisation,
     )
     weights, _ = read_tensors(run.path / WEIGHTS)
     rows = [every.index(seed) for seed in start.seeds]

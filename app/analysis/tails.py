@@ -37,9 +37,9 @@ def differ_in_distribution_only(one: Run, other: Run) -> bool:
     distribution = set(contrast.fields) if contrast else set()
 
     def rest(run: Run) -> dict[str, object]:
-        own = {name: value for name, value in run.config["agent_config"].items() if name not in distribution}
+        own = {name: value for name, value in run.config.agent_config.items() if name not in distribution}
         kept = ("agent", "seeds", "training", "regularisation", "transform")
-        return {name: run.config.get(name) for name in kept} | {"settings": own, "data": run.data}
+        return {name: getattr(run.config, name) for name in kept} | {"settings": own, "data": run.data}
 
     return rest(one) == rest(other)
 
@@ -52,7 +52,7 @@ def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, i
                 return i, j
 
     def place(runs: Sequence[Run], agent: str) -> int:
-        return next((k for k, run in enumerate(runs) if run.config["agent"] == agent), 0)
+        return next((k for k, run in enumerate(runs) if run.config.agent == agent), 0)
 
     return place(sparse, "fttpo"), place(gaussian, "iql")
 

@@ -40,19 +40,19 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
             weights, state = study.recommender(run).provenance["weights"][:16], "verified"
         except UserError as error:
             weights, state = "unknown", f"damaged: {error}"
-        versions = run.config["versions"]
+        versions = run.config.versions
         lines.append(
             {
                 "agent": run.label,
                 "paper": run.entry.paper,
-                "seeds": len(run.config["seeds"]),
-                "data": run.config["data"]["name"],
+                "seeds": len(run.config.seeds),
+                "data": run.config.data.name,
                 "data hash": run.data[:16],
                 "weights hash": weights,
                 "files": state,
                 "dosing": versions.get("dosing"),
                 "torch": versions.get("torch"),
-                "made": str(run.config.get("created", "unknown"))[:16].replace("T", " "),
+                "made": run.config.created[:16].replace("T", " "),
                 "folder": run.folder.path.name,
             }
         )

@@ -36,7 +36,7 @@ def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
     """The visits of one data set of the study and their name."""
     run = one_data_set(listing)[0]
     try:
-        return study.episodes(run), str(run.config["data"]["name"])
+        return study.episodes(run), run.config.data.name
     except UserError as error:
         page.problems([f"the recorded visits: {error}"])
         return None

@@ -30,7 +30,7 @@ WORDS = (
 
 def command(listing: readers_study.Listing) -> str:
     """The command that would fill this page: from a run there is, or from one that it makes first."""
-    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
+    runs = sorted(listing.runs, key=lambda run: run.config.agent != "iql")
     if runs:
         return f"python -m dosing finetune all --run {runs[0].folder.path}"
     study = readers_study.study()

@@ -60,8 +60,8 @@ def command(runs: list[study.Run]) -> str:
                 continue
         except UserError:
             continue
-        names.append(str(run.config["agent"]))
-        data = f" --data {os.path.normpath(run.folder.path / run.config['data_file'])}"
+        names.append(run.config.agent)
+        data = f" --data {os.path.normpath(run.folder.path / run.config.data_file)}"
     agents = " ".join(dict.fromkeys(names)) or "fttpo iql"
     return f"python -m dosing select --agents {agents}{data} --out {study.study()}"
 

@@ -71,7 +71,7 @@ def ask_choice(
                 f"{counted(len(doses), 'typed dose')}", look, analysis_what_if.give(world, matched, doses)
             )
         run = runs[kind.removeprefix(f"{FOLLOW} ")]
-        st.caption(f"Recommended dose of each of {counted(len(run.config['seeds']), 'training seed')}.")
+        st.caption(f"Recommended dose of each of {counted(len(run.config.seeds), 'training seed')}.")
         return Choice(run.label, look, analysis_what_if.follow(world, state, matched, run))
     except UserError as error:
         page.problems([str(error)])

@@ -159,7 +159,7 @@ def evolution(study: Path, task: str, quality: str) -> str:
     runs = [study / p for p in read_json(study / "table.json")["runs"]]
     run = RunFolder(next(p for p in runs if read_json(p / "config.json")["agent"] == "fttpo"))
     config = run.config()
-    steps = config["training"]["steps"]
+    steps = config.updates
     data = read_episodes(next((study / "data").glob("*.hdf5")))
     obs = data.obs[len(data) // 2].astype(np.float32)
     unit = np.linspace(-1.0, 1.0, GRID)

@@ -140,7 +140,7 @@ def statuses(path: Path) -> list[list[str]]:
         shares = [f"{(result.status == k).mean():.2%}" for k in range(len(STATUSES))]
         reasons = (Reason.UNFAMILIAR, Reason.SEEDS_APART, Reason.BETWEEN_SEEDS)
         defers = [f"{((result.codes & int(reason)) != 0).mean():.2%}" for reason in reasons]
-        rows.append([run.config()["agent"], name, *shares, *defers])
+        rows.append([run.config().agent, name, *shares, *defers])
     return rows
 
 

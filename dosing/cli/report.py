@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         log.append("run loaded", dict(recommender.provenance))
         result = recommend(recommender, arguments.state, arguments.current_dose)
         log.append(*shown(result.to_json()))
-        name = agents.find(config["agent"]).title
-        same = [other for other in folders if other.config()["agent"] == config["agent"]]
+        name = agents.find(config.agent).title
+        same = [other for other in folders if other.config().agent == config.agent]
         said.append(
             Said(
                 f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, naming.family_of(config), result

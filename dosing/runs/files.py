@@ -60,19 +60,38 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         UserError: the file is missing, unreadable or not a JSON object.
     """
+    return json_of(read_bytes(path), path)
+
+
+def json_of(text: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object of a file whose content is at hand.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); the file is damaged.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, found a {type(content).__name__}.")

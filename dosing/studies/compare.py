@@ -198,7 +198,7 @@ def _differences(
             pairs.append((first, second))
     configs = [first.config() for first, _ in pairs]
     return [
-        difference(name, contrast.words, config["data"]["name"], *map(_outcomes, pair))
+        difference(name, contrast.words, config.data.name, *map(_outcomes, pair))
         for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
     ]
 

@@ -140,9 +140,9 @@ def episodes_of(run: RunFolder) -> Episodes:
         UserError: the file has gone or is another one.
     """
     config = run.config()
-    episodes = read_episodes(Path(os.path.normpath(run.path / config["data_file"])))
-    if episodes.metadata["content_hash"] != config["data"]["content_hash"]:
-        raise UserError(f"{config['data_file']} is not the data that {run.path} was trained on.")
+    episodes = read_episodes(Path(os.path.normpath(run.path / config.data_file)))
+    if episodes.metadata["content_hash"] != config.data.content_hash:
+        raise UserError(f"{config.data_file} is not the data that {run.path} was trained on.")
     return episodes
 
 

@@ -57,7 +57,7 @@ def evaluate_run(
     present = record.is_file() and episodes.is_file()
     if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
         return
-    name = run.config()["agent"]
+    name = run.config().agent
     with progress_bar(
         2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position
     ) as bar:
@@ -96,7 +96,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     configs = [run.config() for run in runs]
     if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
         raise UserError("runs in one table must share their scenario and seeds.")
-    if len({config["data"]["content_hash"] for config in configs}) > 1:
+    if len({config.data.content_hash for config in configs}) > 1:
         raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
     episodes = episodes_of(first)
     result = references_for(study, factory, episodes, seeds, patients)
@@ -116,7 +116,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     ]
     known = measured(factory.env_id, factory.options)
     ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
-    data = configs[0]["data"]["name"]
+    data = configs[0].data.name
     rules = [*reference_rows(result), *ceilings]
     return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
 

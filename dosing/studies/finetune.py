@@ -11,10 +11,11 @@ patients.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,17 @@ from tqdm import tqdm
 import agents
 from agents import finetuning
 from dosing.agent import Agent
-from dosing.data.dataset import Dataset, Transform
+from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.rollout import evaluate
 from dosing.finetuning.method import Start, TrialSettings
 from dosing.finetuning.patients import SPAN, PatientsUnderTreatment, Waves
 from dosing.finetuning.trial import Trial, conduct
-from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.policy import DosePolicy
+from dosing.runs.config import EnvironmentReference, TrialReference
 from dosing.runs.files import read_tensors, sha256, write_json
-from dosing.runs.folder import CONFIG, SCHEMA, WEIGHTS, RunFolder, run_key
+from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
 from dosing.studies.finetune_table import TRIALS, Report, report_on, write_starts
 from dosing.studies.launch import device_of, in_processes
@@ -46,7 +47,6 @@ from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
 from dosing.studies.scenarios import Factory, factory_of
 from dosing.training.offline import TrainingDivergedError
-from dosing.types import Problem
 from simulator.envs.mujoco import TaskFactory, task_ids
 
 
@@ -77,28 +77,25 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
         UserError: the run is unfinished, damaged or itself a trial, its data have gone, or it has fewer
             seeds.
     """
-    config = run.config()
-    if "method" in config:
+    config = run.verify().config
+    if config.trial is not None:
         raise UserError(f"{run.path} is a trial; a trial starts from an offline run.")
-    run.verify()
     weights, _ = read_tensors(run.path / WEIGHTS)
-    every = tuple(config["seeds"])
+    every = config.seeds
     if seeds is not None and not 1 <= seeds <= len(every):
         raise UserError(f"{run.path} has {len(every)} seeds; --seeds must be 1 to {len(every)}, got {seeds}.")
     chosen = every[:seeds]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config["agent_config"].items()}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.agent_config.items()}
     stacked = {name: x for name, x in weights.items() if x.dim() and x.shape[0] == len(every)}
     start = Start(
-        name=config["agent"],
-        config=agents.find(config["agent"]).config_class()(**fields),
-        problem=Problem(**config["problem"]),
+        name=config.agent,
+        config=agents.find(config.agent).config_class()(**fields),
+        problem=config.problem,
         seeds=chosen,
-        regularisation=Regularisation.of(config.get("regularisation")),
+        regularisation=config.regularisation,
         weights=weights | {name: x[: len(chosen)] for name, x in stacked.items()},
-        updates=config["training"]["steps"],
-        dataset=Dataset.from_episodes(
-            episodes_of(run), Transform.from_json(config["transform"]), device=device_of(device)
-        ),
+        updates=config.updates,
+        dataset=Dataset.from_episodes(episodes_of(run), config.transform, device=device_of(device)),
         build=agents.build,
         further={name: x[len(chosen) :] for name, x in stacked.items()} if len(chosen) < len(every) else {},
     )
@@ -161,40 +158,41 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
     before = offline.config()
     own = getattr(learner.agent, "config", None)
-    config: dict[str, Any] = {
-        "schema": SCHEMA,
-        "method": job.method,
-        "agent": _name_of(learner.agent),
-        "agent_config": asdict(own) if own is not None else {},
-        "seeds": list(learner.agent.seeds),
-        "start_seeds": list(start.seeds),
-        "problem": asdict(start.problem),
-        "trial": asdict(settings) | {"evaluation_patients": patients},
-        "transform": start.transform.to_json(),
-        "limits": before["limits"],
-        "env": {"id": factory.env_id, "options": factory.options},
-        "data": before["data"],
-        "offline": {"agent": start.name, "weights": sha256(offline.path / WEIGHTS)},
-        **{name: before.get(name) for name in ("obs_names", "obs_units", "dose_name")},
-    }
-    if learner.agent.regularisation != PLAIN:
-        config["regularisation"] = learner.agent.regularisation.changed()
+    trial = TrialReference(
+        method=job.method,
+        start_seeds=start.seeds,
+        settings=asdict(settings) | {"evaluation_patients": patients},
+        offline_agent=start.name,
+        offline_weights=sha256(offline.path / WEIGHTS),
+    )
+    config = replace(
+        before,  # problem, transform, limits, data and names are those of the offline run
+        agent=_name_of(learner.agent),
+        agent_config=json.loads(json.dumps(asdict(own))) if own is not None else {},
+        seeds=tuple(learner.agent.seeds),
+        training={},
+        env=EnvironmentReference(factory.env_id, factory.options),
+        regularisation=learner.agent.regularisation,
+        trial=trial,
+        versions=dict(before.versions) | {"torch": torch.__version__, "numpy": np.__version__},
+        device=str(start.dataset.obs.device),
+        threads=torch.get_num_threads(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     folder = job.study / TRIALS / job.method.partition(",")[0]
-    run = RunFolder(folder / before["data"]["name"] / run_key(config))
-    data = os.path.normpath(offline.path / before["data_file"])
-    config |= {
-        "versions": before["versions"] | {"torch": torch.__version__, "numpy": np.__version__},
-        "device": str(start.dataset.obs.device),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_file": os.path.relpath(data, run.path.resolve()),
-        "offline_run": os.path.relpath(offline.path.resolve(), run.path.resolve()),
-    }
+    run = RunFolder(folder / before.data.name / config.key)
+    data = os.path.normpath(offline.path / before.data_file)
+    config = replace(
+        config,
+        data_file=os.path.relpath(data, run.path.resolve()),
+        trial=replace(trial, offline_run=os.path.relpath(offline.path.resolve(), run.path.resolve())),
+    )
     with run.lock():
         if run.done:
             run.verify()
             return run
-        write_json(run.path / CONFIG, config)
-        trial = Trial(
+        write_json(run.path / CONFIG, config.to_json())
+        conducted = Trial(
             learner,
             patients_of(factory, start.dataset.metadata, learner.agent.seeds, settings.patients),
             start.transform,
@@ -211,7 +209,7 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
             file=sys.stderr,
         ) as bar:
             try:
-                conduct(trial, run, progress=bar)
+                conduct(conducted, run, progress=bar)
             except TrainingDivergedError as error:  # one method's failure is a finding
                 return error
     return run
@@ -231,22 +229,21 @@ def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
     Raises:
         UserError: the trial is unfinished or damaged, or the offline run that it started from has gone.
     """
-    config = run.config()
-    if "method" not in config:
+    trial = run.verify().config.trial
+    if trial is None:
         raise UserError(f"{run.path} is no trial; see: python -m dosing finetune.")
-    run.verify()
-    offline = RunFolder(Path(os.path.normpath(run.path / config["offline_run"])))
-    start = start_of(offline, len(config["start_seeds"]), device)
+    offline = RunFolder(Path(os.path.normpath(run.path / trial.offline_run)))
+    start = start_of(offline, len(trial.start_seeds), device)
     names = TrialSettings.__dataclass_fields__
-    settings = TrialSettings(**{name: value for name, value in config["trial"].items() if name in names})
-    learner = finetuning.find(config["method"]).method().learner(start, settings)
+    settings = TrialSettings(**{name: value for name, value in trial.settings.items() if name in names})
+    learner = finetuning.find(trial.method).method().learner(start, settings)
     learner.agent.load_state_dict(read_tensors(run.path / WEIGHTS)[0])
     return DosePolicy(learner.agent, start.transform)
 
 
-def _name_of(agent: Agent) -> str | None:
-    """Registry key of an agent; None for one that only a method makes."""
-    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), None)
+def _name_of(agent: Agent) -> str:
+    """Registry key of an agent; empty for one that only a method makes."""
+    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), "")
 
 
 def finetune(

@@ -88,8 +88,8 @@ def factory_of(run: RunFolder) -> Factory | TaskFactory:
     Raises:
         UserError: its data came from no simulator of ours.
     """
-    env = run.config()["env"]
-    result = factory_for({"env_id": env["id"], "env_options": env["options"]}) if env else None
+    env = run.config().env
+    result = factory_for({"env_id": env.id, "env_options": env.options}) if env else None
     if result is None:
         raise UserError(
             f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."

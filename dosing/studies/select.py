@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +168,11 @@ def _candidates(
     if unable and list(names) != ["all"]:
         raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
     configured = [(name, config) for name, config in configured if name not in unable]
-    every = [(agent, config, options) for agent, config in configured for options in regularised]
-    told = [
-        {"agent": agent, "agent_config": asdict(config), "regularisation": options.changed()}
-        for agent, config, options in every
+    every = [Candidate("", agent, config, options) for agent, config in configured for options in regularised]
+    result = [
+        replace(one, name=f"{name} ({family_of(one)})")
+        for name, one in zip(run_names(every), every, strict=True)
     ]
-    titles = [f"{name} ({family_of(config)})" for name, config in zip(run_names(told), told, strict=True)]
-    result = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
     return result, refused | dict.fromkeys(unable, LOOKS_BACK)
 
 

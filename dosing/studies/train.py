@@ -7,10 +7,11 @@ row per run, update and seed).
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,14 @@ import torch
 
 import agents
 from dosing import __version__
-from dosing.data.dataset import Dataset, Transform
+from dosing.data.dataset import Dataset, Transform, dose_limits
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.recommendation.novelty import keep_monitor
+from dosing.runs.config import DataReference, EnvironmentReference, RunConfig
 from dosing.runs.files import write_json
-from dosing.runs.folder import (
-    CARD,
-    CONFIG,
-    SCHEMA,
-    RunFolder,
-    run_key,
-)
+from dosing.runs.folder import CARD, CONFIG, RunFolder
 from dosing.studies.launch import device_of, progress_bar
 from dosing.studies.scenarios import factory_for
 from dosing.training.offline import TrainingSettings, train
@@ -105,45 +101,33 @@ def train_run(
         regularisation=regularisation,
     )
     meta = episodes.metadata
-    config: dict[str, Any] = {
-        "schema": SCHEMA,
-        "agent": agent,
-        "agent_config": asdict(agent_config),
-        "seeds": list(seeds),
-        "problem": asdict(problem),
-        "training": asdict(settings),
-        "transform": transform.to_json(),
-        "limits": {
-            "low": meta["action_low"],
-            "high": meta["action_high"],
-            "unit": meta.get("dose_unit", "1"),
-        },
-        "env": {"id": meta["env_id"], "options": meta.get("env_options", {})} if factory else None,
-        "data": {
-            "name": data.stem,
-            "content_hash": meta["content_hash"],
-            "visits": len(episodes),
-            "patients": len(np.unique(episodes.episode)),
-        },
-        "obs_names": meta.get("obs_names"),
-        "obs_units": meta.get("obs_units"),
-        "dose_name": meta.get("dose_name", "dose"),
-    }
-    if regularisation != PLAIN:
-        config["regularisation"] = regularisation.changed()
-    run = RunFolder(study / agent / data.stem / run_key(config))
-    config |= {
-        "versions": _versions(episodes),
-        "device": str(place),
-        "threads": torch.get_num_threads(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_file": os.path.relpath(data.resolve(), run.path.resolve()),
-    }
+    env = EnvironmentReference(meta["env_id"], meta.get("env_options", {})) if factory else None
+    config = RunConfig(
+        agent=agent,
+        agent_config=json.loads(json.dumps(asdict(agent_config))),
+        seeds=tuple(seeds),
+        problem=problem,
+        transform=transform,
+        limits=dose_limits(episodes),
+        data=DataReference(data.stem, meta["content_hash"], len(episodes), len(np.unique(episodes.episode))),
+        training=asdict(settings),
+        env=env,
+        regularisation=regularisation,
+        obs_names=tuple(meta.get("obs_names") or ()),
+        obs_units=tuple(meta.get("obs_units") or ()),
+        dose_name=meta.get("dose_name", "dose"),
+        versions=_versions(episodes),
+        device=str(place),
+        threads=torch.get_num_threads(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    run = RunFolder(study / agent / data.stem / config.key)
+    config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
     with run.lock():
         if run.done and not run.lacking(settings.before_end(milestones)):
             run.verify()
             return run
-        write_json(run.path / CONFIG, config)
+        write_json(run.path / CONFIG, config.to_json())
         keep_monitor(run.path, episodes)
         if meta.get("card"):
             write_json(run.path / CARD, meta["card"])

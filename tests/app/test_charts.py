@@ -251,7 +251,7 @@ def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> 
     sources = []
     for run in find_runs(full_study):
         policy, limits = load.policy_of(run), load.limits_of(run)
-        sources.append(Source(run.config()["agent"], "", Recommender(policy, Rules(limits))))
+        sources.append(Source(run.config().agent, "", Recommender(policy, Rules(limits))))
     state = data.episodes_of(find_runs(full_study)[0]).obs[17].tolist()
     sparse, gaussian = ask(sources, state)
     bounded, unbounded = curves([sparse, gaussian], 0)

@@ -32,7 +32,7 @@ METHODS = ["direct", "scratch", "buffer", "bt", "pex"]
 
 
 def treat(study: Path, methods: list[str], **settings: Any) -> None:
-    (run,) = (run.path for run in find_runs(study) if run.config()["agent"] == "iql")
+    (run,) = (run.path for run in find_runs(study) if run.config().agent == "iql")
     chosen = TrialSettings(evaluate_every=48, capacity=200, **(TINY | settings))
     finetune(methods, [run], study=study, settings=chosen, evaluation_patients=4, device="cpu", workers=1)
 

@@ -50,7 +50,7 @@ def words(at: AppTest) -> str:
 
 
 def run_of(study: Path, agent: str) -> RunFolder:
-    (run,) = (run for run in find_runs(study) if run.config()["agent"] == agent)
+    (run,) = (run for run in find_runs(study) if run.config().agent == agent)
     return run
 
 
@@ -247,7 +247,7 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
     table = at.table[0].value
     for agent, line in zip(("fttpo", "iql"), table.to_dict("records"), strict=True):
         config = run_of(full_study, agent).config()
-        assert config["data"]["content_hash"].startswith(line["data hash"])
+        assert config.data.content_hash.startswith(line["data hash"])
         assert line["files"] == "verified"
         assert line["seeds"] == 2
 

@@ -30,11 +30,11 @@ def curve_rows(study: Path) -> list[dict[str, Any]]:
     for run in find_runs(study):
         config = run.config()
         about = {
-            "agent": config["agent"],
-            "name": f"{config['agent']}, alpha=1",
+            "agent": config.agent,
+            "name": f"{config.agent}, alpha=1",
             "setting": "",
             "policy": "distribution",
-            "data": config["data"]["name"],
+            "data": config.data.name,
             "run": str(run.path.relative_to(study)),
         }
         for update in UPDATES:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from dosing.errors import UserError
+from dosing.runs.config import SCHEMA
 from dosing.runs.files import (
     read_json,
     read_table,
@@ -25,7 +26,8 @@ from dosing.runs.files import (
     write_table,
     write_tensors,
 )
-from dosing.runs.folder import CONFIG, DONE, METRICS, SCHEMA, WEIGHTS, RunFolder, find_runs, run_key
+from dosing.runs.folder import CONFIG, DONE, METRICS, WEIGHTS, RunFolder, find_runs
+from tests.support.samples import run_config
 
 TENSORS = {"a": torch.randn(3, 4), "b.c": torch.zeros((), dtype=torch.int64)}
 
@@ -33,7 +35,7 @@ TENSORS = {"a": torch.randn(3, 4), "b.c": torch.zeros((), dtype=torch.int64)}
 @pytest.fixture
 def finished(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "agent" / "data" / "key")
-    write_json(run.path / CONFIG, {"schema": SCHEMA, "agent": "x"})
+    write_json(run.path / CONFIG, run_config().to_json())
     write_tensors(run.path / WEIGHTS, TENSORS, {"step": "3"})
     write_table(run.path / METRICS, {"step": [1, 2], "value": [0.5, 0.25]})
     run.finish()
@@ -179,8 +181,9 @@ def test_a_file_cut_anywhere_is_noticed(name: str, finished: RunFolder) -> None:
 
 def test_a_finished_run_verifies(finished: RunFolder) -> None:
     assert finished.done
-    finished.verify()
-    assert finished.config()["agent"] == "x"
+    verified = finished.verify()
+    assert verified.config == finished.config() == run_config()
+    assert verified.hashes == read_json(finished.path / DONE)
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
@@ -241,26 +244,9 @@ def test_what_is_no_run_folder_is_told_apart(tmp_path: Path) -> None:
 
 def test_only_finished_runs_are_found(finished: RunFolder, tmp_path: Path) -> None:
     other = RunFolder(tmp_path / "agent" / "data" / "other")
-    write_json(other.path / CONFIG, {"schema": SCHEMA})
+    write_json(other.path / CONFIG, run_config().to_json())
     assert find_runs(tmp_path) == [finished]
     assert find_runs(tmp_path / "nowhere") == []
-
-
-# Keys
-
-
-def test_a_key_depends_on_what_decides_the_result_only() -> None:
-    config = {"agent": "x", "seeds": [0, 1], "transform": {"obs_mean": [0.1]}, "versions": {"torch": "1"}}
-    assert run_key(config) == run_key(dict(reversed(config.items())))
-    unimportant = {"versions": {"torch": "2"}, "created": "now", "device": "cuda", "data_file": "elsewhere"}
-    assert run_key(config | unimportant) == run_key(config)
-    for change in (
-        {"agent": "y"},
-        {"seeds": [1, 0]},
-        {"transform": {"obs_mean": [0.1 + 1e-15]}},
-        {"new": None},
-    ):
-        assert run_key(config | change) != run_key(config)
 
 
 # One writer

@@ -27,7 +27,7 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
-from dosing.models.regularisation import Regularisation
+from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
 from dosing.studies import compare as module
@@ -140,11 +140,11 @@ def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: 
     """Networks of other shapes are trained, kept, loaded and evaluated; none is what it was before."""
     plain = small(tmp_path, ["iql"], [visits])
     (run,) = find_runs(tmp_path)
-    assert "regularisation" not in run.config()
+    assert run.config().regularisation == PLAIN
     options = {"layer_norm": [True], "critics": [None, 3]}
     result = small(tmp_path, ["iql"], [visits], regularise=options)
     assert [row.name for row in result.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
-    kept = [r.config().get("regularisation") for r in find_runs(tmp_path) if r != run]
+    kept = [r.config().regularisation.changed() for r in find_runs(tmp_path) if r != run]
     assert sorted(kept, key=len) == [{"layer_norm": True}, {"critics": 3, "layer_norm": True}]
     assert len({row.recommended.value for row in (*plain.rows, *result.rows) if row.sampled}) == 3
     preset = Preset("", regularisation={"dropout": 0.1, "critics": 4})
@@ -235,7 +235,7 @@ def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Pa
     raw = small(tmp_path, ["iql"], [visits], data_options={"scale_reward": False})
     runs = find_runs(tmp_path)
     assert len(runs) == 2
-    assert sorted(run.config()["transform"]["reward_scale"] for run in runs) == pytest.approx(
+    assert sorted(run.config().transform.reward_scale for run in runs) == pytest.approx(
         sorted([1.0, float(cohort().reward.std(dtype=np.float64))])
     )
     rules = [[row for row in result.rows if not row.sampled] for result in (scaled, raw)]
@@ -248,7 +248,7 @@ def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> Non
     assert note == "preset published has nothing for bc: their own defaults were used."
     assert f"note: {note}" in str(result)
     assert read_json(tmp_path / TABLE)["notes"] == [note]
-    assert {run.config()["transform"]["reward_scale"] for run in find_runs(tmp_path)} == {1.0}
+    assert {run.config().transform.reward_scale for run in find_runs(tmp_path)} == {1.0}
 
 
 def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
     outcomes = {
         (config["actor_loss"], config["actor"]): read_outcomes(run.path / EPISODES)
         for run in find_runs(tmp_path)
-        for config in [run.config()["agent_config"]]
+        for config in [run.config().agent_config]
     }
     assert len(result.differences) == 2
     for pair, loss in zip(result.differences, values["fttpo.actor_loss"], strict=True):

@@ -50,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offline(study: Path, tmp_path: Path) -> dict[str, Path]:
     """The runs by agent, in a copy of the study."""
     shutil.copytree(study, tmp_path / "study")
-    return {run.config()["agent"]: run.path for run in find_runs(tmp_path / "study")}
+    return {run.config().agent: run.path for run in find_runs(tmp_path / "study")}
 
 
 def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
@@ -61,7 +61,7 @@ def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
 def folders(study: Path) -> dict[str, RunFolder]:
     """Finished trials of a study by method."""
     result = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
-    return {run.config()["method"]: run for run in result}
+    return {run.config().trial.method: run for run in result}
 
 
 def test_the_command_runs_trials_and_prints_a_table(
@@ -99,7 +99,7 @@ def test_the_command_runs_trials_and_prints_a_table(
     assert table["lines"][0]["after"]["value"] == pytest.approx(
         curves[(curves.method == "direct") & (curves.visits == 96)].recommended.mean()
     )
-    assert [run.config()["agent"] for run in find_runs(study)] == [
+    assert [run.config().agent for run in find_runs(study)] == [
         "iql",
         "spot",
     ]  # trials are no offline runs

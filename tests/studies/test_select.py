@@ -112,7 +112,7 @@ def test_a_rule_of_the_state_is_chosen_and_trained_on_all_patients(tmp_path: Pat
     )
     (run,) = find_runs(tmp_path / "study")
     assert result.run == run
-    assert (run.config()["data"]["patients"], run.config()["agent_config"]["alpha"]) == (40, 2.5)
+    assert (run.config().data.patients, run.config().agent_config["alpha"]) == (40, 2.5)
     written = read_json(tmp_path / "study" / SELECTION)
     assert written["verdict"] == result.verdict
     assert written["chosen"]["agent"] == "td3_bc"
@@ -187,7 +187,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     study = tmp_path / "study"
     result = small(study, ["fttpo", "bc"], data, folds=3)
     runs = [run.config() for run in find_runs(study / FOLDS)]
-    assert sorted((c["agent"], c["data"]["patients"]) for c in runs) == [
+    assert sorted((c.agent, c.data.patients) for c in runs) == [
         *(("bc", n) for n in (4, 5, 5)),
         *(("fttpo", n) for n in (4, 5, 5)),
     ]
@@ -197,7 +197,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     assert sorted(x for part in trained for x in everyone - part) == sorted(everyone)
     doses = [estimated_constant(Trajectories.from_episodes(read_episodes(file))).dose for file in files]
     assert result.validation.doses == pytest.approx(doses)
-    assert {c["data"]["content_hash"] for c in runs} == {
+    assert {c.data.content_hash for c in runs} == {
         read_episodes(file).metadata["content_hash"] for file in files
     }
     assert result.validation.horizon == 24

@@ -24,12 +24,12 @@ from dosing.data.dataset import Dataset
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.runs.files import read_json, read_table, read_tensors, write_json, write_tensors
-from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, WEIGHTS, RunFolder
 from dosing.training import offline
 from dosing.training.compilation import updater
 from dosing.training.offline import TrainingDivergedError, TrainingSettings, train
 from dosing.training.sampler import Lookahead, Sampler
-from tests.support.samples import cohort, dataset, stack
+from tests.support.samples import cohort, dataset, run_config, stack
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = TrainingSettings(steps=35, batch_size=16, log_every=5, checkpoint_every=10)
@@ -40,7 +40,7 @@ every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 
 
 def folder(path: Path) -> RunFolder:
-    write_json(path / CONFIG, {"schema": SCHEMA})
+    write_json(path / CONFIG, run_config().to_json())
     return RunFolder(path)
 
 
