@@ -24,7 +24,7 @@ from dosing.policy import CENTRAL, DosePolicy
 from dosing.runs.files import write_json, write_table, write_tensors
 from dosing.runs.folder import CONFIG, METRICS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.types import Noise
 from tests.support.samples import PROBLEM, has_density, is_bounded, run_config, small, stack
 

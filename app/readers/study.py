@@ -31,7 +31,7 @@ from dosing.runs.folder import (
     find_runs,
 )
 from dosing.studies import data as studies_data
-from dosing.studies import load, naming
+from dosing.studies import loading, naming
 from dosing.studies.comparison_table import Row
 
 Stamp = tuple[int, ...]
@@ -161,7 +161,7 @@ def _config(path: str, stamp: Stamp) -> RunConfig:
 
 @st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
 def _recommender(path: str, stamp: Stamp) -> Recommender:
-    return load.recommender_of(RunFolder(Path(path)))
+    return loading.recommender_of(RunFolder(Path(path)))
 
 
 @st.cache_resource(show_spinner="Reading the recorded visits", max_entries=4)

@@ -38,10 +38,10 @@ from dosing.data.store import read_episodes
 from dosing.policy import in_double
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import RunFolder
-from dosing.studies.compare import compare
+from dosing.studies.comparison import compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.training.offline import TrainingSettings
 from simulator.envs.mujoco import REFERENCES
 

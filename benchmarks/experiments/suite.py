@@ -23,7 +23,7 @@ from benchmarks.report import table
 from benchmarks.speed.processes import ROOT
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.runs.files import read_json, write_atomic
-from dosing.studies.compare import compare
+from dosing.studies.comparison import compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import TABLE
 

@@ -44,7 +44,7 @@ from dosing.recommendation.reasons import STATUSES, Reason
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommender, Rules
 from dosing.runs.folder import RunFolder
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.studies.scenarios import factory_of
 from dosing.types import Problem
 from simulator.cohorts.generate import simulate

@@ -40,7 +40,7 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies.compare import compare
+    from dosing.studies.comparison import compare
 
     comparison = compare(
         arguments.out,

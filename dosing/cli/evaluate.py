@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.runs.folder import RunFolder
     from dosing.studies.comparison_table import render
-    from dosing.studies.evaluate import evaluate_runs, task_notes
+    from dosing.studies.evaluation import evaluate_runs, task_notes
 
     folder = RunFolder(arguments.path)
     rows, rules = evaluate_runs([folder], arguments.patients)

@@ -130,7 +130,7 @@ def add_grid(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of :func:`add_grid`, as ``dosing.studies.compare`` and ``select`` take them.
+    """The arguments of :func:`add_grid`, as ``dosing.studies.comparison`` and ``select`` take them.
 
     Raises:
         UserError: a number of processes or seeds below 1, or an option that is not written NAME=VALUE.

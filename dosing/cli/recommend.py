@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.recommendation.audit_log import shown
     from dosing.recommendation.recommender import recommend
     from dosing.runs.folder import RunFolder
-    from dosing.studies import load
+    from dosing.studies import loading
 
     if (arguments.table is None) != (arguments.out is None):
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
-    recommender = load.recommender_of(RunFolder(arguments.path))
+    recommender = loading.recommender_of(RunFolder(arguments.path))
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
     from dosing.ope.selection import Settings
-    from dosing.studies.select import select
+    from dosing.studies.selection import select
 
     selected = select(
         arguments.out,

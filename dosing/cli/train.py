@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
 
     from dosing.studies.data import obtain_data
     from dosing.studies.grid import regularisations
-    from dosing.studies.train import train_run
+    from dosing.studies.training import train_run
     from dosing.training.offline import TrainingSettings
 
     config_class = agents.find(arguments.agent).config_class()

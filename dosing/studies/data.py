@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
 from dosing.studies.scenarios import factory_for
+from dosing.studies.settings import DataSource
 from simulator import ENV_IDS
+from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate
 from simulator.envs.mujoco import TaskFactory, task_ids
 
@@ -72,25 +75,18 @@ def external_of(
     return None if said == External() else said
 
 
-def obtain_data(
-    source: str,
-    study: Path,
-    *,
-    patients: int,
-    policy: str,
-    seed: int,
-    options: dict[str, Any],
-    external: External | None = None,
-) -> Path:
+def obtain_data(data: DataSource, study: Path) -> Path:
     """Return the file of recorded visits: our own file itself, another program's copied, or a simulation.
 
-    A simulated file is named by everything that decides its content and is not made twice; a copy of another
-    program's visits, with what the user says about them, by its content.
+    A simulated file is named by everything that decides its content, the version of the scenario among it,
+    and is not made twice; a copy of another program's visits, with what the user says about them, by its
+    content.
 
     Raises:
         UserError: neither a file, a Minari data set nor an environment id, the visits are not what they
             should be, or the folder cannot be written.
     """
+    source, cohort, external = data.source, data.cohort, data.external
     if source.startswith(MINARI) or Path(source).is_file():
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
@@ -108,13 +104,22 @@ def obtain_data(
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
-    recipe = {"env": source, "patients": patients, "policy": policy, "seed": seed, "options": options}
+    options = dict(cohort.options)
+    version = scenario_card(source, **options)["version"]
+    recipe = asdict(cohort) | {"env": source, "version": version}
     return _kept(
         study,
-        f"{source.split('/')[-1]}-{patients}",
+        f"{source.split('/')[-1]}-{cohort.patients}",
         ".parquet",
         recipe,
-        lambda: simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options),
+        lambda: simulate(
+            source,
+            patients=cohort.patients,
+            policy=cohort.policy,
+            seed=cohort.seed,
+            progress=True,
+            **options,
+        ),
     )
 
 

@@ -31,7 +31,7 @@ from dosing.errors import UserError
 from dosing.evaluation.best_constant import SEARCH_SEED
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
-from dosing.studies.compare import Comparison, compare
+from dosing.studies.comparison import Comparison, compare
 from dosing.studies.data import external_of
 from dosing.training.offline import TrainingSettings
 from dosing.training.online import OnlineSettings, OnlineStep, OnlineTraining

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dosing.runs.folder import WEIGHTS
-from dosing.studies import compare
+from dosing.studies import comparison
 
 PATIENTS, SEEDS = 3, (0, 1)
 
@@ -20,7 +20,7 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)
         patch.setattr(compare.os, "cpu_count", lambda: 1)  # in this process: no workers to start
-        compare.demo(
+        comparison.demo(
             study,
             seeds=SEEDS,
             steps=100,

@@ -24,7 +24,7 @@ from dosing.recommendation.recommender import recommend
 from dosing.runs.files import sha256
 from dosing.runs.folder import EPISODES, WEIGHTS
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.studies.naming import family_of
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import open_app  # noqa: F401

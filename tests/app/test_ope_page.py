@@ -34,7 +34,7 @@ from dosing.ope.selection import Settings, evaluate_policies
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, EPISODES, EVALUATION
 from dosing.studies.data import episodes_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.selected import SELECTION
 from tests.app.test_agents_page import run
 from tests.app.test_charts import texts

@@ -19,7 +19,7 @@ from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, RunFolder, find_runs
 from dosing.studies.comparison_table import Baseline, Row
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommend_from
+from dosing.studies.loading import recommend_from
 from dosing.studies.naming import TABLE
 from tests.app.test_charts import answer, row
 

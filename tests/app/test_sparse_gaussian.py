@@ -42,7 +42,7 @@ from dosing.runs.folder import DONE, EPISODES, EVALUATION, RunFolder
 from dosing.studies import presets
 from dosing.studies.data import episodes_of
 from dosing.studies.grid import configurations
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.training.offline import TrainingSettings
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words

@@ -15,8 +15,8 @@ from app.charts.target_return import dose_by_target, grid
 from app.theme import GREY, MARKS, NOTICE, SHADE
 from dosing.runs.folder import RunFolder
 from dosing.studies.data import episodes_of, obtain_data
-from dosing.studies.load import policy_of
-from dosing.studies.train import train_run
+from dosing.studies.loading import policy_of
+from dosing.studies.training import train_run
 from dosing.training.offline import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]

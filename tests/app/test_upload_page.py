@@ -22,7 +22,7 @@ from dosing.recommendation.patient_table import wanted
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.safety import StepLimit
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from tests.app.test_pages import run_of, words
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from dosing.evaluation.statistics import Estimate
 from dosing.runs.files import write_json
 from dosing.runs.folder import CONFIG, find_runs
 from dosing.safety import DoseLimits
-from dosing.studies import load
+from dosing.studies import loading
 from simulator.cohorts.posterior import Candidates, bands, difference
 from tests.app.test_charts import texts
 from tests.app.test_pages import ROOT, words
@@ -75,7 +75,7 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert not at.error
     run = next(r for r in find_runs(full_study) if r.config().agent == "iql")
     matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
-    policy = load.policy_of(run)
+    policy = loading.policy_of(run)
     fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(following(policy), 2)
     said = words(at)
     assert f"Mean return **{minus(fixed.mean_return)}**" in said

@@ -24,7 +24,7 @@ from dosing.data.store import write_episodes
 from dosing.runs.files import read_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, EPISODES, METRICS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies import comparison_table, train
+from dosing.studies import comparison_table, training
 from tests.support.samples import ENV, cohort, dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,9 +266,9 @@ def test_a_full_disk_and_a_full_gpu_are_told(
         return fail
 
     words = ["train", FIRST, "--data", study / "visits.parquet", "--out", tmp_path, *TINY]
-    monkeypatch.setattr(train, "train", failing(OSError(28, "No space left on device", "weights")))
+    monkeypatch.setattr(training.offline, "train", failing(OSError(28, "No space left on device", "weights")))
     assert "No space left on device (weights)" in refused(capsys, *words)
-    monkeypatch.setattr(train, "train", failing(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(training.offline, "train", failing(torch.OutOfMemoryError("CUDA out of memory")))
     assert "has no memory for 2 seeds and batches of 16" in refused(capsys, *words)
 
 

@@ -31,7 +31,7 @@ from dosing.recommendation.records import Recommender, Rules, StateEntry
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from tests.support.samples import cohort
 
 FIRST = next(iter(agents.AGENTS))

@@ -30,11 +30,11 @@ from dosing.evaluation.rules import constant
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
-from dosing.studies import compare as module
+from dosing.studies import comparison as module
 from dosing.studies import comparison_table
-from dosing.studies.compare import Comparison, compare
+from dosing.studies.comparison import Comparison, compare
 from dosing.studies.comparison_table import Baseline
-from dosing.studies.evaluate import evaluate_runs
+from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import Preset

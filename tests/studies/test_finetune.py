@@ -19,13 +19,13 @@ from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.runs.files import read_json, read_table, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
-from dosing.studies.evaluate import evaluate_run
+from dosing.studies.evaluation import evaluate_run
 from dosing.studies.finetune import finetune, policy_of_trial
 from dosing.studies.finetune_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.scenarios import factory_of
-from dosing.studies.train import train_run
+from dosing.studies.training import train_run
 from dosing.training.offline import TrainingSettings
 from tests.support.samples import cohort, small
 

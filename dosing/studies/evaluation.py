@@ -28,7 +28,7 @@ from dosing.studies.comparison_table import (
 )
 from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.scenarios import Factory, factory_of
 from simulator.bounds.published import measured

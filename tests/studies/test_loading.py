@@ -11,8 +11,8 @@ import pytest
 
 from dosing.data.store import write_episodes
 from dosing.runs.folder import CONFIG, DONE, RunFolder
-from dosing.studies.load import recommend_from
-from dosing.studies.train import train_run
+from dosing.studies.loading import recommend_from
+from dosing.studies.training import train_run
 from dosing.training.offline import TrainingSettings
 from tests.support.samples import cohort, small
 

@@ -32,7 +32,7 @@ from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, run_jobs
 from dosing.studies.launch import device_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
 from dosing.training.offline import TrainingDivergedError, TrainingSettings

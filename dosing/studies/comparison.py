@@ -23,7 +23,7 @@ from dosing.runs.folder import EPISODES, RunFolder
 from dosing.studies import presets
 from dosing.studies.comparison_table import Difference, Row, difference, render
 from dosing.studies.data import obtain_data
-from dosing.studies.evaluate import evaluate_runs, task_notes
+from dosing.studies.evaluation import evaluate_runs, task_notes
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, run_jobs
 from dosing.studies.launch import device_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,14 +25,16 @@ from dosing import __version__
 from dosing.data.dataset import Dataset, Transform, dose_limits
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
-from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.recommendation.novelty import keep_monitor
 from dosing.runs.config import DataReference, EnvironmentReference, RunConfig
 from dosing.runs.files import write_json
 from dosing.runs.folder import CARD, CONFIG, RunFolder
+from dosing.studies.data import obtain_data
 from dosing.studies.launch import device_of, progress_bar
 from dosing.studies.scenarios import factory_for
-from dosing.training.offline import TrainingSettings, train
+from dosing.studies.settings import AgentSetup, DataSource
+from dosing.training import offline
+from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
 
@@ -47,17 +49,48 @@ def _versions(episodes: Episodes) -> dict[str, Any]:
     }
 
 
+def train(
+    study: Path | str,
+    agent: AgentSetup | str,
+    data: DataSource | Path | str,
+    *,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    milestones: Sequence[int] = (),
+    device: str = "auto",
+) -> RunFolder:
+    """Train one agent on recorded visits, or continue, or find it finished.
+
+    Args:
+        study: study folder.
+        agent: registry key, or an agent with its configuration.
+        data: file of recorded visits, ``minari:ID``, or the id of an environment that is simulated once.
+        seeds: trained together.
+        training: length and batch size; None is the usual.
+        milestones: updates after which weights are kept.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The run's folder, named by everything that decides the result.
+
+    Raises:
+        UserError: bad data, settings, folder or device; the training diverged.
+    """
+    training = training or TrainingSettings()
+    training.check()
+    setup = agent if isinstance(agent, AgentSetup) else AgentSetup(agent)
+    file = obtain_data(DataSource.of(data), Path(study))
+    return train_run(setup, file, Path(study), seeds, training, device, milestones=milestones)
+
+
 def train_run(
-    agent: str,
-    agent_config: Any,
+    setup: AgentSetup,
     data: Path,
     study: Path,
     seeds: Sequence[int],
     settings: TrainingSettings,
     device: str = "auto",
     *,
-    data_options: Mapping[str, Any] | None = None,
-    regularisation: Regularisation = PLAIN,
     milestones: Sequence[int] = (),
     position: int = 0,
 ) -> RunFolder:
@@ -68,15 +101,12 @@ def train_run(
     one is trained again from its start.
 
     Args:
-        agent: registry key.
-        agent_config: its configuration object.
+        setup: the agent.
         data: file of recorded visits.
         study: study folder.
         seeds: S seeds, trained together.
         settings: length and batch size.
         device: ``auto``, ``cpu`` or ``cuda``.
-        data_options: see ``Transform.fit``; evaluation is in the world's units whatever they are.
-        regularisation: what networks and updates have beyond the method.
         milestones: updates after which weights are kept.
         position: line of the progress bar.
 
@@ -87,24 +117,24 @@ def train_run(
     episodes = read_episodes(data)
     if episodes.metadata.get("env_options", {}).get("cohort") == "evaluation":
         raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
-    transform = Transform.fit(episodes, **(data_options or {}))
+    transform = Transform.fit(episodes, **setup.data_options)
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = factory_for(episodes.metadata)
     problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
     stack = agents.build(
-        agent,
-        agent_config,
+        setup.agent,
+        setup.config,
         problem,
         seeds,
         device=place,
         precision=settings.precision,
-        regularisation=regularisation,
+        regularisation=setup.regularisation,
     )
     meta = episodes.metadata
     env = EnvironmentReference(meta["env_id"], meta.get("env_options", {})) if factory else None
     config = RunConfig(
-        agent=agent,
-        agent_config=json.loads(json.dumps(asdict(agent_config))),
+        agent=setup.agent,
+        agent_config=json.loads(json.dumps(asdict(setup.config))),
         seeds=tuple(seeds),
         problem=problem,
         transform=transform,
@@ -112,7 +142,7 @@ def train_run(
         data=DataReference(data.stem, meta["content_hash"], len(episodes), len(np.unique(episodes.episode))),
         training=asdict(settings),
         env=env,
-        regularisation=regularisation,
+        regularisation=setup.regularisation,
         obs_names=tuple(meta.get("obs_names") or ()),
         obs_units=tuple(meta.get("obs_units") or ()),
         dose_name=meta.get("dose_name", "dose"),
@@ -121,7 +151,7 @@ def train_run(
         threads=torch.get_num_threads(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    run = RunFolder(study / agent / data.stem / config.key)
+    run = RunFolder(study / setup.agent / data.stem / config.key)
     config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
     with run.lock():
         if run.done and not run.lacking(settings.before_end(milestones)):
@@ -131,9 +161,9 @@ def train_run(
         keep_monitor(run.path, episodes)
         if meta.get("card"):
             write_json(run.path / CARD, meta["card"])
-        with progress_bar(settings.steps, f"train {agent} x {len(seeds)} seeds", "update", position) as bar:
+        with progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position) as bar:
             try:
-                train(stack, dataset, run, settings, milestones=milestones, progress=bar)
+                offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
