@@ -38,7 +38,7 @@ from dosing.data.store import read_episodes
 from dosing.policy import in_double
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import RunFolder
-from dosing.studies.comparison import compare
+from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
 from dosing.studies.loading import policy_of
@@ -81,14 +81,11 @@ def one(path: Path, task: str, quality: str, options: argparse.Namespace) -> dic
     keep = sorted({max(1, round(share * options.updates)) for share in MOVES[:-1]})
     rows = compare(
         study,
-        options.agents,
-        [path],
-        preset=f"d4rl-mujoco/{task}-{QUALITIES[quality]}",
-        settings=settings,
+        Grid(tuple(options.agents), settings, f"d4rl-mujoco/{task}-{QUALITIES[quality]}"),
+        DataSource(str(path), external=external_of(ENVS[task], {})),
         seeds=range(options.seeds),
         training=TrainingSettings(steps=options.updates),
         milestones=keep if options.moves else (),
-        external=external_of(ENVS[task], {}),
     ).rows
     data = read_episodes(next((study / "data").glob("*.hdf5")))
     returns = np.array([data.reward[data.episode == k].sum() for k in np.unique(data.episode)])

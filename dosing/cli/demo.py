@@ -34,7 +34,7 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies import comparison, mujoco_data
+    from dosing.studies import Cohort, comparison, mujoco_data
 
     seeds = options.seed_range(arguments.seeds)
     if arguments.data is not None:
@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             arguments.out,
             seeds=seeds,
             steps=2000 if arguments.steps is None else arguments.steps,
-            patients=arguments.patients,
-            variant=arguments.variant,
+            cohort=Cohort(arguments.patients, options={"variant": arguments.variant}),
             device=arguments.device,
         )
     print(comparison)

@@ -185,11 +185,11 @@ class TrialLog:
         }
 
     def tables(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
-        """Columns of ``episodes`` and ``curve``."""
+        """Columns of ``treated`` and ``curve``."""
         whole = ("seed", "ended_at", "visits", "patients")
         result = {}
         for name, rows, columns in (
-            ("episodes", self.episodes, EPISODE_COLUMNS),
+            ("treated", self.episodes, EPISODE_COLUMNS),
             ("curve", self.curve, CURVE_COLUMNS),
         ):
             values = np.array(rows, dtype=np.float64).reshape(-1, len(columns)).T

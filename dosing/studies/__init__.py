@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dosing.studies.comparison import Comparison, compare
+    from dosing.studies.compared import Comparison
+    from dosing.studies.comparison import compare
     from dosing.studies.evaluation import evaluate
     from dosing.studies.loading import load, recommend
     from dosing.studies.selected import Selected
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Comparison": "dosing.studies.comparison",
+    "Comparison": "dosing.studies.compared",
     "Selected": "dosing.studies.selected",
     "TrainingSettings": "dosing.training.offline",
     "compare": "dosing.studies.comparison",

@@ -10,70 +10,36 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import agents
-from dosing.data.external import External
+import agents as registry
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.runs.files import write_json
 from dosing.runs.folder import EPISODES, RunFolder
 from dosing.studies import presets
-from dosing.studies.comparison_table import Difference, Row, difference, render
+from dosing.studies.compared import Comparison, Difference, difference
+from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
-from dosing.studies.evaluation import evaluate_runs, task_notes
+from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, run_jobs
-from dosing.studies.launch import device_of
 from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
+from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found.
-
-    Attributes:
-        rows: one per run, then those of reference rules and ceilings.
-        differences: one per pair of runs that a preset sets side by side.
-        notes: what a reader of the table has to know, such as runs that diverged and are not in it.
-    """
-
-    rows: tuple[Row, ...]
-    differences: tuple[Difference, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Return the table, the differences and the notes as text."""
-        notes = [f"note: {note}" for note in self.notes]
-        head = ["paired by patient, with 95 % intervals:"] if self.differences else []
-        return "\n".join([render(self.rows), *head, *map(str, self.differences), *notes])
 
 
 def compare(
     study: Path | str,
-    names: Sequence[str],
-    data: Sequence[str | Path],
+    agents: Grid | str | Sequence[str],
+    data: DataSource | Path | str | Sequence[DataSource | Path | str],
     *,
-    patients: int = 50,
-    policy: str = "uniform",
-    data_seed: int = 0,
-    env_options: Mapping[str, Any] | None = None,
-    families: Sequence[str] = (),
-    settings: Mapping[str, Sequence[Any]] | None = None,
-    preset: str | None = None,
     seeds: Sequence[int] = range(5),
     training: TrainingSettings | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    regularise: Mapping[str, Sequence[Any]] | None = None,
     milestones: Sequence[int] = (),
-    device: str = "auto",
     evaluation_patients: int | None = None,
-    workers: int | None = None,
-    external: External | None = None,
+    resources: Resources | None = None,
 ) -> Comparison:
     """Train and evaluate agents on the same visits; write ``table.json`` and ``curves.parquet``.
 
@@ -81,82 +47,38 @@ def compare(
 
     Args:
         study: study folder.
-        names: registry keys, or ``["all"]``.
-        data: files of recorded visits or ``minari:ID``, or environment ids that are simulated once and kept
-            in the study.
-        patients: simulated per environment id.
-        policy: rule that doses them.
-        data_seed: seed of the simulated patients.
-        env_options: options of the environments.
-        families: policy families to cross with every agent that has the choice.
-        settings: changes to configurations, see :func:`configurations`.
-        preset: named settings, see ``dosing.studies.presets``; whatever is given besides wins over them.
+        agents: registry keys, ``"all"``, or a grid of their settings.
+        data: one source of recorded visits or several: files, ``minari:ID``, or environment ids that are
+            simulated once and kept in the study.
         seeds: trained together in every run.
         training: length and batch size; None takes the preset's.
-        data_options: see ``Transform.fit``; they win over the preset's.
-        regularise: options of ``dosing.models.regularisation`` to the values they take in turn; they win over
-            the preset's.
         milestones: further updates at which every run is evaluated.
-        device: ``auto``, ``cpu`` or ``cuda``.
         evaluation_patients: new patients per seed; None is each scenario's own number.
-        workers: see :func:`run_jobs`.
-        external: what files of other programs do not say themselves.
+        resources: where it is computed.
 
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, chosen = Path(study), presets.find(preset)
+    study, grid, resources = Path(study), Grid.of(agents), resources or Resources()
+    chosen, launcher = presets.find(grid.preset), resources.launcher()
     training = training or TrainingSettings(**chosen.training)
     training.check()
     keep = training.before_end(milestones)
-    device_of(device)
-    regularised = regularisations(regularise or {}, chosen)
     left_out: dict[str, str] = {}
-    configured = configurations(names, families, settings or {}, chosen, regularised, training, left_out)
-    files = [
-        obtain_data(
-            str(source),
-            study,
-            patients=patients,
-            policy=policy,
-            seed=data_seed,
-            options=dict(env_options or {}),
-            external=external,
-        )
-        for source in data
-    ]
-    own = {file: evaluable(file).patients for file in files}
-    asked = own if evaluation_patients is None else dict.fromkeys(files, evaluation_patients)
+    setups = _setups(grid, chosen, training, left_out)
+    files = [obtain_data(source, study) for source in DataSource.several(data)]
+    asked = {file: evaluable(file).patients for file in files}
+    if evaluation_patients is not None:
+        asked = dict.fromkeys(files, evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
     jobs = [
-        Job(
-            name,
-            config,
-            file,
-            study,
-            tuple(seeds),
-            training,
-            device,
-            asked[file],
-            keep,
-            chosen.data_of(name) | dict(data_options or {}),
-            regularisation,
-        )
+        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
         for file in files
-        for name, config in configured
-        for regularisation in regularised
+        for setup in setups
     ]
-    results = run_jobs(jobs, workers)
-    notes = [
-        f"{agents.find(job.agent).title} on {job.data.stem} is not in the table: {result}"
-        for job, result in zip(jobs, results, strict=True)
-        if isinstance(result, TrainingDivergedError)
-    ]
-    notes += [f"{agents.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
-    unknown = [name for name in dict.fromkeys(name for name, _ in configured) if not chosen.knows(name)]
-    if preset is not None and unknown:
-        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    results = list(run_jobs(jobs, launcher))
+    notes = _notes(jobs, results, left_out, grid.preset)
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
@@ -166,27 +88,54 @@ def compare(
         if here := [run for run in runs if run.path.parent.name == file.stem]:
             of_runs, of_rules = evaluate_runs(here, asked[file])
             rows, rules = rows + of_runs, rules + of_rules
-            notes += task_notes(here, of_runs)
-            if (baseline := of_runs[0].baseline) and baseline.missing:
-                notes.append(f"no constant dose is estimated from {file.stem}: {baseline.missing}")
+            notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
-    matches = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
-    table = {
-        "rows": [row.to_json() for row in matches.rows],
-        "runs": [os.path.relpath(run.path, study) for run in runs],
-        "differences": [dataclasses.asdict(pair) for pair in pairs],
-        "notes": notes,
-    }
+    result = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
-    write_json(study / TABLE, table)
-    return matches
+    write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
+    return result
+
+
+def _setups(
+    grid: Grid, preset: presets.Preset, training: TrainingSettings, left_out: dict[str, str]
+) -> list[AgentSetup]:
+    """Every agent of the grid as it is trained; who of all cannot work goes to ``left_out``, with why."""
+    regularised = regularisations(grid.regularise, preset)
+    return [
+        AgentSetup(name, config, regularisation, preset.data_of(name) | dict(grid.data_options))
+        for name, config in configurations(grid, preset, regularised, training, left_out)
+        for regularisation in regularised
+    ]
+
+
+def _notes(
+    jobs: Sequence[Job],
+    results: Sequence[RunFolder | TrainingDivergedError],
+    left_out: Mapping[str, str],
+    preset: str | None,
+) -> list[str]:
+    """What is not in the table, and whom the preset does not know."""
+    notes = [
+        f"{registry.find(job.setup.agent).title} on {job.data.stem} is not in the table: {result}"
+        for job, result in zip(jobs, results, strict=True)
+        if isinstance(result, TrainingDivergedError)
+    ]
+    notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
+    names = dict.fromkeys(job.setup.agent for job in jobs)
+    unknown = [name for name in names if not presets.find(preset).knows(name)]
+    if preset is not None and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    return notes
 
 
 def _differences(
     jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
 ) -> list[Difference]:
     """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
-    done = {(j.agent, j.data, j.regularisation, j.config): r for j, r in zip(jobs, results, strict=True)}
+    done = {
+        (j.setup.agent, j.data, j.setup.regularisation, j.setup.config): r
+        for j, r in zip(jobs, results, strict=True)
+    }
     pairs: list[tuple[RunFolder, RunFolder]] = []
     for (*same, config), first in done.items():
         distribution = contrast.of(type(config))
@@ -212,8 +161,7 @@ def demo(
     *,
     seeds: Sequence[int],
     steps: int,
-    patients: int,
-    variant: str,
+    cohort: Cohort,
     device: str,
     evaluation_patients: int = 1000,
 ) -> Comparison:
@@ -221,11 +169,9 @@ def demo(
     return compare(
         study,
         ("fttpo", "iql"),
-        ("dosing/Treatment-v0",),
-        patients=patients,
-        env_options={"variant": variant},
+        DataSource("dosing/Treatment-v0", cohort),
         seeds=seeds,
         training=TrainingSettings(steps=steps),
-        device=device,
         evaluation_patients=evaluation_patients,
+        resources=Resources(device),
     )

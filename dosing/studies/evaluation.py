@@ -12,11 +12,12 @@ import numpy as np
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.evaluation import rollout
 from dosing.evaluation.outcomes import read_outcomes, write_outcomes
-from dosing.evaluation.rollout import evaluate
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
+from dosing.studies.compared import Comparison
 from dosing.studies.comparison_table import (
     Baseline,
     References,
@@ -30,9 +31,39 @@ from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
-from dosing.studies.scenarios import Factory, factory_of
+from dosing.studies.scenarios import factory_of
 from simulator.bounds.published import measured
-from simulator.envs.mujoco import REFERENCES, TaskFactory
+from simulator.envs.tasks import TaskFactory
+from simulator.scenarios import EvaluationFactory
+
+
+def evaluate(
+    runs: RunFolder | Path | str | Sequence[RunFolder | Path | str], patients: int | None = None
+) -> Comparison:
+    """Evaluate finished runs on new simulated patients, beside reference rules on the same patients.
+
+    Args:
+        runs: one run folder or several, of one data set and with the same seeds.
+        patients: new patients per seed; None is the scenario's own number.
+
+    Returns:
+        One row per run, then the reference rules and ceilings; notes on the task.
+
+    Raises:
+        UserError: a run is unfinished or damaged, or they are of different data sets, scenarios or seeds.
+    """
+    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
+    folders = [run if isinstance(run, RunFolder) else RunFolder(Path(run)) for run in several]
+    rows, rules = evaluate_runs(folders, patients)
+    return Comparison((*rows, *rules), notes=(*task_notes(folders, rows), *baseline_notes(rows)))
+
+
+def baseline_notes(rows: Sequence[Row]) -> list[str]:
+    """Why the rows of one data set have no constant dose to be compared with; empty where they have one."""
+    baseline = rows[0].baseline
+    if baseline is None or not baseline.missing:
+        return []
+    return [f"no constant dose is estimated from {rows[0].data}: {baseline.missing}"]
 
 
 def evaluate_run(
@@ -61,13 +92,13 @@ def evaluate_run(
     with progress_bar(
         2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position
     ) as bar:
-        outcomes = evaluate(policy, factory, patients, progress=bar)
+        outcomes = rollout.evaluate(policy, factory, patients, progress=bar)
     write_outcomes(episodes, outcomes)
     write_json(record, wanted | {"episodes": sha256(episodes)})
 
 
 def references_for(
-    study: Path, factory: Factory | TaskFactory, episodes: Episodes, seeds: Sequence[int], patients: int
+    study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
     decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
@@ -122,7 +153,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
 
 
 def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
-    """What is said beside the returns of MuJoCo tasks: normalised scores and lengths of episodes.
+    """What is said beside returns where episodes may end early: normalised scores and lengths.
 
     Args:
         runs: of one data set.
@@ -134,7 +165,7 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
     visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
     lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
     notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
-    if reference := REFERENCES.get(factory.env_id):
+    if reference := factory.reference:
         score = reference.score
         scores = [
             f"{row.name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -42,12 +41,14 @@ from dosing.runs.files import read_tensors, sha256, write_json
 from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
 from dosing.studies.finetune_table import TRIALS, Report, report_on, write_starts
-from dosing.studies.launch import device_of, in_processes
+from dosing.studies.launch import device_of
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
-from dosing.studies.scenarios import Factory, factory_of
+from dosing.studies.scenarios import factory_of
+from dosing.studies.settings import Resources
 from dosing.training.offline import TrainingDivergedError
-from simulator.envs.mujoco import TaskFactory, task_ids
+from simulator.envs.tasks import TaskFactory
+from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
 
 
 def patients_of(
-    factory: Factory | TaskFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
+    factory: EvaluationFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
 ) -> PatientsUnderTreatment:
     """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial.
 
@@ -122,25 +123,19 @@ def patients_of(
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
 
     def make(count: int) -> VectorEnv[Any, Any, Any]:
-        return gymnasium.make_vec(
-            factory.env_id,
-            num_envs=count,
-            vectorization_mode="vector_entry_point",
-            cohort="train",
-            **factory.options,
-        )
+        return factory.cohort(count, cohort="train")
 
     return Waves(make, seeds, patients, factory.limits, int(meta.get("seed") or 0))
 
 
-def _factory(job: TrialJob) -> Factory | TaskFactory:
+def _factory(job: TrialJob) -> EvaluationFactory:
     """Where the trial takes place: the environment of the data unless another is named."""
     if job.env_id is None:
         factory = factory_of(RunFolder(job.run))
         env_id, options = factory.env_id, factory.options | dict(job.env_options)
     else:
         env_id, options = job.env_id, dict(job.env_options)
-    return TaskFactory(env_id, options) if env_id in task_ids() else Factory.of(env_id, options)
+    return evaluation_factory(env_id, options)
 
 
 def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDivergedError:
@@ -252,12 +247,10 @@ def finetune(
     *,
     study: Path | None = None,
     settings: TrialSettings | None = None,
-    env_id: str | None = None,
-    env_options: Mapping[str, Any] | None = None,
+    env: EnvironmentReference | Mapping[str, Any] | None = None,
     seeds: int | None = None,
     evaluation_patients: int | None = None,
-    device: str = "auto",
-    workers: int | None = None,
+    resources: Resources | None = None,
 ) -> Report:
     """Run trials side by side; write ``trials/table.json`` and ``trials/curves.parquet``.
 
@@ -268,12 +261,10 @@ def finetune(
         runs: finished offline runs of one data set.
         study: study folder; None is that of the first run.
         settings: see ``dosing.finetuning.method.TrialSettings``.
-        env_id: environment of the trial; None is that of the data.
-        env_options: options of it; on top of the data's where ``env_id`` is None.
+        env: environment of the trial, or options that the environment of the data gets besides.
         seeds: see :func:`start_of`.
         evaluation_patients: per seed; None is the scenario's own number.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes; see ``dosing.studies.launch.in_processes``.
+        resources: where it is computed.
 
     Raises:
         UserError: bad input, a method that can start from none of the runs, or a failed trial.
@@ -283,15 +274,18 @@ def finetune(
     chosen = list(finetuning.METHODS) if list(methods) == ["all"] else list(dict.fromkeys(methods))
     if not runs:
         raise UserError("a trial starts from a finished run: give --run.")
+    resources = resources or Resources()
+    device, launcher = resources.device, resources.launcher()
     starts = _starts(runs, seeds, device)
     study = runs[0].resolve().parents[2] if study is None else study
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
-    options = dict(env_options or {})
+    env_id = env.id if isinstance(env, EnvironmentReference) else None
+    options = dict(env.options if isinstance(env, EnvironmentReference) else env or {})
     jobs = [
         TrialJob(name, path, study, settings, env_id, options, seeds, evaluation_patients, device)
         for name, path in pairs
     ]
-    results = in_processes(conduct_trial, jobs, device, workers)
+    results = list(launcher.map(conduct_trial, jobs))
     done = [(job, result) for job, result in zip(jobs, results, strict=True) if isinstance(result, RunFolder)]
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, TrainingDivergedError):
@@ -305,7 +299,7 @@ def finetune(
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
     first = list({job.run: job for job, _ in done}.values())
-    outcomes = in_processes(evaluate_start, first, device, workers)
+    outcomes = list(launcher.map(evaluate_start, first))
     write_starts(study, {job.run: matches for job, matches in zip(first, outcomes, strict=True)})
     return report_on(study, finished, notes)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import agents
 from dosing.errors import UserError
 from dosing.policy import DosePolicy
+from dosing.recommendation import recommender
 from dosing.recommendation.novelty import monitor_of
-from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender, Rules
 from dosing.runs.files import read_json, read_tensors
 from dosing.runs.folder import CARD, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder, VerifiedRun
@@ -73,11 +74,28 @@ def recommender_of(run: RunFolder, device: str = "cpu") -> Recommender:
     return Recommender(policy, rules, monitor, note, provenance(verified))
 
 
-def recommend_from(
-    run: RunFolder, state: Sequence[Any], current: Sequence[Any] | None = None
+def load(run: RunFolder | Path | str, device: str = "cpu") -> Recommender:
+    """The guarded recommender of a run folder; see :func:`recommender_of`."""
+    return recommender_of(run if isinstance(run, RunFolder) else RunFolder(Path(run)), device)
+
+
+def recommend(
+    run: RunFolder | Path | str, state: Sequence[Any], current: Sequence[Any] | None = None
 ) -> Recommendation:
-    """Recommend a dose from a run folder, through the guarded recommender."""
-    return recommend(recommender_of(run), state, current)
+    """Recommend a dose from a run folder, through the guarded recommender.
+
+    Args:
+        run: folder of a finished run.
+        state: the O observed numbers of one visit, as measured.
+        current: the A doses that are given now, where the rules ask for them.
+
+    Returns:
+        The dose with its limits and reasons, or why there is none; bad states are refused in it.
+
+    Raises:
+        UserError: the run is unfinished or damaged, or its monitor is of other data.
+    """
+    return recommender.recommend(load(run), state, current)
 
 
 def provenance(run: VerifiedRun) -> dict[str, Any]:

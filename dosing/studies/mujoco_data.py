@@ -31,12 +31,15 @@ from dosing.errors import UserError
 from dosing.evaluation.best_constant import SEARCH_SEED
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
-from dosing.studies.comparison import Comparison, compare
+from dosing.studies.compared import Comparison
+from dosing.studies.comparison import compare
 from dosing.studies.data import external_of
+from dosing.studies.settings import DataSource, Grid, Resources
 from dosing.training.offline import TrainingSettings
 from dosing.training.online import OnlineSettings, OnlineStep, OnlineTraining
 from dosing.types import Problem
-from simulator.envs.mujoco import QUALITIES, REFERENCES, TaskFactory, episode_seed, make_task
+from simulator.envs.mujoco import QUALITIES, REFERENCES
+from simulator.envs.tasks import TaskFactory, episode_seed, make_task
 
 TARGETS = {"medium": 1.0 / 3.0, "expert": 0.9}
 """Share of the way from random to expert at which training stops."""
@@ -174,13 +177,11 @@ def demo(
         external = external_of(DEMO.env_id, {})
     return compare(
         study,
-        ("fttpo", "iql"),
-        (source,),
+        Grid(("fttpo", "iql"), {"discount": [DISCOUNT]}),
+        DataSource(source, external=external),
         seeds=seeds,
-        settings={"discount": [DISCOUNT]},
         training=TrainingSettings(steps=DEMO_STEPS if steps is None else steps),
-        device=device,
-        external=external,
+        resources=Resources(device),
     )
 
 

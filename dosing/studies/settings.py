@@ -42,7 +42,9 @@ class DataSource:
         return source if isinstance(source, DataSource) else cls(str(source))
 
     @classmethod
-    def several(cls, sources: DataSource | str | Path | Sequence[DataSource | str | Path]) -> list[DataSource]:
+    def several(
+        cls, sources: DataSource | str | Path | Sequence[DataSource | str | Path]
+    ) -> list[DataSource]:
         """From one source or more."""
         one = isinstance(sources, DataSource | str | Path)
         return [cls.of(source) for source in ((sources,) if one else sources)]  # type: ignore[arg-type, union-attr]
@@ -59,7 +61,7 @@ class AgentSetup:
     regularisation: Regularisation = PLAIN
     """What networks and updates have beyond the method."""
     data_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of ``dosing.data.dataset.Transform.fit``; evaluation is in the world's units whatever they are."""
+    """Options of ``dosing.data.dataset.Transform.fit``; evaluation is in the world's units in any case."""
 
     def __post_init__(self) -> None:
         """Look the agent up.

@@ -161,7 +161,9 @@ def train_run(
         keep_monitor(run.path, episodes)
         if meta.get("card"):
             write_json(run.path / CARD, meta["card"])
-        with progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position) as bar:
+        with progress_bar(
+            settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position
+        ) as bar:
             try:
                 offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
             except torch.OutOfMemoryError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.rng import draw, draw_indices
+from dosing.types import Noise
 
 BLOCK = 64
 """Updates whose indices and noise are drawn together; part of the definition of the random streams."""
@@ -21,6 +22,21 @@ BLOCK = 64
 
 VISITS = 1 << 20
 """Number of the noise that draws visits, whatever an agent draws besides."""
+
+
+def noise_block(
+    seeds: Sequence[int],
+    plan: Mapping[str, Noise],
+    block: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """What the updates of one block draw, by name: ``[BLOCK, S, ...]``."""
+    return {
+        name: draw(seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+        for number, (name, (distribution, rest)) in enumerate(plan.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -265,10 +281,7 @@ class Sampler:
             self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
         if self._chosen is not None:
             self._index = self._chosen[self._index]
-        self._noise = {
-            name: draw(self.seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
-            for number, (name, (distribution, rest)) in enumerate(self._noise_plan.items())
-        }
+        self._noise = noise_block(self.seeds, self._noise_plan, block, device=device, dtype=dtype)
         if self.lookahead.n_step > 1:
             uniform = None
             if self.lookahead.draws:

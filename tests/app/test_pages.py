@@ -19,7 +19,7 @@ from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, RunFolder, find_runs
 from dosing.studies.comparison_table import Baseline, Row
 from dosing.studies.data import episodes_of
-from dosing.studies.loading import recommend_from
+from dosing.studies.loading import recommend
 from dosing.studies.naming import TABLE
 from tests.app.test_charts import answer, row
 
@@ -85,7 +85,7 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
     row = int(((episodes.episode == 2) & (episodes.step == 6)).argmax())
     expected = []
     for agent in ("fttpo", "iql"):
-        result = recommend_from(run_of(full_study, agent), episodes.obs[row].tolist())
+        result = recommend(run_of(full_study, agent), episodes.obs[row].tolist())
         assert result.dose is not None
         expected.append(number(result.dose[0]))
     assert doses(at) == expected
@@ -165,7 +165,7 @@ def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, t
 def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
     state = [0.5, -0.25, 0, 1, 0, 0, 0.125, -1]
     at = open_app(full_study, state_from="typed numbers", numbers=" ".join(map(str, state)))
-    result = recommend_from(run_of(full_study, "fttpo"), state)
+    result = recommend(run_of(full_study, "fttpo"), state)
     assert result.dose is not None
     assert doses(at)[0] == number(result.dose[0])
     assert len(at.get("plotly_chart")) == 1  # no episode: nobody recorded one

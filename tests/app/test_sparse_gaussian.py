@@ -39,7 +39,7 @@ from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, paired
 from dosing.models.regularisation import PLAIN
 from dosing.runs.config import DataReference
 from dosing.runs.folder import DONE, EPISODES, EVALUATION, RunFolder
-from dosing.studies import presets
+from dosing.studies import Grid, presets
 from dosing.studies.data import episodes_of
 from dosing.studies.grid import configurations
 from dosing.studies.loading import recommender_of
@@ -95,7 +95,7 @@ def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings
 def test_the_command_that_is_named_trains_such_a_pair() -> None:
     preset = presets.find(CONTRAST)
     training = TrainingSettings(**preset.training)
-    made = configurations(["all"], (), {}, preset, [PLAIN], training)
+    made = configurations(Grid(("all",)), preset, [PLAIN], training)
     runs = [run(agent, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
     sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
     assert len(sparse) == len(gaussian) > 0

@@ -30,16 +30,15 @@ from dosing.evaluation.rules import constant
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
+from dosing.studies import Comparison, Grid, Resources, compare, comparison_table
 from dosing.studies import comparison as module
-from dosing.studies import comparison_table
-from dosing.studies.comparison import Comparison, compare
 from dosing.studies.comparison_table import Baseline
 from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import Preset
-from dosing.studies.scenarios import Factory
 from dosing.training.offline import TrainingSettings
+from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,9 +60,11 @@ def visits(tmp_path: Path) -> Path:
 
 def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: Any) -> Comparison:
     """A comparison of a progress, in this process."""
-    options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4, "workers": 1} | options
+    options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4} | options
     options["settings"] = SMALL | options.get("settings", {})
-    return compare(study, names, data, device="cpu", **options)
+    fields = [field.name for field in dataclasses.fields(Grid)]
+    grid = Grid(tuple(names), **{name: options.pop(name) for name in fields if name in options})
+    return compare(study, grid, data, resources=Resources("cpu", workers=1), **options)
 
 
 # Settings
@@ -71,7 +72,10 @@ def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: An
 
 def test_several_values_of_settings_are_crossed() -> None:
     result = configurations(
-        ["fttpo", "bc"], [], {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]}
+        Grid(
+            ("fttpo", "bc"),
+            {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]},
+        )
     )
     own = [(c.q_proposal, c.temperature) for name, c in result if name == "fttpo"]
     assert own == [(1.0, 0.1), (1.0, 1.0), (2.5, 0.1), (2.5, 1.0)]
@@ -81,14 +85,14 @@ def test_several_values_of_settings_are_crossed() -> None:
 
 
 def test_one_value_written_twice_is_one_run() -> None:
-    result = configurations(["bc", "bc"], ["beta", "beta"], {"learning_rate": [1, 1.0]})
+    result = configurations(Grid(("bc", "bc"), {"learning_rate": [1, 1.0]}, families=("beta", "beta")))
     assert [(name, c.policy_family, c.learning_rate) for name, c in result] == [("bc", "beta", 1.0)]
 
 
 def test_a_setting_of_one_agent_wins_over_one_of_all() -> None:
     for order in (("discount", "iql.discount"), ("iql.discount", "discount")):
         values = {"discount": [0.5], "iql.discount": [0.7]}
-        result = configurations(["iql", "sql"], [], {key: values[key] for key in order})
+        result = configurations(Grid(("iql", "sql"), {key: values[key] for key in order}))
         assert [c.discount for _, c in result] == [0.7, 0.5]
 
 
@@ -109,7 +113,7 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_runs(
     name: str, settings: dict[str, list[Any]], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        configurations([name], [], settings)
+        configurations(Grid((name,), settings))
 
 
 def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_path: Path) -> None:
@@ -204,7 +208,7 @@ def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_pat
         assert (
             own.name == f"constant dose {baseline.dose:.3f} estimated from the {baseline.patients} patients"
         )
-        given = rollout(Factory.of(ENV, {}), constant(baseline.dose), (0, 1), 4).returns
+        given = rollout(CohortFactory(ENV, {}), constant(baseline.dose), (0, 1), 4).returns
         assert own.recommended.value == pytest.approx(given.mean())
         returns = read_outcomes(runs[data].path / EPISODES)["recommended"].returns
         gain = (returns - given).mean(1)
@@ -440,7 +444,9 @@ def test_the_readmes_script_goes_from_data_to_table(
     assert len(script.splitlines()) <= 15
     for stands, small_one in (
         ('"runs/script"', repr(str(tmp_path / "study"))),
-        ('settings={"', 'patients=3, evaluation_patients=4, workers=1, settings={"hidden": [(8, 8)], "'),
+        ('{"fttpo.q_proposal"', '{"hidden": [(8, 8)], "fttpo.q_proposal"'),
+        ('"dosing/Treatment-v0",', 'DataSource("dosing/Treatment-v0", Cohort(3)), evaluation_patients=4,'),
+        ("import Grid", "import Cohort, DataSource, Grid"),
         ("range(5)", "range(2)"),
         ("steps=2000", "steps=12"),
     ):
@@ -457,11 +463,11 @@ def test_the_readmes_script_goes_from_data_to_table(
 def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason() -> None:
     (options,) = regularisations({"prior": ["constant_dose"], "dose_quadratic": [True]})
     left_out: dict[str, str] = {}
-    result = configurations(["all"], [], {}, None, (options,), None, left_out)
+    result = configurations(Grid(("all",)), None, (options,), None, left_out)
     assert "ifql" in left_out
     assert "prior dose" in left_out["ifql"]
     assert {name for name, _ in result} == set(agents.AGENTS) - set(left_out)
     with pytest.raises(UserError, match="prior dose"):  # named, it is not left out in silence
-        configurations(["ifql"], [], {}, None, (options,), None, {})
+        configurations(Grid(("ifql",)), None, (options,), None, {})
     with pytest.raises(UserError, match=r"discount must be between 0 and 1, got 1\.1"):  # nor a wrong value
-        configurations(["all"], [], {"discount": [1.1]}, None, left_out={})
+        configurations(Grid(("all",), {"discount": [1.1]}), None, left_out={})

@@ -11,9 +11,7 @@ import pytest
 
 from dosing.data.store import write_episodes
 from dosing.runs.folder import CONFIG, DONE, RunFolder
-from dosing.studies.loading import recommend_from
-from dosing.studies.training import train_run
-from dosing.training.offline import TrainingSettings
+from dosing.studies import AgentSetup, TrainingSettings, recommend, train
 from tests.support.samples import cohort, small
 
 OPENED: list[str] = []
@@ -33,14 +31,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("study")
     data = folder / "visits.parquet"
     write_episodes(cohort(), data)
-    return train_run("bc", small("bc"), data, folder, (0, 1), TrainingSettings(steps=3))
+    return train(
+        folder, AgentSetup("bc", small("bc")), data, seeds=(0, 1), training=TrainingSettings(steps=3)
+    )
 
 
 def test_one_answer_reads_the_configuration_and_the_hashes_once(run: RunFolder) -> None:
     OPENED.clear()
     LISTENING[0] = True
     try:
-        result = recommend_from(RunFolder(run.path), cohort().obs[0].tolist())
+        result = recommend(RunFolder(run.path), cohort().obs[0].tolist())
     finally:
         LISTENING[0] = False
     assert result.dose is not None

@@ -13,10 +13,11 @@ import pytest
 from dosing.cli.main import main
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
-from dosing.studies import mujoco_data
+from dosing.studies import Resources, mujoco_data
 from dosing.studies.mujoco_data import CollectionPlan, collect
 from dosing.studies.scenarios import evaluable
-from simulator.envs.mujoco import Reference, TaskFactory, episode_seed
+from simulator.envs.mujoco import Reference
+from simulator.envs.tasks import TaskFactory, episode_seed
 
 pytestmark = pytest.mark.mujoco
 
@@ -126,7 +127,9 @@ def test_the_demonstration_records_once_and_compares_two_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mujoco_data, "DEMO", plan("replay", 60))
-    monkeypatch.setattr(mujoco_data, "compare", functools.partial(mujoco_data.compare, workers=1))
+    monkeypatch.setattr(
+        mujoco_data, "compare", functools.partial(mujoco_data.compare, resources=Resources("cpu", 1))
+    )
     command = ["demo", "--no-serve", "--out", str(tmp_path), "--seeds", "1", "--steps", "3"]
     assert main([*command, "--data", "mujoco"]) == 0
     printed = capsys.readouterr().out

@@ -28,8 +28,9 @@ from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, WEIGHTS, find_runs
 from dosing.studies import comparison, presets, training
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.selection import _candidates, _order, select
 from dosing.studies.selected import FOLDS, SELECTION, Selected
+from dosing.studies.selection import _candidates, _order, select
+from dosing.studies.settings import Folds, Grid, Resources
 from dosing.training.offline import TrainingSettings
 from dosing.training.sampler import Sampler
 from tests.support.samples import PROBLEM, cohort, dataset
@@ -79,10 +80,12 @@ def small(study: Path, names: Sequence[str], data: Path, **options: Any) -> Sele
         "folds": 2,
         "seeds": (0, 1),
         "training": TINY,
-        "workers": 1,
         "preset": "clinical-small",
     } | options
-    return select(study, names, data, device="cpu", **options)
+    fields = [field.name for field in dataclasses.fields(Grid)]
+    grid = Grid(tuple(names), **{name: options.pop(name) for name in fields if name in options})
+    folds = Folds(options.pop("folds"))
+    return select(study, grid, data, folds=folds, resources=Resources("cpu", workers=1), **options)
 
 
 def learnt(study: Path, data: Path, names: Sequence[str] = ("td3_bc",), **options: Any) -> Selected:
@@ -315,7 +318,7 @@ def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path
 
 
 def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
-    result, left_out = _candidates(["all"], {}, {}, presets.find(None), TrainingSettings())
+    result, left_out = _candidates(Grid(("all",)), presets.find(None), TrainingSettings())
     assert left_out.keys() == {"decision_transformer"}
     assert "looks back on a patient's episode" in left_out["decision_transformer"]
     assert [c.agent for c in result] == [name for name in agents.AGENTS if name not in left_out]
@@ -327,7 +330,7 @@ def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
 @pytest.mark.parametrize("name", list(agents.AGENTS))
 def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None:
     preset = presets.find("clinical-small")
-    ((_, config),) = configurations([name], [], {}, preset)
+    ((_, config),) = configurations(Grid((name,)), preset)
     (options,) = regularisations({}, preset)
     try:
         agents.build(name, config, PROBLEM, (0, 1), regularisation=options)
@@ -346,7 +349,7 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
 
 def test_the_settings_for_few_patients() -> None:
     """Numbers typed, not read from the preset."""
-    result = dict(configurations(["all"], [], {}, presets.find("clinical-small")))
+    result = dict(configurations(Grid(("all",), preset="clinical-small")))
     for name, config in result.items():
         if name != "quasi_optimal":  # no networks, gradient descent
             assert (getattr(config, "hidden", ()), config.learning_rate) == ((), 1e-3)
