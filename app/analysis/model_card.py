@@ -116,7 +116,7 @@ def card_of(
         outcomes: what happened to its evaluation patients; None if it was not evaluated.
         row: its line of the study table; None if it has none.
     """
-    config, scenario = run.config, episodes.metadata.get("card") or {}
+    config, scenario = run.config, episodes.metadata.card
     return {
         "notice": NOT_FOR_PATIENTS,
         "agent": {
@@ -133,7 +133,7 @@ def card_of(
             "sha256": config.data.content_hash,
             "patients": config.data.patients,
             "visits": config.data.visits,
-            "behaviour": episodes.metadata.get("policy"),
+            "behaviour": episodes.metadata.policy,
             "environment": asdict(config.env) if config.env else None,
         },
         "dose": {

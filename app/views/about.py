@@ -68,11 +68,11 @@ st.caption(
 )
 st.subheader("Scenario")
 try:
-    card = study.episodes(listing.runs[0]).metadata.get("card", {})
+    card = study.episodes(listing.runs[0]).metadata.card
     st.markdown(f"{card.get('title', 'Recorded data without a scenario card.')}")
     st.markdown("\n".join(f"- {source}" for source in card.get("sources", ())))
     st.markdown(card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
-        st.json(card)
+        st.json(dict(card))
 except UserError as error:
     page.problems([str(error)])

@@ -72,7 +72,6 @@ def recorded() -> Dataset:
         terminated=torch.ones(VISITS),
         starts=torch.arange(VISITS + 1),
         transform=Transform((0.0, 0.0), (1.0, 1.0), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

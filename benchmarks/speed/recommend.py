@@ -60,7 +60,7 @@ def recommender_at(name: str, episodes: Episodes) -> Recommender:
     """The recommender before an untrained policy of five seeds."""
     problem = Problem(episodes.obs.shape[1], episodes.act.shape[1], 24)
     policy = DosePolicy(agents.build(name, {}, problem, range(5)), Transform.fit(episodes))
-    rules = Rules.of(dose_limits(episodes), card=episodes.metadata["card"])
+    rules = Rules.of(dose_limits(episodes), card=episodes.metadata.card)
     return Recommender(policy, rules, Monitor.fit(episodes))
 
 
@@ -75,7 +75,7 @@ def clocked(what: str, target: float, action: Any) -> list[str]:
 def times(folder: Path) -> list[list[str]]:
     """Tables and single recommendations."""
     training, new = simulate(ENV_ID, patients=50), simulate(ENV_ID, patients=4200, seed=1)
-    names = training.metadata["obs_names"]
+    names = list(training.metadata.obs_names)
     columns = {name: new.obs[:STATES, k] for k, name in enumerate(names)}
     pq.write_table(pa.table(columns), folder / "in.parquet")
     log, rows = AuditLog(folder / "audit.jsonl"), []

@@ -34,23 +34,24 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies import Cohort, comparison, mujoco_data
+    from dosing.studies import Cohort, mujoco_data
+    from dosing.studies.comparison import demo
 
     seeds = options.seed_range(arguments.seeds)
     if arguments.data is not None:
         source = None if arguments.data == "mujoco" else arguments.data
-        comparison = mujoco_data.demo(
+        result = mujoco_data.demo(
             arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
         )
     else:
-        comparison = comparison.demo(
+        result = demo(
             arguments.out,
             seeds=seeds,
             steps=2000 if arguments.steps is None else arguments.steps,
             cohort=Cohort(arguments.patients, options={"variant": arguments.variant}),
             device=arguments.device,
         )
-    print(comparison)
+    print(result)
     print(NOT_FOR_PATIENTS)
     if arguments.no_serve:
         return 0

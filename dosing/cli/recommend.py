@@ -188,6 +188,7 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dosing.data.partial import partial_path
     from dosing.recommendation.batch import recommend_all
     from dosing.recommendation.patient_table import exact, wanted
     from dosing.recommendation.reasons import STATUSES
@@ -196,7 +197,7 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    temporary = partial_path(out)
     entries, doses = ([entry.name for entry in part] for part in wanted(recommender))
     try:
         source = sha256(table)

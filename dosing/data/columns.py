@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.data.external import External, Rows, assemble, numbers
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.sinks import need
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -95,8 +96,11 @@ def read_table_of(path: Path, external: External) -> Episodes:
         next_obs=wide("next_obs") if "next_obs" in names else None,
         log_prob=single("log_prob") if "log_prob" in names else None,
     )
-    about: dict[str, Any] = {"source": {"layout": "table", "file": path.name, "columns": _plain(names)}}
-    about |= {"obs_names": list(names["obs"]), "dose_name": ", ".join(names["act"])}
+    about = DatasetMetadata(
+        source={"layout": "table", "file": path.name, "columns": _plain(names)},
+        obs_names=names["obs"],
+        dose_name=", ".join(names["act"]),
+    )
     return assemble(source, rows, about, external)
 
 

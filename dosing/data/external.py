@@ -7,12 +7,13 @@ number and what would be right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
@@ -138,7 +139,7 @@ def jumps(source: str, obs: Values, next_obs: Values) -> NDArray[np.bool_]:
     return result
 
 
-def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: External) -> Episodes:
+def assemble(source: str, rows: Rows, metadata: DatasetMetadata, external: External) -> Episodes:
     """Check rows and return them as episodes.
 
     A last visit of an episode that did not terminate is truncated: agents bootstrap from its next
@@ -149,7 +150,7 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
     Args:
         source: where the rows come from, for messages.
         rows: the rows.
-        metadata: what the source says about itself; may have ``action_low``, ``action_high`` and ``env_id``.
+        metadata: what the source says about itself.
         external: what the user says; it wins.
 
     Raises:
@@ -199,19 +200,24 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
         episode=episode.astype(np.int64),
         step=(np.arange(m) - np.flatnonzero(starts)[episode]).astype(np.int32),
     )
-    about = dict(metadata)
     if external.env_id is not None:
-        about |= {"env_id": external.env_id, "env_options": dict(external.env_options)}
-    about |= {"action_low": list(limits.low), "action_high": list(limits.high), "dose_unit": limits.unit}
-    about |= {"patients": int(episode[-1]) + 1, "rows_left_out": len(obs) - m}
+        metadata = replace(metadata, env_id=external.env_id, env_options=dict(external.env_options))
+    about = replace(
+        metadata,
+        action_low=limits.low,
+        action_high=limits.high,
+        dose_unit=limits.unit,
+        patients=int(episode[-1]) + 1,
+        rows_left_out=len(obs) - m,
+    )
     return concatenate([whole], about)
 
 
-def _limits(source: str, metadata: Mapping[str, Any], external: External, act: Values) -> DoseLimits:
+def _limits(source: str, metadata: DatasetMetadata, external: External, act: Values) -> DoseLimits:
     """Hard limits from the user, else from the source; every recorded action lies within them."""
     limits = external.limits
-    if limits is None and "action_low" in metadata:
-        limits = DoseLimits(tuple(metadata["action_low"]), tuple(metadata["action_high"]))
+    if limits is None and metadata.action_low:
+        limits = metadata.limits
     if limits is None:
         raise UserError(
             f"{source} does not state the limits of its {act.shape[1]} action(s): name its environment "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dosing.data.archives import open_minari
 from dosing.data.external import External, Rows, assemble, flags, numbers
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 
@@ -32,11 +33,14 @@ def read_minari_set(dataset_id: str, external: External) -> Episodes:
     """
     data = open_minari(dataset_id)
     source = f"the Minari data set {dataset_id}"
-    about: dict[str, Any] = {"source": {"layout": "Minari", "id": dataset_id}}
     spec = data.storage.metadata.get("env_spec")
-    if spec:
-        about |= _environment(json.loads(spec))
-    about |= _limits(source, data.action_space)
+    low, high = _limits(source, data.action_space)
+    about = DatasetMetadata(
+        source={"layout": "Minari", "id": dataset_id},
+        action_low=low,
+        action_high=high,
+        **(_environment(json.loads(spec)) if spec else {}),
+    )
     if not hasattr(data.observation_space, "low"):
         raise UserError(f"{source} observes a {data.observation_space}; agents here need vectors of numbers.")
     parts: dict[str, list[NDArray[Any]]] = {k: [] for k in ("obs", "act", "reward", "next_obs", "terminated")}
@@ -63,13 +67,13 @@ def _environment(spec: dict[str, Any]) -> dict[str, Any]:
     return {"env_id": spec["id"], "env_options": options}
 
 
-def _limits(source: str, space: Any) -> dict[str, list[float]]:
-    """Limits of a bounded box of actions; nothing where it has none."""
+def _limits(source: str, space: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Limits of a bounded box of actions; empty where it has none."""
     if not hasattr(space, "low") or len(space.shape) != 1:
         raise UserError(f"{source} has the actions {space}; agents here need vectors of numbers.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        return {}
-    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
+        return (), ()
+    return tuple(space.low.tolist()), tuple(space.high.tolist())
 
 
 def _episode(source: str, episode: Any) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from dosing.data.metadata import unchanged
+from dosing.data.partial import clear_partials, partial_path
 from dosing.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,7 +60,8 @@ class FileSink(Sink, ABC):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
         self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self.partial = partial_path(path)
+        clear_partials(path.parent)
         try:
             self.partial.touch()
         except OSError as error:
@@ -89,8 +92,5 @@ def need(module: str, purpose: str) -> ModuleType:
 
 
 def load_json(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Return the metadata of ``path`` from their JSON text."""
-    metadata = json.loads(text)
-    if not isinstance(metadata, dict):
-        raise UserError(f"{path} is not an episode file of this program (its metadata are not a table)")
-    return metadata
+    """Return the metadata of ``path`` from their JSON text, checked against their hash."""
+    return unchanged(json.loads(text), str(path))

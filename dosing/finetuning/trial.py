@@ -37,7 +37,7 @@ from dosing.finetuning.method import Learner, TrialProgress, TrialSettings
 from dosing.finetuning.patients import PatientsUnderTreatment, TreatedVisit
 from dosing.finetuning.trial_log import TrialLog
 from dosing.policy import DosePolicy, Observations
-from dosing.runs.files import read_tensors, write_json, write_table, write_tensors
+from dosing.runs.files import read_checkpoint, write_checkpoint, write_json, write_table, write_tensors
 from dosing.runs.folder import CHECKPOINT, DONE, EPISODES, METRICS, WEIGHTS, RunFolder
 from dosing.training.compilation import updater
 from dosing.training.offline import Log, TrainingDivergedError, damaged, not_finite
@@ -286,7 +286,7 @@ def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) 
     (run.path / DONE).unlink(missing_ok=True)
     log, before = Log(), 0.0
     if (run.path / CHECKPOINT).is_file():
-        state, metadata = read_tensors(run.path / CHECKPOINT)
+        state, metadata = read_checkpoint(run.path / CHECKPOINT)
         trial.load(state)
         before = float(metadata["seconds"])
         log = Log.resumed(run, trial.updates)
@@ -305,7 +305,7 @@ def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) 
             saved = trial.visits
             _write_tables(trial, run, log)
             seconds = f"{time.perf_counter() - began:.3f}"
-            write_tensors(run.path / CHECKPOINT, trial.state(), {"seconds": seconds})
+            write_checkpoint(run.path / CHECKPOINT, trial.state(), {"seconds": seconds})
         trial.step()
         if progress is not None:
             progress.update(trial.treated.num_envs)

@@ -130,7 +130,7 @@ class Monitor:
             patients=patients,
             false_alarms=_false_alarms(distance, patient, level),
             dose_spread=tuple(float(x) for x in episodes.act.std(0, dtype=np.float64)),
-            data=str(episodes.metadata.get("content_hash", "")),
+            data=episodes.metadata.content_hash,
             neighbours=neighbours,
         )
 

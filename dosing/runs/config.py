@@ -129,15 +129,15 @@ class RunConfig:
         decisive = {k: v for k, v in self._fields().items() if k not in CIRCUMSTANCES}
         if self.trial is not None:
             decisive["trial"] = {k: v for k, v in asdict(self.trial).items() if k != "offline_run"}
-        canonical = json.dumps({"schema": SCHEMA} | decisive, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return _hash({"schema": SCHEMA} | decisive)[:12]
 
     def _fields(self) -> dict[str, Any]:
         return asdict(self) | {"regularisation": self.regularisation.changed()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain fields, with the schema and the key."""
-        return {"schema": SCHEMA, "key": self.key} | self._fields()
+        """Plain fields with the schema, and the hash of all of them."""
+        content = {"schema": SCHEMA} | self._fields()
+        return content | {"hash": _hash(content)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> RunConfig:
@@ -149,17 +149,19 @@ class RunConfig:
 
         Raises:
             UserError: another schema, a field that is missing, unknown or of another type, values that
-                contradict each other, or a key that is not theirs.
+                contradict each other, or a hash that is not theirs.
         """
         if content.get("schema") != SCHEMA:
             raise UserError(
                 f"{where} has schema {content.get('schema')}, this version reads {SCHEMA}: train the run "
                 "again."
             )
-        config = typed(cls, {k: v for k, v in content.items() if k not in ("schema", "key")}, where)
-        if content.get("key") != config.key:
-            raise UserError(
-                f"{where} was edited: its fields have the key {config.key}, it says {content.get('key')!r}; "
-                "the run is not used."
-            )
-        return config
+        rest = {name: value for name, value in content.items() if name != "hash"}
+        if content.get("hash") != _hash(rest):
+            raise UserError(f"{where} was edited: its fields do not have its hash; the run is not used.")
+        return typed(cls, {k: v for k, v in rest.items() if k != "schema"}, where)
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

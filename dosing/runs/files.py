@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from dosing.data.partial import partial_path
 from dosing.errors import UserError
 
 
@@ -34,7 +35,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; the previous file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -121,23 +122,75 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, dict(metadata)
 
 
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write named tensors as :func:`write_tensors` does, with a hash of all of them in the same file."""
+    write_tensors(path, tensors, metadata | {_HASH: _hash_of_tensors(tensors, metadata)})
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read what :func:`write_checkpoint` wrote.
+
+    Raises:
+        UserError: the file is missing, truncated, or not as it was written; what to delete is named.
+    """
+    remedy = f"delete {path} and give the same command: the work begins anew"
+    try:
+        tensors, metadata = read_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error} To go on, {remedy}.") from error
+    recorded = metadata.pop(_HASH, None)
+    if recorded != _hash_of_tensors(tensors, metadata):
+        raise UserError(f"{path} was damaged or edited since it was written; {remedy}.")
+    return tensors, metadata
+
+
+_HASH = "sha256"
+
+
+def _hash_of_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and content, whatever the order in the file."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns as parquet, atomically."""
+    """Write columns as parquet, atomically, with a hash of their content."""
+    table = pa.table(dict(columns))
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(dict(columns)), buffer)
+    pq.write_table(table.replace_schema_metadata({_HASH: _hash_of_table(table)}), buffer)
     write_atomic(path, buffer.getvalue().to_pybytes())
+
+
+def _hash_of_table(table: pa.Table) -> str:
+    """SHA-256 of names, types and values."""
+    digest = hashlib.sha256()
+    for field in table.schema:
+        column = table.column(field.name).combine_chunks()
+        digest.update(f"{field.name} {field.type} {len(column)} {column.null_count}".encode())
+        values = column.to_numpy(zero_copy_only=False)
+        words = values.dtype == object
+        digest.update(json.dumps(column.to_pylist()).encode() if words else values.tobytes())
+    return digest.hexdigest()
 
 
 def read_table(path: Path) -> pa.Table:
     """Read a parquet table.
 
     Raises:
-        UserError: the file is missing, truncated or of another format.
+        UserError: the file is missing, truncated, of another format, or not as it was written.
     """
     try:
         with pq.ParquetFile(path) as file:  # this one file; pq.read_table would also take a folder of them
-            return file.read()
+            table = file.read()
+            recorded = (table.schema.metadata or {}).get(_HASH.encode(), b"").decode(errors="replace")
+            if recorded != _hash_of_table(table):
+                raise UserError(f"{path} was damaged, edited or written by another program; it is not used.")
+            return table
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is truncated or not a parquet file ({error}).") from error

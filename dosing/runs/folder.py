@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dosing.data.partial import clear_partials
 from dosing.errors import UserError
 from dosing.runs.config import RunConfig
 from dosing.runs.files import json_of, read_bytes, read_json, sha256, write_json
@@ -87,6 +88,8 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"another process is writing the run {self.path}.") from error
+            for folder in (self.path, *self.path.glob(f"{MILESTONES}/*")):
+                clear_partials(folder)
             yield
 
     def config(self) -> RunConfig:

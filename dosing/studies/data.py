@@ -15,6 +15,7 @@ import numpy as np
 from dosing.data.columns import parse_columns
 from dosing.data.external import External
 from dosing.data.formats import MINARI, is_own
+from dosing.data.partial import clear_partials
 from dosing.data.sources import read_source
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
@@ -80,17 +81,18 @@ def obtain_data(data: DataSource, study: Path) -> Path:
         UserError: neither a file, a Minari data set nor an environment id, the visits are not what they
             should be, or the folder cannot be written.
     """
+    for folder in (study, study / "data"):
+        clear_partials(folder)
     source, cohort, external = data.source, data.cohort, data.external
     if source.startswith(MINARI) or Path(source).is_file():
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
-        card = {name: episodes.metadata.get(name) for name in ("content_hash", "env_id", "env_options")}
-        card |= {name: episodes.metadata[name] for name in ("action_low", "action_high")}
+        said = episodes.metadata.to_json()["metadata_hash"]  # content, names, limits and environment
         name = (
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
-        return _kept(study, name, ".hdf5", card, lambda: episodes)
+        return _kept(study, name, ".hdf5", {"metadata": said}, lambda: episodes)
     if not is_registered(source):
         raise UserError(
             f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
@@ -139,7 +141,7 @@ def episodes_of(run: RunFolder) -> Episodes:
     """
     config = run.config()
     episodes = read_episodes(Path(os.path.normpath(run.path / config.data_file)))
-    if episodes.metadata["content_hash"] != config.data.content_hash:
+    if episodes.metadata.content_hash != config.data.content_hash:
         raise UserError(f"{config.data_file} is not the data that {run.path} was trained on.")
     return episodes
 

@@ -101,7 +101,7 @@ def references_for(
     study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
-    decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
+    decides = [factory.env_id, factory.options, episodes.metadata.content_hash]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     folder = study / "references" / f"{factory.env_id.split('/')[-1]}-{key}"
     return references(folder, factory, seeds, patients, Baseline.of(episodes))

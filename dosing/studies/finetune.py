@@ -29,6 +29,7 @@ import agents
 from agents import finetuning
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.rollout import evaluate
@@ -104,13 +105,13 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
 
 
 def patients_of(
-    factory: EvaluationFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
+    factory: EvaluationFactory, meta: DatasetMetadata, seeds: Sequence[int], patients: int
 ) -> PatientsUnderTreatment:
     """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial.
 
     Args:
         factory: the scenario or task.
-        meta: card of the data set, whose replication of the population they are of.
+        meta: of the data set, whose replication of the population they are of.
         seeds: the S seeds.
         patients: P per seed.
 
@@ -119,13 +120,13 @@ def patients_of(
     """
     if isinstance(factory, TaskFactory):
         return Tasks(factory.env_id, factory.options, seeds, patients)
-    if meta.get("first_patient", 0) + meta.get("patients", 0) > SPAN:
+    if meta.first_patient + (meta.patients or 0) > SPAN:
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
 
     def make(count: int) -> VectorEnv[Any, Any, Any]:
         return factory.cohort(count, cohort="train")
 
-    return Waves(make, seeds, patients, factory.limits, int(meta.get("seed") or 0))
+    return Waves(make, seeds, patients, factory.limits, meta.seed or 0)
 
 
 def _factory(job: TrialJob) -> EvaluationFactory:
@@ -309,7 +310,7 @@ def _starts(runs: Sequence[Path], seeds: int | None, device: str) -> dict[Path, 
     starts = {path: start_of(RunFolder(path), seeds, device) for path in runs}
     first = starts[runs[0]]
     for path, start in starts.items():
-        same = start.dataset.metadata["content_hash"] == first.dataset.metadata["content_hash"]
+        same = start.dataset.metadata.content_hash == first.dataset.metadata.content_hash
         if not same or start.seeds != first.seeds:
             raise UserError(f"{path} has other seeds or another data set than {runs[0]}: trials are paired.")
     return starts

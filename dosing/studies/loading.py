@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dosing.recommendation.records import Recommendation, Recommender, Rules
 from dosing.runs.files import read_json, read_tensors
 from dosing.runs.folder import CARD, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder, VerifiedRun
 from dosing.studies.launch import device_of
+from dosing.studies.scenarios import environment_of, version_of
 
 
 def policy_of(run: RunFolder, device: str = "cpu", update: int | None = None) -> DosePolicy:
@@ -65,6 +66,7 @@ def recommender_of(run: RunFolder, device: str = "cpu") -> Recommender:
     verified = run.verify()
     config, policy = verified.config, policy_of_verified(verified, device)
     card = read_json(run.path / CARD) if CARD in verified.hashes else None
+    _check_limits(verified, card)
     rules = Rules.of(config.limits, config.obs_names, config.obs_units, card)
     monitor, note = None, "This run has no monitor of unfamiliar states: it was trained before there was one."
     if NOVELTY in verified.hashes:
@@ -72,6 +74,28 @@ def recommender_of(run: RunFolder, device: str = "cpu") -> Recommender:
     if monitor is not None and monitor.data != config.data.content_hash:
         raise UserError(f"{run.path / NOVELTY} is not of the data that the run was trained on.")
     return Recommender(policy, rules, monitor, note, provenance(verified))
+
+
+def _check_limits(run: VerifiedRun, card: Mapping[str, Any] | None) -> None:
+    """Refuse a run whose dose limits are not those of its scenario, whatever its hashes say.
+
+    Raises:
+        UserError: the card in the folder or the scenario itself, if of the same version, has others.
+    """
+    if card is None:
+        return
+    limits, env = run.config.limits, run.config.env
+    dose = card.get("dose") or {}
+    told = {f"its {CARD}": (dose.get("hard_low", limits.low), dose.get("hard_high", limits.high))}
+    scenario = environment_of(env.id, env.options) if env else None
+    if scenario and version_of(scenario.env_id, scenario.options) == run.config.versions.get("scenario"):
+        told[scenario.env_id] = (scenario.limits.low, scenario.limits.high)
+    for where, (low, high) in told.items():
+        if (tuple(low), tuple(high)) != (limits.low, limits.high):
+            raise UserError(
+                f"{run.path} states dose limits of {list(limits.low)} to {list(limits.high)}, {where} "
+                f"{list(low)} to {list(high)}; the run is not used."
+            )
 
 
 def load(run: RunFolder | Path | str, device: str = "cpu") -> Recommender:

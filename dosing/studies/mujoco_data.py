@@ -26,6 +26,7 @@ import agents
 from dosing import __version__
 from dosing.data.dataset import Transform
 from dosing.data.formats import MINARI, is_own, open_sink
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.best_constant import SEARCH_SEED
@@ -126,13 +127,13 @@ def collect(plan: CollectionPlan) -> Episodes:
         part = log.episodes(first=int(parts[-1].episode[-1]) + 1 if parts else 0)
         parts.append(part)
         cards.append(behaviour.card(quality, part, log.returns()))
-    return concatenate(parts, behaviour.metadata(cards) | {"patients": int(parts[-1].episode[-1]) + 1})
+    return concatenate(parts, replace(behaviour.metadata(cards), patients=int(parts[-1].episode[-1]) + 1))
 
 
-def describe(metadata: dict[str, Any]) -> list[str]:
+def describe(metadata: DatasetMetadata) -> list[str]:
     """Lines about each part of a collected data set."""
     lines = []
-    for part in metadata["collected"]["parts"]:
+    for part in metadata.collected["parts"]:
         score = "" if part["score"] is None else f", normalised score {part['score']:.1f}"
         done = "none was completed"
         if part["complete_episodes"]:
@@ -349,22 +350,22 @@ class _Behaviour:
             "score": self.reference.score(self.evaluated) if self.reference else None,
         }
 
-    def metadata(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
+    def metadata(self, cards: list[dict[str, Any]]) -> DatasetMetadata:
         """The card of the data set."""
         import mujoco
 
         plan, limits = self.plan, self.factory.limits
-        return {
-            "env_id": plan.env_id,
-            "env_options": dict(plan.env_options),
-            "seed": plan.seed,
-            "policy": f"td3, {plan.quality}",
-            "action_low": list(limits.low),
-            "action_high": list(limits.high),
-            "dose_name": "action",
-            "dose_unit": limits.unit,
-            "gamma": DISCOUNT,
-            "collected": {
+        return DatasetMetadata(
+            env_id=plan.env_id,
+            env_options=dict(plan.env_options),
+            seed=plan.seed,
+            policy=f"td3, {plan.quality}",
+            action_low=limits.low,
+            action_high=limits.high,
+            dose_name="action",
+            dose_unit=limits.unit,
+            gamma=DISCOUNT,
+            collected={
                 "agent": "td3",
                 "agent_config": asdict(self.config),
                 "online": asdict(self.settings),
@@ -372,7 +373,7 @@ class _Behaviour:
                 "reference": asdict(self.reference) if self.reference else None,
                 "parts": cards,
             },
-            "versions": {
+            versions={
                 "dosing": __version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -380,7 +381,7 @@ class _Behaviour:
                 "gymnasium": gymnasium.__version__,
                 "mujoco": mujoco.__version__,
             },
-        }
+        )
 
     def _bar(self, total: int | None, unit: str) -> tqdm[Any]:
         text = f"td3 in {self.plan.env_id}"

@@ -155,7 +155,7 @@ def _check_folds(folds: int, patients: int) -> None:
 
 def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> Path:
     """File of a fold's training visits, named by what it holds."""
-    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata['content_hash'][:8]}.parquet"
+    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata.content_hash[:8]}.parquet"
     path = study / FOLDS / "data" / name
     if not path.is_file():
         try:

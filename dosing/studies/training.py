@@ -45,7 +45,7 @@ def _versions(episodes: Episodes) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "gymnasium": gymnasium.__version__,
-        "scenario": episodes.metadata.get("scenario_version"),
+        "scenario": episodes.metadata.scenario_version,
     }
 
 
@@ -115,7 +115,7 @@ def train_run(
     """
     place = device_of(device)
     episodes = read_episodes(data)
-    if episodes.metadata.get("env_options", {}).get("cohort") == "evaluation":
+    if episodes.metadata.env_options.get("cohort") == "evaluation":
         raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
     transform = Transform.fit(episodes, **setup.data_options)
     dataset = Dataset.from_episodes(episodes, transform, device=place)
@@ -131,7 +131,7 @@ def train_run(
         regularisation=setup.regularisation,
     )
     meta = episodes.metadata
-    env = EnvironmentReference(meta["env_id"], meta.get("env_options", {})) if factory else None
+    env = EnvironmentReference(factory.env_id, meta.env_options) if factory else None
     config = RunConfig(
         agent=setup.agent,
         agent_config=json.loads(json.dumps(asdict(setup.config))),
@@ -139,13 +139,13 @@ def train_run(
         problem=problem,
         transform=transform,
         limits=dose_limits(episodes),
-        data=DataReference(data.stem, meta["content_hash"], len(episodes), len(np.unique(episodes.episode))),
+        data=DataReference(data.stem, meta.content_hash, len(episodes), len(np.unique(episodes.episode))),
         training=asdict(settings),
         env=env,
         regularisation=setup.regularisation,
-        obs_names=tuple(meta.get("obs_names") or ()),
-        obs_units=tuple(meta.get("obs_units") or ()),
-        dose_name=meta.get("dose_name", "dose"),
+        obs_names=meta.obs_names,
+        obs_units=meta.obs_units,
+        dose_name=meta.dose_name,
         versions=_versions(episodes),
         device=str(place),
         threads=torch.get_num_threads(),
@@ -159,8 +159,8 @@ def train_run(
             return run
         write_json(run.path / CONFIG, config.to_json())
         keep_monitor(run.path, episodes)
-        if meta.get("card"):
-            write_json(run.path / CARD, meta["card"])
+        if meta.card:
+            write_json(run.path / CARD, meta.card)
         with progress_bar(
             settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position
         ) as bar:

@@ -15,7 +15,14 @@ from tqdm import tqdm
 from dosing.agent import Agent, Batch
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
-from dosing.runs.files import read_table, read_tensors, write_json, write_table, write_tensors
+from dosing.runs.files import (
+    read_checkpoint,
+    read_table,
+    write_checkpoint,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from dosing.runs.folder import CHECKPOINT, DONE, METRICS, WEIGHTS, RunFolder
 from dosing.training.compilation import Mode, updater
 from dosing.training.sampler import Lookahead, Sampler
@@ -231,7 +238,8 @@ def train(
                 saved = count
                 write_table(run.path / METRICS, log.columns)
                 state = agent.training_state() | average.saved()
-                write_tensors(run.path / CHECKPOINT, state, {"step": str(count), "seconds": f"{seconds:.3f}"})
+                about = {"step": str(count), "seconds": f"{seconds:.3f}"}
+                write_checkpoint(run.path / CHECKPOINT, state, about)
     write_table(run.path / METRICS, log.columns)
     write_tensors(run.path / WEIGHTS, average.state(), {"step": str(settings.steps)})
     run.finish()
@@ -242,7 +250,7 @@ def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]
     """Load the run's checkpoint, if it has a usable one; returns the updates and seconds behind it."""
     if not (run.path / CHECKPOINT).is_file():
         return 0, 0.0
-    state, metadata = read_tensors(run.path / CHECKPOINT)
+    state, metadata = read_checkpoint(run.path / CHECKPOINT)
     try:
         step, seconds = int(metadata["step"]), float(metadata["seconds"])
     except (KeyError, ValueError) as error:

@@ -78,7 +78,6 @@ def several_doses(problem: Problem, episodes: int = 6) -> Dataset:
         terminated=tensor(terminated),
         starts=torch.arange(0, rows + 1, visits),
         transform=Transform(tuple(middle), tuple(middle + 1.0), tuple(-one), tuple(one)),
-        metadata={},
     )
 
 

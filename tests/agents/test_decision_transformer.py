@@ -280,7 +280,6 @@ def chain(count: int = 512, seed: int = 0, reward_scale: float = 2.0) -> Dataset
         terminated=torch.zeros(VISITS * count),
         starts=torch.arange(0, VISITS * count + 1, VISITS),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,), reward_scale),
-        metadata={},
     )
 
 

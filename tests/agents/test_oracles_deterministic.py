@@ -342,7 +342,6 @@ def episodes(rewards: list[list[float]]) -> Dataset:
         terminated=zeros,
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

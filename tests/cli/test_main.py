@@ -288,7 +288,7 @@ def test_the_same_training_is_found_not_repeated(
     config = RunFolder(finished).config()
     assert config.seeds == (0, 1)
     assert config.agent_config["hidden"] == [8, 8]
-    assert config.data.content_hash == cohort().metadata["content_hash"]
+    assert config.data.content_hash == cohort().metadata.content_hash
     assert config.limits == DoseLimits((-1.0,), (1.0,))
     assert len(dataset()) == config.data.visits
 

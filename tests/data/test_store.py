@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, EpisodeWriter, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
 
@@ -41,7 +42,9 @@ def episodes(
         behaviour_log_prob=log_prob,
         episode=np.repeat(np.arange(first, first + len(lengths)), lengths),
         step=step,
-        metadata={"seed": 3, "obs_names": [f"s{i}, of {n_obs}" for i in range(n_obs)], "note": "µg → ok"},
+        metadata=DatasetMetadata(
+            seed=3, obs_names=tuple(f"s{i}, of {n_obs}" for i in range(n_obs)), dose_unit="µg → ok"
+        ),
     )
 
 
@@ -62,9 +65,9 @@ def test_every_format_gives_back_exactly_what_went_in(
     back = read_episodes(tmp_path / name)
     same(data, back)
     assert back.metadata == stored
-    assert stored["content_hash"] == data.content_hash()
-    assert stored["seed"] == 3
-    assert stored["rows"] == len(data)
+    assert stored.content_hash == data.content_hash()
+    assert stored.seed == 3
+    assert stored.rows == len(data)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -86,7 +89,7 @@ def test_minari_gives_back_exactly_what_went_in(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(episode.observations[:-1], data.obs[:3])
     back = read_episodes("minari:dosing/small-v0")
     same(data, back)
-    assert back.metadata["content_hash"] == data.content_hash()
+    assert back.metadata.content_hash == data.content_hash()
     with pytest.raises(UserError, match="already exists"):
         write_episodes(data, "minari:dosing/small-v0")
     for wrong in ("minari:nonamespace-v0", "minari:dosing/noversion", "minari:"):
@@ -245,7 +248,7 @@ def test_a_failed_write_keeps_the_file_that_was_there(tmp_path: Path, name: str)
         fail_half_way()
     assert path.read_bytes() == before
     with pytest.raises(UserError, match="no rows"):
-        EpisodeWriter(path, {}).close()
+        EpisodeWriter(path, DatasetMetadata()).close()
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert path.read_bytes() == before
 

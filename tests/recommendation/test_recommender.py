@@ -388,7 +388,7 @@ def test_rules_are_read_from_a_card() -> None:
     )
     assert Rules.of(limits, ("a",), ("mg",)) == Rules(limits, (StateEntry("a", "mg"),))
     assert Rules.of(limits) == Rules(limits)
-    own = cohort().metadata["card"]
+    own = cohort().metadata.card
     result = Rules.of(UNIT, card=own)
     assert [entry.name for entry in result.entries] == [f"s{i + 1}" for i in range(8)]
     assert (np.abs(cohort().obs) <= result.entries[0].high).all()

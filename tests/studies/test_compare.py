@@ -331,7 +331,9 @@ def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, 
 
 
 def test_data_without_a_simulator_are_refused_before_training(tmp_path: Path) -> None:
-    elsewhere = dataclasses.replace(cohort(), metadata=cohort().metadata | {"env_id": "hospital"})
+    elsewhere = dataclasses.replace(
+        cohort(), metadata=dataclasses.replace(cohort().metadata, env_id="hospital")
+    )
     write_episodes(elsewhere, tmp_path / "treated.parquet")
     with pytest.raises(UserError, match="comes from no simulator here"):
         small(tmp_path / "study", ["bc"], [tmp_path / "treated.parquet"])

@@ -90,8 +90,8 @@ def recorded(act: list[Any], reward: list[float]) -> Episodes:
         "reward": np.asarray(reward, dtype=np.float32),
         "episode": patient,
     }
-    card = cohort().metadata | {"action_low": [-x for x in half], "action_high": half}
-    return Episodes(**rows | changed, metadata=card)
+    limits = {"action_low": tuple(-x for x in half), "action_high": tuple(half)}
+    return Episodes(**rows | changed, metadata=dataclasses.replace(cohort().metadata, card={}, **limits))
 
 
 def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:

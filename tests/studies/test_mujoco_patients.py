@@ -116,7 +116,7 @@ def test_a_d4rl_file_goes_from_training_to_the_table(
     assert "normalised scores of recommended doses (random 17.66, expert 3209.3, measured in v5" in printed
     copies = list((tmp_path / "study" / "data").iterdir())
     assert len(copies) == 1
-    assert read_episodes(copies[0]).metadata["env_options"] == CUT
+    assert read_episodes(copies[0]).metadata.env_options == CUT
     table = json.loads((tmp_path / "study" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["BC", "uniform dosing", "no dose"]
     assert main(["evaluate", str(tmp_path / "study" / table["runs"][0]), "--patients", "2"]) == 0

@@ -17,6 +17,7 @@ import agents
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli.main import main
 from dosing.data.dataset import Transform
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, verdict
@@ -51,7 +52,7 @@ def recorded(gain: float, patients: int = 40, visits: int = 3) -> Episodes:
     obs, after = state[:, :-1].reshape(rows, 1), state[:, 1:].reshape(rows, 1)
     reward = 1.0 - (unit - gain * obs[:, 0]) ** 2 + 0.05 * rng.normal(size=rows)
     dose = (5.0 + 5.0 * unit[:, None]).astype(np.float32)
-    card = {"action_low": [0.0], "action_high": [10.0], "dose_unit": "mg", "obs_names": ["level"]}
+    card = DatasetMetadata(action_low=(0.0,), action_high=(10.0,), dose_unit="mg", obs_names=("level",))
     return Episodes(
         obs=obs,
         act=dose,
@@ -201,7 +202,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     doses = [estimated_constant(Trajectories.from_episodes(read_episodes(file))).dose for file in files]
     assert result.validation.doses == pytest.approx(doses)
     assert {c.data.content_hash for c in runs} == {
-        read_episodes(file).metadata["content_hash"] for file in files
+        read_episodes(file).metadata.content_hash for file in files
     }
     assert result.validation.horizon == 24
 

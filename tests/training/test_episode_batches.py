@@ -33,7 +33,6 @@ def dataset(lengths: tuple[int, ...] = (VISITS,) * EPISODES) -> Dataset:
         terminated=torch.zeros(m),
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

@@ -54,7 +54,6 @@ def dataset(lengths: tuple[int, ...] = LENGTHS, shift: float = 0.0) -> Dataset:
         terminated=torch.ones(m, dtype=torch.float64),
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
     )
 
 
