@@ -124,8 +124,8 @@ def unchanged(content: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not an episode file of this program (its metadata are not a table).")
     if content.get("schema") != SCHEMA:
         raise UserError(
-            f"{where} has schema {content.get('schema')!r}, this version reads {SCHEMA!r}: simulate or record "
-            "it again."
+            f"{where} has schema {content.get('schema')!r}, this version reads {SCHEMA!r}: simulate or "
+            "record it again."
         )
     rest = {name: value for name, value in content.items() if name != "metadata_hash"}
     if content.get("metadata_hash") != _hash(rest):

@@ -129,7 +129,7 @@ class RunConfig:
         decisive = {k: v for k, v in self._fields().items() if k not in CIRCUMSTANCES}
         if self.trial is not None:
             decisive["trial"] = {k: v for k, v in asdict(self.trial).items() if k != "offline_run"}
-        return _hash({"schema": SCHEMA} | decisive)[:12]
+        return hash_of({"schema": SCHEMA} | decisive)[:12]
 
     def _fields(self) -> dict[str, Any]:
         return asdict(self) | {"regularisation": self.regularisation.changed()}
@@ -137,7 +137,7 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain fields with the schema, and the hash of all of them."""
         content = {"schema": SCHEMA} | self._fields()
-        return content | {"hash": _hash(content)}
+        return content | {"hash": hash_of(content)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> RunConfig:
@@ -157,11 +157,12 @@ class RunConfig:
                 "again."
             )
         rest = {name: value for name, value in content.items() if name != "hash"}
-        if content.get("hash") != _hash(rest):
+        if content.get("hash") != hash_of(rest):
             raise UserError(f"{where} was edited: its fields do not have its hash; the run is not used.")
         return typed(cls, {k: v for k, v in rest.items() if k != "schema"}, where)
 
 
-def _hash(content: Mapping[str, Any]) -> str:
+def hash_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON fields, whatever their order."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dosing.data.metadata import DatasetMetadata
+from dosing.data.external import External
+from dosing.data.metadata import DatasetMetadata, _hash
+from dosing.data.sources import read_source
 from dosing.data.store import Episodes, EpisodeWriter, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
+from dosing.safety import DoseLimits
 
 FILES = ["cohort.parquet", "cohort.csv", "cohort.hdf5"]
 
@@ -263,3 +268,82 @@ def test_wrong_arrays_are_refused() -> None:
     ):
         with pytest.raises(UserError):
             Episodes(**{**good, name: bad})
+
+
+def limited(**changed: Any) -> DatasetMetadata:
+    fields: dict[str, Any] = {
+        "action_low": (-1.0,),
+        "action_high": (1.0,),
+        "card": {"dose": {"hard_low": [-1.0], "hard_high": [1.0]}},
+    }
+    return DatasetMetadata(**fields | changed)
+
+
+def raw(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Edit the metadata of an HDF5 file."""
+    with h5py.File(path, "a") as file:
+        metadata = change(json.loads(file["metadata/dosing"][()]))
+        del file["metadata/dosing"]
+        file["metadata/dosing"] = json.dumps(metadata)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DatasetMetadata)])
+def test_any_edited_field_of_the_metadata_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(dataclasses.replace(episodes(), metadata=limited()), path)
+    raw(path, lambda metadata: metadata | {field: [9.0] if "action" in field else "edited"})
+    with pytest.raises(UserError, match="damaged or was edited"):
+        read_episodes(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_edited_limit_is_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_episodes(dataclasses.replace(episodes(), metadata=limited(card={})), path)
+    content = path.read_bytes()
+    edited = content.replace(b'"action_high": [1.0]', b'"action_high": [9.0]')
+    if edited == content:  # parquet keeps it as it is as well, but beside its length
+        pytest.fail("the limit is not to be found in the file")
+    path.write_bytes(edited)
+    with pytest.raises(UserError, match="damaged or was edited"):
+        read_episodes(path)
+
+
+def test_limits_that_are_not_those_of_the_card_are_refused_whatever_the_hash(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not those of the scenario's card"):
+        limited(action_high=(9.0,))
+    path = tmp_path / "x.hdf5"
+    write_episodes(dataclasses.replace(episodes(), metadata=limited()), path)
+
+    def edit(metadata: dict[str, Any]) -> dict[str, Any]:
+        rest = {k: v for k, v in metadata.items() if k != "metadata_hash"} | {"action_high": [9.0]}
+        return rest | {"metadata_hash": _hash(rest)}
+
+    raw(path, edit)
+    with pytest.raises(UserError, match="not those of the scenario's card"):
+        read_episodes(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "3"}, {"obs_names": "s1"}, {"action_low": ["low"]}, {"card": []}, {"new_field": 1}]
+)
+def test_metadata_of_another_type_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(episodes(), path)
+
+    def edit(metadata: dict[str, Any]) -> dict[str, Any]:
+        rest = {k: v for k, v in metadata.items() if k != "metadata_hash"} | wrong
+        return rest | {"metadata_hash": _hash(rest)}
+
+    raw(path, edit)
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        read_episodes(path)
+
+
+def test_a_file_that_lost_what_it_said_is_not_taken_for_another_programs(tmp_path: Path) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(episodes(), path)
+    with h5py.File(path, "a") as file:
+        del file["metadata/dosing"]
+    with pytest.raises(UserError, match="lost what it said about itself"):
+        read_source(path, External(limits=DoseLimits((-9.0,), (9.0,))))

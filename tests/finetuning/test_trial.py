@@ -28,10 +28,10 @@ from dosing.models.regularisation import PLAIN
 from dosing.policy import DosePolicy
 from dosing.rng import generator
 from dosing.runs.files import read_json, read_table, read_tensors, write_json
-from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.training.offline import TrainingDivergedError
-from tests.support.samples import ENV, PROBLEM, dataset, small
+from tests.support.samples import ENV, PROBLEM, dataset, run_config, small
 
 SEEDS = (0, 3)
 SETTINGS = TrialSettings(
@@ -89,7 +89,7 @@ def trial(
 
 def folder(path: Path) -> RunFolder:
     path.mkdir(exist_ok=True)
-    write_json(path / CONFIG, {"schema": SCHEMA})
+    write_json(path / CONFIG, run_config().to_json())
     return RunFolder(path)
 
 

@@ -12,7 +12,6 @@ import pytest
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.models.regularisation import Regularisation
-from dosing.runs import config
 from dosing.runs.config import (
     CIRCUMSTANCES,
     SCHEMA,
@@ -20,6 +19,7 @@ from dosing.runs.config import (
     EnvironmentReference,
     RunConfig,
     TrialReference,
+    hash_of,
 )
 from dosing.safety import DoseLimits
 from dosing.types import Problem
@@ -50,7 +50,7 @@ def through_json(one: RunConfig, **changed: Any) -> RunConfig:
 def rehashed(content: dict[str, Any]) -> dict[str, Any]:
     """The same as if somebody had edited it and made its hash anew."""
     rest = {name: value for name, value in content.items() if name != "hash"}
-    return rest | {"hash": config._hash(rest)}
+    return rest | {"hash": hash_of(rest)}
 
 
 @pytest.mark.parametrize("one", [run_config(), FULL], ids=["small", "full"])

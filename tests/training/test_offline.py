@@ -23,7 +23,7 @@ from dosing.cli.main import main
 from dosing.data.dataset import Dataset
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
-from dosing.runs.files import read_json, read_table, read_tensors, write_json, write_tensors
+from dosing.runs.files import read_json, read_table, read_tensors, write_checkpoint, write_json, write_tensors
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, WEIGHTS, RunFolder
 from dosing.training import offline
 from dosing.training.compilation import updater
@@ -299,16 +299,31 @@ def damaged_checkpoint(path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "with one bit flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif damage == "of another size":
-        write_tensors(path, stack(FIRST, (3,)).training_state(), {"step": "10", "seconds": "1"})
+        write_checkpoint(path, stack(FIRST, (3,)).training_state(), {"step": "10", "seconds": "1"})
     elif damage == "without its step":
-        write_tensors(path, stack(FIRST, SEEDS).training_state(), {})
+        write_checkpoint(path, stack(FIRST, SEEDS).training_state(), {})
+    elif damage == "without its hash":
+        write_tensors(path, stack(FIRST, SEEDS).training_state(), {"step": "10", "seconds": "1"})
     else:
-        write_tensors(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
+        write_checkpoint(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "empty", "of another size", "without its step", "of another program"]
+    "damage",
+    [
+        "truncated",
+        "empty",
+        "with one bit flipped",
+        "of another size",
+        "without its step",
+        "without its hash",
+        "of another program",
+    ],
 )
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
     """Nothing starts again from zero behind the user's back."""
