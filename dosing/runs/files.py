@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from dosing.data.formats import FAILURES
 from dosing.data.partial import partial_path
 from dosing.errors import UserError
 
@@ -173,7 +174,7 @@ def _hash_of_table(table: pa.Table) -> str:
         digest.update(f"{field.name} {field.type} {len(column)} {column.null_count}".encode())
         values = column.to_numpy(zero_copy_only=False)
         words = values.dtype == object
-        digest.update(json.dumps(column.to_pylist()).encode() if words else values.tobytes())
+        digest.update(json.dumps(column.to_pylist(), default=repr).encode() if words else values.tobytes())
     return digest.hexdigest()
 
 
@@ -192,5 +193,5 @@ def read_table(path: Path) -> pa.Table:
             return table
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
-    except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
+    except (pa.ArrowException, *FAILURES) as error:
         raise UserError(f"{path} is truncated or not a parquet file ({error}).") from error

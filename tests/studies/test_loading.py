@@ -85,7 +85,7 @@ def test_visits_of_another_version_of_the_scenario_are_refused_by_name(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenarios, "version_of", lambda *_: "99")
-    words = "of version .* of dosing/Treatment-v0, here is version 99"
+    words = r"of version .* of dosing/Treatment-v0, here is version 99"
     with pytest.raises(UserError, match=words):
         factory_of(run)
     with pytest.raises(UserError, match=words):
