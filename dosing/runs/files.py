@@ -194,4 +194,5 @@ def read_table(path: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except (pa.ArrowException, *FAILURES) as error:
-        raise UserError(f"{path} is truncated or not a parquet file ({error}).") from error
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise UserError(f"{path} is truncated or not a parquet file ({reason}).") from error

@@ -23,7 +23,7 @@ from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import SPAN, VisitOutcome, Waves
 from dosing.finetuning.trial import CURVE, REPORT, TREATED, Trial, conduct
-from dosing.finetuning.trial_log import CURVE_COLUMNS, PARTS
+from dosing.finetuning.trial_log import PARTS
 from dosing.models.regularisation import PLAIN
 from dosing.policy import DosePolicy
 from dosing.rng import generator
@@ -360,7 +360,7 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     mean, scale = np.array(result.transform.obs_mean), np.array(result.transform.obs_scale)
     np.testing.assert_allclose(buffer.buffer.rows[0, 0, :8].numpy(), -mean / scale, rtol=1e-5)
     result.evaluate()
-    row = dict(zip(CURVE_COLUMNS, result.trial_log.curve[0], strict=True))
+    row = result.trial_log.curve[0]._asdict()
     own = np.array([r[2:] for r in rows if r[0] == 0])
     assert row["treated"] == pytest.approx(own[:, 0].mean())
     assert row["worst"] == own[:, 0].min()
