@@ -58,6 +58,8 @@ SMALL = {
     "episodes": 2,
     "context": 4,
     "width": 16,
+    "fit_steps": 3,
+    "gate": "off",
 }
 
 
