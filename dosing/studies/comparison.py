@@ -82,15 +82,9 @@ def compare(
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
-    rows: list[Row] = []
-    rules: list[Row] = []
-    for file in files:
-        if here := [run for run in runs if run.path.parent.name == file.stem]:
-            of_runs, of_rules = evaluate_runs(here, asked[file])
-            rows, rules = rows + of_runs, rules + of_rules
-            notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
+    rows = _rows(runs, asked, notes)
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
-    result = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
+    result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
     return result
@@ -106,6 +100,18 @@ def _setups(
         for name, config in configurations(grid, preset, regularised, training, left_out)
         for regularisation in regularised
     ]
+
+
+def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[str]) -> list[Row]:
+    """Rows of all runs, then of the rules beside each data set; what they leave to say goes to ``notes``."""
+    rows: list[Row] = []
+    rules: list[Row] = []
+    for file, count in patients.items():
+        if here := [run for run in runs if run.path.parent.name == file.stem]:
+            of_runs, of_rules = evaluate_runs(here, count)
+            rows, rules = rows + of_runs, rules + of_rules
+            notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
+    return rows + rules
 
 
 def _notes(

@@ -37,7 +37,7 @@ from dosing.finetuning.method import Start, TrialSettings
 from dosing.finetuning.patients import SPAN, PatientsUnderTreatment, Waves
 from dosing.finetuning.trial import Trial, conduct
 from dosing.policy import DosePolicy
-from dosing.runs.config import EnvironmentReference, TrialReference
+from dosing.runs.config import EnvironmentReference, RunConfig, TrialReference
 from dosing.runs.files import read_tensors, sha256, write_json
 from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
@@ -146,43 +146,12 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
         UserError: the method cannot start from this run, the environment is not one for its agent, or files
             are amiss.
     """
-    offline = RunFolder(job.run)
-    start = start_of(offline, job.seeds, job.device)
+    start = start_of(RunFolder(job.run), job.seeds, job.device)
     factory = _factory(job)
     settings = job.settings
     learner = finetuning.find(job.method).method().learner(start, settings)
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
-    before = offline.config()
-    own = getattr(learner.agent, "config", None)
-    trial = TrialReference(
-        method=job.method,
-        start_seeds=start.seeds,
-        settings=asdict(settings) | {"evaluation_patients": patients},
-        offline_agent=start.name,
-        offline_weights=sha256(offline.path / WEIGHTS),
-    )
-    config = replace(
-        before,  # problem, transform, limits, data and names are those of the offline run
-        agent=_name_of(learner.agent),
-        agent_config=json.loads(json.dumps(asdict(own))) if own is not None else {},
-        seeds=tuple(learner.agent.seeds),
-        training={},
-        env=EnvironmentReference(factory.env_id, factory.options),
-        regularisation=learner.agent.regularisation,
-        trial=trial,
-        versions=dict(before.versions) | {"torch": torch.__version__, "numpy": np.__version__},
-        device=str(start.dataset.obs.device),
-        threads=torch.get_num_threads(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    folder = job.study / TRIALS / job.method.partition(",")[0]
-    run = RunFolder(folder / before.data.name / config.key)
-    data = os.path.normpath(offline.path / before.data_file)
-    config = replace(
-        config,
-        data_file=os.path.relpath(data, run.path.resolve()),
-        trial=replace(trial, offline_run=os.path.relpath(offline.path.resolve(), run.path.resolve())),
-    )
+    run, config = _run_of(job, start, learner.agent, factory, patients)
     with run.lock():
         if run.done:
             run.verify()
@@ -209,6 +178,45 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
             except TrainingDivergedError as error:  # one method's failure is a finding
                 return error
     return run
+
+
+def _run_of(
+    job: TrialJob, start: Start, agent: Agent, factory: EvaluationFactory, patients: int
+) -> tuple[RunFolder, RunConfig]:
+    """Folder and configuration of a trial."""
+    offline = RunFolder(job.run)
+    before = offline.config()
+    own = getattr(agent, "config", None)
+    trial = TrialReference(
+        method=job.method,
+        start_seeds=start.seeds,
+        settings=asdict(job.settings) | {"evaluation_patients": patients},
+        offline_agent=start.name,
+        offline_weights=sha256(offline.path / WEIGHTS),
+    )
+    config = replace(
+        before,  # problem, transform, limits, data and names are those of the offline run
+        agent=_name_of(agent),
+        agent_config=json.loads(json.dumps(asdict(own))) if own is not None else {},
+        seeds=tuple(agent.seeds),
+        training={},
+        env=EnvironmentReference(factory.env_id, factory.options),
+        regularisation=agent.regularisation,
+        trial=trial,
+        versions=dict(before.versions) | {"torch": torch.__version__, "numpy": np.__version__},
+        device=str(start.dataset.obs.device),
+        threads=torch.get_num_threads(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    folder = job.study / TRIALS / job.method.partition(",")[0]
+    run = RunFolder(folder / before.data.name / config.key)
+    data = os.path.normpath(offline.path / before.data_file)
+    config = replace(
+        config,
+        data_file=os.path.relpath(data, run.path.resolve()),
+        trial=replace(trial, offline_run=os.path.relpath(offline.path.resolve(), run.path.resolve())),
+    )
+    return run, config
 
 
 def evaluate_start(job: TrialJob, position: int = 0) -> dict[str, Outcomes]:
@@ -280,8 +288,7 @@ def finetune(
     starts = _starts(runs, seeds, device)
     study = runs[0].resolve().parents[2] if study is None else study
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
-    env_id = env.id if isinstance(env, EnvironmentReference) else None
-    options = dict(env.options if isinstance(env, EnvironmentReference) else env or {})
+    env_id, options = (env.id, env.options) if isinstance(env, EnvironmentReference) else (None, env or {})
     jobs = [
         TrialJob(name, path, study, settings, env_id, options, seeds, evaluation_patients, device)
         for name, path in pairs

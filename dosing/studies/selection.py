@@ -19,7 +19,7 @@ import agents as registry
 from dosing.data.dataset import dose_limits
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
-from dosing.ope.baselines import estimated_constant
+from dosing.ope.baselines import EstimatedConstant, estimated_constant
 from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
 from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories, fold_patients
@@ -67,8 +67,8 @@ def select(
     Raises:
         UserError: bad input, a failed or a killed run, or visits that cannot be evaluated.
     """
-    study, grid, folds = Path(study), Grid.of(agents), folds or Folds()
-    resources = resources or Resources()
+    study, grid = Path(study), Grid.of(agents)
+    folds, resources = folds or Folds(), resources or Resources()
     chosen, launcher = presets.find(grid.preset), resources.launcher()
     training = training or TrainingSettings(**chosen.training)
     training.check()
@@ -77,12 +77,7 @@ def select(
     episodes = read_episodes(file)
     criterion = criterion or Settings(estimators=("fqe",))
     criterion = replace(criterion, replicates=max(criterion.replicates, enough_replicates(len(candidates))))
-    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
-    constant = estimated_constant(recorded)
-    criterion.check(recorded.patients, recorded.visits)
-    _check_folds(folds.count, recorded.patients)
-    parts = fold_patients(episodes, folds.count, folds.seed)
-    evaluate_folds([Fold(*part, {}) for part in parts], criterion)  # refuses before anything is trained
+    parts, constant = _cut(episodes, folds, criterion)
     files = [_kept(study, file.stem, k, folds.count, part) for k, (part, _) in enumerate(parts, 1)]
 
     def job(candidate: Candidate, visits: Path, where: Path) -> Job:
@@ -95,20 +90,8 @@ def select(
     runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
     validation = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
-    unknown = [name for name in dict.fromkeys(c.agent for c in candidates) if not chosen.knows(name)]
-    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    if grid.preset and unknown:
-        notes.append(
-            f"preset {grid.preset} has nothing for {', '.join(unknown)}: their own defaults were used."
-        )
-    result = Selected(
-        candidates=tuple(candidates),
-        validation=validation,
-        criterion=criterion,
-        constant=constant,
-        limits=dose_limits(episodes),
-        notes=tuple(notes),
-    )
+    notes, limits = _notes(candidates, left_out, grid.preset), dose_limits(episodes)
+    result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes)
     if result.chosen:
         (run,) = run_jobs([job(result.chosen, file, study)], launcher)
         if isinstance(run, TrainingDivergedError):
@@ -116,6 +99,35 @@ def select(
         result = replace(result, run=run)
     write_json(study / SELECTION, result.to_json(study))
     return result
+
+
+def _cut(
+    episodes: Episodes, folds: Folds, criterion: Settings
+) -> tuple[list[tuple[Episodes, Episodes]], EstimatedConstant]:
+    """Training and held-out visits of every fold, and the constant dose of all patients.
+
+    Raises:
+        UserError: whatever would make the evaluation fail once everything is trained.
+    """
+    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
+    constant = estimated_constant(recorded)
+    criterion.check(recorded.patients, recorded.visits)
+    _check_folds(folds.count, recorded.patients)
+    parts = fold_patients(episodes, folds.count, folds.seed)
+    evaluate_folds([Fold(*part, {}) for part in parts], criterion)
+    return parts, constant
+
+
+def _notes(
+    candidates: Sequence[Candidate], left_out: Mapping[str, str], preset: str | None
+) -> tuple[str, ...]:
+    """Who is left out, and whom the preset does not know."""
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    names = dict.fromkeys(candidate.agent for candidate in candidates)
+    unknown = [name for name in names if not presets.find(preset).knows(name)]
+    if preset and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    return tuple(notes)
 
 
 def _candidates(

@@ -22,6 +22,7 @@ import torch
 
 import agents
 from dosing import __version__
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform, dose_limits
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
@@ -121,22 +122,49 @@ def train_run(
     dataset = Dataset.from_episodes(episodes, transform, device=place)
     factory = factory_for(episodes.metadata)
     problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
-    stack = agents.build(
-        setup.agent,
-        setup.config,
-        problem,
-        seeds,
-        device=place,
-        precision=settings.precision,
-        regularisation=setup.regularisation,
-    )
-    meta = episodes.metadata
-    env = EnvironmentReference(factory.env_id, meta.env_options) if factory else None
-    config = RunConfig(
+    more: dict[str, Any] = {"precision": settings.precision, "regularisation": setup.regularisation}
+    stack = agents.build(setup.agent, setup.config, problem, seeds, device=place, **more)
+    config = _config(setup, data, episodes, stack, transform, settings, place)
+    run = RunFolder(study / setup.agent / data.stem / config.key)
+    config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
+    with run.lock():
+        if run.done and not run.lacking(settings.before_end(milestones)):
+            run.verify()
+            return run
+        write_json(run.path / CONFIG, config.to_json())
+        keep_monitor(run.path, episodes)
+        if episodes.metadata.card:
+            write_json(run.path / CARD, episodes.metadata.card)
+        bar = progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position)
+        try:
+            with bar:
+                offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
+                "take fewer or smaller ones, or --device cpu."
+            ) from error
+    return run
+
+
+def _config(
+    setup: AgentSetup,
+    data: Path,
+    episodes: Episodes,
+    stack: Agent,
+    transform: Transform,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> RunConfig:
+    """What the run is; where its data lie is known once it has a folder."""
+    meta, env = episodes.metadata, None
+    if (factory := factory_for(meta)) is not None:
+        env = EnvironmentReference(factory.env_id, meta.env_options)
+    return RunConfig(
         agent=setup.agent,
         agent_config=json.loads(json.dumps(asdict(setup.config))),
-        seeds=tuple(seeds),
-        problem=problem,
+        seeds=tuple(stack.seeds),
+        problem=stack.problem,
         transform=transform,
         limits=dose_limits(episodes),
         data=DataReference(data.stem, meta.content_hash, len(episodes), len(np.unique(episodes.episode))),
@@ -147,28 +175,7 @@ def train_run(
         obs_units=meta.obs_units,
         dose_name=meta.dose_name,
         versions=_versions(episodes),
-        device=str(place),
+        device=str(device),
         threads=torch.get_num_threads(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    run = RunFolder(study / setup.agent / data.stem / config.key)
-    config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
-    with run.lock():
-        if run.done and not run.lacking(settings.before_end(milestones)):
-            run.verify()
-            return run
-        write_json(run.path / CONFIG, config.to_json())
-        keep_monitor(run.path, episodes)
-        if meta.card:
-            write_json(run.path / CARD, meta.card)
-        with progress_bar(
-            settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position
-        ) as bar:
-            try:
-                offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
-                    "take fewer or smaller ones, or --device cpu."
-                ) from error
-    return run
