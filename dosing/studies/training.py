@@ -98,8 +98,7 @@ def train_run(
     """Train one stack of seeds, or continue it, or find it finished.
 
     The run folder is named by everything that decides the result, so the same call finds the same folder.
-    The options of the data count by the map they lead to. Milestones do not count: a finished run that lacks
-    one is trained again from its start.
+    Milestones do not count: a finished run that lacks one is trained again from its start.
 
     Args:
         setup: the agent.
