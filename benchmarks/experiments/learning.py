@@ -37,7 +37,8 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS
 from dosing.studies import Cohort, Comparison, DataSource, Grid, Resources, compare
-from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.baseline import Baseline
+from dosing.studies.comparison_table import Row
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import PRESETS
 from dosing.training.offline import TrainingSettings

@@ -76,8 +76,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     """Train with the preset's settings, overridden by flags; returns the run folder."""
     import tyro
 
-    from dosing.studies import AgentSetup
+    from dosing.studies import AgentSetup, DataSource
     from dosing.studies import train as train_agent
+    from dosing.studies.data import describe, obtain_data
     from dosing.studies.grid import regularisations
     from dosing.training.offline import TrainingSettings
 
@@ -104,10 +105,12 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     if len(regularised) > 1:
         raise UserError("train takes one value of each option; several side by side are for compare.")
     shown = preset.data_of(arguments.agent) | options.data_options(arguments)
+    data = obtain_data(options.source_of(arguments.data, arguments), arguments.out)
+    print(describe(data))
     return train_agent(
         arguments.out,
         AgentSetup(arguments.agent, config, regularised[0], shown),
-        options.source_of(arguments.data, arguments),
+        DataSource(str(data)),
         seeds=seeds,
         training=settings,
         device=arguments.device,

@@ -58,6 +58,8 @@ class DatasetMetadata:
     """Of the packages that recorded the visits."""
     rows_left_out: int = 0
     """Rows of another program's file that are no visits here."""
+    doses_clipped: int = 0
+    """Doses that were put at the limit they exceeded by rounding."""
     rows: int = 0
     n_obs: int = 0
     n_act: int = 0

@@ -137,8 +137,7 @@ class EpisodeWriter:
             metadata: What the file says about itself.
 
         Raises:
-            UserError: If the suffix is unknown, the folder is missing or not writable, or a package is
-            missing.
+            UserError: If the suffix is unknown, the folder missing or not writable, or a package missing.
         """
         self.metadata = metadata
         self._hash = ContentHash()

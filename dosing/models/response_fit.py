@@ -228,15 +228,15 @@ def held_out(model: ResponseModel, obs: Tensor, act: Tensor, fold: Tensor, folds
         folds: F.
     """
     repeats = model.count // len(obs)
-    found = obs.new_zeros(model.count // folds, obs.shape[1])
+    losses_left_out = obs.new_zeros(model.count // folds, obs.shape[1])
     for k in range(folds):
         rows = (fold == k).nonzero()[:, 0]
         own = torch.arange(k, model.count, folds, device=obs.device)
         o, a = (x[:, rows].repeat_interleave(repeats // folds, 0) for x in (obs, act))
         with torch.no_grad():
             entries = o.isfinite().sum((2, 3)).clamp(min=1)
-            found[:, rows] = -model.select(own).log_likelihood(o, a) / entries
-    losses: Tensor = found.unflatten(0, (len(obs), -1))
+            losses_left_out[:, rows] = -model.select(own).log_likelihood(o, a) / entries
+    losses: Tensor = losses_left_out.unflatten(0, (len(obs), -1))
     return losses
 
 

@@ -17,9 +17,9 @@ from dosing.evaluation.outcomes import read_outcomes, write_outcomes
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
+from dosing.studies.baseline import Baseline
 from dosing.studies.compared import Comparison
 from dosing.studies.comparison_table import (
-    Baseline,
     References,
     Row,
     agent_row,
@@ -59,11 +59,9 @@ def evaluate(
 
 
 def baseline_notes(rows: Sequence[Row]) -> list[str]:
-    """Why the rows of one data set have no constant dose to be compared with; empty where they have one."""
+    """What a reader has to know of the constant dose that the rows of one data set are compared with."""
     baseline = rows[0].baseline
-    if baseline is None or not baseline.missing:
-        return []
-    return [f"no constant dose is estimated from {rows[0].data}: {baseline.missing}"]
+    return baseline.notes(rows[0].data) if baseline else []
 
 
 def evaluate_run(

@@ -6,8 +6,6 @@ import dataclasses
 import functools
 import os
 import random
-import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -32,7 +30,7 @@ from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
 from dosing.studies import Comparison, Grid, Resources, compare, comparison_table
 from dosing.studies import comparison as module
-from dosing.studies.comparison_table import Baseline
+from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
@@ -388,6 +386,7 @@ def killed(words: list[str], seconds: float) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["train_run", "evaluate_run", "evaluate_runs", "write_curves"])
 def test_a_study_cut_short_at_any_stage_says_the_same(
     stage: str, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -434,32 +433,7 @@ def test_a_study_killed_at_five_random_moments_says_the_same(tmp_path: Path) -> 
     assert not list((tmp_path / "broken").rglob("*.partial")), moments
 
 
-# The README's script
-
-
-def test_the_readmes_script_goes_from_data_to_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """At most 15 lines; run as they stand, but for the folder, the size and the length."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (script,) = (b for b in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "compare" in b)
-    assert len(script.splitlines()) <= 15
-    for stands, small_one in (
-        ('"runs/script"', repr(str(tmp_path / "study"))),
-        ('{"fttpo.q_proposal"', '{"hidden": [(8, 8)], "fttpo.q_proposal"'),
-        ('"dosing/Treatment-v0",', 'DataSource("dosing/Treatment-v0", Cohort(3)), evaluation_patients=4,'),
-        ("import Grid", "import Cohort, DataSource, Grid"),
-        ("range(5)", "range(2)"),
-        ("steps=2000", "steps=12"),
-    ):
-        assert script.count(stands) == 1
-        script = script.replace(stands, small_one)
-    (tmp_path / "script.py").write_text(script)
-    runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
-    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names[0] == "agent"
-    assert {"FtTPO, q_proposal=1.5", "FtTPO, q_proposal=2.0", "IQL", "no dose"} <= set(names)
-    assert len(find_runs(tmp_path / "study")) == 3
+# Who is left out
 
 
 def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason() -> None:
