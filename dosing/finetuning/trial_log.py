@@ -177,7 +177,7 @@ class TrialLog:
                 lower_bound(np.array(self.looks[k]), self._level) if theirs else math.nan,
                 coverage(self._given[k]),
             ]
-            self.curve.append(CurveRow(self.seeds[k], visits, *map(float, means)))
+            self.curve.append(CurveRow._make([self.seeds[k], visits, *map(float, means)]))
 
     def outcomes(self) -> dict[str, Outcomes]:
         """Outcomes of the last evaluation of every seed, by rule."""
