@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ import numpy as np
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.termination import Terminated, end_on_sigterm
 from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate, simulate_to
 from simulator.envs import SCENARIOS, scenario_class
@@ -28,13 +30,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 after a user's error, 130 after an interrupt."""
+    """Run one command; returns the exit status: 0, 2 after a user's error, 130 or 143 after an interrupt."""
     try:
         chosen = _parser().parse_args(arguments)
+        end_on_sigterm()
         return int(chosen.run(chosen) or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
+        return 1
+    except Terminated:
+        print("terminated; nothing was left half written", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted; nothing was left half written", file=sys.stderr)
         return 130

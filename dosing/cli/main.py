@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.packages import check_packages
 from dosing.errors import UserError
+from dosing.termination import end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = parser.parse_known_args(argv)
         if rest and arguments.command != "train":
             commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
-        _on_terminate()
+        end_on_sigterm()
         status: int = arguments.run(arguments, rest)
     except UserError as error:
         print(f"dosing: {error}", file=sys.stderr)
@@ -42,15 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("dosing: interrupted; a run folder continues from its last checkpoint.", file=sys.stderr)
         return 130
     return status
-
-
-def _on_terminate() -> None:
-    """Make SIGTERM end like Ctrl-C, with files whole and locks freed, and exit status 143."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(143)
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

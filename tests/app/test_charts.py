@@ -21,7 +21,8 @@ from dosing.recommendation.records import Recommendation, Recommender, Rules, Se
 from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
 from dosing.studies import data, load
-from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.baseline import Baseline
+from dosing.studies.comparison_table import Row
 
 
 def answer(
