@@ -184,12 +184,10 @@ class DosePolicy:
         result = self.agent.targets
         return None if result is None else self.transform.to_reward(result.double().cpu().numpy())
 
-    @torch.no_grad()
-    def doses_for(self, obs: Observations, target: Array) -> Array:
-        """Recommended dose ``[S, K, A]`` at one state, as at a first visit, for every return aimed at.
+    def aimed_at(self, target: Array) -> DosePolicy:
+        """The policy that aims at other returns: at K of them, asked about K states at a time.
 
         Args:
-            obs: the state ``[O]``.
             target: ``[K]`` undiscounted returns to aim at, in the world's unit.
 
         Raises:
@@ -197,10 +195,7 @@ class DosePolicy:
         """
         if self.agent.targets is None:
             raise UserError("this agent is not conditioned on a return: its dose has no target.")
-        shape = (len(self.seeds), len(target))
-        scaled = torch.as_tensor(self.transform.scaled(target), dtype=self._dtype, device=self._device)
-        state = self._obs(np.broadcast_to(obs, (*shape, len(obs))))
-        return self._mode(self.agent.policy_for(state, scaled.expand(shape)))
+        return _Aimed(self.agent, self.transform, target)
 
     @torch.no_grad()
     def returns(self, obs: Observations, dose: Array) -> Array | None:
@@ -265,6 +260,21 @@ class DosePolicy:
 
     def _double(self, obs: Observations) -> Any:
         return in_double(self.distribution(obs))
+
+
+class _Aimed(DosePolicy):
+    """A policy that aims at K given returns at K states, as at a first visit."""
+
+    def __init__(self, agent: Agent, transform: Transform, target: Array) -> None:
+        super().__init__(agent, transform)
+        scaled = transform.scaled(np.asarray(target, dtype=np.float64))
+        self._target = torch.as_tensor(scaled, dtype=self._dtype, device=self._device)
+
+    @torch.no_grad()
+    def distribution(self, obs: Observations) -> Distribution:
+        """Distribution at ``obs [S, K, O]``, one state for every return aimed at."""
+        state = self._obs(obs)
+        return self.agent.policy_for(state, self._target.expand(state.shape[:2]))
 
 
 def in_double(distribution: Distribution) -> Any:

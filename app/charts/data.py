@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from app.analysis.data import Quantity
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, number, unit_words
 
 BINS = 40
@@ -61,7 +62,7 @@ def _panel(figure: go.Figure, tag: str, one: Quantity, left: float, top: float, 
             xaxis=f"x{tag}",
             yaxis=f"y{tag}",
             marker={"color": GREY, "line": {"width": 0}},
-            hovertemplate=f"{one.name} near %{{x:.3f}}: %{{y:.1f}} % of the visits<extra></extra>",
+            hovertemplate=f"{label(one.name)} near %{{x:.3f}}: %{{y:.1f}} % of the visits<extra></extra>",
         )
     )
     limit = {"type": "line", "xref": f"x{tag}", "yref": f"y{tag} domain", "y0": 0, "y1": 1}
@@ -75,7 +76,8 @@ def _panel(figure: go.Figure, tag: str, one: Quantity, left: float, top: float, 
         yref="paper",
         yanchor="bottom",
         align="left",
-        text=f"<b>{one.name}</b> ({unit_words(one.unit)})<br>mean {number(float(values.mean()), 2)}",
+        text=f"<b>{label(one.name)}</b> ({label(unit_words(one.unit))})<br>"
+        f"mean {number(float(values.mean()), 2)}",
         showarrow=False,
         font={"size": 12},
     )

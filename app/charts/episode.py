@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, number, unit_words
 from dosing.types import AnyArray
 
@@ -33,7 +34,7 @@ def observations(
         top, value = 1.0 - row / count, obs[:, row]
         low, high = float(value.min()), float(value.max())
         pad = 0.2 * (high - low) or 1.0
-        unit = "" if units[row] in ("", "1") else f" {units[row]}"
+        unit = "" if units[row] in ("", "1") else f" {label(units[row])}"
         strip_axis = {
             "domain": [top - 0.9 / count, top],
             "range": [low - pad, high + pad],
@@ -47,7 +48,7 @@ def observations(
         }
         figure.update_layout({axis.replace("y", "yaxis"): strip_axis})
         for x, side, words in (
-            (0, "left", f"<b>{names[row]}</b>{'<br>' if unit else ''}{unit}"),
+            (0, "left", f"<b>{label(names[row])}</b>{'<br>' if unit else ''}{unit}"),
             (1, "right", f"<b>{number(float(value[current]), 2)}</b>"),
         ):
             figure.add_annotation(
@@ -61,7 +62,7 @@ def observations(
                 showarrow=False,
                 font={"size": 12.5},
             )
-        hover = f"visit %{{x}}: {names[row]} %{{y:.3f}}{unit}<extra></extra>"
+        hover = f"visit %{{x}}: {label(names[row])} %{{y:.3f}}{unit}<extra></extra>"
         line = go.Scatter(x=visits, y=value, yaxis=axis, mode="lines", hovertemplate=hover)
         now = go.Scatter(
             x=[visits[current]], y=[value[current]], yaxis=axis, mode="markers", hoverinfo="skip"
@@ -129,7 +130,7 @@ def doses(
         unit: of the dose.
     """
     figure = finish(go.Figure(), 46 * 8 + 30 + BOTTOM, **_visits_axis(visits, "y2", current))
-    _dose_and_reward_axes(figure, limits, f"<b>{name} given</b> ({unit_words(unit)})")
+    _dose_and_reward_axes(figure, limits, f"<b>{label(name)} given</b> ({label(unit_words(unit))})")
     late = current > len(visits) // 2
     figure.add_annotation(
         x=0 if late else 1,
@@ -154,7 +155,7 @@ def doses(
                 "symbol": np.where(changed, "x", "circle"),
             },
             customdata=np.where(changed, ", held at a limit", ""),
-            hovertemplate=f"visit %{{x}}: {name} %{{y:.3f}}%{{customdata}}<extra></extra>",
+            hovertemplate=f"visit %{{x}}: {label(name)} %{{y:.3f}}%{{customdata}}<extra></extra>",
         )
     )
     figure.add_trace(

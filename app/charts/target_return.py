@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, SHADE, Mark, decimals, number, unit_words
 from dosing.types import Array
 
@@ -36,32 +37,31 @@ def dose_by_target(
     name: str = "dose",
     unit: str = "1",
 ) -> go.Figure:
-    """Recommended dose over the return aimed at: every seed as a faint line, their mean as a strong one.
+    """Recommended dose over the return aimed at.
 
     Returns that no recorded patient had are grey. A dotted line stands at the return that the policy aims at
-    by default, a marker where it meets the mean.
+    by default, a marker where it meets the dose.
 
     Args:
         target: returns ``[K]``, in increasing order.
-        dose: of one dose dimension ``[S, K]``.
+        dose: of one dose dimension ``[K]``.
         targets: lowest recorded return, the one aimed at by default, highest recorded, ``[S, 3]``.
         limits: hard limits of the dose.
         look: mark of the policy.
         name: of the dose.
         unit: of the dose.
     """
-    places, mean = decimals(limits[1] - limits[0]), dose.mean(0)
-    figure = _frame((float(target[0]), float(target[-1])), targets, limits, f"{name} ({unit_words(unit)})")
-    for seed in dose:
-        line = {"color": look.faint(0.4), "width": 1}
-        figure.add_trace(go.Scatter(x=target, y=seed, mode="lines", line=line, hoverinfo="skip"))
+    places = decimals(limits[1] - limits[0])
+    figure = _frame(
+        (float(target[0]), float(target[-1])), targets, limits, f"{label(name)} ({label(unit_words(unit))})"
+    )
     figure.add_trace(
         go.Scatter(
             x=target,
-            y=mean,
+            y=dose,
             mode="lines",
             line={"color": look.colour, "width": 2.6},
-            hovertemplate=f"return %{{x:.2f}}: {name} %{{y:.{places}f}}<extra></extra>",
+            hovertemplate=f"return %{{x:.2f}}: {label(name)} %{{y:.{places}f}}<extra></extra>",
         )
     )
     aim = float(targets[:, 1].mean())
@@ -69,10 +69,10 @@ def dose_by_target(
     figure.add_trace(
         go.Scatter(
             x=[aim],
-            y=[float(np.interp(aim, target, mean))],
+            y=[float(np.interp(aim, target, dose))],
             mode="markers",
             marker={"symbol": look.symbol, "size": 13, "color": look.colour, "line": rim},
-            hovertemplate=f"return %{{x:.2f}}, by default: {name} %{{y:.{places}f}}<extra></extra>",
+            hovertemplate=f"return %{{x:.2f}}, by default: {label(name)} %{{y:.{places}f}}<extra></extra>",
         )
     )
     return figure

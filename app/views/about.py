@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from app.readers import study
-from app.widgets import page
+from app.text import Markdown, bullets, code
+from app.widgets import page, write
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
 
@@ -60,18 +61,20 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
 
 
 listing = page.open_page("About")
-st.markdown(WORDS)
+write.markdown("{}", Markdown(WORDS))
 st.subheader("Provenance")
-st.table(provenance(listing.runs), hide_index=True)
-st.caption(
-    f"Study folder `{study.study()}`, software version {__version__}. Hashes are SHA-256, first 16 digits."
+write.table(provenance(listing.runs))
+write.caption(
+    "Study folder {}, software version {}. Hashes are SHA-256, first 16 digits.",
+    code(study.study()),
+    __version__,
 )
 st.subheader("Scenario")
 try:
     card = study.episodes(listing.runs[0]).metadata.get("card", {})
-    st.markdown(f"{card.get('title', 'Recorded data without a scenario card.')}")
-    st.markdown("\n".join(f"- {source}" for source in card.get("sources", ())))
-    st.markdown(card.get("limits_of_the_model", ""))
+    write.markdown("{}", card.get("title", "Recorded data without a scenario card."))
+    write.markdown("{}", bullets(card.get("sources", ())))
+    write.markdown("{}", card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
         st.json(card)
 except UserError as error:

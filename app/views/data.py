@@ -11,8 +11,9 @@ import streamlit as st
 from app.analysis import data as analysis_data
 from app.charts import data, episode
 from app.readers import study
+from app.text import bullets, sentence
 from app.theme import counted
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -52,7 +53,7 @@ def simulated() -> tuple[Episodes, str] | None:
     most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
     patients = left.number_input(
-        f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
+        sentence("Patients, 1 to {:,}", most), 1, most, min(100, most), key="patients", bind="query-params"
     )
     in_range(middle, "seed", 0, LARGEST_SEED)
     seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
@@ -93,7 +94,7 @@ def facts(episodes: Episodes) -> None:
         f"Mean return of a patient: {return_words(episodes, patients)}",
         f"Visits at which a hard limit held the dose: {100 * held:.1f} %",
     ]
-    st.markdown("\n".join(f"- {line}" for line in lines))
+    write.markdown("{}", bullets(lines))
     st.caption("Content hash (SHA-256 over all columns, the same for every file format):")
     st.code(str(meta.get("content_hash", "unknown")), language=None)
 
@@ -115,7 +116,9 @@ def distributions(episodes: Episodes) -> None:
     left_out = (
         f" The first {analysis_data.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
     )
-    st.caption(f"Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{left_out}")
+    write.caption(
+        "Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{}", left_out
+    )
 
 
 def table(episodes: Episodes) -> None:
@@ -123,14 +126,14 @@ def table(episodes: Episodes) -> None:
     st.subheader("First visits")
     shown = analysis_data.head(episodes, ROWS)
     st.dataframe(shown, hide_index=True, key="head", height=280)
-    st.caption(f"{len(shown)} of {len(episodes):,} visits, three decimals.")
+    write.caption("{} of {:,} visits, three decimals.", len(shown), len(episodes))
 
 
 def card(episodes: Episodes) -> None:
     """The scenario card and everything else the visits say about themselves."""
     st.subheader("Scenario card")
     result = episodes.metadata.get("card") or {}
-    st.markdown(str(result.get("title", "Recorded data without a scenario card.")))
+    write.markdown("{}", result.get("title", "Recorded data without a scenario card."))
     with st.expander("All fields of the card"):
         st.json(result)
     with st.expander("All other metadata of the visits"):
@@ -145,7 +148,7 @@ def one_episode(episodes: Episodes) -> None:
     in_range(st, "place", 1, count)
     if count > 1:
         place = st.number_input(
-            f"Patient, 1 to {count:,} in the order of the visits",
+            sentence("Patient, 1 to {:,} in the order of the visits", count),
             1,
             count,
             1,
@@ -176,8 +179,8 @@ def one_episode(episodes: Episodes) -> None:
                 unit=str(meta.get("dose_unit", "1")),
             )
             page.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
-    st.caption(
-        f"Patient number {patient}. Numbers beside the strips: the last visit. A cross: changed by a limit."
+    write.caption(
+        "Patient number {}. Numbers beside the strips: the last visit. A cross: changed by a limit.", patient
     )
 
 
@@ -187,7 +190,7 @@ def take_away(episodes: Episodes, name: str) -> None:
     with st.container(horizontal=True):
         for suffix, mime in FORMATS:
             st.download_button(
-                f"Download {suffix[1:]}",
+                sentence("Download {}", suffix[1:]),
                 functools.partial(analysis_data.export, episodes, suffix),
                 file_name=f"{name}{suffix}",
                 mime=mime,

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.analysis.recommendations import Source
 from app.charts import episode
-from app.widgets import page
+from app.widgets import page, write
 from dosing.data.store import Episodes
 
 
@@ -19,7 +19,7 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
     width = episodes.obs.shape[1]
     names = meta.get("obs_names") or [f"s{i + 1}" for i in range(width)]
     patient = int(episodes.episode[row])
-    st.subheader(f"Episode of patient {patient}")
+    write.subheader("Episode of patient {}", patient)
     left, right = st.columns(2)
     with left:
         figure = episode.observations(
@@ -39,8 +39,9 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
                 unit=source.limits.unit,
             )
             page.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
-    st.caption(
-        f"Recorded visits; doses by the behaviour policy {meta.get('policy', 'of the file')!r}, not by an "
-        "agent. Dotted line: the visit on show; the numbers beside the strips are its observations. "
-        "A cross: changed by a limit."
+    write.caption(
+        "Recorded visits; doses by the behaviour policy {!r}, not by an agent. Dotted "
+        "line: the visit on show; the numbers beside the strips are its observations. A "
+        "cross: changed by a limit.",
+        meta.get("policy", "of the file"),
     )

@@ -7,9 +7,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
@@ -17,7 +17,9 @@ from dosing.recommendation.answers_table import answers_schema, answers_table, c
 
 if TYPE_CHECKING:
     from dosing.recommendation.audit_log import AuditLog
+    from dosing.recommendation.dose_context import DoseContext, Evidence
     from dosing.recommendation.records import Recommendation, Recommender
+    from dosing.runs.folder import RunFolder
 
 DEFERRED, REFUSED = 3, 2
 """Exit statuses of a recommendation without a dose to follow."""
@@ -64,9 +66,11 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answer is in the audit log before it is shown."""
     from dosing.recommendation.audit_log import shown
+    from dosing.recommendation.dose_context import verdict_words
     from dosing.recommendation.recommender import recommend
     from dosing.runs.folder import RunFolder
     from dosing.studies import load
+    from dosing.studies.evidence import read_evidence
 
     if (arguments.table is None) != (arguments.out is None):
         raise UserError("a table needs both --in and --out.")
@@ -76,20 +80,24 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:
-        counts = recommend_table(recommender, arguments.table, arguments.out, log)
+        evidence = read_evidence(RunFolder(arguments.path))
+        counts = recommend_table(recommender, arguments.table, arguments.out, log, evidence)
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
         print(f"{sum(counts.values()):,} recommendations in {arguments.out}: {told}")
+        print(verdict_words(evidence))
         print(NOT_FOR_PATIENTS)
         return 0
     result = recommend(recommender, arguments.state, arguments.current_dose)
-    log.append(*shown(result.to_json(), arguments.audit_states))
+    record = log.append(*shown(result.to_json(), arguments.audit_states))
+    beside = context_of(RunFolder(arguments.path), log, record.content)
     if arguments.json:
-        print(json.dumps(result.to_json(), indent=1, allow_nan=False))
+        lines = {"context": [words for _, words in beside.lines]}
+        print(json.dumps(result.to_json() | lines, indent=1, allow_nan=False))
     if result.status == "refused":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         print(f"dosing: no dose is recommended: {' '.join(result.reasons)}{default}", file=sys.stderr)
     elif not arguments.json:
-        print(describe(result))
+        print(describe(result, beside))
     return exit_status(result)
 
 
@@ -101,13 +109,22 @@ def study_log(run: Path, chosen: Path | None) -> AuditLog:
     return log_of(folders[min(2, len(folders) - 1)], chosen)
 
 
+def context_of(run: RunFolder, log: AuditLog, content: Mapping[str, Any]) -> DoseContext:
+    """What following the policy was worth, and the decision in force on a recorded recommendation of it."""
+    from dosing.recommendation.decisions import decisions_on
+    from dosing.recommendation.dose_context import DoseContext
+    from dosing.studies.evidence import read_evidence
+
+    return DoseContext(read_evidence(run), next(reversed(decisions_on(log, content)), None))
+
+
 def exit_status(result: Recommendation) -> int:
     """0 for a dose to follow, 3 for a deferred one, 2 for none."""
     return {"refused": REFUSED, "deferred": DEFERRED}.get(result.status, 0)
 
 
-def describe(result: Recommendation) -> str:
-    """A recommendation with its basis, one line each."""
+def describe(result: Recommendation, beside: DoseContext) -> str:
+    """A recommendation with what stands beside it and with its basis, one line each."""
     from dosing.recommendation.records import dose_words, span_words
     from dosing.studies.comparison_table import mass_words
 
@@ -133,6 +150,7 @@ def describe(result: Recommendation) -> str:
             + "; ".join(words(s.dose) for s in result.seeds)
             + ")",
         ),
+        *(("decision" if kind == "decision" else "verdict", words) for kind, words in beside.lines),
         *([("proposed dose", f"{words(result.proposed)}{unit}")] if result.dose != result.proposed else []),
         *([("safe default", result.safe_default)] if deferred and result.safe_default else []),
         ("dose interval", f"{span(result.support)}  ({result.support_words}, union over seeds)"),
@@ -169,7 +187,9 @@ def describe(result: Recommendation) -> str:
     return "\n".join([*(f"{name:<18} {text}" for name, text in lines), result.notice])
 
 
-def recommend_table(recommender: Recommender, table: Path, out: Path, log: AuditLog) -> dict[str, int]:
+def recommend_table(
+    recommender: Recommender, table: Path, out: Path, log: AuditLog, evidence: Evidence
+) -> dict[str, int]:
     """Answer every row of a parquet file in another one, in the same order and in constant memory.
 
     Args:
@@ -181,9 +201,11 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
         out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
             ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
             state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
-            ``nearest_distance`` and ``dose_distance``; null where a row has no such number. Doses of several
-            dimensions have one column each, ``dose_1``, ``dose_2``, ...
+            ``nearest_distance``, ``dose_distance``, ``verdict`` (on the policy) and ``decision`` (in force on
+            the row's state); null where a row has no such thing. Doses of several dimensions have one column
+            each, ``dose_1``, ``dose_2``, ...
         log: gets one record with the hashes of both files, before ``out`` appears.
+        evidence: what following the policy was worth.
 
     Returns:
         How many rows have each status.
@@ -195,7 +217,9 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dosing.recommendation.batch import recommend_all
+    from dosing.recommendation.batch import read_current_doses, recommend_all
+    from dosing.recommendation.decisions import all_decisions
+    from dosing.recommendation.dose_context import DecidedStates
     from dosing.recommendation.patient_table import exact, wanted
     from dosing.recommendation.reasons import STATUSES
     from dosing.runs.files import sha256
@@ -211,15 +235,17 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
             names = entries + doses
             if wrong := exact(file.schema_arrow, names, file.metadata.num_rows):
                 raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
-            schema = answers_schema(recommender, source)
+            schema = answers_schema(recommender, source, evidence)
+            known = all_decisions(log) if log.path.is_file() else ()
+            decided = DecidedStates(known, recommender.provenance.get("weights"))
             with pq.ParquetWriter(temporary, schema) as writer:
                 done = 0
                 for piece in file.iter_batches(PIECE, columns=names):
                     current = columns_of_numbers(piece, doses) if doses else None
-                    result = recommend_all(
-                        recommender, columns_of_numbers(piece, entries), current, workers=-1
-                    )
-                    writer.write_table(answers_table(result, done, schema))
+                    states = columns_of_numbers(piece, entries)
+                    result = recommend_all(recommender, states, current, workers=-1)
+                    given = read_current_doses(recommender.rules, states, current)
+                    writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
                     done += len(piece)
                     for status, name in enumerate(STATUSES):
                         counts[name] += int((result.status == status).sum())

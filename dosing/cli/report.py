@@ -36,7 +36,7 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answers are in the audit log before the page is written."""
     import agents
-    from dosing.cli.recommend import exit_status, study_log
+    from dosing.cli.recommend import context_of, exit_status, study_log
     from dosing.recommendation.audit_log import shown
     from dosing.recommendation.recommender import recommend
     from dosing.recommendation.report import Said, report
@@ -58,12 +58,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         config = folder.config()
         log.append("run loaded", dict(recommender.provenance))
         result = recommend(recommender, arguments.state, arguments.current_dose)
-        log.append(*shown(result.to_json()))
+        record = log.append(*shown(result.to_json()))
         name = agents.find(config["agent"]).title
         same = [other for other in folders if other.config()["agent"] == config["agent"]]
         said.append(
             Said(
-                f"{name} {folder.path.name[:6]}" if len(same) > 1 else name, naming.family_of(config), result
+                f"{name} {folder.path.name[:6]}" if len(same) > 1 else name,
+                naming.family_of(config),
+                result,
+                context_of(folder, log, record.content),
             )
         )
     write_atomic(

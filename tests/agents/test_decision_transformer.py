@@ -350,7 +350,7 @@ def test_a_return_names_its_dose(trained: DosePolicy) -> None:
     """At the first of two visits the mean dose of episodes with return R is R / 2 + s, at the last R + s."""
     target = np.linspace(-1.0, 1.0, 9)
     for level in (-0.25, 0.25):
-        result = trained.doses_for(np.array([level], dtype=np.float32), target)
+        result = trained.aimed_at(target).recommended(np.full((2, 9, 1), level, dtype=np.float32))
         assert result.shape == (2, 9, 1)
         # Observed errors are 0.10 at the ends and less between; a policy blind to the target misses by 0.5.
         np.testing.assert_allclose(result[..., 0], np.tile(target / 2.0 + level, (2, 1)), atol=0.15)
@@ -516,7 +516,7 @@ def test_a_method_without_memory_looks_at_the_last_state() -> None:
     assert not policy.looks_back
     assert policy.targets is None
     with pytest.raises(UserError, match="not conditioned on a return"):
-        policy.doses_for(np.zeros(8, dtype=np.float32), np.zeros(2))
+        policy.aimed_at(np.zeros(2))
 
 
 def test_off_policy_evaluation_takes_no_policy_that_looks_back(trained: DosePolicy) -> None:

@@ -15,8 +15,9 @@ from app.charts import what_if as charts_what_if
 from app.readers.study import Run
 from app.theme import GREY, MARKS, NOTICE
 from dosing.errors import UserError
-from dosing.evaluation.rules import constant, following
+from dosing.evaluation.rules import constant
 from dosing.evaluation.statistics import Estimate
+from dosing.recommendation.simulated import FollowRecommender
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import CONFIG, find_runs
 from dosing.safety import DoseLimits
@@ -74,8 +75,8 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert not at.error
     run = next(r for r in find_runs(full_study) if r.config()["agent"] == "iql")
     matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
-    policy = load.policy_of(run)
-    fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(following(policy), 2)
+    rule = FollowRecommender(load.recommender_of(run))
+    fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(rule)
     said = words(at)
     assert f"Mean return **{minus(fixed.mean_return)}**" in said
     assert f"Mean return **{minus(followed.mean_return)}**" in said

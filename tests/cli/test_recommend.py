@@ -24,6 +24,7 @@ from dosing.data.store import write_episodes
 from dosing.recommendation import answers_table
 from dosing.recommendation.audit_log import FILE, AuditLog, state_hash
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import Evidence
 from dosing.recommendation.novelty import keep_monitor
 from dosing.recommendation.patient_table import by_dimension
 from dosing.recommendation.reasons import STATUSES, reason_names
@@ -369,7 +370,7 @@ def test_a_table_needs_current_doses_where_the_scenario_limits_steps(tmp_path: P
     frame.loc[2, "current_dose"], frame.loc[3, "current_dose"] = np.nan, 1.5
     frame.to_parquet(tmp_path / "in.parquet")
     recommend.recommend_table(
-        stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE)
+        stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE), Evidence()
     )
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["reasons"].tolist()[2:4] == ["current_dose", "current_dose"]
@@ -437,7 +438,9 @@ def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> Non
     columns = [f"entry {k + 1}" for k in range(8)]
     pd.DataFrame(cohort().obs[:3], columns=columns).to_parquet(tmp_path / "in.parquet")
     log = AuditLog(tmp_path / FILE)
-    counts = recommend.recommend_table(nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log)
+    counts = recommend.recommend_table(
+        nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log, Evidence()
+    )
     assert counts == {"ok": 3, "limited": 0, "deferred": 0, "refused": 0}
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["distance"].isna().all()
