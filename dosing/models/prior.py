@@ -57,7 +57,9 @@ def constant_dose(act: Array, reward: Array, patient: NDArray[np.int64]) -> Cons
     design = np.stack((np.ones_like(act), act, act**2), axis=-1)  # [..., M, 3]
     gram = np.swapaxes(design, -1, -2) @ design
     if (np.linalg.cond(gram) > 1e12).any():
-        raise UserError("a parabola needs at least three different recorded doses, and these lie too close.")
+        raise UserError(
+            "a parabola needs at least three different recorded doses that are further apart than rounding."
+        )
     moments = np.swapaxes(design, -1, -2) @ reward[..., None]
     c = np.asarray(np.linalg.solve(gram, moments), dtype=np.float64)[..., 0]
     low, high = act.min(-1), act.max(-1)
