@@ -85,6 +85,7 @@ def page(chromium: str, address: str) -> Iterator[Any]:
 def settled(page: Any) -> dict[str, Any]:
     """What is on the page once its script has run and nothing more appears."""
     page.wait_for_selector("h1", timeout=60_000)
+    page.evaluate("window.quiet = 0")
     page.wait_for_function(QUIET, timeout=90_000, polling=200)
     assert page.get_by_text("Traceback").count() == 0
     assert page.get_by_test_id("stException").count() == 0, page.get_by_test_id("stException").inner_text()
@@ -120,7 +121,7 @@ def test_every_parameter_is_known() -> None:
 
 @pytest.mark.parametrize("place", pages(), ids=lambda place: place or "patient")
 def test_a_link_and_a_name_in_the_data_show_as_text_alone(page: Any, address: str, place: str) -> None:
-    """Every parameter at once, asking for a recorded visit and for typed numbers; every name is markup too."""
+    """Every parameter at once, asking for a recorded visit and for typed numbers; so are all names."""
     every = dict.fromkeys(parameters(), PAYLOAD)
     seen = 0
     for more in ({}, {"state_from": "typed numbers", "choices": "4", "visits": "simulated now"}):
