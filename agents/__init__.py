@@ -340,6 +340,15 @@ AGENTS: dict[str, AgentSpec] = {
         "interval",
         "released code, 7e-15",
     ),
+    "response_model": AgentSpec(
+        "agents.response_model",
+        "ResponseModel",
+        "Response model",
+        "Deisenroth, Rasmussen 2011, ICML",
+        "sparse q-Gaussian on a belief",
+        "interval",
+        "no public code",
+    ),
 }
 
 

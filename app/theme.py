@@ -16,6 +16,7 @@ from app.text import Markdown
 from dosing import NOT_FOR_PATIENTS
 from dosing.policy import CENTRAL
 from dosing.recommendation import dose_context
+from dosing.safety import dose_text
 
 decimals, number = dose_context.decimals, dose_context.fixed
 
@@ -89,6 +90,11 @@ def template(dark: bool) -> go.layout.Template:
 def mark(index: int) -> Mark:
     """Mark of the policy at this position of a chart."""
     return MARKS[index] if index < HIGHLIGHTS else OTHER
+
+
+def dose_number(value: float, low: float, high: float, places: int) -> str:
+    """A dose as :func:`number`, with more decimals where rounding would carry it across a hard limit."""
+    return minus(dose_text(value, low, high, places))
 
 
 def minus(text: object) -> str:

@@ -22,14 +22,13 @@ from app.widgets import page, write
 from app.widgets.audit import beside, log, nothing_recorded, once
 from app.widgets.state_picker import one_data_set, pick, sources
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.text_table import TOLD, Refused
 from dosing.errors import UserError
 from dosing.recommendation.decisions import Decision, all_decisions
 from dosing.recommendation.dose_context import DecidedStates, DoseContext
 from dosing.recommendation.patient_table import (
     MOST_BYTES,
     MOST_ROWS,
-    TOLD,
-    Refused,
     Sheet,
     numbers,
     read,
@@ -73,12 +72,11 @@ def needed(entries: Sequence[StateEntry]) -> None:
         width="content",
     )
     write.caption(
-        "One row per patient state, at most {:,}; CSV (UTF-8, commas, decimal points, a "
-        "header line) or parquet, at most {} MB. No names, birth dates, record numbers, "
-        "addresses, telephone or e-mail: such columns are refused. Only a hash of the "
-        "file is kept.",
+        "One row per patient state, at most {:,}; CSV (UTF-8, a header line) or parquet, at most {} MB. No "
+        "names, birth dates, record numbers, addresses, telephone or e-mail: such columns are refused. Only "
+        "a hash of the file is kept.",
         MOST_ROWS,
-        MOST_BYTES // 1000000,
+        MOST_BYTES // 1_000_000,
     )
 
 
@@ -196,7 +194,7 @@ def view(listing: study.Listing) -> None:
     needed(entries)
     file = st.file_uploader(
         "CSV or parquet file",
-        type=["csv", "parquet"],
+        type=["csv", "parquet", "pq"],
         max_upload_size=MOST_BYTES // 1_000_000,
         key="file",
     )

@@ -9,7 +9,15 @@ import streamlit as st
 from app.analysis.recommendations import Answer, Piece, curves, sparse_of
 from app.charts.dose import dose_axis
 from app.text import Markdown, bullets, sentence
-from app.theme import CENTRAL_WORDS, counted, decimals, interval, number, probability, with_unit
+from app.theme import (
+    CENTRAL_WORDS,
+    counted,
+    decimals,
+    dose_number,
+    interval,
+    probability,
+    with_unit,
+)
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of
 from dosing.recommendation.audit_log import Record
@@ -29,9 +37,7 @@ def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
         beside(context_of(answer, record))
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
-    dose, proposed = (
-        ", ".join(number(v, places) for v in values) for values in (result.dose, result.proposed)
-    )
+    dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
     label = "Recommended dose"
     if result.status == "ok":
         write.badge("✓ OK: within the hard limits", color="green")
@@ -64,12 +70,21 @@ def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:
         lines = [sentence("Could give **{}** (exact support)", sets)]
     else:
         lines = [sentence("Could give any dose; central {}: **{}**", CENTRAL_WORDS, sets)]
+    if result.recorded_near is not None:
+        near = "; ".join(interval(lo, hi, places) for lo, hi in zip(*result.recorded_near, strict=True))
+        lines.append(sentence("Doses recorded near this state: **{}**", with_unit(near, result.unit)))
     lines.append(sentence("Probability outside the hard limits: **{}**", probability(result.mass_outside)))
     if sparse is not None:
         outside = probability(answer.outside_sparse)
         lines.append(sentence("Probability outside {}'s set: **{}**", sparse.source.name, outside))
     lines.append(sentence("{}, own doses {}", counted(len(result.seeds), "training seed"), own))
     return lines + [sentence("{}", note) for note in result.notes]
+
+
+def _doses(values: Sequence[float], answer: Answer, places: int) -> str:
+    """Doses of all dimensions; none is rounded across a hard limit."""
+    limits = answer.result.limits
+    return ", ".join(dose_number(v, lo, hi, places) for v, lo, hi in zip(values, *limits, strict=True))
 
 
 def _words(pieces: list[Piece], places: int) -> str:
@@ -102,7 +117,8 @@ def answers(result: list[Answer], records: Sequence[Record]) -> None:
         "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is "
         "zero outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's "
         "own interval and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside "
-        "the hard limits; probabilities there are before any clipping. Dotted: the proposal that a policy "
+        "the hard limits; probabilities there are before any clipping. Line below a bar: doses recorded near "
+        "this state; a dose far from them is deferred. Dotted: the proposal that a policy "
         "was learned from, which gives no doses itself. Worth: mean difference in return, paired by "
         "patient, with its 95 % interval in brackets."
     )

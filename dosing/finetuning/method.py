@@ -120,7 +120,7 @@ class Behaviour:
         """Hear what came of a visit."""
 
     def judged(self, outcomes: Mapping[str, Outcomes]) -> None:
-        """Hear what an evaluation found, by rule; seed k may only be told from row k."""
+        """Take the outcomes of an evaluation, by rule; seed k may only use row k."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed trial needs, as named tensors; nothing by default."""

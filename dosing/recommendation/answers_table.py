@@ -49,7 +49,7 @@ def answers_schema(recommender: Recommender, source: str, evidence: Evidence) ->
     fields += [(name, pa.float64()) for name, _ in _quantities(recommender.rules.limits.n_act)]
     fields += [("mass_outside", pa.float64()), ("reasons", word)]
     fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
-    fields += [("verdict", word), ("decision", word)]
+    fields += [("dose_distance", pa.float64()), ("verdict", word), ("decision", word)]
     return pa.schema(fields, metadata=about)
 
 
@@ -58,7 +58,8 @@ def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
     from dosing.recommendation.patient_table import by_dimension
 
     names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
-    for name, attribute in (names | {"spread": "spread"}).items():
+    names |= {name: name for name in ("recorded_low", "recorded_high", "spread")}
+    for name, attribute in names.items():
         for dimension, column in enumerate(by_dimension(name, width)):
             yield column, (attribute, dimension)
 
@@ -87,6 +88,7 @@ def answers_table(result: Answers, first: int, schema: pa.Schema, decided: Any) 
         "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
         "distance": near[:, -1],
         "nearest_distance": near[:, 0],
+        "dose_distance": result.dose_distance,
         "verdict": pa.DictionaryArray.from_arrays(
             np.zeros(len(result.codes), np.int32), [schema.metadata[b"verdict"].decode()]
         ),

@@ -21,6 +21,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
+from dosing.safety import dose_text
 
 FILE = "audit.jsonl"
 """Name of the log in a study folder, where no other is chosen."""
@@ -61,7 +63,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check of the whole log found.
+    """The result of checking the whole log.
 
     Attributes:
         records: the sound lines, from the first on.
@@ -121,7 +123,7 @@ class AuditLog:
             return _check(lines, head)
 
     def sentence(self, result: Verified) -> str:
-        """What a check found, in one sentence."""
+        """The result of a check, in one sentence."""
         if result.broken is not None:
             return (
                 f"the audit log {self.path} is broken at line {result.broken}: {result.problem}; the "
@@ -392,7 +394,7 @@ def what(record: Record) -> str:
     """What a record says, in a few words on one line."""
     content = record.content
     if record.kind in DECISIONS:
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        dose = "" if content["dose"] is None else f" {_words(content)}"
         words = "".join(c if c.isprintable() else " " for c in content["reason"])
         reason = f": {words}" if words else ""
         earlier = f", replaces record {content['replaces']}" if content.get("replaces") else ""
@@ -401,10 +403,13 @@ def what(record: Record) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in content["statuses"].items() if count)
         return f"{content['rows']} rows: {counts}"
     if record.kind in ("recommendation", "refusal"):
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        dose = "" if content["dose"] is None else f" {_words(content)}"
         return " ".join([f"{content['status']}{dose}", *content["codes"]])
     return str(content.get("agent", ""))
 
 
-def _words(dose: list[float]) -> str:
-    return ", ".join(f"{x:.4g}" for x in dose)
+def _words(content: dict[str, Any]) -> str:
+    """The dose of a record; within its limits, where it names them."""
+    dose = content["dose"]
+    low, high = content.get("limits") or ([-math.inf] * len(dose), [math.inf] * len(dose))
+    return ", ".join(dose_text(x, lo, hi) for x, lo, hi in zip(dose, low, high, strict=True))

@@ -26,7 +26,7 @@ from dosing.runs.files import read_tensors, write_tensors
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Problem
-from tests.support.samples import PROBLEM, dataset, has_density, small, stack
+from tests.support.samples import PROBLEM, dataset, has_density, long_for_most, small, stack
 
 SEEDS = (3, 7, 1)
 TWO_DOSES = Problem(n_obs=5, n_act=2)
@@ -216,7 +216,7 @@ def test_the_order_of_a_batch_does_not_matter(name: str) -> None:
 # Stacks of seeds
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
     """Noise on, batches of its own, across a refill of the blocks of noise."""
     steps, start = 12, BLOCK - 6
@@ -267,7 +267,7 @@ def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
     assert equal(first.training_state(), second.training_state())
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_loaded_agent_continues_identically(name: str, tmp_path: Path) -> None:
     """k updates, save, load in a new object, k updates: the same bits as 2k updates, moments included."""
     straight = stack(name)

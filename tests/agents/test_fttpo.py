@@ -172,6 +172,7 @@ def case_name(config: Config) -> str:
     return name_of(config) + ("" if config["share_mean"] else "-own") + config.get("reproduce", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", GRADIENT_CASES, ids=case_name)
 def test_gradients_equal_finite_differences_of_the_equations(config: Config) -> None:
     assert_gradients(ORACLE, "fttpo", config)
@@ -446,6 +447,7 @@ def test_one_draw_averages_to_the_quadrature(family: str) -> None:
 # Stacks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [*EVERY, BASE | {"reproduce": "published"}], ids=case_name)
 def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: Config) -> None:
     """Four updates; the same again from a copy; the losses of a batch change nothing."""
@@ -599,6 +601,7 @@ def test_published_losses(q_proposal: float, q_actor: float, family: str, n_act:
     assert_same(RELEASED, agent, make_batch(agent), config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["q_gaussian", "squashed_gaussian"])
 def test_published_gradients_and_routes(family: str) -> None:
     config = PUBLISHED | {"proposal": family}

@@ -296,6 +296,7 @@ CASES: list[tuple[str, Config]] = [
 ]
 
 
+@pytest.mark.long
 @each_case(CASES)
 def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
     assert_gradients(ORACLES[key], key.split()[0], config)

@@ -195,7 +195,7 @@ def test_behaviour_10_verdict_and_decision_go_wherever_the_dose_goes(
     state = episodes_of(run).obs[0].tolist()
     result = recommend(recommender, state)
     record = log.append(*shown(result.to_json()))
-    with pytest.raises(UserError, match="hard limits .* cannot be overridden"):
+    with pytest.raises(UserError, match=r"hard limits .* cannot be overridden"):
         record_decision(log, record.number, "modify", [1.25], "kidneys")
     with pytest.raises(UserError, match="a reason"):
         record_decision(log, record.number, "modify", [0.25])

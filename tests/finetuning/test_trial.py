@@ -31,7 +31,7 @@ from dosing.runs.files import read_json, read_table, read_tensors, write_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, SCHEMA, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.training.offline import TrainingDivergedError
-from tests.support.samples import ENV, PROBLEM, dataset, small
+from tests.support.samples import ENV, PROBLEM, dataset, long_for_most, small
 
 SEEDS = (0, 3)
 SETTINGS = TrialSettings(
@@ -130,7 +130,7 @@ def test_a_newcomer_has_new_weights(method: str) -> None:
     assert went_on.actor_decay_steps is None
 
 
-@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc"])
+@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc", "response_model"])
 def test_direct_refuses_an_agent_by_name_that_cannot_replay_single_visits(name: str) -> None:
     result = finetuning.find("direct").method()
     entry = agents.find(name)
@@ -144,10 +144,11 @@ def test_a_method_goes_on_from_its_own_agent_only() -> None:
         finetuning.find("spot").method().learner(start("iql"), SETTINGS)
 
 
-TAKES = [n for n in agents.AGENTS if n not in ("decision_transformer", "quasi_optimal", "pct_bc")]
+WHOLE = ("decision_transformer", "quasi_optimal", "pct_bc", "response_model")
+TAKES = [n for n in agents.AGENTS if n not in WHOLE]
 
 
-@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize("name", long_for_most(TAKES))
 def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
     result = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
     while not result.over:
@@ -483,6 +484,7 @@ def test_phases_go_on_where_they_were() -> None:
     assert numbers == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "name"), [*METHODS.items(), ("scratch", "iql"), ("buffer", "iql")])
 def test_a_killed_trial_resumes_in_the_middle_of_a_episode_bit_by_bit(
     method: str, name: str, tmp_path: Path
