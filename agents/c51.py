@@ -26,33 +26,29 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam
 from dosing.models.return_distributions import LEVELS, ReturnRange, best, equally_likely, pooled, preferences
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class C51Config:
+class C51Config(CriticSettings):
     """Settings of C51: widths and discount of the treatment simulators, the rest as the value-flows code.
 
     Its experiments use four hidden layers of 512 and a discount of 0.99 (0.995 on long tasks).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
     discount: float = 0.9
     """gamma, below 1: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     n_atoms: int = 51
     """K, returns that the distribution is a distribution of; more resolve it finer."""
     candidates: int = 16
@@ -63,6 +59,13 @@ class C51Config:
 
 class C51(Agent):
     """S stacked seeds of C51 over candidates of a behaviour flow."""
+
+    about = About(
+        paper="Bellemare, Dabney, Munos 2017, arXiv 1707.06887",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="value-flows with a log-softmax, 3e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: C51Config) -> None:
         super().__init__(problem, init.seeds)
@@ -166,7 +169,3 @@ class C51(Agent):
         }
         q = (log_p.detach().exp() * self.atoms[:, None, None]).sum(-1)
         return losses, {"q": q.mean((1, 2))}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -26,33 +26,27 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value
 from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import expectile_loss, polyak, target_copy, td_target
+from dosing.models.losses import expectile_loss, target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class IFQLConfig:
+class IFQLConfig(CriticSettings):
     """Settings of IFQL: widths and discount of the treatment simulators, the rest as the paper.
 
     The paper's experiments use four hidden layers of 512 and a discount of 0.99 (0.995 where episodes are
     long).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     expectile: float = 0.9
     """kappa: 0.5 learns the value of the recorded policy, towards 1 the best recorded dose."""
     candidates: int = 32
@@ -65,6 +59,13 @@ class IFQLConfig:
 
 class IFQL(Agent):
     """S stacked seeds of IFQL."""
+
+    about = About(
+        paper="Hansen-Estruch et al. 2023, arXiv 2304.10573",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="fql, 1e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: IFQLConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -124,12 +125,8 @@ class IFQL(Agent):
         advantage = q_target - self.value(batch.obs)
         start, time = batch.noise["start"], batch.noise["time"]
         losses = {
-            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": td_loss(q, target),
             "value": expectile_loss(advantage, c.expectile).mean(-1),
             "flow": matching_loss(self.flow, batch.obs, batch.act, start, time),
         }
         return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.detach().mean(-1)}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

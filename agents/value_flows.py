@@ -35,34 +35,30 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam
 from dosing.models.return_distributions import LEVELS, ReturnRange, best, midpoints, pooled, preferences
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class ValueFlowsConfig:
+class ValueFlowsConfig(CriticSettings):
     """Settings of Value Flows: widths and discount of the treatment simulators, the rest as published.
 
     The paper's experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), and
     lambda_b between 0.3 and 10 and T between 0.03 and 100 by task.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
     discount: float = 0.9
     """gamma, below 1: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target flows of the return."""
     bootstrapped: float = 1.0
     """lambda_b, weight of BCFM, which ties the flow to where it starts."""
     distributional: float = 1.0
@@ -122,6 +118,13 @@ class ReturnFlow(nn.Module):
 
 class ValueFlows(Agent):
     """S stacked seeds of Value Flows over candidates of a behaviour flow."""
+
+    about = About(
+        paper="Dong, Zheng, Finn, Sadigh, Eysenbach 2025, arXiv 2510.07650",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="value-flows with its factor gamma, 0",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: ValueFlowsConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -235,10 +238,6 @@ class ValueFlows(Agent):
         slope = torch.func.grad(end)(start)  # [S, E, B]: rows and members do not mix
         deviation = slope.abs().mean(1)
         return torch.sigmoid(-c.confidence_temperature / deviation) + 0.5, deviation
-
-    def update_targets(self) -> None:
-        """Target flows of the return by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
 
 
 def _check(config: ValueFlowsConfig) -> None:

@@ -29,13 +29,14 @@ from torch.distributions import Distribution, Independent
 
 from agents.finetuning.expansion import fixed_draws, held, newcomer, take_over
 from agents.iql import IQL
-from dosing.agent import Agent, Batch, History
+from dosing.agent import Agent, History, value_of
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import TreatedVisit
+from dosing.models.batch import Batch
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
 from dosing.training.mixed_replay import MixedReplay
@@ -116,9 +117,9 @@ class JSRLAgent(Agent):
         """That of the explorer."""
         self.explorer.schedule(step)
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics of the explorer."""
-        self.explorer.update_targets()
+        self.explorer.update_targets(step)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The explorer's distribution."""
@@ -144,7 +145,7 @@ class JSRLAgent(Agent):
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
         """By the explorer's critics."""
-        return self.explorer.value_of(obs, act)
+        return value_of(self.explorer, obs, act)
 
 
 class Guided(Behaviour):

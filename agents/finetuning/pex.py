@@ -60,9 +60,10 @@ from agents.finetuning.expansion import (
     uniforms,
 )
 from agents.iql import IQL
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialSettings
+from dosing.models.batch import Batch
 from dosing.models.losses import target_copy
 from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy

@@ -120,7 +120,7 @@ def card_of(
         "notice": NOT_FOR_PATIENTS,
         "agent": {
             "title": run.entry.title,
-            "paper": run.entry.paper,
+            "paper": run.entry.about.paper,
             "distribution": run.family,
             "settings": config["agent_config"],
             "beyond_the_method": config.get("regularisation", {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+import agents
 from app.analysis.recommendations import Answer, ask
 from app.analysis.response import NEAR, DoseResponse, respond, without_critic
 from app.charts.response import dose_response
@@ -83,7 +84,7 @@ def view(listing: study.Listing) -> None:
         if not result:
             page.nothing_yet(
                 "None of these agents has a critic. This command trains some that have:",
-                "python -m dosing compare --agents fttpo iql iqn",
+                f"python -m dosing compare --agents {' '.join(agents.DEMO)}",
             )
             return
         with columns[dimension % len(columns)]:

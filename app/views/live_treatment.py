@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
+from agents import finetuning
 from app.charts.live_treatment import LearningCurve, over_visits
 from app.readers import live_treatment
 from app.readers import study as readers_study
@@ -30,12 +31,13 @@ WORDS = (
 
 def command(listing: readers_study.Listing) -> str:
     """The command that would fill this page: from a run there is, or from one that it makes first."""
-    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
+    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != finetuning.STARTS_FROM)
     if runs:
         return f"python -m dosing finetune all --run {runs[0].folder.path}"
     study = readers_study.study()
     return (
-        f"python -m dosing demo --no-serve --out {study}\npython -m dosing finetune all --run {study}/iql/*/*"
+        f"python -m dosing demo --no-serve --out {study}\n"
+        f"python -m dosing finetune all --run {study}/{finetuning.STARTS_FROM}/*/*"
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+import agents
 from app.analysis.off_policy import (
     ESTIMATORS,
     CandidateRow,
@@ -62,8 +63,8 @@ def command(runs: list[study.Run]) -> str:
             continue
         names.append(str(run.config["agent"]))
         data = f" --data {os.path.normpath(run.folder.path / run.config['data_file'])}"
-    agents = " ".join(dict.fromkeys(names)) or "fttpo iql"
-    return f"python -m dosing select --agents {agents}{data} --out {study.study()}"
+    chosen = " ".join(dict.fromkeys(names) or agents.DEMO)
+    return f"python -m dosing select --agents {chosen}{data} --out {study.study()}"
 
 
 def selection() -> SelectionTable | None:

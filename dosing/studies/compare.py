@@ -217,10 +217,10 @@ def demo(
     device: str,
     evaluation_patients: int = 1000,
 ) -> Comparison:
-    """The main job: simulate a cohort dosed at random, train FtTPO and IQL on it, evaluate both."""
+    """The main job: simulate a cohort dosed at random, train the demonstration's agents on it."""
     return compare(
         study,
-        ("fttpo", "iql"),
+        agents.DEMO,
         ("dosing/Treatment-v0",),
         patients=patients,
         env_options={"variant": variant},

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.rng import check_seeds, draw
+from dosing.training.regularised import noise_plan
 
 BLOCK = 64
 """Updates whose numbers are drawn together; part of the definition of the random streams."""
@@ -127,7 +129,7 @@ class ReplaySampler:
         if agent.needs or agent.episodes is not None or agent.context > 1:
             raise UserError("this agent learns from recorded episodes, online learning from single visits.")
         self.buffer, self.batch_size = buffer, batch_size
-        self._plan = agent.noise_plan(batch_size)
+        self._plan = noise_plan(agent, batch_size)
         self._block = -1
         self._uniform = torch.empty(0)
         self._noise: Mapping[str, Tensor] = {}

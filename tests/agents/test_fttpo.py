@@ -17,8 +17,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
+from dosing.training.checkpoint import training_state
 from dosing.types import Problem
 from tests.agents.oracle_cases import (
     HIDDEN,
@@ -454,9 +456,9 @@ def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: Con
     batches = [make_batch(both, step) for step in range(4)]
     again = copy.deepcopy(both)
     for batch in batches:
-        before = copy.deepcopy(both.training_state())
+        before = copy.deepcopy(training_state(both))
         both.losses(batch)
-        assert all(torch.equal(value, before[key]) for key, value in both.training_state().items())
+        assert all(torch.equal(value, before[key]) for key, value in training_state(both).items())
         report = both.update(batch)
         repeated = again.update(batch)
         assert all(torch.equal(report[key], repeated[key]) for key in report)
@@ -465,8 +467,8 @@ def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: Con
         alone = agents.build("fttpo", config, Problem(4, 2), (seed,), dtype=torch.float64)
         for batch in batches:
             alone.update(only(batch, k))
-        state = alone.training_state()
-        for key, value in both.training_state().items():
+        state = training_state(alone)
+        for key, value in training_state(both).items():
             if value.dim() > 0:
                 torch.testing.assert_close(value[k], state[key][0], rtol=1e-12, atol=1e-12, msg=key)
 

@@ -17,8 +17,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.bandit import BEST, OBS, SEEDS, bandit, reward, trained
 from tests.oracles import spot

@@ -17,7 +17,7 @@ import torch
 from scipy import stats
 from scipy.optimize import brentq
 
-from dosing.agent import Batch
+from dosing.models.batch import Batch
 from dosing.models.policy_heads import Family
 from tests.agents.oracle_cases import (
     HIDDEN,

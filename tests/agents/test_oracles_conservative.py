@@ -15,8 +15,9 @@ import pytest
 import torch
 from scipy import integrate
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from tests.agents.oracle_cases import (
     HIDDEN,
     N_ROWS,

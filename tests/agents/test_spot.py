@@ -12,7 +12,7 @@ import torch
 from scipy import integrate
 
 import agents
-from dosing.agent import Batch
+from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.oracle_cases import HIDDEN, N_OBS, SEEDS, Config, build, make_batch, seed_params, seed_rows
 from tests.oracles import spot
