@@ -29,7 +29,7 @@ from dosing.models.critics import Critic
 from dosing.models.in_sample import WeightedSettings, imitation, weighted_policy
 from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.types import About, Noise, Problem
 
 
@@ -65,10 +65,7 @@ class AWAC(Agent):
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
         self.actor = weighted_policy(init, problem, config)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the policy's dose at the state and at the next state."""

@@ -31,15 +31,15 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.in_sample import (
     InSampleSettings,
+    build_networks,
+    build_optimisers,
+    decay_policy_step,
     imitation,
-    in_sample_networks,
     in_sample_values,
     rescaled_exponential,
-    value_and_policy_optimisers,
 )
 from dosing.models.losses import target_copy, td_loss
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import decay_learning_rate
 from dosing.types import About, Problem
 
 RELEASED_FACTOR = 10.0
@@ -81,24 +81,19 @@ class EQL(Agent):
         if not config.alpha > 0.0:
             raise UserError(f"alpha must be above 0, got {config.alpha}.")
         self.config = config
-        self.critic, self.value, self.actor = in_sample_networks(
-            init, problem, config, layer_norm=config.value_layer_norm
-        )
+        self.critic, self.value, self.actor = build_networks(init, problem, config, config.value_layer_norm)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = value_and_policy_optimisers(
-            self.critic, self.value, self.actor, config.learning_rate
-        )
-
-    def schedule(self, step: int) -> None:
-        """Cosine decay of the policy's step size, if asked for."""
-        c = self.config
-        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def _value_loss(self, v: Tensor, exponent: Tensor) -> Tensor:
         """exp(-M) (exp(x) + V / alpha) averaged over the batch, ``[S]``."""
         c = self.config
         exponential, scale, _ = rescaled_exponential(exponent, c.max_clip, c.beyond_clip)
         return (exponential + scale * v / c.alpha).mean(-1)
+
+    def schedule(self, step: int) -> None:
+        """Cosine decay of the policy's step size, if asked for."""
+        decay_policy_step(self.optimizers, self.config, step)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""

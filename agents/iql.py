@@ -25,13 +25,13 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.in_sample import (
     InSampleSettings,
-    in_sample_networks,
+    build_networks,
+    build_optimisers,
+    decay_policy_step,
     in_sample_values,
-    value_and_policy_optimisers,
 )
 from dosing.models.losses import expectile_loss, target_copy, td_loss
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import decay_learning_rate
 from dosing.types import About, Problem
 
 
@@ -66,16 +66,13 @@ class IQL(Agent):
         if not 0.0 < config.expectile < 1.0:
             raise UserError(f"expectile must be above 0 and below 1, got {config.expectile}.")
         self.config = config
-        self.critic, self.value, self.actor = in_sample_networks(init, problem, config)
+        self.critic, self.value, self.actor = build_networks(init, problem, config)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = value_and_policy_optimisers(
-            self.critic, self.value, self.actor, config.learning_rate
-        )
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
-        c = self.config
-        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
+        decay_policy_step(self.optimizers, self.config, step)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""

@@ -26,12 +26,12 @@ from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.deterministic import DelayedSettings, smoothed
-from dosing.models.losses import target_copy, td_loss, td_target
+from dosing.models.deterministic import Delayed, DelayedSettings, critic_losses, smoothed
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.policy_heads import PointPolicy
-from dosing.types import About, Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ReBRACConfig(DelayedSettings):
     """Layer normalisation in the critics."""
 
 
-class ReBRAC(Agent):
+class ReBRAC(Delayed, Agent):
     """S stacked seeds of ReBRAC."""
 
     about = About(
@@ -63,7 +63,7 @@ class ReBRAC(Agent):
         support="point",
         checked="CORL, 3e-16",
     )
-    target_phase = 1
+    config: ReBRACConfig
 
     needs: ClassVar[frozenset[str]] = frozenset({"next_act", "has_next"})
 
@@ -87,18 +87,7 @@ class ReBRAC(Agent):
             last_bound=3e-3,
         )
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Normal noise on the target policy's action."""
-        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
-
-    def phase(self, step: int) -> int:
-        """1 where the policy and the target networks move as well, else 0."""
-        return int(self.config.moves(step))
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
@@ -109,9 +98,7 @@ class ReBRAC(Agent):
             away = (next_act - batch.extra["next_act"]).square().sum(-1) * batch.extra["has_next"].squeeze(-1)
             bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act) - c.critic_penalty * away
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": td_loss(q, target)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
             q_act = self.critic.lower(frozen(self.critic, batch.obs, act))  # [S, B]

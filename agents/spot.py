@@ -34,8 +34,8 @@ from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.deterministic import DelayedSettings, smoothed_target
-from dosing.models.losses import target_copy, td_loss
+from dosing.models.deterministic import DelayedSettings, critic_losses, smoothed_target
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import PointPolicy
@@ -125,9 +125,7 @@ class SPOT(Agent):
             coded = self.vae(batch.obs, batch.act, batch.noise["vae"])
             return {"vae": vae_loss(batch.act, *coded, beta=c.vae_beta)}, {}
         target = smoothed_target(self.actor_target, self.critic_target, batch, c)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": td_loss(q, target)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        losses, metrics = critic_losses(self.critic, batch, target)
         if phase == 2:
             act = self._dropped_action(batch)
             q_act = frozen(self.critic, batch.obs, act, members=1).squeeze(1)  # [S, B]

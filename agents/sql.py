@@ -28,14 +28,14 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.in_sample import (
     InSampleSettings,
+    build_networks,
+    build_optimisers,
+    decay_policy_step,
     imitation,
-    in_sample_networks,
     in_sample_values,
-    value_and_policy_optimisers,
 )
 from dosing.models.losses import target_copy, td_loss
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import decay_learning_rate
 from dosing.types import About, Problem
 
 
@@ -73,18 +73,13 @@ class SQL(Agent):
         if not config.alpha > 0.0:
             raise UserError(f"alpha must be above 0, got {config.alpha}.")
         self.config = config
-        self.critic, self.value, self.actor = in_sample_networks(
-            init, problem, config, layer_norm=config.value_layer_norm
-        )
+        self.critic, self.value, self.actor = build_networks(init, problem, config, config.value_layer_norm)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = value_and_policy_optimisers(
-            self.critic, self.value, self.actor, config.learning_rate
-        )
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
-        c = self.config
-        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
+        decay_policy_step(self.optimizers, self.config, step)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""

@@ -26,7 +26,7 @@ from dosing.distributions.q_exponential import exp_q
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value
-from dosing.models.in_sample import WeightedSettings, imitation, value_and_policy_optimisers, weighted_policy
+from dosing.models.in_sample import WeightedSettings, build_optimisers, imitation, weighted_policy
 from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
 from dosing.types import About, Noise, Problem
@@ -75,9 +75,7 @@ class TAWAC(Agent):
         self.value = Value(init, problem.n_obs, config.hidden, scheme="xavier")
         self.actor = weighted_policy(init, problem, config, "xavier", free_scale=False)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = value_and_policy_optimisers(
-            self.critic, self.value, self.actor, config.learning_rate
-        )
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the policy's dose at the state and at the next state."""

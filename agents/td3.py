@@ -22,12 +22,12 @@ from torch import Tensor
 from dosing.agent import Agent
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.deterministic import DelayedSettings, smoothed_target
-from dosing.models.losses import target_copy, td_loss
+from dosing.models.deterministic import Delayed, DelayedSettings, critic_losses, smoothed_target
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.policy_heads import PointPolicy
-from dosing.types import About, Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TD3Config(DelayedSettings):
     """
 
 
-class TD3(Agent):
+class TD3(Delayed, Agent):
     """S stacked seeds of TD3."""
 
     about = About(
@@ -47,7 +47,7 @@ class TD3(Agent):
         support="point",
         checked="CORL, 3e-16",
     )
-    target_phase = 1
+    config: TD3Config
 
     def __init__(self, init: Initialiser, problem: Problem, config: TD3Config) -> None:
         super().__init__(problem, init.seeds)
@@ -55,26 +55,13 @@ class TD3(Agent):
         self.actor = PointPolicy(init, problem, config.hidden)
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Normal noise on the target policy's action."""
-        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
-
-    def phase(self, step: int) -> int:
-        """1 where the policy and the target networks move as well, else 0."""
-        return int(self.config.moves(step))
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
         c = self.config
         target = smoothed_target(self.actor_target, self.critic_target, batch, c)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": td_loss(q, target)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
             losses["actor"] = -frozen(self.critic, batch.obs, act, members=1).mean((1, 2))

@@ -22,12 +22,12 @@ from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.deterministic import DelayedSettings, smoothed_target
-from dosing.models.losses import target_copy, td_loss
+from dosing.models.deterministic import Delayed, DelayedSettings, critic_losses, smoothed_target
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.policy_heads import PointPolicy
-from dosing.types import About, Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TD3BCConfig(DelayedSettings):
     """Weight of the critic against imitation: 0 imitates, large follows the critic."""
 
 
-class TD3BC(Agent):
+class TD3BC(Delayed, Agent):
     """S stacked seeds of TD3+BC."""
 
     about = About(
@@ -50,7 +50,7 @@ class TD3BC(Agent):
         support="point",
         checked="CORL, 2e-16",
     )
-    target_phase = 1
+    config: TD3BCConfig
 
     def __init__(self, init: Initialiser, problem: Problem, config: TD3BCConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -60,26 +60,13 @@ class TD3BC(Agent):
         self.actor = PointPolicy(init, problem, config.hidden)
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Normal noise on the target policy's action."""
-        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
-
-    def phase(self, step: int) -> int:
-        """1 where the policy and the target networks move as well, else 0."""
-        return int(self.config.moves(step))
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
         c = self.config
         target = smoothed_target(self.actor_target, self.critic_target, batch, c)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": td_loss(q, target)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
             q_act = frozen(self.critic, batch.obs, act, members=1).squeeze(1)  # [S, B]

@@ -33,24 +33,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
-from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
 from dosing.models.batch import Batch
-from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
+from dosing.models.candidates import CandidateSettings, best_of_candidates, candidate_noise, generated
+from dosing.models.flows import Velocity, matching_loss, spread
 from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser, Mlp
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.return_distributions import LEVELS, ReturnRange, best, midpoints, pooled, preferences
-from dosing.models.settings import CriticSettings
 from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class ValueFlowsConfig(CriticSettings):
+class ValueFlowsConfig(CandidateSettings):
     """Settings of Value Flows: widths and discount of the treatment simulators, the rest as published.
 
     The paper's experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), and
@@ -70,10 +69,6 @@ class ValueFlowsConfig(CriticSettings):
     return_steps: int = 10
     """Euler steps of the flow of the return; few narrow the distribution: that of the two coins above, of
     standard deviation 0.56, was learned with 0.49 by ten steps and with 0.46 by five."""
-    candidates: int = 16
-    """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
-    flow_steps: int = 10
-    """Euler steps of the behaviour flow."""
 
 
 class ReturnFlow(nn.Module):
@@ -141,10 +136,7 @@ class ValueFlows(Agent):
         self.critic = ReturnFlow(init, problem, config.hidden)
         self.flow = Velocity(init, problem, config.hidden, layer_norm=True)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "flow": adam(self.flow, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, flow=self.flow)
 
     def prepare(self, dataset: Dataset) -> None:
         """Fix the range of returns by the recorded rewards, once."""
@@ -153,11 +145,8 @@ class ValueFlows(Agent):
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Where the flows of returns and doses start, in the losses and for the next candidates."""
-        n_act = self.problem.n_act
         return {
-            "candidates": Noise("normal", (batch_size, self.config.candidates, n_act)),
-            "start": Noise("normal", (batch_size, n_act)),
-            "time": Noise("uniform", (batch_size, 1)),
+            **candidate_noise(batch_size, self.problem.n_act, self.config.candidates),
             "return": Noise("normal", (batch_size,)),
             "return_time": Noise("uniform", (batch_size,)),
             "confidence": Noise("normal", (batch_size,)),
@@ -175,13 +164,12 @@ class ValueFlows(Agent):
             obs: ``[S, B, O]``.
             noise: standard normal, ``[M, A]`` for all states, or ``[S, B, M, A]``.
         """
-        act = spread(lambda s, x: euler(self.flow, s, x, self.config.flow_steps), obs, noise)
+        act = generated(self.flow, obs, noise, self.config.flow_steps)
         return act, preferences(self.value, obs, act, self.critic.members)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The best of N candidates: doses of the behaviour flow with the probability that each is chosen."""
-        act, q = self.proposed(obs, points(max(DRAWS, self.config.candidates), self.problem.n_act, obs))
-        return Independent(best_candidate(act, q, self.config.candidates), 1, validate_args=False)
+        return best_of_candidates(self.proposed, obs, self.problem.n_act, self.config.candidates)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Ends of the flow from the normal distribution's ``LEVELS`` quantiles, mean over the ensemble.

@@ -33,15 +33,15 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.in_sample import (
     InSampleSettings,
+    build_networks,
+    build_optimisers,
+    decay_policy_step,
     imitation,
-    in_sample_networks,
     in_sample_values,
     rescaled_exponential,
-    value_and_policy_optimisers,
 )
 from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import decay_learning_rate
 from dosing.types import About, Noise, Problem
 
 MAX_NOISE = 0.5
@@ -99,13 +99,9 @@ class XQL(Agent):
             if getattr(config, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(config, name)}.")
         self.config = config
-        self.critic, self.value, self.actor = in_sample_networks(
-            init, problem, config, layer_norm=config.value_layer_norm
-        )
+        self.critic, self.value, self.actor = build_networks(init, problem, config, config.value_layer_norm)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = value_and_policy_optimisers(
-            self.critic, self.value, self.actor, config.learning_rate
-        )
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """What the smoothing options need; without them the update is deterministic given the batch."""
@@ -119,8 +115,7 @@ class XQL(Agent):
 
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
-        c = self.config
-        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
+        decay_policy_step(self.optimizers, self.config, step)
 
     @torch.no_grad()
     def _values_around(self, batch: Batch, q_target: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ one is requested is the method's own (:meth:`Expanded.probabilities`).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +46,16 @@ def held(agent: Agent) -> Agent:
         )
     agent.requires_grad_(False)
     return agent.eval()
+
+
+def refused(*needed: Callable[[], object]) -> str | None:
+    """The sentence of the first that refuses with a ``UserError``; None if all can be done."""
+    for need in needed:
+        try:
+            need()
+        except UserError as error:
+            return str(error)
+    return None
 
 
 def newcomer(start: Start, **changes: Any) -> IQL:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from agents.finetuning.expansion import fixed_draws, held, newcomer, take_over
+from agents.finetuning.expansion import fixed_draws, held, newcomer, refused, take_over
 from agents.iql import IQL
 from dosing.agent import Agent, History, value_of
 from dosing.data.dataset import Transform
@@ -250,12 +250,7 @@ class JumpStart:
             return "it needs episodes of a known number of visits."
         if self.config.critic == "offline" and start.name != "iql":
             return f"with critic=offline it goes on from a run of iql, this is one of {start.name}."
-        try:
-            self.config.check()
-            held(start.transferred())
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -264,8 +259,8 @@ class JumpStart:
             UserError: as :meth:`refusal`.
         """
         horizon = start.problem.horizon
-        if (refused := self.refusal(start)) or horizon is None:
-            raise UserError(refused or "")
+        if (sentence := self.refusal(start)) or horizon is None:
+            raise UserError(sentence or "")
         explorer, guide = newcomer(start), held(start.transferred())
         if self.config.critic == "offline":
             take_over(explorer, guide)

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.cql import CQL
-from agents.finetuning.expansion import further
+from agents.finetuning.expansion import further, refused
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.bounded import TanhNormal
@@ -379,12 +379,7 @@ class OfflineToOnline:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "cql":
             return f"it goes on from a run of cql, this is one of {start.name}."
-        try:
-            self.config.check()
-            further(start, self.config.members - 1)
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: further(start, self.config.members - 1))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -392,8 +387,8 @@ class OfflineToOnline:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         stacks = [start.transferred(), *further(start, self.config.members - 1)]
         agent = Off2OnAgent([cast(CQL, stack) for stack in stacks], self.config)
         replay = BalancedReplay(

@@ -56,6 +56,7 @@ from agents.finetuning.expansion import (
     newcomer,
     of_run,
     pick,
+    refused,
     take_over,
     uniforms,
 )
@@ -329,12 +330,7 @@ class PolicyExpansion:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "iql":
             return f"it goes on from a run of iql, this is one of {start.name}."
-        try:
-            self.config.check()
-            self._frozen(start)
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: self._frozen(start))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -342,8 +338,8 @@ class PolicyExpansion:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         config, frozen = self.config, self._frozen(start)
         online = newcomer(
             start,

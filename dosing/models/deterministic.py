@@ -7,15 +7,17 @@ critics, and the target policy's action has clipped noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dosing.models.batch import Batch
 from dosing.models.critics import Critic
-from dosing.models.losses import td_target
+from dosing.models.losses import td_loss, td_target
 from dosing.models.policy_heads import PointPolicy
 from dosing.models.settings import CriticSettings
+from dosing.types import Noise, Problem
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,22 @@ class DelayedSettings(CriticSettings):
         return (step + 1) % self.actor_every == 0
 
 
+class Delayed:
+    """Noise and phases of such a method: a mixin of agents, before their base class."""
+
+    config: DelayedSettings
+    problem: Problem
+    target_phase: ClassVar[int | None] = 1
+
+    def noise(self, batch_size: int) -> dict[str, Noise]:
+        """Normal noise on the target policy's action."""
+        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
+
+    def phase(self, step: int) -> int:
+        """1 where the policy and the target networks move as well, else 0."""
+        return int(self.config.moves(step))
+
+
 def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor:
     """Action ``[S, B, A]`` with clipped noise, inside the box.
 
@@ -48,8 +66,16 @@ def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor
 
 @torch.no_grad()
 def smoothed_target(actor: PointPolicy, critic: Critic, batch: Batch, config: DelayedSettings) -> Tensor:
-    """Target r + gamma (1 - d) min_j Qbar_j(s', a'), ``[S, B]``, at a smoothed action of the target policy."""
+    """Target r + gamma (1 - d) min_j Qbar_j(s', a'), ``[S, B]``, at a smoothed target action a'."""
     act = actor.action(batch.next_obs)
     act = smoothed(act, batch.noise["target"], config.target_noise, config.noise_clip)
     bootstrap = critic.pessimistic(batch.next_obs, act)
     return td_target(batch.reward, batch.terminated, config.discount, bootstrap)
+
+
+def critic_losses(
+    critic: Critic, batch: Batch, target: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Loss ``critic`` by a target ``[S, B]``, and the mean value ``q`` as a metric, each ``[S]``."""
+    q = critic(batch.obs, batch.act)  # [S, E, B]
+    return {"critic": td_loss(q, target)}, {"q": q.detach().mean((1, 2))}

@@ -10,6 +10,7 @@ and differ in the loss of V and in the weight.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value
 from dosing.models.losses import td_target
 from dosing.models.networks import Init, Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam, decay_learning_rate
 from dosing.models.policy_heads import Family, Policy
 from dosing.models.settings import CriticSettings
 from dosing.types import Problem
@@ -69,8 +70,8 @@ def weighted_policy(
     )
 
 
-def in_sample_networks(
-    init: Initialiser, problem: Problem, config: WeightedSettings, *, layer_norm: bool = False
+def build_networks(
+    init: Initialiser, problem: Problem, config: WeightedSettings, layer_norm: bool = False
 ) -> tuple[Critic, Value, Policy]:
     """Q, V and policy with orthogonal weights; ``layer_norm`` is that of V."""
     critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="orthogonal")
@@ -78,7 +79,7 @@ def in_sample_networks(
     return critic, value, weighted_policy(init, problem, config, "orthogonal")
 
 
-def value_and_policy_optimisers(
+def build_optimisers(
     critic: Critic, value: Value, actor: Policy, learning_rate: float
 ) -> dict[str, torch.optim.Optimizer]:
     """One Adam for Q and V, another for the policy."""
@@ -86,6 +87,13 @@ def value_and_policy_optimisers(
         "critic": adam([*critic.parameters(), *value.parameters()], learning_rate),
         "actor": adam(actor, learning_rate),
     }
+
+
+def decay_policy_step(
+    optimizers: Mapping[str, torch.optim.Optimizer], config: InSampleSettings, step: int
+) -> None:
+    """Cosine decay of the policy's step size at update ``step``, if asked for."""
+    decay_learning_rate(optimizers["actor"], config.learning_rate, step, config.actor_decay_steps)
 
 
 class InSampleValues(NamedTuple):

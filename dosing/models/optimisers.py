@@ -33,6 +33,11 @@ def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: fl
     return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
 
 
+def adam_each(learning_rate: float, **modules: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """An Adam of its own for every network, by its name."""
+    return {name: adam(module, learning_rate) for name, module in modules.items()}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Change the step size, in place where it is a tensor."""
     for group in optimizer.param_groups:
