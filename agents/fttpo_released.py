@@ -107,7 +107,8 @@ class FtTPOReleased(Agent):
         if not 1.0 < config.q_proposal < 3.0:
             raise UserError(f"q_proposal must be above 1 and below 3, got {config.q_proposal}.")
         if init.regularisation != PLAIN:
-            raise UserError("FtTPO as released has no regularisation: it is the released code as it is.")
+            given = ", ".join(init.regularisation.changed())
+            raise UserError(f"FtTPO as released is the released code, without regularisation; got {given}.")
         self.config = config
         scale = "log_variance" if config.proposal == "q_gaussian" else "log_std"
         self.proposal = Head(init, problem, config.hidden, scale)

@@ -59,8 +59,7 @@ class TD3(Delayed, Agent):
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
-        c = self.config
-        target = smoothed_target(self.actor_target, self.critic_target, batch, c)
+        target = smoothed_target(self.actor_target, self.critic_target, batch, self.config)
         losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)

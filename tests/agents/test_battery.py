@@ -146,6 +146,8 @@ def test_losses_are_per_seed_and_change_nothing(name: str) -> None:
 @every_agent
 def test_an_update_descends_on_the_sum_of_its_losses(name: str) -> None:
     """A mean over seeds or losses would shrink every gradient, which Adam hides and others do not."""
+    if name == "fttpo_released":
+        pytest.skip("as released, its losses are stepped in turn")
     config = small(name)
     if hasattr(config, "gradient_clip"):  # which shrinks gradients too
         config = dataclasses.replace(config, gradient_clip=1e6)
@@ -402,8 +404,9 @@ def test_the_declared_dose_set_is_that_of_the_distribution(name: str, factor: fl
             )
             return
         low, high = distribution.support.lower_bound, distribution.support.upper_bound
-        assert bool((low > -1.0)[usable].all())
-        assert bool((high < 1.0)[usable].all())
+        if name != "fttpo_released":  # whose edges may lie outside the box: one of its defects
+            assert bool((low > -1.0)[usable].all())
+            assert bool((high < 1.0)[usable].all())
         assert bool((low < high)[usable].all())
         for u in (0.0, 2.0**-25, 0.25, 0.5, 0.999, 1.0 - 2.0**-24, 1.0):  # both ends of the noise as well
             draws = distribution.rsample_from(
@@ -464,11 +467,15 @@ def test_a_configuration_survives_json(name: str) -> None:
 @every_agent
 def test_every_setting_is_explained(name: str) -> None:
     """Each field of a configuration carries a sentence under it, which is also its help text."""
-    source = inspect.getsource(agents.find(name).config_class())
-    body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
-    for field, following in pairwise([*body, None]):
-        if isinstance(field, ast.AnnAssign):
-            assert isinstance(following, ast.Expr), f"{ast.unparse(field)} is not explained"
+    explained: set[str] = set()
+    config_class = agents.find(name).config_class()
+    for base in config_class.__mro__[:-1]:
+        body = ast.parse(inspect.getsource(base)).body[0].body  # type: ignore[attr-defined]
+        for field, following in pairwise([*body, None]):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(following, ast.Expr), f"{ast.unparse(field)} is not explained"
+                explained.add(ast.unparse(field.target))
+    assert explained == {field.name for field in dataclasses.fields(config_class)}
 
 
 @every_agent

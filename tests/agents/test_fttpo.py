@@ -171,7 +171,7 @@ GRADIENT_CASES = [  # beside those of test_oracles
 
 
 def case_name(config: Config) -> str:
-    return name_of(config) + ("" if config["share_mean"] else "-own") + config.get("reproduce", "")
+    return name_of(config) + ("" if config["share_mean"] else "-own")
 
 
 @pytest.mark.parametrize("config", GRADIENT_CASES, ids=case_name)
@@ -290,9 +290,6 @@ def swapped(first: str, second: str) -> Callable[..., None]:
         ({"actor_loss": "gac"}, another(rho=0.34), {"actor"}),
         ({"actor_loss": "gac"}, replaced("INNER", 0.3), {"actor"}),
         ({"actor_loss": "tawac"}, replaced("OUTSIDE", -20.0), {"actor"}),
-        ({"reproduce": "published"}, doubled("proposal.log_variance"), {"critic", "proposal", "actor"}),
-        ({"reproduce": "published"}, swapped("u_act", "u_value_act"), {"value", "actor"}),
-        ({"reproduce": "published"}, another(q_actor=0.5), {"value", "actor"}),
     ],
 )
 def test_a_mistake_is_seen(
@@ -301,19 +298,22 @@ def test_a_mistake_is_seen(
     reached: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    oracle = RELEASED if "reproduce" in changes else ORACLE
-    assert_seen(oracle, "fttpo", options(**changes), mistake, reached, monkeypatch)
+    assert_seen(ORACLE, "fttpo", options(**changes), mistake, reached, monkeypatch)
 
 
 # Quadrature and closed form are the limits of the sampled loss
 
 
 def toy(
-    config: dict[str, Any], scales: tuple[float, ...], location: float, n: int = 16
+    config: dict[str, Any],
+    scales: tuple[float, ...],
+    location: float,
+    n: int = 16,
+    name: str = "fttpo",
 ) -> tuple[Agent, Batch]:
     """A stack whose proposal has the given scale, one per seed, at one location, for every observation."""
     small = {"hidden": (8,), "target_rate": 0.05}
-    agent = agents.build("fttpo", small | config, Problem(1, 1), range(len(scales)), dtype=torch.float64)
+    agent = agents.build(name, small | config, Problem(1, 1), range(len(scales)), dtype=torch.float64)
     logs = torch.tensor(scales, dtype=torch.float64).log().view(-1, 1, 1)
     with torch.no_grad():
         for key, value in agent.state_dict().items():
@@ -448,7 +448,7 @@ def test_one_draw_averages_to_the_quadrature(family: str) -> None:
 # Stacks
 
 
-@pytest.mark.parametrize("config", [*EVERY, BASE | {"reproduce": "published"}], ids=case_name)
+@pytest.mark.parametrize("config", EVERY, ids=case_name)
 def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: Config) -> None:
     """Four updates; the same again from a copy; the losses of a batch change nothing."""
     config = dict(config) | {"nodes": 16}
@@ -526,10 +526,6 @@ def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
         ({"actor_loss": "copy_mu", "share_mean": False}, "share_mean"),
         ({"actor_loss": "closed_form_width", "proposal": "student_t"}, "closed_form_width"),
         ({"actor_loss": "closed_form_width", "share_mean": False}, "closed_form_width"),
-        ({"reproduce": "published", "actor_loss": "spot"}, "published"),
-        ({"reproduce": "published", "actor": "gaussian"}, "published"),
-        ({"reproduce": "published", "proposal": "student_t"}, "published"),
-        ({"reproduce": "published", "q_proposal": 1.0}, "q_proposal"),
     ],
     ids=str,
 )
@@ -581,13 +577,36 @@ def test_no_dose_leaves_the_box_and_the_density_is_whole(q_actor: float, n_act: 
 # The released code
 
 
-PUBLISHED = options(reproduce="published")
+PUBLISHED = {
+    name: BASE[name]
+    for name in ("hidden", "discount", "temperature", "q_proposal", "q_actor", "weight_clip", "proposal")
+}
 
 
 def test_the_released_code_is_not_regularised() -> None:
     for option in ({"dropout": 0.1}, {"prior": "constant_dose"}):
-        with pytest.raises(UserError, match="published"):
-            agents.build("fttpo", {"reproduce": "published"}, Problem(4, 1), (0,), regularisation=option)
+        with pytest.raises(UserError, match=f"as released .* got {next(iter(option))}"):
+            agents.build("fttpo_released", {}, Problem(4, 1), (0,), regularisation=option)
+
+
+@pytest.mark.parametrize("changes", [{"q_actor": 1.0}, {"q_proposal": 1.0}, {"q_proposal": 3.0}], ids=str)
+def test_a_released_index_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(changes))):
+        agents.build("fttpo_released", changes, Problem(4, 1), (0,))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "reached"),
+    [
+        (doubled("proposal.log_variance"), {"critic", "proposal", "actor"}),
+        (swapped("u_act", "u_value_act"), {"value", "actor"}),
+        (another(q_actor=0.5), {"value", "actor"}),
+    ],
+)
+def test_a_mistake_in_the_released_code_is_seen(
+    mistake: Callable[..., None], reached: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_seen(RELEASED, "fttpo_released", PUBLISHED, mistake, reached, monkeypatch)
 
 
 @pytest.mark.parametrize("n_act", [1, 2, 3])
@@ -597,15 +616,15 @@ def test_the_released_code_is_not_regularised() -> None:
 )
 def test_published_losses(q_proposal: float, q_actor: float, family: str, n_act: int) -> None:
     config = PUBLISHED | {"q_proposal": q_proposal, "q_actor": q_actor, "proposal": family}
-    agent = build("fttpo", config, n_act)
+    agent = build("fttpo_released", config, n_act)
     assert_same(RELEASED, agent, make_batch(agent), config)
 
 
 @pytest.mark.parametrize("family", ["q_gaussian", "squashed_gaussian"])
 def test_published_gradients_and_routes(family: str) -> None:
     config = PUBLISHED | {"proposal": family}
-    assert_gradients(RELEASED, "fttpo", config)
-    agent = build("fttpo", config)
+    assert_gradients(RELEASED, "fttpo_released", config)
+    agent = build("fttpo_released", config)
     batch = make_batch(agent)
     named = {key: p for key, p in agent.named_parameters() if p.requires_grad}
     for loss, value in agent.losses(batch).items():
@@ -616,7 +635,7 @@ def test_published_gradients_and_routes(family: str) -> None:
 
 
 def test_the_published_mean_learns_nothing_from_draws_inside_the_box() -> None:
-    agent = build("fttpo", PUBLISHED, n_act=1)
+    agent = build("fttpo_released", PUBLISHED, n_act=1)
     with torch.no_grad():
         agent.state_dict()["actor.width.bias"].fill_(-9.0)  # narrow: no draw is clamped
         agent.state_dict()["actor.width.weight"].zero_()
@@ -629,7 +648,7 @@ def test_the_published_mean_learns_nothing_from_draws_inside_the_box() -> None:
 
 def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
     """After an update the actor's mean is one Adam step from the proposal's, and moments accumulate."""
-    agent = build("fttpo", PUBLISHED)
+    agent = build("fttpo_released", PUBLISHED)
     rate = agent.config.learning_rate  # type: ignore[union-attr]
     for step in range(2):
         batch = make_batch(agent)
@@ -642,9 +661,9 @@ def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
             )
     moments = agent.optimizers["actor"].state_dict()["state"]
     assert all(float(m["step"]) == 2.0 for m in moments.values())
-    alone = build("fttpo", PUBLISHED)
+    alone = build("fttpo_released", PUBLISHED)
     at_once = alone.losses(make_batch(alone))
-    first = build("fttpo", PUBLISHED).update(make_batch(alone))
+    first = build("fttpo_released", PUBLISHED).update(make_batch(alone))
     assert torch.equal(first["loss/value"], at_once["value"])
     assert torch.equal(first["loss/critic"], at_once["critic"])
     assert not torch.equal(first["loss/proposal"], at_once["proposal"]), "its weight is of stepped critics"
@@ -652,7 +671,7 @@ def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
 
 
 def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_are_normal() -> None:
-    agent = build("fttpo", PUBLISHED, n_act=1)
+    agent = build("fttpo_released", PUBLISHED, n_act=1)
     params, obs = seed_params(agent, 0), np.zeros(4)
     fat: Any = fttpo_released.Fat(params, obs, PUBLISHED)
     fat.mean, fat.sigma = [0.0], [1e-3**2]  # so narrow that the box holds all but 1e-3 of it
@@ -668,7 +687,7 @@ def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_ar
 def test_published_actor_settles_where_its_ratio_averages_one() -> None:
     """h = 2.8539 sigma_phi: the width that only the factor sqrt(2) in the proposal's density makes finite."""
     scales = (0.05, 0.08)
-    agent, batch = toy({"reproduce": "published"}, scales, 0.0, n=4096)
+    agent, batch = toy({}, scales, 0.0, n=4096, name="fttpo_released")
     n = batch.reward.shape[1]
     sides = torch.where(torch.arange(n) % 2 == 0, 0.25, 0.75).double()
     cells = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -680,7 +699,7 @@ def test_published_actor_settles_where_its_ratio_averages_one() -> None:
 def test_published_policy_has_the_edges_of_the_joint_distribution() -> None:
     """In two dimensions the marginal of the elliptical distribution: mass by rings of the ellipse, and its
     extent."""
-    agent = build("fttpo", PUBLISHED, n_act=2)
+    agent = build("fttpo_released", PUBLISHED, n_act=2)
     obs = make_batch(agent).obs
     with torch.no_grad():
         distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
