@@ -110,6 +110,7 @@ AGENTS: dict[str, AgentSpec] = {
     "codac": AgentSpec("agents.codac", "CODAC", "CODAC"),
     "value_flows": AgentSpec("agents.value_flows", "ValueFlows", "Value Flows"),
     "quasi_optimal": AgentSpec("agents.quasi_optimal", "QuasiOptimal", "Quasi-optimal"),
+    "response_model": AgentSpec("agents.response_model", "ResponseModel", "Response model"),
 }
 
 DEMO = ("fttpo", "iql")

@@ -125,8 +125,12 @@ class Agent(nn.Module):
         for optimizer in optimizers:
             optimizer.zero_grad()
         torch.stack(losses).sum().backward()
+        self.adjust_gradients()
         for optimizer in optimizers:
             optimizer.step()
+
+    def adjust_gradients(self) -> None:
+        """What is done to the gradients before the step, such as a bound of their norm."""
 
     def update_targets(self, step: int) -> None:
         """What comes after the gradient step: target networks, by Polyak averaging at ``target_rate``."""

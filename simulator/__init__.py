@@ -5,7 +5,9 @@ It needs NumPy and gymnasium; the entry points are named by text, so that nothin
 
 from gymnasium.envs.registration import register
 
-ENV_IDS = ("dosing/Treatment-v0", "dosing/LiI-v0", "dosing/LiII-v0", "dosing/LiIV-v0")
+from simulator.envs import SCENARIOS
+
+ENV_IDS = tuple(SCENARIOS)
 """Registered environment ids."""
 
 for _env_id in ENV_IDS:

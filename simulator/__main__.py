@@ -13,7 +13,7 @@ from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate, simulate_to
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 ROWS_SHOWN = 12
 """Rows of the table that ``run`` prints when no file is asked for."""
@@ -99,7 +99,8 @@ def _options(chosen: argparse.Namespace, *more: str) -> dict[str, Any]:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    for env_id, scenario in SCENARIOS.items():
+    for env_id in SCENARIOS:
+        scenario = scenario_class(env_id)
         print(f"{env_id}\n    {scenario.title}\n    variants: {', '.join(scenario.variants)}")
 
 

@@ -33,7 +33,7 @@ from dosing.errors import UserError
 from dosing.finetuning.method import Learner, Start, TrialProgress, TrialSettings
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
-from dosing.training.mixed_replay import MixedReplay
+from dosing.training.replay import ReplaySampler
 from dosing.types import Array
 
 
@@ -140,7 +140,7 @@ class BehaviourTransfer:
         if sentence := self.refusal(start):
             raise UserError(sentence)
         agent = BTAgent(newcomer(start), held(start.transferred()), self.config)
-        replay = MixedReplay(
+        replay = ReplaySampler(
             agent, None, settings.batch_size, 0.0, capacity=settings.remembered, num_envs=settings.patients
         )
         behaviour = Flights(agent, start.transform, self.config, settings.patients)

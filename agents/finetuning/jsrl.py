@@ -39,7 +39,7 @@ from dosing.finetuning.patients import TreatedVisit
 from dosing.models.batch import Batch
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
-from dosing.training.mixed_replay import MixedReplay
+from dosing.training.replay import ReplaySampler
 from dosing.types import Array, Noise
 
 
@@ -266,7 +266,7 @@ class JumpStart:
             take_over(explorer, guide)
         first = horizon if self.config.variant == "curriculum" else 0
         agent = JSRLAgent(explorer, guide, self.config, first)
-        replay = MixedReplay(
+        replay = ReplaySampler(
             explorer,
             start.dataset,
             settings.batch_size,

@@ -52,8 +52,8 @@ from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
 from dosing.rng import draw
 from dosing.training.checkpoint import load_moments, moments
-from dosing.training.mixed_replay import MixedReplay
-from dosing.training.replay import BLOCK, ROWS
+from dosing.training.replay import ROWS, ReplaySampler
+from dosing.training.sampler import BLOCK
 from dosing.types import Noise
 
 SMALLEST_LOG = 1e-10
@@ -223,7 +223,7 @@ def priority(ratio: Tensor, recorded: Tensor, temperature: float) -> Tensor:
     return (ratio**root / mean).clamp(*PRIORITIES)
 
 
-class BalancedReplay(MixedReplay):
+class BalancedReplay(ReplaySampler):
     """Recorded and new visits, drawn by priorities that a density ratio sets.
 
     With every batch the ratio takes one step on as many recorded and as many new visits, drawn uniformly; the
@@ -239,7 +239,7 @@ class BalancedReplay(MixedReplay):
         num_envs: P, episodes side by side.
 
     Raises:
-        UserError: as of ``MixedReplay``; or the agent's batches need more than a visit itself.
+        UserError: as of ``ReplaySampler``; or the agent's batches need more than a visit itself.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class BalancedReplay(MixedReplay):
         self.priorities[:, first : first + num_envs] = self.largest
 
     def _refill(self, block: int) -> None:
-        """As of ``MixedReplay``; besides, uniform numbers ``[BLOCK, S, 2, B]`` of the ratio's own visits."""
+        """As of ``ReplaySampler``; besides, uniform numbers ``[BLOCK, S, 2, B]`` of the ratio's visits."""
         super()._refill(block)
         shape, device = (BLOCK, 2, self.batch_size), self.priorities.device
         self._pairs = draw(

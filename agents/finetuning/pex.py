@@ -68,7 +68,7 @@ from dosing.models.batch import Batch
 from dosing.models.losses import target_copy
 from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
-from dosing.training.mixed_replay import MixedReplay
+from dosing.training.replay import ReplaySampler
 from dosing.types import Noise
 
 SPREAD_RATE = 0.005
@@ -359,7 +359,7 @@ class PolicyExpansion:
         if config.logits == "scaled":
             obs = start.dataset.obs[:CALIBRATION]
             agent.calibrate(obs.expand(len(start.seeds), -1, -1))
-        replay = MixedReplay(
+        replay = ReplaySampler(
             agent,
             start.dataset,
             settings.batch_size,

@@ -57,7 +57,7 @@ class Answer:
     Attributes:
         source: the policy that was asked.
         mark: colour, dash and marker.
-        found: dose or refusal.
+        result: dose or refusal.
         outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
             over dose dimensions; None without one or after a refusal.
     """

@@ -20,6 +20,7 @@ from dosing.safety import DoseLimits
 from dosing.studies import scenarios
 from dosing.types import Array
 from simulator.cohorts.posterior import Candidates, PosteriorPatients, Trajectories, bands
+from simulator.scenarios import CohortFactory
 
 RETURN, DOSE, ALL = "return so far", "dose given", "all observed states"
 """Names of strips, and the choice of every state at once."""
@@ -53,7 +54,7 @@ class World:
             UserError: its data came from no simulator here, or from one without patients.
         """
         factory = scenarios.factory_of(run.folder)
-        if not isinstance(factory, scenarios.Factory):
+        if not isinstance(factory, CohortFactory):
             raise UserError(f"{factory.env_id} has episodes, not patients: nobody can be matched to a state.")
         names = tuple(str(name) for name in run.config.get("obs_names") or ())
         options = json.dumps(factory.options, sort_keys=True)

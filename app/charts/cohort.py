@@ -219,28 +219,7 @@ def by_subgroup(trait: str, result: Sequence[tuple[str, Mark, Sequence[Subgroup]
     figure.update_yaxes(range=[min(ends) - 0.06 * tall, max(ends) + 0.06 * tall])
     heights = spread([own[-1].mean.value for *_, own in result], 18 * 1.12 * tall / 260)
     for place, ((name, mark, own), height) in enumerate(zip(result, heights, strict=True)):
-        shift = 0.09 * (place - 0.5 * (len(result) - 1))
-        means = [group.mean for group in own]
-        figure.add_trace(
-            go.Scatter(
-                x=[k + shift for k in range(count)],
-                y=[mean.value for mean in means],
-                mode="lines+markers",
-                line={"color": mark.faint(0.55), "width": 1.5, "dash": mark.dash},
-                marker=_marker(mark, filled=True),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [mean.high - mean.value for mean in means],
-                    "arrayminus": [mean.value - mean.low for mean in means],
-                    "color": mark.colour,
-                    "thickness": 2,
-                    "width": 4,
-                },
-                customdata=[f"{mean} ({mean.basis})" for mean in means],
-                hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
-            )
-        )
+        figure.add_trace(_joined_groups(name, mark, own, 0.09 * (place - 0.5 * (len(result) - 1))))
         _text(
             figure,
             1,
@@ -251,3 +230,26 @@ def by_subgroup(trait: str, result: Sequence[tuple[str, Mark, Sequence[Subgroup]
             xshift=2,
         )
     return figure
+
+
+def _joined_groups(name: str, mark: Mark, own: Sequence[Subgroup], shift: float) -> go.Scatter:
+    """One agent's groups, joined by a line, each mean with its interval."""
+    means = [group.mean for group in own]
+    return go.Scatter(
+        x=[k + shift for k in range(len(own))],
+        y=[mean.value for mean in means],
+        mode="lines+markers",
+        line={"color": mark.faint(0.55), "width": 1.5, "dash": mark.dash},
+        marker=_marker(mark, filled=True),
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [mean.high - mean.value for mean in means],
+            "arrayminus": [mean.value - mean.low for mean in means],
+            "color": mark.colour,
+            "thickness": 2,
+            "width": 4,
+        },
+        customdata=[f"{mean} ({mean.basis})" for mean in means],
+        hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
+    )

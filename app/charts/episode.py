@@ -129,23 +129,7 @@ def doses(
         unit: of the dose.
     """
     figure = finish(go.Figure(), 46 * 8 + 30 + BOTTOM, **_visits_axis(visits, "y2", current))
-    pad = 0.12 * (limits[1] - limits[0])
-    figure.update_layout(
-        yaxis={
-            "domain": [0.54, 1],
-            "range": [limits[0] - pad, limits[1] + pad],
-            "title": {"text": f"<b>{name} given</b> ({unit_words(unit)})", "font": {"size": 12}},
-            "zeroline": False,
-        },
-        yaxis2={
-            "domain": [0, 0.44],
-            "title": {"text": "<b>reward</b> (no unit)", "font": {"size": 12}},
-            "zeroline": True,
-            "zerolinecolor": GREY,
-        },
-    )
-    for edge in limits:
-        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
+    _dose_and_reward_axes(figure, limits, f"<b>{name} given</b> ({unit_words(unit)})")
     late = current > len(visits) // 2
     figure.add_annotation(
         x=0 if late else 1,
@@ -157,7 +141,7 @@ def doses(
         yanchor="bottom",
         font={"size": 11.5},
     )
-    changed = np.asarray(limited, dtype=bool)
+    now, changed = np.arange(len(visits)) == current, np.asarray(limited, dtype=bool)
     figure.add_trace(
         go.Scatter(
             x=visits,
@@ -166,7 +150,7 @@ def doses(
             line={"color": GREY, "width": 1, "shape": "hv"},
             marker={
                 "color": GREY,
-                "size": np.where(np.arange(len(visits)) == current, 12, 7),
+                "size": np.where(now, 12, 7),
                 "symbol": np.where(changed, "x", "circle"),
             },
             customdata=np.where(changed, ", held at a limit", ""),
@@ -178,8 +162,29 @@ def doses(
             x=visits,
             y=reward,
             yaxis="y2",
-            marker={"color": np.where(np.arange(len(visits)) == current, GREY, "rgba(118,118,118,0.45)")},
+            marker={"color": np.where(now, GREY, "rgba(118,118,118,0.45)")},
             hovertemplate="visit %{x}: reward %{y:.2f}<extra></extra>",
         )
     )
     return figure
+
+
+def _dose_and_reward_axes(figure: go.Figure, limits: tuple[float, float], title: str) -> None:
+    """Doses above, with the hard limits as lines; rewards below."""
+    pad = 0.12 * (limits[1] - limits[0])
+    figure.update_layout(
+        yaxis={
+            "domain": [0.54, 1],
+            "range": [limits[0] - pad, limits[1] + pad],
+            "title": {"text": title, "font": {"size": 12}},
+            "zeroline": False,
+        },
+        yaxis2={
+            "domain": [0, 0.44],
+            "title": {"text": "<b>reward</b> (no unit)", "font": {"size": 12}},
+            "zeroline": True,
+            "zerolinecolor": GREY,
+        },
+    )
+    for edge in limits:
+        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})

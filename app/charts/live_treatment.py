@@ -87,7 +87,18 @@ def over_visits(
     for curve in sorted(curves, key=lambda c: c.mark != OTHER):  # colours on top
         _draw(figure, curve)
     offsets = [(value - low) / (high - low) * plot for _, value in labels]
-    for (lines, value), own, place in zip(labels, offsets, stack(offsets, rows, plot), strict=True):
+    _name_lines(figure, labels, offsets, stack(offsets, rows, plot))
+    return figure
+
+
+def _name_lines(
+    figure: go.Figure,
+    labels: Sequence[tuple[list[str], float]],
+    offsets: Sequence[float],
+    places: Sequence[float],
+) -> None:
+    """Names at the ends of lines, drawn at ``places`` and pointing to ``offsets``, both in pixels."""
+    for (lines, value), own, place in zip(labels, offsets, places, strict=True):
         figure.add_annotation(
             x=1,
             xref="paper",
@@ -104,7 +115,6 @@ def over_visits(
             arrowcolor=GREY,
             font={"size": 11.5},
         )
-    return figure
 
 
 def frame_of(curves: Sequence[LearningCurve], starts: Sequence[Estimate]) -> tuple[float, float]:

@@ -50,50 +50,11 @@ def dose_by_target(
         name: of the dose.
         unit: of the dose.
     """
-    low, aim, high = float(targets[:, 0].min()), float(targets[:, 1].mean()), float(targets[:, 2].max())
-    pad, places = 0.12 * (limits[1] - limits[0]), decimals(limits[1] - limits[0])
-    figure = finish(
-        go.Figure(),
-        260 + 30 + BOTTOM,
-        xaxis={
-            "title": "return asked for: sum of rewards (no unit)",
-            "range": [float(target[0]), float(target[-1])],
-            "zeroline": False,
-        },
-        yaxis={
-            "title": {"text": f"{name} ({unit_words(unit)})", "standoff": 4},
-            "range": [limits[0] - pad, limits[1] + pad],
-            "zeroline": False,
-        },
-    )
-    for edge in limits:
-        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
-    for edge, end in ((low, float(target[0])), (high, float(target[-1]))):
-        figure.add_shape(
-            type="rect",
-            x0=edge,
-            x1=end,
-            yref="paper",
-            y0=0,
-            y1=1,
-            fillcolor=SHADE,
-            line_width=0,
-            layer="below",
-        )
-    figure.add_vline(x=aim, line={"color": GREY, "width": 1.5, "dash": "dot"})
-    middle = 0.5 * (float(target[0]) + float(target[-1]))
-    for x, y, text, anchor in (
-        (0.5 * (low + high), limits[1], "hard limits", "bottom"),
-        (aim, limits[0], f"asked for by default: {number(aim, decimals(high - low))}", "bottom"),
-    ):
-        side = "center" if y == limits[1] else "right" if aim > middle else "left"
-        figure.add_annotation(
-            x=x, y=y, text=text, showarrow=False, xanchor=side, yanchor=anchor, font={"size": 11.5}
-        )
+    places, mean = decimals(limits[1] - limits[0]), dose.mean(0)
+    figure = _frame((float(target[0]), float(target[-1])), targets, limits, f"{name} ({unit_words(unit)})")
     for seed in dose:
         line = {"color": look.faint(0.4), "width": 1}
         figure.add_trace(go.Scatter(x=target, y=seed, mode="lines", line=line, hoverinfo="skip"))
-    mean = dose.mean(0)
     figure.add_trace(
         go.Scatter(
             x=target,
@@ -103,18 +64,47 @@ def dose_by_target(
             hovertemplate=f"return %{{x:.2f}}: {name} %{{y:.{places}f}}<extra></extra>",
         )
     )
+    aim = float(targets[:, 1].mean())
+    rim = {"color": "white", "width": 1.5}
     figure.add_trace(
         go.Scatter(
             x=[aim],
             y=[float(np.interp(aim, target, mean))],
             mode="markers",
-            marker={
-                "symbol": look.symbol,
-                "size": 13,
-                "color": look.colour,
-                "line": {"color": "white", "width": 1.5},
-            },
+            marker={"symbol": look.symbol, "size": 13, "color": look.colour, "line": rim},
             hovertemplate=f"return %{{x:.2f}}, by default: {name} %{{y:.{places}f}}<extra></extra>",
         )
     )
+    return figure
+
+
+def _frame(ends: tuple[float, float], targets: Array, limits: tuple[float, float], title: str) -> go.Figure:
+    """Axes, hard limits, the returns that nobody had in grey, and the return aimed at by default."""
+    low, aim, high = float(targets[:, 0].min()), float(targets[:, 1].mean()), float(targets[:, 2].max())
+    pad = 0.12 * (limits[1] - limits[0])
+    figure = finish(
+        go.Figure(),
+        260 + 30 + BOTTOM,
+        xaxis={
+            "title": "return asked for: sum of rewards (no unit)",
+            "range": list(ends),
+            "zeroline": False,
+        },
+        yaxis={
+            "title": {"text": title, "standoff": 4},
+            "range": [limits[0] - pad, limits[1] + pad],
+            "zeroline": False,
+        },
+    )
+    for edge in limits:
+        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
+    shade = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "fillcolor": SHADE, "layer": "below"}
+    for edge, end in zip((low, high), ends, strict=True):
+        figure.add_shape(shade, x0=edge, x1=end, line_width=0)
+    figure.add_vline(x=aim, line={"color": GREY, "width": 1.5, "dash": "dot"})
+    default = f"asked for by default: {number(aim, decimals(high - low))}"
+    side = "right" if aim > 0.5 * sum(ends) else "left"
+    words = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11.5}}
+    figure.add_annotation(words, x=0.5 * (low + high), y=limits[1], text="hard limits", xanchor="center")
+    figure.add_annotation(words, x=aim, y=limits[0], text=default, xanchor=side)
     return figure

@@ -17,7 +17,7 @@ from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.engine.observation import REALISM
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 RECORDED, SIMULATED = "recorded", "simulated now"
 UNIFORM, FIXED, TITRATION = "uniform", "constant", "titration"
@@ -46,7 +46,7 @@ def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
     env_id = pick(left, "Environment", list(SCENARIOS), "env")
-    variants = SCENARIOS[env_id].variants
+    variants = scenario_class(env_id).variants
     variant = pick(middle, "Variant", variants, "variant")
     realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
     most = analysis_data.most_patients(env_id, variant)
@@ -59,7 +59,7 @@ def simulated() -> tuple[Episodes, str] | None:
     kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED), "behaviour")
     policy = kind
     if kind == FIXED:
-        limits = SCENARIOS[env_id](variant).limits
+        limits = scenario_class(env_id)(variant).limits
         low, high = limits.low[0], limits.high[0]
         in_range(st, "given", low, high)
         dose = st.slider(

@@ -45,11 +45,11 @@ from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies.presets import PRESETS
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Act, Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ENV_ID, VARIANT, PRESET = "dosing/Treatment-v0", "simenv3", "clinical-small"
@@ -99,7 +99,7 @@ class Cohorts:
 
     episodes: list[Episodes]
     seeds: tuple[int, ...]
-    factory: Factory
+    factory: CohortFactory
     patients: int
 
     @classmethod
@@ -108,7 +108,7 @@ class Cohorts:
         options = {"variant": VARIANT} | ({"history": history} if history else {})
         seeds = tuple(range(first, first + count))
         episodes = [simulate(ENV_ID, patients=size, policy="uniform", seed=s, **options) for s in seeds]
-        return cls(episodes, seeds, Factory.of(ENV_ID, options), patients)
+        return cls(episodes, seeds, CohortFactory(ENV_ID, options), patients)
 
     def returns(self, act: Act) -> Array:
         """Returns ``[data sets, patients]``; every data set's policy meets the same patients."""

@@ -175,7 +175,7 @@ def treat(job: TrialJob, position: int) -> RunFolder | TrainingDivergedError:
 
 
 @dataclass(frozen=True)
-class Found:
+class TrialResult:
     """What one trial came to; estimates are over seeds.
 
     Attributes:
@@ -251,7 +251,7 @@ def half_widths(job: TrialJob, run: RunFolder) -> tuple[Array, Array]:
     return before, after
 
 
-def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) -> Found:
+def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) -> TrialResult:
     """Read what a finished trial wrote."""
     progress = Progress.of(run)
     if progress is None or progress.coverage is None:
@@ -269,7 +269,7 @@ def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) ->
     widths = half_widths(job, run) if planned.start in DISTRIBUTIONS else None
     if widths:
         own["half-width"] = widths[1]
-    return Found(
+    return TrialResult(
         title=planned.title,
         distribution=planned.distribution,
         visits=tuple(progress.visits.tolist()),
@@ -293,7 +293,7 @@ def words(estimate: Estimate, spec: str = ".2f") -> str:
     return minus(format(estimate, f"z{spec}"))
 
 
-def methods_table(result: Sequence[Found]) -> str:
+def methods_table(result: Sequence[TrialResult]) -> str:
     """Part 1, a row per method."""
     head = (
         "method", "return at start", "lowest on the curve", "at the end", "found below the offline policy",
@@ -320,7 +320,7 @@ def methods_table(result: Sequence[Found]) -> str:
     return table(head, lines)
 
 
-def distributions_table(result: Sequence[Found]) -> str:
+def distributions_table(result: Sequence[TrialResult]) -> str:
     """Part 2, a row per start and method, and the differences between the two distributions."""
     head = (
         "trial", "return at start", "at the end", "found below its start", "mean along the trial",
@@ -366,7 +366,7 @@ def distributions_table(result: Sequence[Found]) -> str:
     return table(head, lines)
 
 
-def page(result: Sequence[Found], notes: Sequence[str], options: argparse.Namespace) -> str:
+def page(result: Sequence[TrialResult], notes: Sequence[str], options: argparse.Namespace) -> str:
     """Everything as markdown."""
     flags = (
         f"--seeds {options.seeds} --visits {options.visits} --updates-per-visit {options.updates_per_visit:g}"
@@ -415,7 +415,7 @@ def page(result: Sequence[Found], notes: Sequence[str], options: argparse.Namesp
     return "\n\n".join([*parts, *(f"Note: {note}" for note in notes), NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(result: Sequence[Found], starts: Sequence[Estimate]) -> str:
+def picture(result: Sequence[TrialResult], starts: Sequence[Estimate]) -> str:
     """One panel per trial: its return with the simultaneous band, over that of the offline policy."""
     ends = [v for x in result for e in x.band for v in (e.value, min(e.high, e.value + 3.0))]
     low = max(min(ends), min(e.value for e in starts) - 6.0) - 0.5  # a random policy may begin far below

@@ -42,11 +42,11 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
 from dosing.models.batch import Batch
 from dosing.rng import generator
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Act, Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 ENV_ID, VARIANT = "dosing/Treatment-v0", "simenv3"
 DISTRIBUTIONS = {"parabola": 0.0, "Gaussian counterpart": 1.0, "Cauchy proposal": 2.0}
@@ -145,7 +145,7 @@ class WidthCurve:
 
 def episodes(patients: int) -> tuple[float, float, list[WidthCurve]]:
     """Best constant dose, its return, and what every distribution around it loses, paired by patient."""
-    factory = Factory.of(ENV_ID, {"variant": VARIANT})
+    factory = CohortFactory(ENV_ID, {"variant": VARIANT})
     mean, _ = best_constant(factory, patients)
     reference = rollout(factory, constant(mean), (0,), patients)
     result = []

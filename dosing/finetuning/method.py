@@ -121,7 +121,7 @@ class Behaviour:
         """Hear what came of a visit."""
 
     def judged(self, outcomes: Mapping[str, Outcomes]) -> None:
-        """Hear what an evaluation found, by rule; seed k may only be told from row k."""
+        """Take the outcomes of an evaluation, by rule; seed k may only use row k."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed trial needs, as named tensors; nothing by default."""
@@ -132,7 +132,7 @@ class Behaviour:
 
 
 class Replay(Protocol):
-    """What is learned from: ``dosing.training.mixed_replay.MixedReplay``, or a method's own."""
+    """What is learned from: ``dosing.training.replay.ReplaySampler``, or a method's own."""
 
     @property
     def ready(self) -> bool:
@@ -141,7 +141,7 @@ class Replay(Protocol):
     def remember(
         self, obs: Tensor, act: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor, ended: Tensor
     ) -> None:
-        """Keep one visit in agents' units; see ``dosing.training.mixed_replay.CourseBuffer.remember``."""
+        """Keep one visit in agents' units; see ``dosing.training.replay.ReplayBuffer.remember``."""
 
     def __call__(self, step: int) -> Batch:
         """Batch of update number ``step``: a function of the step and of what was remembered."""

@@ -181,7 +181,7 @@ class Trial:
                     value[k].copy_(kept[name])
 
     def _evaluate(self, rows: Sequence[int]) -> dict[str, Outcomes]:
-        """Evaluate the stack as it is; enter what was found for the seeds at ``rows``."""
+        """Evaluate the stack as it is; keep the outcomes of the seeds at ``rows``."""
         outcomes = self.judge(self.policy)
         self.trial_log.judge(outcomes, self.visits, rows)
         return outcomes

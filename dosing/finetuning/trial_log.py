@@ -1,4 +1,4 @@
-"""The books of a trial: what happened to every treated patient, and what evaluations found."""
+"""The log of a trial: what happened to every treated patient, and the outcomes of its evaluations."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class TrialLog:
         return refused
 
     def judge(self, outcomes: Mapping[str, Outcomes], visits: int, rows: Sequence[int]) -> None:
-        """Note what an evaluation after so many visits found for the seeds at ``rows`` of the stack."""
+        """Keep the outcomes of an evaluation after so many visits, for the seeds at ``rows`` of the stack."""
         for k in rows:
             self._found[k] = {
                 rule: {name: getattr(result, name)[k] for name in MEASURES}
@@ -158,7 +158,7 @@ class TrialLog:
             self.curve.append([float(x) for x in row])
 
     def outcomes(self) -> dict[str, Outcomes]:
-        """What the last evaluation of every seed found, by rule."""
+        """Outcomes of the last evaluation of every seed, by rule."""
         return {
             rule: Outcomes(
                 self.seeds,

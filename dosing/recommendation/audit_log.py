@@ -63,7 +63,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check of the whole log found.
+    """The result of checking the whole log.
 
     Attributes:
         records: the sound lines, from the first on.
@@ -114,7 +114,7 @@ class AuditLog:
             return _check(lines, head)
 
     def sentence(self, result: Verified) -> str:
-        """What a check found, in one sentence."""
+        """The result of a check, in one sentence."""
         if result.broken is not None:
             return (
                 f"the audit log {self.path} is broken at line {result.broken}: {result.problem}; the "

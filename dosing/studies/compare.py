@@ -34,7 +34,7 @@ from dosing.training.offline import TrainingDivergedError, TrainingSettings
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         rows: one per run, then those of reference rules and ceilings.

@@ -280,7 +280,7 @@ def agent_row(
         name: title of the agent.
         family: distribution of its policy.
         policy: the trained stack.
-        outcomes: ``recommended`` and ``sampled``, on the same patients as ``found``.
+        outcomes: ``recommended`` and ``sampled``, on the same patients as ``result``.
         result: the reference rules.
         states: recorded visits ``[B, O]`` at which dose sets are measured.
         sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from dosing.data.columns import parse_columns
@@ -21,10 +20,9 @@ from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies.scenarios import factory_for
-from simulator import ENV_IDS
 from simulator.cohorts.generate import simulate
-from simulator.envs.mujoco import TaskFactory, task_ids
+from simulator.envs.tasks import is_registered
+from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000
 """Most recorded visits at which dose sets are measured."""
@@ -61,12 +59,8 @@ def external_of(
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
-        factory = factory_for({"env_id": env_id, "env_options": options})
-        if factory is None:
-            known = ", ".join((*ENV_IDS, *task_ids()))
-            raise UserError(f"there is no environment {env_id!r} to evaluate in; there are: {known}.")
-        limits, horizon = limits or factory.limits, horizon or factory.horizon
-        n_obs = factory.n_obs if isinstance(factory, TaskFactory) else None
+        factory = evaluation_factory(env_id, options)
+        limits, horizon, n_obs = limits or factory.limits, horizon or factory.horizon, factory.n_obs
     options = dict(options) if env_id is not None else {}
     said = External(limits, env_id, options, n_obs, horizon, parse_columns(columns), split_at_jumps)
     return None if said == External() else said
@@ -101,10 +95,10 @@ def obtain_data(
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
         return _kept(study, name, ".hdf5", card, lambda: episodes)
-    if source not in gymnasium.registry or not source.startswith("dosing/"):
-        known = ", ".join(i for i in gymnasium.registry if i.startswith("dosing/"))
+    if not is_registered(source):
         raise UserError(
-            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: {known}."
+            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
+            f"{', '.join(known_ids())}."
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")

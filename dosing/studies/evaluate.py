@@ -30,9 +30,10 @@ from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
 from dosing.studies.load import policy_of
 from dosing.studies.naming import family_of, run_names
-from dosing.studies.scenarios import Factory, factory_of
+from dosing.studies.scenarios import factory_of
 from simulator.bounds.published import measured
-from simulator.envs.mujoco import REFERENCES, TaskFactory
+from simulator.envs.tasks import TaskFactory
+from simulator.scenarios import EvaluationFactory
 
 
 def evaluate_run(
@@ -67,7 +68,7 @@ def evaluate_run(
 
 
 def references_for(
-    study: Path, factory: Factory | TaskFactory, episodes: Episodes, seeds: Sequence[int], patients: int
+    study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
     decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
@@ -122,7 +123,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
 
 
 def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
-    """What is said beside the returns of MuJoCo tasks: normalised scores and lengths of episodes.
+    """What is said beside returns where episodes may end early: normalised scores and lengths.
 
     Args:
         runs: of one data set.
@@ -134,7 +135,7 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
     visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
     lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
     notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
-    if reference := REFERENCES.get(factory.env_id):
+    if reference := factory.reference:
         score = reference.score
         scores = [
             f"{row.name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -44,10 +43,11 @@ from dosing.studies.finetune_table import TRIALS, Report, report_on, write_start
 from dosing.studies.launch import device_of, in_processes
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
-from dosing.studies.scenarios import Factory, factory_of
+from dosing.studies.scenarios import factory_of
 from dosing.training.offline import TrainingDivergedError
 from dosing.types import Problem
-from simulator.envs.mujoco import TaskFactory, task_ids
+from simulator.envs.tasks import TaskFactory
+from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
 
 
 def patients_of(
-    factory: Factory | TaskFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
+    factory: EvaluationFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
 ) -> PatientsUnderTreatment:
     """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial.
 
@@ -125,25 +125,19 @@ def patients_of(
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
 
     def make(count: int) -> VectorEnv[Any, Any, Any]:
-        return gymnasium.make_vec(
-            factory.env_id,
-            num_envs=count,
-            vectorization_mode="vector_entry_point",
-            cohort="train",
-            **factory.options,
-        )
+        return factory.cohort(count, cohort="train")
 
     return Waves(make, seeds, patients, factory.limits, int(meta.get("seed") or 0))
 
 
-def _factory(job: TrialJob) -> Factory | TaskFactory:
+def _factory(job: TrialJob) -> EvaluationFactory:
     """Where the trial takes place: the environment of the data unless another is named."""
     if job.env_id is None:
         factory = factory_of(RunFolder(job.run))
         env_id, options = factory.env_id, factory.options | dict(job.env_options)
     else:
         env_id, options = job.env_id, dict(job.env_options)
-    return TaskFactory(env_id, options) if env_id in task_ids() else Factory.of(env_id, options)
+    return evaluation_factory(env_id, options)
 
 
 def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDivergedError:

@@ -56,7 +56,7 @@ class TrialLine:
 
 @dataclass(frozen=True)
 class Report:
-    """What a command found.
+    """The result of a finetuning command.
 
     Attributes:
         lines: one per trial.

@@ -36,7 +36,8 @@ from dosing.studies.data import external_of
 from dosing.training.offline import TrainingSettings
 from dosing.training.online import OnlineSettings, OnlineStep, OnlineTraining
 from dosing.types import Problem
-from simulator.envs.mujoco import QUALITIES, REFERENCES, TaskFactory, episode_seed, make_task
+from simulator.envs.mujoco import QUALITIES, REFERENCES
+from simulator.envs.tasks import TaskFactory, episode_seed, make_task
 
 TARGETS = {"medium": 1.0 / 3.0, "expert": 0.9}
 """Share of the way from random to expert at which training stops."""

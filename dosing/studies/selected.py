@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a selection found.
+    """The result of a selection.
 
     Attributes:
         candidates: every setting that was tried: those better than the constant dose first, those without a

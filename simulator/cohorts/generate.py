@@ -19,8 +19,11 @@ from dosing.data.store import Episodes, EpisodeWriter, concatenate
 from dosing.safety import LIMITED_BY
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, View, parse_policy
 from simulator.card import scenario_card
+from simulator.cohorts.task_episodes import task_episodes
 from simulator.engine.rng import BLOCK, POLICY, block_streams
 from simulator.environment import CohortEnv, whole_number
+from simulator.envs import SCENARIOS
+from simulator.envs.tasks import is_registered
 from simulator.progress import progress_bar
 
 CHUNK_VISITS = 100_000
@@ -46,7 +49,8 @@ def simulate(
     """Simulate ``patients`` under a behaviour policy and return all their visits.
 
     Args:
-        env_id: A registered id, for example ``dosing/Treatment-v0``.
+        env_id: A registered id, for example ``dosing/Treatment-v0``. Of an environment that is none of our
+            scenarios, ``uniform`` and ``constant:DOSE`` are the policies, and ``cohort`` is ``train``.
         patients: Number of patients, from ``first_patient`` (an environment option, default 0) on.
         steps: Visits per patient; None for the scenario's own number.
         policy: A policy object or the text that names one (``simulator.behaviour_policies.parse_policy``).
@@ -59,6 +63,12 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
+    if env_id not in SCENARIOS and is_registered(env_id):
+        limit = {} if steps is None else {"max_episode_steps": steps}
+        count, first = whole_number("patients", patients, 1), whole_number("seed", seed, 0)
+        return task_episodes(
+            env_id, patients=count, policy=policy, seed=first, options={**env_options, **limit}
+        )
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
     return concatenate(plan.chunks(workers, progress), plan.metadata)
 

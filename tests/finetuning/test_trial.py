@@ -131,7 +131,7 @@ def test_a_newcomer_has_new_weights(method: str) -> None:
     assert went_on.actor_decay_steps is None
 
 
-@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc"])
+@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc", "response_model"])
 def test_direct_refuses_an_agent_by_name_that_cannot_replay_single_visits(name: str) -> None:
     result = finetuning.find("direct").method()
     entry = agents.find(name)
@@ -145,7 +145,8 @@ def test_a_method_goes_on_from_its_own_agent_only() -> None:
         finetuning.find("spot").method().learner(start("iql"), SETTINGS)
 
 
-TAKES = [n for n in agents.AGENTS if n not in ("decision_transformer", "quasi_optimal", "pct_bc")]
+WHOLE = ("decision_transformer", "quasi_optimal", "pct_bc", "response_model")
+TAKES = [n for n in agents.AGENTS if n not in WHOLE]
 
 
 @pytest.mark.parametrize("name", TAKES)

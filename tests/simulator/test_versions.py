@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simulator.cohorts.generate import simulate
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 # (version, mean observation, mean dose, mean reward) of 300 patients, 6 visits, titration, realism 5, seed 0
 GOLDEN = {
@@ -20,7 +20,7 @@ GOLDEN = {
 
 
 def test_every_variant_has_golden_numbers() -> None:
-    assert set(GOLDEN) == {(env_id, v) for env_id, scenario in SCENARIOS.items() for v in scenario.variants}
+    assert set(GOLDEN) == {(env_id, v) for env_id in SCENARIOS for v in scenario_class(env_id).variants}
 
 
 @pytest.mark.parametrize(("env_id", "variant"), GOLDEN)

@@ -38,8 +38,8 @@ from dosing.studies.evaluate import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import Preset
-from dosing.studies.scenarios import Factory
 from dosing.training.offline import TrainingSettings
+from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,7 +204,7 @@ def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_pat
         assert (
             own.name == f"constant dose {baseline.dose:.3f} estimated from the {baseline.patients} patients"
         )
-        given = rollout(Factory.of(ENV, {}), constant(baseline.dose), (0, 1), 4).returns
+        given = rollout(CohortFactory(ENV, {}), constant(baseline.dose), (0, 1), 4).returns
         assert own.recommended.value == pytest.approx(given.mean())
         returns = read_outcomes(runs[data].path / EPISODES)["recommended"].returns
         gain = (returns - given).mean(1)

@@ -16,7 +16,8 @@ from dosing.errors import UserError
 from dosing.studies import mujoco_data
 from dosing.studies.mujoco_data import CollectionPlan, collect
 from dosing.studies.scenarios import evaluable
-from simulator.envs.mujoco import Reference, TaskFactory, episode_seed
+from simulator.envs.mujoco import Reference
+from simulator.envs.tasks import TaskFactory, episode_seed
 
 pytestmark = pytest.mark.mujoco
 

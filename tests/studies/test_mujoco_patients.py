@@ -19,7 +19,8 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant, uniform
 from dosing.studies.data import external_of, obtain_data
 from dosing.studies.scenarios import evaluable
-from simulator.envs.mujoco import REFERENCES, TaskCohort, TaskFactory
+from simulator.envs.mujoco import REFERENCES
+from simulator.envs.tasks import TaskCohort, TaskFactory
 
 CUT = {"max_episode_steps": 60}
 ALONE: dict[str, Any] = {"patients": 50, "policy": "uniform", "seed": 0, "options": {}}

@@ -41,6 +41,8 @@ SMALL = {
     "episodes": 2,
     "context": 4,
     "width": 16,
+    "fit_steps": 3,
+    "gate": "off",
 }
 
 

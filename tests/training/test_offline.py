@@ -402,6 +402,7 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
 
     # the last good state is that of a training that never met the row
     clean = stack(name, SEEDS)
+    clean.prepare(data)  # a method that fits a model to all rows beforehand fits it to those it can use
     sampler, take = Sampler(dataset(PATIENTS), clean, 2), updater(clean)
     for step in range(told["last_good_update"]):
         take(sampler(step))
