@@ -189,7 +189,7 @@ class FAN(Agent):
         """Q(s, a, eps) at fixed points of the noise, mean of the critics, ``[S, B, K]``.
 
         The distribution of a mean, given the policy's own draw at the next visit, less what alpha_2 charges.
-        It is narrower than that of the return, and therefore not offered as such (``returns`` is None).
+        It is narrower than that of the return, and therefore not offered as such.
         """
 
         def push(rows: Tensor, noise: Tensor) -> Tensor:

@@ -385,5 +385,5 @@ class _Behaviour:
         }
 
     def _bar(self, total: int | None, unit: str) -> tqdm[Any]:
-        text = f"td3 in {self.plan.env_id}"
+        text = f"{agents.COLLECTOR} in {self.plan.env_id}"
         return tqdm(total=total, desc=text, unit=f" {unit}s", disable=None, file=sys.stderr)
