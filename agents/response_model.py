@@ -43,7 +43,7 @@ from dosing.models.batch import Batch
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam, clip_by_seed, decay_learning_rate
-from dosing.models.prior import PRIOR_LIMIT
+from dosing.models.prior import PRIOR_LIMIT, constant_dose
 from dosing.models.response import FAR, Belief, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response
 from dosing.models.reward_model import RewardModel, fit_reward, powers
@@ -357,12 +357,11 @@ def _usable(*columns: Tensor) -> tuple[Tensor, ...]:
 
 def _constants(act: Tensor, reward: Tensor) -> Tensor:
     """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time."""
-    from dosing.models.prior import constant_dose
-
     doses = act.flatten(1, 2).mT.double().cpu().numpy()  # [R, A, M]
     paid = reward.flatten(1).unsqueeze(1).double().cpu().numpy()
-    best, _ = constant_dose(doses, np.broadcast_to(paid, doses.shape))
-    return torch.as_tensor(best).to(act)
+    patient = np.repeat(np.arange(act.shape[1]), act.shape[2])
+    best = constant_dose(doses, np.broadcast_to(paid, doses.shape), np.broadcast_to(patient, doses.shape))
+    return torch.as_tensor(best.dose).to(act)
 
 
 def _numbers(calibration: Calibration) -> Tensor:

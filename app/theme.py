@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.policy import CENTRAL
+from dosing.safety import dose_text
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"
@@ -97,6 +98,11 @@ def number(value: float, places: int = 3) -> str:
     """A number with fixed decimals and a real minus sign; minus zero is zero."""
     text = f"{value:z.{places}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def dose_number(value: float, low: float, high: float, places: int) -> str:
+    """A dose as :func:`number`, with more decimals where rounding would carry it across a hard limit."""
+    return minus(dose_text(value, low, high, places))
 
 
 def minus(text: object) -> str:

@@ -58,13 +58,19 @@ class DoseLimits:
             UserError: If the last axis is not A long, or a dose is not a number, NaN or infinite.
         """
         dose = as_dose(requested, self.n_act)
-        low = np.asarray(self.low, dtype=dose.dtype)
-        high = np.asarray(self.high, dtype=dose.dtype)
+        low, high = self._edges(dose.dtype)
         below, above = dose < low, dose > high
         if not (below.any() or above.any()):
             return dose.copy(), np.zeros(dose.shape[:-1], dtype=np.int8)
         code = np.where(above, np.int8(2), below.astype(np.int8))
         return np.clip(dose, low, high), code.max(axis=-1)
+
+    def _edges(self, dtype: Any) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """The limits in the precision of a dose, never beyond themselves by rounding."""
+        low, high = (np.asarray(ends, dtype=dtype) for ends in (self.low, self.high))
+        low = np.where(low < np.asarray(self.low), np.nextafter(low, np.asarray(np.inf, dtype)), low)
+        high = np.where(high > np.asarray(self.high), np.nextafter(high, np.asarray(-np.inf, dtype)), high)
+        return low, high
 
     def contains(self, dose: Any) -> NDArray[np.bool_]:
         """Tell for each dose [..., A] whether all its dimensions are finite and within the limits: [...]."""
@@ -153,6 +159,26 @@ class StepLimit:
             free = (dose == np.asarray(self.always)).all(axis=-1, keepdims=True)
             held = np.where(free, dose, held)
         return held, (held != dose).any(axis=-1)
+
+
+def dose_text(value: float, low: float = -np.inf, high: float = np.inf, places: int | None = None) -> str:
+    """A dose for people: rounded, but never across a limit that it does not cross itself.
+
+    Args:
+        value: The dose.
+        low: Lower limit.
+        high: Upper limit.
+        places: Decimals, at least; None for four significant digits at least.
+    """
+    margin = 1e-6 * max(abs(value), 1e-300)  # what was recorded in float32 may pass its limit by as much
+    side = (value < low - margin, value > high + margin)
+    for more in range(18):
+        text = f"{value:.{4 + more}g}" if places is None else f"{value:z.{places + more}f}"
+        if "e" in text and 1e-4 <= abs(value) < 1e15:
+            continue  # digits enough to write it out
+        if (float(text) < low, float(text) > high) == side:
+            return text
+    return repr(float(value))
 
 
 def as_dose(requested: Any, n_act: int) -> NDArray[np.floating[Any]]:

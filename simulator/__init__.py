@@ -13,7 +13,7 @@ ENV_IDS = tuple(SCENARIOS)
 for _env_id in ENV_IDS:
     register(
         id=_env_id,
-        entry_point="simulator.environment:PatientEnv",
+        entry_point="simulator.environment:patient_env",
         vector_entry_point="simulator.environment:CohortEnv",
         kwargs={"env_id": _env_id},
     )

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
@@ -223,6 +224,17 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             "events": {name: bool(flag[0]) for name, flag in info["events"].items()},
         }
         return obs[0], float(reward[0]), False, self.visits.over, single
+
+
+def patient_env(env_id: str, **options: Any) -> gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]:
+    """The environment of a registered id, whose spec states its length as ``max_episode_steps``.
+
+    Args:
+        env_id: a registered id.
+        options: as in :class:`EnvOptions`.
+    """
+    env = PatientEnv(env_id, **options)
+    return TimeLimit(env, env.visits.options.steps)
 
 
 class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):

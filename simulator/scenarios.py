@@ -28,6 +28,7 @@ class CohortFactory:
         limits: hard dose limits.
         horizon: visits of one episode.
         n_obs: width of an observation.
+        obs_range: lowest and highest possible observation.
         reference: scores are not normalised here.
         patients: per seed unless another number is asked for.
         searched: whether the best constant dose is looked for.
@@ -38,6 +39,7 @@ class CohortFactory:
     limits: DoseLimits = field(init=False)
     horizon: int = field(init=False)
     n_obs: int = field(init=False)
+    obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
     reference: Reference | None = None
     patients: int = 1000
     searched: bool = True
@@ -51,7 +53,9 @@ class CohortFactory:
         checked = EnvOptions.of(self.env_id, self.options)
         object.__setattr__(self, "limits", checked.scenario.limits)
         object.__setattr__(self, "horizon", checked.steps)
-        object.__setattr__(self, "n_obs", len(Observation(checked.observation, checked.scenario, 1).names))
+        seen = Observation(checked.observation, checked.scenario, 1)
+        object.__setattr__(self, "n_obs", len(seen.names))
+        object.__setattr__(self, "obs_range", (tuple(seen.low.tolist()), tuple(seen.high.tolist())))
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""

@@ -45,6 +45,7 @@ class Valued:
     Attributes:
         policy: its estimates, each a number with an interval or the reason why there is none.
         constant: those of the constant dose estimated from the same visits.
+        constant_name: what that dose is called: the estimated constant, or the median recorded dose.
         sample: effective sample size at every visit ``[S, H]``.
         refused: why no importance weights are known; empty where they are.
         outside: share of the recorded doses outside the exact support ``[S]``; None for a distribution
@@ -54,6 +55,7 @@ class Valued:
 
     policy: PolicyValue
     constant: PolicyValue
+    constant_name: str
     sample: Array | None
     refused: str
     outside: Array | None
@@ -86,7 +88,8 @@ def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -
     except UserError as error:
         refused = str(error)
     constant, own = result.policies
-    return Valued(own, constant, sample, refused, outside_support(policy, episodes), result.patients)
+    kind = "estimated constant dose" if result.baseline.identified else "median recorded dose"
+    return Valued(own, constant, kind, sample, refused, outside_support(policy, episodes), result.patients)
 
 
 def outside_support(policy: DosePolicy, episodes: Episodes) -> Array | None:
@@ -107,7 +110,8 @@ class CandidateRow:
     """One line of ``selection.json``.
 
     Attributes:
-        name: agent, distribution and settings; "constant dose" for what the others have to beat.
+        name: agent, distribution and settings; "constant dose" for what the others have to beat, "median
+            recorded dose" where there is nothing to beat.
         agent: registry key; empty for the constant dose.
         fields: its settings as JSON holds them.
         values: by estimator.
@@ -153,7 +157,8 @@ def read_selection(content: Mapping[str, Any], source: str) -> SelectionTable:
         UserError: something is missing or not what it should be.
     """
     try:
-        constant = CandidateRow("constant dose", "", {}, _values(content["constant"]["values"]))
+        name = "constant dose" if content["constant"]["identified"] else "median recorded dose"
+        constant = CandidateRow(name, "", {}, _values(content["constant"]["values"]))
         tried = tuple(
             CandidateRow(str(c["name"]), str(c["agent"]), c, _values(c["values"]))
             for c in content["candidates"]

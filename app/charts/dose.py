@@ -15,7 +15,18 @@ from scipy.ndimage import minimum_filter1d
 
 from app.analysis.recommendations import Answer, DensityCurve, dose_range
 from app.charts.base import BOTTOM, finish
-from app.theme import CENTRAL_WORDS, GREY, SHADE, Mark, decimals, interval, number, per_unit, unit_words
+from app.theme import (
+    CENTRAL_WORDS,
+    GREY,
+    SHADE,
+    Mark,
+    decimals,
+    dose_number,
+    interval,
+    number,
+    per_unit,
+    unit_words,
+)
 from dosing.types import Array
 
 TAIL_DECADES = 6
@@ -207,6 +218,8 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
         figure.add_shape(type="line", yref="y2", line={"color": GREY, "width": 2.5}, **ends)
     for low, high in answer.pieces(dimension):
         _interval(figure, middle, low, high, answer, f"{interval(low, high, places)}, {words}")
+    if result.recorded_near is not None:
+        _recorded(figure, middle, *(ends[dimension] for ends in result.recorded_near), places)
     for place, seed in enumerate(result.seeds):
         y = middle + 0.26 * (0.5 - (place + 0.5) / len(result.seeds))
         figure.add_trace(
@@ -255,6 +268,21 @@ def _interval(figure: Parts, y: float, low: float, high: float, answer: Answer, 
     )
 
 
+def _recorded(figure: Parts, y: float, low: float, high: float, places: int) -> None:
+    """The range of the doses recorded near the state, as a line with end ticks below the interval."""
+    figure.add_trace(
+        go.Scatter(
+            x=[low, high],
+            y=[y - 0.26, y - 0.26],
+            yaxis="y2",
+            mode="lines+markers",
+            line={"color": GREY, "width": 3},
+            marker={"symbol": "line-ns", "size": 8, "line": {"color": GREY, "width": 2}},
+            hovertemplate=f"recorded near this state: {interval(low, high, places)}<extra></extra>",
+        )
+    )
+
+
 def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, anchor: str) -> None:
     """The recommended dose with its number; after a limit also the dose that was proposed."""
     result, mark = answer.result, answer.mark
@@ -262,7 +290,9 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
     assert result.proposed is not None
     dose, proposed = result.dose[dimension], result.proposed[dimension]
     rank = "deferred" if result.status == "deferred" else "recommended"
-    text = f"<b>{number(dose, places)}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
+    low, high = (ends[dimension] for ends in result.limits)
+    words = dose_number(dose, low, high, places)
+    text = f"<b>{words}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
     if dose != proposed:
         figure.add_trace(
             go.Scatter(
@@ -288,7 +318,7 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 "color": mark.colour,
                 "line": {"color": "white", "width": 1.5},
             },
-            hovertemplate=f"{answer.source.name}: {rank} dose {number(dose, places)}<extra></extra>",
+            hovertemplate=f"{answer.source.name}: {rank} dose {words}<extra></extra>",
         )
     )
     _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")

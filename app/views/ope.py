@@ -106,7 +106,7 @@ def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None
 
 def _lines(candidate: CandidateRow, estimator: str, look: Mark, runs: tuple[study.Run, ...]) -> list[Line]:
     one = candidate.values[estimator]
-    lines: list[Line] = [(candidate.name, look, False, one.estimate or f"refused, {one.refused}")]
+    lines: list[Line] = [(candidate.name, look, False, one.estimate or f"not available, {one.refused}")]
     run = same_settings(candidate, runs) if candidate.agent else None
     if run is not None and (known := truth(run, "recommended")) is not None:
         lines.append((f"{run.label}, simulator", look, True, known))
@@ -119,7 +119,7 @@ def _row(candidate: CandidateRow, estimator: str, runs: tuple[study.Run, ...]) -
     known = truth(run, "recommended") if run is not None else None
     return {
         "candidate": candidate.name,
-        "estimated return": minus(one.estimate) if one.estimate else f"refused: {one.refused}",
+        "estimated return": minus(one.estimate) if one.estimate else f"not available: {one.refused}",
         "minus constant dose": minus(one.difference) if one.difference else dash,
         "verdict": one.verdict or dash,
         "simulator": minus(known) if known else "not evaluated here",
@@ -175,10 +175,11 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
         lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
         for name, one in valued.policy.values.items():
             words = f"{run.label}, {ESTIMATORS[name]}"
-            lines.append((words, look, False, one.estimate or "refused, see below"))
-    constant = next(iter(result.values())).constant.values["fqe"].estimate
+            lines.append((words, look, False, one.estimate or "not available, see below"))
+    first = next(iter(result.values()))
+    constant = first.constant.values["fqe"].estimate
     if constant is not None:
-        lines.append(("estimated constant dose, fitted Q evaluation", OTHER, False, constant))
+        lines.append((f"{first.constant_name}, fitted Q evaluation", OTHER, False, constant))
     figure = panels_of_estimates([(RETURN, lines)])
     page.draw(figure, "estimates", "Estimates beside the simulator's returns")
     refused = dict.fromkeys(
@@ -187,7 +188,7 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
         for name, one in valued.policy.values.items()
         if one.refused
     )
-    st.markdown("\n".join(f"- **No number.** {words}" for words in refused))
+    st.markdown("\n".join(f"- **Not available.** {words}" for words in refused))
     described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
     st.caption(
         "Filled: mean return on new simulated patients. Open: estimates from the recorded visits alone. "

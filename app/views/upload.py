@@ -21,12 +21,11 @@ from app.widgets.audit import nothing_recorded, once
 from app.widgets.decision_form import escaped
 from app.widgets.state_picker import one_data_set, pick
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.text_table import TOLD, Refused
 from dosing.errors import UserError
 from dosing.recommendation.patient_table import (
     MOST_BYTES,
     MOST_ROWS,
-    TOLD,
-    Refused,
     Sheet,
     numbers,
     read,
@@ -72,8 +71,8 @@ def needed(entries: Sequence[StateEntry]) -> None:
         width="content",
     )
     st.caption(
-        f"One row per patient state, at most {MOST_ROWS:,}; CSV (UTF-8, commas, decimal points, a header "
-        f"line) or parquet, at most {MOST_BYTES // 1_000_000} MB. No names, birth dates, record numbers, "
+        f"One row per patient state, at most {MOST_ROWS:,}; CSV (UTF-8, a header line) or "
+        f"parquet, at most {MOST_BYTES // 1_000_000} MB. No names, birth dates, record numbers, "
         "addresses, telephone or e-mail: such columns are refused. Only a hash of the file is kept."
     )
 
@@ -181,7 +180,7 @@ def view(listing: study.Listing) -> None:
     needed(entries)
     file = st.file_uploader(
         "CSV or parquet file",
-        type=["csv", "parquet"],
+        type=["csv", "parquet", "pq"],
         max_upload_size=MOST_BYTES // 1_000_000,
         key="file",
     )

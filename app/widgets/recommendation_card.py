@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from app.analysis.recommendations import Answer, Piece, Source, curves, sparse_of
 from app.charts.dose import dose_axis
-from app.theme import CENTRAL_WORDS, counted, decimals, interval, number, probability, with_unit
+from app.theme import (
+    CENTRAL_WORDS,
+    counted,
+    decimals,
+    dose_number,
+    interval,
+    number,
+    probability,
+    with_unit,
+)
 from app.widgets import page
 from dosing.evaluation.statistics import Estimate
-from dosing.studies.comparison_table import Baseline
+from dosing.studies.baseline import Baseline
 
 
 def card(answer: Answer, sparse: Answer | None) -> None:
@@ -21,9 +32,7 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         st.error(f"**REFUSED: no dose.** {' '.join(result.reasons)}{default}")
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
-    dose, proposed = (
-        ", ".join(number(v, places) for v in values) for values in (result.dose, result.proposed)
-    )
+    dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
     label = "Recommended dose"
     if result.status == "ok":
         st.badge("✓ OK: within the hard limits", color="green")
@@ -49,6 +58,9 @@ def card(answer: Answer, sparse: Answer | None) -> None:
         lines = [f"Could give **{sets}** (exact support)"]
     else:
         lines = [f"Could give any dose; central {CENTRAL_WORDS}: **{sets}**"]
+    if result.recorded_near is not None:
+        near = "; ".join(interval(lo, hi, places) for lo, hi in zip(*result.recorded_near, strict=True))
+        lines.append(f"Doses recorded near this state: **{with_unit(near, result.unit)}**")
     lines.append(f"Probability outside the hard limits: **{probability(result.mass_outside)}**")
     if sparse is not None:
         name = sparse.source.name
@@ -57,6 +69,12 @@ def card(answer: Answer, sparse: Answer | None) -> None:
     lines.append(f"{counted(count, 'training seed')}, own doses {own}")
     lines += result.notes
     st.markdown("\n".join(f"- {line}" for line in lines))
+
+
+def _doses(values: Sequence[float], answer: Answer, places: int) -> str:
+    """Doses of all dimensions; none is rounded across a hard limit."""
+    limits = answer.result.limits
+    return ", ".join(dose_number(v, lo, hi, places) for v, lo, hi in zip(values, *limits, strict=True))
 
 
 def worth(source: Source, places: int) -> None:
@@ -94,6 +112,7 @@ def worth_words(result: Estimate, baseline: Baseline, dose: str) -> str:
         f"On {_sample(result)}, following it was worth **{number(abs(result.value), places)} {word}** "
         f"[{ends}] "
         f"than one constant dose of {dose} estimated from the same {counted(baseline.patients, 'patient')}"
+        f"{f' ({baseline.edge} dose)' if baseline.edge else ''}"
     )
 
 
@@ -133,7 +152,8 @@ def answers(result: list[Answer]) -> None:
         "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is "
         "zero outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's "
         "own interval and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside "
-        "the hard limits; probabilities there are before any clipping. Dotted: the proposal that a policy "
+        "the hard limits; probabilities there are before any clipping. Line below a bar: doses recorded near "
+        "this state; a dose far from them is deferred. Dotted: the proposal that a policy "
         "was learned from, which gives no doses itself. Worth: mean difference in return, paired by "
         "patient, with its 95 % interval in brackets."
     )

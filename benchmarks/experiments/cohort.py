@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dosing.types import Array
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -47,7 +45,7 @@ from dosing.runs.files import write_atomic, write_json
 from dosing.studies.presets import PRESETS
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
-from dosing.types import Act, Problem
+from dosing.types import Act, Array, Problem
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 

@@ -36,8 +36,9 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS
+from dosing.studies.baseline import Baseline
 from dosing.studies.compare import Comparison, compare
-from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.comparison_table import Row
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import PRESETS
 from dosing.training.offline import TrainingSettings

@@ -27,8 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dosing.types import Array
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -56,6 +54,7 @@ from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
 from dosing.studies.launch import in_processes
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.types import Array
 
 ENV_ID, PATIENTS, NAME = "dosing/Treatment-v0", 200, "live_treatment"
 SETTINGS: dict[str, Any] = {"hidden": (64, 64), "vae_hidden": (64, 64), "learning_rate": 1e-3}

@@ -135,7 +135,8 @@ def calibration(variant: str, data_sets: int, patients: int) -> list[list[str]]:
     for n in CALIBRATION:
         data = simulate(ENV_ID, patients=n * data_sets, seed=1, variant=variant)
         act, reward = (x.reshape(data_sets, -1).astype(np.float64) for x in (data.act, data.reward))
-        result = truth.curve(constant_dose(act, reward)[0])
+        patient = np.broadcast_to(np.arange(n).repeat(act.shape[1] // n), act.shape)
+        result = truth.curve(constant_dose(act, reward, patient).dose)
         tenth = patient_bootstrap(result, lambda x: np.quantile(x, 0.1, axis=-1))
         cells = [str(data_sets), f"{_mean(result):.2f}", f"{tenth:.2f}"]
         lines.append([f"estimated constant, {n} patients", *cells])

@@ -103,6 +103,11 @@ def add_external(parser: argparse.ArgumentParser) -> None:
         help="columns of a table: obs=x1,x2 act=dose ...",
     )
     result.add_argument(
+        "--clip-rounding",
+        action="store_true",
+        help="put doses that rounding left beyond a limit at that limit, and say how many",
+    )
+    result.add_argument(
         "--split-at-jumps", action="store_true", help="episodes end where the next row does not follow"
     )
 
@@ -173,6 +178,7 @@ def described(arguments: argparse.Namespace) -> External | None:
         horizon=arguments.horizon,
         columns=arguments.columns,
         split_at_jumps=arguments.split_at_jumps,
+        clip_rounding=arguments.clip_rounding,
     )
 
 

@@ -108,13 +108,14 @@ def exit_status(result: Recommendation) -> int:
 
 def describe(result: Recommendation) -> str:
     """A recommendation with its basis, one line each."""
+    from dosing.recommendation.records import dose_words, span_words
     from dosing.studies.comparison_table import mass_words
 
     def words(values: Sequence[float]) -> str:
-        return ", ".join(f"{v:.4g}" for v in values)
+        return dose_words(values, result.limits)
 
     def span(ends: tuple[Sequence[float], Sequence[float]]) -> str:
-        return f"{words(ends[0])} to {words(ends[1])}{unit}"
+        return f"{span_words(ends, result.limits)}{unit}"
 
     unit = "" if result.unit == "1" else f" {result.unit}"
     assert result.dose is not None
@@ -150,6 +151,11 @@ def describe(result: Recommendation) -> str:
     ]
     if result.distance is not None and result.threshold is not None:
         lines.append(("distance", f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"))
+    if result.recorded_near is not None:
+        told = (
+            f"distance of this dose {result.dose_distance:.3g}, unrecorded beyond {result.dose_threshold:.3g}"
+        )
+        lines.append(("recorded nearby", f"{span(result.recorded_near)}  ({told})"))
     lines += [
         (
             "near visit",
@@ -173,9 +179,10 @@ def recommend_table(recommender: Recommender, table: Path, out: Path, log: Audit
             dose that it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``,
             ...).
         out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
-            ``support_low``, ``support_high``, ``spread``, ``mass_outside``, ``reasons`` (codes, separated by
-            spaces), ``distance`` and ``nearest_distance``; null where a row has no such number. Doses of
-            several dimensions have one column each, ``dose_1``, ``dose_2``, ...
+            ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
+            state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
+            ``nearest_distance`` and ``dose_distance``; null where a row has no such number. Doses of several
+            dimensions have one column each, ``dose_1``, ``dose_2``, ...
         log: gets one record with the hashes of both files, before ``out`` appears.
 
     Returns:

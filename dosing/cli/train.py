@@ -76,7 +76,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     """Train with the preset's settings, overridden by flags; returns the run folder."""
     import tyro
 
-    from dosing.studies.data import obtain_data
+    from dosing.studies.data import describe, obtain_data
     from dosing.studies.grid import regularisations
     from dosing.studies.train import train_run
     from dosing.training.offline import TrainingSettings
@@ -112,6 +112,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
         options=options.env_options(arguments.env_option),
         external=options.described(arguments),
     )
+    print(describe(data))
     return train_run(
         arguments.agent,
         config,

@@ -1,8 +1,13 @@
 """What the file formats of episodes share: a sink that takes rows and appears whole or not at all."""
 
+import contextlib
+import fcntl
+import glob
 import importlib
 import json
 import os
+import uuid
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import ModuleType
@@ -58,11 +63,15 @@ class FileSink(Sink, ABC):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
         self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        remove_abandoned(path)
+        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+        self._remove = weakref.finalize(self, _unlink, self.partial)  # an interruption may come at any moment
         try:
-            self.partial.touch()
+            self.handle = os.open(self.partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        with contextlib.suppress(OSError):  # a file system without locks: then nothing there is abandoned
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it has its name, or is removed
 
     def replace(self) -> None:
         """Flush the temporary file to the disk and give it its name, then flush the folder."""
@@ -72,10 +81,40 @@ class FileSink(Sink, ABC):
             os.close(handle)
             if target is self.partial:
                 os.replace(self.partial, self.path)
+        self._remove.detach()
+        self._release()
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        self.partial.unlink(missing_ok=True)
+        self._remove()
+        self._release()
+
+    def _release(self) -> None:
+        """Let the temporary file go, once."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove temporary files of ``path`` that a killed process left behind: those that nobody holds."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        try:
+            with partial.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _unlink(partial)
+        except OSError:  # somebody is writing it
+            continue
+
+
+def _unlink(partial: Path) -> None:
+    for left in (partial, rows_of(partial)):
+        left.unlink(missing_ok=True)
+
+
+def rows_of(partial: Path) -> Path:
+    """Where rows wait while the lines before them are not known."""
+    return partial.with_name(partial.name + ".rows")
 
 
 def need(module: str, purpose: str) -> ModuleType:

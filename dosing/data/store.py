@@ -140,8 +140,7 @@ class EpisodeWriter:
             metadata: What the file says about itself; must name ``obs_names`` and ``dose_name`` where known.
 
         Raises:
-            UserError: If the suffix is unknown, the folder is missing or not writable, or a package is
-            missing.
+            UserError: If the suffix is unknown, the folder missing or not writable, or a package missing.
         """
         self.metadata = {**metadata, "schema": SCHEMA}
         self._hash = ContentHash()

@@ -21,18 +21,44 @@ from dosing.ope.trajectories import Trajectories, standardise
 from dosing.policy import Observations
 from dosing.types import Array
 
+UNTOLD = "the recorded rewards say nothing about doses"
+"""What is said where slope and curvature of the reward over the dose cannot be told from 0."""
+
 
 @dataclass(frozen=True)
 class EstimatedConstant:
-    """The best constant dose as the data see it.
+    """The best constant dose as the data see it, or the median recorded one where they see none.
 
     Attributes:
-        dose: in dose units.
+        dose: in dose units, never outside the recorded doses.
         reward: estimated reward per visit.
+        low: lowest recorded dose.
+        high: highest recorded dose.
+        identified: whether the rewards say anything about doses; where not, ``dose`` is the median recorded
+            one and nothing is judged by it.
+        p: p value of "they say nothing", see :func:`dosing.models.prior.dose_effect`.
     """
 
     dose: float
     reward: float
+    low: float
+    high: float
+    identified: bool
+    p: float
+
+    @property
+    def missing(self) -> str:
+        """Why nothing is judged by this dose; empty where it was identified."""
+        if self.identified:
+            return ""
+        return f"{UNTOLD} (p = {self.p:.2g} for slope and curvature 0, patients as clusters)"
+
+    @property
+    def edge(self) -> str:
+        """Where the dose lies among the recorded ones: lowest, highest, or empty for between."""
+        if not self.identified:
+            return ""
+        return "lowest" if self.dose <= self.low else "highest" if self.dose >= self.high else ""
 
     def __call__(self, obs: Observations, visit: int) -> Array:
         """The dose ``[S, P, 1]`` for everyone; an :data:`dosing.evaluation.rollout.Act`."""
@@ -40,7 +66,7 @@ class EstimatedConstant:
 
 
 def estimated_constant(data: Trajectories) -> EstimatedConstant:
-    """Estimate the best constant dose from recorded visits; see :func:`constant_dose`.
+    """Estimate the best constant dose from recorded visits; see :func:`dosing.models.prior.constant_dose`.
 
     Raises:
         UserError: the dose has more than one dimension or fewer than three different values.
@@ -48,8 +74,9 @@ def estimated_constant(data: Trajectories) -> EstimatedConstant:
     if data.act.shape[-1] != 1:
         raise UserError("the constant dose is estimated for one dose dimension only.")
     rows = data.recorded > 0
-    best, reward = constant_dose(data.act[rows][:, 0], data.reward[rows])
-    return EstimatedConstant(float(data.transform.to_dose(best[None])[0]), float(reward))
+    best = constant_dose(data.act[rows][:, 0], data.reward[rows], np.nonzero(rows)[0])
+    dose, low, high = (float(data.transform.to_dose(x[None])[0]) for x in (best.dose, best.low, best.high))
+    return EstimatedConstant(dose, float(best.reward), low, high, bool(best.identified), float(best.p))
 
 
 @dataclass(frozen=True)
@@ -60,17 +87,21 @@ class RidgeFittedQ:
         transform: the scales of the patients it was fitted to.
         features: of a state and a dose.
         theta: ``[S, D]`` weights of the values.
+        low: lowest recorded dose on the [-1, 1] axis; no greedy dose is lower.
+        high: highest recorded dose.
     """
 
     transform: Transform
     features: Features
     theta: Array
+    low: float
+    high: float
 
     def __call__(self, obs: Observations, visit: int) -> Array:
         """Greedy doses ``[S, P, 1]`` at ``obs [S, P, O]``, or at ``[1, P, O]`` shared by all S."""
         phi = self.features.of_state(standardise(self.transform, obs))
         _, c1, c2 = self.features.dose_coefficients(phi, self.theta)
-        return self.transform.to_dose(greedy(c1, c2)[..., None])
+        return self.transform.to_dose(greedy(c1, c2, self.low, self.high)[..., None])
 
 
 def ridge_fitted_q(
@@ -106,6 +137,7 @@ def ridge_fitted_q(
     phi = features.of_state(standardise(data.transform, data.obs[rows]))
     phi_next = features.of_state(standardise(data.transform, data.next_obs[rows]))
     act, reward, alive = data.act[rows], data.reward[rows], 1.0 - data.terminated[rows]
+    low, high = float(act.min()), float(act.max())
     design = features.combine(phi, act, act**2)
     penalty = strengths[:, None, None] * len(design) * np.diag(features.penalised())
     project = np.linalg.solve(
@@ -114,7 +146,7 @@ def ridge_fitted_q(
     theta = np.zeros((len(strengths), features.size))
     for _ in range(iterations):
         c0, c1, c2 = features.dose_coefficients(phi_next, theta)
-        best = greedy(c1, c2)
+        best = greedy(c1, c2, low, high)
         target = reward + discount * alive * (c0 + c1 * best + c2 * best**2)  # [S, M]
         theta = (project @ target[..., None])[..., 0]
-    return RidgeFittedQ(data.transform, features, theta)
+    return RidgeFittedQ(data.transform, features, theta, low, high)

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dosing.data.store import Episodes
+from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, Verdict, verdict
 from dosing.ope.baselines import estimated_constant
-from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies
+from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies, widened
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
 from dosing.types import Act, Array
@@ -50,7 +50,8 @@ class PooledValue:
     Attributes:
         estimate: return of the policies, mean over patients and seeds, in the data's unit.
         difference: that return minus the one of the constant dose of the same training patients, paired by
-            patient; its interval allows for the number of candidates. None for the constant dose itself.
+            patient; its interval allows for the number of candidates. None for the constant dose itself, and
+            where the rewards of all patients together tell no such dose.
         verdict: what the difference says.
         folds: the difference in each fold.
         refused: why there is no number.
@@ -70,11 +71,13 @@ class CrossValidation:
     Attributes:
         values: of the constant dose, under the name ``dosing.ope.selection.BASELINE``, and of every
             candidate, by estimator.
-        doses: the constant dose of each fold's training patients.
+        doses: the constant dose of each fold's training patients; the median recorded one where their
+            rewards tell none.
         patients: N, each held out once.
         horizon: visits of the return.
         behaviour: where the density of the recorded doses comes from, in words.
         candidates: C of the Bonferroni correction.
+        missing: why nothing is judged by the constant dose; empty where all patients together tell one.
     """
 
     values: dict[str, dict[Estimator, PooledValue]]
@@ -83,6 +86,7 @@ class CrossValidation:
     horizon: int
     behaviour: str
     candidates: int
+    missing: str = ""
 
 
 def enough_replicates(candidates: int) -> int:
@@ -121,21 +125,28 @@ def evaluate_folds(
             result.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
         except (UserError, np.linalg.LinAlgError) as error:
             raise UserError(f"the patients of fold {k + 1} value no policy: {error}") from error
+    everyone = concatenate([fold.held_out for fold in folds], folds[0].held_out.metadata)
+    missing = estimated_constant(Trajectories.from_episodes(everyone)).missing
     values: dict[str, dict[Estimator, PooledValue]] = {
-        name: {e: _pooled(result, place, e, tried) for e in settings.estimators}
+        name: {e: _pooled(result, place, e, tried, not missing) for e in settings.estimators}
         for place, name in enumerate([BASELINE, *names])
     }
     doses = tuple(selection.baseline.dose for selection in result)
     patients = sum(selection.patients for selection in result)
-    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried)
+    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried, missing)
 
 
-def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried: int) -> PooledValue:
+def _pooled(
+    result: Sequence[Selection], place: int, estimator: Estimator, tried: int, judged: bool
+) -> PooledValue:
     """Pool the policy at one place of every fold's results; the first place is the constant dose."""
     confidence = result[0].settings.confidence
     method = "patient bootstrap within folds"
     drawn: list[Array] = []
+    unknown = np.zeros(2)  # below and above, mean over patients
+    unpaired = np.zeros(2)
     differences: list[Array] = []
+    sizes = [selection.patients for selection in result]
     for k, selection in enumerate(result, 1):
         base, own = (selection.policies[p].values[estimator] for p in (0, place))
         if own.drawn is None or base.drawn is None:
@@ -143,13 +154,16 @@ def _pooled(result: Sequence[Selection], place: int, estimator: Estimator, tried
             return PooledValue(refused=f"{who}fold {k}: {why}")
         drawn.append(own.drawn)
         differences.append(own.drawn - base.drawn)
-    sizes = [selection.patients for selection in result]
+        unknown += sizes[k - 1] / sum(sizes) * np.asarray(own.unknown)
+        unpaired += sizes[k - 1] / sum(sizes) * (np.asarray(own.unknown) + np.asarray(base.unknown[::-1]))
     n_seeds = len(result[0].policies[place].values[estimator].seeds)
-    estimate = _estimate(drawn, sizes, n_seeds, confidence, confidence, method)
-    if place == 0:
+    estimate = widened(_estimate(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
+    if place == 0 or not judged:
         return PooledValue(estimate)
     level, corrected = 1.0 - (1.0 - confidence) / tried, f"{method}, Bonferroni for {tried} candidates"
-    difference = _estimate(differences, sizes, n_seeds, level, confidence, corrected if tried > 1 else method)
+    how = corrected if tried > 1 else method
+    difference = _estimate(differences, sizes, n_seeds, level, confidence, how)
+    difference = widened(difference, *unpaired.tolist())
     return PooledValue(estimate, difference, verdict(difference), tuple(float(d[0]) for d in differences))
 
 

@@ -10,7 +10,7 @@ them. A policy trained on the very patients it is evaluated on looks too good; k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, Verdict, verdict
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
+from dosing.ope.coverage import Coverage
 from dosing.ope.features import StateFeatures
 from dosing.ope.fqe import PolicyFeatures, Regression, check_criterion, fit, value
 from dosing.ope.importance import (
@@ -115,11 +116,14 @@ class Valuation:
     Attributes:
         estimate: return of the policy, mean over its seeds, in the data's unit.
         seeds: estimate of each seed ``[S]``; empty where refused.
-        difference: the policy's return minus that of the estimated constant dose, paired by patient.
+        difference: the policy's return minus that of the estimated constant dose, paired by patient; None
+            where the rewards tell no such dose.
         verdict: what the difference says.
         refused: why there is no number.
         drawn: the estimate in every bootstrap replicate ``[R + 1]``, of the data themselves first; replicate
             r of every policy is of the same patients.
+        unknown: how far below and above the return may lie besides, for want of recorded doses near the
+            policy's; part of the intervals.
     """
 
     estimate: Estimate | None = None
@@ -128,6 +132,7 @@ class Valuation:
     verdict: Verdict | None = None
     refused: str | None = None
     drawn: Array | None = field(default=None, repr=False, compare=False)
+    unknown: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ class PolicyValue:
         off_support: mean probability, over recorded visits and seeds, of doses of which importance weights
             know nothing: draws delivered exactly at a hard limit.
         gap: fitted Q evaluation minus doubly robust, where both gave a number.
+        unrecorded: share of its doses at recorded states near which none was recorded, largest over seeds.
     """
 
     name: str
@@ -150,6 +156,7 @@ class PolicyValue:
     weights: WeightDiagnostics | None
     off_support: float
     gap: float | None
+    unrecorded: float
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,8 @@ class Selection:
 
     Attributes:
         policies: the estimated constant first, then the candidates in the order given.
-        baseline: the estimated constant dose and its estimated reward per visit.
+        baseline: the estimated constant dose; the median recorded one, by which nothing is judged, where the
+            rewards say nothing about doses.
         patients: N.
         horizon: visits of the return.
         behaviour: where the density of the recorded doses comes from, in words.
@@ -207,11 +215,12 @@ def evaluate_policies(
     best = baseline or estimated_constant(data)
     rules: list[tuple[str, Act | DosePolicy]] = [(BASELINE, best), *candidates]
     result: list[PolicyValue] = []
-    base: dict[Estimator, Array] | None = None
+    base: dict[Estimator, Valuation] | None = None
     for name, rule in rules:
         policy = target(rule, data.transform, sampled=settings.sampled, bandwidth=settings.bandwidth)
-        valued, drawn = evaluation.policy(name, policy, base or {})
-        base = drawn if base is None else base
+        valued = evaluation.policy(name, policy, base or {})
+        if base is None:
+            base = valued.values if best.identified else {}
         result.append(valued)
     return Selection(tuple(result), best, data.patients, evaluation.horizon, data.behaviour, settings)
 
@@ -234,36 +243,36 @@ class _Evaluation:
         self.counts = patient_counts(data.patients, settings.replicates, settings.seed)
         self.regression = Regression(data, settings.ridge, settings.state)
         self.inverse = self.regression.solver(self.counts)
+        self.coverage = Coverage.of(data, settings.discount, self.horizon)
 
-    def policy(
-        self, name: str, policy: Target, base: dict[Estimator, Array]
-    ) -> tuple[PolicyValue, dict[Estimator, Array]]:
-        """Estimate one policy; returns its replicates ``[R + 1, S]`` too, the data themselves first."""
-        weights, refusals = self._weights(policy)
-        features = PolicyFeatures.of(self.regression, policy)
+    def policy(self, name: str, policy: Target, base: dict[Estimator, Valuation]) -> PolicyValue:
+        """Estimate one policy; ``base`` holds the values that it is compared with, where it is."""
+        unrecorded = self.coverage.unrecorded(policy)
         values: dict[Estimator, Valuation] = {}
-        drawn: dict[Estimator, Array] = {}
-        for estimator in self.settings.estimators:
-            if estimator in refusals:
-                values[estimator] = Valuation(refused=refusals[estimator])
-                continue
-            replicates = self._replicates(estimator, policy, features, weights)
-            if not np.isfinite(replicates).all():
-                values[estimator] = Valuation(refused=NONE_LEFT)
-                continue
-            drawn[estimator] = replicates
-            values[estimator] = self._valuation(estimator, replicates, base.get(estimator))
+        weights = None
+        if (reason := self.coverage.refusal(unrecorded)) is not None:
+            values = dict.fromkeys(self.settings.estimators, Valuation(refused=reason))
+        else:
+            weights, refusals = self._weights(policy)
+            features = PolicyFeatures.of(self.regression, policy)
+            excess = self.coverage.excess(unrecorded)
+            for estimator in self.settings.estimators:
+                if estimator in refusals:
+                    values[estimator] = Valuation(refused=refusals[estimator])
+                    continue
+                drawn = self._replicates(estimator, policy, features, weights)
+                values[estimator] = self._valuation(estimator, drawn, base.get(estimator), excess)
         fqe, wdr = (values[k].estimate if k in values else None for k in ("fqe", "wdr"))
         off_support = policy.off_support(self.data.obs[self.data.recorded > 0])
-        valued = PolicyValue(
+        return PolicyValue(
             name=name,
             description=policy.description,
             values=values,
             weights=weights.diagnostics if weights else None,
             off_support=float(off_support.mean()),
             gap=fqe.value - wdr.value if fqe and wdr else None,
+            unrecorded=float(unrecorded.max()),
         )
-        return valued, drawn
 
     def _weights(self, policy: Target) -> tuple[_Weights | None, dict[Estimator, str]]:
         """Importance weights, and why an estimator that needs them has no number."""
@@ -309,17 +318,30 @@ class _Evaluation:
         folds = fold_of(data.patients, chosen.folds, chosen.seed)
         return weighted_doubly_robust(self.regression, features, weights.full, counts, folds, discount)
 
-    def _valuation(self, estimator: Estimator, drawn: Array, base: Array | None) -> Valuation:
-        n_seeds = drawn.shape[1]
+    def _valuation(
+        self, estimator: Estimator, replicates: Array, base: Valuation | None, excess: float
+    ) -> Valuation:
+        """The answer from replicates ``[R + 1, S]``, the data themselves first."""
+        if not np.isfinite(replicates).all():
+            return Valuation(refused=NONE_LEFT)
+        if (reason := self.coverage.impossible(replicates[0])) is not None:
+            return Valuation(refused=reason)
+        within = self.coverage.within(replicates)
+        n_seeds, drawn = within.shape[1], within.mean(1)
+        below, above = unknown = self.coverage.unknown(float(drawn[0]), excess)
         difference = None
-        if base is not None:
-            difference = self._estimate(estimator, drawn.mean(1) - base.mean(1), n_seeds)
+        if base is not None and base.drawn is not None:
+            less, more = base.unknown
+            difference = widened(
+                self._estimate(estimator, drawn - base.drawn, n_seeds), below + more, above + less
+            )
         return Valuation(
-            estimate=self._estimate(estimator, drawn.mean(1), n_seeds),
-            seeds=tuple(drawn[0].tolist()),
+            estimate=widened(self._estimate(estimator, drawn, n_seeds), below, above),
+            seeds=tuple(within[0].tolist()),
             difference=difference,
             verdict=verdict(difference) if difference else None,
-            drawn=drawn.mean(1),
+            drawn=drawn,
+            unknown=unknown,
         )
 
     def _estimate(self, estimator: Estimator, drawn: Array, n_seeds: int) -> Estimate:
@@ -333,3 +355,11 @@ class _Evaluation:
             low, high = (float(x) for x in np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2]))
             method = "patient bootstrap"
         return Estimate(point, low, high, level, self.data.patients, n_seeds, method)
+
+
+def widened(estimate: Estimate, below: float, above: float) -> Estimate:
+    """An estimate whose interval reaches further, for want of recorded doses near the policy's."""
+    if below == 0.0 and above == 0.0:
+        return estimate
+    method = f"{estimate.method}, widened for doses with none recorded near"
+    return replace(estimate, low=estimate.low - below, high=estimate.high + above, method=method)

@@ -44,6 +44,7 @@ def answers_schema(recommender: Recommender, source: str) -> pa.Schema:
     fields += [(name, pa.float64()) for name, _ in _quantities(recommender.rules.limits.n_act)]
     fields += [("mass_outside", pa.float64()), ("reasons", word)]
     fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
+    fields += [("dose_distance", pa.float64())]
     return pa.schema(fields, metadata=about)
 
 
@@ -52,7 +53,8 @@ def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
     from dosing.recommendation.patient_table import by_dimension
 
     names = {"dose": "dose", "proposed": "proposed", "support_low": "low", "support_high": "high"}
-    for name, attribute in (names | {"spread": "spread"}).items():
+    names |= {name: name for name in ("recorded_low", "recorded_high", "spread")}
+    for name, attribute in names.items():
         for dimension, column in enumerate(by_dimension(name, width)):
             yield column, (attribute, dimension)
 
@@ -80,6 +82,7 @@ def answers_table(result: Answers, first: int, schema: pa.Schema) -> pa.Table:
         "reasons": pa.DictionaryArray.from_arrays(place.astype(np.int32), reasons),
         "distance": near[:, -1],
         "nearest_distance": near[:, 0],
+        "dose_distance": result.dose_distance,
     }
     for column, (attribute, dimension) in _quantities(result.dose.shape[1]):
         columns[column] = getattr(result, attribute)[:, dimension]

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
-from dosing.safety import DoseLimits
+from dosing.safety import DoseLimits, dose_text
 
 FILE = "audit.jsonl"
 """Name of the log in a study folder, where no other is chosen."""
@@ -496,7 +496,7 @@ def what(record: Record) -> str:
     """What a record says, in a few words on one line."""
     content = record.content
     if record.kind == "override":
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        dose = "" if content["dose"] is None else f" {_words(content)}"
         words = "".join(c if c.isprintable() else " " for c in content["reason"])
         reason = f": {words}" if words else ""
         return f"{content['action']}{dose} on record {content['record']}{reason}"
@@ -504,10 +504,13 @@ def what(record: Record) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in content["statuses"].items() if count)
         return f"{content['rows']} rows: {counts}"
     if record.kind in ("recommendation", "refusal"):
-        dose = "" if content["dose"] is None else f" {_words(content['dose'])}"
+        dose = "" if content["dose"] is None else f" {_words(content)}"
         return " ".join([f"{content['status']}{dose}", *content["codes"]])
     return str(content.get("agent", ""))
 
 
-def _words(dose: list[float]) -> str:
-    return ", ".join(f"{x:.4g}" for x in dose)
+def _words(content: dict[str, Any]) -> str:
+    """The dose of a record; within its limits, where it names them."""
+    dose = content["dose"]
+    low, high = content.get("limits") or ([-math.inf] * len(dose), [math.inf] * len(dose))
+    return ", ".join(dose_text(x, lo, hi) for x, lo, hi in zip(dose, low, high, strict=True))

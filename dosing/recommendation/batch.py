@@ -120,12 +120,17 @@ def _answer(
         codes |= np.where(held_back, int(Reason.STEP_LIMIT), 0)
     codes |= np.where(limits.contains(dose), 0, int(Reason.LEFT_LIMITS))
 
-    if recommender.monitor is not None:
-        distance, nearest = recommender.monitor.nearest(states, workers=workers)
-        codes |= np.where(distance[:, -1] <= recommender.monitor.threshold, 0, int(Reason.UNFAMILIAR))
-        result.distance[rows], result.nearest[rows] = distance, nearest
+    if (monitor := recommender.monitor) is None:
+        codes |= int(Reason.NO_MONITOR)
+    else:
+        look = monitor.look(states, dose, workers=workers)
+        codes |= np.where(look.distance[:, -1] <= monitor.threshold, 0, int(Reason.UNFAMILIAR))
+        codes |= np.where(look.dose_distance <= monitor.doses.threshold, 0, int(Reason.UNRECORDED_DOSE))
+        result.distance[rows], result.nearest[rows] = look.distance, look.nearest
+        result.dose_distance[rows] = look.dose_distance
+        result.recorded_low[rows], result.recorded_high[rows] = look.recorded_low, look.recorded_high
         if len(doses) > 1:
-            usual = np.asarray(recommender.monitor.dose_spread)
+            usual = np.asarray(monitor.dose_spread)
             apart = (spread > DISAGREEMENT * usual) & (usual > 0.0)
             codes |= np.where(apart.any(1), int(Reason.SEEDS_APART), 0)
     codes |= np.where(_between(sets.low, sets.high, proposed), int(Reason.BETWEEN_SEEDS), 0)

@@ -7,7 +7,7 @@ from typing import Any
 from dosing.errors import UserError
 from dosing.recommendation.inputs import Fault, echo
 from dosing.recommendation.reasons import DISAGREEMENT, Reason
-from dosing.recommendation.records import Answers, Recommender, unit_suffix
+from dosing.recommendation.records import Answers, Recommender, dose_words, span_words, unit_suffix
 
 
 def faults_inside(recommender: Recommender, result: Answers) -> list[Fault]:
@@ -26,13 +26,25 @@ def faults_inside(recommender: Recommender, result: Answers) -> list[Fault]:
 def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tuple[str, ...]:
     """One sentence per reason of the one row, in the order of :class:`Reason`."""
     monitor, unit = recommender.monitor, unit_suffix(recommender.rules.limits.unit)
-    proposed, dose = _words(result.proposed[0]), _words(result.dose[0])
+    limits = (recommender.rules.limits.low, recommender.rules.limits.high)
+    proposed, dose = dose_words(result.proposed[0], limits), dose_words(result.dose[0], limits)
     said = {}
     if code & Reason.UNFAMILIAR and monitor is not None:
         said[Reason.UNFAMILIAR] = (
             f"the state is unlike the training visits: its distance from the nearest {monitor.neighbours} of "
             f"them is {result.distance[0, -1]:.3g}, usual is up to {monitor.threshold:.3g}."
         )
+    if code & Reason.UNRECORDED_DOSE and monitor is not None:
+        near = span_words((result.recorded_low[0], result.recorded_high[0]), limits)
+        said[Reason.UNRECORDED_DOSE] = (
+            f"no dose near {dose}{unit} was recorded at states like this one: the {monitor.doses.near} "
+            f"nearest training visits had doses of {near}{unit}; its distance from the nearest of these "
+            f"doses is {result.dose_distance[0]:.3g}, usual is up to {monitor.doses.threshold:.3g}."
+        )
+    said[Reason.NO_MONITOR] = (
+        "whether this state and doses like this one were ever recorded is not known: "
+        + (recommender.note or "there is no monitor.")
+    )
     if code & Reason.SEEDS_APART and monitor is not None:
         said[Reason.SEEDS_APART] = (
             f"the seeds disagree: their doses have standard deviation {_words(result.spread[0])}{unit}, more "
@@ -53,10 +65,6 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
 def notes_on(recommender: Recommender) -> tuple[str, ...]:
     """What was not checked, in sentences."""
     notes = []
-    if recommender.monitor is None:
-        notes.append(
-            recommender.note or "Whether the state is familiar was not looked at: there is no monitor."
-        )
     if recommender.policy.looks_back:
         notes.append("This policy looks back; it was told one state alone, as at a first visit.")
     return tuple(notes)

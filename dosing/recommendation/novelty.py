@@ -1,52 +1,47 @@
-"""How far a state is from the visits a policy was trained on: the monitor behind the status ``deferred``.
+"""How far a state is from the visits a policy was trained on, and its dose from those recorded there.
 
-The distance of a state is that to its K-th nearest training visit (Ramaswamy, Rastogi, Shim 2000, SIGMOD),
-each entry divided by its interquartile range over the training visits. Visits of one patient resemble each
-other, so the threshold is calibrated on whole patients: the patients are cut into parts, the visits of each
-part are measured against the visits of the other parts alone, and the threshold is the conformal quantile for
-hierarchical data (Lee, Barber, Willett 2023, arXiv 2306.06342, HCP) over the K' patients::
-
-    sum_i 1/((K'+1) N_i) sum_j 1[distance_ij <= threshold]  >=  1 - level
-
-A visit of a new patient who comes from where the training patients came from is then beyond it with
-probability at most ``level`` (up to the difference that the left-out part makes to the training visits). With
-few patients no level below 1/(K'+1) can be promised, and none is: the level is then 1/(K'+1), the threshold
-the largest distance.
+The monitor behind the status ``deferred``. The distance of a state is that to its K-th nearest training visit
+(Ramaswamy, Rastogi, Shim 2000, SIGMOD), each entry divided by its interquartile range over the training
+visits; that of a dose is from the doses of the visits nearest to its state (``dosing.data.dose_support``).
+Both thresholds are calibrated on held-out patients as that module says: a visit of a new patient who comes
+from where the training patients came from, and is dosed as they were, is beyond either with probability at
+most ``level``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from scipy.special import ndtri
 
+from dosing.data.dose_support import (
+    ALIKE,
+    LEVEL,
+    DoseRule,
+    DoseSupport,
+    calibrated,
+    conformal_threshold,
+    evenly,
+    left_out,
+    robust,
+    visits_near,
+)
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.runs.files import read_json, read_tensors, write_json, write_tensors
 from dosing.runs.folder import NOVELTY, NOVELTY_VISITS
 from dosing.types import Array
 
-SCHEMA = 1
+SCHEMA = 2
 NEIGHBOURS = 5
 """K: a state is as far as its K-th nearest training visit, so that no single odd visit makes it familiar."""
-LEVEL = 0.01
-"""Probability with which a usual visit may be called unfamiliar."""
-PARTS = 20
-"""Most parts that the patients are cut into for calibration."""
-VISITS = 5000
-"""Most training visits that are kept, evenly spaced over the data."""
-IQR_OF_NORMAL = 1.3489795003921634
-"""Interquartile range of the standard normal distribution: makes scales comparable with standard
-deviations."""
-CONSTANT = 1e-3
-"""Scale of an entry that never changes in training, relative to its size: any other value is far."""
 
 
 class Rate(NamedTuple):
@@ -56,10 +51,32 @@ class Rate(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Return it in per cent."""
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] on patients left out"
+
+
+class Look(NamedTuple):
+    """What a monitor says of M states and the doses meant for them.
+
+    Attributes:
+        distance: ``[M, K]`` of the states from the nearest training visits, nearest first.
+        nearest: ``[M, K]`` rows of these visits.
+        dose_distance: ``[M]`` of the doses from those recorded near the states.
+        recorded_low: ``[M, A]`` lowest dose recorded near the state.
+        recorded_high: ``[M, A]`` highest.
+    """
+
+    distance: Array
+    nearest: NDArray[np.int64]
+    dose_distance: Array
+    recorded_low: Array
+    recorded_high: Array
+
 
 @dataclass(frozen=True)
 class Monitor:
-    """What was learned of R training visits, and the distance beyond which a state is unfamiliar.
+    """What was learned of R training visits, and the distances beyond which states and doses are unfamiliar.
 
     Attributes:
         centre: ``[O]``, median of each entry over the training visits.
@@ -75,6 +92,8 @@ class Monitor:
         false_alarms: share of a left-out patient's visits beyond the threshold of all other patients, mean
             over patients, with Wilson's interval.
         dose_spread: ``[A]`` standard deviation of the recorded doses.
+        doses: when a dose counts as recorded at states like one.
+        dose_false_alarms: as ``false_alarms``, of recorded doses called unrecorded.
         data: content hash of the training data.
         neighbours: K.
     """
@@ -91,6 +110,8 @@ class Monitor:
     patients: int
     false_alarms: Rate
     dose_spread: tuple[float, ...]
+    doses: DoseRule
+    dose_false_alarms: Rate
     data: str
     neighbours: int = NEIGHBOURS
 
@@ -108,35 +129,38 @@ class Monitor:
         """
         if not 0.0 < level < 1.0 or neighbours < 1:
             raise UserError(f"a monitor needs 0 < level < 1 and neighbours >= 1, got {level}, {neighbours}.")
-        kept = np.unique(np.linspace(0, len(episodes) - 1, min(len(episodes), VISITS)).astype(np.int64))
+        kept = evenly(len(episodes))
         obs = episodes.obs[kept].astype(np.float64)
         _, patient = np.unique(episodes.episode[kept], return_inverse=True)
-        patients = int(patient.max()) + 1
-        if patients < 2:
-            raise UserError("a monitor of unfamiliar states needs the visits of at least 2 patients, got 1.")
-        centre, scale = _robust(obs)
-        distance = _left_out((obs - centre) / scale, patient, neighbours)
+        centre, scale = robust(obs)
+        near = max(visits_near(len(obs)), neighbours)
+        apart, row = left_out((obs - centre) / scale, patient, max(neighbours, ALIKE), near)
+        distance = apart[:, neighbours - 1]
         threshold, attained = conformal_threshold(distance, patient, level)
+        act = episodes.act[kept]
+        rule, from_doses = calibrated(act, act[row], patient, level)
         return cls(
             centre=centre,
             scale=scale,
             obs=episodes.obs[kept],
-            act=episodes.act[kept],
+            act=act,
             reward=episodes.reward[kept],
             episode=episodes.episode[kept],
             step=episodes.step[kept],
             threshold=threshold,
             level=attained,
-            patients=patients,
+            patients=int(patient.max()) + 1,
             false_alarms=_false_alarms(distance, patient, level),
             dose_spread=tuple(float(x) for x in episodes.act.std(0, dtype=np.float64)),
+            doses=rule,
+            dose_false_alarms=_false_alarms(from_doses, patient, level),
             data=str(episodes.metadata.get("content_hash", "")),
             neighbours=neighbours,
         )
 
     @cached_property
-    def _tree(self) -> cKDTree:
-        return cKDTree((self.obs.astype(np.float64) - self.centre) / self.scale)
+    def _support(self) -> DoseSupport:
+        return DoseSupport(self.centre, self.scale, self.obs, self.act, self.doses)
 
     def nearest(self, states: Array, *, workers: int = 1) -> tuple[Array, NDArray[np.int64]]:
         """Distances ``[M, K]`` of finite states ``[M, O]`` to the nearest kept visits, and their rows.
@@ -146,22 +170,42 @@ class Monitor:
         Raises:
             UserError: the states have another width than the training visits.
         """
+        return self._support.nearest(self._states(states), self.neighbours, workers)
+
+    def look(self, states: Array, doses: Array, *, workers: int = 1) -> Look:
+        """Compare finite states ``[M, O]`` and doses ``[M, A]`` with the training visits; see :class:`Look`.
+
+        Raises:
+            UserError: states or doses have another width than the training visits.
+        """
+        doses = np.asarray(doses, dtype=np.float64)
+        if doses.ndim != 2 or doses.shape[1] != self.act.shape[1]:
+            raise UserError(
+                f"the monitor was fitted to doses of {self.act.shape[1]} number(s), got shape {doses.shape}."
+            )
+        k = self.neighbours
+        count = max(k, self.doses.near)
+        distance, row = self._support.nearest(self._states(states), count, workers)
+        recorded = self.act[row[:, : self.doses.near]].astype(np.float64)
+        away = self.doses.distance(doses, recorded)
+        return Look(distance[:, :k], row[:, :k], away, recorded.min(1), recorded.max(1))
+
+    def _states(self, states: Array) -> Array:
         states = np.asarray(states, dtype=np.float64)
         if states.ndim != 2 or states.shape[1] != len(self.centre):
             raise UserError(
                 f"the monitor was fitted to states of {len(self.centre)} entries, got shape {states.shape}."
             )
-        wanted = np.arange(1, self.neighbours + 1)
-        distance, row = self._tree.query((states - self.centre) / self.scale, k=wanted, workers=workers)
-        return np.asarray(distance), np.asarray(row, dtype=np.int64)
+        return states
 
     def __str__(self) -> str:
-        """Return one sentence on the threshold and its false alarms."""
-        rate = self.false_alarms
+        """Return one sentence on the thresholds and their false alarms."""
+        state, dose = self.false_alarms, self.dose_false_alarms
         return (
             f"a state is unfamiliar beyond distance {self.threshold:.3g}: at most {self.level:.1%} of usual "
-            f"visits by calibration on {self.patients} patients, {rate.value:.1%} [{rate.low:.1%}, "
-            f"{rate.high:.1%}] on patients left out"
+            f"visits by calibration on {self.patients} patients, {state}; a dose is unrecorded beyond "
+            f"distance {self.doses.threshold:.3g} from those of the {self.doses.near} visits nearest to its "
+            f"state: at most {self.level:.1%} likewise, {dose}"
         )
 
     def write(self, folder: Path) -> None:
@@ -183,19 +227,17 @@ class Monitor:
             UserError: it is missing, damaged, of another schema, or its two files are not of the same data.
         """
         fields = read_json(folder / NOVELTY)
-        if fields.pop("schema", None) != SCHEMA:
+        if (schema := fields.pop("schema", None)) == 1:
+            raise UserError(
+                f"{folder / NOVELTY} knows states and no doses, as earlier versions wrote it; train the run "
+                "anew."
+            )
+        if schema != SCHEMA:
             raise UserError(f"{folder / NOVELTY} has another schema than {SCHEMA}, which this version reads.")
         tensors, metadata = read_tensors(folder / NOVELTY_VISITS)
         try:
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
-            result = cls(
-                **arrays
-                | fields
-                | {
-                    "false_alarms": Rate(*fields["false_alarms"]),
-                    "dose_spread": tuple(fields["dose_spread"]),
-                }
-            )
+            result = cls(**arrays | fields | _typed(fields))
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / NOVELTY} cannot be read ({error}); the file is damaged.") from error
         if metadata.get("data") != result.data:
@@ -225,46 +267,16 @@ def monitor_of(folder: Path) -> tuple[Monitor | None, str]:
 _ARRAYS = ("centre", "scale", "obs", "act", "reward", "episode", "step")
 
 
-def conformal_threshold(distance: Array, patient: NDArray[np.int64], level: float) -> tuple[float, float]:
-    """Return the threshold of the module's formula, and the level that it is for.
-
-    Args:
-        distance: ``[R]`` distance of each visit from the visits of other patients.
-        patient: ``[R]`` number of its patient, 0 to K' - 1, each with a visit.
-        level: as asked for; raised to 1/(K'+1) where the patients allow no less.
-    """
-    visits = np.bincount(patient)
-    attained = max(level, 1.0 / (len(visits) + 1))
-    order = np.argsort(distance, kind="stable")
-    reached = np.cumsum((1.0 / ((len(visits) + 1) * visits))[patient[order]])
-    first = int(
-        np.searchsorted(reached, 1.0 - attained - 1e-12)
-    )  # sums of many shares fall short by rounding
-    return float(distance[order[min(first, len(order) - 1)]]), attained
-
-
-def _robust(obs: Array) -> tuple[Array, Array]:
-    """Median and scale of each entry."""
-    low, centre, high = np.quantile(obs, (0.25, 0.5, 0.75), axis=0)
-    scale = (high - low) / IQR_OF_NORMAL
-    scale = np.where(scale > 0.0, scale, obs.std(0))
-    return centre, np.where(scale > 0.0, scale, CONSTANT * np.maximum(np.abs(centre), 1.0))
-
-
-def _left_out(scaled: Array, patient: NDArray[np.int64], neighbours: int) -> Array:
-    """Distance ``[R]`` of each visit to its K-th nearest among the visits of the other parts' patients."""
-    parts = min(int(patient.max()) + 1, PARTS)
-    part = np.random.default_rng(0).permutation(int(patient.max()) + 1)[patient] % parts
-    distance = np.empty(len(scaled))
-    for number in range(parts):
-        own = part == number
-        if (others := int((~own).sum())) < neighbours:
-            raise UserError(
-                f"a monitor of unfamiliar states needs {neighbours} visits of other patients, got {others}."
-            )
-        result, _ = cKDTree(scaled[~own]).query(scaled[own], k=[neighbours])
-        distance[own] = np.asarray(result)[:, 0]
-    return distance
+def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON holds as lists and plain fields, as it was."""
+    rule = fields["doses"]
+    sizes = {name: tuple(rule[name]) for name in ("low", "high", "scale", "tolerance")}
+    return {
+        "false_alarms": Rate(*fields["false_alarms"]),
+        "dose_false_alarms": Rate(*fields["dose_false_alarms"]),
+        "dose_spread": tuple(fields["dose_spread"]),
+        "doses": DoseRule(**rule | sizes),
+    }
 
 
 def _false_alarms(distance: Array, patient: NDArray[np.int64], level: float) -> Rate:

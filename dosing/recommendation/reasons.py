@@ -28,6 +28,8 @@ class Reason(enum.IntFlag):
     FAILED = enum.auto()
     LEFT_LIMITS = enum.auto()
     UNFAMILIAR = enum.auto()
+    UNRECORDED_DOSE = enum.auto()
+    NO_MONITOR = enum.auto()
     SEEDS_APART = enum.auto()
     BETWEEN_SEEDS = enum.auto()
     HARD_LIMIT = enum.auto()
@@ -38,7 +40,9 @@ REFUSES = Reason(Reason.UNFAMILIAR - 1)
 """Reasons before the first that defers."""
 
 
-DEFERS = Reason.UNFAMILIAR | Reason.SEEDS_APART | Reason.BETWEEN_SEEDS
+DEFERS = (
+    Reason.UNFAMILIAR | Reason.UNRECORDED_DOSE | Reason.NO_MONITOR | Reason.SEEDS_APART | Reason.BETWEEN_SEEDS
+)
 
 
 LIMITS = Reason.HARD_LIMIT | Reason.STEP_LIMIT

@@ -3,9 +3,10 @@
 A recommendation is an object, never a bare number. Its status follows from what was checked on the way:
 
 * ``refused``: bad input, a policy whose numbers are not finite, or any failure inside. There is no dose.
-* ``deferred``: the state is unlike the training visits (``dosing.recommendation.novelty``), or the seeds
-  disagree: their doses spread too much beside the recorded ones, or their mean lies where no seed would dose.
-  The dose is shown as what the policy says, not as advice.
+* ``deferred``: the state is unlike the training visits, or no dose near this one was recorded at states like
+  it (``dosing.recommendation.novelty``), or there is no monitor that could tell; or the seeds disagree: their
+  doses spread too much beside the recorded ones, or their mean lies where no seed would dose. The dose is
+  shown as what the policy says, not as advice.
 * ``limited``: a hard limit or a step limit changed the dose.
 * ``ok``: none of these.
 
@@ -101,6 +102,11 @@ def _one(
         spread=as_tuple(result.spread[0]) if len(recommender.policy.seeds) > 1 else None,
         distance=float(result.distance[0, -1]) if monitor else None,
         threshold=monitor.threshold if monitor else None,
+        recorded_near=(as_tuple(result.recorded_low[0]), as_tuple(result.recorded_high[0]))
+        if monitor
+        else None,
+        dose_distance=float(result.dose_distance[0]) if monitor else None,
+        dose_threshold=monitor.doses.threshold if monitor else None,
         nearest=_visits(monitor, result) if monitor else (),
         safe_default=rules.safe_default,
     )
@@ -128,14 +134,9 @@ def _refusal(
         codes=tuple(str(reason.name).lower() for reason, _ in faults),
         current=None if current is None else echoes(current),
         threshold=monitor.threshold if monitor else None,
+        dose_threshold=monitor.doses.threshold if monitor else None,
         safe_default=recommender.rules.safe_default,
     )
-
-
-# What comes in
-
-
-# What goes out
 
 
 def _visits(monitor: Monitor, result: Answers) -> tuple[NearVisit, ...]:

@@ -15,7 +15,7 @@ from dosing.errors import UserError
 from dosing.policy import CENTRAL, DosePolicy
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import Status, status_of
-from dosing.safety import DoseLimits, StepLimit
+from dosing.safety import DoseLimits, StepLimit, dose_text
 from dosing.types import Array
 
 MASS = 0.9
@@ -36,7 +36,12 @@ class StateEntry:
         """The range in words, empty where there is none."""
         if math.isinf(self.low) and math.isinf(self.high):
             return ""
-        return f"{self.low:g} to {self.high:g}{unit_suffix(self.unit)}"
+        return f"{_end(self.low)} to {_end(self.high)}{unit_suffix(self.unit)}"
+
+
+def _end(value: float) -> str:
+    """An end of a range, exactly."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ class Recommender:
     Attributes:
         policy: the trained stack of S seeds.
         rules: what the scenario allows.
-        monitor: tells familiar states from others; None if the run has none.
+        monitor: tells familiar states and recorded doses from others; None if the run has none, and every
+            dose is then deferred.
         note: why there is no monitor.
         provenance: run folder, agent, hashes, versions; echoed in every answer.
     """
@@ -159,6 +165,11 @@ class Recommendation:
         spread: standard deviation of the seeds' doses per dimension; None if refused or of one seed.
         distance: distance from the training visits; None if refused or without a monitor.
         threshold: distance beyond which a state is unfamiliar; None without a monitor.
+        recorded_near: lowest and highest dose per dimension that were recorded at the training visits nearest
+            to the state; None if refused or without a monitor.
+        dose_distance: distance of ``dose`` from these recorded doses; likewise.
+        dose_threshold: distance beyond which a dose counts as never recorded at states like this one; None
+            without a monitor.
         nearest: the nearest training visits, nearest first.
         safe_default: what to do where no dose is recommended, in the scenario's words.
     """
@@ -186,6 +197,9 @@ class Recommendation:
     spread: tuple[float, ...] | None = None
     distance: float | None = None
     threshold: float | None = None
+    recorded_near: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    dose_distance: float | None = None
+    dose_threshold: float | None = None
     nearest: tuple[NearVisit, ...] = ()
     safe_default: str = ""
 
@@ -202,6 +216,10 @@ class Recommendation:
         return asdict(self)
 
 
+PER_DIMENSION = ("dose", "proposed", "low", "high", "spread", "recorded_low", "recorded_high")
+"""Columns of :class:`Answers` with one number per dose dimension."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """What the recommender says to M states, as columns; NaN wherever a row was refused.
@@ -215,6 +233,9 @@ class Answers:
         mass_outside: ``[M]`` probability outside the hard limits before clipping, mean over seeds, largest
             over dimensions.
         spread: ``[M, A]`` standard deviation of the seeds' doses, NaN for one seed.
+        recorded_low: ``[M, A]`` lowest dose recorded near the state, NaN without a monitor.
+        recorded_high: ``[M, A]`` highest, likewise.
+        dose_distance: ``[M]`` of ``dose`` from the doses recorded near the state; NaN without a monitor.
         distance: ``[M, K]`` to the nearest training visits, nearest first; NaN without a monitor.
         nearest: ``[M, K]`` rows of these visits in the monitor; -1 where there are none.
         seed_dose: ``[S, M, A]`` each seed's own dose.
@@ -231,6 +252,9 @@ class Answers:
     high: Array
     mass_outside: Array
     spread: Array
+    recorded_low: Array
+    recorded_high: Array
+    dose_distance: Array
     distance: Array
     nearest: NDArray[np.int64]
     seed_dose: Array
@@ -245,9 +269,10 @@ class Answers:
         width, seeds = recommender.rules.limits.n_act, len(recommender.policy.seeds)
         neighbours = recommender.monitor.neighbours if recommender.monitor else 0
         shapes = {
-            **dict.fromkeys(("dose", "proposed", "low", "high", "spread"), (rows, width)),
+            **dict.fromkeys(PER_DIMENSION, (rows, width)),
             **dict.fromkeys(("seed_dose", "seed_low", "seed_high"), (seeds, rows, width)),
             "mass_outside": (rows,),
+            "dose_distance": (rows,),
             "distance": (rows, neighbours),
         }
         return cls(
@@ -265,11 +290,25 @@ class Answers:
 
     def forget(self, rows: NDArray[np.bool_]) -> None:
         """Leave nothing but the reasons of these rows."""
-        for name in ("dose", "proposed", "low", "high", "spread", "mass_outside", "distance"):
+        for name in (*PER_DIMENSION, "mass_outside", "dose_distance", "distance"):
             getattr(self, name)[rows] = np.nan
         for name in ("seed_dose", "seed_low", "seed_high"):
             getattr(self, name)[:, rows] = np.nan
         self.nearest[rows] = -1
+
+
+Limits = tuple[Sequence[float], Sequence[float]]
+"""Hard lower and upper limits per dose dimension."""
+
+
+def dose_words(values: Sequence[float] | Array, limits: Limits) -> str:
+    """Doses of all dimensions, no rounding of which crosses a limit."""
+    return ", ".join(dose_text(float(v), lo, hi) for v, lo, hi in zip(values, *limits, strict=True))
+
+
+def span_words(ends: Sequence[Sequence[float] | Array], limits: Limits) -> str:
+    """Lowest and highest doses of all dimensions."""
+    return f"{dose_words(ends[0], limits)} to {dose_words(ends[1], limits)}"
 
 
 def unit_suffix(unit: str) -> str:

@@ -7,14 +7,22 @@ line; every text is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
-from dosing.recommendation.records import NearVisit, Recommendation, StateEntry
+from dosing.recommendation.records import (
+    Limits,
+    NearVisit,
+    Recommendation,
+    StateEntry,
+    dose_words,
+    span_words,
+)
+from dosing.safety import dose_text
 
 BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
 SIGNS = {"ok": "\u2713", "limited": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
@@ -99,7 +107,8 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
         _provenance(said),
         f'<p class="small">Written by dosing {_text(__version__)}. Interval: union over training seeds. Mass '
         "outside: probability outside the hard limits before any clipping, mean over seeds. Filled bar: "
-        "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose.</p>",
+        "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose; line below: "
+        "doses recorded near this state.</p>",
         banner,
     ]
     guard = "default-src 'none'; style-src 'unsafe-inline'"
@@ -133,7 +142,7 @@ def _article(one: Said) -> str:
     words = WORDS[result.status]
     if result.status == "limited" and result.proposed is not None:
         limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
-        words += f": proposed {_numbers(result.proposed)}{unit}, held at {limit}"
+        words += f": proposed {_doses(result.proposed, result.limits)}{unit}, held at {limit}"
     parts = [
         f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
         f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',
@@ -144,10 +153,12 @@ def _article(one: Said) -> str:
             "Dose the policy would give, not advice" if result.status == "deferred" else "Recommended dose"
         )
         label += "" if unit else " (no unit)"
-        parts.append(f'<p>{label} <span class="dose">{_text(_numbers(result.dose) + unit)}</span></p>')
+        parts.append(
+            f'<p>{label} <span class="dose">{_text(_doses(result.dose, result.limits) + unit)}</span></p>'
+        )
         parts += [_drawing(result, dimension) for dimension in range(len(result.dose))]
         lines = list(_lines(result, unit))
-    lines.append(f"Hard limits: {_span(result.limits)}{unit}")
+    lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
     reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
     if result.status in ("deferred", "refused") and result.safe_default:
         reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
@@ -159,17 +170,23 @@ def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     """The basis of a dose, one line each."""
     assert result.support is not None
     assert result.mass_outside is not None
-    yield f"Could give: {_span(result.support)}{unit} ({result.support_words})"
+    yield f"Could give: {_span(result.support, result.limits)}{unit} ({result.support_words})"
     if result.central is not None:
-        yield f"Central 90 %: {_span(result.central)}{unit}"
+        yield f"Central 90 %: {_span(result.central, result.limits)}{unit}"
     mass = "0 (exactly)" if result.mass_outside == 0.0 else _number(result.mass_outside)
     yield f"Mass outside the hard limits: {mass}"
-    seeds = "; ".join(_numbers(seed.dose) for seed in result.seeds)
+    seeds = "; ".join(_doses(seed.dose, result.limits) for seed in result.seeds)
     spread = f" (standard deviation {_numbers(result.spread)}{unit})" if result.spread else ""
     plural = "" if len(result.seeds) == 1 else "s"
     yield f"Doses of {len(result.seeds)} training seed{plural}: {seeds}{spread}"
     if result.step is not None:
-        yield f"Step limit: {_span(result.step)}{unit}"
+        yield f"Step limit: {_span(result.step, result.limits)}{unit}"
+    if result.recorded_near is not None:
+        near, usual = f"{result.dose_distance:.3g}", f"{result.dose_threshold:.3g}"
+        yield (
+            f"Doses recorded near this state: {_span(result.recorded_near, result.limits)}{unit}; distance "
+            f"of this dose {near}, unrecorded beyond {usual}"
+        )
     if result.distance is not None and result.threshold is not None:
         far = f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"
         yield f"Distance from the training visits: {far}"
@@ -185,6 +202,9 @@ def _drawing(result: Recommendation, dimension: int) -> str:
     def x(dose: float) -> float:
         return round(WIDTH * (min(max(dose, left), right) - left) / (right - left), 1)
 
+    def words(dose: float) -> str:
+        return _minus(dose_text(dose, low, high))
+
     ends = [ends[dimension] for ends in result.support]
     dash = "" if result.bounded else ' stroke-dasharray="4 3"'
     fill = "#cfe3f1" if result.bounded else "none"
@@ -192,9 +212,10 @@ def _drawing(result: Recommendation, dimension: int) -> str:
     shapes = [
         f'<rect x="{x(ends[0])}" y="5" width="{max(round(x(ends[1]) - x(ends[0]), 1), 1)}" height="14" '
         f'fill="{fill}" stroke="#0072B2" stroke-width="1.5"{dash}/>',
+        *_recorded(result, dimension, x),
         *(
             f'<path d="M{x(edge)} 1V23" stroke="#767676" stroke-width="2.5"/>'
-            f'<text x="{x(edge)}" y="{LANE - 1}" text-anchor="middle">{_text(name + _number(edge))}</text>'
+            f'<text x="{x(edge)}" y="{LANE - 1}" text-anchor="middle">{_text(name + words(edge))}</text>'
             for edge in (low, high)
         ),
         *(
@@ -203,7 +224,7 @@ def _drawing(result: Recommendation, dimension: int) -> str:
         ),
         f'<path d="M{x(result.dose[dimension])} 4l7 8l-7 8l-7-8z" fill="#0072B2" stroke="#fff"/>',
         f'<text x="{_room(x(result.dose[dimension]), x(low), x(high))}" y="{LANE - 1}" '
-        f'text-anchor="middle" font-weight="700">{_text(_number(result.dose[dimension]))}</text>',
+        f'text-anchor="middle" font-weight="700">{_text(words(result.dose[dimension]))}</text>',
         *(
             f'<text x="{edge}" y="16" text-anchor="{anchor}">{sign}</text>'
             for edge, anchor, sign, beyond in (
@@ -213,13 +234,23 @@ def _drawing(result: Recommendation, dimension: int) -> str:
             if beyond
         ),
     ]
-    label = (
-        f"hard limits {_span(result.limits)}, dose {_numbers(result.dose)}, interval {_span(result.support)}"
+    limits, dose, interval = (
+        _span(result.limits, result.limits),
+        _doses(result.dose, result.limits),
+        _span(result.support, result.limits),
     )
+    label = f"hard limits {limits}, dose {dose}, interval {interval}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {LANE}" role="img" aria-label="{_text(label)}" font-size="12.5">'
         f"{''.join(shapes)}</svg>"
     )
+
+
+def _recorded(result: Recommendation, dimension: int, x: Callable[[float], float]) -> Iterator[str]:
+    """The range of the doses recorded near the state, as a line below the interval."""
+    if result.recorded_near is not None:
+        ends = [x(ends[dimension]) for ends in result.recorded_near]
+        yield f'<path class="recorded" d="M{ends[0]} 21.5H{ends[1]}" stroke="#009E73" stroke-width="3"/>'
 
 
 def _room(x: float, low: float, high: float) -> float:
@@ -254,7 +285,7 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
                 str(visit.patient),
                 str(visit.visit + 1),
                 f"{visit.distance:.3g}",
-                _numbers(visit.dose) + unit,
+                _doses(visit.dose, of[0].result.limits) + unit,
                 _number(visit.reward),
                 *(map(_number, visit.state) if len(names) <= 10 else ()),
             ]
@@ -307,16 +338,25 @@ def _text(value: str) -> str:
 def _number(value: Any) -> str:
     """A number with four significant digits and a real minus sign; any other echo as it came."""
     if isinstance(value, int | float):
-        return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+        return _minus(f"{value:.4g}")
     return str(value)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _numbers(values: Sequence[Any]) -> str:
     return ", ".join(map(_number, values))
 
 
-def _span(ends: Sequence[Sequence[float]]) -> str:
-    return f"{_numbers(ends[0])} to {_numbers(ends[1])}"
+def _doses(values: Sequence[float], limits: Limits) -> str:
+    """Doses, no rounding of which crosses a limit."""
+    return _minus(dose_words(values, limits))
+
+
+def _span(ends: Sequence[Sequence[float]], limits: Limits) -> str:
+    return _minus(span_words(ends, limits))
 
 
 def _after(unit: str) -> str:

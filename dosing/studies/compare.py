@@ -167,8 +167,8 @@ def compare(
             of_runs, of_rules = evaluate_runs(here, asked[file])
             rows, rules = rows + of_runs, rules + of_rules
             notes += task_notes(here, of_runs)
-            if (baseline := of_runs[0].baseline) and baseline.missing:
-                notes.append(f"no constant dose is estimated from {file.stem}: {baseline.missing}")
+            if baseline := of_runs[0].baseline:
+                notes += baseline.notes(file.stem)
     pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
     matches = Comparison((*rows, *rules), tuple(pairs), tuple(notes))
     table = {

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from dosing.data.store import Episodes
-from dosing.errors import UserError
 from dosing.evaluation.best_constant import best_constant
 from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from dosing.evaluation.rollout import EnvFactory, rollout
@@ -23,11 +21,10 @@ from dosing.evaluation.statistics import (
     paired_difference,
     verdict,
 )
-from dosing.ope.baselines import estimated_constant
-from dosing.ope.trajectories import Trajectories
 from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES
+from dosing.studies.baseline import Baseline
 from dosing.types import Array
 
 REFERENCES = "references.json"
@@ -36,34 +33,6 @@ TAIL = 0.05
 """Share of the patients, or of the foreseen returns, that makes the lower tail."""
 EXACT = "exact support"
 """The ``width_kind`` of a bounded distribution."""
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The constant dose estimated from recorded visits: what every row of these visits is compared with.
-
-    Attributes:
-        dose: in dose units; None where the visits tell none.
-        patients: recorded patients.
-        missing: why there is no dose; empty where there is one.
-    """
-
-    dose: float | None
-    patients: int
-    missing: str = ""
-
-    @classmethod
-    def of(cls, episodes: Episodes) -> Baseline:
-        """Estimate it; see :func:`dosing.ope.baselines.estimated_constant`.
-
-        Raises:
-            UserError: the visits cannot be read as :class:`dosing.ope.trajectories.Trajectories`.
-        """
-        data = Trajectories.from_episodes(episodes)
-        try:
-            return cls(estimated_constant(data).dose, data.patients)
-        except UserError as error:
-            return cls(None, data.patients, str(error))
 
 
 @dataclass(frozen=True)
@@ -135,7 +104,7 @@ class Row:
         estimates = ("recommended", "sampled", "difference", "cost", "lower_tail")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
         if values["baseline"]:
-            values["baseline"] = Baseline(**values["baseline"])
+            values["baseline"] = Baseline.from_json(values["baseline"])
         if values.get("foreseen"):
             values["foreseen"] = tuple(values["foreseen"])
         return cls(**values)
@@ -149,8 +118,8 @@ class References:
         dose: the best constant dose, which only the simulator can tell; None with several dose dimensions.
         search_return: its mean return on the separate patients it was found on.
         baseline: the constant dose estimated from the recorded visits.
-        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` and ``best`` (where
-            there is such a dose).
+        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` or in its place
+            ``median``, and ``best`` (where there is such a dose).
     """
 
     dose: float | None
@@ -189,6 +158,8 @@ def references(
         rules["none"] = constant(nothing)
     if baseline.dose is not None:
         rules["estimated"] = constant(baseline.dose)
+    elif baseline.median is not None:
+        rules["median"] = constant(baseline.median)
     if factory.limits.n_act == 1 and factory.searched:
         dose, value = best_constant(factory, SEARCH_PATIENTS)
         rules["best"] = constant(dose)
@@ -235,10 +206,13 @@ def _lower_tail(returns: Array) -> Estimate | None:
 
 def _title(rule: str, result: References) -> str:
     """Name of a reference rule, with its dose."""
-    if rule == "estimated":
-        count = result.baseline.patients
-        source = f"{count:,} patients" if count > 1 else "one patient"
-        return f"constant dose {result.baseline.dose:.3f} estimated from the {source}"
+    if rule in ("estimated", "median"):
+        base = result.baseline
+        source = f"{base.patients:,} patients" if base.patients > 1 else "one patient"
+        if rule == "median":
+            return f"median recorded dose {base.median:.3f} of the {source}, whose rewards tell no dose"
+        edge = f", {base.edge}" if base.edge else ""
+        return f"constant dose {base.dose:.3f} estimated from the {source}{edge}"
     if rule == "best":
         return f"best constant dose {result.dose:.3f}, known to the simulator only"
     return {"uniform": "uniform dosing", "none": "no dose"}[rule]

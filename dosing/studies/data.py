@@ -20,6 +20,7 @@ from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
+from dosing.studies.scenarios import factory_for
 from simulator.cohorts.generate import simulate
 from simulator.envs.tasks import is_registered
 from simulator.scenarios import evaluation_factory, known_ids
@@ -37,6 +38,7 @@ def external_of(
     horizon: int | None = None,
     columns: Sequence[str] = (),
     split_at_jumps: bool = False,
+    clip_rounding: bool = False,
 ) -> External | None:
     """What the user says about a file of another program; an environment says its limits and its length.
 
@@ -48,6 +50,7 @@ def external_of(
         horizon: visits after which the recording program cut an episode.
         columns: ``role=name`` pairs, see :func:`dosing.data.columns.parse_columns`.
         split_at_jumps: see ``External``.
+        clip_rounding: see ``External``.
 
     Returns:
         None where nothing was said.
@@ -55,14 +58,24 @@ def external_of(
     Raises:
         UserError: an unknown environment or option, or limits that are none.
     """
-    limits = n_obs = None
+    limits = n_obs = obs_range = None
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
         factory = evaluation_factory(env_id, options)
-        limits, horizon, n_obs = limits or factory.limits, horizon or factory.horizon, factory.n_obs
-    options = dict(options) if env_id is not None else {}
-    said = External(limits, env_id, options, n_obs, horizon, parse_columns(columns), split_at_jumps)
+        limits, horizon = limits or factory.limits, horizon or factory.horizon
+        n_obs, obs_range = factory.n_obs, factory.obs_range
+    said = External(
+        limits=limits,
+        env_id=env_id,
+        env_options=dict(options) if env_id is not None else {},
+        n_obs=n_obs,
+        horizon=horizon,
+        columns=parse_columns(columns),
+        obs_range=obs_range,
+        clip_rounding=clip_rounding,
+        split_at_jumps=split_at_jumps,
+    )
     return None if said == External() else said
 
 
@@ -89,8 +102,8 @@ def obtain_data(
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
-        card = {name: episodes.metadata.get(name) for name in ("content_hash", "env_id", "env_options")}
-        card |= {name: episodes.metadata[name] for name in ("action_low", "action_high")}
+        check_spaces(source, episodes)
+        card = {name: episodes.metadata.get(name) for name in DECIDING}
         name = (
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
@@ -110,6 +123,55 @@ def obtain_data(
         recipe,
         lambda: simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options),
     )
+
+
+DECIDING = (
+    *("content_hash", "env_id", "env_options", "action_low", "action_high"),
+    *("obs_names", "dose_name", "doses_clipped"),
+)
+"""What makes a copy of another program's visits another one: content, environment, limits and names."""
+
+
+def check_spaces(source: str, episodes: Episodes) -> None:
+    """Refuse visits that the environment they name cannot have given, before anything is trained on them.
+
+    Raises:
+        UserError: the environment is known here, and has other observations or narrower limits.
+    """
+    meta = episodes.metadata
+    factory = factory_for(meta)
+    if factory is None:
+        return
+    n_obs = episodes.obs.shape[1]
+    if n_obs != factory.n_obs:
+        raise UserError(
+            f"{source} has {n_obs} numbers per observation, {meta['env_id']} {factory.n_obs}: it was "
+            "recorded under a wrapper, or in another environment or version of it."
+        )
+    low, high = np.array(meta["action_low"]), np.array(meta["action_high"])
+    ours = factory.limits
+    slack = 1e-6 * (np.array(ours.high) - np.array(ours.low))
+    if len(low) != ours.n_act or (low < ours.low - slack).any() or (high > ours.high + slack).any():
+        raise UserError(
+            f"{source} has actions from {low.tolist()} to {high.tolist()}, {meta['env_id']} takes "
+            f"{list(ours.low)} to {list(ours.high)}: it was recorded under a wrapper, or elsewhere."
+        )
+
+
+def describe(path: Path) -> str:
+    """Patients, visits, rows left out, and the worst and the best reward of a file of visits, in words."""
+    episodes = read_episodes(path)
+    meta, patients = episodes.metadata, len(np.unique(episodes.episode))
+    left_out, clipped = meta.get("rows_left_out", 0), meta.get("doses_clipped", 0)
+    words = f"{path}: {patients:,} patients, {len(episodes) + left_out:,} visits"
+    if left_out:
+        words += f", {left_out:,} of them left out: nothing was recorded after them"
+    if clipped:
+        words += f"; doses of {clipped:,} visits were put at the limit they exceeded by rounding"
+    for name, row in (("worst", int(episodes.reward.argmin())), ("best", int(episodes.reward.argmax()))):
+        dose = ", ".join(f"{x:g}" for x in episodes.act[row].tolist())
+        words += f"; {name} reward {episodes.reward[row]:g} (visit {row + 1}, dose {dose})"
+    return words
 
 
 def _kept(

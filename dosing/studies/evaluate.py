@@ -17,8 +17,8 @@ from dosing.evaluation.rollout import evaluate
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
+from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import (
-    Baseline,
     References,
     Row,
     agent_row,

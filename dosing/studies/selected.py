@@ -14,7 +14,7 @@ from dosing.ope.baselines import EstimatedConstant
 from dosing.ope.folds import CrossValidation, PooledValue
 from dosing.ope.selection import BASELINE, Settings
 from dosing.runs.folder import RunFolder
-from dosing.safety import DoseLimits
+from dosing.safety import DoseLimits, dose_text
 
 FOLDS, SELECTION = "folds", "selection.json"
 
@@ -50,7 +50,7 @@ class Selected:
             number last, among them by their difference from it.
         validation: what their values are and rest on.
         criterion: how they were estimated; the first estimator decides.
-        constant: the dose estimated from all patients.
+        constant: the dose estimated from all patients, or the median recorded one where rewards tell none.
         limits: hard limits of a dose, with its unit.
         run: where the first candidate was trained on all patients; None where it is not better than the
             constant dose.
@@ -78,8 +78,14 @@ class Selected:
     @property
     def verdict(self) -> str:
         """The finding in one sentence."""
+        if self.missing:
+            return (
+                f"No candidate is called better or worse than a constant dose, and none is chosen: "
+                f"{self.missing}. {self.constant_words}."
+            )
+        edge = f" (the {self.constant.edge} dose recorded)" if self.constant.edge else ""
         constant = (
-            f"the constant dose {self.dose} estimated from the same {self.validation.patients} patients"
+            f"the constant dose {self.dose} estimated from the same {self.validation.patients} patients{edge}"
         )
         first = self.candidates[0].name
         difference = self.value(first).difference
@@ -100,7 +106,22 @@ class Selected:
         """The constant dose in words, to a hundredth of the decade of the hard limits' distance."""
         digits = 2 - math.floor(math.log10(self.limits.high[0] - self.limits.low[0]))
         unit = "" if self.limits.unit == "1" else f" {self.limits.unit}"
-        return f"{self.constant.dose:z.{max(digits, 0)}f}{unit}"
+        return f"{dose_text(self.constant.dose, self.constant.low, self.constant.high, max(digits, 0))}{unit}"
+
+    @property
+    def missing(self) -> str:
+        """Why no candidate is judged by the constant dose; empty where they are."""
+        return self.constant.missing or self.validation.missing
+
+    @property
+    def constant_words(self) -> str:
+        """What the constant dose is, and between which recorded doses."""
+        low, high = self.constant.low, self.constant.high
+        unit = "" if self.limits.unit == "1" else f" {self.limits.unit}"
+        kind = (
+            "The constant dose estimated from all" if self.constant.identified else "The median recorded dose"
+        )
+        return f"{kind} is {self.dose}; recorded: {dose_text(low)} to {dose_text(high)}{unit}"
 
     def to_json(self, study: Path) -> dict[str, Any]:
         """Plain fields, with the run's path from the study folder."""
@@ -112,6 +133,9 @@ class Selected:
             "run": os.path.relpath(self.run.path, study) if self.run else None,
             "constant": {
                 "dose": self.constant.dose,
+                "identified": self.constant.identified,
+                "missing": self.missing,
+                "recorded": [self.constant.low, self.constant.high],
                 "unit": self.limits.unit,
                 "doses_of_folds": list(result.doses),
                 "values": values[BASELINE],
@@ -139,7 +163,8 @@ class Selected:
         return "\n".join([*lines, self.verdict])
 
     def _table(self) -> str:
-        names = {BASELINE: f"constant dose of each fold's training patients, {self.dose} of all"}
+        kind = "constant" if self.constant.identified else "median recorded"
+        names = {BASELINE: f"{kind} dose of each fold's training patients, {self.dose} of all"}
         names |= {c.name: c.name for c in self.candidates}
         head = ("candidate", "estimator", "return", "minus constant dose", "verdict", "in each fold")
         body = [

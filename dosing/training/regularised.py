@@ -29,10 +29,12 @@ def prepare(agent: Agent, dataset: Dataset) -> None:
         split = (dataset.replicates, len(dataset) // dataset.replicates)
         act = dataset.act.double().cpu().unflatten(0, split).mT.numpy()  # [R, A, M], one dose at a time
         reward = dataset.reward.double().cpu().unflatten(0, split).unsqueeze(1).expand(act.shape)
-        best, _ = constant_dose(act, reward.numpy())
+        lengths = dataset.starts.diff().cpu()
+        patient = torch.arange(len(lengths)).repeat_interleave(lengths).unflatten(0, split)
+        best = constant_dose(act, reward.numpy(), patient.unsqueeze(1).expand(act.shape).numpy())
         for module in agent.modules():
             if isinstance(module, Centred):
-                module.centre(torch.as_tensor(best))
+                module.centre(torch.as_tensor(best.dose))
     agent.prepare(dataset)
 
 

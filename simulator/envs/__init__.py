@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from dosing.errors import UserError
-
 if TYPE_CHECKING:
     from simulator.engine.scenario import Scenario
 
@@ -25,6 +23,8 @@ def scenario_class(env_id: str) -> type[Scenario]:
     Raises:
         UserError: there is no scenario of that id.
     """
+    from dosing.errors import UserError  # importing the simulator imports nothing else
+
     if env_id not in SCENARIOS:
         raise UserError(f"unknown environment {env_id!r}, known are {', '.join(SCENARIOS)}")
     module, name = SCENARIOS[env_id].split(":")

@@ -26,6 +26,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from dosing.data.minari_sets import APPLIED
 from dosing.errors import UserError
 from dosing.safety import DoseLimits, as_dose
 from dosing.types import Float32Array
@@ -68,11 +69,11 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
 
     Args:
         env_id: such as ``Hopper-v5``, or ``package.module:Name-v0``, whose module registers it on import.
-        options: of ``gymnasium.make``.
+        options: of ``gymnasium.make``; and ``wrappers``, names and arguments of wrappers, innermost first.
 
     Raises:
-        UserError: no such environment or option, MuJoCo or what it needs is not installed, or spaces or a
-            length that a dosing policy cannot work with.
+        UserError: no such environment, option or wrapper, MuJoCo or what it needs is not installed, or
+            spaces or a length that a dosing policy cannot work with.
     """
     if not is_registered(env_id):
         raise UserError(f"there is no environment {env_id!r}.")
@@ -82,14 +83,29 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium calls every version but its newest out of date
-            made: gymnasium.Env[Any, Any] = gymnasium.make(env_id, disable_env_checker=True, **options)
+            own = {name: value for name, value in options.items() if name != "wrappers"}
+            made: gymnasium.Env[Any, Any] = gymnasium.make(env_id, disable_env_checker=True, **own)
+            for wrapper in options.get("wrappers", ()):
+                made = _wrapped(made, wrapper)
     except ImportError as error:
         raise UserError(f"{env_id} needs the package {error.name}, which is not installed.") from error
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, LookupError, OSError) as error:
         raise UserError(f"{env_id} cannot be made with {dict(options)}: {error}.") from error
     if physics:
         take_warnings()  # what compiling the model says about gymnasium's own files
     _check_spaces(env_id, made)
+    return made
+
+
+def _wrapped(task: gymnasium.Env[Any, Any], wrapper: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """A task under a wrapper of gymnasium, by its name and arguments as a spec keeps them."""
+    if wrapper["name"] not in APPLIED:
+        raise ValueError(f"{wrapper['name']} is none of the wrappers {', '.join(APPLIED)}")
+    arguments = {
+        name: np.asarray(value) if isinstance(value, list) else value
+        for name, value in wrapper["kwargs"].items()
+    }
+    made: gymnasium.Env[Any, Any] = getattr(gymnasium.wrappers, wrapper["name"])(task, **arguments)
     return made
 
 
@@ -119,6 +135,7 @@ class TaskFactory:
         limits: those of its action space.
         horizon: its time limit.
         n_obs: width of its observations.
+        obs_range: lowest and highest possible observation, where the environment bounds it.
         workers: processes; None is up to one per core, and one in a process that is itself a worker.
         patients: episodes per seed unless another number is asked for; 0 takes the usual number.
         reference: returns between which scores are normalised; None where there are none.
@@ -131,6 +148,7 @@ class TaskFactory:
     limits: DoseLimits = field(init=False)
     horizon: int = field(init=False)
     n_obs: int = field(init=False)
+    obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
     reference: Reference | None = field(init=False)
     card: dict[str, Any] | None = field(init=False)
     workers: int | None = None
@@ -147,7 +165,7 @@ class TaskFactory:
             space, observed, spec = task.action_space, task.observation_space, task.spec
             said = getattr(task.unwrapped, "card", None)
         assert isinstance(space, Box)
-        assert observed.shape is not None
+        assert isinstance(observed, Box)
         assert spec is not None
         assert spec.max_episode_steps is not None
         physics = self.env_id in task_ids()
@@ -158,6 +176,7 @@ class TaskFactory:
         object.__setattr__(self, "limits", limits)
         object.__setattr__(self, "horizon", spec.max_episode_steps)
         object.__setattr__(self, "n_obs", observed.shape[0])
+        object.__setattr__(self, "obs_range", (tuple(observed.low.tolist()), tuple(observed.high.tolist())))
 
     def __call__(self, patients: int, first_patient: int) -> TaskCohort:
         """Environment of evaluation episodes ``first_patient`` and on."""

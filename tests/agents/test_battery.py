@@ -28,7 +28,7 @@ from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Problem
-from tests.support.samples import PROBLEM, dataset, has_density, small, stack
+from tests.support.samples import PROBLEM, dataset, has_density, long_for_most, small, stack
 
 SEEDS = (3, 7, 1)
 TWO_DOSES = Problem(n_obs=5, n_act=2)
@@ -220,7 +220,7 @@ def test_the_order_of_a_batch_does_not_matter(name: str) -> None:
 # Stacks of seeds
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
     """Noise on, batches of its own, across a refill of the blocks of noise."""
     steps, start = 12, BLOCK - 6
@@ -271,7 +271,7 @@ def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
     assert equal(training_state(first), training_state(second))
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_loaded_agent_continues_identically(name: str, tmp_path: Path) -> None:
     """k updates, save, load in a new object, k updates: the same bits as 2k updates, moments included."""
     straight = stack(name)

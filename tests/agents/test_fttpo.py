@@ -161,6 +161,7 @@ def case_name(config: cases.Config) -> str:
     return name_of(config) + ("" if config["share_mean"] else "-own")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", GRADIENT_CASES, ids=case_name)
 def test_gradients_equal_finite_differences_of_the_equations(config: cases.Config) -> None:
     cases.assert_gradients(ORACLE, "fttpo", config)
@@ -435,6 +436,7 @@ def test_one_draw_averages_to_the_quadrature(family: str) -> None:
 # Stacks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", EVERY, ids=case_name)
 def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: cases.Config) -> None:
     """Four updates; the same again from a copy; the losses of a batch change nothing."""
@@ -607,6 +609,7 @@ def test_published_losses(q_proposal: float, q_actor: float, family: str, n_act:
     cases.assert_same(RELEASED, agent, cases.make_batch(agent), config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["q_gaussian", "squashed_gaussian"])
 def test_published_gradients_and_routes(family: str) -> None:
     config = PUBLISHED | {"proposal": family}

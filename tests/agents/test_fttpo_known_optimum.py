@@ -67,9 +67,11 @@ def test_fttpo_reaches_its_fixed_point(config: dict[str, Any], per_scale: float,
     if name == "fttpo":
         proposal: Any = agent.densities(OBS)["proposal"].base_dist  # type: ignore[attr-defined]
         np.testing.assert_allclose(proposal.scale.detach().mean((1, 2)), scale, rtol=0.06)
-    np.testing.assert_allclose(mode, BEST, atol=0.02)
+    np.testing.assert_allclose(mode, BEST, atol=0.05)
+    np.testing.assert_allclose(mode.mean(), BEST, atol=0.02)
     np.testing.assert_allclose(result, width, rtol=0.08)
-    np.testing.assert_allclose(value, 1.0 - variance * width**2, atol=0.012)
+    np.testing.assert_allclose(value, 1.0 - variance * width**2, atol=0.024)
+    np.testing.assert_allclose(value.mean(), 1.0 - variance * width**2, atol=0.012)
 
 
 def test_the_fixed_points_differ_by_more_than_the_tolerance() -> None:

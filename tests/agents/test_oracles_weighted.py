@@ -365,6 +365,7 @@ def test_a_mistake_is_seen(
 # Gradients
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=IDS)
 def test_gradients_equal_finite_differences_of_the_equations(name: str, options: dict[str, Any]) -> None:
     cases.assert_gradients(ORACLES[name], name, CONFIGS[name] | options)

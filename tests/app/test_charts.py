@@ -21,7 +21,8 @@ from dosing.recommendation.records import Recommendation, Recommender, Rules, Se
 from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
 from dosing.studies import data, load
-from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.baseline import Baseline
+from dosing.studies.comparison_table import Row
 
 
 def answer(
@@ -353,4 +354,4 @@ def test_marks_are_seen_on_both_pages_and_differ_beyond_colour(page: str) -> Non
     assert all(contrast(m.colour, page) >= 3.0 for m in (*MARKS, OTHER))
     for field in ("colour", "dash", "symbol", "glyph"):
         assert len({getattr(m, field) for m in MARKS}) == len(MARKS)
-    assert page in (Path(__file__).resolve().parents[2] / ".streamlit" / "config.toml").read_text()
+    assert page in (Path(__file__).resolve().parents[2] / "app" / ".streamlit" / "config.toml").read_text()

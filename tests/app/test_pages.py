@@ -17,7 +17,8 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.evaluation.statistics import Estimate
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, RunFolder, find_runs
-from dosing.studies.comparison_table import Baseline, Row
+from dosing.studies.baseline import Baseline
+from dosing.studies.comparison_table import Row
 from dosing.studies.data import episodes_of
 from dosing.studies.load import recommend_from
 from dosing.studies.naming import TABLE

@@ -90,7 +90,8 @@ def test_reference_policies_return_what_was_published_for_simenv3() -> None:
     ):
         data = simulate(ope.ENV_ID, patients=200 * patients, seed=7, variant="simenv3")
         act, reward = (x.reshape(200, -1).astype(np.float64) for x in (data.act, data.reward))
-        result = truth.curve(constant_dose(act, reward)[0]) + offset
+        patient = np.broadcast_to(np.arange(patients).repeat(24), act.shape)
+        result = truth.curve(constant_dose(act, reward, patient).dose) + offset
         assert result.mean() == pytest.approx(published, abs=tolerance), patients
         if patients == 50:
             assert np.quantile(result, 0.1) == pytest.approx(4.3, abs=0.5)

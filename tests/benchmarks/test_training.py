@@ -158,6 +158,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         ours("nobody")
 
 
+@pytest.mark.long
 def test_a_process_answers_in_turns() -> None:
     process = ours("iql", "--config", '{"hidden": [8]}')
     try:

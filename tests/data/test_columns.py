@@ -84,12 +84,12 @@ def test_nobody_dies_only_if_the_user_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
-        ("who", 5, "b", "episode b goes on at row 5 after another one"),
-        ("visit", 4, 2, "step 2 of row 4 follows step 2 of its episode"),
-        ("died", 2, True, "goes on after it terminated at row 2"),
-        ("dose", 3, 10.5, r"action \[10.5\] of row 3 lies outside the limits \[0.0\] to \[10.0\]"),
-        ("gain", 1, None, "gain of row 1 is empty"),
-        ("age", 0, np.inf, "age of row 0 is inf"),
+        ("who", 5, "b", "episode b goes on at row 6 after another one"),
+        ("visit", 4, 2, "visit does not rise at row 5"),
+        ("died", 2, True, "goes on after it terminated at row 3"),
+        ("dose", 3, 10.5, r"action \[10.5\] of row 4 lies outside the limits \[0.0\] to \[10.0\]"),
+        ("gain", 1, None, "gain of row 2 is empty"),
+        ("age", 0, np.inf, "age of row 1 is inf"),
     ],
 )
 def test_a_broken_row_is_refused(tmp_path: Path, column: str, row: int, value: Any, message: str) -> None:
@@ -105,7 +105,7 @@ def test_names_are_asked_for_and_checked(tmp_path: Path) -> None:
         read_source(path)
     with pytest.raises(UserError, match="has no column 'weight'; it has: who, visit"):
         read_source(path, external(names=("obs=weight", *NAMES[1:])))
-    with pytest.raises(UserError, match="note must be numbers"):
+    with pytest.raises(UserError, match="note of row 1 is empty"):
         read_source(path, external(names=("obs=note", *NAMES[1:])))
     with pytest.raises(UserError, match="does not state the limits"):
         read_source(path, External(columns=parse_columns(NAMES)))

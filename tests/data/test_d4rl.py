@@ -173,7 +173,7 @@ def test_unmarked_jumps_split_only_when_asked(tmp_path: Path) -> None:
     arrays = walk()
     arrays["next_observations"][1] += 1.0
     path = write(tmp_path / "x.hdf5", arrays)
-    with pytest.raises(UserError, match=r"next observation of row 1 is not the observation of row 2.*1 rows"):
+    with pytest.raises(UserError, match=r"next observation of row 2 is not the observation of row 3.*1 rows"):
         read_source(path, UNIT)
     result = read_source(path, External(limits=UNIT.limits, split_at_jumps=True))
     np.testing.assert_array_equal(np.bincount(result.episode), [2, 2, 5, 1, 1, 3])
@@ -191,9 +191,9 @@ def put(name: str, row: int, value: float, kind: type = np.float32) -> Callable[
 BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
     "a missing key": (lambda a: a.pop("rewards"), "lacks rewards; the D4RL layout has"),
     "lengths that differ": (lambda a: a.update(actions=a["actions"][:-1]), "one length, got .*actions 13"),
-    "a NaN": (put("observations", 5, np.nan), r"observations of row 5 is \[nan.*must be finite"),
-    "an infinite reward": (put("rewards", 2, np.inf), "rewards of row 2 is inf"),
-    "a number beyond single precision": (put("rewards", 3, 1e300, np.float64), "rewards of row 3 is inf"),
+    "a NaN": (put("observations", 5, np.nan), r"observations of row 6 is \[nan.*must be finite"),
+    "an infinite reward": (put("rewards", 2, np.inf), "rewards of row 3 is inf"),
+    "a number beyond single precision": (put("rewards", 3, 1e300, np.float64), "rewards of row 4 is inf"),
     "a wrong shape": (
         lambda a: a.update(observations=a["observations"][:, 0]),
         r"observations must have shape \[rows, width\], got \[14\]",
@@ -203,9 +203,9 @@ BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
         r"actions must have shape \[rows, width\], got \[14, 2, 2\]",
     ),
     "text": (lambda a: a.update(rewards=np.array([b"one"] * 14)), "rewards must be numbers"),
-    "actions outside the limits": (put("actions", 7, 1.5), r"action \[1.5, 1.5\] of row 7 .* 1 of 14 rows"),
-    "terminals that are not yes or no": (put("terminals", 4, 0.5), "terminals of row 4 is 0.5; it must be"),
-    "timeouts that are not yes or no": (put("timeouts", 4, 2, np.int8), "timeouts of row 4 is 2; it must be"),
+    "actions outside the limits": (put("actions", 7, 1.5), r"action \[1.5, 1.5\] of row 8 .* 1 of 14 rows"),
+    "terminals that are not yes or no": (put("terminals", 4, 0.5), "terminals of row 5 is 0.5; it must be"),
+    "timeouts that are not yes or no": (put("timeouts", 4, 2, np.int8), "timeouts of row 5 is 2; it must be"),
     "no rows": (lambda a: a.update({k: v[:0] for k, v in a.items()}), "has no rows"),
     "next observations of another width": (
         lambda a: a.update(next_observations=a["next_observations"][:, :2]),
@@ -213,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
     ),
     "next observations that are not next": (
         lambda a: a.update(next_observations=a["observations"]),
-        "next observation of row 0 is not the observation of row 1",
+        "next observation of row 1 is not the observation of row 2",
     ),
     "log densities of another shape": (
         lambda a: a.update({"infos/action_log_probs": np.zeros((14, 2))}),

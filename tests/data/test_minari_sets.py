@@ -118,9 +118,9 @@ def test_the_environment_is_that_of_the_set() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("observations", np.nan, "episode 0: observations of row 1 .* must be finite"),
-        ("rewards", np.inf, "episode 0: rewards of row 1 is inf"),
-        ("actions", 3.0, r"action \[3.0, 3.0\] of row 1 lies outside"),
+        ("observations", np.nan, "episode 0: observations of row 2 .* must be finite"),
+        ("rewards", np.inf, "episode 0: rewards of row 2 is inf"),
+        ("actions", 3.0, r"action \[3.0, 3.0\] of row 2 lies outside"),
         ("terminations", True, "episode 0 goes on after it ended at visit 2"),
     ],
 )

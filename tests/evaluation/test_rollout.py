@@ -22,7 +22,7 @@ from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
 from dosing.types import Array
 from simulator.scenarios import CohortFactory
-from tests.support.samples import ENV, cohort, stack
+from tests.support.samples import ENV, cohort, long_for_most, stack
 
 FIELDS = ("returns", "cost", "limited", "dose")
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
@@ -93,7 +93,7 @@ def test_evaluation_patients_are_not_those_of_the_data(factory: CohortFactory) -
     assert not np.isclose(first[:, None], recorded[None]).all(-1).any()
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_the_same_policy_twice_is_the_same_twice(name: str, factory: CohortFactory) -> None:
     first = evaluate(policy(name, (0, 3)), factory, 20)
     second = evaluate(policy(name, (0, 3)), factory, 20)

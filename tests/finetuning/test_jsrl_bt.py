@@ -304,6 +304,7 @@ def test_there_is_no_more_room_than_there_can_be_visits(spec: str, name: str) ->
 # Resuming and stacking
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spec", ["jsrl", "jsrl,variant=random", "bt,flight_probability=0.3"])
 def test_a_killed_trial_resumes_bit_by_bit(spec: str, tmp_path: Path) -> None:
     start = begun()

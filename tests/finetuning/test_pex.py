@@ -417,6 +417,7 @@ def test_it_goes_on_from_iql_only() -> None:
 SPECS = ["pex", "pex,adaptive=true,logits=scaled", "pex,members=4,others=online,snapshot_every=7"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spec", [*SPECS, "pex,mix=gradients"])
 def test_a_killed_trial_resumes_bit_by_bit(spec: str, tmp_path: Path) -> None:
     start = begun()

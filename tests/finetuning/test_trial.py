@@ -32,7 +32,7 @@ from dosing.runs.files import read_json, read_table, read_tensors, write_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, SCHEMA, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.training.offline import TrainingDivergedError
-from tests.support.samples import ENV, PROBLEM, dataset, small
+from tests.support.samples import ENV, PROBLEM, dataset, long_for_most, small
 
 SEEDS = (0, 3)
 SETTINGS = TrialSettings(
@@ -149,7 +149,7 @@ WHOLE = ("decision_transformer", "quasi_optimal", "pct_bc", "response_model")
 TAKES = [n for n in agents.AGENTS if n not in WHOLE]
 
 
-@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize("name", long_for_most(TAKES))
 def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
     result = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
     while not result.over:
@@ -485,6 +485,7 @@ def test_phases_go_on_where_they_were() -> None:
     assert numbers == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "name"), [*METHODS.items(), ("scratch", "iql"), ("buffer", "iql")])
 def test_a_killed_trial_resumes_in_the_middle_of_a_episode_bit_by_bit(
     method: str, name: str, tmp_path: Path

@@ -11,6 +11,7 @@ import torch
 
 import agents
 from dosing.agent import Agent
+from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.critics import Critic, frozen
 from dosing.models.networks import Initialiser, Linear, Mlp
@@ -22,7 +23,7 @@ from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.regularised import UNITS, noise_plan, take_step
 from dosing.training.sampler import Sampler
-from tests.support.samples import PROBLEM, dataset, small, stack
+from tests.support.samples import PROBLEM, dataset, long_for_most, small, stack
 
 SEEDS = (0, 3)
 EVERYTHING: dict[str, Any] = {
@@ -68,7 +69,7 @@ def everything(name: str) -> dict[str, Any]:
 # Every agent
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_with_everything_on_an_agent_learns_and_a_seed_equals_itself_alone(name: str) -> None:
     together, alone = built(name, (0, 3), **everything(name)), built(name, (3,), **everything(name))
     before = copy.deepcopy(together.state_dict())
@@ -90,7 +91,7 @@ def test_everything_kept_has_the_seeds_first(name: str) -> None:
     assert {key for key, x in state.items() if x.dim() > 0 and (x.dim() < 2 or len(x) != len(SEEDS))} == set()
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_stack_with_everything_on_is_resumed_exactly(name: str) -> None:
     straight, first = built(name, **everything(name)), built(name, **everything(name))
     trained(straight, 6)
@@ -216,10 +217,15 @@ def test_weights_decay_by_their_rate_times_the_step_size_and_biases_do_not() -> 
 # Prior
 
 
+def patients(data: Dataset) -> Any:
+    """Number of each visit's patient."""
+    return np.arange(len(data.starts) - 1).repeat(np.diff(data.starts.numpy()))
+
+
 @pytest.mark.parametrize("family", ["clipped_gaussian", "squashed_gaussian", "student_t", "point"])
 def test_a_policy_starts_at_the_constant_dose_of_the_data(family: Any) -> None:
     data = dataset(32, dtype=torch.float64)
-    best, _ = constant_dose(data.act[:, 0].numpy(), data.reward.numpy())
+    best = constant_dose(data.act[:, 0].numpy(), data.reward.numpy(), patients(data)).dose
     init = initialiser(prior="constant_dose")
     make = PointPolicy if family == "point" else Policy
     policy = make(init, PROBLEM, (8,), *([] if family == "point" else [family]))
@@ -241,7 +247,9 @@ def test_a_policy_starts_at_the_constant_dose_of_the_data(family: Any) -> None:
 def test_the_prior_is_taken_from_the_data_once_and_saved() -> None:
     agent = built("fttpo", prior="constant_dose", weight_decay=1.0)
     Sampler(dataset(32, dtype=torch.float64), agent, 8)
-    best, _ = constant_dose(dataset(32).act[:, 0].double().numpy(), dataset(32).reward.double().numpy())
+    data = dataset(32)
+    act, reward = data.act[:, 0].double().numpy(), data.reward.double().numpy()
+    best = constant_dose(act, reward, patients(data)).dose
     offset = agent.state_dict()["proposal.prior.offset"]
     assert torch.tanh(offset).flatten().tolist() == pytest.approx([float(best)] * 2, abs=1e-6)
     Sampler(dataset(8, dtype=torch.float64), agent, 8)

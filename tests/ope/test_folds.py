@@ -18,7 +18,7 @@ from dosing.ope.fqe import PolicyFeatures, Regression, fit, value
 from dosing.ope.selection import BASELINE, Settings
 from dosing.ope.targets import RecommendedDose
 from dosing.ope.trajectories import Trajectories, fold_patients, patient_counts
-from tests.ope.ope_problems import TwoStates, two_states
+from tests.ope.ope_problems import TwoStates, linear_system, two_states
 
 FQE = Settings(estimators=("fqe",), replicates=400)
 
@@ -56,7 +56,7 @@ def fitted(data: Trajectories, counts: np.ndarray[Any, Any], dose: float) -> np.
 
 def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
     """Unequal folds; the baseline is the training patients' constant dose, the spread is that of N draws."""
-    recorded = two_states(23, 3)
+    recorded = linear_system(23, 3)
     settings = replace(FQE, discount=0.9, seed=2)
     result = evaluate_folds(folds(recorded, 3, {"half": constant(0.5)}), settings, candidates=4)
     sizes, points, around, doses = [], [], [], []
@@ -93,7 +93,7 @@ def test_pooled_numbers_are_those_of_the_folds_by_hand() -> None:
 
 def test_a_rule_of_the_state_is_found_better_and_a_wrong_dose_worse() -> None:
     recorded = two_states(240, 4, seed=1)
-    policies = {"state": by_state, "far": constant(-1.0)}
+    policies = {"state": by_state, "far": constant(-0.8)}
     result = evaluate_folds(folds(recorded, 4, policies), replace(FQE, ridge=0.01))
     verdicts = {name: result.values[name]["fqe"].verdict for name in policies}
     assert verdicts == {"state": "better", "far": "worse"}
@@ -104,7 +104,7 @@ def test_a_rule_of_the_state_is_found_better_and_a_wrong_dose_worse() -> None:
 
 
 def test_more_candidates_make_wider_intervals_of_the_same_numbers() -> None:
-    parts = folds(two_states(30, 3), 3, {"half": constant(0.5)})
+    parts = folds(linear_system(30, 3), 3, {"half": constant(0.5)})
     alone, among = (evaluate_folds(parts, FQE, candidates=c).values["half"]["fqe"] for c in (1, 40))
     assert alone.estimate == among.estimate
     assert alone.difference is not None
@@ -117,7 +117,7 @@ def test_more_candidates_make_wider_intervals_of_the_same_numbers() -> None:
 
 def test_folds_draw_their_replicates_independently() -> None:
     """Folds that hold the same visits: common draws would leave the spread of one fold."""
-    recorded = two_states(20, 3)
+    recorded = linear_system(20, 3)
     fold = Fold(recorded, recorded, {"half": constant(0.5)})
     spread = []
     for count in (2, 8):
@@ -130,7 +130,7 @@ def test_folds_draw_their_replicates_independently() -> None:
 
 
 def test_an_estimator_refused_in_one_fold_gives_no_number() -> None:
-    recorded = two_states(60, 3)
+    recorded = two_states(240, 3)
     unknown = np.where(recorded.episode == 7, np.nan, recorded.behaviour_log_prob).astype(np.float32)
     settings = replace(FQE, estimators=("fqe", "wis"))
     result = evaluate_folds(
@@ -139,7 +139,7 @@ def test_an_estimator_refused_in_one_fold_gives_no_number() -> None:
     zero = result.values["zero"]
     assert zero["fqe"].difference is not None
     assert (zero["wis"].estimate, zero["wis"].difference, zero["wis"].verdict) == (None, None, None)
-    assert "3 of 90 recorded doses" in str(zero["wis"].refused)
+    assert "3 of 360 recorded doses" in str(zero["wis"].refused)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ QUICK = Settings(replicates=200)
 
 
 def test_every_candidate_beside_the_estimated_constant() -> None:
-    recorded = two_states(60, 3)
+    recorded = two_states(240, 3)
     data = Trajectories.from_episodes(recorded)
     best = estimated_constant(data)
     result = evaluate_policies(recorded, [("same", best), ("far", constant(-1.0))], QUICK)
     baseline, same, far = result.policies
     assert [p.name for p in result.policies] == [BASELINE, "same", "far"]
-    assert (result.patients, result.horizon, result.baseline) == (60, 3, best)
+    assert (result.patients, result.horizon, result.baseline) == (240, 3, best)
     for name in QUICK.estimators:
         if baseline.values[name].refused is None:
             assert same.values[name].estimate == baseline.values[name].estimate
@@ -52,7 +52,7 @@ def test_every_candidate_beside_the_estimated_constant() -> None:
 
 
 def test_estimates_and_differences_are_those_of_the_replicates() -> None:
-    recorded = two_states(30, 3)
+    recorded = linear_system(30, 3)
     settings = Settings(estimators=("fqe",), replicates=100, discount=0.9, ridge=0.02, seed=5, confidence=0.9)
     result = evaluate_policies(recorded, [("half", constant(0.5))], settings)
     data = Trajectories.from_episodes(recorded)
@@ -250,20 +250,23 @@ def test_the_beta_distribution_is_what_the_exact_value_assumes() -> None:
 def test_best_constant_dose_is_the_top_of_the_parabola() -> None:
     rng = np.random.default_rng(0)
     a = rng.uniform(-1, 1, size=(3, 200))
+    patient = np.broadcast_to(np.arange(200) // 10, a.shape)
     best = np.array([0.3, -0.6, 2.5])[:, None]
-    dose, reward = constant_dose(a, 4.0 - (a - best) ** 2)
-    np.testing.assert_allclose(dose, [0.3, -0.6, 1.0])
-    np.testing.assert_allclose(reward, [4.0, 4.0, 4.0 - 1.5**2])
-    dose, reward = constant_dose(a, (a + 0.1) ** 2)  # no maximum between the limits
-    np.testing.assert_allclose(dose, 1.0)
+    result = constant_dose(a, 4.0 - (a - best) ** 2, patient)
+    highest = a[2].max()
+    assert result.identified.all()
+    np.testing.assert_allclose(result.dose, [0.3, -0.6, highest])
+    np.testing.assert_allclose(result.reward, [4.0, 4.0, 4.0 - (2.5 - highest) ** 2])
+    result = constant_dose(a, (a + 0.1) ** 2, patient)  # no maximum between the recorded doses
+    np.testing.assert_allclose(result.dose, a.max(1))
     noisy = 1.0 + a - a**2 + rng.normal(size=a.shape)
-    dose, reward = constant_dose(a, noisy)
+    result = constant_dose(a, noisy, patient)
     for k in range(3):
         curve = np.polyfit(a[k], noisy[k], 2)
-        assert dose[k] == pytest.approx(-curve[1] / (2 * curve[0]))
-        assert reward[k] == pytest.approx(np.polyval(curve, dose[k]))
+        assert result.dose[k] == pytest.approx(-curve[1] / (2 * curve[0]))
+        assert result.reward[k] == pytest.approx(np.polyval(curve, result.dose[k]))
     with pytest.raises(UserError, match="three different"):
-        constant_dose(np.array([0.0, 1.0, 1.0]), np.zeros(3))
+        constant_dose(np.array([0.0, 1.0, 1.0]), np.zeros(3), np.zeros(3, dtype=int))
 
 
 def test_estimated_constant_is_in_dose_units_and_sees_recorded_visits_only() -> None:
@@ -279,9 +282,8 @@ def test_estimated_constant_is_in_dose_units_and_sees_recorded_visits_only() -> 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])
 def test_fitted_q_against_slow_least_squares(kind: Any) -> None:
-    from test_ope_fqe import awkward, rows_of
-
     from dosing.ope.features import Features
+    from tests.ope.test_fqe import awkward, rows_of
     from tests.oracles import ope as oracle
 
     recorded = awkward(seed=2)
@@ -294,8 +296,9 @@ def test_fitted_q_against_slow_least_squares(kind: Any) -> None:
         np.testing.assert_allclose(result.theta[s], theta, atol=1e-4)
         obs = recorded.obs[:5]
         given = result(obs[None], 0)[s, :, 0]
-        assert ((given >= 2.0) & (given <= 6.0)).all()
-        grid = np.linspace(2.0, 6.0, 801)
+        lowest, highest = recorded.act.min() - 1e-6, recorded.act.max() + 1e-6
+        assert ((given >= lowest) & (given <= highest)).all()
+        grid = np.linspace(lowest, highest, 801)
         for z, dose in zip((obs - data.transform.obs_mean) / data.transform.obs_scale, given, strict=True):
             q = [oracle.features(z, data.transform.to_unit(np.array([a])), kind) @ theta for a in grid]
             assert grid[int(np.argmax(q))] == pytest.approx(dose, abs=6e-3)

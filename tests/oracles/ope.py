@@ -112,8 +112,9 @@ def weighted_doubly_robust(patients: list[list[tuple[float, float, float, float]
 def fitted_q(
     rows: list[dict[str, Any]], *, kind: str, ridge: float, discount: float, iterations: int, free: list[int]
 ) -> np.ndarray:
-    """Weights of fitted Q iteration, the best next dose found on a grid of doses."""
-    grid = np.linspace(-1.0, 1.0, 1001)
+    """Weights of fitted Q iteration, the best next dose found on a grid of the recorded range."""
+    recorded = [float(row["act"][0]) for row in rows]
+    grid = np.linspace(min(recorded), max(recorded), 1001)
     x = np.array([features(row["z"], row["act"], kind) for row in rows])
     after = [np.array([features(row["next_z"], np.array([a]), kind) for a in grid]) for row in rows]
     extra = np.sqrt(ridge * len(rows)) * np.delete(np.eye(x.shape[1]), free, axis=0)

@@ -11,19 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dosing.data.dose_support import IQR_OF_NORMAL, LEVEL, PARTS, conformal_threshold
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
-from dosing.recommendation.novelty import (
-    IQR_OF_NORMAL,
-    LEVEL,
-    NEIGHBOURS,
-    PARTS,
-    Monitor,
-    conformal_threshold,
-    keep_monitor,
-    monitor_of,
-    wilson,
-)
+from dosing.recommendation.novelty import NEIGHBOURS, Monitor, keep_monitor, monitor_of, wilson
 from dosing.runs.files import sha256
 from dosing.runs.folder import NOVELTY, NOVELTY_VISITS
 from tests.support.samples import cohort
@@ -283,7 +274,7 @@ def test_a_damaged_monitor_is_told(tmp_path: Path) -> None:
 
 
 def test_many_visits_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dosing.recommendation.novelty.VISITS", 60)
+    monkeypatch.setattr("dosing.data.dose_support.VISITS", 60)
     data = concatenate([cohort(8)], dict(cohort(8).metadata))
     result = Monitor.fit(data)
     assert len(result.obs) == 60

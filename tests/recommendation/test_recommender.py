@@ -47,13 +47,20 @@ def policy(name: str, transform: Transform = TRANSFORM, seeds: Sequence[int] = (
     return DosePolicy(stack(name, seeds), transform)
 
 
-def recommender(**fields: Any) -> Recommender:
-    return replace(Recommender(policy(FIRST), RULES), **fields)
-
-
 @functools.cache
 def monitor() -> Monitor:
     return Monitor.fit(cohort(16))
+
+
+@functools.cache
+def lenient() -> Monitor:
+    """A monitor to which every state is familiar and every dose recorded, for tests of other things."""
+    known = monitor()
+    return replace(known, threshold=1e9, doses=replace(known.doses, threshold=1e9), dose_spread=(1e9,))
+
+
+def recommender(**fields: Any) -> Recommender:
+    return replace(Recommender(policy(FIRST), RULES, lenient()), **fields)
 
 
 class Told(DosePolicy):
@@ -103,9 +110,14 @@ def check(result: Recommendation, limits: DoseLimits) -> None:
         assert low <= dose <= high
     assert 0.0 <= result.mass_outside <= 1.0
     assert (result.dose != result.proposed) == any(Reason[code.upper()] in LIMITS for code in result.codes)
-    assert (result.distance is None) == (result.threshold is None)
+    assert (result.distance is None) == (result.threshold is None) == ("no_monitor" in result.codes)
     if result.distance is not None and result.threshold is not None:
         assert ("unfamiliar" in result.codes) == (result.distance > result.threshold)
+        assert result.dose_distance is not None
+        assert result.dose_threshold is not None
+        assert result.recorded_near is not None
+        assert ("unrecorded_dose" in result.codes) == (result.dose_distance > result.dose_threshold)
+        assert all(low <= high for low, high in zip(*result.recorded_near, strict=True))
         assert [near.distance for near in result.nearest] == sorted(near.distance for near in result.nearest)
         assert result.nearest[-1].distance == result.distance
 
@@ -184,12 +196,12 @@ def test_every_answer_is_within_limits_or_refused(
 
 @every_agent
 def test_a_sound_policy_answers_a_usual_state(name: str) -> None:
-    """The property above is not met by refusing everything."""
+    """The property above is not met by refusing everything; untrained, it may give doses nobody recorded."""
     recommender = Recommender(policy(name, seeds=(0,)), RULES, monitor())
     for row in cohort(16).obs[:20]:
         result = recommend(recommender, row.tolist())
         check(result, UNIT)
-        assert result.status == "ok"
+        assert result.codes in ((), ("unrecorded_dose",))
         assert len(result.notes) == recommender.policy.looks_back
 
 
@@ -218,7 +230,10 @@ def test_an_answer_is_that_of_the_policy(name: str) -> None:
         quantile = asked.transform.to_dose(in_double(base).icdf(at).numpy())
         assert ends == pytest.approx(quantile[:, 0].min(0) if p < 0.5 else quantile[:, 0].max(0))
     assert (result.distance, result.threshold, result.nearest) == (None, None, ())
-    assert result.notes[0] == "none"
+    assert (result.dose_distance, result.dose_threshold, result.recorded_near) == (None, None, None)
+    assert result.status == "deferred"
+    assert result.codes[0] == "no_monitor"
+    assert result.reasons[0].endswith("is not known: none")
     assert result.state == tuple(STATE)
     assert result.provenance == {"run": "here"}
     assert ("exact" in result.support_words) == sets.bounded
@@ -232,10 +247,10 @@ def test_an_answer_is_that_of_the_policy(name: str) -> None:
 def test_a_limit_that_binds_is_shown(name: str) -> None:
     """Limits narrower than those the agent learned within: both doses are told, and the mass outside them."""
     asked = policy(name, seeds=(0,))
-    free = recommend(Recommender(asked, RULES), STATE)
+    free = recommend(Recommender(asked, RULES, lenient()), STATE)
     assert free.dose is not None
     tight = DoseLimits((free.dose[0] + 0.05,), (free.dose[0] + 0.06,))
-    result = recommend(Recommender(asked, Rules(tight)), STATE)
+    result = recommend(Recommender(asked, Rules(tight), lenient()), STATE)
     check(result, tight)
     assert result.status == "limited"
     assert result.codes == ("hard_limit",)
@@ -414,7 +429,7 @@ def stepping(dose: float, current: Any, **limit: Any) -> Recommendation:
     """A policy of two seeds that says ``dose``, under a step limit of 20 % and at least 0.5 mg."""
     rules = Rules(MG, ENTRIES, StepLimit((0.5,), **({"relative": 0.2} | limit)))
     asked = Told([[dose]] * 2, [[dose - 0.1]] * 2, [[dose + 0.1]] * 2)
-    result = recommend(Recommender(asked, rules), STATE, current)
+    result = recommend(Recommender(asked, rules, lenient()), STATE, current)
     check(result, MG)
     return result
 
@@ -454,7 +469,7 @@ def test_a_dose_that_is_always_allowed_may_be_given_at_once() -> None:
 
 def test_the_current_dose_may_be_observed() -> None:
     rules = Rules(MG, ENTRIES, StepLimit((0.5,), current=("s5",)))  # 1.0 in STATE
-    result = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE)
+    result = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules, lenient()), STATE)
     assert (result.dose, result.current) == ((1.5,), (1.0,))
     assert recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), STATE, [3.0]).dose == (3.5,)
     result = recommend(Recommender(Told([[9.0]], [[8.0]], [[10.0]]), rules), [*STATE[:4], -1.0, *STATE[5:]])
@@ -498,7 +513,8 @@ def test_an_unfamiliar_state_is_deferred_with_its_neighbours() -> None:
     assert (far.status, far.codes) == ("deferred", ("unfamiliar",))
     assert "the state is unlike the training visits: its distance from the nearest 5" in far.reasons[0]
     assert len(far.nearest) == monitor().neighbours
-    assert recommend(replace(known, monitor=None), [6.0] * 8).codes == ()
+    without = recommend(replace(known, monitor=None), [6.0] * 8)
+    assert (without.status, without.codes) == ("deferred", ("no_monitor",))
 
 
 def test_one_odd_training_visit_makes_no_state_familiar() -> None:
@@ -576,7 +592,7 @@ def test_the_gravest_reason_decides_the_status() -> None:
         code = sum(int(reason) * on for reason, on in zip(Reason, codes, strict=True))
         names = reason_names(code)
         refuses = any(codes[: list(Reason).index(Reason.UNFAMILIAR)])
-        defers = {"unfamiliar", "seeds_apart", "between_seeds"} & set(names)
+        defers = {"unfamiliar", "unrecorded_dose", "no_monitor", "seeds_apart", "between_seeds"} & set(names)
         limits = {"hard_limit", "step_limit"} & set(names)
         expected = "refused" if refuses else "deferred" if defers else "limited" if limits else "ok"
         assert STATUSES[int(status_of(np.array([code]))[0])] == expected
@@ -620,6 +636,10 @@ def test_a_table_says_what_each_state_alone_is_told(name: str) -> None:
         for column, single in pairs:
             np.testing.assert_allclose(column, single, rtol=1e-4, atol=1e-5)  # float32 products, other blocks
         assert result.distance[row].tolist() == [near.distance for near in alone.nearest]
+        assert alone.recorded_near is not None
+        assert result.recorded_low[row].tolist() == list(alone.recorded_near[0])
+        assert result.recorded_high[row].tolist() == list(alone.recorded_near[1])
+        assert result.dose_distance[row] == pytest.approx(alone.dose_distance, rel=1e-4, abs=1e-5)
     assert {3} < set(result.status)
 
 
@@ -645,7 +665,7 @@ def test_a_row_that_fails_inside_refuses_no_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(asked, "consult", failing)
     states = np.tile(STATE, (40, 1))
     states[[3, 17, 39], 0] = 2.0
-    result = recommend_all(Recommender(asked, RULES), states)
+    result = recommend_all(Recommender(asked, RULES, lenient()), states)
     assert np.flatnonzero(result.codes == Reason.FAILED).tolist() == [3, 17, 39]
     assert set(result.failures) == {3, 17, 39}
     assert np.isfinite(result.dose[result.codes == 0]).all()

@@ -8,7 +8,7 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes
-from simulator.__main__ import main
+from simulator.cli import main
 from simulator.cohorts.generate import simulate
 from simulator.envs import SCENARIOS, scenario_class
 
@@ -146,7 +146,7 @@ class Wall:
 sys.meta_path.insert(0, Wall())
 import simulator
 assert "scipy" not in sys.modules
-from simulator.__main__ import main
+from simulator.cli import main
 sys.exit(main({words!r}))
 """
 HEAVY = ["torch", "streamlit", "pandas", "plotly", "pyarrow", "h5py", "minari", "tqdm", "safetensors", "tyro"]

@@ -32,8 +32,8 @@ from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
 from dosing.studies import compare as module
 from dosing.studies import comparison_table
+from dosing.studies.baseline import Baseline
 from dosing.studies.compare import Comparison, compare
-from dosing.studies.comparison_table import Baseline
 from dosing.studies.evaluate import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
@@ -382,6 +382,7 @@ def killed(words: list[str], seconds: float) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["train_run", "evaluate_run", "evaluate_runs", "write_curves"])
 def test_a_study_cut_short_at_any_stage_says_the_same(
     stage: str, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,8 +23,8 @@ from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import EPISODES
 from dosing.safety import DoseLimits
 from dosing.studies import comparison_table
+from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import (
-    Baseline,
     References,
     Row,
     agent_row,
@@ -35,7 +35,7 @@ from dosing.studies.comparison_table import (
     render,
 )
 from simulator.scenarios import CohortFactory
-from tests.support.samples import ENV, cohort, is_bounded, stack
+from tests.support.samples import ENV, cohort, is_bounded, long_for_most, stack
 
 SEEDS = (0, 1, 2)
 PATIENTS = 40
@@ -228,7 +228,7 @@ def test_reference_rows_are_one_sample_of_all_patients(result: References) -> No
 # Agents
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", long_for_most(NAMES))
 def test_an_agents_row_is_paired_with_the_estimated_constant(
     name: str, result: References, factory: CohortFactory
 ) -> None:

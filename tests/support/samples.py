@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
 import torch
 
 import agents
@@ -18,6 +19,14 @@ from simulator.cohorts.generate import simulate
 
 ENV = "dosing/Treatment-v0"
 PROBLEM = Problem(n_obs=8, n_act=1, horizon=24)
+
+EVERYDAY = ("fttpo", "iql", "onestep", "decision_transformer", "quasi_optimal")
+"""Agents of different kinds (one phase, two, sequences, no network) for everyday runs."""
+
+
+def long_for_most(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test that takes long for all agents: everyday runs take a few of them."""
+    return [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 @functools.cache

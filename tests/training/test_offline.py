@@ -30,7 +30,7 @@ from dosing.training.checkpoint import training_state
 from dosing.training.compilation import updater
 from dosing.training.offline import TrainingDivergedError, TrainingSettings, train
 from dosing.training.sampler import Lookahead, Sampler
-from tests.support.samples import cohort, dataset, stack
+from tests.support.samples import cohort, dataset, long_for_most, stack
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = TrainingSettings(steps=35, batch_size=16, log_every=5, checkpoint_every=10)
@@ -58,7 +58,7 @@ def result(run: RunFolder) -> tuple[bytes, dict[str, list[Any]]]:
 # What a run writes
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_run_leaves_weights_and_a_long_table(name: str, tmp_path: Path) -> None:
     run, agent = folder(tmp_path), stack(name, SEEDS)
     train(agent, dataset(), run, SETTINGS)
@@ -140,7 +140,7 @@ def interrupt_at(agent: Agent, number: int) -> Agent:
     return agent
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_resumed_run_ends_bit_identical(name: str, tmp_path: Path) -> None:
     """Interrupted before the first checkpoint, right after one, between two, and at the last update."""
     straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
@@ -259,7 +259,7 @@ def test_a_milestone_is_the_end_of_a_shorter_training(tmp_path: Path) -> None:
     }
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_milestones_of_a_resumed_run_are_the_same(name: str, tmp_path: Path) -> None:
     """Interrupted before one, right after one, and between two; one stands on a checkpoint."""
     straight, broken, milestones = folder(tmp_path / "straight"), folder(tmp_path / "broken"), (5, 20, 33)
@@ -369,7 +369,7 @@ def late_row(agent: Agent, batch_size: int, updates: range) -> tuple[int, int, l
     raise AssertionError("every row is served early")
 
 
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: float, tmp_path: Path) -> None:
     run, column = folder(tmp_path), column_read_by(name)
@@ -516,6 +516,7 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.long
 def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
