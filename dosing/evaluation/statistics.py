@@ -1,6 +1,7 @@
 """Point estimates with honest intervals: means over seeds, paired differences, bootstraps, verdicts.
 
-Sources: Efron and Tibshirani 1993 (percentile bootstrap); Satterthwaite 1946 (degrees of freedom of combined
+Sources: Agarwal et al. 2021, arXiv 2108.13264 (interquartile mean); Efron and Tibshirani 1993 (percentile
+bootstrap); Satterthwaite 1946 (degrees of freedom of combined
 mean squares); Acerbi and Tasche 2002 (expected shortfall of an empirical distribution, here called CVaR).
 
 Axes: S training seeds, P patients, so returns are ``[S, P]`` (``[P]`` is one seed). Higher is better.
@@ -158,6 +159,16 @@ def verdict(difference: Estimate) -> Verdict:
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "not distinguishable"
+
+
+def interquartile_mean(scores: ArrayLike) -> Array:
+    """Return the mean of the middle half of all runs and tasks together, ``[..., runs, tasks]`` -> ``[...]``.
+
+    For one table the same as ``scipy.stats.trim_mean(scores, 0.25, axis=None)``; ``[n]`` counts as one table.
+    """
+    flat = _flat(scores)
+    n, cut = flat.shape[-1], flat.shape[-1] // 4
+    return np.asarray(np.partition(flat, (cut, n - cut - 1), axis=-1)[..., cut : n - cut].mean(axis=-1))
 
 
 def patient_bootstrap(
@@ -364,3 +375,7 @@ def _rows(x: ArrayLike, name: str) -> Array:
     return np.atleast_2d(values)
 
 
+def _flat(scores: ArrayLike) -> Array:
+    """Join runs and tasks: ``[..., runs, tasks]`` -> ``[..., runs * tasks]``; ``[n]`` stays."""
+    values = _finite(scores, "scores")
+    return values.reshape(*values.shape[:-2], -1)

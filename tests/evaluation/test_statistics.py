@@ -268,6 +268,22 @@ def test_verdict_errs_as_often_as_the_level_says_when_nothing_differs():
     assert said.count("worse") / 2000 == pytest.approx(0.025, abs=0.011)
 
 
+# ---------------------------------------------------------------- the middle half
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (3, 5), (7, 1), (10, 6), (13, 4), (40, 25)])
+def test_interquartile_mean_equals_scipy_and_a_loop(shape):
+    scores = np.random.default_rng(0).normal(size=shape)
+    ordered = sorted(scores.ravel().tolist())
+    cut = int(0.25 * len(ordered))
+    middle = ordered[cut : len(ordered) - cut]
+    assert st.interquartile_mean(scores) == pytest.approx(
+        scipy.stats.trim_mean(scores, 0.25, axis=None), rel=1e-12
+    )
+    assert st.interquartile_mean(scores) == pytest.approx(sum(middle) / len(middle), rel=1e-12)
+    assert st.interquartile_mean(scores.ravel()) == pytest.approx(sum(middle) / len(middle), rel=1e-12)
+
+
 # ---------------------------------------------------------------- patients and the lower tail
 
 
@@ -383,6 +399,7 @@ OK = np.random.default_rng(0).normal(size=(3, 20))
         ),
         (lambda: st.patient_bootstrap(OK[0], np.mean), r"must map \[2000, 20\] to \[2000\]"),
         (lambda: st.patient_bootstrap(OK[0], np.mean, confidence=0.0), "between 0 and 1"),
+        (lambda: st.interquartile_mean([np.nan]), "NaN"),
         (lambda: st.patient_bootstrap(OK, np.mean), r"\[P\]"),
         (lambda: st.patient_bootstrap([1.0], np.mean), "2 or more patients"),
         (lambda: st.cvar(OK, 0.0), r"level in \(0, 1\], got 0.0"),
