@@ -359,7 +359,7 @@ def test_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["agent", "title"]
     assert [line.split()[0] for line in lines] == list(agents.AGENTS)
-    assert all(entry.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
+    assert all(entry.about.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
 
 
 @pytest.mark.parametrize("name", list(agents.AGENTS))

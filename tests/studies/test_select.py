@@ -33,6 +33,7 @@ from dosing.studies.selected import FOLDS, SELECTION, Selected
 from dosing.studies.selection import _candidates, _order, select
 from dosing.studies.settings import Folds, Grid, Resources
 from dosing.training.offline import TrainingSettings
+from dosing.training.regularised import take_step
 from dosing.training.sampler import Sampler
 from tests.support.samples import PROBLEM, cohort, dataset
 
@@ -341,7 +342,7 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     sampler = Sampler(dataset(), agent, 32)
     for step in range(2):
-        for report in agent.step(sampler(step)).values():
+        for report in take_step(agent, sampler(step)).values():
             assert bool(report.isfinite().all())
     after = agent.state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in after.items() if "prior" not in key)
