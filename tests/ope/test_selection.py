@@ -282,9 +282,8 @@ def test_estimated_constant_is_in_dose_units_and_sees_recorded_visits_only() -> 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])
 def test_fitted_q_against_slow_least_squares(kind: Any) -> None:
-    from tests.ope.test_fqe import awkward, rows_of
-
     from dosing.ope.features import Features
+    from tests.ope.test_fqe import awkward, rows_of
     from tests.oracles import ope as oracle
 
     recorded = awkward(seed=2)
