@@ -5,8 +5,9 @@ interquartile range) say what was given at states like it. A dose is as far from
 nearest of these doses, in robust standard deviations of the recorded doses, so that no single odd visit makes
 a dose recorded. At the lowest and the highest dose ever recorded there are neighbours on one side only, so
 the recorded doses are reflected there, one dimension at a time (Schuster 1985, Communications in Statistics
-14:1123); a dose beyond them is as far as the nearer end, and by how much it is beyond. Where only some levels were ever given, a dose between two neighbouring levels counts as
-recorded: what half the median gap between levels bridges has distance 0.
+14:1123); a dose beyond them is as far as the nearer end, and by how much it is beyond. Where only some levels
+were ever given, a dose between two neighbouring levels counts as recorded: what half the median gap between
+levels bridges has distance 0.
 
 Visits of one patient resemble each other, so the threshold is calibrated on whole patients: the patients are
 cut into parts, every recorded visit is measured against the visits of the other parts alone, and the
@@ -171,8 +172,8 @@ def calibrated(
     doses = act.astype(np.float64)
     _, scale = robust(doses)
     tolerance = tuple(_tolerance(column) for column in doses.T)
-    ends = (tuple(end.tolist()) for end in (doses.min(0), doses.max(0)))
-    rule = DoseRule(*ends, tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
+    low, high = tuple(doses.min(0).tolist()), tuple(doses.max(0).tolist())
+    rule = DoseRule(low, high, tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
     distance = rule.distance(doses, recorded)
     threshold, attained = conformal_threshold(distance, patient, level)
     if threshold > (most := most_apart(act.shape[1])):

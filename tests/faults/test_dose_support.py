@@ -15,7 +15,7 @@ from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommender, Rules
 from dosing.studies.baseline import Baseline
-from tests.recommendation.test_dose_support import LIMITS, Constant, dosed
+from tests.recommendation.test_recorded_doses import LIMITS, Constant, dosed
 
 
 def test_fault_35_an_estimate_without_overlap_is_refused() -> None:

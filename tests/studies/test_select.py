@@ -186,7 +186,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     def simulated(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a selection met a simulated patient")
 
-    monkeypatch.setattr(comparison, "evaluate_run", simulated)
+    monkeypatch.setattr(comparison, "evaluate_runs", simulated)
     monkeypatch.setattr(training, "evaluate", simulated)
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
