@@ -142,8 +142,8 @@ SPOT: dict[str, Any] = {
 def test_spot_reaches_its_fixed_point() -> None:
     """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D.
 
-    The critic is quadratic in the dose, as the reward is: the slope of a wholly free one misses the optimum by
-    more than 0.05 in one seed of four.
+    The critic is quadratic in the dose, as the reward is: the slope of a wholly free one misses the optimum
+    by more than 0.05 in one seed of four.
     """
     config = SPOT | {"penalty": 1.0, "n_samples": 4, "learning_rate": 1e-2}
     agent = trained("spot", config, bandit(0.2), 1200, dose_quadratic=True)
