@@ -77,14 +77,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.recommendation.dose_context import verdict_words
     from dosing.recommendation.recommender import recommend
     from dosing.runs.folder import RunFolder
-    from dosing.studies import load
+    from dosing.studies import loading
     from dosing.studies.evidence import read_evidence
 
     if (arguments.table is None) != (arguments.out is None):
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
-    recommender = load.recommender_of(RunFolder(arguments.path))
+    recommender = loading.recommender_of(RunFolder(arguments.path))
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:
@@ -225,6 +225,7 @@ def recommend_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dosing.data.partial import partial_path
     from dosing.recommendation.batch import read_current_doses, recommend_all
     from dosing.recommendation.decisions import all_decisions
     from dosing.recommendation.dose_context import DecidedStates
@@ -235,7 +236,7 @@ def recommend_table(
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    temporary = partial_path(out)
     entries, doses = ([entry.name for entry in part] for part in wanted(recommender))
     try:
         source = sha256(table)

@@ -32,7 +32,7 @@ from dosing.recommendation.records import Recommender, Rules, StateEntry
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from tests.support.samples import cohort
 
 FIRST = next(iter(agents.AGENTS))
@@ -102,8 +102,8 @@ def test_a_dose_is_printed_with_its_basis(run: Path, capsys: pytest.CaptureFixtu
     assert result["provenance"]["weights"] == hashes[WEIGHTS] == sha256(run / WEIGHTS)
     assert result["provenance"]["card"] == hashes[CARD] == sha256(run / CARD)
     assert result["provenance"]["monitor"] == hashes[NOVELTY_VISITS]
-    assert result["provenance"]["data"] == cohort().metadata["content_hash"]
-    assert result["provenance"]["versions"]["scenario"] == cohort().metadata["card"]["version"]
+    assert result["provenance"]["data"] == cohort().metadata.content_hash
+    assert result["provenance"]["versions"]["scenario"] == cohort().metadata.card["version"]
 
 
 def test_what_is_deferred_is_said_before_the_dose_and_has_its_own_exit(

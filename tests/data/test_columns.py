@@ -57,9 +57,9 @@ def test_columns_become_visits(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(result.terminated, [False, True, False, False])
     np.testing.assert_array_equal(result.truncated, [False, False, False, True])
     np.testing.assert_array_equal(result.episode, [0, 0, 1, 1])
-    assert result.metadata["obs_names"] == ["age", "level"]
-    assert result.metadata["dose_name"] == "dose"
-    assert result.metadata["rows_left_out"] == 2
+    assert result.metadata.obs_names == ("age", "level")
+    assert result.metadata.dose_name == "dose"
+    assert result.metadata.rows_left_out == 2
 
 
 def test_next_observations_of_their_own_keep_every_row(tmp_path: Path) -> None:

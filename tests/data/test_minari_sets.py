@@ -95,9 +95,12 @@ def test_every_transition_is_the_arrays_own() -> None:
         np.testing.assert_array_equal(result.reward[rows], episode["rewards"].astype(np.float32))
     np.testing.assert_array_equal(np.flatnonzero(result.terminated), [3])
     np.testing.assert_array_equal(np.flatnonzero(result.truncated), [4, 7])
-    assert result.metadata["action_low"] == [-1.0, -1.0]
-    assert result.metadata["source"] == {"layout": "Minari", "id": "other/set-v0"}
-    assert "env_id" not in result.metadata
+    assert result.metadata.action_low == (
+        -1.0,
+        -1.0,
+    )
+    assert result.metadata.source == {"layout": "Minari", "id": "other/set-v0"}
+    assert result.metadata.env_id is None
 
 
 def test_the_user_may_name_limits_and_environment() -> None:
@@ -106,19 +109,22 @@ def test_the_user_may_name_limits_and_environment() -> None:
         read_source("minari:other/free-v0")
     wide = External(limits=DoseLimits((-2.0, -2.0), (2.0, 2.0)), env_id="Other-v5")
     result = read_source("minari:other/free-v0", wide)
-    assert result.metadata["action_high"] == [2.0, 2.0]
-    assert result.metadata["env_id"] == "Other-v5"
+    assert result.metadata.action_high == (
+        2.0,
+        2.0,
+    )
+    assert result.metadata.env_id == "Other-v5"
 
 
 def test_the_environment_is_that_of_the_set() -> None:
     make("other/swing-v0", env="Pendulum-v1", width=1)
     result = read_source("minari:other/swing-v0")
-    assert result.metadata["env_id"] == "Pendulum-v1"
-    assert result.metadata["env_options"] == {}
-    assert result.metadata["action_high"] == [2.0]
+    assert result.metadata.env_id == "Pendulum-v1"
+    assert result.metadata.env_options == {}
+    assert result.metadata.action_high == (2.0,)
     short = gymnasium.make("Pendulum-v1", max_episode_steps=7).spec
     make("other/short-v0", env=short, width=1)
-    assert read_source("minari:other/short-v0").metadata["env_options"] == {"max_episode_steps": 7}
+    assert read_source("minari:other/short-v0").metadata.env_options == {"max_episode_steps": 7}
 
 
 @pytest.mark.parametrize(
