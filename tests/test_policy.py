@@ -15,11 +15,12 @@ from scipy import stats
 from torch.distributions import Distribution, Independent
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.policy import CENTRAL, DosePolicy
 from dosing.runs.files import write_json, write_table, write_tensors
 from dosing.runs.folder import CONFIG, METRICS, WEIGHTS, RunFolder
@@ -247,7 +248,7 @@ def test_sampled_doses_follow_the_distribution(name: str) -> None:
     assert stats.kstest(np.ravel(levels), stats.uniform().cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.support == "point"])
+@pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.about.support == "point"])
 def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)
     dose = policy.recommended(obs)

@@ -121,7 +121,7 @@ def card_of(
         "notice": NOT_FOR_PATIENTS,
         "agent": {
             "title": run.entry.title,
-            "paper": run.entry.paper,
+            "paper": run.entry.about.paper,
             "distribution": run.family,
             "settings": dict(config.agent_config),
             "beyond_the_method": config.regularisation.changed(),

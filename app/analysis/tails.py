@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import agents
 from app.analysis.recommendations import POINTS, Answer, dose_range
 from app.readers.study import Run
 from dosing.errors import UserError
@@ -54,7 +55,7 @@ def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, i
     def place(runs: Sequence[Run], agent: str) -> int:
         return next((k for k, run in enumerate(runs) if run.config.agent == agent), 0)
 
-    return place(sparse, "fttpo"), place(gaussian, "iql")
+    return place(sparse, agents.DEMO[0]), place(gaussian, agents.DEMO[1])
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
         lines.append(
             {
                 "agent": run.label,
-                "paper": run.entry.paper,
+                "paper": run.entry.about.paper,
                 "seeds": len(run.config.seeds),
                 "data": run.config.data.name,
                 "data hash": run.data[:16],

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import agents
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli import options
 from dosing.cli.serve import serve
@@ -13,8 +14,9 @@ from dosing.cli.serve import serve
 
 def register(command: Any) -> None:
     """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    titles = " and ".join(agents.find(name).title for name in agents.DEMO)
     parser: argparse.ArgumentParser = command(
-        "demo", run, "simulate a cohort, train FtTPO and IQL, evaluate, print the table, serve it"
+        "demo", run, f"simulate a cohort, train {titles}, evaluate, print the table, serve it"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
     parser.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")

@@ -391,11 +391,12 @@ def shown(
 
 
 def what(record: Record) -> str:
-    """What a record says, in a few words; a reason is as it was typed."""
+    """What a record says, in a few words on one line."""
     content = record.content
     if record.kind in DECISIONS:
         dose = "" if content["dose"] is None else f" {_words(content)}"
-        reason = f": {content['reason']}" if content["reason"] else ""
+        words = "".join(c if c.isprintable() else " " for c in content["reason"])
+        reason = f": {words}" if words else ""
         earlier = f", replaces record {content['replaces']}" if content.get("replaces") else ""
         return f"{content['action']}{dose} on record {content['record']}{earlier}{reason}"
     if record.kind == "batch":

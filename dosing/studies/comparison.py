@@ -171,10 +171,10 @@ def demo(
     device: str,
     evaluation_patients: int = 1000,
 ) -> Comparison:
-    """The main job: simulate a cohort dosed at random, train FtTPO and IQL on it, evaluate both."""
+    """The main job: simulate a cohort dosed at random, train the demonstration's agents, evaluate them."""
     return compare(
         study,
-        ("fttpo", "iql"),
+        registry.DEMO,
         DataSource("dosing/Treatment-v0", cohort),
         seeds=seeds,
         training=TrainingSettings(steps=steps),

@@ -154,7 +154,7 @@ DEMO_STEPS = 5_000
 def demo(
     study: Path, *, seeds: Sequence[int], steps: int | None, device: str, source: str | None = None
 ) -> Comparison:
-    """Record :data:`DEMO`, or take a file, and train and evaluate FtTPO and IQL on it.
+    """Record :data:`DEMO`, or take a file, and train and evaluate the demonstration's agents.
 
     Args:
         study: study folder.
@@ -178,7 +178,7 @@ def demo(
         external = external_of(DEMO.env_id, {})
     return compare(
         study,
-        Grid(("fttpo", "iql"), {"discount": [DISCOUNT]}),
+        Grid(agents.DEMO, {"discount": [DISCOUNT]}),
         DataSource(source, external=external),
         seeds=seeds,
         training=TrainingSettings(steps=DEMO_STEPS if steps is None else steps),
@@ -271,7 +271,7 @@ class _Log:
 
 
 class _Behaviour:
-    """A TD3 agent of one seed and its online training."""
+    """An agent of one seed that learns online, and its training."""
 
     def __init__(self, plan: CollectionPlan) -> None:
         self.plan = plan
@@ -280,9 +280,11 @@ class _Behaviour:
         self.tasks = _Tasks(plan.env_id, plan.env_options, (plan.seed,))
         n_obs, limits = self.tasks.n_obs, self.factory.limits
         transform = Transform((0.0,) * n_obs, (1.0,) * n_obs, limits.low, limits.high)
-        self.config = replace(agents.find("td3").config_class()(), discount=DISCOUNT, hidden=plan.hidden)
+        self.config = replace(
+            agents.find(agents.COLLECTOR).config_class()(), discount=DISCOUNT, hidden=plan.hidden
+        )
         agent = agents.build(
-            "td3", self.config, Problem(n_obs, limits.n_act, self.factory.horizon), (plan.seed,)
+            agents.COLLECTOR, self.config, Problem(n_obs, limits.n_act, self.factory.horizon), (plan.seed,)
         )
         longest = plan.transitions if plan.quality == "replay" else plan.most_steps
         self.settings = OnlineSettings(start=plan.start, capacity=min(longest, OnlineSettings.capacity))
@@ -359,14 +361,14 @@ class _Behaviour:
             env_id=plan.env_id,
             env_options=dict(plan.env_options),
             seed=plan.seed,
-            policy=f"td3, {plan.quality}",
+            policy=f"{agents.COLLECTOR}, {plan.quality}",
             action_low=limits.low,
             action_high=limits.high,
             dose_name="action",
             dose_unit=limits.unit,
             gamma=DISCOUNT,
             collected={
-                "agent": "td3",
+                "agent": agents.COLLECTOR,
                 "agent_config": asdict(self.config),
                 "online": asdict(self.settings),
                 "evaluate_every": plan.evaluate_every,
@@ -384,5 +386,5 @@ class _Behaviour:
         )
 
     def _bar(self, total: int | None, unit: str) -> tqdm[Any]:
-        text = f"td3 in {self.plan.env_id}"
+        text = f"{agents.COLLECTOR} in {self.plan.env_id}"
         return tqdm(total=total, desc=text, unit=f" {unit}s", disable=None, file=sys.stderr)

@@ -36,11 +36,7 @@ class Settings(Protocol):
 
 def family_of(config: Settings) -> str:
     """Distribution of a run's policy, in words."""
-    own = config.agent_config
-    if own.get("actor") == "gaussian":
-        return "clipped Gaussian"
-    family: str = own.get("policy_family", agents.find(config.agent).family)
-    return family.replace("_", " ").replace("gaussian", "Gaussian")
+    return agents.find(config.agent).family_of(config.agent_config)
 
 
 def run_names(configs: Sequence[Settings]) -> list[str]:

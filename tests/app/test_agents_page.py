@@ -151,7 +151,7 @@ def test_the_suite_is_described_by_the_agents_themselves() -> None:
         "quasi_optimal": "learned values of doses, pairs of visits of whole episodes",
     }
     assert {name: agent_table.learns_from(stack(name, (0,))) for name in expected} == expected
-    assert {entry.support for entry in agents.AGENTS.values()} <= set(KINDS)
+    assert {entry.about.support for entry in agents.AGENTS.values()} <= set(KINDS)
 
 
 # The page

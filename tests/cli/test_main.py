@@ -281,7 +281,9 @@ def test_the_same_training_is_found_not_repeated(
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != ".lock"}
     words = ["train", FIRST, "--data", str(study / "visits.parquet"), "--out", str(study), *TINY]
     assert main(words) == 0
-    assert Path(capsys.readouterr().out.strip()) == finished
+    told, path = capsys.readouterr().out.splitlines()
+    assert told.startswith(f"{study / 'visits.parquet'}: 8 patients, 192 visits; worst reward ")
+    assert Path(path) == finished
     assert {
         path.name: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != ".lock"
     } == before
@@ -299,7 +301,7 @@ def test_a_preset_is_trained_with_unless_a_flag_says_otherwise(
     tiny = ["--data", str(study / "visits.parquet"), *TINY[:4], *TINY[6:], "--preset", "published"]
     for folder, words in (("preset", []), ("flags", ["--expectile", "0.6", "--scale-reward"])):
         assert main(["train", "iql", "--out", str(tmp_path / folder), *tiny, *words]) == 0
-    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()[1::2]]
     preset, flags = (RunFolder(path).config() for path in paths)
     assert preset.agent_config["policy_family"] == flags.agent_config["policy_family"]
     assert preset.agent_config["policy_family"] == "squashed_gaussian"
@@ -359,7 +361,7 @@ def test_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["agent", "title"]
     assert [line.split()[0] for line in lines] == list(agents.AGENTS)
-    assert all(entry.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
+    assert all(entry.about.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
 
 
 @pytest.mark.parametrize("name", list(agents.AGENTS))

@@ -410,6 +410,26 @@ def test_a_wrong_table_is_told_in_one_sentence(
     assert [record.kind for record in log_of(run).verify().records] == ["run loaded"]
 
 
+def test_a_csv_file_is_answered_as_the_same_parquet_file(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame(states(), columns=COLUMNS)
+    frame.to_parquet(run / "in.parquet")
+    frame.to_csv(run / "in.CSV", index=False, sep=";", decimal=",")
+    answers = []
+    for name in ("in.parquet", "in.CSV"):
+        assert ask(run, "--in", run / name, "--out", run / "out.parquet") == 0
+        answers.append(pq.read_table(run / "out.parquet").replace_schema_metadata())
+    assert answers[0].equals(answers[1])
+    frame.astype(object).assign(s3="HI").to_csv(run / "in.csv", index=False)
+    assert ask(run, "--in", run / "in.csv", "--out", run / "none.parquet") == 2
+    assert "in.csv: Row 1, s3: 'HI' is no number." in told(capsys)
+    frame.assign(name="x").to_csv(run / "in.csv", index=False)
+    assert ask(run, "--in", run / "in.csv", "--out", run / "none.parquet") == 2
+    assert "'name'" in told(capsys)
+    assert not (run / "none.parquet").exists()
+
+
 def test_files_that_cannot_be_read_or_written_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = run / "in.parquet"
     pd.DataFrame(states(), columns=COLUMNS).to_parquet(table)

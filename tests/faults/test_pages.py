@@ -6,6 +6,7 @@ What pages owe a reader beside these (behaviours) stands below, numbered likewis
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.analysis import batch
 from app.text import escaped, label
+from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import FILE, AuditLog, shown
@@ -23,7 +25,7 @@ from dosing.recommendation.decisions import decisions_on, record_decision
 from dosing.recommendation.dose_context import DecidedStates, verdict_words
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.report import Said, report
-from dosing.runs.folder import RunFolder, find_runs
+from dosing.runs.folder import DONE, METRICS, RunFolder, find_runs
 from dosing.studies.data import episodes_of
 from dosing.studies.evidence import read_evidence
 from dosing.studies.loading import recommender_of
@@ -101,8 +103,9 @@ def test_fault_40_a_damaged_log_shows_no_dose_on_any_page(
     assert not [b for b in at.get("download_button") if "report" in str(b.proto.id)]
 
 
-def test_fault_21_a_swapped_log_is_not_written_on(opened: Any, full_study: Path, log: AuditLog) -> None:
-    """As 40, when it is damaged while a page is open: what was on the page goes."""
+def test_fault_40_a_log_that_is_damaged_meanwhile_takes_doses_off_the_page(
+    opened: Any, full_study: Path, log: AuditLog
+) -> None:
     at = opened(full_study, "views/patient.py")
     assert len(at.metric) == 2
     lines = log.path.read_bytes().splitlines(keepends=True)
@@ -155,6 +158,22 @@ def test_fault_28_a_formula_in_a_name_is_no_command_to_copy(
     assert f"--out '{study}'" in at.code[0].value
 
 
+@pytest.mark.parametrize("view", ["views/patient.py", "views/overview.py", "views/training.py"])
+def test_fault_43_a_run_that_is_still_training_is_named_and_not_read(
+    opened: Any, full_study: Path, tmp_path: Path, view: str
+) -> None:
+    """Its metrics are half written; the other run shows as ever."""
+    study = shutil.copytree(full_study, tmp_path / "study")
+    training = RunFolder(next(study.glob("iql/*/*")))
+    (training.path / DONE).unlink()
+    (training.path / METRICS).write_bytes((training.path / METRICS).read_bytes()[:100])
+    at = opened(study, view)
+    assert "1 run in " in said(at)
+    assert "is not finished and not shown" in said(at)
+    assert at.get("plotly_chart")
+    assert [metric.label for metric in at.metric] != [] or view == "views/training.py"
+
+
 # Behaviours
 
 
@@ -176,6 +195,10 @@ def test_behaviour_10_verdict_and_decision_go_wherever_the_dose_goes(
     state = episodes_of(run).obs[0].tolist()
     result = recommend(recommender, state)
     record = log.append(*shown(result.to_json()))
+    with pytest.raises(UserError, match=r"hard limits .* cannot be overridden"):
+        record_decision(log, record.number, "modify", [1.25], "kidneys")
+    with pytest.raises(UserError, match="a reason"):
+        record_decision(log, record.number, "modify", [0.25])
     record_decision(log, record.number, "modify", [0.25], "kidneys")
     (decision,) = decisions_on(log, record.content)
     verdict = verdict_words(evidence)
@@ -196,6 +219,41 @@ def test_behaviour_10_verdict_and_decision_go_wherever_the_dose_goes(
     assert again["verdict"] == [verdict] * 2
     assert "kidneys" in again["decision"][0]
     assert again["decision"][1] is None
+
+
+def test_behaviour_14_every_run_has_a_card_with_what_it_rests_on(opened: Any, full_study: Path) -> None:
+    text = said(opened(full_study, "views/agents.py"))
+    for words in (
+        "Method",
+        "Seeds",
+        "SHA-256",
+        "Return: ",
+        "Safety events per patient: ",
+        "95 % interval",
+        "Mean half-width: ",
+        "Recommended dose held at a hard limit: ",
+        "Visits at which the seeds disagree: ",
+        "not validated against any real patient",
+    ):
+        assert words in text.replace("\\", "")
+
+
+def test_behaviour_16_alerts_have_three_levels_and_are_counted(
+    opened: Any, full_study: Path, log: AuditLog
+) -> None:
+    at = opened(full_study, "views/patient.py", state_from="typed numbers", numbers="6 -6 6 -6 6 -6 6 -6")
+    deferred = [r for r in log.verify().records if r.kind == "recommendation"]
+    assert [r.content["status"] for r in deferred] == ["deferred"] * 2
+    for _ in range(2):  # drawn again, nothing is counted twice
+        at.run()
+    record_decision(log, deferred[0].number, "reject")
+    text = said(opened(full_study, "views/audit.py"))
+    assert "Alerts: **2** of 2 answers (2 deferred)" in text
+    assert "Overrides: **1** of 1 decision" in text
+    levels = {"info", "warning", "error"}
+    assert {
+        name for name in ("info", "warning", "error", "toast", "exception") if hasattr(write, name)
+    } == levels
 
 
 def test_behaviour_11_what_a_roll_out_follows_is_on_record(

@@ -16,7 +16,6 @@ from torch import Tensor
 import agents
 import simulator  # noqa: F401  registers the environments
 from agents import finetuning
-from dosing.agent import Batch
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -24,7 +23,9 @@ from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, T
 from dosing.finetuning.patients import SPAN, VisitOutcome, Waves
 from dosing.finetuning.trial import CURVE, REPORT, TREATED, Trial, conduct
 from dosing.finetuning.trial_log import PARTS
+from dosing.models.batch import Batch
 from dosing.models.regularisation import PLAIN
+from dosing.models.settings import reconfigure
 from dosing.policy import DosePolicy
 from dosing.rng import generator
 from dosing.runs.files import read_json, read_table, read_tensors, write_json
@@ -233,9 +234,9 @@ def test_fan_is_anchored_less() -> None:
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(UserError, match="no setting 'lambda'"):
-        start().transferred().reconfigure(**{"lambda": 1.0})
+        reconfigure(start().transferred(), **{"lambda": 1.0})
     with pytest.raises(UserError, match="discount must be between"):
-        start().transferred().reconfigure(discount=2.0)
+        reconfigure(start().transferred(), discount=2.0)
 
 
 # Patients

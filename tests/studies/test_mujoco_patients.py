@@ -134,7 +134,9 @@ def test_a_table_is_trained_on_but_meets_no_new_patients(
     columns = ["--columns", "obs=x", "act=dose", "reward=r", "episode=who", "terminated="]
     limits = ["--dose-low", "0", "--dose-high", "2"]
     assert main(["train", "bc", *data, *columns, *limits, "--hidden", "8"]) == 0
-    run = Path(capsys.readouterr().out.strip())
+    told, path = capsys.readouterr().out.splitlines()
+    assert "4 patients, 20 visits, 4 of them left out" in told
+    run = Path(path)
     config = json.loads((run / "config.json").read_text())
     assert config["env"] is None
     assert config["obs_names"] == ["x"]

@@ -81,8 +81,9 @@ def test_the_published_settings_of_the_treatment_experiment() -> None:
     assert (result["sql"].alpha, result["xql"].beta, result["spot"].penalty) == (5.0, 5.0, 0.05)
     assert {result[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
     assert [name for name in agents.AGENTS if PRESETS["published"].knows(name)] == [
-        name for name in agents.AGENTS if name in rates
+        name for name in agents.AGENTS if name in {*rates, "fttpo_released"}
     ]
+    assert (result["fttpo_released"].temperature, result["fttpo_released"].learning_rate) == (0.01, 3e-4)
     raw = Transform.fit(cohort(), **PRESETS["published"].data)
     assert (set(raw.obs_mean), set(raw.obs_scale), raw.reward_scale) == ({0.0}, {1.0}, 1.0)
 

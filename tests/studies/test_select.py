@@ -27,12 +27,13 @@ from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories
 from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, WEIGHTS, find_runs
-from dosing.studies import jobs, presets
+from dosing.studies import evaluation, jobs, presets
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.selected import FOLDS, SELECTION, Selected
 from dosing.studies.selection import _candidates, _order, select
 from dosing.studies.settings import Folds, Grid, Resources
 from dosing.training.offline import TrainingSettings
+from dosing.training.regularised import take_step
 from dosing.training.sampler import Sampler
 from tests.support.samples import PROBLEM, cohort, dataset
 
@@ -186,7 +187,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
         raise AssertionError("a selection met a simulated patient")
 
     monkeypatch.setattr(jobs, "evaluate_run", simulated)
-    monkeypatch.setattr("dosing.evaluation.rollout.evaluate", simulated)
+    monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
     result = small(study, ["fttpo", "bc"], data, folds=3)
@@ -341,7 +342,7 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     sampler = Sampler(dataset(), agent, 32)
     for step in range(2):
-        for report in agent.step(sampler(step)).values():
+        for report in take_step(agent, sampler(step)).values():
             assert bool(report.isfinite().all())
     after = agent.state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in after.items() if "prior" not in key)

@@ -88,10 +88,10 @@ def stack(
 
 def is_bounded(name: str) -> bool:
     """Whether an agent's dose set has exact edges."""
-    return agents.AGENTS[name].support in ("interval", "point")
+    return agents.AGENTS[name].about.support in ("interval", "point")
 
 
 def has_density(name: str) -> bool:
     """Whether an agent's policy is a distribution with a density: neither one dose nor a finite set of
     them."""
-    return agents.AGENTS[name].support not in ("point", "point_set", "samples")
+    return agents.AGENTS[name].about.support not in ("point", "point_set", "samples")

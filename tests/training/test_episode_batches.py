@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 
 import agents
-from dosing.agent import Batch
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Noise, Problem
 

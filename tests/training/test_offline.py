@@ -26,6 +26,7 @@ from dosing.errors import UserError
 from dosing.runs.files import read_json, read_table, read_tensors, write_checkpoint, write_json, write_tensors
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, WEIGHTS, RunFolder
 from dosing.training import offline
+from dosing.training.checkpoint import training_state
 from dosing.training.compilation import updater
 from dosing.training.offline import TrainingDivergedError, TrainingSettings, train
 from dosing.training.sampler import Lookahead, Sampler
@@ -304,11 +305,11 @@ def damaged_checkpoint(path: Path, damage: str) -> None:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     elif damage == "of another size":
-        write_checkpoint(path, stack(FIRST, (3,)).training_state(), {"step": "10", "seconds": "1"})
+        write_checkpoint(path, training_state(stack(FIRST, (3,))), {"step": "10", "seconds": "1"})
     elif damage == "without its step":
-        write_checkpoint(path, stack(FIRST, SEEDS).training_state(), {})
+        write_checkpoint(path, training_state(stack(FIRST, SEEDS)), {})
     elif damage == "without its hash":
-        write_tensors(path, stack(FIRST, SEEDS).training_state(), {"step": "10", "seconds": "1"})
+        write_tensors(path, training_state(stack(FIRST, SEEDS)), {"step": "10", "seconds": "1"})
     else:
         write_checkpoint(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
 
@@ -422,9 +423,9 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
         take(sampler(step))
     state, metadata = read_tensors(run.path / "last_good.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
-    good = state if set(state) == set(clean.training_state()) else {f"agent.{k}": v for k, v in state.items()}
+    good = state if set(state) == set(training_state(clean)) else {f"agent.{k}": v for k, v in state.items()}
     for key, tensor in good.items():
-        assert torch.equal(tensor, clean.training_state()[key])
+        assert torch.equal(tensor, training_state(clean)[key])
     assert metadata["step"] == str(told["last_good_update"])
 
     # the metrics up to the end are kept, and the same command meets the same end

@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.training.sampler import BLOCK, Lookahead, Sampler
 from dosing.types import Noise, Problem
 
