@@ -32,8 +32,8 @@ from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
 from dosing.studies import compare as module
 from dosing.studies import comparison_table
-from dosing.studies.compare import Comparison, compare
 from dosing.studies.baseline import Baseline
+from dosing.studies.compare import Comparison, compare
 from dosing.studies.evaluate import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
