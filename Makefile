@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 export TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test slow lint types check lock clean
+.PHONY: help setup demo app test test-all slow lint types docs examples check lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 17
 	@echo "  Options go in ARGS: make demo ARGS=\"--seeds 3 --no-serve\", make test ARGS=\"-k safety\"."
 
 setup: $(STAMP) ## only the set-up: .venv with the pinned dependencies (a second call does nothing)
@@ -27,8 +27,13 @@ app: $(STAMP) ## the dashboard on what earlier runs made
 	@$(PY) -m dosing app $(ARGS)
 
 # Workers beyond eight only cost memory: each imports torch.
-test: $(STAMP) ## the tests, in parallel (a browser test is skipped, and says so, where there is no Chromium)
-	@$(PY) -m pytest -n auto --maxprocesses 8 $(ARGS)
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8
+
+test: $(STAMP) ## the tests, in parallel, but for the long ones (a browser test is skipped, and says so, without Chromium)
+	@$(PYTEST) -m "not slow and not gpu and not long" $(ARGS)
+
+test-all: $(STAMP) ## the long tests too
+	@$(PYTEST) $(ARGS)
 
 slow: $(STAMP) ## the slow tests: short trainings to a known score
 	@$(PY) -m pytest -m slow $(ARGS)
@@ -41,7 +46,14 @@ lint: $(STAMP) ## ruff and the import contract
 types: $(STAMP) ## mypy, strict
 	@$(PY) -m mypy
 
-check: lint types test ## everything a change has to pass
+docs: $(STAMP) ## the documentation, as a site in the folder site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+examples: $(STAMP) ## every script in the folder examples
+	@for script in examples/*.py; do echo "$$script"; $(PY) "$$script" --out runs/examples || exit 1; done
+
+check: lint types docs examples test-all ## everything a change has to pass
 
 # What torch pins for GPU machines is left to torch: without a GPU none of it is installed.
 lock: $(STAMP) ## write constraints.txt anew with the newest versions that pyproject.toml allows
@@ -54,7 +66,7 @@ lock: $(STAMP) ## write constraints.txt anew with the newest versions that pypro
 	@rm $(VENV)/locked.txt
 
 clean: ## remove .venv and the caches, never a run
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt .ci/install_torch.py

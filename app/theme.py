@@ -6,16 +6,19 @@ background; they are never the only sign: every policy also has a dash and a mar
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from app.text import Markdown
 from dosing import NOT_FOR_PATIENTS
 from dosing.policy import CENTRAL
+from dosing.recommendation import dose_context
 from dosing.safety import dose_text
+
+decimals, number = dose_context.decimals, dose_context.fixed
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"
@@ -41,7 +44,7 @@ class Mark:
     colour: str
     dash: str
     symbol: str
-    sign: str
+    sign: Markdown
     glyph: str
 
     def faint(self, alpha: float) -> str:
@@ -51,12 +54,12 @@ class Mark:
 
 
 MARKS = (
-    Mark("#0072B2", "solid", "diamond", ":blue[◆]", "◆"),
-    Mark("#D55E00", "dash", "circle", ":orange[●]", "●"),
-    Mark("#009E73", "dashdot", "square", ":green[■]", "■"),
-    Mark("#CC79A7", "longdash", "triangle-up", ":violet[▲]", "▲"),
+    Mark("#0072B2", "solid", "diamond", Markdown(":blue[◆]"), "◆"),
+    Mark("#D55E00", "dash", "circle", Markdown(":orange[●]"), "●"),
+    Mark("#009E73", "dashdot", "square", Markdown(":green[■]"), "■"),
+    Mark("#CC79A7", "longdash", "triangle-up", Markdown(":violet[▲]"), "▲"),
 )
-OTHER = Mark(GREY, "solid", "x-thin", ":gray[✕]", "✕")
+OTHER = Mark(GREY, "solid", "x-thin", Markdown(":gray[✕]"), "✕")
 """What is not highlighted: reference rules, and policies beyond the fourth."""
 
 NOTICE = "<br>".join(textwrap.wrap(NOT_FOR_PATIENTS, 56))
@@ -87,17 +90,6 @@ def template(dark: bool) -> go.layout.Template:
 def mark(index: int) -> Mark:
     """Mark of the policy at this position of a chart."""
     return MARKS[index] if index < HIGHLIGHTS else OTHER
-
-
-def decimals(span: float) -> int:
-    """Decimals that resolve a thousandth of ``span``, for the numbers on one dose axis."""
-    return min(max(3 - math.floor(math.log10(span)), 0), 6) if span > 0 else 3
-
-
-def number(value: float, places: int = 3) -> str:
-    """A number with fixed decimals and a real minus sign; minus zero is zero."""
-    text = f"{value:z.{places}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def dose_number(value: float, low: float, high: float, places: int) -> str:

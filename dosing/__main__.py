@@ -1,8 +1,11 @@
-"""``python -m dosing``."""
+"""``python -m dosing``; nothing is imported from the working folder, whatever it holds."""
 
 import sys
-
-from dosing.cli.main import main
+from pathlib import Path
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:
+        del sys.path[0]  # `python -m` puts the working folder there
+    from dosing.cli.main import main
+
     sys.exit(main())

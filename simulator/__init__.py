@@ -5,13 +5,15 @@ It needs NumPy and gymnasium; the entry points are named by text, so that nothin
 
 from gymnasium.envs.registration import register
 
-ENV_IDS = ("dosing/Treatment-v0", "dosing/LiI-v0", "dosing/LiII-v0", "dosing/LiIV-v0")
+from simulator.envs import SCENARIOS
+
+ENV_IDS = tuple(SCENARIOS)
 """Registered environment ids."""
 
 for _env_id in ENV_IDS:
     register(
         id=_env_id,
-        entry_point="simulator.environment:PatientEnv",
+        entry_point="simulator.environment:patient_env",
         vector_entry_point="simulator.environment:CohortEnv",
         kwargs={"env_id": _env_id},
     )

@@ -5,6 +5,7 @@ from typing import Any
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from simulator.engine.observation import Observation
+from simulator.engine.scenario import Scenario
 from simulator.environment import EXTREME, EnvOptions
 
 
@@ -51,14 +52,7 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
         "reward": scenario.reward_text,
         "cost": "number of events of the visit; never part of the reward",
         "events": {"extreme_dose": f"|delivered dose| > {EXTREME:g} of the largest allowed |dose|"},
-        "behaviour_policies": {
-            "uniform": "uniform over the hard limits",
-            "constant:DOSE": "one dose for everyone",
-            "titration:SPREAD": f"towards marker = {scenario.marker.target:g}, marker = "
-            + " + ".join(
-                f"{w:g} {s}" for w, s in zip(scenario.marker.weights, scenario.state_names, strict=True)
-            ),
-        },
+        "behaviour_policies": _behaviour_policies(scenario),
         "options": {
             "cohort": chosen.cohort,
             "history": chosen.observation.history,
@@ -70,4 +64,14 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
             "confounding": chosen.observation.confounding,
         },
         "limits_of_the_model": "Synthetic: no drug, no disease and no unit of dose or time is meant.",
+    }
+
+
+def _behaviour_policies(scenario: Scenario) -> dict[str, str]:
+    weights = zip(scenario.marker.weights, scenario.state_names, strict=True)
+    marker = " + ".join(f"{weight:g} {name}" for weight, name in weights)
+    return {
+        "uniform": "uniform over the hard limits",
+        "constant:DOSE": "one dose for everyone",
+        "titration:SPREAD": f"towards marker = {scenario.marker.target:g}, marker = {marker}",
     }

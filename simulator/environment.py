@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
@@ -29,7 +30,7 @@ from simulator.engine.batch import Core
 from simulator.engine.observation import OPTION_NAMES, Observation, ObservationOptions
 from simulator.engine.rng import COHORTS
 from simulator.engine.scenario import Scenario
-from simulator.registry import SCENARIOS
+from simulator.envs import scenario_class
 
 EXTREME = 0.9
 """Share of the largest allowed |dose| above which a delivered dose counts as the event ``extreme_dose``."""
@@ -59,14 +60,12 @@ class EnvOptions:
     @classmethod
     def of(cls, env_id: str, options: dict[str, Any]) -> "EnvOptions":
         """Check ``options`` of ``gymnasium.make(env_id, **options)``; raises UserError for what is wrong."""
-        if env_id not in SCENARIOS:
-            raise UserError(f"unknown environment {env_id!r}, known are {', '.join(SCENARIOS)}")
+        kind = scenario_class(env_id)
         known = ("variant", "cohort", "steps", "first_patient", "out_of_range", "realism", *OPTION_NAMES)
         unknown = [name for name in options if name not in known]
         if unknown:
             raise UserError(f"{env_id} has no option {unknown[0]!r}, it has {', '.join(known)}")
-        scenario_class = SCENARIOS[env_id]
-        scenario = scenario_class(options.get("variant", scenario_class.variants[0]))
+        scenario = kind(options.get("variant", kind.variants[0]))
         cohort = options.get("cohort", "train")
         if cohort not in COHORTS:
             raise UserError(f"cohort must be one of {', '.join(COHORTS)}, got {cohort!r}")
@@ -181,13 +180,20 @@ def _seed(seed: Any) -> int | None:
     return None if seed is None else whole_number("seed", seed, 0)
 
 
+def _refuse_rendering(env_id: str, render_mode: str | None) -> None:
+    """Take ``render_mode=None``, as gymnasium's tools pass it; raises UserError for any other."""
+    if render_mode is not None:
+        raise UserError(f"{env_id} draws nothing: render_mode must be None, got {render_mode!r}")
+
+
 class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """One patient at a time."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own attribute)
 
-    def __init__(self, env_id: str, **options: Any) -> None:
+    def __init__(self, env_id: str, render_mode: str | None = None, **options: Any) -> None:
         """Build the environment of a registered id; ``options`` as in :class:`EnvOptions`."""
+        _refuse_rendering(env_id, render_mode)
         self.visits = Visits(env_id, 1, options)
         self.observation_space, self.action_space = _spaces(self.visits.options, self.visits.observation)
 
@@ -220,6 +226,17 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return obs[0], float(reward[0]), False, self.visits.over, single
 
 
+def patient_env(env_id: str, **options: Any) -> gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]:
+    """The environment of a registered id, whose spec states its length as ``max_episode_steps``.
+
+    Args:
+        env_id: a registered id.
+        options: as in :class:`EnvOptions`.
+    """
+    env = PatientEnv(env_id, **options)
+    return TimeLimit(env, env.visits.options.steps)
+
+
 class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """N patients in step: all start together and end together, then the next N begin.
 
@@ -230,8 +247,11 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
 
-    def __init__(self, env_id: str, num_envs: int = 1, **options: Any) -> None:
+    def __init__(
+        self, env_id: str, num_envs: int = 1, render_mode: str | None = None, **options: Any
+    ) -> None:
         """Build the vector environment of a registered id for ``num_envs`` patients."""
+        _refuse_rendering(env_id, render_mode)
         self.num_envs = whole_number("num_envs (patients)", num_envs, 1)
         self.visits = Visits(env_id, self.num_envs, options)
         spaces = _spaces(self.visits.options, self.visits.observation)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.finetuning.expansion import Composing, Expanded, held, newcomer
+from agents.finetuning.expansion import Composing, Expanded, held, newcomer, refused
 from agents.iql import IQL
 from dosing.agent import Agent
 from dosing.data.dataset import Transform
@@ -33,7 +33,7 @@ from dosing.errors import UserError
 from dosing.finetuning.method import Learner, Start, TrialProgress, TrialSettings
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
-from dosing.training.mixed_replay import MixedReplay
+from dosing.training.replay import ReplaySampler
 from dosing.types import Array
 
 
@@ -129,12 +129,7 @@ class BehaviourTransfer:
 
     def refusal(self, start: Start) -> str | None:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
-        try:
-            self.config.check()
-            held(start.transferred())
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -142,10 +137,10 @@ class BehaviourTransfer:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         agent = BTAgent(newcomer(start), held(start.transferred()), self.config)
-        replay = MixedReplay(
+        replay = ReplaySampler(
             agent, None, settings.batch_size, 0.0, capacity=settings.remembered, num_envs=settings.patients
         )
         behaviour = Flights(agent, start.transform, self.config, settings.patients)

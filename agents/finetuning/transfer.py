@@ -27,7 +27,7 @@ from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.finetuning.method import Behaviour, Decay, Learner, Start, TrialSettings
 from dosing.policy import DosePolicy
-from dosing.training.mixed_replay import MixedReplay, check_single
+from dosing.training.replay import ReplaySampler, check_single
 
 Changes = Callable[[Any], dict[str, Any]]
 """Settings that are different from now on, given the offline configuration."""
@@ -83,7 +83,7 @@ class Transfer:
         if refused := self.refusal(start):
             raise UserError(refused)
         agent = self.agent(start)
-        replay = MixedReplay(
+        replay = ReplaySampler(
             agent,
             start.dataset if self.share != 0.0 else None,
             settings.batch_size,

@@ -10,13 +10,21 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from dosing.recommendation.answers_table import answers_schema, answers_table
-from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.batch import read_current_doses, recommend_all
+from dosing.recommendation.dose_context import DecidedStates, Evidence
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.records import Recommender
 from dosing.types import Array
 
 
-def answer(recommender: Recommender, states: Array, current: Array | None, source: str) -> pa.Table:
+def answer(
+    recommender: Recommender,
+    states: Array,
+    current: Array | None,
+    source: str,
+    evidence: Evidence,
+    decided: DecidedStates,
+) -> pa.Table:
     """Ask the guarded recommender about every row; the table is that of ``recommend --in``, rows from 1.
 
     Args:
@@ -24,13 +32,18 @@ def answer(recommender: Recommender, states: Array, current: Array | None, sourc
         states: ``[M, O]``; a missing number is NaN and refuses its row.
         current: ``[M, A]`` doses given now, where they are needed.
         source: SHA-256 of the file that the rows came in.
+        evidence: what following the policy was worth.
+        decided: decisions in force on the policy.
     """
     result = recommend_all(recommender, states, current)
-    schema = answers_schema(recommender, source)
+    schema = answers_schema(recommender, source, evidence)
     exact = {bounded for _, bounded in result.kinds}
     words = {frozenset({True}): "exact", frozenset({False}): "central 99 %, not a support"}
     about = {"rows": "counted from 1", "support": words.get(frozenset(exact), "none")}
-    return answers_table(result, 1, schema.with_metadata({**(schema.metadata or {}), **about}))
+    schema = schema.with_metadata({**(schema.metadata or {}), **about})
+    return answers_table(
+        result, 1, schema, decided.of(states, read_current_doses(recommender.rules, states, current))
+    )
 
 
 def statuses(table: pa.Table) -> dict[str, int]:

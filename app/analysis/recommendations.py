@@ -11,10 +11,15 @@ import numpy.typing as npt
 
 from app.theme import Mark, mark
 from dosing.policy import DosePolicy
+from dosing.recommendation.audit_log import batch_content
+from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import Evidence
+from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender
 from dosing.safety import DoseLimits
 from dosing.studies.comparison_table import Row
+from dosing.studies.evidence import evidence_of
 from dosing.types import Array
 
 POINTS = 401
@@ -34,6 +39,11 @@ class Source:
     def policy(self) -> DosePolicy:
         """The policy behind the recommender."""
         return self.recommender.policy
+
+    @property
+    def evidence(self) -> Evidence:
+        """What following the policy was worth."""
+        return evidence_of(self.measured, self.limits.unit)
 
     @property
     def limits(self) -> DoseLimits:
@@ -57,7 +67,7 @@ class Answer:
     Attributes:
         source: the policy that was asked.
         mark: colour, dash and marker.
-        found: dose or refusal.
+        result: dose or refusal.
         outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
             over dose dimensions; None without one or after a refusal.
     """
@@ -123,6 +133,28 @@ def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
     if sparse is None:
         return answers
     return [replace(a, outside_sparse=_outside(a, sparse)) if a.result.dose else a for a in answers]
+
+
+def by_target(answer: Answer, targets: Array) -> tuple[Array, dict[str, Any]]:
+    """What the recommender says at an answer's state where the policy aims at other returns.
+
+    Args:
+        answer: of a policy that is conditioned on a return.
+        targets: ``[K]`` returns to aim at.
+
+    Returns:
+        Doses ``[K, A]``, NaN where one was refused; and the content of their record in the audit log, without
+        its provenance.
+    """
+    result, recommender = answer.result, answer.source.recommender
+    states = np.tile(np.asarray(result.state, dtype=np.float64), (len(targets), 1))
+    current = None if result.current is None else np.tile(np.asarray(result.current), (len(targets), 1))
+    aimed = replace(recommender, policy=answer.source.policy.aimed_at(targets))
+    said = recommend_all(aimed, states, current)
+    counts: dict[str, int] = {
+        name: int((said.status == status).sum()) for status, name in enumerate(STATUSES)
+    }
+    return said.dose, batch_content((states, targets), said.dose, counts)
 
 
 def _outside(answer: Answer, sparse: Answer) -> float:

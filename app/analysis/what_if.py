@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app.readers import study
 from app.readers.study import Run
 from app.theme import number, with_unit
 from dosing.errors import UserError
-from dosing.evaluation.rules import constant, following
-from dosing.policy import DosePolicy
+from dosing.evaluation.rules import constant
+from dosing.recommendation.records import Recommender
+from dosing.recommendation.simulated import FollowRecommender
 from dosing.safety import DoseLimits
 from dosing.studies import scenarios
 from dosing.types import Array
 from simulator.cohorts.posterior import Candidates, PosteriorPatients, Trajectories, bands
+from simulator.scenarios import CohortFactory
 
 RETURN, DOSE, ALL = "return so far", "dose given", "all observed states"
 """Names of strips, and the choice of every state at once."""
@@ -53,9 +54,9 @@ class World:
             UserError: its data came from no simulator here, or from one without patients.
         """
         factory = scenarios.factory_of(run.folder)
-        if not isinstance(factory, scenarios.Factory):
+        if not isinstance(factory, CohortFactory):
             raise UserError(f"{factory.env_id} has episodes, not patients: nobody can be matched to a state.")
-        names = tuple(str(name) for name in run.config.get("obs_names") or ())
+        names = run.config.obs_names
         options = json.dumps(factory.options, sort_keys=True)
         return cls(factory.env_id, options, seed, names, factory.limits, factory.horizon)
 
@@ -97,24 +98,29 @@ def give(world: World, matched: PosteriorPatients, doses: Sequence[float]) -> Tr
     return matched.roll_out(act)
 
 
-def follow(world: World, state: Sequence[Any], matched: PosteriorPatients, run: Run) -> Trajectories:
-    """Give the recommended dose of every training seed of a run.
+def follow(
+    world: World, state: Sequence[Any], matched: PosteriorPatients, recommender: Recommender
+) -> tuple[Trajectories, dict[str, Any]]:
+    """Give what the recommender of a run says, at every visit.
+
+    Returns:
+        The roll-out, and the content of its record in the audit log, without its provenance.
 
     Raises:
-        UserError: the run is damaged.
+        UserError: the recommender refuses a dose somewhere on the way.
     """
-    recommender = study.recommender(run)
-    return _follow(
-        world, tuple(map(float, state)), matched.n, str(recommender.provenance["weights"]), recommender.policy
-    )
+    numbers = tuple(map(float, state))
+    return _follow(world, numbers, matched.n, str(recommender.provenance), recommender)
 
 
 @st.cache_resource(show_spinner="Following the policy", max_entries=24)
 def _follow(
-    world: World, state: tuple[float, ...], n: int, weights: str, _policy: DosePolicy
-) -> Trajectories:
-    """The roll-out of one policy; ``weights`` is the hash by which the cache knows it."""
-    return _match(world, state, n).roll_out(following(_policy), len(_policy.seeds))
+    world: World, state: tuple[float, ...], n: int, key: str, _recommender: Recommender
+) -> tuple[Trajectories, dict[str, Any]]:
+    """The roll-out of one policy; ``key`` holds the hashes by which the cache knows it."""
+    rule = FollowRecommender(_recommender)
+    result = _match(world, state, n).roll_out(rule)
+    return result, rule.about
 
 
 def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:

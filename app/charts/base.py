@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from app.text import label
 from app.theme import GREY, NOTICE, OTHER, Mark, mark
 from dosing.evaluation.statistics import Estimate, interquartile_mean
 from dosing.studies.comparison_table import Row
@@ -96,10 +97,10 @@ def intervals(rows: Sequence[Row]) -> go.Figure:
 def _label(row: Row) -> list[str]:
     """Name and verdict in lines that fit a telephone, the name in bold."""
     name = textwrap.wrap(row.name, 42)
-    lines = [f"<b>{part}</b>" for part in name]
+    lines = [f"<b>{label(part)}</b>" for part in name]
     if row.verdict is None:
         return lines
-    words = f"{row.verdict} {'from' if row.verdict.startswith('not') else 'than'} estimated constant"
+    words = f"{label(row.verdict)} {'from' if row.verdict.startswith('not') else 'than'} estimated constant"
     if len(name[-1]) + len(words) > 46:
         return [*lines, words]
     return [*lines[:-1], f"{lines[-1]}: {words}"]
@@ -126,7 +127,7 @@ def _estimate(name: str, estimate: Estimate, y: float, look: Mark, *, filled: bo
             "color": look.colour,
             "line": {"width": 2, "color": look.colour},
         },
-        hovertemplate=f"{name}: {estimate} ({estimate.basis})<extra></extra>",
+        hovertemplate=f"{label(name)}: {estimate} ({label(estimate.basis)})<extra></extra>",
     )
 
 
@@ -143,7 +144,7 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
         go.Figure(),
         230 + BOTTOM,
         xaxis={"title": "gradient updates", "range": [0, 1.03 * float(step[-1])]},
-        yaxis={"title": {"text": name, "standoff": 4}, "exponentformat": "power"},
+        yaxis={"title": {"text": label(name), "standoff": 4}, "exponentformat": "power"},
     )
     for seed in values:
         line = {"color": look.faint(0.4), "width": 1}
@@ -157,7 +158,7 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
             y=middle,
             mode="lines" if whole.sum() > 1 else "markers",
             line={"color": look.colour, "width": 2.6},
-            hovertemplate=f"update %{{x}}: {name} %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"update %{{x}}: {label(name)} %{{y:.4g}}<extra></extra>",
         )
     )
     return figure

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, Mark, number
 from dosing.evaluation.statistics import Estimate, Subgroup
 from dosing.types import Array
@@ -80,14 +81,14 @@ def distributions(lanes: Sequence[Lane]) -> go.Figure:
                     "line": {"width": 0},
                 },
                 customdata=100 * share,
-                hovertemplate=f"{one.name}: %{{customdata:.1f}} % of the patients near %{{x:.1f}}"
+                hovertemplate=f"{label(one.name)}: %{{customdata:.1f}} % of the patients near %{{x:.1f}}"
                 "<extra></extra>",
             )
         )
         _estimate(figure, f"{one.name}, mean", one.mean, floor - 10, one.mark, filled=True)
         if one.tail is not None:
             _estimate(figure, f"{one.name}, worst tenth", one.tail, floor - 22, one.mark, filled=False)
-        text = f'<span style="color:{one.mark.colour}">{one.mark.glyph}</span> <b>{one.name}</b>'
+        text = f'<span style="color:{one.mark.colour}">{one.mark.glyph}</span> <b>{label(one.name)}</b>'
         _text(figure, 0, -lane * row - 10, text, "left", xref="paper")
     return figure
 
@@ -101,7 +102,7 @@ def _estimate(figure: go.Figure, name: str, result: Estimate, y: float, mark: Ma
             mode="markers",
             error_x=_error(result, mark),
             marker=_marker(mark, filled),
-            hovertemplate=f"{name}: {result} ({result.basis})<extra></extra>",
+            hovertemplate=f"{label(name)}: {result} ({label(result.basis)})<extra></extra>",
         )
     )
 
@@ -165,7 +166,8 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
                 error_x=_error(result, mark),
                 error_y=_error(cost, mark),
                 marker=_marker(mark, filled=True),
-                hovertemplate=f"{name}: return {result}, cost {cost} ({result.basis})<extra></extra>",
+                hovertemplate=f"{label(name)}: return {result}, cost {cost} "
+                f"({label(result.basis)})<extra></extra>",
             )
         )
         foot, head = share * (cost.value - bottom) / (top - bottom), share + (8 + row * place) / body
@@ -174,7 +176,7 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
             type="line", yref="paper", x0=result.value, x1=result.value, y0=foot, y1=head, line=line
         )
         outer = result.value > middle
-        text = f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}'
+        text = f'<span style="color:{mark.colour}">{mark.glyph}</span> {label(name)}'
         _text(figure, result.value, head, text, "right" if outer else "left", yref="paper", yanchor="bottom")
     return figure
 
@@ -202,7 +204,7 @@ def by_subgroup(trait: str, result: Sequence[tuple[str, Mark, Sequence[Subgroup]
         go.Figure(),
         260 + TOP + BOTTOM + 22,  # ticks of two lines
         xaxis={
-            "title": f"{trait}, least to largest",
+            "title": f"{label(trait)}, least to largest",
             "tickvals": list(range(count)),
             "ticktext": [f"{number(g.low, 2)} to<br>{number(g.high, 2)}" for g in groups],
             "tickangle": 0,
@@ -219,35 +221,37 @@ def by_subgroup(trait: str, result: Sequence[tuple[str, Mark, Sequence[Subgroup]
     figure.update_yaxes(range=[min(ends) - 0.06 * tall, max(ends) + 0.06 * tall])
     heights = spread([own[-1].mean.value for *_, own in result], 18 * 1.12 * tall / 260)
     for place, ((name, mark, own), height) in enumerate(zip(result, heights, strict=True)):
-        shift = 0.09 * (place - 0.5 * (len(result) - 1))
-        means = [group.mean for group in own]
-        figure.add_trace(
-            go.Scatter(
-                x=[k + shift for k in range(count)],
-                y=[mean.value for mean in means],
-                mode="lines+markers",
-                line={"color": mark.faint(0.55), "width": 1.5, "dash": mark.dash},
-                marker=_marker(mark, filled=True),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [mean.high - mean.value for mean in means],
-                    "arrayminus": [mean.value - mean.low for mean in means],
-                    "color": mark.colour,
-                    "thickness": 2,
-                    "width": 4,
-                },
-                customdata=[f"{mean} ({mean.basis})" for mean in means],
-                hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
-            )
-        )
+        figure.add_trace(_joined_groups(name, mark, own, 0.09 * (place - 0.5 * (len(result) - 1))))
         _text(
             figure,
             1,
             height,
-            f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}',
+            f'<span style="color:{mark.colour}">{mark.glyph}</span> {label(name)}',
             "left",
             xref="paper",
             xshift=2,
         )
     return figure
+
+
+def _joined_groups(name: str, mark: Mark, own: Sequence[Subgroup], shift: float) -> go.Scatter:
+    """One agent's groups, joined by a line, each mean with its interval."""
+    means = [group.mean for group in own]
+    return go.Scatter(
+        x=[k + shift for k in range(len(own))],
+        y=[mean.value for mean in means],
+        mode="lines+markers",
+        line={"color": mark.faint(0.55), "width": 1.5, "dash": mark.dash},
+        marker=_marker(mark, filled=True),
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [mean.high - mean.value for mean in means],
+            "arrayminus": [mean.value - mean.low for mean in means],
+            "color": mark.colour,
+            "thickness": 2,
+            "width": 4,
+        },
+        customdata=[f"{mean} ({label(mean.basis)})" for mean in means],
+        hovertemplate=f"{label(name)}: %{{customdata}}<extra></extra>",
+    )

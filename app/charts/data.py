@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from app.analysis.data import Quantity
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, number, unit_words
 
 BINS = 40
@@ -26,66 +27,57 @@ def histograms(quantities: Sequence[Quantity]) -> go.Figure:
     figure = finish(go.Figure(), body + TOP + BOTTOM)
     for index, one in enumerate(quantities):
         row, column = divmod(index, 2)
-        tag = "" if index == 0 else str(index + 1)
-        top = 1.0 - row / rows
-        values = one.values.astype(np.float64)
-        ends = np.array([values.min(), values.max(), *one.limits])
-        edges = np.linspace(ends.min(), ends.max() + 1e-9, BINS + 1)
-        share = 100 * np.histogram(values, edges)[0] / len(values)
-        pad = 0.04 * (edges[-1] - edges[0])
-        figure.update_layout(
-            {
-                f"xaxis{tag}": {
-                    "anchor": f"y{tag}",
-                    "domain": [0.53 * column, 0.53 * column + 0.47],
-                    "range": [edges[0] - pad, edges[-1] + pad],
-                    "nticks": 5,
-                    "tickfont": {"size": 10.5},
-                    "zeroline": False,
-                    "showgrid": False,
-                    "fixedrange": True,
-                },
-                f"yaxis{tag}": {
-                    "anchor": f"x{tag}",
-                    "domain": [top - 92 / body, top - 42 / body],
-                    "visible": False,
-                    "fixedrange": True,
-                    "rangemode": "tozero",
-                },
-            }
-        )
-        figure.add_trace(
-            go.Bar(
-                x=0.5 * (edges[1:] + edges[:-1]),
-                y=share,
-                xaxis=f"x{tag}",
-                yaxis=f"y{tag}",
-                marker={"color": GREY, "line": {"width": 0}},
-                hovertemplate=f"{one.name} near %{{x:.3f}}: %{{y:.1f}} % of the visits<extra></extra>",
-            )
-        )
-        for edge in one.limits:
-            line = {"color": GREY, "width": 2, "dash": "dot"}
-            figure.add_shape(
-                type="line",
-                xref=f"x{tag}",
-                yref=f"y{tag} domain",
-                x0=edge,
-                x1=edge,
-                y0=0,
-                y1=1,
-                line=line,
-            )
-        figure.add_annotation(
-            x=0.53 * column,
-            xref="paper",
-            xanchor="left",
-            y=top - 40 / body,
-            yref="paper",
-            yanchor="bottom",
-            align="left",
-            text=f"<b>{one.name}</b> ({unit_words(one.unit)})<br>mean {number(float(values.mean()), 2)}",
-            showarrow=False,
-            font={"size": 12},
-        )
+        _panel(figure, "" if index == 0 else str(index + 1), one, 0.53 * column, 1.0 - row / rows, body)
     return figure
+
+
+def _panel(figure: go.Figure, tag: str, one: Quantity, left: float, top: float, body: int) -> None:
+    """One histogram on the axes ``tag``, its upper left corner at ``left`` and ``top`` of the paper."""
+    values = one.values.astype(np.float64)
+    ends = np.array([values.min(), values.max(), *one.limits])
+    edges = np.linspace(ends.min(), ends.max() + 1e-9, BINS + 1)
+    pad = 0.04 * (edges[-1] - edges[0])
+    across = {
+        "anchor": f"y{tag}",
+        "domain": [left, left + 0.47],
+        "range": [edges[0] - pad, edges[-1] + pad],
+        "nticks": 5,
+        "tickfont": {"size": 10.5},
+        "zeroline": False,
+        "showgrid": False,
+        "fixedrange": True,
+    }
+    up = {
+        "anchor": f"x{tag}",
+        "domain": [top - 92 / body, top - 42 / body],
+        "visible": False,
+        "fixedrange": True,
+        "rangemode": "tozero",
+    }
+    figure.update_layout({f"xaxis{tag}": across, f"yaxis{tag}": up})
+    figure.add_trace(
+        go.Bar(
+            x=0.5 * (edges[1:] + edges[:-1]),
+            y=100 * np.histogram(values, edges)[0] / len(values),
+            xaxis=f"x{tag}",
+            yaxis=f"y{tag}",
+            marker={"color": GREY, "line": {"width": 0}},
+            hovertemplate=f"{label(one.name)} near %{{x:.3f}}: %{{y:.1f}} % of the visits<extra></extra>",
+        )
+    )
+    limit = {"type": "line", "xref": f"x{tag}", "yref": f"y{tag} domain", "y0": 0, "y1": 1}
+    for edge in one.limits:
+        figure.add_shape(limit, x0=edge, x1=edge, line={"color": GREY, "width": 2, "dash": "dot"})
+    figure.add_annotation(
+        x=left,
+        xref="paper",
+        xanchor="left",
+        y=top - 40 / body,
+        yref="paper",
+        yanchor="bottom",
+        align="left",
+        text=f"<b>{label(one.name)}</b> ({label(unit_words(one.unit))})<br>"
+        f"mean {number(float(values.mean()), 2)}",
+        showarrow=False,
+        font={"size": 12},
+    )

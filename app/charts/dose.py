@@ -15,6 +15,7 @@ from scipy.ndimage import minimum_filter1d
 
 from app.analysis.recommendations import Answer, DensityCurve, dose_range
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import (
     CENTRAL_WORDS,
     GREY,
@@ -101,13 +102,13 @@ def dose_axis(
         xaxis={
             "range": [left, right],
             "anchor": "y2",
-            "title": f"{name} ({unit_words(limits.unit)})",
+            "title": f"{label(name)} ({label(unit_words(limits.unit))})",
             "zeroline": False,
         },
         yaxis={
             "domain": [lanes_top + gap / body, 1],
             "title": {
-                "text": f"density ({per_unit(limits.unit)}{', log scale' if log else ''})",
+                "text": f"density ({label(per_unit(limits.unit))}{', log scale' if log else ''})",
                 "standoff": 4,
             },
         },
@@ -130,8 +131,8 @@ def dose_axis(
         lines.append((answer.source.name, answer.mark, curve.dose, curve.density))
         _density(parts, curve.dose, curve.density, answer.mark, answer.mark.dash, floor if log else 0.0)
         _edges(parts, answer, curve, dimension, floor if log else 0.0)
-        for label, density in curve.extra.items() if extras else ():
-            lines.append((f"{answer.source.name} {label}", answer.mark, curve.dose, density))
+        for kind, density in curve.extra.items() if extras else ():
+            lines.append((f"{answer.source.name} {kind}", answer.mark, curve.dose, density))
             _density(parts, curve.dose, density, answer.mark, "dot", floor if log else 0.0, fill=False)
     _direct_labels(parts, lines, left, right, floor if log else None)
     return parts.onto(figure)
@@ -203,7 +204,7 @@ def _edges(figure: Parts, answer: Answer, curve: DensityCurve, dimension: int, f
 def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, right: float) -> None:
     """One policy under the densities: name, interval, the seeds' own intervals and doses, the dose."""
     result, mark = answer.result, answer.mark
-    title = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{answer.source.name}</b>'
+    title = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{label(answer.source.name)}</b>'
     if result.dose is None or result.support is None or result.proposed is None:
         _lane_text(figure, left, -row - 0.17, f"{title}: <b>REFUSED</b>, no dose", "left")
         return
@@ -264,7 +265,7 @@ def _interval(figure: Parts, y: float, low: float, high: float, answer: Answer, 
                 "line": {"width": 0},
                 "pattern": pattern,
             },
-            hovertemplate=f"{answer.source.name}: {words}<extra></extra>",
+            hovertemplate=f"{label(answer.source.name)}: {words}<extra></extra>",
         )
     )
 
@@ -319,7 +320,7 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 "color": mark.colour,
                 "line": {"color": "white", "width": 1.5},
             },
-            hovertemplate=f"{answer.source.name}: {rank} dose {words}<extra></extra>",
+            hovertemplate=f"{label(answer.source.name)}: {rank} dose {words}<extra></extra>",
         )
     )
     _lane_text(figure, dose, y - 0.34, text, anchor if dose != proposed else "center")
@@ -365,6 +366,6 @@ def _direct_labels(
             y=own[best],
             yshift=11,
             showarrow=False,
-            text=f'<span style="color:{mark.colour}">{mark.glyph}</span> {name}',
+            text=f'<span style="color:{mark.colour}">{mark.glyph}</span> {label(name)}',
             font={"size": 12.5},
         )

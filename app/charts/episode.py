@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, number, unit_words
 from dosing.types import AnyArray
 
@@ -33,7 +34,7 @@ def observations(
         top, value = 1.0 - row / count, obs[:, row]
         low, high = float(value.min()), float(value.max())
         pad = 0.2 * (high - low) or 1.0
-        unit = "" if units[row] in ("", "1") else f" {units[row]}"
+        unit = "" if units[row] in ("", "1") else f" {label(units[row])}"
         strip_axis = {
             "domain": [top - 0.9 / count, top],
             "range": [low - pad, high + pad],
@@ -47,7 +48,7 @@ def observations(
         }
         figure.update_layout({axis.replace("y", "yaxis"): strip_axis})
         for x, side, words in (
-            (0, "left", f"<b>{names[row]}</b>{'<br>' if unit else ''}{unit}"),
+            (0, "left", f"<b>{label(names[row])}</b>{'<br>' if unit else ''}{unit}"),
             (1, "right", f"<b>{number(float(value[current]), 2)}</b>"),
         ):
             figure.add_annotation(
@@ -61,7 +62,7 @@ def observations(
                 showarrow=False,
                 font={"size": 12.5},
             )
-        hover = f"visit %{{x}}: {names[row]} %{{y:.3f}}{unit}<extra></extra>"
+        hover = f"visit %{{x}}: {label(names[row])} %{{y:.3f}}{unit}<extra></extra>"
         line = go.Scatter(x=visits, y=value, yaxis=axis, mode="lines", hovertemplate=hover)
         now = go.Scatter(
             x=[visits[current]], y=[value[current]], yaxis=axis, mode="markers", hoverinfo="skip"
@@ -129,23 +130,7 @@ def doses(
         unit: of the dose.
     """
     figure = finish(go.Figure(), 46 * 8 + 30 + BOTTOM, **_visits_axis(visits, "y2", current))
-    pad = 0.12 * (limits[1] - limits[0])
-    figure.update_layout(
-        yaxis={
-            "domain": [0.54, 1],
-            "range": [limits[0] - pad, limits[1] + pad],
-            "title": {"text": f"<b>{name} given</b> ({unit_words(unit)})", "font": {"size": 12}},
-            "zeroline": False,
-        },
-        yaxis2={
-            "domain": [0, 0.44],
-            "title": {"text": "<b>reward</b> (no unit)", "font": {"size": 12}},
-            "zeroline": True,
-            "zerolinecolor": GREY,
-        },
-    )
-    for edge in limits:
-        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
+    _dose_and_reward_axes(figure, limits, f"<b>{label(name)} given</b> ({label(unit_words(unit))})")
     late = current > len(visits) // 2
     figure.add_annotation(
         x=0 if late else 1,
@@ -157,7 +142,7 @@ def doses(
         yanchor="bottom",
         font={"size": 11.5},
     )
-    changed = np.asarray(limited, dtype=bool)
+    now, changed = np.arange(len(visits)) == current, np.asarray(limited, dtype=bool)
     figure.add_trace(
         go.Scatter(
             x=visits,
@@ -166,11 +151,11 @@ def doses(
             line={"color": GREY, "width": 1, "shape": "hv"},
             marker={
                 "color": GREY,
-                "size": np.where(np.arange(len(visits)) == current, 12, 7),
+                "size": np.where(now, 12, 7),
                 "symbol": np.where(changed, "x", "circle"),
             },
             customdata=np.where(changed, ", held at a limit", ""),
-            hovertemplate=f"visit %{{x}}: {name} %{{y:.3f}}%{{customdata}}<extra></extra>",
+            hovertemplate=f"visit %{{x}}: {label(name)} %{{y:.3f}}%{{customdata}}<extra></extra>",
         )
     )
     figure.add_trace(
@@ -178,8 +163,29 @@ def doses(
             x=visits,
             y=reward,
             yaxis="y2",
-            marker={"color": np.where(np.arange(len(visits)) == current, GREY, "rgba(118,118,118,0.45)")},
+            marker={"color": np.where(now, GREY, "rgba(118,118,118,0.45)")},
             hovertemplate="visit %{x}: reward %{y:.2f}<extra></extra>",
         )
     )
     return figure
+
+
+def _dose_and_reward_axes(figure: go.Figure, limits: tuple[float, float], title: str) -> None:
+    """Doses above, with the hard limits as lines; rewards below."""
+    pad = 0.12 * (limits[1] - limits[0])
+    figure.update_layout(
+        yaxis={
+            "domain": [0.54, 1],
+            "range": [limits[0] - pad, limits[1] + pad],
+            "title": {"text": title, "font": {"size": 12}},
+            "zeroline": False,
+        },
+        yaxis2={
+            "domain": [0, 0.44],
+            "title": {"text": "<b>reward</b> (no unit)", "font": {"size": 12}},
+            "zeroline": True,
+            "zerolinecolor": GREY,
+        },
+    )
+    for edge in limits:
+        figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import Mark, minus
 from dosing.evaluation.statistics import Estimate
 
@@ -53,8 +54,12 @@ def panels_of_estimates(panels: Sequence[Panel]) -> go.Figure:
 def _words(line: Line) -> list[str]:
     """The name and the number, or why there is none, in short lines."""
     name, look, _, result = line
-    first, *more = textwrap.wrap(name, 42)
-    number = [f"<b>{minus(result)}</b>"] if isinstance(result, Estimate) else textwrap.wrap(result, 46)
+    first, *more = map(label, textwrap.wrap(name, 42))
+    number = (
+        [f"<b>{minus(result)}</b>"]
+        if isinstance(result, Estimate)
+        else [label(part) for part in textwrap.wrap(result, 46)]
+    )
     return [f'<span style="color:{look.colour}">{look.glyph}</span> {first}', *more, *number]
 
 
@@ -69,7 +74,7 @@ def _axes(
         f"xaxis{tag}": {
             "anchor": f"y{tag}",
             "range": [low - pad, high + pad],
-            "title": {"text": title, "font": {"size": 13}, "standoff": 4},
+            "title": {"text": label(title), "font": {"size": 13}, "standoff": 4},
             "nticks": 8,
             "zeroline": False,
             "fixedrange": True,
@@ -109,7 +114,7 @@ def _estimate(
                 "color": look.colour,
                 "line": {"width": 2, "color": look.colour},
             },
-            hovertemplate=f"{name}: {result} ({result.basis})<extra></extra>",
+            hovertemplate=f"{label(name)}: {result} ({label(result.basis)})<extra></extra>",
         )
     )
 

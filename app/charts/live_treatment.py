@@ -12,6 +12,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, OTHER, SHADE, Mark
 from dosing.evaluation.statistics import Estimate
 
@@ -61,7 +62,9 @@ def over_visits(
         least: height of the plotting area in pixels; it grows with the labels.
     """
     labels = [(_label(c.name, c.mark), c.values[-1]) for c in curves]
-    labels += [(textwrap.wrap(name, LETTERS), estimate.value) for name, estimate in starts]
+    labels += [
+        ([label(part) for part in textwrap.wrap(name, LETTERS)], estimate.value) for name, estimate in starts
+    ]
     letters = max(len(re.sub("<.*?>", "", line)) for lines, _ in labels for line in lines)
     rows = [ROW * len(lines) + 3 for lines, _ in labels]
     plot = max(least, sum(rows))
@@ -70,7 +73,7 @@ def over_visits(
         go.Figure(),
         plot + TOP + BOTTOM,
         xaxis={"title": "visits of treatment per seed", "range": [0, last], "zeroline": False, "nticks": 6},
-        yaxis={"title": {"text": title, "standoff": 4}, "range": [low, high], "zerolinecolor": GREY},
+        yaxis={"title": {"text": label(title), "standoff": 4}, "range": [low, high], "zerolinecolor": GREY},
     )
     figure.update_layout(margin={"r": 24 + LETTER * letters})
     for name, estimate in starts:
@@ -81,13 +84,24 @@ def over_visits(
                 y=[estimate.value] * 2,
                 mode="lines",
                 line={"color": GREY, "width": 1.5, "dash": "dot"},
-                hovertemplate=f"{name}: {estimate} ({estimate.basis})<extra></extra>",
+                hovertemplate=f"{label(name)}: {estimate} ({label(estimate.basis)})<extra></extra>",
             )
         )
     for curve in sorted(curves, key=lambda c: c.mark != OTHER):  # colours on top
         _draw(figure, curve)
     offsets = [(value - low) / (high - low) * plot for _, value in labels]
-    for (lines, value), own, place in zip(labels, offsets, stack(offsets, rows, plot), strict=True):
+    _name_lines(figure, labels, offsets, stack(offsets, rows, plot))
+    return figure
+
+
+def _name_lines(
+    figure: go.Figure,
+    labels: Sequence[tuple[list[str], float]],
+    offsets: Sequence[float],
+    places: Sequence[float],
+) -> None:
+    """Names at the ends of lines, drawn at ``places`` and pointing to ``offsets``, both in pixels."""
+    for (lines, value), own, place in zip(labels, offsets, places, strict=True):
         figure.add_annotation(
             x=1,
             xref="paper",
@@ -104,7 +118,6 @@ def over_visits(
             arrowcolor=GREY,
             font={"size": 11.5},
         )
-    return figure
 
 
 def frame_of(curves: Sequence[LearningCurve], starts: Sequence[Estimate]) -> tuple[float, float]:
@@ -138,7 +151,7 @@ def stack(offsets: Sequence[float], rows: Sequence[int], height: float) -> list[
 
 def _label(name: str, mark: Mark) -> list[str]:
     """A name in short lines, behind its mark."""
-    first, *rest = textwrap.wrap(name, LETTERS, initial_indent=2 * " ")
+    first, *rest = map(label, textwrap.wrap(name, LETTERS, initial_indent=2 * " "))
     return [f'<span style="color:{mark.colour}">{mark.glyph}</span> {first.strip()}', *rest]
 
 
@@ -166,7 +179,7 @@ def _draw(figure: go.Figure, curve: LearningCurve) -> None:
             line={"color": mark.colour, "width": 2.4 if named else 1.2, "dash": mark.dash},
             marker={"symbol": mark.symbol, "size": 7, "color": mark.colour},
             cliponaxis=False,
-            customdata=[f"{e} ({e.basis})" for e in curve.band],
-            hovertemplate=f"{curve.name}, visit %{{x:,}}: %{{customdata}}<extra></extra>",
+            customdata=[f"{e} ({label(e.basis)})" for e in curve.band],
+            hovertemplate=f"{label(curve.name)}, visit %{{x:,}}: %{{customdata}}<extra></extra>",
         )
     )

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, Mark
 from dosing.ope.importance import LEAST_SAMPLE
 from dosing.types import Array
@@ -62,10 +63,10 @@ def effective_sample(lines: Sequence[tuple[str, Mark, Array]], patients: int) ->
                     "symbol": [look.symbol if m >= FLOOR else f"{look.symbol}-open" for m in mean],
                     "size": 7,
                 },
-                hovertemplate=f"{name}, visit %{{x}}: %{{customdata:.2g}} patients<extra></extra>",
+                hovertemplate=f"{label(name)}, visit %{{x}}: %{{customdata:.2g}} patients<extra></extra>",
             )
         )
-        words = f'<span style="color:{look.colour}">{look.glyph}</span> {name}'
+        words = f'<span style="color:{look.colour}">{look.glyph}</span> {label(name)}'
         _text(figure, visits + 0.7, np.log10(5.0), words, xanchor="left", yanchor="middle", yshift=-17 * row)
     return figure
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from app.analysis.response import DoseResponse
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, Mark, decimals, number, unit_words
 from dosing.safety import DoseLimits
 from dosing.types import Array
@@ -47,7 +48,7 @@ def dose_response(
         xaxis={
             "range": [low - 0.03 * width, right],
             "tickvals": _ticks(low, high),
-            "title": f"{name} ({unit_words(limits.unit)})",
+            "title": f"{label(name)} ({label(unit_words(limits.unit))})",
             "zeroline": False,
         },
     )
@@ -66,7 +67,8 @@ def dose_response(
             figure,
             0.0,
             top - 6 / body,
-            f'<span style="color:{look.colour}">{look.glyph}</span> <b>{response.answer.source.name}</b>'
+            f'<span style="color:{look.colour}">{look.glyph}</span> '
+            f"<b>{label(response.answer.source.name)}</b>"
             f"{', DEFERRED' if response.answer.result.status == 'deferred' else ''}",
             xref="paper",
             yref="paper",

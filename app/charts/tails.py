@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from app.analysis.tails import Paid, Tails
 from app.charts.base import BOTTOM, finish
 from app.charts.estimates import Panel
+from app.text import label
 from app.theme import GREY, SHADE, Mark, decimals, number, unit_words
 
 DECADES = 12
@@ -39,7 +40,11 @@ def tail_mass(
     figure = finish(
         go.Figure(),
         330 + TOP + BOTTOM,
-        xaxis={"range": [left, right], "title": f"{name} ({unit_words(unit)})", "zeroline": False},
+        xaxis={
+            "range": [left, right],
+            "title": f"{label(name)} ({label(unit_words(unit))})",
+            "zeroline": False,
+        },
         yaxis={
             "type": "log",
             "range": [-DECADES, 0.8],
@@ -90,10 +95,10 @@ def _tail(figure: go.Figure, one: Tails, floor: float, places: int) -> None:
             y=shown,
             mode="lines",
             line={"color": look.colour, "dash": look.dash, "width": 2.4},
-            hovertemplate=f"{name}: %{{y:.2g}} at dose %{{x:.{places}f}} or beyond<extra></extra>",
+            hovertemplate=f"{label(name)}: %{{y:.2g}} at dose %{{x:.{places}f}} or beyond<extra></extra>",
         )
     )
-    named = f'<span style="color:{look.colour}">{look.glyph}</span> {name}'
+    named = f'<span style="color:{look.colour}">{look.glyph}</span> {label(name)}'
     if (one.mean > 0.0).all():
         _beside(figure, one, named)
     elif (one.mean > 0.0).any():
@@ -118,7 +123,8 @@ def _ends(figure: go.Figure, one: Tails, named: str, height: float, places: int)
                     y=[height],
                     mode="markers",
                     marker={"symbol": f"triangle-{side}", "size": 11, "color": look.colour},
-                    hovertemplate=f"{name}: exactly 0 beyond dose {number(edge, places)}<extra></extra>",
+                    hovertemplate=f"{label(name)}: exactly 0 beyond dose "
+                    f"{number(edge, places)}<extra></extra>",
                 )
             )
     side = max(room, key=lambda which: room[which])

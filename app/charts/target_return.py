@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, SHADE, Mark, decimals, number, unit_words
 from dosing.types import Array
 
@@ -36,85 +37,74 @@ def dose_by_target(
     name: str = "dose",
     unit: str = "1",
 ) -> go.Figure:
-    """Recommended dose over the return aimed at: every seed as a faint line, their mean as a strong one.
+    """Recommended dose over the return aimed at.
 
     Returns that no recorded patient had are grey. A dotted line stands at the return that the policy aims at
-    by default, a marker where it meets the mean.
+    by default, a marker where it meets the dose.
 
     Args:
         target: returns ``[K]``, in increasing order.
-        dose: of one dose dimension ``[S, K]``.
+        dose: of one dose dimension ``[K]``.
         targets: lowest recorded return, the one aimed at by default, highest recorded, ``[S, 3]``.
         limits: hard limits of the dose.
         look: mark of the policy.
         name: of the dose.
         unit: of the dose.
     """
+    places = decimals(limits[1] - limits[0])
+    figure = _frame(
+        (float(target[0]), float(target[-1])), targets, limits, f"{label(name)} ({label(unit_words(unit))})"
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=target,
+            y=dose,
+            mode="lines",
+            line={"color": look.colour, "width": 2.6},
+            hovertemplate=f"return %{{x:.2f}}: {label(name)} %{{y:.{places}f}}<extra></extra>",
+        )
+    )
+    aim = float(targets[:, 1].mean())
+    rim = {"color": "white", "width": 1.5}
+    figure.add_trace(
+        go.Scatter(
+            x=[aim],
+            y=[float(np.interp(aim, target, dose))],
+            mode="markers",
+            marker={"symbol": look.symbol, "size": 13, "color": look.colour, "line": rim},
+            hovertemplate=f"return %{{x:.2f}}, by default: {label(name)} %{{y:.{places}f}}<extra></extra>",
+        )
+    )
+    return figure
+
+
+def _frame(ends: tuple[float, float], targets: Array, limits: tuple[float, float], title: str) -> go.Figure:
+    """Axes, hard limits, the returns that nobody had in grey, and the return aimed at by default."""
     low, aim, high = float(targets[:, 0].min()), float(targets[:, 1].mean()), float(targets[:, 2].max())
-    pad, places = 0.12 * (limits[1] - limits[0]), decimals(limits[1] - limits[0])
+    pad = 0.12 * (limits[1] - limits[0])
     figure = finish(
         go.Figure(),
         260 + 30 + BOTTOM,
         xaxis={
             "title": "return asked for: sum of rewards (no unit)",
-            "range": [float(target[0]), float(target[-1])],
+            "range": list(ends),
             "zeroline": False,
         },
         yaxis={
-            "title": {"text": f"{name} ({unit_words(unit)})", "standoff": 4},
+            "title": {"text": title, "standoff": 4},
             "range": [limits[0] - pad, limits[1] + pad],
             "zeroline": False,
         },
     )
     for edge in limits:
         figure.add_hline(y=edge, line={"color": GREY, "width": 2.5})
-    for edge, end in ((low, float(target[0])), (high, float(target[-1]))):
-        figure.add_shape(
-            type="rect",
-            x0=edge,
-            x1=end,
-            yref="paper",
-            y0=0,
-            y1=1,
-            fillcolor=SHADE,
-            line_width=0,
-            layer="below",
-        )
+    shade = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "fillcolor": SHADE, "layer": "below"}
+    for edge, end in zip((low, high), ends, strict=True):
+        figure.add_shape(shade, x0=edge, x1=end, line_width=0)
     figure.add_vline(x=aim, line={"color": GREY, "width": 1.5, "dash": "dot"})
-    middle = 0.5 * (float(target[0]) + float(target[-1]))
-    for x, y, text, anchor in (
-        (0.5 * (low + high), limits[1], "hard limits", "bottom"),
-        (aim, limits[0], f"asked for by default: {number(aim, decimals(high - low))}", "bottom"),
-    ):
-        side = "center" if y == limits[1] else "right" if aim > middle else "left"
-        figure.add_annotation(
-            x=x, y=y, text=text, showarrow=False, xanchor=side, yanchor=anchor, font={"size": 11.5}
-        )
-    for seed in dose:
-        line = {"color": look.faint(0.4), "width": 1}
-        figure.add_trace(go.Scatter(x=target, y=seed, mode="lines", line=line, hoverinfo="skip"))
-    mean = dose.mean(0)
-    figure.add_trace(
-        go.Scatter(
-            x=target,
-            y=mean,
-            mode="lines",
-            line={"color": look.colour, "width": 2.6},
-            hovertemplate=f"return %{{x:.2f}}: {name} %{{y:.{places}f}}<extra></extra>",
-        )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=[aim],
-            y=[float(np.interp(aim, target, mean))],
-            mode="markers",
-            marker={
-                "symbol": look.symbol,
-                "size": 13,
-                "color": look.colour,
-                "line": {"color": "white", "width": 1.5},
-            },
-            hovertemplate=f"return %{{x:.2f}}, by default: {name} %{{y:.{places}f}}<extra></extra>",
-        )
-    )
+    default = f"asked for by default: {number(aim, decimals(high - low))}"
+    side = "right" if aim > 0.5 * sum(ends) else "left"
+    words = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11.5}}
+    figure.add_annotation(words, x=0.5 * (low + high), y=limits[1], text="hard limits", xanchor="center")
+    figure.add_annotation(words, x=aim, y=limits[0], text=default, xanchor=side)
     return figure

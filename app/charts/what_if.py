@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from app.analysis.what_if import Strip
 from app.charts.base import BOTTOM, finish
+from app.text import label
 from app.theme import GREY, Mark, number, unit_words
 from dosing.evaluation.statistics import Estimate, verdict
 
@@ -54,9 +55,9 @@ def episode(
             "zeroline": True,
             "zerolinecolor": "rgba(118,118,118,0.5)",
         }
-        unit = "" if strip.unit == "" else f" ({unit_words(strip.unit)})"
+        unit = "" if strip.unit == "" else f" ({label(unit_words(strip.unit))})"
         place = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": -40, "showarrow": False}
-        title = {"text": f"<b>{strip.name}</b>{unit}", "font": {"size": 12.5}, "yanchor": "bottom"}
+        title = {"text": f"<b>{label(strip.name)}</b>{unit}", "font": {"size": 12.5}, "yanchor": "bottom"}
         notes += [
             {**place, **title, "y": top, "yref": "paper"},
             *_ends(strip, axis, (high - low) / (height - 34)),
@@ -100,7 +101,7 @@ def _bands(name: str, mark: Mark, strip: Strip, axis: str) -> list[dict[str, Any
         "mode": "lines",
         "line": {"color": mark.colour, "width": 2.4, "dash": mark.dash, "shape": shape},
         "customdata": bands[[0, 4]].T,
-        "hovertemplate": f"{name}, visit %{{x}}: {strip.name}, median %{{y:.3f}}, "
+        "hovertemplate": f"{label(name)}, visit %{{x}}: {label(strip.name)}, median %{{y:.3f}}, "
         "10 to 90 % %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
     }
     return [*traces, median]
@@ -154,10 +155,13 @@ def differences(base: str, result: Sequence[tuple[str, Mark, Estimate]]) -> go.F
                     "width": 5,
                 },
                 marker={"symbol": mark.symbol, "size": 11, "color": mark.colour},
-                hovertemplate=f"{name} minus {base}: {estimate} ({estimate.basis})<extra></extra>",
+                hovertemplate=f"{label(name)} minus {label(base)}: {estimate} "
+                f"({label(estimate.basis)})<extra></extra>",
             )
         )
-        text = f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{name}</b>: {verdict(estimate)}'
+        text = (
+            f'<span style="color:{mark.colour}">{mark.glyph}</span> <b>{label(name)}</b>: {verdict(estimate)}'
+        )
         figure.add_annotation(
             x=0,
             xref="paper",

@@ -16,6 +16,7 @@ from dosing.runs.files import read_json, read_table, sha256
 from dosing.runs.folder import EPISODES, EVALUATION
 from dosing.studies import naming, scenarios
 from simulator.cohorts.evaluated import Evaluated, evaluated
+from simulator.scenarios import CohortFactory
 
 RULES = ("recommended", "sampled")
 """How doses were taken from a policy in its evaluation."""
@@ -41,7 +42,7 @@ def patients(run: Run, result: Outcomes) -> Evaluated:
         UserError: they came from no simulator here, or from one without patients.
     """
     factory = scenarios.factory_of(run.folder)
-    if not isinstance(factory, scenarios.Factory):
+    if not isinstance(factory, CohortFactory):
         raise UserError(f"{factory.env_id} has episodes, not patients.")
     options = json.dumps(factory.options, sort_keys=True)
     return _patients(factory.env_id, options, result.seeds, result.returns.shape[1])

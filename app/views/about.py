@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from app.readers import study
-from app.widgets import page
+from app.text import Markdown, bullets, code
+from app.widgets import page, write
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
 
@@ -40,19 +41,19 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
             weights, state = study.recommender(run).provenance["weights"][:16], "verified"
         except UserError as error:
             weights, state = "unknown", f"damaged: {error}"
-        versions = run.config["versions"]
+        versions = run.config.versions
         lines.append(
             {
                 "agent": run.label,
-                "paper": run.entry.paper,
-                "seeds": len(run.config["seeds"]),
-                "data": run.config["data"]["name"],
+                "paper": run.entry.about.paper,
+                "seeds": len(run.config.seeds),
+                "data": run.config.data.name,
                 "data hash": run.data[:16],
                 "weights hash": weights,
                 "files": state,
                 "dosing": versions.get("dosing"),
                 "torch": versions.get("torch"),
-                "made": str(run.config.get("created", "unknown"))[:16].replace("T", " "),
+                "made": run.config.created[:16].replace("T", " "),
                 "folder": run.folder.path.name,
             }
         )
@@ -60,19 +61,21 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
 
 
 listing = page.open_page("About")
-st.markdown(WORDS)
+write.markdown("{}", Markdown(WORDS))
 st.subheader("Provenance")
-st.table(provenance(listing.runs), hide_index=True)
-st.caption(
-    f"Study folder `{study.study()}`, software version {__version__}. Hashes are SHA-256, first 16 digits."
+write.table(provenance(listing.runs))
+write.caption(
+    "Study folder {}, software version {}. Hashes are SHA-256, first 16 digits.",
+    code(study.study()),
+    __version__,
 )
 st.subheader("Scenario")
 try:
-    card = study.episodes(listing.runs[0]).metadata.get("card", {})
-    st.markdown(f"{card.get('title', 'Recorded data without a scenario card.')}")
-    st.markdown("\n".join(f"- {source}" for source in card.get("sources", ())))
-    st.markdown(card.get("limits_of_the_model", ""))
+    card = study.episodes(listing.runs[0]).metadata.card
+    write.markdown("{}", card.get("title", "Recorded data without a scenario card."))
+    write.markdown("{}", bullets(card.get("sources", ())))
+    write.markdown("{}", card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
-        st.json(card)
+        st.json(dict(card))
 except UserError as error:
     page.problems([str(error)])

@@ -12,8 +12,9 @@ import streamlit as st
 from app.analysis import agent_table
 from app.analysis.model_card import as_html, card_of, in_words
 from app.readers import evaluation, study
+from app.text import bullets, code, sentence
 from app.theme import counted
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -51,14 +52,14 @@ def card_for(run: study.Run) -> dict[str, Any] | None:
 
 def take_away(run: study.Run, card: dict[str, Any]) -> None:
     """The card as files."""
-    name = f"policy-card-{run.config['agent']}-{run.folder.path.name}"
+    name = f"policy-card-{run.config.agent}-{run.folder.path.name}"
     with st.container(horizontal=True):
         for suffix, mime, make in (
             ("json", "application/json", functools.partial(json.dumps, card, indent=1)),
             ("html", "text/html", functools.partial(as_html, card)),
         ):
             st.download_button(
-                f"Download {suffix}",
+                sentence("Download {}", suffix),
                 make,
                 file_name=f"{name}.{suffix}",
                 mime=mime,
@@ -79,8 +80,8 @@ def cards(listing: study.Listing) -> None:
         return
     for heading, lines in in_words(card):
         with st.container(border=True):
-            st.markdown(f"**{heading}**")
-            st.markdown("\n".join(f"- {name}: {text}" for name, text in lines))
+            write.markdown("**{}**", heading)
+            write.markdown("{}", bullets(f"{name}: {text}" for name, text in lines))
     take_away(run, card)
 
 
@@ -88,14 +89,16 @@ opened = page.open_page("Agents", needs_runs=False)
 if opened.runs:
     cards(opened)
 else:
-    page.nothing_yet(
-        f"No agent was trained in `{study.study()}` yet. This command trains two and shows them:",
+    write.nothing_yet(
         "python -m dosing demo",
+        "No agent was trained in {} yet. This command trains two and shows them:",
+        code(study.study()),
     )
 result = _suite()
 st.subheader("The suite")
-st.table(result, hide_index=True)
-st.caption(
-    f"{counted(len(result), 'agent')}. `python -m dosing train NAME` trains one. The dose set is that of the "
-    "default settings: several agents can carry another distribution."
+write.table(result)
+write.caption(
+    "{}. `python -m dosing train NAME` trains one. The dose set is that of the "
+    "default settings: several agents can carry another distribution.",
+    counted(len(result), "agent"),
 )

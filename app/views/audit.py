@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
+from app.text import bullets, code, sentence
 from app.theme import counted, listed
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.audit import log
-from app.widgets.decision_form import escaped
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
-from dosing.recommendation.audit_log import KINDS, AuditLog, Counts, Record, Verified, count, what
+from dosing.recommendation.audit_log import KINDS, AuditLog, Record, Verified, what
+from dosing.recommendation.decisions import Counts, count
 
 LAST = (20, 100, 1000)  # records to show at once
 
@@ -33,17 +35,25 @@ def stamp(log_: AuditLog) -> tuple[int, ...]:
 def status(log_: AuditLog, result: Verified) -> None:
     """Whether the chain holds, first; the first broken line by its number."""
     if result.broken is None:
-        say = st.success if result.head else st.warning
-        say(f"**Chain verified.** {counted(len(result.records), 'record')}, every line as it was written.")
-        if not result.head:
-            st.caption(f"The head `{log_.head.name}` is missing: lines cut off at the end would not show.")
+        told = counted(len(result.records), "record")
+        if result.head:
+            write.success("**Chain verified.** {}, every line as it was written.", told)
+        else:
+            write.warning("**Chain verified.** {}, every line as it was written.", told)
+            write.caption(
+                "The head {} is missing: lines cut off at the end would not show.", code(log_.head.name)
+            )
     else:
-        st.error(
-            f"**CHAIN BROKEN at line {result.broken}:** {escaped(result.problem)}. "
-            f"Sound before it, and shown below: {counted(len(result.records), 'record')}. Nothing is "
-            "repaired: move the log and its head aside, and a new one begins."
+        write.error(
+            "**CHAIN BROKEN at line {}:** {}. Sound before it, and shown below: {}. Nothing "
+            "is repaired: move the log and its head aside, and a new one begins.",
+            result.broken,
+            result.problem,
+            counted(len(result.records), "record"),
         )
-    st.caption(f"Log `{log_.path}`. Hash of the last sound line; keep it elsewhere to notice a forgery:")
+    write.caption(
+        "Log {}. Hash of the last sound line; keep it elsewhere to notice a forgery:", code(log_.path)
+    )
     st.code(result.last_hash, language=None)
 
 
@@ -52,15 +62,24 @@ def summary(result: Counts) -> None:
     asked, decided = sum(result.shown.values()), sum(result.decided.values())
     kinds = [f"{n:,} {name}" for name, n in result.shown.items() if name != "ok"]
     lines = [
-        f"Alerts: **{result.alerts:,}** of {counted(asked, 'answer')}"
-        + (f" ({listed(kinds)})" if kinds else ""),
-        f"Overrides: **{result.overrides:,}** of {counted(decided, 'decision')} "
-        f"({result.decided['modify']:,} another dose, {result.decided['reject']:,} rejected)",
+        sentence(
+            "Alerts: **{:,}** of {}{}",
+            result.alerts,
+            counted(asked, "answer"),
+            f" ({listed(kinds)})" if kinds else "",
+        ),
+        sentence(
+            "Overrides: **{:,}** of {} ({:,} another dose, {:,} rejected)",
+            result.overrides,
+            counted(decided, "decision"),
+            result.decided["modify"],
+            result.decided["reject"],
+        ),
     ]
     if result.tabled:
         told = listed([f"{n:,} {name}" for name, n in result.tabled.items() if n])
-        lines.append(f"Rows of tables answered: {told}")
-    st.markdown("\n".join(f"- {line}" for line in lines))
+        lines.append(sentence("Rows of tables answered: {}", told))
+    write.markdown("{}", bullets(lines))
 
 
 def table(records: list[Record]) -> pd.DataFrame:
@@ -69,6 +88,8 @@ def table(records: list[Record]) -> pd.DataFrame:
         {
             "record": [r.number for r in records],
             "what": [what(r) for r in records],
+            "patient": [str(r.content.get("patient", "")) for r in records],
+            "visit": [str(r.content.get("visit", "")) for r in records],
             "kind": [r.kind for r in records],
             "time (UTC)": [r.time[:19].replace("T", " ") for r in records],
             "run": [Path(str(r.content.get("provenance", r.content).get("run", ""))).name for r in records],
@@ -86,11 +107,13 @@ def last_records(result: Verified) -> None:
     most = pick(right, "Most", LAST, "most")
     chosen = [r for r in reversed(result.records) if not kinds or r.kind in kinds]
     if not chosen:
-        st.info(f"There is no record of kind {listed(kinds)}." if kinds else "No line of the log is sound.")
+        write.info(
+            "{}", f"There is no record of kind {listed(kinds)}." if kinds else "No line of the log is sound."
+        )
         return
     wide = {"what": st.column_config.Column(width="large"), "record": st.column_config.Column(width="small")}
     st.dataframe(table(chosen[:most]), hide_index=True, key="records", column_config=wide)
-    st.caption(f"{min(most, len(chosen)):,} of {counted(len(chosen), 'record')}, newest first.")
+    write.caption("{:,} of {}, newest first.", min(most, len(chosen)), counted(len(chosen), "record"))
     record = pick(st, "One record whole", [r.number for r in chosen[:most]], "record")
     st.json(next(r.content for r in chosen if r.number == record), expanded=1)
 
@@ -100,9 +123,10 @@ def view() -> None:
     """Status first, then counts, records and the file; a fragment, so that a filter redraws nothing else."""
     book = log()
     if not book.path.is_file():
-        st.info(
-            f"Nothing was recorded in `{book.path}` yet. Every recommendation that the Patient page shows "
-            "is, and so is every one of this command:"
+        write.info(
+            "Nothing was recorded in {} yet. Every recommendation that the Patient page "
+            "shows is, and so is every one of this command:",
+            code(book.path),
         )
         st.code("python -m dosing recommend RUN --state NUMBERS", language="bash")
         return
@@ -124,7 +148,10 @@ def view() -> None:
         on_click="ignore",
         key="download_log",
     )
-    st.caption(f"`python -m dosing audit verify {book.path}` checks it without the dashboard.")
+    write.caption(
+        "{} checks it without the dashboard.",
+        code(shlex.join(["python", "-m", "dosing", "audit", "verify", str(book.path)])),
+    )
 
 
 page.open_page("Audit")

@@ -10,8 +10,9 @@ import streamlit as st
 from app.charts import cohort
 from app.charts.cohort import Lane
 from app.readers import evaluation, study
+from app.text import sentence
 from app.theme import OTHER, Mark, counted, mark, minus, number
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -46,10 +47,10 @@ def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
         else:
             result.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
     if missing:
-        page.nothing_yet(
-            f"Not evaluated on new patients yet: {', '.join(missing)}. This command trains what is missing "
-            "and evaluates it:",
+        write.nothing_yet(
             "python -m dosing compare",
+            "Not evaluated on new patients yet: {}. This command trains what is missing and evaluates it:",
+            ", ".join(missing),
         )
     return result
 
@@ -68,14 +69,18 @@ def spread_of_returns(result: list[Evaluation]) -> None:
     page.draw(cohort.distributions(lanes), "distributions", "Distribution of returns of each agent")
     for one in lanes:
         words = (
-            f"worst tenth **{minus(one.tail)}**" if one.tail else "worst tenth: fewer than 10 patients a seed"
+            sentence("worst tenth **{}**", minus(one.tail))
+            if one.tail
+            else sentence("worst tenth: fewer than 10 patients a seed")
         )
-        st.markdown(f"- {one.mark.sign} {one.name}: mean **{minus(one.mean)}**, {words}")
+        write.markdown("- {} {}: mean **{}**, {}", one.mark.sign, one.name, minus(one.mean), words)
     seeds, patients = result[0].outcome.returns.shape
-    st.caption(
-        f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
-        "same for every agent. Filled mark: mean; open mark: mean return of the worst tenth of the patients "
-        "(CVaR 10 %), whose bars are darker; lines: 95 % intervals over seeds."
+    write.caption(
+        "{} for each of {}, the same for every agent. Filled mark: mean; open mark: mean "
+        "return of the worst tenth of the patients (CVaR 10 %), whose bars are darker; "
+        "lines: 95 % intervals over seeds.",
+        counted(patients, "new simulated patient"),
+        counted(seeds, "training seed"),
     )
 
 
@@ -91,7 +96,7 @@ def safety(result: list[Evaluation]) -> None:
     except UserError as error:
         page.problems([str(error)])
         table = None
-    data = str(result[0].run.config["data"]["name"])
+    data = result[0].run.config.data.name
     rules = (
         [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
     )
@@ -117,7 +122,7 @@ def known(one: Evaluation) -> Evaluated | None:
     try:
         return evaluation.patients(one.run, one.outcome)
     except UserError as error:
-        st.info(f"Who these patients are is not known: {error}")
+        write.info("Who these patients are is not known: {}", error)
         return None
 
 
@@ -128,10 +133,10 @@ def groups(result: list[Evaluation]) -> None:
     if (patients := known(result[0])) is None:
         return
     if other := [one.run.label for one in result if one.outcome.seeds != first.seeds]:
-        st.info(f"Evaluated on patients of other seeds, so not beside the rest: {', '.join(other)}.")
+        write.info("Evaluated on patients of other seeds, so not beside the rest: {}.", ", ".join(other))
     result = [one for one in result if one.outcome.seeds == first.seeds]
     result = [one for one in result if one.outcome.returns.shape == first.returns.shape]
-    names = [str(name) for name in result[0].run.config.get("obs_names") or ()]
+    names = list(result[0].run.config.obs_names)
     states = names[: patients.mean.shape[2]]
     traits = {f"latent mean of {name}": patients.mean[..., k] for k, name in enumerate(states)}
     traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}
@@ -141,12 +146,14 @@ def groups(result: list[Evaluation]) -> None:
     try:
         shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in result]
     except UserError as error:
-        st.info(f"No subgroups: {error}")
+        write.info("No subgroups: {}", error)
         return
     page.draw(cohort.by_subgroup(trait, shown), "subgroups", f"Mean return by {trait}")
-    st.caption(
-        f"{GROUPS} equally large groups. The latent mean is known to the simulator alone; no agent sees it. "
-        "Lines: 95 % intervals. A difference between groups is no effect of the trait alone."
+    write.caption(
+        "{} equally large groups. The latent mean is known to the simulator alone; no "
+        "agent sees it. Lines: 95 % intervals. A difference between groups is no effect "
+        "of the trait alone.",
+        GROUPS,
     )
 
 
@@ -159,11 +166,13 @@ def worst(result: list[Evaluation]) -> None:
     for place in np.argsort(outcome.returns, axis=None)[:WORST]:
         seed, patient = (int(k) for k in np.unravel_index(place, outcome.returns.shape))
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(
-                f"Patient {patients.number[seed, patient] if patients else patient}, training seed "
-                f"{outcome.seeds[seed]}: return **{number(outcome.returns[seed, patient], 1)}**, "
-                f"cost {number(outcome.cost[seed, patient], 0)}, "
-                f"mean dose {number(outcome.dose[seed, patient], 2)}",
+            write.markdown(
+                "Patient {}, training seed {}: return **{}**, cost {}, mean dose {}",
+                patients.number[seed, patient] if patients else patient,
+                outcome.seeds[seed],
+                number(outcome.returns[seed, patient], 1),
+                number(outcome.cost[seed, patient], 0),
+                number(outcome.dose[seed, patient], 2),
                 width="content",
             )
             if patients is not None:

@@ -8,7 +8,7 @@ import streamlit as st
 from app.charts import base
 from app.readers import study
 from app.theme import minus, probability
-from app.widgets import page
+from app.widgets import page, write
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row
 
@@ -43,10 +43,10 @@ def show_table(listing: study.Listing) -> None:
         page.problems([str(error)])
         result = None
     if result is None:
-        page.nothing_yet(
+        write.nothing_yet(
+            "python -m dosing demo",
             "These runs have not been compared yet. This command evaluates agents and reference rules on the "
             "same new patients and writes the table:",
-            "python -m dosing demo",
         )
         return
     rows, paths = result
@@ -54,30 +54,34 @@ def show_table(listing: study.Listing) -> None:
     if gone := [path for path in paths if path not in here]:
         page.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
     if new := [label for path, label in here.items() if path not in paths]:
-        st.info(f"Finished but not in the table yet: {', '.join(new)}.")
-    runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
-    visits = runs[0].config["problem"]["horizon"] if runs else None
+        write.info("Finished but not in the table yet: {}.", ", ".join(new))
+    runs = [run for run in listing.runs if run.config.problem.horizon]
+    visits = runs[0].config.problem.horizon if runs else None
     sets = list(dict.fromkeys(row.data for row in rows))
     for index, name in enumerate(sets):
         if len(sets) > 1:
-            st.subheader(f"Trained on {name}")
+            write.subheader("Trained on {}", name)
         figure = base.intervals([row for row in rows if row.data == name])
         page.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
-    st.caption(
-        f"Return: sum of rewards {span}of a patient. Filled: recommended dose given; open: doses sampled "
-        f"from the policy. Agents: {basis.basis}; reference rules have no seeds, "
-        f"n = {rules.n:,}. All on the same new simulated patients. Dotted line: the constant dose "
-        "estimated from the recorded patients. The best constant dose was found on separate simulated "
-        "patients: no clinic has it. Ceilings: measured beforehand, on 2,000 of these patients."
+    write.caption(
+        "Return: sum of rewards {}of a patient. Filled: recommended dose given; open: "
+        "doses sampled from the policy. Agents: {}; reference rules have no seeds, n = "
+        "{:,}. All on the same new simulated patients. Dotted line: the constant dose "
+        "estimated from the recorded patients. The best constant dose was found on "
+        "separate simulated patients: no clinic has it. Ceilings: measured beforehand, "
+        "on 2,000 of these patients.",
+        span,
+        basis.basis,
+        rules.n,
     )
     st.subheader("Study table")
     for name in sets:
         if len(sets) > 1:
-            st.markdown(f"Trained on **{name}**")
-        st.table(as_frame([row for row in rows if row.data == name]), hide_index=True)
+            write.markdown("Trained on **{}**", name)
+        write.table(as_frame([row for row in rows if row.data == name]))
     st.caption(
         "Intervals are 95 %. The difference is from the constant dose estimated from the same recorded "
         "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "

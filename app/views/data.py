@@ -11,13 +11,14 @@ import streamlit as st
 from app.analysis import data as analysis_data
 from app.charts import data, episode
 from app.readers import study
+from app.text import bullets, sentence
 from app.theme import counted
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.engine.observation import REALISM
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 RECORDED, SIMULATED = "recorded", "simulated now"
 UNIFORM, FIXED, TITRATION = "uniform", "constant", "titration"
@@ -36,7 +37,7 @@ def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
     """The visits of one data set of the study and their name."""
     run = one_data_set(listing)[0]
     try:
-        return study.episodes(run), str(run.config["data"]["name"])
+        return study.episodes(run), run.config.data.name
     except UserError as error:
         page.problems([f"the recorded visits: {error}"])
         return None
@@ -46,20 +47,20 @@ def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
     env_id = pick(left, "Environment", list(SCENARIOS), "env")
-    variants = SCENARIOS[env_id].variants
+    variants = scenario_class(env_id).variants
     variant = pick(middle, "Variant", variants, "variant")
     realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
     most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
     patients = left.number_input(
-        f"Patients, 1 to {most:,}", 1, most, min(100, most), key="patients", bind="query-params"
+        sentence("Patients, 1 to {:,}", most), 1, most, min(100, most), key="patients", bind="query-params"
     )
     in_range(middle, "seed", 0, LARGEST_SEED)
     seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
     kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED), "behaviour")
     policy = kind
     if kind == FIXED:
-        limits = SCENARIOS[env_id](variant).limits
+        limits = scenario_class(env_id)(variant).limits
         low, high = limits.low[0], limits.high[0]
         in_range(st, "given", low, high)
         dose = st.slider(
@@ -88,14 +89,14 @@ def facts(episodes: Episodes) -> None:
     held = float((episodes.limited_by > 0).mean())
     lines = [
         f"{counted(len(episodes), 'visit')} of {counted(patients, 'patient')}",
-        f"Environment: {meta.get('env_id') or 'none here'}, doses by {meta.get('policy', 'the file')}, "
-        f"seed {meta.get('seed', 'unknown')}",
+        f"Environment: {meta.env_id or 'none here'}, doses by {meta.policy or 'the file'}, "
+        f"seed {'unknown' if meta.seed is None else meta.seed}",
         f"Mean return of a patient: {return_words(episodes, patients)}",
         f"Visits at which a hard limit held the dose: {100 * held:.1f} %",
     ]
-    st.markdown("\n".join(f"- {line}" for line in lines))
+    write.markdown("{}", bullets(lines))
     st.caption("Content hash (SHA-256 over all columns, the same for every file format):")
-    st.code(str(meta.get("content_hash", "unknown")), language=None)
+    st.code(meta.content_hash or "unknown", language=None)
 
 
 def return_words(episodes: Episodes, patients: int) -> str:
@@ -115,7 +116,9 @@ def distributions(episodes: Episodes) -> None:
     left_out = (
         f" The first {analysis_data.SHOWN} observed entries; {more} more are in the file." if more > 0 else ""
     )
-    st.caption(f"Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{left_out}")
+    write.caption(
+        "Heights: share of the visits, each panel on its own scale. Dotted: hard limits.{}", left_out
+    )
 
 
 def table(episodes: Episodes) -> None:
@@ -123,18 +126,18 @@ def table(episodes: Episodes) -> None:
     st.subheader("First visits")
     shown = analysis_data.head(episodes, ROWS)
     st.dataframe(shown, hide_index=True, key="head", height=280)
-    st.caption(f"{len(shown)} of {len(episodes):,} visits, three decimals.")
+    write.caption("{} of {:,} visits, three decimals.", len(shown), len(episodes))
 
 
 def card(episodes: Episodes) -> None:
     """The scenario card and everything else the visits say about themselves."""
     st.subheader("Scenario card")
-    result = episodes.metadata.get("card") or {}
-    st.markdown(str(result.get("title", "Recorded data without a scenario card.")))
+    result = episodes.metadata.card
+    write.markdown("{}", result.get("title", "Recorded data without a scenario card."))
     with st.expander("All fields of the card"):
-        st.json(result)
+        st.json(dict(result))
     with st.expander("All other metadata of the visits"):
-        st.json({name: value for name, value in episodes.metadata.items() if name != "card"})
+        st.json({k: v for k, v in episodes.metadata.to_json().items() if k != "card"})
 
 
 def one_episode(episodes: Episodes) -> None:
@@ -145,7 +148,7 @@ def one_episode(episodes: Episodes) -> None:
     in_range(st, "place", 1, count)
     if count > 1:
         place = st.number_input(
-            f"Patient, 1 to {count:,} in the order of the visits",
+            sentence("Patient, 1 to {:,} in the order of the visits", count),
             1,
             count,
             1,
@@ -155,7 +158,7 @@ def one_episode(episodes: Episodes) -> None:
     rows, meta = analysis_data.patient_rows(episodes, int(place)), episodes.metadata
     names = analysis_data.quantity_names(episodes)[: analysis_data.SHOWN]
     numbers, last = episodes.step[rows].astype(float) + 1, len(rows) - 1
-    units = [str(unit) for unit in meta.get("obs_units") or ["1"] * episodes.obs.shape[1]]
+    units = list(meta.obs_units or ("1",) * episodes.obs.shape[1])
     patient = int(episodes.episode[rows[0]])
     left, right = st.columns(2)
     with left:
@@ -170,14 +173,14 @@ def one_episode(episodes: Episodes) -> None:
                 episodes.act[rows, k],
                 episodes.reward[rows],
                 episodes.limited_by[rows] > 0,
-                (float(meta["action_low"][k]), float(meta["action_high"][k])),
+                (meta.action_low[k], meta.action_high[k]),
                 last,
-                name=str(meta.get("dose_name", "dose")),
-                unit=str(meta.get("dose_unit", "1")),
+                name=meta.dose_name,
+                unit=meta.dose_unit,
             )
             page.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
-    st.caption(
-        f"Patient number {patient}. Numbers beside the strips: the last visit. A cross: changed by a limit."
+    write.caption(
+        "Patient number {}. Numbers beside the strips: the last visit. A cross: changed by a limit.", patient
     )
 
 
@@ -187,7 +190,7 @@ def take_away(episodes: Episodes, name: str) -> None:
     with st.container(horizontal=True):
         for suffix, mime in FORMATS:
             st.download_button(
-                f"Download {suffix[1:]}",
+                sentence("Download {}", suffix[1:]),
                 functools.partial(analysis_data.export, episodes, suffix),
                 file_name=f"{name}{suffix}",
                 mime=mime,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
+from agents import finetuning
 from app.charts.live_treatment import LearningCurve, over_visits
 from app.readers import live_treatment
 from app.readers import study as readers_study
 from app.readers.live_treatment import TrialSummary
+from app.text import bullets, code
 from app.theme import HIGHLIGHTS, OTHER, Mark, counted, listed, mark, minus
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import pick
 from app.widgets.url_state import linked
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
@@ -30,12 +33,14 @@ WORDS = (
 
 def command(listing: readers_study.Listing) -> str:
     """The command that would fill this page: from a run there is, or from one that it makes first."""
-    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
+    runs = sorted(listing.runs, key=lambda run: run.config.agent != finetuning.STARTS_FROM)
     if runs:
-        return f"python -m dosing finetune all --run {runs[0].folder.path}"
+        return shlex.join(["python", "-m", "dosing", "finetune", "all", "--run", str(runs[0].folder.path)])
     study = readers_study.study()
+    folder = shlex.quote(str(study))
     return (
-        f"python -m dosing demo --no-serve --out {study}\npython -m dosing finetune all --run {study}/iql/*/*"
+        f"python -m dosing demo --no-serve --out {folder}\n"
+        f"python -m dosing finetune all --run {folder}/{finetuning.STARTS_FROM}/*/*"
     )
 
 
@@ -66,16 +71,16 @@ def state_of(rival: TrialSummary) -> str:
 def partial(rivals: Sequence[TrialSummary]) -> None:
     """Say which trials are under way or ended early, and why seeds stopped."""
     if running := [rival for rival in rivals if not rival.trial.finished]:
-        lines = [f"- {rival.label}, {state_of(rival)}" for rival in running]
-        st.info(
+        write.info(
             "Not finished, shown as far as their last checkpoint; the `finetune` command that started a "
-            "trial continues it:\n\n" + "\n".join(lines)
+            "trial continues it:\n\n{}",
+            bullets(f"{rival.label}, {state_of(rival)}" for rival in running),
         )
-    stops = [f"- {rival.label}: {stop['why']}." for rival in rivals for stop in rival.trial.stops]
+    stops = [f"{rival.label}: {stop['why']}." for rival in rivals for stop in rival.trial.stops]
     if stops:
-        st.warning(
-            "**Stopped by the harm rule.** These seeds' agents stay as they were at that visit:\n\n"
-            + "\n".join(stops)
+        write.warning(
+            "**Stopped by the harm rule.** These seeds' agents stay as they were at that visit:\n\n{}",
+            bullets(stops),
         )
 
 
@@ -123,9 +128,11 @@ def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) 
         if seeds > 1
         else "One seed: no bands. "
     )
-    st.caption(
-        f"Evaluation patients get the recommended dose; nobody learns from them. {reference}{bands}A seed "
-        "that the harm rule stopped keeps the return at which it stopped."
+    write.caption(
+        "Evaluation patients get the recommended dose; nobody learns from them. {}{}A "
+        "seed that the harm rule stopped keeps the return at which it stopped.",
+        reference,
+        bands,
     )
 
 
@@ -141,7 +148,7 @@ def treatment(looks: Sequence[tuple[TrialSummary, Mark]], last: int) -> None:
             if curves := curves_of(looks, measure):
                 page.draw(over_visits(curves, title, last), measure, f"{title} over the visits")
             else:
-                st.info(f"No episode of treatment has ended yet: no {title.partition(' (')[0]}.")
+                write.info("No episode of treatment has ended yet: no {}.", title.partition(" (")[0])
     st.caption(
         "Left: patients whose episodes ended since the evaluation before, treated by doses that the agent "
         "tried out. Right: their safety events, of all patients of a seed together; the scenario card on the "
@@ -207,7 +214,7 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
         labels = [one.label for one in groups]
         group = groups[labels.index(pick(st, "Trials", labels, "trials"))]
     rivals = group.rivals
-    st.caption(f"{group.label}. {counted(len(rivals), 'trial')}.")
+    write.caption("{}. {}.", group.label, counted(len(rivals), "trial"))
     partial(rivals)
     looks = chosen(rivals)
     begun = [rival.trial for rival in rivals if rival.trial.progress is not None]
@@ -220,7 +227,7 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
         learning(looks, last, max(len(t.progress.seeds) for t in begun if t.progress))
         treatment(looks, last)
     st.subheader("Every method")
-    st.table(as_frame(rivals).fillna(DASH), hide_index=True)
+    write.table(as_frame(rivals).fillna(DASH))
     st.caption(
         "Returns have no unit; a return is the sum of a patient's rewards. In brackets: 95 % intervals, "
         "Student-t over seeds. Those at start, lowest point and end hold at all evaluations of a method at "
@@ -231,15 +238,14 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
 
 
 opened = page.open_page("Live treatment", needs_runs=False)
-st.markdown(WORDS)
+write.markdown(WORDS)
 result, unreadable = live_treatment.groups()
 page.problems(unreadable)
 if result:
     view(result)
 else:
-    page.nothing_yet(
-        f"There is no trial in `{readers_study.study()}` yet. This goes on from a finished run by every "
-        "method that "
-        "can:",
+    write.nothing_yet(
         command(opened),
+        "There is no trial in {} yet. This goes on from a finished run by every method that can:",
+        code(readers_study.study()),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+import agents
 from app.analysis.off_policy import (
     ESTIMATORS,
     CandidateRow,
@@ -21,8 +23,9 @@ from app.analysis.off_policy import (
 from app.charts.estimates import Line, panels_of_estimates
 from app.charts.off_policy import effective_sample
 from app.readers import evaluation, study
+from app.text import bullets, code, sentence
 from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, mark, minus, probability
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
@@ -53,17 +56,19 @@ def truth(run: study.Run, rule: str) -> Estimate | None:
 
 def command(runs: list[study.Run]) -> str:
     """The command that values these agents on patients they were not trained on."""
-    names, data = [], ""
+    names: list[str] = []
+    data: list[str] = []
     for run in runs:
         try:
             if study.recommender(run).policy.looks_back:
                 continue
         except UserError:
             continue
-        names.append(str(run.config["agent"]))
-        data = f" --data {os.path.normpath(run.folder.path / run.config['data_file'])}"
-    agents = " ".join(dict.fromkeys(names)) or "fttpo iql"
-    return f"python -m dosing select --agents {agents}{data} --out {study.study()}"
+        names.append(run.config.agent)
+        data = ["--data", os.path.normpath(run.folder.path / run.config.data_file)]
+    chosen = list(dict.fromkeys(names)) or list(agents.DEMO)
+    start = ["python", "-m", "dosing", "select", "--agents"]
+    return shlex.join([*start, *chosen, *data, "--out", str(study.study())])
 
 
 def selection() -> SelectionTable | None:
@@ -81,7 +86,7 @@ def selection() -> SelectionTable | None:
 def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
     st.subheader("Cross-validated")
-    st.markdown(f"**{result.verdict}**")
+    write.markdown("**{}**", result.verdict)
     offered = [e for e in ESTIMATORS if e in result.candidates[0].values]
     estimator = result.decided_by
     if len(offered) > 1:
@@ -91,16 +96,20 @@ def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None
         look = OTHER if index == 0 else mark(index - 1)
         lines += _lines(candidate, estimator, look, runs)
     page.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
-    st.table(pd.DataFrame(_row(c, estimator, runs) for c in result.candidates), hide_index=True)
-    st.caption(
-        f"Open marks: estimates from {counted(result.patients, 'recorded patient')} alone, over "
-        f"{counted(result.horizon, 'visit')}, each patient valued under policies trained on the others; 95"
-        f"{NBSP}% intervals, those of differences corrected for the number of candidates. Filled: "
-        "the simulator's answer for the same settings trained on all patients, where this study holds such a "
-        f"run that was evaluated. Recorded doses: {result.behaviour}."
+    write.table(pd.DataFrame(_row(c, estimator, runs) for c in result.candidates))
+    write.caption(
+        "Open marks: estimates from {} alone, over {}, each patient valued under "
+        "policies trained on the others; 95{}% intervals, those of differences corrected "
+        "for the number of candidates. Filled: the simulator's answer for the same "
+        "settings trained on all patients, where this study holds such a run that was "
+        "evaluated. Recorded doses: {}.",
+        counted(result.patients, "recorded patient"),
+        counted(result.horizon, "visit"),
+        NBSP,
+        result.behaviour,
     )
     for note in result.notes:
-        st.caption(f"Note: {note}")
+        write.caption("Note: {}", note)
 
 
 def _lines(candidate: CandidateRow, estimator: str, look: Mark, runs: tuple[study.Run, ...]) -> list[Line]:
@@ -143,17 +152,18 @@ def own_patients(runs: list[study.Run]) -> None:
         try:
             valued = _valued(str(run.folder.path), weights, rule == "sampled", run)
         except UserError as error:
-            st.info(f"**{run.label} has no value here:** {error}")
+            write.info("**{} has no value here:** {}", run.label, error)
             continue
         if valued is None:
             slow.append(run)
         else:
             result[index] = valued
     if slow:
-        page.nothing_yet(
-            f"The doses of {listed([run.label for run in slow])} are generated, and valuing them all takes "
-            "minutes. This command does, and on patients that they have not seen:",
+        write.nothing_yet(
             command(slow),
+            "The doses of {} are generated, and valuing them all takes minutes. This command does, and on "
+            "patients that they have not seen:",
+            listed([run.label for run in slow]),
         )
     if not result:
         return
@@ -187,11 +197,14 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
         for name, one in valued.policy.values.items()
         if one.refused
     )
-    st.markdown("\n".join(f"- **Not available.** {words}" for words in refused))
+    write.markdown("{}", bullets(sentence("**Not available.** {}", words) for words in refused))
     described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
-    st.caption(
-        "Filled: mean return on new simulated patients. Open: estimates from the recorded visits alone. "
-        f"Lines: 95{NBSP}% intervals over patients or seeds. What is valued: {described}."
+    write.caption(
+        "Filled: mean return on new simulated patients. Open: estimates from the "
+        "recorded visits alone. Lines: 95{}% intervals over patients or seeds. What is "
+        "valued: {}.",
+        NBSP,
+        described,
     )
 
 
@@ -207,28 +220,38 @@ def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
     for index, valued in result.items():
         name, look = runs[index].label, mark(index)
         if valued.refused:
-            words.append(f"- {look.sign} {name}: no importance weights: {valued.refused}")
+            words.append(sentence("{} {}: no importance weights: {}", look.sign, name, valued.refused))
         elif valued.sample is not None:
             last = float(valued.sample[:, -1].mean())
             words.append(
-                f"- {look.sign} {name}: **{last:.1f}** of {patients} patients left at visit "
-                f"{valued.sample.shape[1]}"
+                sentence(
+                    "{} {}: **{:.1f}** of {} patients left at visit {}",
+                    *(look.sign, name, last, patients, valued.sample.shape[1]),
+                )
             )
         share = valued.outside
         if share is None:
-            words.append(f"- {look.sign} {name}: no exact interval that a recorded dose could lie outside of")
+            words.append(
+                sentence(
+                    "{} {}: no exact interval that a recorded dose could lie outside of", look.sign, name
+                )
+            )
         else:
             seeds = f"seeds {probability(float(share.min()))} to {probability(float(share.max()))}"
             tail = f" ({seeds})" if np.ptp(share) > 0 else ""
             words.append(
-                f"- {look.sign} {name}: **{probability(float(share.mean()))}** of the recorded doses lie "
-                f"outside its support, where its density is exactly 0{tail}"
+                sentence(
+                    "{} {}: **{}** of the recorded doses lie outside its support, where its density is "
+                    "exactly 0{}",
+                    *(look.sign, name, probability(float(share.mean())), tail),
+                )
             )
-    st.markdown("\n".join(words))
-    st.caption(
-        "Importance weights are products of density ratios; the effective sample size is the square of their "
-        f"sum over the sum of their squares. Below {LEAST_SAMPLE:g} patients there is no number. Strong "
-        "lines: mean over seeds; open marks: next to none."
+    write.markdown("{}", bullets(words))
+    write.caption(
+        "Importance weights are products of density ratios; the effective sample size is "
+        "the square of their sum over the sum of their squares. Below {:g} patients "
+        "there is no number. Strong lines: mean over seeds; open marks: next to none.",
+        LEAST_SAMPLE,
     )
 
 
@@ -240,17 +263,17 @@ def view(listing: study.Listing) -> None:
         cross_validated(chosen, listing.runs)
     if not listing.runs:
         if chosen is None:
-            page.nothing_yet(
-                f"Nothing was estimated in `{study.study()}` yet. This command values agents by recorded "
-                "visits alone:",
+            write.nothing_yet(
                 command([]),
+                "Nothing was estimated in {} yet. This command values agents by recorded visits alone:",
+                code(study.study()),
             )
         return
     runs = chosen_runs(listing)
     if chosen is None:
-        page.nothing_yet(
-            "No estimates on patients that the policies have not seen yet. This command makes them:",
+        write.nothing_yet(
             command(runs),
+            "No estimates on patients that the policies have not seen yet. This command makes them:",
         )
     own_patients(runs)
 

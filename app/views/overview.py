@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from app.analysis.recommendations import ask, curves
+from app.analysis.recommendations import curves
 from app.analysis.tails import default_pair, is_gaussian, is_sparse
 from app.charts.dose import dose_axis
 from app.readers import study
-from app.widgets import page
-from app.widgets.audit import note
-from app.widgets.state_picker import sources
+from app.widgets import page, write
+from app.widgets.audit import beside, context_of, on_record
+from app.widgets.state_picker import sources, visit_of
 from dosing.errors import UserError
 from dosing.runs.folder import CHECKPOINT, EPISODES, EVALUATION
 from dosing.studies.naming import CURVES
@@ -40,12 +41,12 @@ def status(run: study.Run, table: dict[str, str] | None) -> dict[str, str]:
     folder, config = run.folder.path, run.config
     path = str(folder.relative_to(study.study()))
     compared = "not compared" if table is None or path not in table else table[path]
-    updates = config.get("training", {}).get("steps")
+    updates = config.updates or None
     return {
         "run": run.label,
         "distribution of the dose": run.family,
-        "data": str(config["data"]["name"]),
-        "seeds": str(len(config["seeds"])),
+        "data": config.data.name,
+        "seeds": str(len(config.seeds)),
         "updates": f"{updates:,}" if updates else "unknown",
         "training": "finished",
         "evaluated on new patients": "yes" if is_evaluated(run) else "no",
@@ -83,7 +84,7 @@ def verdicts() -> dict[str, str] | None:
 
 def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     """Counts, and one line per run."""
-    data = {run.data: run.config["data"] for run in listing.runs}
+    data = {run.data: run.config.data for run in listing.runs}
     columns = st.columns(4)
     columns[0].metric("Finished runs", len(listing.runs))
     columns[1].metric("Unfinished runs", len(listing.unfinished))
@@ -91,11 +92,10 @@ def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     columns[3].metric("Runs in the study table", 0 if table is None else len(table))
     lines = [status(run, table) for run in listing.runs]
     lines += [unfinished(folder) for folder in listing.unfinished]
-    st.table(pd.DataFrame(lines), hide_index=True)
+    write.table(pd.DataFrame(lines))
     for hash_, one in data.items():
-        patients, visits = one.get("patients"), one.get("visits")
-        size = f"{patients:,} patients, {visits:,} visits" if patients and visits else "size not recorded"
-        st.caption(f"Data {one['name']}: {size}, SHA-256 {hash_[:16]}.")
+        size = f"{one.patients:,} patients, {one.visits:,} visits"
+        write.caption("Data {}: {}, SHA-256 {}.", one.name, size, hash_[:16])
 
 
 def picture(listing: study.Listing) -> None:
@@ -104,9 +104,9 @@ def picture(listing: study.Listing) -> None:
     runs = [run for run in listing.runs if run.data == first.data]
     sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
     if not sparse:
-        page.nothing_yet(
-            "No agent here has a bounded set of doses to show. This command trains one:",
+        write.nothing_yet(
             "python -m dosing demo",
+            "No agent here has a bounded set of doses to show. This command trains one:",
         )
         return
     shown = [sparse[0]]
@@ -121,18 +121,22 @@ def picture(listing: study.Listing) -> None:
         return
     if not loaded:
         return
-    answers = ask(loaded, episodes.obs[0].tolist())
-    note(answers)
+    answers, records = on_record(loaded, episodes.obs[0].tolist(), visit_of(episodes, 0))
+    if not answers:
+        return
     drawn = curves(answers, 0)
     dimensions = loaded[0].limits.n_act
     name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
     figure = dose_axis(answers, drawn, 0, name=name)
     page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
-    st.caption(
-        f"Patient {int(episodes.episode[0])}, visit 1. Solid: every dose the sparse policy could give. "
-        "Hatched: the central part of a distribution that gives every dose some probability. Grey: "
-        "outside the hard "
-        "limits."
+    for answer, record in zip(answers, records, strict=True):
+        write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
+        beside(context_of(answer, record))
+    write.caption(
+        "Patient {}, visit 1. Solid: every dose the sparse policy could give. Hatched: "
+        "the central part of a distribution that gives every dose some probability. "
+        "Grey: outside the hard limits.",
+        int(episodes.episode[0]),
     )
 
 
@@ -146,17 +150,30 @@ def next_steps(listing: study.Listing, table: dict[str, str] | None) -> None:
         st.page_link("views/comparison.py", label="Comparison: who beats a constant dose")
         st.page_link("views/cohort.py", label="Cohort: worst patients and safety")
     else:
-        names = " ".join(dict.fromkeys(str(run.config["agent"]) for run in listing.runs))
-        data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config["data_file"])
-        page.nothing_yet(
+        names = list(dict.fromkeys(run.config.agent for run in listing.runs))
+        data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config.data_file)
+        write.nothing_yet(
+            shlex.join(
+                [
+                    "python",
+                    "-m",
+                    "dosing",
+                    "compare",
+                    "--agents",
+                    *names,
+                    "--data",
+                    data,
+                    "--out",
+                    str(study.study()),
+                ]
+            ),
             "Nothing is compared yet. This command evaluates agents on the same new patients:",
-            f"python -m dosing compare --agents {names} --data {data} --out {study.study()}",
         )
     waiting = [run.folder.path for run in listing.runs if not is_evaluated(run)]
     if waiting:
-        page.nothing_yet(
+        write.nothing_yet(
+            "\n".join(shlex.join(["python", "-m", "dosing", "evaluate", str(path)]) for path in waiting),
             "Some runs were not evaluated on new patients yet:",
-            "\n".join(f"python -m dosing evaluate {path}" for path in waiting),
         )
     if (study.study() / SELECTION).is_file():
         st.page_link("views/ope.py", label="Off-policy evaluation: no simulator")
@@ -166,7 +183,7 @@ def next_steps(listing: study.Listing, table: dict[str, str] | None) -> None:
 
 
 opened = page.open_page("Overview")
-st.markdown(STRANGER)
+write.markdown(STRANGER)
 picture(opened)
 known = verdicts()
 st.subheader("What this study holds")

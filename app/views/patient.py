@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import streamlit as st
 
-from app.analysis.recommendations import Answer, ask
+from app.analysis import recommendations
+from app.analysis.recommendations import Answer
 from app.charts import target_return
 from app.readers import study
 from app.theme import counted
-from app.widgets import episode_panel, page, recommendation_card
-from app.widgets.audit import note
+from app.widgets import episode_panel, page, recommendation_card, write
+from app.widgets.audit import context_of, on_record, once
 from app.widgets.decision_form import decide
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
+from dosing.errors import UserError
+from dosing.recommendation.audit_log import Record
 from dosing.recommendation.report import Said, report
 
 
-def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> None:
+def by_target(answer: Answer, key: str) -> None:
     """What a policy that is asked for a return would give, for every return it could be asked for."""
-    source, asked_for = answer.source, target_return.grid(targets)
-    state = np.asarray(answer.result.state, dtype=np.float32)
-    doses = source.policy.doses_for(state, asked_for)
+    source = answer.source
+    targets = source.policy.targets
+    if answer.result.dose is None or targets is None:
+        return
+    asked_for = target_return.grid(targets)
+    try:
+        doses, about = recommendations.by_target(answer, asked_for)
+        once("batch", about | {"provenance": source.recommender.provenance})
+    except UserError as error:
+        write.error("**Not shown:** what {} gives for other returns: {}", source.name, error)
+        return
     dimensions = source.limits.n_act
-    st.subheader(f"What {source.name} gives for the return it is asked for")
+    write.subheader("What {} gives for the return it is asked for", source.name)
     for dimension in range(dimensions):
         name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
         figure = target_return.dose_by_target(
             asked_for,
-            doses[..., dimension],
+            doses[:, dimension],
             targets,
             (source.limits.low[dimension], source.limits.high[dimension]),
             answer.mark,
@@ -36,21 +45,29 @@ def by_target(answer: Answer, targets: npt.NDArray[np.float64], key: str) -> Non
             unit=source.limits.unit,
         )
         page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
-    st.caption(
-        f"{answer.mark.sign} {source.name}: at this state, as at a first visit, before any limit. Strong "
-        f"line: mean of {counted(len(doses), 'training seed')}; thin lines: each seed. Dotted: what it is "
-        "asked for by default, which the recommendation above rests on. Grey: returns that no recorded "
-        "patient had. A return that is asked for is no promise: patients need not reach it."
+    write.caption(
+        "{} {}: at this state, as at a first visit, within the limits: what the recommender says, on "
+        "record. Mean of {}. {:,} of {:,} deferred. Dotted: what it is asked for by default, which the "
+        "recommendation above rests on. Grey: returns that no recorded patient had. A return that is asked "
+        "for is no promise: patients need not reach it.",
+        answer.mark.sign,
+        source.name,
+        counted(len(source.policy.seeds), "training seed"),
+        about["statuses"]["deferred"],
+        about["rows"],
     )
 
 
-def take_away(answers: list[Answer], asked: Asked) -> None:
+def take_away(answers: list[Answer], records: list[Record], asked: Asked) -> None:
     """The recommendations as one page to print or to keep."""
     about, name = "typed numbers", "typed"
-    if asked.row is not None and asked.episodes is not None:
-        patient, visit = int(asked.episodes.episode[asked.row]), int(asked.episodes.step[asked.row]) + 1
-        about, name = f"recorded patient {patient}, visit {visit}", f"patient{patient}-visit{visit}"
-    said = [Said(answer.source.name, answer.source.family, answer.result) for answer in answers]
+    if asked.visit is not None:
+        about = f"recorded patient {asked.visit[0]}, visit {asked.visit[1]}"
+        name = f"patient{asked.visit[0]}-visit{asked.visit[1]}"
+    said = [
+        Said(answer.source.name, answer.source.family, answer.result, context_of(answer, record))
+        for answer, record in zip(answers, records, strict=True)
+    ]
     st.download_button(
         "Printable page (HTML)",
         report(said, answers[0].source.recommender.rules.entries, about),
@@ -70,15 +87,13 @@ def view(listing: study.Listing) -> None:
         return
     if (asked := ask_state(runs[0], loaded[0])) is None:
         return
-    answers = ask(loaded, asked.state)
-    records = note(answers)  # in the log before it is on the page
-    recommendation_card.answers(answers)
-    if records is not None:
+    answers, records = on_record(loaded, asked.state, asked.visit)
+    if answers:
+        recommendation_card.answers(answers, records)
         decide(answers, records)
-    take_away(answers, asked)
+        take_away(answers, records, asked)
     for number, answer in enumerate(answers):
-        if answer.result.dose is not None and (targets := answer.source.policy.targets) is not None:
-            by_target(answer, targets, f"target{number}")
+        by_target(answer, f"target{number}")
     if asked.row is not None and asked.episodes is not None:
         episode_panel.episode_panel(asked.episodes, asked.row, loaded[0])
 

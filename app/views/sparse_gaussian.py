@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import streamlit as st
 
-from app.analysis.recommendations import Answer, ask, curves, sparse_of
+from app.analysis.recommendations import Answer, curves, sparse_of
 from app.analysis.tails import (
     CONTRAST,
     default_pair,
@@ -22,13 +24,15 @@ from app.charts import tails as charts_tails
 from app.charts.dose import dose_axis
 from app.charts.estimates import panels_of_estimates
 from app.readers import evaluation, study
+from app.text import bullets, sentence
 from app.theme import counted, mark, minus, probability
-from app.widgets import page, recommendation_card
-from app.widgets.audit import note
+from app.widgets import page, recommendation_card, write
+from app.widgets.audit import on_record
 from app.widgets.state_picker import ask_state, one_data_set, pick, sources
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import verdict
+from dosing.recommendation.audit_log import Record
 
 COMMAND = f"python -m dosing compare --preset {CONTRAST}\npython -m dosing app --out runs/compare"
 
@@ -39,10 +43,11 @@ def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
     gaussian = {run.label: run for run in runs if is_gaussian(run)}
     if not sparse or not gaussian:
         missing = "sparse" if not sparse else "Gaussian"
-        page.nothing_yet(
-            f"No agent here has a {missing} policy. These commands train an agent twice, with a sparse and "
-            "with a Gaussian distribution and nothing else changed, and show both:",
+        write.nothing_yet(
             COMMAND,
+            "No agent here has a {} policy. These commands train an agent twice, with a sparse and with a "
+            "Gaussian distribution and nothing else changed, and show both:",
+            missing,
         )
         return None
     first, second = default_pair(list(sparse.values()), list(gaussian.values()))
@@ -56,21 +61,20 @@ def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
 def alike(first: study.Run, second: study.Run) -> None:
     """Say whether the distribution is all that differs."""
     if differ_in_distribution_only(first, second):
-        st.caption(f"Both are {first.entry.title} with the same settings: only the distribution differs.")
+        write.caption("Both are {} with the same settings: only the distribution differs.", first.entry.title)
     else:
-        page.nothing_yet(
-            "More than the distribution differs between these two. These commands make a pair that "
-            "differs in its distribution "
-            "alone, and show it:",
+        write.nothing_yet(
             COMMAND,
+            "More than the distribution differs between these two. These commands make a pair that differs "
+            "in its distribution alone, and show it:",
         )
 
 
-def cards(answers: list[Answer]) -> None:
+def cards(answers: list[Answer], records: list[Record]) -> None:
     """Recommendations side by side, status first."""
-    for column, answer in zip(st.columns(2), answers, strict=True):
+    for column, answer, record in zip(st.columns(2), answers, records, strict=True):
         with column.container(border=True, height="stretch"):
-            recommendation_card.card(answer, sparse_of(answers))
+            recommendation_card.card(answer, record, sparse_of(answers))
 
 
 def axis(answers: list[Answer], dimension: int, name: str) -> None:
@@ -98,11 +102,13 @@ def masses(answers: list[Answer]) -> None:
     for words, low, high in intervals:
         for answer in answers:
             seeds = outside(answer, low, high)
-            text = f"**{probability(float(seeds.mean()))}**"
-            if np.ptp(seeds) > 0:
-                text += f" (seeds {probability(float(seeds.min()))} to {probability(float(seeds.max()))})"
-            lines.append(f"- {answer.mark.sign} {answer.source.name}, {words}: {text}")
-    st.markdown("\n".join(lines))
+            ends = [probability(float(end)) for end in (seeds.min(), seeds.max())]
+            tail = f" (seeds {ends[0]} to {ends[1]})" if np.ptp(seeds) > 0 else ""
+            mass = probability(float(seeds.mean()))
+            lines.append(
+                sentence("{} {}, {}: **{}**{}", answer.mark.sign, answer.source.name, words, mass, tail)
+            )
+    write.markdown("{}", bullets(lines))
     st.caption(
         "Probabilities at this state, before any clipping: mean over training seeds, the largest over dose "
         "dimensions. The interval of the sparse agent runs from the lowest to the highest edge of its seeds."
@@ -120,9 +126,10 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
             page.problems([f"{run.label}: {error}"])
             continue
         if outcomes is None:
-            page.nothing_yet(
-                f"{run.label} was not evaluated on new patients yet. This command evaluates it:",
-                f"python -m dosing evaluate {run.folder.path}",
+            write.nothing_yet(
+                shlex.join(["python", "-m", "dosing", "evaluate", str(run.folder.path)]),
+                "{} was not evaluated on new patients yet. This command evaluates it:",
+                run.label,
             )
         else:
             result.append((run, outcomes))
@@ -141,12 +148,13 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
     share = worst_share(patients)
     figure = panels_of_estimates(charts_tails.measures(rows, share))
     page.draw(figure, "paid", "Safety events, worst patients and limited doses of both agents")
-    st.caption(
-        f"{counted(patients, 'new simulated patient')} for each of {counted(seeds, 'training seed')}, the "
-        "same for both agents. Filled: the recommended dose is given; open: doses are drawn from the "
-        "distribution, "
-        "and a draw beyond a hard limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events "
-        "are never part of the reward; the scenario card on the Data page names them."
+    write.caption(
+        "{} for each of {}, the same for both agents. Filled: the recommended dose is "
+        "given; open: doses are drawn from the distribution, and a draw beyond a hard "
+        "limit is held there. Lines: 95\N{NO-BREAK SPACE}% intervals. Safety events are never part of the "
+        "reward; the scenario card on the Data page names them.",
+        counted(patients, "new simulated patient"),
+        counted(seeds, "training seed"),
     )
     if len(result) == 2:
         paired(result[0], result[1])
@@ -162,14 +170,21 @@ def paired(first: Measured, second: Measured) -> None:
         try:
             result = differences(first[1], second[1], rule)
         except UserError as error:
-            st.info(f"No difference is drawn: {error}")
+            write.info("No difference is drawn: {}", error)
             return
         words = "drawn" if rule == "sampled" else rule
         lines.append(
-            f"- {words} doses: return **{minus(result['return'])}** ({verdict(result['return'])}), "
-            f"safety events **{minus(result['cost'])}**"
+            sentence(
+                "{} doses: return **{}** ({}), safety events **{}**",
+                words,
+                minus(result["return"]),
+                verdict(result["return"]),
+                minus(result["cost"]),
+            )
         )
-    st.markdown(f"**{first[0].label} minus {second[0].label}**, paired by patient:\n\n" + "\n".join(lines))
+    write.markdown(
+        "**{} minus {}**, paired by patient:\n\n{}", first[0].label, second[0].label, bullets(lines)
+    )
 
 
 @st.fragment
@@ -181,10 +196,10 @@ def view(listing: study.Listing) -> None:
     alike(*runs)
     loaded = sources(runs)
     if len(loaded) == 2 and (asked := ask_state(runs[0], loaded[0])) is not None:
-        answers = ask(loaded, asked.state)
-        note(answers)
-        cards(answers)
-        if all(answer.result.dose is not None for answer in answers):
+        answers, records = on_record(loaded, asked.state, asked.visit)
+        if answers:
+            cards(answers, records)
+        if answers and all(answer.result.dose is not None for answer in answers):
             st.subheader("Tails on one dose axis")
             dimensions = loaded[0].limits.n_act
             for dimension in range(dimensions):

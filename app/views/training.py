@@ -8,7 +8,7 @@ import streamlit as st
 from app.charts import base
 from app.readers import evaluation, study
 from app.theme import HIGHLIGHTS, OTHER, counted, mark
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
 
@@ -25,8 +25,8 @@ def returns_along(listing: study.Listing) -> None:
         page.problems([str(error)])
         return
     if result is None:
-        page.nothing_yet(
-            "No run was evaluated along its training yet. This command trains and evaluates:", COMMAND
+        write.nothing_yet(
+            COMMAND, "No run was evaluated along its training yet. This command trains and evaluates:"
         )
         return
     names = list(dict.fromkeys(result["data"]))
@@ -46,7 +46,7 @@ def returns_along(listing: study.Listing) -> None:
         bind="query-params",
     )
     if result["update"].nunique() == 1:
-        page.nothing_yet("Only the end of training was evaluated. This command shows the way there:", COMMAND)
+        write.nothing_yet(COMMAND, "Only the end of training was evaluated. This shows the way there:")
     low, high = float(result[rule].min()), float(result[rule].max())
     pad = 0.06 * (high - low) or 1.0
     columns = st.columns(2)
@@ -59,12 +59,14 @@ def returns_along(listing: study.Listing) -> None:
         figure.update_yaxes(range=[low - pad, high + pad])
         name = str(part["name"].iloc[0])
         with columns[index % 2]:
-            st.markdown(f"{look.sign} **{name}** · {part['policy'].iloc[0]}")
+            write.markdown("{} **{}** · {}", look.sign, name, part["policy"].iloc[0])
             page.draw(figure, f"along{index}", f"Mean return of {name} along training, run {run}")
-    st.caption(
-        f"Return on the evaluation patients when doses are {rule}; the same patients at every update and for "
-        f"every agent. Strong line: interquartile mean over {seeds_in(result)}; faint lines: the seeds. All "
-        "panels share one scale."
+    write.caption(
+        "Return on the evaluation patients when doses are {}; the same patients at every "
+        "update and for every agent. Strong line: interquartile mean over {}; faint "
+        "lines: the seeds. All panels share one scale.",
+        rule,
+        seeds_in(result),
     )
 
 
@@ -95,8 +97,8 @@ def losses(listing: study.Listing) -> None:
         figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
         with columns[index % 2]:
             page.draw(figure, f"curve{index}", f"{name} of {label} over training")
-    seeds = len(run.config["seeds"])
-    st.caption(f"Strong line: interquartile mean over {seeds} seeds. Faint lines: the seeds.")
+    seeds = len(run.config.seeds)
+    write.caption("Strong line: interquartile mean over {} seeds. Faint lines: the seeds.", seeds)
 
 
 found_runs = page.open_page("Training")

@@ -14,19 +14,21 @@ import pyarrow as pa
 import streamlit as st
 
 from app.analysis import batch
+from app.analysis.recommendations import Source
 from app.readers import study
+from app.text import Markdown, bullets, joined, sentence
 from app.theme import counted, interval, listed, unit_words
-from app.widgets import page
-from app.widgets.audit import nothing_recorded, once
-from app.widgets.decision_form import escaped
-from app.widgets.state_picker import one_data_set, pick
+from app.widgets import page, write
+from app.widgets.audit import beside, log, nothing_recorded, once
+from app.widgets.state_picker import one_data_set, pick, sources
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.text_table import TOLD, Refused
 from dosing.errors import UserError
+from dosing.recommendation.decisions import Decision, all_decisions
+from dosing.recommendation.dose_context import DecidedStates, DoseContext
 from dosing.recommendation.patient_table import (
     MOST_BYTES,
     MOST_ROWS,
-    TOLD,
-    Refused,
     Sheet,
     numbers,
     read,
@@ -34,7 +36,7 @@ from dosing.recommendation.patient_table import (
     wanted,
 )
 from dosing.recommendation.reasons import STATUSES
-from dosing.recommendation.records import Recommender, StateEntry
+from dosing.recommendation.records import StateEntry
 from dosing.types import Array
 
 ROWS = 20  # rows in the preview
@@ -43,17 +45,15 @@ DOSES = ("dose", "proposed", "support_", "spread")  # columns of answers in the 
 FORMATS = (("parquet", batch.as_parquet, "application/vnd.apache.parquet"), ("csv", batch.as_csv, "text/csv"))
 
 
-def told(problems: Sequence[str]) -> str:
-    """Problems as a list, the first of many; what was in the file is not read as markdown."""
-    lines = [f"- {escaped(problem)}" for problem in problems[:TOLD]]
-    if len(problems) > TOLD:
-        lines.append(f"- and {len(problems) - TOLD:,} more")
-    return "\n".join(lines)
+def told(problems: Sequence[str]) -> Markdown:
+    """Problems as a list, the first of many."""
+    more = [f"and {len(problems) - TOLD:,} more"] if len(problems) > TOLD else []
+    return bullets([*problems[:TOLD], *more])
 
 
 def refuse(error: Refused) -> None:
     """Everything that is wrong with a file."""
-    st.error(f"**NOTHING LOADED.** The file was not used:\n\n{told(error.problems)}")
+    write.error("**NOTHING LOADED.** The file was not used:\n\n{}", told(error.problems))
 
 
 def needed(entries: Sequence[StateEntry]) -> None:
@@ -71,10 +71,12 @@ def needed(entries: Sequence[StateEntry]) -> None:
         key="needed",
         width="content",
     )
-    st.caption(
-        f"One row per patient state, at most {MOST_ROWS:,}; CSV (UTF-8, commas, decimal points, a header "
-        f"line) or parquet, at most {MOST_BYTES // 1_000_000} MB. No names, birth dates, record numbers, "
-        "addresses, telephone or e-mail: such columns are refused. Only a hash of the file is kept."
+    write.caption(
+        "One row per patient state, at most {:,}; CSV (UTF-8, a header line) or parquet, at most {} MB. No "
+        "names, birth dates, record numbers, addresses, telephone or e-mail: such columns are refused. Only "
+        "a hash of the file is kept.",
+        MOST_ROWS,
+        MOST_BYTES // 1_000_000,
     )
 
 
@@ -88,14 +90,16 @@ def mapping(sheet: Sheet, entries: Sequence[StateEntry], key: str) -> dict[str, 
     for number, entry in enumerate(entries):
         options = [NONE, *names]
         start = options.index(entry.name) if entry.name in names else 0
-        label = f"{entry.name} ({unit_words(entry.unit)})"
-        result = places[number].selectbox(label, options, start, key=f"column{number}_{key}")
+        result = places[number].selectbox(
+            sentence("{} ({})", entry.name, unit_words(entry.unit)),
+            options,
+            start,
+            key=f"column{number}_{key}",
+        )
         if result != NONE:
             chosen[entry.name] = result
     if unused := [name for name in names if name not in chosen.values()]:
-        st.caption(
-            escaped(f"Not used: {', '.join(unused[:TOLD])}{' and more' if len(unused) > TOLD else ''}")
-        )
+        write.caption("Not used: {}{}", ", ".join(unused[:TOLD]), " and more" if len(unused) > TOLD else "")
     return chosen
 
 
@@ -105,40 +109,45 @@ def preview(values: Array, entries: Sequence[StateEntry]) -> None:
     frame_ = pd.DataFrame(values[:ROWS], columns=[f"{e.name} ({unit_words(e.unit)})" for e in entries])
     frame_.insert(0, "row", np.arange(1, len(frame_) + 1))
     st.dataframe(frame_, hide_index=True, key="preview", height=min(35 * (len(frame_) + 1) + 3, 280))
-    st.caption(f"{len(frame_)} of {counted(len(values), 'row')}.")
+    write.caption("{} of {}.", len(frame_), counted(len(values), "row"))
     bad = list(row_problems(values, entries))
     if bad:
         rows = len({row for row, _ in bad})
-        st.warning(
-            f"**{rows:,} of {counted(len(values), 'row')} will be refused**, the others not:\n\n"
-            + told([sentence for _, sentence in bad])
+        write.warning(
+            "**{:,} of {} will be refused**, the others not:\n\n{}",
+            *(rows, counted(len(values), "row"), told([words for _, words in bad])),
         )
 
 
 @st.cache_resource(show_spinner="Asking the policy about every row", max_entries=4)
-def answered(
-    _recommender: Recommender, _states: Array, _current: Array | None, source: str, key: Any
-) -> pa.Table:
-    """The answers, kept while they are on show; ``key`` names policy, file and columns."""
-    return batch.answer(_recommender, _states, _current, source)
+def answered(_source: Source, _states: Array, _current: Array | None, file: str, key: Any) -> pa.Table:
+    """The answers, kept while they are on show; ``key`` names policy, file, columns and decisions."""
+    weights = _source.recommender.provenance.get("weights")
+    decided = DecidedStates(decisions(), weights)
+    return batch.answer(_source.recommender, _states, _current, file, _source.evidence, decided)
 
 
-def results(
-    recommender: Recommender, run: study.Run, states: Array, current: Array | None, source: str, key: Any
-) -> None:
+def decisions() -> tuple[Decision, ...]:
+    """Every decision in the log; none where there is no log yet."""
+    return all_decisions(log()) if log().path.is_file() else ()
+
+
+def results(source: Source, states: Array, current: Array | None, file: str, key: Any) -> None:
     """Answers as a table with status, in the log first; files to take away."""
-    table = answered(
-        recommender, states, current, source, (run.folder.path, str(recommender.provenance), key)
-    )
-    counts, parquet = batch.statuses(table), batch.as_parquet(table)
-    about = {"input": source, "output": hashlib.sha256(parquet).hexdigest(), "rows": table.num_rows}
+    recommender = source.recommender
     try:
+        known = (str(recommender.provenance), str(source.evidence), tuple(d.number for d in decisions()), key)
+        table = answered(source, states, current, file, known)
+        counts, parquet = batch.statuses(table), batch.as_parquet(table)
+        about = {"input": file, "output": hashlib.sha256(parquet).hexdigest(), "rows": table.num_rows}
         once("run loaded", recommender.provenance)
         once("batch", about | {"statuses": counts, "provenance": recommender.provenance})
     except UserError as error:
         nothing_recorded(error)
-    st.subheader(f"What {run.label} says")
-    st.markdown(" · ".join(f"**{counts[name]:,}** {name}" for name in STATUSES))
+        return
+    write.subheader("What {} says", source.name)
+    beside(DoseContext(source.evidence))
+    write.markdown("{}", joined(" · ", (sentence("**{:,}** {}", counts[name], name) for name in STATUSES)))
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
     shown = table.to_pandas()
     shown = shown if only == "all" else shown[shown["status"] == only]
@@ -149,15 +158,20 @@ def results(
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
-    st.caption(
-        f"{NOT_FOR_PATIENTS} Hard limits of the dose: {ends} ({unit}). Deferred: what the policy would give, "
-        f"not a recommendation. Refused: no dose.{default} Support: {support}, "
-        "union over seeds. Rows count from 1."
+    write.caption(
+        "{} Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
+        "a recommendation. Refused: no dose.{} Support: {}, union over seeds. Rows count "
+        "from 1.",
+        NOT_FOR_PATIENTS,
+        ends,
+        unit,
+        default,
+        support,
     )
     with st.container(horizontal=True):
         for suffix, make, mime in FORMATS:
             st.download_button(
-                f"Download {suffix}",
+                sentence("Download {}", suffix),
                 functools.partial(make, table),
                 file_name=f"recommendations-not-for-patients.{suffix}",
                 mime=mime,
@@ -171,17 +185,16 @@ def view(listing: study.Listing) -> None:
     """Agent, file, columns, answers; a fragment, so that a choice redraws nothing else."""
     runs = {run.label: run for run in one_data_set(listing)}
     run = runs[pick(st, "Agent", list(runs), "agent")]
-    try:
-        recommender = study.recommender(run)
-    except UserError as error:
-        page.problems([f"{run.label}: {error}"])
+    if not (loaded := sources([run])):
         return
+    (source,) = loaded
+    recommender = source.recommender
     observed, doses = wanted(recommender)
     entries = [*observed, *doses]
     needed(entries)
     file = st.file_uploader(
         "CSV or parquet file",
-        type=["csv", "parquet"],
+        type=["csv", "parquet", "pq"],
         max_upload_size=MOST_BYTES // 1_000_000,
         key="file",
     )
@@ -189,19 +202,19 @@ def view(listing: study.Listing) -> None:
         st.info("No file yet. Choose one above, or drop it there; it stays on this machine.")
         return
     content = file.getvalue()
-    source = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     try:
         sheet = read(content, Path(file.name).suffix, [entry.name for entry in entries])
-        chosen = mapping(sheet, entries, source[:12])
+        chosen = mapping(sheet, entries, digest[:12])
         if missing := [entry.name for entry in entries if entry.name not in chosen]:
-            st.info(f"No column was chosen for {listed(missing)}.")
+            write.info("No column was chosen for {}.", listed(missing))
             return
         values = numbers(sheet, chosen, entries)
     except Refused as error:
         refuse(error)
         return
     preview(values, entries)
-    key = (source, tuple(chosen[entry.name] for entry in entries))
+    key = (digest, tuple(chosen[entry.name] for entry in entries))
     sure = st.checkbox(
         "The columns are what is chosen above, in the units shown",
         key=f"sure{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}",
@@ -210,7 +223,7 @@ def view(listing: study.Listing) -> None:
         st.info("Confirm columns and units; then every row is answered.")
         return
     width = len(observed)
-    results(recommender, run, values[:, :width], values[:, width:] if doses else None, source, key)
+    results(source, values[:, :width], values[:, width:] if doses else None, digest, key)
 
 
 view(page.open_page("Upload your own patients"))

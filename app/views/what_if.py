@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import streamlit as st
 
 from app.analysis import what_if as analysis_what_if
+from app.analysis.recommendations import Source
 from app.analysis.what_if import ALL, World
 from app.charts import what_if
 from app.readers import study
+from app.text import Markdown, bullets, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
-from app.widgets import page
-from app.widgets.state_picker import in_range, one_data_set, pick, question, words
+from app.widgets import page, write
+from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
+from app.widgets.state_picker import Asked, in_range, one_data_set, pick, question, words
 from dosing.errors import UserError
 from dosing.evaluation.rollout import REFERENCE_SEED
 from dosing.evaluation.statistics import verdict
@@ -24,20 +27,21 @@ PATIENTS = (100, 300, 1000)
 
 @dataclass(frozen=True)
 class Choice:
-    """Doses somebody could give, and what came of them."""
+    """Doses somebody could give, what came of them, and what a recommender answered on the way."""
 
     name: str
     mark: Mark
     episode: Trajectories
+    statuses: dict[str, int] | None = None
 
 
 def ask_choice(
-    index: int, runs: dict[str, study.Run], world: World, state: list[float], matched: PosteriorPatients
+    index: int, runs: dict[str, study.Run], world: World, asked: Asked, matched: PosteriorPatients
 ) -> Choice | None:
     """One column of doses; None where it was not filled in or a run is damaged, which it says."""
     kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
     look = mark(index)
-    st.markdown(f"{look.sign} **Choice {index + 1}**")
+    write.markdown("{} **Choice {}**", look.sign, index + 1)
     start = min(index, len(kinds) - 1)
     kind = pick(st, "Doses", kinds, f"rule{index + 1}", start, label_visibility="collapsed")
     low, high = world.limits.low[0], world.limits.high[0]
@@ -46,7 +50,7 @@ def ask_choice(
         if kind == CONSTANT:
             in_range(st, f"dose{index + 1}", low, high)
             dose = st.slider(
-                f"Dose at every visit ({unit_words(world.limits.unit)})",
+                sentence("Dose at every visit ({})", unit_words(world.limits.unit)),
                 low,
                 high,
                 0.5 * (low + high),
@@ -71,29 +75,60 @@ def ask_choice(
                 f"{counted(len(doses), 'typed dose')}", look, analysis_what_if.give(world, matched, doses)
             )
         run = runs[kind.removeprefix(f"{FOLLOW} ")]
-        st.caption(f"Recommended dose of each of {counted(len(run.config['seeds']), 'training seed')}.")
-        return Choice(run.label, look, analysis_what_if.follow(world, state, matched, run))
+        return followed(run, look, world, asked, matched)
     except UserError as error:
         page.problems([str(error)])
         return None
 
 
-def told(choice: Choice) -> str:
+def followed(
+    run: study.Run, look: Mark, world: World, asked: Asked, matched: PosteriorPatients
+) -> Choice | None:
+    """What comes of giving what a run's recommender says; all of it on record before it is shown.
+
+    Raises:
+        UserError: the run is damaged, or its recommender refuses a dose on the way.
+    """
+    source = Source(run.label, run.family, study.recommender(run), study.measured(run))
+    answers, records = on_record([source], asked.state, asked.visit)
+    if not answers:
+        return None
+    (answer,), (record,) = answers, records
+    if answer.result.dose is None:
+        write.error("**REFUSED: no dose.** {}", " ".join(answer.result.reasons))
+        return None
+    if answer.result.status == "deferred":
+        write.warning("**DEFERRED: not advice.** {}", " ".join(answer.result.reasons))
+    beside(context_of(answer, record))
+    episode, about = analysis_what_if.follow(world, asked.state, matched, source.recommender)
+    try:
+        once("batch", about | {"provenance": source.recommender.provenance})
+    except UserError as error:
+        nothing_recorded(error)
+        return None
+    return Choice(run.label, look, episode, about["statuses"])
+
+
+def told(choice: Choice) -> Markdown:
     """Return and safety of one choice in words."""
     episode = choice.episode
     lines = [
-        f"Mean return **{minus(episode.mean_return)}**",
-        f"Extreme doses per patient: {number(float(episode.cost.sum(-1).mean()), 2)}",
+        sentence("Mean return **{}**", minus(episode.mean_return)),
+        sentence("Extreme doses per patient: {}", number(float(episode.cost.sum(-1).mean()), 2)),
     ]
     if episode.limited.any():
-        lines.append(f"Held at a hard limit: {number(100 * float(episode.limited.mean()), 1)} % of the doses")
-    return "\n".join(f"- {line}" for line in lines)
+        share = number(100 * float(episode.limited.mean()), 1)
+        lines.append(sentence("Held at a hard limit: {} % of the doses", share))
+    if choice.statuses is not None:
+        said = listed([f"{count:,} {status}" for status, count in choice.statuses.items() if count])
+        lines.append(sentence("Answers of the recommender on the way: {}", said))
+    return bullets(lines)
 
 
 def compare(choices: list[Choice]) -> None:
     """What the further choices are worth more, or less, than the first."""
     base, *others = choices
-    st.subheader(f"Difference from {base.name}")
+    write.subheader("Difference from {}", base.name)
     result = [(c.name, c.mark, difference(c.episode, base.episode)) for c in others]
     page.draw(
         what_if.differences(base.name, result),
@@ -101,9 +136,10 @@ def compare(choices: list[Choice]) -> None:
         f"Return of each choice minus that of {base.name}, with its 95 % interval",
     )
     lines = [
-        f"{m.sign} **{n}** minus {base.name}: **{minus(e)}**, {verdict(e)} ({e.basis})" for n, m, e in result
+        sentence("{} **{}** minus {}: **{}**, {} ({})", m.sign, n, base.name, minus(e), verdict(e), e.basis)
+        for n, m, e in result
     ]
-    st.markdown("\n".join(f"- {line}" for line in lines))
+    write.markdown("{}", bullets(lines))
     st.caption(
         "Mean difference in return, paired by patient with the same noise, and its 95 % interval: for "
         "patients who show this state, under the simulator's own dynamics."
@@ -113,14 +149,22 @@ def compare(choices: list[Choice]) -> None:
 def about(world: World, matched: PosteriorPatients, asked: int) -> None:
     """Who is rolled forward, and where that stops being enough."""
     if matched.n < asked:
-        st.warning(
-            f"**Few patients.** Only {matched.n} of {matched.candidates:,} simulated patients could show "
-            f"this state, so {matched.n} are followed instead of {asked}: it is a rare state here."
+        write.warning(
+            "**Few patients.** Only {} of {:,} simulated patients could show this state, so "
+            "{} are followed instead of {}: it is a rare state here.",
+            matched.n,
+            matched.candidates,
+            matched.n,
+            asked,
         )
     else:
-        st.caption(
-            f"{matched.accepted:,} of {matched.candidates:,} simulated patients could show this state at a "
-            f"first visit; {matched.n} of them are followed for {counted(world.visits, 'visit')}."
+        write.caption(
+            "{:,} of {:,} simulated patients could show this state at a first visit; {} of "
+            "them are followed for {}.",
+            matched.accepted,
+            matched.candidates,
+            matched.n,
+            counted(world.visits, "visit"),
         )
 
 
@@ -131,17 +175,17 @@ def view(listing: study.Listing) -> None:
     episodes, seed = None, REFERENCE_SEED
     try:
         episodes = study.episodes(runs[0])
-        seed = int(episodes.metadata.get("seed", seed))
+        seed = seed if episodes.metadata.seed is None else episodes.metadata.seed
     except UserError as error:
         page.problems([f"the recorded patients: {error} Typed numbers still work."])
     try:
         world = World.of(runs[0], seed)
     except UserError as error:
-        st.info(f"Nothing can be rolled forward here: {error}")
+        write.info("Nothing can be rolled forward here: {}", error)
         return
-    state, _ = question(episodes)
+    state, row = question(episodes)
     if not state:
-        st.info(f"Type {len(world.names)} numbers: {listed(world.names)}.")
+        write.info("Type {} numbers: {}.", len(world.names), listed(world.names))
         return
     left, middle, right = st.columns(3)
     count = left.segmented_control(
@@ -152,40 +196,42 @@ def view(listing: study.Listing) -> None:
         key="choices",
         bind="query-params",
     )
-    asked = middle.segmented_control(
+    patients = middle.segmented_control(
         "Matched patients", PATIENTS, default=PATIENTS[1], required=True, key="matched", bind="query-params"
     )
     shown = pick(right, "State shown", [*world.names, ALL], "shown")
     try:
-        matched = analysis_what_if.match(world, state, asked)
+        matched = analysis_what_if.match(world, state, patients)
     except UserError as error:
-        st.error(f"**NOTHING ROLLED FORWARD.** {error}")
+        write.error("**NOTHING ROLLED FORWARD.** {}", error)
         return
-    about(world, matched, asked)
+    about(world, matched, patients)
+    asked = Asked([float(x) for x in state], episodes, row)
     named = {run.label: run for run in runs}
     wide = count if count <= 3 else 2
     columns = [column for _ in range(0, count, wide) for column in st.columns(wide)]
     choices = []
     for index, column in enumerate(columns):
         with column.container(border=True, height="stretch"):
-            choices.append(ask_choice(index, named, world, [float(x) for x in state], matched))
+            choices.append(ask_choice(index, named, world, asked, matched))
     made = [choice for choice in choices if choice is not None]
     drawn = [analysis_what_if.strips(choice.episode, world, shown) for choice in made]
     ranges = [what_if.common_range(same) for same in zip(*drawn, strict=True)]
     places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
     for column, choice, strips in zip(places, made, drawn, strict=True):
         with column:
-            st.markdown(f"{choice.mark.sign} **{choice.name}**\n{told(choice)}")
+            write.markdown("{} **{}**\n{}", choice.mark.sign, choice.name, told(choice))
             figure = what_if.episode(choice.name, choice.mark, strips, ranges)
             index = made.index(choice)
             page.draw(figure, f"episode{index}", f"Bands of return, state and dose under {choice.name}")
     if not made:
         return
     st.caption(
-        "Line: median over patients (and training seeds); darker band: 25 to 75 %, lighter band: 10 to 90 %. "
-        "Numbers at the right: at the last visit. Grey lines: hard limits of the dose. Every choice meets "
-        "the same patients with the same noise. Matched: exact draws of who could have shown this state at a "
-        "first visit; what happened before the chosen visit is not used."
+        "Line: median over patients; darker band: 25 to 75 %, lighter band: 10 to 90 %. Numbers at the "
+        "right: at the last visit. Grey lines: hard limits of the dose. Every choice meets the same "
+        "patients with the same noise. Matched: exact draws of who could have shown this state at a first "
+        "visit; what happened before the chosen visit is not used. To follow an agent is to give what its "
+        "recommender says, at every visit as at a first one, also where it defers."
     )
     if len(made) > 1:
         compare(made)

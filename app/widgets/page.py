@@ -9,7 +9,9 @@ import streamlit as st
 
 from app.charts.base import CONFIG
 from app.readers import study
+from app.text import code
 from app.theme import template
+from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
 
 
@@ -20,37 +22,35 @@ def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
         title: of the page.
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
-    st.title(title)
-    st.warning(f"**Simulation, not for patients.** {NOT_FOR_PATIENTS}")
+    write.title("{}", title)
+    write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
     if result.unfinished:
         count = len(result.unfinished)
-        st.info(
-            f"{count} run{'s' if count > 1 else ''} in `{study.study()}` "
-            f"{'are' if count > 1 else 'is'} not finished and not shown; "
-            "the train command that started a run continues it."
+        write.info(
+            "{} run{} in {} {} not finished and not shown; the train command that started "
+            "a run continues it.",
+            count,
+            "s" if count > 1 else "",
+            code(study.study()),
+            "are" if count > 1 else "is",
         )
     if needs_runs and not result.runs:
-        nothing_yet(
-            f"There is no finished run in `{study.study()}` yet. This command simulates patients, trains "
-            "two agents and shows them here:",
+        write.nothing_yet(
             "python -m dosing demo",
+            "There is no finished run in {} yet. This command simulates patients, trains two agents and "
+            "shows them here:",
+            code(study.study()),
         )
         st.stop()
     return result
 
 
-def nothing_yet(sentence: str, command: str) -> None:
-    """Say what is missing and which command fills it."""
-    st.info(sentence)
-    st.code(command, language="bash")
-
-
 def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
     for sentence in sentences:
-        st.error(f"**Not shown:** {sentence}")
+        write.error("**Not shown:** {}", sentence)
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:

@@ -12,8 +12,9 @@ import streamlit as st
 
 from app.analysis.recommendations import Source
 from app.readers import study
+from app.text import escaped
 from app.theme import HIGHLIGHTS, listed
-from app.widgets import page
+from app.widgets import page, write
 from app.widgets.url_state import linked
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -33,7 +34,7 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
         **more: further options of the box.
     """
     asked = st.query_params.get(key)
-    chosen = place.selectbox(label, options, index=index, key=key, bind="query-params", **more)
+    chosen = place.selectbox(escaped(label), options, index=index, key=key, bind="query-params", **more)
     if asked is not None and asked not in map(str, options):
         absent(place, key, asked, str(chosen))
     return chosen
@@ -41,7 +42,9 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
 
 def absent(place: Any, key: str, asked: str, shown: str) -> None:
     """Say that a link asks for what is not there."""
-    place.warning(f"The link asks for {key} {asked!r}, which is not there; this is {shown!r}.")
+    write.warning(
+        "The link asks for {} {!r}, which is not there; this is {!r}.", key, asked, shown, place=place
+    )
 
 
 def in_range(place: Any, key: str, low: float, high: float) -> None:
@@ -52,14 +55,16 @@ def in_range(place: Any, key: str, low: float, high: float) -> None:
     except ValueError:
         fine = False
     if not fine:
-        place.warning(
-            f"The link asks for {key} {asked!r}, which must lie from {low:,} to {high:,}: not used."
+        write.warning(
+            "The link asks for {} {!r}, which must lie from {:,} to {:,}: not used.",
+            *(key, asked, low, high),
+            place=place,
         )
 
 
 def one_data_set(listing: study.Listing) -> list[study.Run]:
     """The runs of one data set; asks which, where the study holds several."""
-    names = {run.data: str(run.config["data"]["name"]) for run in listing.runs}
+    names = {run.data: run.config.data.name for run in listing.runs}
     data = next(iter(names))
     if len(names) > 1:
         titles = {f"{name} ({key[:8]})": key for key, name in names.items()}
@@ -107,6 +112,18 @@ class Asked:
     episodes: Episodes | None
     row: int | None
 
+    @property
+    def visit(self) -> tuple[str, int] | None:
+        """Patient and visit (from 1); None for typed numbers."""
+        return visit_of(self.episodes, self.row)
+
+
+def visit_of(episodes: Episodes | None, row: int | None) -> tuple[str, int] | None:
+    """Patient and visit (from 1) of a row; None where there is none."""
+    if episodes is None or row is None:
+        return None
+    return str(episodes.episode[row]), int(episodes.step[row]) + 1
+
 
 def ask_state(run: study.Run, source: Source) -> Asked | None:
     """Ask for a state of the run's data set; None, with a sentence, until there is one."""
@@ -118,7 +135,7 @@ def ask_state(run: study.Run, source: Source) -> Asked | None:
     state, row = question(episodes)
     if not state:
         wanted = listed(source.obs_names) or "the observations"
-        st.info(f"Type {source.policy.agent.problem.n_obs} numbers: {wanted}.")
+        write.info("Type {} numbers: {}.", source.policy.agent.problem.n_obs, wanted)
         return None
     return Asked(state, episodes, row)
 
@@ -157,7 +174,7 @@ def question(episodes: Episodes | None) -> tuple[Sequence[Any], int | None]:
         if len(visits) > 1:
             visit = right.slider("Visit", visits[0], visits[-1], **linked("visit", visit))
         if problem:
-            st.warning(problem)
+            write.warning("{}", problem)
         row = int(rows[visits.index(visit)])
         return episodes.obs[row].tolist(), row
     text = st.text_input(

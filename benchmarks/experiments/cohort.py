@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dosing.types import Array
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -45,11 +43,11 @@ from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies.presets import PRESETS
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
-from dosing.types import Act, Problem
+from dosing.types import Act, Array, Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ENV_ID, VARIANT, PRESET = "dosing/Treatment-v0", "simenv3", "clinical-small"
@@ -99,7 +97,7 @@ class Cohorts:
 
     episodes: list[Episodes]
     seeds: tuple[int, ...]
-    factory: Factory
+    factory: CohortFactory
     patients: int
 
     @classmethod
@@ -108,7 +106,7 @@ class Cohorts:
         options = {"variant": VARIANT} | ({"history": history} if history else {})
         seeds = tuple(range(first, first + count))
         episodes = [simulate(ENV_ID, patients=size, policy="uniform", seed=s, **options) for s in seeds]
-        return cls(episodes, seeds, Factory.of(ENV_ID, options), patients)
+        return cls(episodes, seeds, CohortFactory(ENV_ID, options), patients)
 
     def returns(self, act: Act) -> Array:
         """Returns ``[data sets, patients]``; every data set's policy meets the same patients."""

@@ -27,8 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dosing.types import Array
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -49,13 +47,15 @@ from dosing.finetuning.method import TrialSettings
 from dosing.policy import DosePolicy
 from dosing.runs.files import read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS, RunFolder
+from dosing.studies import AgentSetup, Cohort, DataSource
 from dosing.studies.data import episodes_of, obtain_data, recorded_states
 from dosing.studies.finetune import TrialJob, conduct_trial, evaluate_start, policy_of_trial, start_of
 from dosing.studies.finetune_table import Progress, below, report_on, write_starts
 from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
-from dosing.studies.launch import in_processes
+from dosing.studies.launch import LocalProcesses
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.types import Array
 
 ENV_ID, PATIENTS, NAME = "dosing/Treatment-v0", 200, "live_treatment"
 SETTINGS: dict[str, Any] = {"hidden": (64, 64), "vae_hidden": (64, 64), "learning_rate": 1e-3}
@@ -131,10 +131,11 @@ def learn_offline(options: argparse.Namespace, data: Path) -> dict[str, Path]:
         config_class = agents.find(agent).config_class()
         known = {k: v for k, v in SETTINGS.items() if k in config_class.__dataclass_fields__}
         config = config_class(**known | changes)
-        jobs.append(Offline(agent, config, data, options.study, tuple(range(count)), training, "cpu", None))
+        setup = AgentSetup(agent, config)
+        jobs.append(Offline(setup, data, options.study, tuple(range(count)), training, "cpu"))
     say(f"offline: {', '.join(f'{name} x {count} seeds' for name, _, _, count in plans)}")
     result = {}
-    for (name, *_), run in zip(plans, run_jobs(jobs, options.workers), strict=True):
+    for (name, *_), run in zip(plans, run_jobs(jobs, LocalProcesses("cpu", options.workers)), strict=True):
         if isinstance(run, TrainingDivergedError):
             raise UserError(f"{name}: {run}")
         result[name] = run.path.resolve()
@@ -175,7 +176,7 @@ def treat(job: TrialJob, position: int) -> RunFolder | TrainingDivergedError:
 
 
 @dataclass(frozen=True)
-class Found:
+class TrialResult:
     """What one trial came to; estimates are over seeds.
 
     Attributes:
@@ -251,7 +252,7 @@ def half_widths(job: TrialJob, run: RunFolder) -> tuple[Array, Array]:
     return before, after
 
 
-def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) -> Found:
+def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) -> TrialResult:
     """Read what a finished trial wrote."""
     progress = Progress.of(run)
     if progress is None or progress.coverage is None:
@@ -269,7 +270,7 @@ def measure(planned: Planned, job: TrialJob, run: RunFolder, start: Outcomes) ->
     widths = half_widths(job, run) if planned.start in DISTRIBUTIONS else None
     if widths:
         own["half-width"] = widths[1]
-    return Found(
+    return TrialResult(
         title=planned.title,
         distribution=planned.distribution,
         visits=tuple(progress.visits.tolist()),
@@ -293,7 +294,7 @@ def words(estimate: Estimate, spec: str = ".2f") -> str:
     return minus(format(estimate, f"z{spec}"))
 
 
-def methods_table(result: Sequence[Found]) -> str:
+def methods_table(result: Sequence[TrialResult]) -> str:
     """Part 1, a row per method."""
     head = (
         "method", "return at start", "lowest on the curve", "at the end", "found below the offline policy",
@@ -320,7 +321,7 @@ def methods_table(result: Sequence[Found]) -> str:
     return table(head, lines)
 
 
-def distributions_table(result: Sequence[Found]) -> str:
+def distributions_table(result: Sequence[TrialResult]) -> str:
     """Part 2, a row per start and method, and the differences between the two distributions."""
     head = (
         "trial", "return at start", "at the end", "found below its start", "mean along the trial",
@@ -366,7 +367,7 @@ def distributions_table(result: Sequence[Found]) -> str:
     return table(head, lines)
 
 
-def page(result: Sequence[Found], notes: Sequence[str], options: argparse.Namespace) -> str:
+def page(result: Sequence[TrialResult], notes: Sequence[str], options: argparse.Namespace) -> str:
     """Everything as markdown."""
     flags = (
         f"--seeds {options.seeds} --visits {options.visits} --updates-per-visit {options.updates_per_visit:g}"
@@ -415,7 +416,7 @@ def page(result: Sequence[Found], notes: Sequence[str], options: argparse.Namesp
     return "\n\n".join([*parts, *(f"Note: {note}" for note in notes), NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(result: Sequence[Found], starts: Sequence[Estimate]) -> str:
+def picture(result: Sequence[TrialResult], starts: Sequence[Estimate]) -> str:
     """One panel per trial: its return with the simultaneous band, over that of the offline policy."""
     ends = [v for x in result for e in x.band for v in (e.value, min(e.high, e.value + 3.0))]
     low = max(min(ends), min(e.value for e in starts) - 6.0) - 0.5  # a random policy may begin far below
@@ -518,7 +519,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate_every=options.evaluate_every,
     )
     settings.check()
-    data = obtain_data(ENV_ID, options.study, patients=PATIENTS, policy="uniform", seed=0, options={})
+    data = obtain_data(DataSource(ENV_ID, Cohort(PATIENTS)), options.study)
     runs = learn_offline(options, data)
     trials = plan(options, runs)
     jobs = [
@@ -526,15 +527,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation_patients=options.evaluation_patients, device="cpu")
         for x in trials
     ]  # fmt: skip
+    launcher = LocalProcesses("cpu", options.workers)
     begun = list({job.run: job for job in jobs}.values())
     say(f"evaluating {len(begun)} offline policies on {options.evaluation_patients:,} patients per seed")
     outcomes = dict(
-        zip((job.run for job in begun), in_processes(evaluate_start, begun, "cpu", options.workers),
+        zip((job.run for job in begun), launcher.map(evaluate_start, begun),
             strict=True)
     )  # fmt: skip
     write_starts(options.study, outcomes)
     say(f"{len(jobs)} trials of {options.visits:,} visits x {options.seeds} seeds")
-    results = in_processes(treat, jobs, "cpu", options.workers)
+    results = list(launcher.map(treat, jobs))
     notes = [f"{x.title}: {r}" for x, r in zip(trials, results, strict=True)
              if isinstance(r, TrainingDivergedError)]  # fmt: skip
     done = [(x, job, r) for x, job, r in zip(trials, jobs, results, strict=True) if isinstance(r, RunFolder)]

@@ -72,12 +72,11 @@ def recorded() -> Dataset:
         terminated=torch.ones(VISITS),
         starts=torch.arange(VISITS + 1),
         transform=Transform((0.0, 0.0), (1.0, 1.0), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 
 @dataclass(frozen=True)
-class Found:
+class PolicyDoses:
     """Delivered doses of one agent, all after clipping to [-1, 1].
 
     Attributes:
@@ -104,7 +103,7 @@ class Found:
         return int((good.mean(1) > 0.5).sum())
 
 
-def train(name: str, updates: int) -> Found:
+def train(name: str, updates: int) -> PolicyDoses:
     """Train one agent and draw from it."""
     config_class = agents.find(name).config_class()
     own = {field: value for field, value in SMALL.items() if hasattr(config_class, field)}
@@ -120,10 +119,10 @@ def train(name: str, updates: int) -> Found:
     every = np.broadcast_to(obs, (len(SEEDS), STATES, 2))
     drawn = np.stack([policy.sampled(every, visit) for visit in range(DRAWS)], 1)
     best = policy.recommended(every)
-    return Found(name, np.clip(drawn[..., 0], -1, 1), np.clip(best[..., 0], -1, 1), seconds)
+    return PolicyDoses(name, np.clip(drawn[..., 0], -1, 1), np.clip(best[..., 0], -1, 1), seconds)
 
 
-def page(result: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
+def page(result: Sequence[PolicyDoses], updates: int, refused: dict[str, str]) -> str:
     """Table and picture."""
     head = (
         "agent", "policy", "seeds with both doses", "drawn near -0.6", "drawn near 0.5", "drawn elsewhere",
@@ -138,7 +137,7 @@ def page(result: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
         lines.append(
             [
                 entry.title,
-                entry.family,
+                entry.about.family,
                 f"{x.both} of {len(SEEDS)}",
                 *(f"{share:.0%}" for share in numbers),
                 *(f"{r.mean():.2f} ({r.min():.2f} to {r.max():.2f})" for r in rewards),
@@ -161,7 +160,7 @@ def page(result: Sequence[Found], updates: int, refused: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def picture(result: Sequence[Found]) -> str:
+def picture(result: Sequence[PolicyDoses]) -> str:
     """Histograms of the drawn doses of the first seed over those recorded."""
     edges = np.linspace(-1.0, 1.0, BINS + 1)
     base = np.histogram(recorded().act.numpy(), edges)[0] / VISITS
@@ -206,12 +205,12 @@ def picture(result: Sequence[Found]) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def trained(name: str, updates: int, folder: Path) -> Found:
+def trained(name: str, updates: int, folder: Path) -> PolicyDoses:
     """:func:`train`, or what it left in this folder."""
     path = folder / f"{name}-{updates}.npz"
     if path.exists():
         with np.load(path) as kept:
-            return Found(name, kept["drawn"], kept["recommended"], float(kept["seconds"]))
+            return PolicyDoses(name, kept["drawn"], kept["recommended"], float(kept["seconds"]))
     result = train(name, updates)
     content = io.BytesIO()
     np.savez_compressed(content, drawn=result.drawn, recommended=result.recommended, seconds=result.seconds)
@@ -219,7 +218,7 @@ def trained(name: str, updates: int, folder: Path) -> Found:
     return result
 
 
-def keep(result: Sequence[Found], updates: int, refused: dict[str, str]) -> None:
+def keep(result: Sequence[PolicyDoses], updates: int, refused: dict[str, str]) -> None:
     """Write page, picture and numbers."""
     rows: list[dict[str, Any]] = [
         {
@@ -246,7 +245,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.study.mkdir(parents=True, exist_ok=True)
-    result: list[Found] = []
+    result: list[PolicyDoses] = []
     refused: dict[str, str] = {}
     for name in options.agents:
         try:

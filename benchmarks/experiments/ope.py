@@ -42,11 +42,11 @@ from dosing.ope.ranking import coverage, rank_correlation, regret_at_1
 from dosing.ope.selection import BASELINE, Estimator, Settings, Valuation, evaluate_policies
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Act, Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 ENV_ID = "dosing/Treatment-v0"
 CONSTANTS = tuple(round(0.1 * k, 1) for k in range(11))
@@ -115,7 +115,7 @@ def one_of(policy: Act, k: int) -> Act:
 class Truth:
     """True returns on the evaluation patients; those of constant doses from a fitted curve, made once."""
 
-    def __init__(self, factory: Factory, patients: int) -> None:
+    def __init__(self, factory: CohortFactory, patients: int) -> None:
         self.factory, self.patients = factory, patients
         low, high = factory.limits.low[0], factory.limits.high[0]
         doses = np.linspace(low, high, 41)
@@ -129,7 +129,7 @@ class Truth:
 
 def calibration(variant: str, data_sets: int, patients: int) -> list[list[str]]:
     """Return of the estimated constant dose and of ridge fitted Q, as published for simenv3."""
-    truth = Truth(Factory.of(ENV_ID, {"variant": variant}), patients)
+    truth = Truth(CohortFactory(ENV_ID, {"variant": variant}), patients)
     best = truth.curve(np.linspace(truth.factory.limits.low[0], truth.factory.limits.high[0], 2001)).max()
     lines = [["best constant in hindsight on the evaluation patients", "", f"{best:.2f}", ""]]
     for n in CALIBRATION:
@@ -158,7 +158,7 @@ def _mean(values: Any) -> Estimate:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All estimates and all true returns."""
-    truth = Truth(Factory.of(ENV_ID, {}), options.evaluation_patients)
+    truth = Truth(CohortFactory(ENV_ID, {}), options.evaluation_patients)
     kept: list[dict[str, Any]] = []
     for number in range(options.data_sets):
         learnt = simulate(ENV_ID, patients=options.patients, seed=number)

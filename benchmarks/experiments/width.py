@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dosing.types import Array
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -33,19 +31,20 @@ from benchmarks.curves import COLOURS, DASHES, GREY, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
 from dosing.evaluation.best_constant import best_constant
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
+from dosing.models.batch import Batch
 from dosing.rng import generator
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
-from dosing.types import Act, Problem
+from dosing.types import Act, Array, Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 ENV_ID, VARIANT = "dosing/Treatment-v0", "simenv3"
 DISTRIBUTIONS = {"parabola": 0.0, "Gaussian counterpart": 1.0, "Cauchy proposal": 2.0}
@@ -144,7 +143,7 @@ class WidthCurve:
 
 def episodes(patients: int) -> tuple[float, float, list[WidthCurve]]:
     """Best constant dose, its return, and what every distribution around it loses, paired by patient."""
-    factory = Factory.of(ENV_ID, {"variant": VARIANT})
+    factory = CohortFactory(ENV_ID, {"variant": VARIANT})
     mean, _ = best_constant(factory, patients)
     reference = rollout(factory, constant(mean), (0,), patients)
     result = []

@@ -13,11 +13,11 @@ from dosing.data.store import Episodes
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
 from dosing.policy import DosePolicy
-from dosing.studies.scenarios import Factory
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Problem
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 ENV_ID = "dosing/Treatment-v0"
 SEEDS = (0, 1, 2)
@@ -51,7 +51,7 @@ def trained(name: str, episodes: Episodes, precision: Precision) -> tuple[DosePo
 def change(names: Sequence[str]) -> list[dict[str, Any]]:
     """Losses and returns of both precisions: same seeds, batches, noise and evaluation patients."""
     episodes = simulate(ENV_ID, patients=50, policy="uniform", seed=0)
-    factory = Factory.of(ENV_ID, {})
+    factory = CohortFactory(ENV_ID, {})
     result = []
     for name in names:
         values: dict[str, dict[str, list[float]]] = {}

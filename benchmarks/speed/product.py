@@ -60,11 +60,11 @@ def evaluation() -> list[dict[str, Any]]:
     from dosing.evaluation.rollout import rollout
     from dosing.evaluation.rules import following
     from dosing.policy import DosePolicy
-    from dosing.studies.scenarios import Factory
     from dosing.types import Problem
     from simulator.cohorts.generate import simulate
+    from simulator.scenarios import CohortFactory
 
-    factory = Factory.of(ENV_ID, {})
+    factory = CohortFactory(ENV_ID, {})
     episodes = simulate(ENV_ID, patients=50, policy="uniform", seed=0)
     problem = Problem(episodes.obs.shape[1], episodes.act.shape[1], factory.horizon)
     result = []

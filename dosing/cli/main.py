@@ -1,61 +1,32 @@
 """Parser and exit statuses of ``python -m dosing``; every command is registered by its own file.
 
-Heavy imports happen inside the commands, so that help and listings are instant and need no torch.
+Heavy imports happen inside the commands, so that help and listings are instant and need no torch; no command
+is imported before it is known that ``agents``, ``app`` and ``simulator`` are those of this product.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.cli import (
-    audit,
-    collect,
-    compare,
-    demo,
-    evaluate,
-    finetune,
-    list_agents,
-    recommend,
-    report,
-    select,
-    serve,
-    simulate,
-    train,
-)
+from dosing.cli.packages import check_packages
 from dosing.errors import UserError
-
-COMMANDS = (
-    demo,
-    simulate,
-    train,
-    compare,
-    select,
-    evaluate,
-    recommend,
-    report,
-    audit,
-    collect,
-    finetune,
-    list_agents,
-    serve,
-)
-"""Modules with a function ``register(command)``, in the order of the help text."""
+from dosing.termination import end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Bad input prints one sentence and returns 2."""
-    parser, commands = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command != "train":
-        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        _on_terminate()
+        check_packages()
+        parser, commands = _parser()
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and arguments.command != "train":
+            commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        end_on_sigterm()
         status: int = arguments.run(arguments, rest)
     except UserError as error:
         print(f"dosing: {error}", file=sys.stderr)
@@ -73,16 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _on_terminate() -> None:
-    """Make SIGTERM end like Ctrl-C, with files whole and locks freed, and exit status 143."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(143)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands, in the order of the help text."""
+    from dosing.cli import (
+        audit,
+        collect,
+        compare,
+        demo,
+        evaluate,
+        finetune,
+        list_agents,
+        recommend,
+        report,
+        select,
+        serve,
+        simulate,
+        train,
+    )
+
     parser = argparse.ArgumentParser(
         prog="python -m dosing",
         description="Simulate patients, learn doses, look at them.",
@@ -100,6 +79,20 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         commands[name] = made
         return made
 
-    for module in COMMANDS:
+    for module in (
+        demo,
+        simulate,
+        train,
+        compare,
+        select,
+        evaluate,
+        recommend,
+        report,
+        audit,
+        collect,
+        finetune,
+        list_agents,
+        serve,
+    ):
         module.register(command)
     return parser, commands

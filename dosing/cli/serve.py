@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dosing.errors import UserError
+from dosing.recommendation.audit_log import VARIABLE
 
 
 def register(command: Any) -> None:
@@ -34,13 +35,21 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def serve(study: Path, port: int) -> int:
-    """Serve the dashboard of a study folder on localhost until it is stopped; returns the exit status."""
-    root = Path(__file__).resolve().parents[2]
+    """Serve the dashboard of a study folder on localhost until it is stopped; returns the exit status.
+
+    Streamlit reads the settings that stand beside the dashboard, ``app/.streamlit/config.toml``. What keeps
+    requests on this machine goes as a flag too: nothing that a user's own settings say comes before a flag.
+    """
+    home = Path(__file__).resolve().parents[2]
     print(f"dashboard: http://localhost:{port}  (stop with Ctrl-C)", flush=True)
-    command = [sys.executable, "-m", "streamlit", "run", str(root / "app" / "main.py")]
+    command = [sys.executable, "-P", "-m", "streamlit", "run", str(home / "app" / "main.py")]
     command += ["--server.address", "localhost", "--server.port", str(port), "--server.headless", "true"]
+    command += ["--browser.gatherUsageStats", "false"]
     environment = os.environ | {"DOSING_STUDY": str(study.resolve())}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
+    if log := os.environ.get(VARIABLE):
+        environment[VARIABLE] = str(Path(log).resolve())
     try:
-        return subprocess.run(command, cwd=root, env=environment, check=False).returncode
+        return subprocess.run(command, cwd=home, env=environment, check=False).returncode
     except KeyboardInterrupt:
         return 0

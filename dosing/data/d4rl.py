@@ -1,8 +1,8 @@
 """Data sets in the D4RL layout by any program: flat HDF5 arrays, one per key, episode after episode.
 
 Fu, Kumar, Nachum, Tucker, Levine 2020, arXiv 2004.07219. ``observations``, ``actions``, ``rewards`` and
-``terminals`` are there always, ``next_observations`` and ``timeouts`` in some releases. An episode ends where
-``terminals`` or ``timeouts`` is true; bootstrapping stops at ``terminals`` only.
+``terminals`` are there always; ``next_observations``, ``timeouts`` and safety ``costs`` in some releases. An
+episode ends where ``terminals`` or ``timeouts`` is true; bootstrapping stops at ``terminals`` only.
 
 - With next observations every row is kept, the one at a time-out too: its value is bootstrapped.
 - Without them the next row is the next observation, as in ``d4rl.qlearning_dataset``, which leaves out the
@@ -20,14 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dosing.data.external import External, Rows, assemble, flags, jumps, numbers, same_length
+from dosing.data.archives import check_storable
+from dosing.data.checks import flags, jumps, numbers, same_length
+from dosing.data.external import External, Rows, assemble
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.sinks import need
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 
 NEEDED = ("observations", "actions", "rewards", "terminals")
+OWN = "infos/limited_by"
+"""An array that only files of this program have."""
 _BOTH = ("observations", "next_observations")
-OPTIONAL = ("next_observations", "timeouts", "infos/action_log_probs")
+OPTIONAL = ("next_observations", "timeouts", "costs", "infos/action_log_probs")
 
 
 def read_d4rl(path: Path, external: External) -> Episodes:
@@ -44,6 +49,10 @@ def read_d4rl(path: Path, external: External) -> Episodes:
     h5py = need("h5py", "HDF5")
     source = str(path)
     with h5py.File(path, "r") as file:
+        if OWN in file:
+            raise UserError(
+                f"{path} was written by this program and lost what it said about itself; it is damaged."
+            )
         if missing := [key for key in NEEDED if key not in file]:
             raise UserError(
                 f"{path} lacks {', '.join(missing)}; the D4RL layout has the arrays {', '.join(NEEDED)}."
@@ -51,6 +60,7 @@ def read_d4rl(path: Path, external: External) -> Episodes:
         result = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in file}
         if groups := [key for key, entry in result.items() if not isinstance(entry, h5py.Dataset)]:
             raise UserError(f"{path}: {groups[0]} must be an array, it is a group.")
+        check_storable(source, result.values())
         arrays: dict[str, NDArray[Any]] = {key: np.atleast_1d(entry[()]) for key, entry in result.items()}
     rows = same_length(source, arrays)
     terminated = flags(source, "terminals", arrays["terminals"])
@@ -73,9 +83,10 @@ def read_d4rl(path: Path, external: External) -> Episodes:
         terminated=terminated,
         ends=ends,
         next_obs=next_obs,
+        cost=arrays.get("costs"),
         log_prob=arrays.get("infos/action_log_probs"),
     )
-    about = {"source": {"layout": "D4RL", "file": path.name, "rows": rows}}
+    about = DatasetMetadata(source={"layout": "D4RL", "file": path.name, "rows": rows})
     return assemble(source, content, about, external)
 
 

@@ -7,20 +7,31 @@ number and what would be right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dosing.data.checks import (
+    Values,
+    flags,
+    jumps,
+    numbered,
+    numbers,
+    possible,
+    same_length,
+    tell_apart,
+    typical_steps,
+    varies,
+)
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
 
-Values = NDArray[Any]
-
-TOLERANCE = 1e-6
-"""Largest difference between a recorded next observation and the next recorded observation of one episode."""
+ROUNDING = 1e-6
+"""Most that rounding moves an action, as a share of the range of its limits."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ class External:
     """Visits after which the recording program cut an episode; needed where a file does not mark it."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Column names of a table by role; see ``dosing.data.columns``."""
+    obs_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Lowest and highest possible numbers of an observation, by the card of that environment."""
+    clip_rounding: bool = False
+    """An action beyond its limit by no more than :data:`ROUNDING` of their range is put at the limit."""
     split_at_jumps: bool = False
     """An unmarked jump between a next observation and the next row ends an episode, and is no error."""
 
@@ -59,86 +74,13 @@ class Rows:
     """Last row of its episode, for whatever reason ``[M]``."""
     next_obs: Values | None = None
     """``[M, O]``; None where it was not recorded."""
+    cost: Values | None = None
+    """Safety cost ``[M]``; None where it was not recorded."""
     log_prob: Values | None = None
     """Log density of the action ``[M]``; None where it was not recorded."""
 
 
-def numbers(source: str, name: str, values: Any, width: bool, kind: type = np.float32) -> Values:
-    """Check one column of finite numbers and return it as ``[M, width]`` or ``[M]``.
-
-    Args:
-        source: where it comes from, for the message.
-        name: what it is called there.
-        values: the column; ``[M, 1]`` passes for ``[M]``, as some releases of D4RL have it.
-        width: whether it has a second axis.
-        kind: type of the result.
-
-    Raises:
-        UserError: not numbers, another shape, or a number that is not finite in single precision.
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"{source}: {name} must be numbers, got {array.dtype}.")
-    if not width and array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != (2 if width else 1) or (width and array.shape[1] == 0):
-        wanted = "[rows, width]" if width else "[rows]"
-        raise UserError(f"{source}: {name} must have shape {wanted}, got {list(array.shape)}.")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=kind)
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
-    if bad.any():
-        row = int(bad.argmax())
-        raise UserError(f"{source}: {name} of row {row} is {array[row].tolist()}; it must be finite.")
-    return array
-
-
-def flags(source: str, name: str, values: Any) -> NDArray[np.bool_]:
-    """Check one column of yes and no and return it as bool ``[M]``.
-
-    Raises:
-        UserError: another shape, or a value that is neither 0 nor 1.
-    """
-    array = numbers(source, name, values, width=False, kind=np.float64)
-    odd = (array != 0.0) & (array != 1.0)
-    if odd.any():
-        row = int(odd.argmax())
-        raise UserError(f"{source}: {name} of row {row} is {array[row]:g}; it must be true or false, 0 or 1.")
-    return array.astype(np.bool_)
-
-
-def same_length(source: str, columns: Mapping[str, Values]) -> int:
-    """Number of rows of columns of one length.
-
-    Raises:
-        UserError: their lengths differ, or there are no rows.
-    """
-    lengths = {name: len(array) for name, array in columns.items()}
-    if len(set(lengths.values())) > 1:
-        words = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise UserError(f"{source}: columns must have one length, got {words} rows.")
-    rows = next(iter(lengths.values()))
-    if not rows:
-        raise UserError(f"{source} has no rows.")
-    return rows
-
-
-def jumps(source: str, obs: Values, next_obs: Values) -> NDArray[np.bool_]:
-    """Whether the next row does not begin where this one ends ``[M]``; False for the last row.
-
-    Raises:
-        UserError: the two have different shapes.
-    """
-    if obs.shape != next_obs.shape:
-        raise UserError(
-            f"{source}: next observations have shape {list(next_obs.shape)}, observations {list(obs.shape)}."
-        )
-    result = np.zeros(len(obs), dtype=np.bool_)
-    result[:-1] = (np.abs(obs[1:].astype(np.float64) - next_obs[:-1]) > TOLERANCE).any(1)
-    return result
-
-
-def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: External) -> Episodes:
+def assemble(source: str, rows: Rows, metadata: DatasetMetadata, external: External) -> Episodes:
     """Check rows and return them as episodes.
 
     A last visit of an episode that did not terminate is truncated: agents bootstrap from its next
@@ -149,30 +91,24 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
     Args:
         source: where the rows come from, for messages.
         rows: the rows.
-        metadata: what the source says about itself; may have ``action_low``, ``action_high`` and ``env_id``.
+        metadata: what the source says about itself.
         external: what the user says; it wins.
 
     Raises:
-        UserError: the rows are not what they should be, or limits of the actions are missing.
+        UserError: the rows are not what they should be, single precision cannot tell them apart, the doses or
+            (without an environment) a state never change, or limits of the actions are missing.
     """
-    obs = numbers(source, "observations", rows.obs, width=True)
-    act = numbers(source, "actions", rows.act, width=True)
-    reward = numbers(source, "rewards", rows.reward, width=False)
+    with np.errstate(over="ignore"):  # what is too large is refused
+        obs, next_obs, act, reward = _measured(source, rows, metadata, external)
     terminated = flags(source, "terminations", rows.terminated)
     ends = flags(source, "ends of episodes", rows.ends) | terminated
-    columns: dict[str, Values] = {"observations": obs, "actions": act, "rewards": reward, "ends": ends}
-    next_obs = None
-    if rows.next_obs is not None:
-        next_obs = columns["next observations"] = numbers(
-            source, "next observations", rows.next_obs, width=True
-        )
-    same_length(source, columns)
-    if external.n_obs not in (None, obs.shape[1]):
-        raise UserError(
-            f"{source} has {obs.shape[1]} numbers per observation, {external.env_id} {external.n_obs}: "
-            "it comes from another environment or version of it."
-        )
+    cost = np.full(len(obs), np.nan, dtype=np.float32)
+    if rows.cost is not None:
+        cost = numbers(source, "costs", rows.cost, width=False)
+    columns = {"observations": obs, "actions": act, "rewards": reward, "ends": ends, "costs": cost}
+    same_length(source, columns if next_obs is None else columns | {"next observations": next_obs})
     limits = _limits(source, metadata, external, act)
+    act, clipped = _within(source, limits, act, external.clip_rounding)
     if next_obs is None:
         next_obs, keep, ends = _follow(source, obs, terminated, ends)
     else:
@@ -194,24 +130,68 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
         next_obs=next_obs[keep],
         terminated=terminated[keep],
         truncated=last & ~terminated[keep],
-        cost=unknown,
+        cost=cost[keep],
         behaviour_log_prob=log_prob,
         episode=episode.astype(np.int64),
         step=(np.arange(m) - np.flatnonzero(starts)[episode]).astype(np.int32),
     )
-    about = dict(metadata)
     if external.env_id is not None:
-        about |= {"env_id": external.env_id, "env_options": dict(external.env_options)}
-    about |= {"action_low": list(limits.low), "action_high": list(limits.high), "dose_unit": limits.unit}
-    about |= {"patients": int(episode[-1]) + 1, "rows_left_out": len(obs) - m}
+        metadata = replace(metadata, env_id=external.env_id, env_options=dict(external.env_options))
+    about = replace(
+        metadata,
+        action_low=limits.low,
+        action_high=limits.high,
+        dose_unit=limits.unit,
+        patients=int(episode[-1]) + 1,
+        rows_left_out=len(obs) - m,
+        doses_clipped=clipped,
+    )
     return concatenate([whole], about)
 
 
-def _limits(source: str, metadata: Mapping[str, Any], external: External, act: Values) -> DoseLimits:
-    """Hard limits from the user, else from the source; every recorded action lies within them."""
+def _measured(
+    source: str, rows: Rows, metadata: DatasetMetadata, external: External
+) -> tuple[Values, Values | None, Values, Values]:
+    """Observations, next observations and rewards in single precision; actions in double precision."""
+    double = np.float64
+    obs = numbers(source, "observations", rows.obs, width=True, kind=double)
+    act = numbers(source, "actions", rows.act, width=True, kind=double)
+    reward = numbers(source, "rewards", rows.reward, width=False, kind=double)[:, None]
+    if external.n_obs not in (None, obs.shape[1]):
+        raise UserError(
+            f"{source} has {obs.shape[1]} numbers per observation, {external.env_id} {external.n_obs}: "
+            "it comes from another environment or version of it."
+        )
+    names = list(metadata.obs_names or numbered("observation", obs.shape[1]))
+    actions = metadata.dose_name.split(", ")
+    if len(actions) != act.shape[1] or not actions[0]:
+        actions = numbered("action", act.shape[1])
+    if external.obs_range is not None:
+        possible(source, names, obs, external.obs_range)
+    if external.env_id is None and metadata.env_id is None:
+        varies(source, names, obs)
+    varies(source, actions, act)
+    ends = np.asarray(rows.ends, dtype=np.bool_)
+    steps = typical_steps(obs, ends) if len(ends) == len(obs) else obs.std(axis=0)
+    next_obs = None
+    if rows.next_obs is not None:
+        next_obs = numbers(source, "next observations", rows.next_obs, width=True, kind=double)
+        if next_obs.shape[1] == obs.shape[1]:
+            next_obs = tell_apart(source, names, next_obs, steps)
+        next_obs = numbers(source, "next observations", next_obs, width=True)
+    obs = numbers(source, "observations", tell_apart(source, names, obs, steps), width=True)
+    tell_apart(source, actions, act, act.std(axis=0))
+    reward = numbers(
+        source, "rewards", tell_apart(source, ["the reward"], reward, reward.std(axis=0)), width=False
+    )
+    return obs, next_obs, act, reward
+
+
+def _limits(source: str, metadata: DatasetMetadata, external: External, act: Values) -> DoseLimits:
+    """Hard limits from the user, else from the source."""
     limits = external.limits
-    if limits is None and "action_low" in metadata:
-        limits = DoseLimits(tuple(metadata["action_low"]), tuple(metadata["action_high"]))
+    if limits is None and metadata.action_low:
+        limits = metadata.limits
     if limits is None:
         raise UserError(
             f"{source} does not state the limits of its {act.shape[1]} action(s): name its environment "
@@ -221,15 +201,32 @@ def _limits(source: str, metadata: Mapping[str, Any], external: External, act: V
         raise UserError(
             f"{source} has {act.shape[1]} action(s) per visit, the limits are for {limits.n_act}."
         )
-    low, high = np.asarray(limits.low, dtype=act.dtype), np.asarray(limits.high, dtype=act.dtype)
-    outside = ((act < low) | (act > high)).any(1)
-    if outside.any():
-        row = int(outside.argmax())
-        raise UserError(
-            f"{source}: the action {act[row].tolist()} of row {row} lies outside the limits "
-            f"{list(limits.low)} to {list(limits.high)}; {int(outside.sum())} of {len(act)} rows do."
-        )
     return limits
+
+
+def _within(source: str, limits: DoseLimits, act: Values, clip: bool) -> tuple[Values, int]:
+    """Actions within the limits in single precision ``[M, A]``, and how many rows had to be put there."""
+    low, high = np.asarray(limits.low), np.asarray(limits.high)
+    within = act.astype(np.float32)
+    single = low.astype(np.float32), high.astype(np.float32)
+    beyond = ((act < low) | (act > high)) & (act != within)  # what was recorded in single precision is that
+    outside = ((within < single[0]) | (within > single[1]) | beyond).any(1)
+    if not outside.any():
+        return within, 0
+    slack = ROUNDING * (high - low)
+    far = ((act < low - slack) | (act > high + slack)).any(1)
+    if clip and not far.any():
+        return np.clip(within, *single), int(outside.sum())
+    row = int((far if far.any() else outside).argmax())
+    what = f"{int(outside.sum())} of {len(act)} rows do"
+    if not far.any():
+        what += ", none by more than rounding; --clip-rounding puts these at the limit"
+    elif clip:
+        what += f", {int(far.sum())} of them by more than rounding"
+    raise UserError(
+        f"{source}: the action {act[row].tolist()} of row {row + 1} lies outside the limits "
+        f"{list(limits.low)} to {list(limits.high)}; {what}."
+    )
 
 
 def _linked(
@@ -240,8 +237,8 @@ def _linked(
     if jump.any() and not external.split_at_jumps:
         row = int(jump.argmax())
         raise UserError(
-            f"{source}: the next observation of row {row} is not the observation of row {row + 1}, and no "
-            f"end of an episode is marked there; {int(jump.sum())} rows are like that. If episodes do end "
+            f"{source}: the next observation of row {row + 1} is not the observation of row {row + 2}, and "
+            f"no end of an episode is marked there; {int(jump.sum())} rows are like that. If episodes do end "
             "there unmarked, say so with --split-at-jumps."
         )
     return ends | jump

@@ -22,7 +22,11 @@ from dosing.errors import UserError
 MINARI = "minari:"
 """Prefix of a Minari data set id."""
 
-SUFFIXES = (".parquet", ".csv", ".hdf5")
+SUFFIXES = {".parquet": ".parquet", ".pq": ".parquet", ".csv": ".csv", ".hdf5": ".hdf5", ".h5": ".hdf5"}
+"""Format by the end of a file's name, in any case."""
+
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
+"""Ends of the names of compressed files."""
 
 Found = TypeVar("Found")
 
@@ -36,7 +40,7 @@ def open_sink(path: str | Path, metadata: dict[str, Any]) -> Sink:
         return MinariSink(str(path)[len(MINARI) :], metadata)
     sinks: dict[str, Callable[[Path, dict[str, Any]], Sink]]
     sinks = {".parquet": ParquetSink, ".csv": CsvSink, ".hdf5": Hdf5Sink}
-    return sinks[_suffix(path)](Path(path), metadata)
+    return sinks[format_of(path)](Path(path), metadata)
 
 
 def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
@@ -44,7 +48,7 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     if str(path).startswith(MINARI):
         return read_minari(str(path)[len(MINARI) :])
     readers = {".parquet": read_parquet, ".csv": read_csv, ".hdf5": read_hdf5}
-    reader = readers[_suffix(path)]
+    reader = readers[format_of(path)]
     return guarded(path, lambda: reader(Path(path)))
 
 
@@ -53,7 +57,7 @@ def is_own(path: str | Path) -> bool:
     if str(path).startswith(MINARI):
         return own_minari(str(path)[len(MINARI) :])
     marks = {".parquet": own_parquet, ".csv": own_csv, ".hdf5": own_hdf5}
-    mark = marks[_suffix(path)]
+    mark = marks[format_of(path)]
     return guarded(path, lambda: mark(Path(path)))
 
 
@@ -70,8 +74,17 @@ def guarded(path: str | Path, read: Callable[[], Found]) -> Found:
         raise UserError(f"{path} is truncated or not an episode file ({reason})") from error
 
 
-def _suffix(path: str | Path) -> str:
-    suffix = Path(path).suffix
+def format_of(path: str | Path) -> str:
+    """The format of a file, by the end of its name: one of the values of :data:`SUFFIXES`.
+
+    Raises:
+        UserError: an unknown one.
+    """
+    suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: episodes are kept in {', '.join(SUFFIXES)} or {MINARI}namespace/name-v0")
-    return suffix
+        packed = " It is compressed: unpack it first." if suffix in PACKED else ""
+        raise UserError(
+            f"{path}: episodes are kept in {', '.join(dict.fromkeys(SUFFIXES.values()))} or "
+            f"{MINARI}namespace/name-v0.{packed}"
+        )
+    return SUFFIXES[suffix]

@@ -1,8 +1,12 @@
 """What the file formats of episodes share: a sink that takes rows and appears whole or not at all."""
 
+import contextlib
+import fcntl
+import glob
 import importlib
 import json
 import os
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +14,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from dosing.data.metadata import unchanged
+from dosing.data.partial import partial_path
 from dosing.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,11 +64,15 @@ class FileSink(Sink, ABC):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
         self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self.partial = partial_path(path)
+        remove_abandoned(path)
+        self._remove = weakref.finalize(self, _unlink, self.partial)  # an interruption may come at any moment
         try:
-            self.partial.touch()
+            self.handle = os.open(self.partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        with contextlib.suppress(OSError):  # a file system without locks: then nothing there is abandoned
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it has its name, or is removed
 
     def replace(self) -> None:
         """Flush the temporary file to the disk and give it its name, then flush the folder."""
@@ -72,10 +82,40 @@ class FileSink(Sink, ABC):
             os.close(handle)
             if target is self.partial:
                 os.replace(self.partial, self.path)
+        self._remove.detach()
+        self._release()
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        self.partial.unlink(missing_ok=True)
+        self._remove()
+        self._release()
+
+    def _release(self) -> None:
+        """Let the temporary file go, once."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove temporary files of ``path`` that a killed process left behind: those that nobody holds."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        try:
+            with partial.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _unlink(partial)
+        except OSError:  # somebody is writing it
+            continue
+
+
+def _unlink(partial: Path) -> None:
+    for left in (partial, rows_of(partial)):
+        left.unlink(missing_ok=True)
+
+
+def rows_of(partial: Path) -> Path:
+    """Where rows wait while the lines before them are not known."""
+    return partial.with_name(partial.name + ".rows")
 
 
 def need(module: str, purpose: str) -> ModuleType:
@@ -89,8 +129,5 @@ def need(module: str, purpose: str) -> ModuleType:
 
 
 def load_json(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Return the metadata of ``path`` from their JSON text."""
-    metadata = json.loads(text)
-    if not isinstance(metadata, dict):
-        raise UserError(f"{path} is not an episode file of this program (its metadata are not a table)")
-    return metadata
+    """Return the metadata of ``path`` from their JSON text, checked against their hash."""
+    return unchanged(json.loads(text), str(path))

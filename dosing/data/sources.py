@@ -7,7 +7,7 @@ from pathlib import Path
 from dosing.data.columns import read_table_of
 from dosing.data.d4rl import read_d4rl
 from dosing.data.external import External
-from dosing.data.formats import MINARI, guarded, is_own
+from dosing.data.formats import MINARI, format_of, guarded, is_own
 from dosing.data.minari_sets import read_minari_set
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
@@ -35,7 +35,7 @@ def read_source(source: str | Path, external: External | None = None) -> Episode
     if str(source).startswith(MINARI):
         return read_minari_set(str(source)[len(MINARI) :], external)
     path = Path(source)
-    read = read_d4rl if path.suffix == ".hdf5" else read_table_of
+    read = read_d4rl if format_of(path) == ".hdf5" else read_table_of
     if external.columns and read is read_d4rl:
         raise UserError(f"{path} has the names of the D4RL layout; columns are named for tables only.")
     return guarded(path, lambda: read(path, external))

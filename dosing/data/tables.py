@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, load_json, need
+from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, load_json, need, rows_of
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
 
@@ -64,7 +64,7 @@ class CsvSink(FileSink):
         self._csv = need("pyarrow.csv", "CSV")
         super().__init__(path)
         self._metadata, self._writer = metadata, NOTHING
-        self._rows = path.with_name(self.partial.name + ".rows")
+        self._rows = rows_of(self.partial)
 
     def append(self, arrays: Arrays) -> None:
         """Write the lines of these rows."""
@@ -83,11 +83,6 @@ class CsvSink(FileSink):
             shutil.copyfileobj(rows, out, 1 << 20)
         self._rows.unlink()
         self.replace()
-
-    def discard(self) -> None:
-        """Remove both temporary files."""
-        self._rows.unlink(missing_ok=True)
-        super().discard()
 
 
 def own_csv(path: Path) -> bool:

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.patients import TreatedVisit
 from dosing.finetuning.stopping import LEVEL, check_budget
+from dosing.models.batch import Batch
 from dosing.models.regularisation import Regularisation
 from dosing.policy import Build, DosePolicy, Observations
 from dosing.rng import generator
@@ -120,7 +121,7 @@ class Behaviour:
         """Hear what came of a visit."""
 
     def judged(self, outcomes: Mapping[str, Outcomes]) -> None:
-        """Hear what an evaluation found, by rule; seed k may only be told from row k."""
+        """Take the outcomes of an evaluation, by rule; seed k may only use row k."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed trial needs, as named tensors; nothing by default."""
@@ -131,7 +132,7 @@ class Behaviour:
 
 
 class Replay(Protocol):
-    """What is learned from: ``dosing.training.mixed_replay.MixedReplay``, or a method's own."""
+    """What is learned from: ``dosing.training.replay.ReplaySampler``, or a method's own."""
 
     @property
     def ready(self) -> bool:
@@ -140,7 +141,7 @@ class Replay(Protocol):
     def remember(
         self, obs: Tensor, act: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor, ended: Tensor
     ) -> None:
-        """Keep one visit in agents' units; see ``dosing.training.mixed_replay.CourseBuffer.remember``."""
+        """Keep one visit in agents' units; see ``dosing.training.replay.ReplayBuffer.remember``."""
 
     def __call__(self, step: int) -> Batch:
         """Batch of update number ``step``: a function of the step and of what was remembered."""

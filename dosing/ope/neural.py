@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -69,61 +70,90 @@ def neural_values(
     settings = settings or NeuralSettings()
     check_settings(settings)
     check_criterion(discount, horizon)
-    rows = data.recorded > 0
-    obs = _tensor(standardise(data.transform, data.obs[rows]))
-    next_obs = _tensor(standardise(data.transform, data.next_obs[rows]))
-    scale = float(data.reward[rows].std()) or 1.0
-    reward, terminated = _tensor(data.reward[rows] / scale), _tensor(data.terminated[rows])
-    act = _tensor(data.act[rows])
-    doses, weights = policy.nodes(data.next_obs[rows])  # [K, S, M, A]
-    after = _tensor(doses)
-    seeds, replicates, batch = doses.shape[1], len(counts), settings.batch_size
-    n_obs, n_act = obs.shape[1], act.shape[1]
-    init = Initialiser([seed + k for k in range(replicates * seeds)])
-    critic = Critic(init, n_obs + 1, n_act, settings.hidden, members=1)
-    follower, optimizer = target_copy(critic), adam(critic, settings.learning_rate)
-    rng = generator(seed, "indices", replicates)
-    # one staircase for all replicates, replicate r from r to r + 1; a uniform number falls on the visit drawn
-    share = counts[:, np.nonzero(rows)[0]]
-    floor = np.arange(replicates)[:, None]
-    stairs = floor + (share / share.sum(1, keepdims=True)).cumsum(1)
-
-    def look(network: Critic, states: Tensor, to_go: Tensor, given: Tensor) -> Tensor:
-        """Values ``[R, S, B]``: states ``[R, B, O]``, visits to go ``[R, B]``, doses ``[R, S, B, A]``."""
-        shape = (replicates, seeds, states.shape[1])
-        seen = torch.cat((states, (to_go / horizon)[..., None]), -1)[:, None].expand(*shape, n_obs + 1)
-        flat = network(seen.reshape(-1, shape[2], n_obs + 1), given.reshape(-1, shape[2], n_act))
-        values: Tensor = flat.view(shape)
-        return values
-
-    for step in range(settings.steps):
-        if step == 2 * settings.steps // 3:
-            optimizer.param_groups[0]["lr"] *= 0.1
-        drawn = np.searchsorted(stairs.reshape(-1), floor + rng.random((replicates, batch)), side="right")
-        index = torch.from_numpy(np.clip(drawn - floor * len(act), 0, len(act) - 1))
-        to_go = torch.from_numpy(rng.integers(1, horizon + 1, (replicates, batch))).float()
-        node = torch.from_numpy(rng.choice(len(weights), (replicates, batch), p=weights))
-        following = after[node, :, index].movedim(2, 1)  # [R, B, S, A] -> [R, S, B, A]
-        with torch.no_grad():
-            bootstrap = look(follower, next_obs[index], to_go - 1, following)
-            ends = torch.maximum(terminated[index], (to_go == 1).float())[:, None]
-            target = td_target(reward[index][:, None], ends, discount, bootstrap)
-        given = act[index][:, None].expand(-1, seeds, -1, -1)
-        loss = (look(critic, obs[index], to_go, given) - target).square().mean(-1).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        polyak(follower, critic, settings.target_rate)
-    first = _tensor(standardise(data.transform, data.obs[:, 0])).expand(replicates, -1, -1)
+    fit = _Fit(data, policy, len(counts), horizon, settings, seed)
+    fit.run(counts, discount)
+    first = _tensor(standardise(data.transform, data.obs[:, 0])).expand(len(counts), -1, -1)
     starts, weights = policy.nodes(data.obs[:, 0])
     with torch.no_grad():
         full = torch.full(first.shape[:2], float(horizon))
-        result = torch.stack(
-            [look(critic, first, full, _tensor(d).expand(replicates, -1, -1, -1)) for d in starts]
+        values = torch.stack(
+            [fit.value(fit.critic, first, full, _tensor(d).expand(len(counts), -1, -1, -1)) for d in starts]
         )
-    expected = np.tensordot(weights, result.double().numpy(), 1)  # [R, S, N]
-    found_values: Array = scale * (expected * counts[:, None]).sum(-1) / counts.sum(-1)[:, None]
-    return found_values
+    expected = np.tensordot(weights, values.double().numpy(), 1)  # [R, S, N]
+    mean: Array = fit.scale * (expected * counts[:, None]).sum(-1) / counts.sum(-1)[:, None]
+    return mean
+
+
+class _Fit:
+    """R x S networks and the visits that they are fitted to."""
+
+    def __init__(
+        self,
+        data: Trajectories,
+        policy: Target,
+        replicates: int,
+        horizon: int,
+        settings: NeuralSettings,
+        seed: int,
+    ) -> None:
+        self.rows = data.recorded > 0
+        self.obs = _tensor(standardise(data.transform, data.obs[self.rows]))
+        self.next_obs = _tensor(standardise(data.transform, data.next_obs[self.rows]))
+        self.scale = float(data.reward[self.rows].std()) or 1.0
+        self.reward = _tensor(data.reward[self.rows] / self.scale)
+        self.terminated = _tensor(data.terminated[self.rows])
+        self.act = _tensor(data.act[self.rows])
+        doses, self.weights = policy.nodes(data.next_obs[self.rows])  # [K, S, M, A]
+        self.after = _tensor(doses)
+        self.replicates, self.seeds, self.horizon, self.settings = (
+            replicates,
+            doses.shape[1],
+            horizon,
+            settings,
+        )
+        init = Initialiser([seed + k for k in range(replicates * self.seeds)])
+        self.critic = Critic(init, self.obs.shape[1] + 1, self.act.shape[1], settings.hidden, members=1)
+        self.follower, self.optimizer = target_copy(self.critic), adam(self.critic, settings.learning_rate)
+        self.rng = generator(seed, "indices", replicates)
+
+    def value(self, network: Critic, states: Tensor, to_go: Tensor, given: Tensor) -> Tensor:
+        """Values ``[R, S, B]``: states ``[R, B, O]``, visits to go ``[R, B]``, doses ``[R, S, B, A]``."""
+        shape = (self.replicates, self.seeds, states.shape[1])
+        n_obs, n_act = self.obs.shape[1], self.act.shape[1]
+        seen = torch.cat((states, (to_go / self.horizon)[..., None]), -1)[:, None]
+        seen = seen.expand(*shape, n_obs + 1).reshape(-1, shape[2], n_obs + 1)
+        values: Tensor = network(seen, given.reshape(-1, shape[2], n_act)).view(shape)
+        return values
+
+    def run(self, counts: Array, discount: float) -> None:
+        """Take every update."""
+        # one staircase for all replicates, replicate r from r to r + 1; a uniform number falls on a visit
+        share = counts[:, np.nonzero(self.rows)[0]]
+        floor = np.arange(self.replicates)[:, None]
+        stairs = (floor + (share / share.sum(1, keepdims=True)).cumsum(1)).reshape(-1)
+        for step in range(self.settings.steps):
+            if step == 2 * self.settings.steps // 3:
+                self.optimizer.param_groups[0]["lr"] *= 0.1
+            self._update(stairs, floor, discount)
+
+    def _update(self, stairs: Array, floor: npt.NDArray[np.int64], discount: float) -> None:
+        shape = (self.replicates, self.settings.batch_size)
+        drawn = np.searchsorted(stairs, floor + self.rng.random(shape), side="right")
+        index = torch.from_numpy(np.clip(drawn - floor * len(self.act), 0, len(self.act) - 1))
+        to_go = torch.from_numpy(self.rng.integers(1, self.horizon + 1, shape)).float()
+        node = torch.from_numpy(self.rng.choice(len(self.weights), shape, p=self.weights))
+        following = self.after[node, :, index].movedim(2, 1)  # [R, B, S, A] -> [R, S, B, A]
+        with torch.no_grad():
+            bootstrap = self.value(self.follower, self.next_obs[index], to_go - 1, following)
+            ends = torch.maximum(self.terminated[index], (to_go == 1).float())[:, None]
+            target = td_target(self.reward[index][:, None], ends, discount, bootstrap)
+        given = self.act[index][:, None].expand(-1, self.seeds, -1, -1)
+        estimate = self.value(self.critic, self.obs[index], to_go, given)
+        loss = (estimate - target).square().mean(-1).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        polyak(self.follower, self.critic, self.settings.target_rate)
 
 
 def _tensor(values: Array) -> Tensor:

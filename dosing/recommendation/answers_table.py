@@ -11,6 +11,7 @@ from dosing import NOT_FOR_PATIENTS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dosing.recommendation.dose_context import Evidence
     from dosing.recommendation.records import Answers, Recommender
 
 
@@ -22,14 +23,17 @@ def columns_of_numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def answers_schema(recommender: Recommender, source: str) -> pa.Schema:
+def answers_schema(recommender: Recommender, source: str, evidence: Evidence) -> pa.Schema:
     """Columns of the answers to a table, with what they rest on.
 
     Args:
         recommender: policy, rules and monitor.
         source: SHA-256 of the table's file.
+        evidence: what following the policy was worth.
     """
     import pyarrow as pa
+
+    from dosing.recommendation.dose_context import verdict_words
 
     about = {
         "notice": NOT_FOR_PATIENTS,
@@ -38,13 +42,14 @@ def answers_schema(recommender: Recommender, source: str) -> pa.Schema:
         "limits": json.dumps([recommender.rules.limits.low, recommender.rules.limits.high]),
         "provenance": json.dumps(dict(recommender.provenance)),
         "monitor": str(recommender.monitor) if recommender.monitor else recommender.note,
+        "verdict": verdict_words(evidence),
     }
     word = pa.dictionary(pa.int32(), pa.string())
     fields = [("row", pa.int64()), ("status", word)]
     fields += [(name, pa.float64()) for name, _ in _quantities(recommender.rules.limits.n_act)]
     fields += [("mass_outside", pa.float64()), ("reasons", word)]
     fields += [("distance", pa.float64()), ("nearest_distance", pa.float64())]
-    fields += [("dose_distance", pa.float64())]
+    fields += [("dose_distance", pa.float64()), ("verdict", word), ("decision", word)]
     return pa.schema(fields, metadata=about)
 
 
@@ -59,13 +64,14 @@ def _quantities(width: int) -> Iterator[tuple[str, tuple[str, int]]]:
             yield column, (attribute, dimension)
 
 
-def answers_table(result: Answers, first: int, schema: pa.Schema) -> pa.Table:
+def answers_table(result: Answers, first: int, schema: pa.Schema, decided: Any) -> pa.Table:
     """Answers as a table; NaN becomes null.
 
     Args:
         result: the answers.
         first: number of their first row.
         schema: as :func:`answers_schema` gives it.
+        decided: ``[M]`` sentence of the decision in force on each row, None where there is none.
     """
     import numpy as np
     import pyarrow as pa
@@ -83,6 +89,10 @@ def answers_table(result: Answers, first: int, schema: pa.Schema) -> pa.Table:
         "distance": near[:, -1],
         "nearest_distance": near[:, 0],
         "dose_distance": result.dose_distance,
+        "verdict": pa.DictionaryArray.from_arrays(
+            np.zeros(len(result.codes), np.int32), [schema.metadata[b"verdict"].decode()]
+        ),
+        "decision": pa.array(decided, pa.string()).dictionary_encode(),
     }
     for column, (attribute, dimension) in _quantities(result.dose.shape[1]):
         columns[column] = getattr(result, attribute)[:, dimension]

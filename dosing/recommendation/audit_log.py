@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
-from dosing.safety import DoseLimits, dose_text
+from dosing.safety import dose_text
 
 FILE = "audit.jsonl"
 """Name of the log in a study folder, where no other is chosen."""
@@ -39,10 +39,10 @@ VARIABLE = "DOSING_AUDIT"
 NONE = "0" * 64
 """What stands for the hash of the line before the first."""
 
-Kind = Literal["run loaded", "recommendation", "refusal", "batch", "override"]
-Action = Literal["accept", "modify", "reject"]
+Kind = Literal["run loaded", "recommendation", "refusal", "batch", "decision"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ACTIONS: tuple[Action, ...] = get_args(Action)
+DECISIONS = ("decision", "override")
+"""Kinds of a decision: as it is filed, and as it was filed in logs of earlier versions."""
 
 
 def log_of(study: Path, chosen: Path | None = None) -> AuditLog:
@@ -63,7 +63,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check of the whole log found.
+    """The result of checking the whole log.
 
     Attributes:
         records: the sound lines, from the first on.
@@ -104,6 +104,15 @@ class AuditLog:
         with self._locked() as file:
             return self._append(file, kind, content)
 
+    def check(self) -> None:
+        """Check that the log can be continued: every line, unless it is as this process left it.
+
+        Raises:
+            UserError: it cannot be written, or is broken.
+        """
+        with self._locked() as file:
+            self._whole(file)
+
     def verify(self) -> Verified:
         """Check every line, the chain and the end of the log.
 
@@ -114,7 +123,7 @@ class AuditLog:
             return _check(lines, head)
 
     def sentence(self, result: Verified) -> str:
-        """What a check found, in one sentence."""
+        """The result of a check, in one sentence."""
         if result.broken is not None:
             return (
                 f"the audit log {self.path} is broken at line {result.broken}: {result.problem}; the "
@@ -342,14 +351,33 @@ def state_hash(state: Sequence[Any]) -> str:
     return _sha256(json.dumps([str(x) for x in state]).encode())
 
 
+def batch_content(asked: Sequence[Any], said: Any, statuses: Mapping[str, int]) -> dict[str, Any]:
+    """Content of the record of many answers at once, without their provenance: hashes and counts.
+
+    Args:
+        asked: arrays of what was asked about.
+        said: the array of doses.
+        statuses: how many answers had each status.
+    """
+    return {
+        "input": _sha256(b"".join(array.tobytes() for array in asked)),
+        "output": _sha256(said.tobytes()),
+        "rows": sum(statuses.values()),
+        "statuses": dict(statuses),
+    }
+
+
 def shown(
-    result: Mapping[str, Any], states: Literal["numbers", "hash"] = "numbers"
+    result: Mapping[str, Any],
+    states: Literal["numbers", "hash"] = "numbers",
+    visit: tuple[str, int] | None = None,
 ) -> tuple[Kind, dict[str, Any]]:
     """Kind and content of the record of a recommendation or refusal.
 
     Args:
         result: ``Recommendation.to_json()``.
         states: keep the state's numbers, as is right for simulated patients, or only their hash.
+        visit: patient and visit (from 1) of the recorded data that the state is of; None for typed numbers.
     """
     names = ("status", "codes", "dose", "proposed", "unit", "limits", "distance", "spread", "provenance")
     content = {name: result[name] for name in names}
@@ -357,149 +385,20 @@ def shown(
         content |= {name: result[name] for name in ("state", "current", "step")}
     else:
         content["state_hash"] = state_hash([*result["state"], *(result["current"] or ())])
+    if visit is not None:
+        content |= {"patient": visit[0], "visit": visit[1]}
     return ("refusal" if result["status"] == "refused" else "recommendation"), content
-
-
-def decisions_on(log: AuditLog, content: Mapping[str, Any]) -> tuple[Record, ...]:
-    """Decisions on a recommendation, oldest first, whoever was shown it and whenever.
-
-    Each line is checked against its own hash; the chain is checked by :meth:`AuditLog.verify` alone.
-
-    Args:
-        log: where they were recorded.
-        content: what is recorded of the recommendation, see :func:`shown`.
-
-    Raises:
-        UserError: the log is missing or cannot be read, or one of these lines is broken.
-    """
-    said = b',"content":' + _dump(content) + b',"previous":'
-    with log._read() as (lines, _):
-        about = {_sha256(line.removesuffix(b"\n")) for line in lines if said in line}
-        decided = [line for line in lines if b',"kind":"override",' in line]
-    for line in decided:
-        _sound(line)
-    return tuple(r for r in map(_record, decided) if r.content["record_hash"] in about)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How often what was shown and decided.
-
-    Attributes:
-        shown: states asked about one by one, by the status of the answer.
-        tabled: rows of tables, likewise.
-        decided: decisions by action.
-    """
-
-    shown: dict[str, int]
-    tabled: dict[str, int]
-    decided: dict[str, int]
-
-    @property
-    def alerts(self) -> int:
-        """Answers to single states that were not ``ok``."""
-        return sum(self.shown.values()) - self.shown.get("ok", 0)
-
-    @property
-    def overrides(self) -> int:
-        """Decisions for something else than the dose shown."""
-        return sum(self.decided.values()) - self.decided.get("accept", 0)
-
-
-def count(records: Sequence[Record]) -> Counts:
-    """Count what sound records say."""
-    result = Counts({}, {}, dict.fromkeys(ACTIONS, 0))
-    for record in records:
-        content = record.content
-        if record.kind in ("recommendation", "refusal"):
-            result.shown[content["status"]] = result.shown.get(content["status"], 0) + 1
-        elif record.kind == "batch":
-            for status, rows in content["statuses"].items():
-                result.tabled[status] = result.tabled.get(status, 0) + rows
-        elif record.kind == "override":
-            result.decided[content["action"]] += 1
-    return result
-
-
-def record_override(
-    log: AuditLog, number: int, action: Action, dose: Sequence[float] | None = None, reason: str = ""
-) -> Record:
-    """Record what was decided on a recommendation; the same decision is recorded once.
-
-    Args:
-        log: where the recommendation was recorded.
-        number: its record.
-        action: ``accept`` the dose, ``modify`` it, or ``reject`` it.
-        dose: the dose given instead, with ``modify`` only, in the recommendation's unit.
-        reason: in words; needed to modify, and to accept what was deferred.
-
-    Returns:
-        The record: the earlier one if the same decision on it was already recorded.
-
-    Raises:
-        UserError: there is no such recommendation, the log is broken, a refusal is accepted, a reason or a
-            dose is missing or one too many, or the dose is not within the hard limits, which cannot be
-            overridden.
-    """
-    with log._locked() as file:
-        log_now = log._verified(file)
-        about = next((record for record in log_now.records if record.number == number), None)
-        if about is None or about.kind not in ("recommendation", "refusal"):
-            raise UserError(f"record {number} of {log.path} is no recommendation.")
-        content = {
-            "record": number,
-            "record_hash": about.line_hash,
-            "action": action,
-            "dose": _decided(about.content, action, dose, reason.strip()),
-            "reason": reason.strip(),
-        }
-        for earlier in log_now.records:
-            if earlier.kind == "override" and earlier.content == content:
-                return earlier
-        return log._append(file, "override", content)
-
-
-def _decided(
-    shown: Mapping[str, Any], action: str, dose: Sequence[float] | None, reason: str
-) -> list[float] | None:
-    """The dose that a decision leads to, None for a rejection."""
-    if action not in ACTIONS:
-        raise UserError(f"a decision is accept, modify or reject, got {action!r}.")
-    if action != "modify":
-        if dose is not None:
-            raise UserError(f"to {action} takes no dose; to give another one is to modify.")
-        if action == "reject":
-            return None
-        if shown["dose"] is None:
-            raise UserError("a refusal has no dose to accept.")
-        if shown["status"] == "deferred" and not reason:
-            raise UserError("to accept a dose that was deferred needs a reason.")
-        return list(shown["dose"])
-    if dose is None or not reason:
-        raise UserError("to modify a dose needs the new dose and a reason.")
-    low, high = shown["limits"]
-    limits = DoseLimits(tuple(low), tuple(high), shown["unit"])
-    try:
-        given = [float(x) for x in dose]
-    except (TypeError, ValueError):
-        given = [math.nan]
-    if len(given) != limits.n_act or not bool(limits.contains(given)):
-        unit = "" if limits.unit == "1" else f" {limits.unit}"
-        raise UserError(
-            f"the new dose must be {limits.n_act} number(s) within the hard limits {list(low)} to "
-            f"{list(high)}{unit}, which cannot be overridden; got {dose!r}."
-        )
-    return given
 
 
 def what(record: Record) -> str:
     """What a record says, in a few words on one line."""
     content = record.content
-    if record.kind == "override":
+    if record.kind in DECISIONS:
         dose = "" if content["dose"] is None else f" {_words(content)}"
         words = "".join(c if c.isprintable() else " " for c in content["reason"])
         reason = f": {words}" if words else ""
-        return f"{content['action']}{dose} on record {content['record']}{reason}"
+        earlier = f", replaces record {content['replaces']}" if content.get("replaces") else ""
+        return f"{content['action']}{dose} on record {content['record']}{earlier}{reason}"
     if record.kind == "batch":
         counts = ", ".join(f"{count} {status}" for status, count in content["statuses"].items() if count)
         return f"{content['rows']} rows: {counts}"

@@ -155,7 +155,7 @@ class Monitor:
             dose_spread=tuple(float(x) for x in episodes.act.std(0, dtype=np.float64)),
             doses=rule,
             dose_false_alarms=_false_alarms(from_doses, patient, level, most_apart(act.shape[1])),
-            data=str(episodes.metadata.get("content_hash", "")),
+            data=episodes.metadata.content_hash,
             neighbours=neighbours,
         )
 

@@ -7,53 +7,25 @@ which refuses single rows: missing numbers, and numbers beyond what the scenario
 
 from __future__ import annotations
 
-import csv
 import io
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dosing.errors import UserError
+from dosing.data.formats import FAILURES, SUFFIXES
+from dosing.data.identifying import identifying
+from dosing.data.text_table import Fault, Refused, as_numbers, decimal_comma, read_text_table
 from dosing.recommendation.inputs import LARGEST
 from dosing.recommendation.records import Recommender, StateEntry
 from dosing.types import Array
 
 MOST_BYTES, MOST_ROWS, MOST_COLUMNS = 10_000_000, 50_000, 200
 """Largest file that is read, in bytes, rows and columns."""
-TOLD = 50
-"""Problems told one by one; further ones are counted."""
-
-_WORD = re.compile(
-    "names?|surname|forename|nickname|initials|vorname|nachname|naam|nom|prenom|nombre|apellido|cognome|dob|"
-    "born|birth|birthday|birthdate|geburtsdatum|ids?|identifier|uuid|guid|patients?|subject|mrn|nhs|ssn|npi|"
-    "cpr|bsn|record|passport|insurance|address|street|city|zip|postcode|postal|phone|telephone|telefon|tel|"
-    "mobile|fax|email|mail|url|ip|account|username|user"
-)
-_PART = re.compile(
-    "firstname|lastname|fullname|familyname|givenname|patientname|birth|geburt|patient(id|no|number)|subjectid|"
-    "record(n|id)|medicalrecord|hospital(n|id)|socialsecurity|email|phone|postcode|zipcode|passport|insurance"
-)
-
-
-def identifying(name: str) -> bool:
-    """Whether a column's name looks like that of something that identifies a person.
-
-    Names, birth dates, numbers of patients and of records, addresses, telephone and e-mail, in Latin letters,
-    in any case and joined in any way; rather one too many, as columns can be removed.
-    """
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain).lower())
-    return any(map(_WORD.fullmatch, words)) or _PART.search("".join(words)) is not None
-
-
-Column: TypeAlias = Sequence[str] | pa.ChunkedArray | pa.DataType
+Column: TypeAlias = list[str] | pa.ChunkedArray | pa.DataType
 """See :class:`Sheet`."""
 
 
@@ -65,20 +37,12 @@ class Sheet:
         columns: by name: the ``rows`` texts of a CSV file; of a parquet file the numbers, or the type of what
             is no number and was not unpacked.
         rows: number of them.
+        separator: what stands between the values of a CSV file.
     """
 
     columns: Mapping[str, Column]
     rows: int
-
-
-class Refused(UserError):
-    """A file is not used; ``problems`` holds everything that is wrong with it."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        """Keep the problems; the first :data:`TOLD` of them make the sentence."""
-        self.problems = tuple(problems)
-        more = len(problems) - TOLD
-        super().__init__(" ".join([*problems[:TOLD], *([f"And {more:,} more."] if more > 0 else [])]))
+    separator: str = ","
 
 
 # Which columns there must be
@@ -134,7 +98,7 @@ def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
 
     Args:
         content: of the file.
-        suffix: ``.csv`` or ``.parquet``.
+        suffix: of its name: ``.csv`` or ``.parquet``, in any case.
         allowed: column names that identify nobody, whatever they look like: those of the scenario.
 
     Raises:
@@ -143,9 +107,10 @@ def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
     if len(content) > MOST_BYTES:
         raise Refused([f"The file has {len(content):,} bytes; at most {MOST_BYTES:,} are read."])
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
-    if suffix.lower() not in readers:
+    kind = SUFFIXES.get(suffix.lower())
+    if kind not in readers:
         raise Refused([f"The file must end in .csv or .parquet, got {suffix!r}."])
-    return readers[suffix.lower()](content, allowed)
+    return readers[kind](content, allowed)
 
 
 def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
@@ -156,59 +121,36 @@ def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
                 raise Refused(problems)
             kinds = {f.name: f.type for f in file.schema_arrow}
             table = file.read(columns=[name for name, kind in kinds.items() if _numeric(kind)])
-    except (pa.ArrowException, OSError) as error:
+    except Refused:
+        raise
+    except FAILURES as error:
         raise Refused([f"The file is truncated or not a parquet file ({error})."]) from None
     return Sheet({name: table.column(name) if _numeric(kind) else kind for name, kind in kinds.items()}, rows)
 
 
 def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
     """Read a header line and as many values in every further one."""
-    text = _decoded(content)
-    problems: list[str] = []
-    try:
-        lines = list(islice(csv.reader(io.StringIO(text, newline=""), strict=True), MOST_ROWS + 2))
-    except csv.Error as error:
-        raise Refused([f"The file is no CSV file: {error}."]) from None
-    if not lines:
-        raise Refused(["The file is empty."])
-    names, rows = [name.strip() for name in lines[0]], lines[1:]
-    while rows and not rows[-1]:  # empty lines at the end
-        rows.pop()
-    if len(names) == 1 and (result := next((c for c in ";\t|" if c in names[0]), None)):
-        raise Refused([f"Line 1: columns must be separated by commas, not by {result!r}."])
-    problems += _head_problems(names, len(rows), allowed)
-    for row, values in enumerate(rows, 1):
-        if len(values) != len(names):
-            hint = ": are there decimal commas?" if len(values) > len(names) else "."
-            problems.append(f"Row {row} has {len(values)} values, the header {len(names)}{hint}")
-    if problems:
-        raise Refused(problems)
-    return Sheet({name: [line[k] for line in rows] for k, name in enumerate(names)}, len(rows))
+    table = read_text_table(
+        io.BytesIO(content),
+        most_columns=MOST_COLUMNS,
+        most_rows=MOST_ROWS,
+        head=lambda names: _people(names, allowed),
+    )
+    return Sheet(table.columns, table.rows, table.separator)
 
 
-def _decoded(content: bytes) -> str:
-    """The text of a UTF-8 file, with or without the mark that spreadsheets put in front."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Refused(["The file is in UTF-16; save it as UTF-8."])
-    try:
-        text = content.removeprefix(b"\xef\xbb\xbf").decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise Refused([f"Line {line} holds byte {error.object[error.start]:#04x}: not UTF-8."]) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise Refused([f"Line {line} holds a null character: this is no CSV file."])
-    return text
+def _people(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
+    """Columns that look as if they identified people."""
+    people = [name for name in names if name not in allowed and identifying(name)]
+    return [
+        f"These columns look as if they identified people: {', '.join(map(repr, people))}. Remove them; rows "
+        "are numbered in the order of the file."
+    ] * bool(people)
 
 
 def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str]) -> list[str]:
     """What names and number of rows tell before any value is looked at."""
-    problems = []
-    if people := [name for name in names if name not in allowed and identifying(name)]:
-        problems.append(
-            f"These columns look as if they identified people: {', '.join(map(repr, people))}. Remove them; "
-            "rows are numbered in the order of the file."
-        )
+    problems = _people(names, allowed)
     if twice := _twice(list(names)):
         problems.append(f"These columns are there twice: {', '.join(map(repr, twice))}.")
     if empty := [str(place) for place, name in enumerate(names, 1) if not name]:
@@ -243,10 +185,12 @@ def numbers(sheet: Sheet, columns: Mapping[str, str], entries: Sequence[StateEnt
     problems += [f"Column {name!r} was chosen for several entries." for name in _twice(chosen)]
     if problems:
         raise Refused(problems)
+    texts = [column for name in chosen if isinstance(column := sheet.columns[name], list)]
+    comma = decimal_comma(sheet.separator, texts)
     values, wrong = np.full((sheet.rows, len(entries)), np.nan), []
     for place, entry in enumerate(entries):
         name = columns[entry.name]
-        result, faults = _column(sheet.columns[name], name)
+        result, faults = _column(sheet.columns[name], name, comma)
         wrong += faults
         if not faults:
             values[:, place] = result
@@ -255,39 +199,14 @@ def numbers(sheet: Sheet, columns: Mapping[str, str], entries: Sequence[StateEnt
     return values
 
 
-Fault = tuple[int, str]
-"""A row, from 1, and what is wrong there."""
-
-
-def _column(column: Column, name: str) -> tuple[Array, list[Fault]]:
+def _column(column: Column, name: str, comma: bool) -> tuple[Array, list[Fault]]:
     """One column as numbers, with the rows that hold none."""
     if isinstance(column, pa.DataType):
         return np.empty(0), [(0, f"Column {name!r} holds {column}, not numbers.")]
     if isinstance(column, pa.ChunkedArray):
         return column.to_numpy().astype(np.float64), []
-    values, faults = np.full(len(column), np.nan), []
-    for row, text in enumerate(column):
-        word = text.strip()
-        if not word:
-            continue
-        if _NUMBER.fullmatch(word):
-            values[row] = float(word)
-        else:
-            faults.append((row + 1, f"Row {row + 1}, {name}: {_why(word)}"))
-    return values, faults
-
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE | re.ASCII)
-
-
-def _why(word: str) -> str:
-    """Why a text is no number."""
-    shown = repr(word[:40])
-    if re.fullmatch(r"[+-]?\d+,\d+", word):
-        return f"{shown} has a comma; write a decimal point, and no marks between thousands."
-    if re.fullmatch(r"[<>]=?\s*[\d.]+", word):
-        return f"{shown} is a bound, not a number."
-    return f"{shown} is no number."
+    values, faults = as_numbers(column, comma)
+    return values, [(row, f"Row {row}, {name}: {why}") for row, why in faults]
 
 
 def row_problems(values: Array, entries: Sequence[StateEntry]) -> Iterator[Fault]:

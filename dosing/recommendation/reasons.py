@@ -17,7 +17,7 @@ the visits of new ones, IQL on none (``benchmarks/speed/recommend.py``)."""
 
 
 class Reason(enum.IntFlag):
-    """What was found on the way to a dose; a status follows from these alone, see :func:`status_of`."""
+    """Reasons met on the way to a dose; a status follows from these alone, see :func:`status_of`."""
 
     WRONG_LENGTH = enum.auto()
     NOT_A_NUMBER = enum.auto()

@@ -1,6 +1,6 @@
 """The guarded recommender: the only way from a trained policy to a dose that a person sees.
 
-A recommendation is an object, never a bare number. Its status follows from what was found on the way:
+A recommendation is an object, never a bare number. Its status follows from what was checked on the way:
 
 * ``refused``: bad input, a policy whose numbers are not finite, or any failure inside. There is no dose.
 * ``deferred``: the state is unlike the training visits, or no dose near this one was recorded at states like

@@ -14,6 +14,7 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
+from dosing.recommendation.dose_context import DoseContext
 from dosing.recommendation.records import (
     Limits,
     NearVisit,
@@ -56,6 +57,8 @@ dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-we
 article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid; }
 .status { display: inline-block; border: 1pt solid; padding: .1mm 1.5mm; font-weight: 700; margin: .6mm 0; }
 .ok { color: #00614a; } .limited { color: #8f3e00; } .deferred, .refused { color: #a40e26; }
+.good, .caution, .decision { border-left: 2.5pt solid; padding-left: 1.5mm; font-weight: 600; }
+.good { color: #00614a; } .caution { color: #8f3e00; } .decision { color: #1f2328; }
 .dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
 .lines { margin: .8mm 0 0; padding-left: 3.6mm; } .reason { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; margin-top: 1mm; }
@@ -70,11 +73,19 @@ td { vertical-align: top; }
 
 @dataclass(frozen=True)
 class Said:
-    """One agent's answer on the page: its name, the distribution of its policy in words, what it says."""
+    """One agent's answer on the page.
+
+    Attributes:
+        name: of the agent.
+        distribution: of its policy, in words.
+        result: what it says.
+        context: what following it was worth, and the decision in force.
+    """
 
     name: str
     distribution: str
     result: Recommendation
+    context: DoseContext
 
 
 def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
@@ -147,6 +158,7 @@ def _article(one: Said) -> str:
         f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
         f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',
     ]
+    beside = [f'<p class="{kind}">{_text(words)}</p>' for kind, words in one.context.lines]
     lines = []
     if result.dose is not None:
         label = (
@@ -156,14 +168,16 @@ def _article(one: Said) -> str:
         parts.append(
             f'<p>{label} <span class="dose">{_text(_doses(result.dose, result.limits) + unit)}</span></p>'
         )
-        parts += [_drawing(result, dimension) for dimension in range(len(result.dose))]
+        beside += [_drawing(result, dimension) for dimension in range(len(result.dose))]
         lines = list(_lines(result, unit))
     lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
     reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
     if result.status in ("deferred", "refused") and result.safe_default:
         reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
     items = [*reasons, *(f"<li>{_text(line)}</li>" for line in (*lines, *result.notes))]
-    return f'<article>{"".join(parts)}<ul class="lines">{"".join(items)}</ul></article>'
+    basis = [f'<ul class="lines">{"".join(items)}</ul>']
+    whole = parts + (basis + beside if result.dose is None else beside + basis)
+    return f"<article>{''.join(whole)}</article>"
 
 
 def _lines(result: Recommendation, unit: str) -> Iterator[str]:

@@ -254,7 +254,7 @@ def agent_row(
         name: title of the agent.
         family: distribution of its policy.
         policy: the trained stack.
-        outcomes: ``recommended`` and ``sampled``, on the same patients as ``found``.
+        outcomes: ``recommended`` and ``sampled``, on the same patients as ``result``.
         result: the reference rules.
         states: recorded visits ``[B, O]`` at which dose sets are measured.
         sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
@@ -291,46 +291,6 @@ def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | No
     if returns is None:
         return None
     return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two runs that differ in their policy's distribution only, on the same patients and noise.
-
-    Attributes:
-        name: agent, and settings that tell it from other pairs.
-        distributions: words for the two distributions.
-        recommended: return of the first minus the second when recommended doses are given.
-        sampled: the same when doses are drawn from the distributions.
-        data: name of the recorded visits.
-    """
-
-    name: str
-    distributions: tuple[str, str]
-    recommended: Estimate
-    sampled: Estimate
-    data: str
-
-    def __str__(self) -> str:
-        """Return one line of words."""
-        parts = (("recommended", self.recommended), ("sampled", self.sampled))
-        words = [f"{rule} doses {e} ({verdict(e)})" for rule, e in parts]
-        pair = " minus ".join(self.distributions)
-        return f"{pair}, {self.name} on {self.data}: {', '.join(words)}"
-
-
-def difference(
-    name: str,
-    distributions: tuple[str, str],
-    data: str,
-    first: dict[str, Outcomes],
-    second: dict[str, Outcomes],
-) -> Difference:
-    """Pair the outcomes of two runs patient by patient; see :class:`Difference`."""
-    recommended, sampled = (
-        paired_difference(first[rule].returns, second[rule].returns) for rule in ("recommended", "sampled")
-    )
-    return Difference(name, distributions, recommended, sampled, data)
 
 
 def render(rows: Sequence[Row]) -> str:

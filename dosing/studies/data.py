@@ -6,25 +6,27 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from dosing.data.columns import parse_columns
 from dosing.data.external import External
 from dosing.data.formats import MINARI, is_own
+from dosing.data.partial import clear_partials
 from dosing.data.sources import read_source
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies.scenarios import factory_for
-from simulator import ENV_IDS
+from dosing.studies.scenarios import factory_for, version_of
+from dosing.studies.settings import DataSource
 from simulator.cohorts.generate import simulate
-from simulator.envs.mujoco import TaskFactory, task_ids
+from simulator.envs.tasks import is_registered
+from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000
 """Most recorded visits at which dose sets are measured."""
@@ -39,6 +41,7 @@ def external_of(
     horizon: int | None = None,
     columns: Sequence[str] = (),
     split_at_jumps: bool = False,
+    clip_rounding: bool = False,
 ) -> External | None:
     """What the user says about a file of another program; an environment says its limits and its length.
 
@@ -50,6 +53,7 @@ def external_of(
         horizon: visits after which the recording program cut an episode.
         columns: ``role=name`` pairs, see :func:`dosing.data.columns.parse_columns`.
         split_at_jumps: see ``External``.
+        clip_rounding: see ``External``.
 
     Returns:
         None where nothing was said.
@@ -57,65 +61,116 @@ def external_of(
     Raises:
         UserError: an unknown environment or option, or limits that are none.
     """
-    limits = n_obs = None
+    limits = n_obs = obs_range = None
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
-        factory = factory_for({"env_id": env_id, "env_options": options})
-        if factory is None:
-            known = ", ".join((*ENV_IDS, *task_ids()))
-            raise UserError(f"there is no environment {env_id!r} to evaluate in; there are: {known}.")
+        factory = evaluation_factory(env_id, options)
         limits, horizon = limits or factory.limits, horizon or factory.horizon
-        n_obs = factory.n_obs if isinstance(factory, TaskFactory) else None
-    options = dict(options) if env_id is not None else {}
-    said = External(limits, env_id, options, n_obs, horizon, parse_columns(columns), split_at_jumps)
+        n_obs, obs_range = factory.n_obs, factory.obs_range
+    said = External(
+        limits=limits,
+        env_id=env_id,
+        env_options=dict(options) if env_id is not None else {},
+        n_obs=n_obs,
+        horizon=horizon,
+        columns=parse_columns(columns),
+        obs_range=obs_range,
+        clip_rounding=clip_rounding,
+        split_at_jumps=split_at_jumps,
+    )
     return None if said == External() else said
 
 
-def obtain_data(
-    source: str,
-    study: Path,
-    *,
-    patients: int,
-    policy: str,
-    seed: int,
-    options: dict[str, Any],
-    external: External | None = None,
-) -> Path:
+def obtain_data(data: DataSource, study: Path) -> Path:
     """Return the file of recorded visits: our own file itself, another program's copied, or a simulation.
 
-    A simulated file is named by everything that decides its content and is not made twice; a copy of another
-    program's visits, with what the user says about them, by its content.
+    A simulated file is named by everything that decides its content, the version of the scenario among it,
+    and is not made twice; a copy of another program's visits, with what the user says about them, by its
+    content.
 
     Raises:
         UserError: neither a file, a Minari data set nor an environment id, the visits are not what they
             should be, or the folder cannot be written.
     """
+    for folder in (study, study / "data"):
+        clear_partials(folder)
+    source, cohort, external = data.source, data.cohort, data.external
     if source.startswith(MINARI) or Path(source).is_file():
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
-        card = {name: episodes.metadata.get(name) for name in ("content_hash", "env_id", "env_options")}
-        card |= {name: episodes.metadata[name] for name in ("action_low", "action_high")}
+        check_spaces(source, episodes)
+        said = episodes.metadata.to_json()["metadata_hash"]  # content, names, limits and environment
         name = (
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
-        return _kept(study, name, ".hdf5", card, lambda: episodes)
-    if source not in gymnasium.registry or not source.startswith("dosing/"):
-        known = ", ".join(i for i in gymnasium.registry if i.startswith("dosing/"))
+        return _kept(study, name, ".hdf5", {"metadata": said}, lambda: episodes)
+    if not is_registered(source):
         raise UserError(
-            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: {known}."
+            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
+            f"{', '.join(known_ids())}."
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
-    recipe = {"env": source, "patients": patients, "policy": policy, "seed": seed, "options": options}
+    options = dict(cohort.options)
+    recipe = asdict(cohort) | {"env": source, "version": version_of(source, options)}
     return _kept(
         study,
-        f"{source.split('/')[-1]}-{patients}",
+        f"{source.split('/')[-1]}-{cohort.patients}",
         ".parquet",
         recipe,
-        lambda: simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options),
+        lambda: simulate(
+            source,
+            patients=cohort.patients,
+            policy=cohort.policy,
+            seed=cohort.seed,
+            progress=True,
+            **options,
+        ),
     )
+
+
+def check_spaces(source: str, episodes: Episodes) -> None:
+    """Refuse visits that the environment they name cannot have given, before anything is trained on them.
+
+    Raises:
+        UserError: the environment is known here, and has other observations or narrower limits.
+    """
+    meta = episodes.metadata
+    factory = factory_for(meta)
+    if factory is None:
+        return
+    n_obs = episodes.obs.shape[1]
+    if n_obs != factory.n_obs:
+        raise UserError(
+            f"{source} has {n_obs} numbers per observation, {meta.env_id} {factory.n_obs}: it was "
+            "recorded under a wrapper, or in another environment or version of it."
+        )
+    low, high = np.array(meta.action_low), np.array(meta.action_high)
+    ours = factory.limits
+    slack = 1e-6 * (np.array(ours.high) - np.array(ours.low))
+    if len(low) != ours.n_act or (low < ours.low - slack).any() or (high > ours.high + slack).any():
+        raise UserError(
+            f"{source} has actions from {low.tolist()} to {high.tolist()}, {meta.env_id} takes "
+            f"{list(ours.low)} to {list(ours.high)}: it was recorded under a wrapper, or elsewhere."
+        )
+
+
+def describe(path: Path) -> str:
+    """Patients, visits, rows left out, and the worst and the best reward of a file of visits, in words."""
+    episodes = read_episodes(path)
+    meta, patients = episodes.metadata, len(np.unique(episodes.episode))
+    left_out, clipped = meta.rows_left_out, meta.doses_clipped
+    words = f"{path}: {patients:,} patients, {len(episodes) + left_out:,} visits"
+    if left_out:
+        words += f", {left_out:,} of them left out: nothing was recorded after them"
+    if clipped:
+        words += f"; doses of {clipped:,} visits were put at the limit they exceeded by rounding"
+    for name, row in (("worst", int(episodes.reward.argmin())), ("best", int(episodes.reward.argmax()))):
+        dose = ", ".join(f"{x:g}" for x in episodes.act[row].tolist())
+        words += f"; {name} reward {episodes.reward[row]:g} (visit {row + 1}, dose {dose})"
+    return words
 
 
 def _kept(
@@ -140,9 +195,9 @@ def episodes_of(run: RunFolder) -> Episodes:
         UserError: the file has gone or is another one.
     """
     config = run.config()
-    episodes = read_episodes(Path(os.path.normpath(run.path / config["data_file"])))
-    if episodes.metadata["content_hash"] != config["data"]["content_hash"]:
-        raise UserError(f"{config['data_file']} is not the data that {run.path} was trained on.")
+    episodes = read_episodes(Path(os.path.normpath(run.path / config.data_file)))
+    if episodes.metadata.content_hash != config.data.content_hash:
+        raise UserError(f"{config.data_file} is not the data that {run.path} was trained on.")
     return episodes
 
 

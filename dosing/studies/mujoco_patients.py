@@ -13,7 +13,7 @@ from torch import Tensor
 from dosing.finetuning.patients import VisitOutcome
 from dosing.policy import Observations
 from dosing.safety import DoseLimits
-from simulator.envs.mujoco import episode_seed, make_task
+from simulator.envs.tasks import episode_seed, make_task
 
 
 class Tasks:

@@ -3,75 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-from gymnasium.vector import VectorEnv
-
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
-from simulator.environment import EnvOptions
-from simulator.envs.mujoco import TaskFactory, task_ids
+from simulator.card import scenario_card
+from simulator.envs import SCENARIOS
+from simulator.envs.tasks import TaskFactory, is_registered
+from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
-@dataclass(frozen=True)
-class Factory:
-    """Vector environments of evaluation patients of one scenario."""
+def environment_of(env_id: str | None, options: Mapping[str, Any]) -> EvaluationFactory | None:
+    """The environment that visits came from, None where it cannot be played here."""
+    if not env_id or not is_registered(env_id):
+        return None
+    own = {name: value for name, value in options.items() if name not in ("cohort", "first_patient")}
+    return evaluation_factory(env_id, own)
 
-    env_id: str
-    options: dict[str, Any]
-    limits: DoseLimits
-    horizon: int
-    patients: int = 1000
-    searched: bool = True
 
-    @classmethod
-    def of(cls, env_id: str, options: dict[str, Any]) -> Factory:
-        """Check the scenario's options.
+def factory_for(metadata: DatasetMetadata) -> EvaluationFactory | None:
+    """The environment that a data set came from, None where it cannot be played here.
 
-        Raises:
-            UserError: unknown environment or option.
-        """
-        if env_id not in gymnasium.registry:
-            known = ", ".join(i for i in gymnasium.registry if i.startswith("dosing/"))
-            raise UserError(f"there is no environment {env_id!r}; there are: {known}.")
-        checked = EnvOptions.of(env_id, options)
-        return cls(env_id, options, checked.scenario.limits, checked.steps)
+    Raises:
+        UserError: the visits were simulated by another version of the scenario, or their dose limits are not
+            the scenario's.
+    """
+    factory = environment_of(metadata.env_id, metadata.env_options)
+    if factory is not None and metadata.card:
+        _check_scenario("the recorded visits", factory, metadata.scenario_version, metadata.limits)
+    return factory
 
-    def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
-        """Environment of evaluation patients ``first_patient`` and on."""
-        return gymnasium.make_vec(
-            self.env_id,
-            num_envs=patients,
-            vectorization_mode="vector_entry_point",
-            cohort="evaluation",
-            first_patient=first_patient,
-            **self.options,
+
+def _check_scenario(
+    what: str, factory: EvaluationFactory, version: str | None, limits: DoseLimits | None
+) -> None:
+    """Refuse what another version of a scenario made, or this version between other limits."""
+    here = version_of(factory.env_id, factory.options)
+    if version != here:
+        raise UserError(
+            f"{what} are of version {version} of {factory.env_id}, here is version {here}: simulate and "
+            "train again."
+        )
+    if limits is not None and (limits.low, limits.high) != (factory.limits.low, factory.limits.high):
+        raise UserError(
+            f"{what} state dose limits of {list(limits.low)} to {list(limits.high)}, {factory.env_id} has "
+            f"{list(factory.limits.low)} to {list(factory.limits.high)}; they are not used."
         )
 
 
-def factory_for(metadata: Mapping[str, Any]) -> Factory | TaskFactory | None:
-    """The scenario or task that a data set came from, None where it cannot be played here."""
-    env_id = metadata.get("env_id")
-    options = {
-        k: v for k, v in metadata.get("env_options", {}).items() if k not in ("cohort", "first_patient")
-    }
-    if env_id in task_ids():
-        return TaskFactory(str(env_id), options)
-    if not env_id or env_id not in gymnasium.registry or not str(env_id).startswith("dosing/"):
-        return None
-    return Factory.of(env_id, options)
-
-
-def evaluable(data: Path) -> Factory | TaskFactory:
-    """The scenario that recorded visits came from, before anything is trained on them.
+def version_of(env_id: str, options: Mapping[str, Any]) -> str | None:
+    """Version of an environment as its card states it; None where it states none.
 
     Raises:
-        UserError: the file cannot be read, or comes from no simulator of ours.
+        UserError: no such environment or option.
+    """
+    if env_id in SCENARIOS:
+        return str(scenario_card(env_id, **options)["version"])
+    factory = evaluation_factory(env_id, options)
+    version = (factory.card or {}).get("version") if isinstance(factory, TaskFactory) else None
+    return None if version is None else str(version)
+
+
+def evaluable(data: Path) -> EvaluationFactory:
+    """The environment that recorded visits came from, before anything is trained on them.
+
+    Raises:
+        UserError: the file cannot be read, or comes from no environment that is known here.
     """
     factory = factory_for(read_episodes(data).metadata)
     if factory is None:
@@ -82,14 +83,17 @@ def evaluable(data: Path) -> Factory | TaskFactory:
     return factory
 
 
-def factory_of(run: RunFolder) -> Factory | TaskFactory:
-    """The scenario of a run.
+def factory_of(run: RunFolder) -> EvaluationFactory:
+    """The environment of a run.
 
     Raises:
-        UserError: its data came from no simulator of ours.
+        UserError: its data came from no environment that is known here, or from another version of it.
     """
-    env = run.config()["env"]
-    result = factory_for({"env_id": env["id"], "env_options": env["options"]}) if env else None
+    config = run.config()
+    env, version = config.env, config.versions.get("scenario")
+    result = environment_of(env.id, env.options) if env else None
+    if result is not None and version is not None:
+        _check_scenario(f"the visits of {run.path}", result, version, None)
     if result is None:
         raise UserError(
             f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."

@@ -36,6 +36,11 @@ class Candidate:
     config: Any
     regularisation: Regularisation
 
+    @property
+    def agent_config(self) -> dict[str, Any]:
+        """Fields of its configuration."""
+        return asdict(self.config)
+
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self) | {"regularisation": self.regularisation.changed()}
@@ -43,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a selection found.
+    """The result of a selection.
 
     Attributes:
         candidates: every setting that was tried: those better than the constant dose first, those without a

@@ -21,8 +21,9 @@ from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.policy import DosePolicy
 from dosing.rng import generator
+from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
-from dosing.training.replay import ReplayBuffer, ReplaySampler
+from dosing.training.replay import ReplaySampler
 from dosing.types import Array
 
 Observations = npt.NDArray[np.float32]
@@ -91,7 +92,6 @@ class OnlineTraining:
         actors: S environments, the k-th of seed k.
         transform: between the world's units and the agent's.
         settings: see :class:`OnlineSettings`.
-        buffer: what the agent remembers already, such as recorded visits; empty if None.
     """
 
     def __init__(
@@ -100,18 +100,11 @@ class OnlineTraining:
         actors: Actors,
         transform: Transform,
         settings: OnlineSettings,
-        buffer: ReplayBuffer | None = None,
     ) -> None:
         settings.check()
         self.agent, self.actors, self.transform, self.settings = agent, actors, transform, settings
-        parameter = next(agent.parameters())
-        n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
-        if buffer is None:
-            buffer = ReplayBuffer(
-                agent.seeds, settings.capacity, n_obs, n_act, device=parameter.device, dtype=parameter.dtype
-            )
-        self.buffer = buffer
-        self.sampler = ReplaySampler(self.buffer, agent, settings.batch_size)
+        self.sampler = ReplaySampler(agent, None, settings.batch_size, 0.0, capacity=settings.capacity)
+        self.buffer = self.sampler.buffer
         self.policy = DosePolicy(agent, transform)
         self.taken = self.updates = 0
         self._take: Callable[..., Any] = updater(agent)
@@ -152,12 +145,14 @@ class OnlineTraining:
         obs, next_obs = (self.transform.obs(torch.from_numpy(x.astype(np.float64)))[:, None] for x in rows)
         act = torch.from_numpy(self.transform.to_unit(made.dose))[:, None]
         reward = torch.from_numpy(made.reward / self.transform.reward_scale)[:, None]
-        self.buffer.add(obs, act, reward, next_obs, torch.from_numpy(made.terminated)[:, None])
+        terminated = torch.from_numpy(made.terminated)[:, None]
+        ended = terminated | torch.from_numpy(made.truncated)[:, None]
+        self.sampler.remember(obs, act, reward, next_obs, terminated, ended)
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs: agent, buffer and counts. Environments are their owner's to restore."""
         counts = {"online.taken": torch.tensor(self.taken), "online.updates": torch.tensor(self.updates)}
-        return self.agent.training_state() | self.buffer.state() | counts
+        return training_state(self.agent) | self.buffer.state() | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly.
@@ -169,6 +164,6 @@ class OnlineTraining:
             taken, updates = (int(state[f"online.{name}"]) for name in ("taken", "updates"))
         except KeyError as error:
             raise UserError(f"the checkpoint holds no online training: {error} is missing.") from error
-        self.agent.load_training_state(state)
+        load_training_state(self.agent, state)
         self.buffer.load(state)
         self.taken, self.updates = taken, updates

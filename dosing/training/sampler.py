@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.rng import draw, draw_indices
+from dosing.training.regularised import noise_plan, prepare
+from dosing.types import Noise
 
 BLOCK = 64
 """Updates whose indices and noise are drawn together; part of the definition of the random streams."""
@@ -21,6 +24,21 @@ BLOCK = 64
 
 VISITS = 1 << 20
 """Number of the noise that draws visits, whatever an agent draws besides."""
+
+
+def noise_block(
+    seeds: Sequence[int],
+    plan: Mapping[str, Noise],
+    block: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """What the updates of one block draw, by name: ``[BLOCK, S, ...]``."""
+    return {
+        name: draw(seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
+        for number, (name, (distribution, rest)) in enumerate(plan.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -189,52 +207,24 @@ class Sampler:
         unknown = sorted(agent.needs - columns.keys())
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
-        agent.prepare(dataset)
+        prepare(agent, dataset)
         self.dataset = dataset
         self.seeds = agent.seeds
         self.windows = agent.context > 1
         self.length = agent.context if agent.episodes is None else _episode_length(dataset)
         blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
         self.batch_size = batch_size = blocks * self.length
-        self._noise_plan = agent.noise_plan(batch_size)
+        self._noise_plan = noise_plan(agent, batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.needs, key=lambda name: (name in OF_THE_VISIT, name))
         extras = [columns[name](dataset) for name in self._extras]
         self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
         # One row per transition, so that a batch is one gather instead of five.
-        self._rows = torch.cat(
-            (
-                dataset.obs,
-                dataset.act,
-                dataset.next_obs,
-                dataset.reward[:, None],
-                dataset.terminated[:, None],
-                *extras,
-            ),
-            dim=1,
-        )
-        chosen = agent.rows(dataset)
-        if chosen is not None and (agent.episodes is not None or self.windows):
-            raise UserError("an agent that learns from whole episodes or windows cannot choose among rows.")
-        if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
-            raise UserError(
-                f"{dataset.replicates} replicates need an agent of as many seeds that learns from all rows."
-            )
+        basic = (dataset.obs, dataset.act, dataset.next_obs)
+        ends = (dataset.reward[:, None], dataset.terminated[:, None])
+        self._rows = torch.cat((*basic, *ends, *extras), dim=1)
         self.lookahead = lookahead
-        self._chosen = None
-        self._count = (len(self._rows) if chosen is None else len(chosen)) // dataset.replicates
-        if lookahead.n_step == 1:
-            self._rows = self._rows if chosen is None else self._rows[chosen]
-        elif agent.episodes is not None or self.windows:
-            raise UserError("an agent that learns from whole episodes or windows takes one step at a time.")
-        else:
-            self._chosen = chosen  # rows are left where they are: those that follow must be found
-            steps = torch.arange(lookahead.n_step, device=dataset.obs.device)
-            self._steps, self._powers = steps, agent.discount ** steps.to(dataset.reward.dtype)
-        if self.windows or lookahead.n_step > 1:
-            lengths = dataset.starts.diff()
-            ends = torch.repeat_interleave(dataset.starts[1:], lengths)
-            self._remaining = ends - torch.arange(len(dataset), device=ends.device)
+        self._choose(agent, agent.rows(dataset))
         if self.windows:  # behind the last visit, the row that pads
             self._rows = torch.cat((self._rows, torch.zeros_like(self._rows[:1])))
         self._block = -1
@@ -248,6 +238,34 @@ class Sampler:
             self._static = (self._rows.new_empty(shape), noise)
         self._index = self._visits = torch.empty(0, dtype=torch.long)
         self._noise: Mapping[str, Tensor] = {}
+
+    def _choose(self, agent: Agent, chosen: Tensor | None) -> None:
+        """Which rows are drawn from, and what is needed to look ahead of them.
+
+        Raises:
+            UserError: what the agent asks for does not go together.
+        """
+        dataset, lookahead = self.dataset, self.lookahead
+        whole = agent.episodes is not None or self.windows
+        if chosen is not None and whole:
+            raise UserError("an agent that learns from whole episodes or windows cannot choose among rows.")
+        if dataset.replicates not in (1, len(self.seeds)) or (dataset.replicates > 1 and chosen is not None):
+            raise UserError(
+                f"{dataset.replicates} replicates need an agent of as many seeds that learns from all rows."
+            )
+        self._chosen = None
+        self._count = (len(self._rows) if chosen is None else len(chosen)) // dataset.replicates
+        if lookahead.n_step == 1:
+            self._rows = self._rows if chosen is None else self._rows[chosen]
+        elif whole:
+            raise UserError("an agent that learns from whole episodes or windows takes one step at a time.")
+        else:
+            self._chosen = chosen  # rows are left where they are: those that follow must be found
+            steps = torch.arange(lookahead.n_step, device=dataset.obs.device)
+            self._steps, self._powers = steps, agent.discount ** steps.to(dataset.reward.dtype)
+        if self.windows or lookahead.n_step > 1:
+            ends = torch.repeat_interleave(dataset.starts[1:], dataset.starts.diff())
+            self._remaining = ends - torch.arange(len(dataset), device=ends.device)
 
     def _refill(self, block: int) -> None:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
@@ -265,10 +283,7 @@ class Sampler:
             self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
         if self._chosen is not None:
             self._index = self._chosen[self._index]
-        self._noise = {
-            name: draw(self.seeds, distribution, (BLOCK, *rest), (block, number), device=device, dtype=dtype)
-            for number, (name, (distribution, rest)) in enumerate(self._noise_plan.items())
-        }
+        self._noise = noise_block(self.seeds, self._noise_plan, block, device=device, dtype=dtype)
         if self.lookahead.n_step > 1:
             uniform = None
             if self.lookahead.draws:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from simulator.environment import CohortEnv
-from simulator.envs.treatment import LiIV, Treatment
+from simulator.envs import SCENARIOS, scenario_class
 
 Float = NDArray[np.float64]
 
@@ -81,10 +81,10 @@ def known_patients(env_id: str, n: int, seed: int, **options: Any) -> Patients:
     """
     env = CohortEnv(env_id, num_envs=n, **options)
     scenario = env.visits.options.scenario
-    if not isinstance(scenario, Treatment):
+    if scenario.expected_reward_form is None:
+        known = [name for name in SCENARIOS if scenario_class(name).expected_reward_form]
         raise UserError(
-            f"{env_id} has no deterministic latent mean: "
-            f"ceilings are known for {Treatment.env_id} and {LiIV.env_id}"
+            f"{env_id} has no deterministic latent mean: ceilings are known for {' and '.join(known)}"
         )
     env.reset(seed=seed)
     core = env.visits.core
@@ -97,7 +97,7 @@ def known_patients(env_id: str, n: int, seed: int, **options: Any) -> Patients:
         low=scenario.limits.low[0],
         high=scenario.limits.high[0],
         visits=env.visits.options.steps,
-        cubic=isinstance(scenario, LiIV),
+        cubic=scenario.expected_reward_form == "cubic",
         lag=scenario.lag,
     )
 

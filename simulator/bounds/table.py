@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dosing.errors import UserError
-from simulator.bounds.expected_reward import expected_return, known_patients
+from simulator.bounds.expected_reward import Float, expected_return, known_patients
 from simulator.bounds.optimal import (
     RESTARTS,
     Clairvoyant,
@@ -83,26 +83,22 @@ def ceilings(
         from simulator.bounds.differentiable import doses_of, train
 
         for recurrent, name in ((True, "recurrent"), (False, "memoryless")):
-            policy = train(
-                env_id,
-                recurrent=recurrent,
-                seed=seed,
-                iterations=iterations,
-                gamma=gamma,
-                progress=progress,
-                **options,
-            )
-            given = doses_of(policy, env_id, patients, seed, **options)
-            value = expected_return(known, given, gamma)
-            rows.append(
-                (name, "states and doses so far" if recurrent else "state", value, f"{iterations} batches")
-            )
+            settings: dict[str, Any] = {"iterations": iterations, "gamma": gamma, "progress": progress}
+            policy = train(env_id, recurrent=recurrent, seed=seed, **settings, **options)
+            value = expected_return(known, doses_of(policy, env_id, patients, seed, **options), gamma)
+            knows = "states and doses so far" if recurrent else "state"
+            rows.append((name, knows, value, f"{iterations} batches"))
+    return _table(rows, best)
+
+
+def _table(rows: list[tuple[str, str, Float, str]], best: Clairvoyant) -> list[Ceiling]:
+    """Rows of name, knowledge, return of each patient ``[n]`` and note, the best first."""
     table = [
         Ceiling(
             name,
             knows,
             float(value.mean()),
-            float(value.std(ddof=1) / np.sqrt(patients)),
+            float(value.std(ddof=1) / np.sqrt(len(value))),
             float((best.value - value).mean()),
             note,
         )

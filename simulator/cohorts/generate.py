@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, EpisodeWriter, concatenate
-from dosing.safety import LIMITED_BY
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, View, parse_policy
 from simulator.card import scenario_card
+from simulator.cohorts.task_episodes import task_episodes
 from simulator.engine.rng import BLOCK, POLICY, block_streams
 from simulator.environment import CohortEnv, whole_number
+from simulator.envs import SCENARIOS
+from simulator.envs.tasks import is_registered
 from simulator.progress import progress_bar
 
 CHUNK_VISITS = 100_000
@@ -46,7 +49,8 @@ def simulate(
     """Simulate ``patients`` under a behaviour policy and return all their visits.
 
     Args:
-        env_id: A registered id, for example ``dosing/Treatment-v0``.
+        env_id: A registered id, for example ``dosing/Treatment-v0``. Of an environment that is none of our
+            scenarios, ``uniform`` and ``constant:DOSE`` are the policies, and ``cohort`` is ``train``.
         patients: Number of patients, from ``first_patient`` (an environment option, default 0) on.
         steps: Visits per patient; None for the scenario's own number.
         policy: A policy object or the text that names one (``simulator.behaviour_policies.parse_policy``).
@@ -59,6 +63,12 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
+    if env_id not in SCENARIOS and is_registered(env_id):
+        limit = {} if steps is None else {"max_episode_steps": steps}
+        count, first = whole_number("patients", patients, 1), whole_number("seed", seed, 0)
+        return task_episodes(
+            env_id, patients=count, policy=policy, seed=first, options={**env_options, **limit}
+        )
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
     return concatenate(plan.chunks(workers, progress), plan.metadata)
 
@@ -75,7 +85,7 @@ def simulate_to(
     progress: bool = False,
     workers: int = 1,
     **env_options: Any,
-) -> dict[str, Any]:
+) -> DatasetMetadata:
     """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata."""
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
     with EpisodeWriter(path, plan.metadata) as writer:
@@ -109,28 +119,27 @@ class SimulationPlan:
         probe = CohortEnv(env_id, num_envs=1, **self.options).visits
         self.steps = probe.options.steps
         card = scenario_card(env_id, **self.options)
-        self.metadata: dict[str, Any] = {
-            "env_id": env_id,
-            "env_options": {**self.options, "variant": probe.options.scenario.variant, "steps": self.steps},
-            "seed": self.seed,
-            "first_patient": self.first,
-            "patients": self.patients,
-            "policy": self.policy.name,
-            "scenario_version": card["version"],
-            "code_version": __version__,
-            "notice": NOT_FOR_PATIENTS,
-            "obs_names": list(probe.observation.names),
-            "obs_units": ["1"] * len(probe.observation.names),
-            "obs_low": probe.observation.low.tolist(),
-            "obs_high": probe.observation.high.tolist(),
-            "action_low": list(probe.limits.low),
-            "action_high": list(probe.limits.high),
-            "dose_name": card["dose"]["name"],
-            "dose_unit": probe.limits.unit,
-            "limited_by": list(LIMITED_BY),
-            "gamma": GAMMA,
-            "card": card,
-        }
+        self.metadata = DatasetMetadata(
+            env_id=env_id,
+            env_options={**self.options, "variant": probe.options.scenario.variant, "steps": self.steps},
+            seed=self.seed,
+            first_patient=self.first,
+            patients=self.patients,
+            policy=self.policy.name,
+            scenario_version=card["version"],
+            code_version=__version__,
+            notice=NOT_FOR_PATIENTS,
+            obs_names=tuple(probe.observation.names),
+            obs_units=("1",) * len(probe.observation.names),
+            obs_low=tuple(probe.observation.low.tolist()),
+            obs_high=tuple(probe.observation.high.tolist()),
+            action_low=probe.limits.low,
+            action_high=probe.limits.high,
+            dose_name=card["dose"]["name"],
+            dose_unit=probe.limits.unit,
+            gamma=GAMMA,
+            card=card,
+        )
 
     def chunks(self, workers: int, progress: bool) -> Iterator[Episodes]:
         """Yield the episodes chunk by chunk in order of patient."""

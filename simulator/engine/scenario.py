@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -60,10 +60,14 @@ class Scenario(ABC):
     version: ClassVar[str]
     """Raised whenever a number that the scenario produces changes."""
     sources: ClassVar[tuple[str, ...]]
+    expected_reward_form: ClassVar[Literal["quadratic", "cubic"] | None] = None
+    """Closed form of the expected reward (``simulator.bounds.expected_reward``); None where there is none."""
     motion_text: ClassVar[str]
     reward_text: ClassVar[str]
 
     variant: str
+    lag: bool = False
+    """Whether the state is drawn around the mean before the dose, as in the published evaluation."""
     limits: DoseLimits
     visits: int
     """Published number of visits of one episode."""
@@ -73,6 +77,10 @@ class Scenario(ABC):
     """Bound on the absolute value of a latent mean entry."""
     start_text: str
     noise_text: str
+
+    @abstractmethod
+    def __init__(self, variant: str) -> None:
+        """Take the numbers of one variant; raises UserError where there is no such variant."""
 
     @abstractmethod
     def draw(self, generators: list[Generator]) -> PatientDraws:

@@ -9,7 +9,7 @@ arXiv 2301.08940 (environments III and IV); Zhu, Wang, Nagai 2025, "Fat-to-thin 
     IV:   r = (s'_1/2)^3 + (s'_2/2)^3 + 2 [(s'_5/2)^3 + (s'_6/2)^3] + s'_3 + s'_4 + (s'_7 + s'_8)/2
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -44,6 +44,7 @@ class Treatment(Scenario):
 
     env_id = "dosing/Treatment-v0"
     title = "Eight-state treatment (environment III of Li et al. 2023; SimEnv3 of fat2thin)"
+    expected_reward_form: ClassVar[Literal["quadratic", "cubic"] | None] = "quadratic"
     variants: ClassVar[tuple[str, ...]] = ("corrected", "simenv3", "li-data", "li-evaluation")
     n_state = 8
     state_names = tuple(f"s{i}" for i in range(1, 9))
@@ -152,6 +153,7 @@ class LiIV(Treatment):
 
     env_id = "dosing/LiIV-v0"
     title = "Eight-state treatment, cubic reward (environment IV of Li et al. 2023)"
+    expected_reward_form = "cubic"
     variants = ("li-data", "li-evaluation")
     sources = ("Li, Zhou, Zhu 2023, ICLR, arXiv 2301.08940, environment IV",)
     reward_text = (

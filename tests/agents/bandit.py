@@ -43,7 +43,6 @@ def bandit(low: float = -1.0) -> Dataset:
         terminated=torch.ones(N_ROWS),
         starts=torch.arange(N_ROWS + 1),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

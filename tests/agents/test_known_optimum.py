@@ -16,7 +16,8 @@ from scipy import stats
 from scipy.optimize import brentq, minimize_scalar
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.bandit import BEST, OBS, SEEDS, SMALL, average, bandit, reward, trained
 from tests.oracles import fttpo as equations
@@ -61,7 +62,7 @@ def test_iql_reaches_its_fixed_point(inverse_temperature: float, low: float) -> 
     np.testing.assert_allclose(learned, value, atol=0.03)
     np.testing.assert_allclose(distribution.mode.mean((1, 2)), mean, atol=0.02)
     np.testing.assert_allclose(distribution.mode, mean * torch.ones_like(distribution.mode), atol=0.08)
-    np.testing.assert_allclose(distribution.base_dist.scale[:, 0, 0], std, rtol=0.03)
+    np.testing.assert_allclose(distribution.base_dist.scale.mean((1, 2)), std, rtol=0.03)
 
 
 # FtTPO
@@ -167,9 +168,12 @@ def test_fttpo_reaches_its_fixed_point() -> None:
         distribution = agent.policy(OBS)
         proposal = agent.densities(OBS)["proposal"]
         learned = agent.value(OBS).mean(1)
-    # Observed errors are 2%, 3%, 0.006 (0.06 at single observations) and 0.004.
+    # Observed errors of 20 seeds are 2%, 3%, 0.008 (0.05 at single observations) and 0.004, with standard
+    # deviations of as much again; the mean of the seeds is held more closely than each.
     np.testing.assert_allclose(proposal.base_dist.scale.mean((1, 2)), scale, rtol=0.06)
     np.testing.assert_allclose(math.sqrt(3.0) * distribution.base_dist.scale.mean((1, 2)), width, rtol=0.08)
-    np.testing.assert_allclose(distribution.mode.mean((1, 2)), BEST, atol=0.02)
+    np.testing.assert_allclose(distribution.mode.mean((1, 2)), BEST, atol=0.05)
+    np.testing.assert_allclose(distribution.mode.mean(), BEST, atol=0.02)
     np.testing.assert_allclose(distribution.mode, BEST * torch.ones_like(distribution.mode), atol=0.12)
-    np.testing.assert_allclose(learned, 1.0 - width**2 / 5.0, atol=0.01)
+    np.testing.assert_allclose(learned, 1.0 - width**2 / 5.0, atol=0.02)
+    np.testing.assert_allclose(learned.mean(), 1.0 - width**2 / 5.0, atol=0.01)

@@ -18,6 +18,8 @@ from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from tests.agents.bandit import BEST, N_ROWS, OBS, SEEDS, average, bandit, reward, trained
 
+pytestmark = pytest.mark.long
+
 
 def scaled(factor: float, low: float = -1.0) -> Dataset:
     """The bandit with larger rewards."""
@@ -150,17 +152,20 @@ def test_weighted_imitation_ends_at_the_tilted_distribution() -> None:
 
 
 def test_the_reverse_divergence_ends_at_the_tilted_distribution() -> None:
-    """beta times exp((1 - (a - 0.3)^2) / kappa): the precisions add."""
+    """beta times exp((1 - (a - 0.3)^2) / kappa): the precisions add.
+
+    Steps three times as large throw one policy in ten beyond a limit, where it stays.
+    """
     kappa = 0.25
-    config = FITTED | {"improvement": "reverse_kl", "divergence_weight": kappa}
+    config = FITTED | {"improvement": "reverse_kl", "divergence_weight": kappa, "learning_rate": 3e-3}
     agent: Any = trained("onestep", config, bandit(), 700)
     with torch.no_grad():
         distribution, behaviour = agent.policy(OBS).base_dist, agent.densities(OBS)["behaviour"].base_dist
     recorded = behaviour.scale**-2
     precision = recorded + 2.0 / kappa
     loc = (recorded * behaviour.loc + 2.0 / kappa * BEST) / precision
-    np.testing.assert_allclose(distribution.loc.mean((1, 2)), loc.mean((1, 2)), atol=0.1)
-    np.testing.assert_allclose(distribution.scale.mean((1, 2)), precision.mean((1, 2)) ** -0.5, rtol=0.15)
+    np.testing.assert_allclose(distribution.loc.mean((1, 2)), loc.mean((1, 2)), atol=0.06)
+    np.testing.assert_allclose(distribution.scale.mean((1, 2)), precision.mean((1, 2)) ** -0.5, rtol=0.1)
 
 
 def two_visits() -> Dataset:

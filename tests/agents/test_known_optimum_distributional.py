@@ -19,6 +19,8 @@ from dosing.data.dataset import Dataset
 from dosing.models.return_distributions import LEVELS
 from tests.agents.bandit import OBS, SEEDS, bandit, trained
 
+pytestmark = pytest.mark.long
+
 FEW = {"learning_rate": 1e-2, "candidates": 2, "flow_steps": 1}
 """Where the dose does not matter to what is learned, a quick choice."""
 QUICK: dict[str, dict[str, Any]] = {

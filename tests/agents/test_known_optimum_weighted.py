@@ -19,6 +19,8 @@ from scipy.optimize import brentq
 
 from tests.agents.bandit import BEST, OBS, average, bandit, reward, trained
 
+pytestmark = pytest.mark.long
+
 Weight = Callable[[float], float]
 
 
@@ -129,7 +131,7 @@ def test_an_agent_reaches_its_fixed_point(
     *value, mean, std = solution(config)
     assert mean > 0.2
     assert std < 0.4
-    agent: Any = trained(name, config | {"learning_rate": 1e-2}, bandit(), 400)
+    agent: Any = trained(name, config | {"learning_rate": 1e-2}, bandit(), 600)
     with torch.no_grad():
         distribution: Any = agent.policy(OBS)
         learned = agent.value(OBS).mean(1) if value else None

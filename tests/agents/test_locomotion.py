@@ -29,7 +29,7 @@ from dosing.studies.mujoco_data import CollectionPlan, collect
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Problem
-from simulator.envs.mujoco import TaskFactory
+from simulator.envs.tasks import TaskFactory
 from tests.support.samples import small
 
 pytestmark = [pytest.mark.mujoco, pytest.mark.slow]

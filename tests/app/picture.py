@@ -31,6 +31,6 @@ def take(study: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "app" / "assets" / "dashboard.png"
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "docs" / "images" / "dashboard.png"
     take(Path(sys.argv[1]), target)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

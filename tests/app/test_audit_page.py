@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.widgets.decision_form import escaped
+from app.text import escaped
 from dosing import NOT_FOR_PATIENTS
 from dosing.recommendation.audit_log import FILE, AuditLog, Record
 from tests.app.test_pages import words
@@ -56,7 +55,7 @@ def send(at: AppTest, action: str | None, dose: float | None = None, reason: str
     if dose is not None:
         next(n for n in at.number_input if str(n.key).startswith("given0")).set_value(dose)
     next(t for t in at.text_input if str(t.key).startswith("reason")).set_value(reason)
-    next(b for b in at.button if b.label == "Record the decision").click().run()
+    next(b for b in at.button if b.label.startswith("Record")).click().run()
     assert not at.exception
     return at
 
@@ -97,54 +96,84 @@ def test_a_log_that_was_moved_aside_is_begun_anew(opened, full_study: Path, log:
     assert [record.number for record in records(log)] == [1, 2, 3, 4]
 
 
-def test_where_nothing_can_be_recorded_the_page_says_so_and_stays(
-    opened, full_study: Path, log: AuditLog
-) -> None:
+def test_where_nothing_can_be_recorded_no_dose_is_shown(opened, full_study: Path, log: AuditLog) -> None:
     log.path.mkdir(parents=True)  # as if the folder could not be written; root may write anywhere
     at = opened(full_study)
-    assert "Nothing is being recorded:** cannot write the audit log" in words(at)
-    assert len(at.metric) == 2
+    assert "NO DOSE IS SHOWN: nothing can be recorded.** cannot write the audit log" in words(at)
+    assert not at.metric
     assert not at.radio
+    assert not at.get("download_button")
 
 
 @pytest.mark.parametrize(
     ("action", "dose", "reason", "says"),
     [
-        ("accept", None, "", "Recorded: accepted, "),
-        ("modify", 0.25, "kidneys *fail*", "Recorded: another dose, 0.250 instead of "),
-        ("reject", None, "", "Recorded: rejected."),
+        ("accept", None, "", "patient 0, visit 1: accepted, "),
+        (
+            "modify",
+            0.25,
+            "kidneys *fail* http://e.example",
+            "patient 0, visit 1: another dose, 0.250 instead of ",
+        ),
+        ("reject", None, "", "patient 0, visit 1: rejected."),
     ],
 )
 def test_a_decision_is_in_the_log_and_on_the_page(
     action: str, dose: float | None, reason: str, says: str, opened, full_study: Path, log: AuditLog
 ) -> None:
     at = opened(full_study)
-    assert "Nothing was decided on record 3 yet" in words(at)
+    assert "Nothing was decided on this yet" in words(at)
     send(at, action, dose, reason)
-    (made,) = records(log, "override")
+    (made,) = records(log, "decision")
     shown = records(log, "recommendation")[0]
     given = shown.content["dose"] if action == "accept" else None if dose is None else [dose]
     assert (made.content["action"], made.content["dose"]) == (action, given)
     assert (made.content["record"], made.content["record_hash"]) == (shown.number, shown.line_hash)
     assert made.content["reason"] == reason
+    assert (made.content["patient"], made.content["visit"]) == ("0", 1)
     text = "\n".join(str(element.value) for element in at.success)
+    assert "**In force:** fttpo, for" in text
     assert says in text
     assert escaped(reason) in text
     assert f"audit record {made.number}" in text
+    assert (
+        sum("Decision in force: fttpo, for" in str(element.value) for element in at.info) == 1
+    )  # on the card
+    assert not any(r.value for r in at.radio)  # the form is empty again
+    assert not any(t.value for t in at.text_input)
     again = opened(full_study)  # after the browser was closed: another record, the same answer
     assert any(says in str(element.value) for element in again.success)
     again.slider(key="visit").set_value(9).run()
-    assert not any("Recorded:" in str(element.value) for element in again.success)
+    assert not any("In force:" in str(element.value) for element in again.success)
+
+
+def test_another_decision_replaces_the_one_in_force_and_needs_a_reason(
+    opened, full_study: Path, log: AuditLog
+) -> None:
+    at = send(opened(full_study), "accept")
+    (first,) = records(log, "decision")
+    assert [b.label for b in at.button] == [f"Record, and replace record {first.number}"]
+    send(at, "reject")
+    assert "this replaces the decision in force, and needs words in “Reason”" in words(at)
+    assert len(records(log, "decision")) == 1
+    send(at, "reject", reason="bleeding")
+    second = records(log, "decision")[-1]
+    assert second.content["replaces"] == first.number
+    assert [str(e.value).count("rejected") for e in at.success if "In force" in str(e.value)] == [1]
+    assert any("Replaced: fttpo, for patient 0, visit 1: accepted" in str(c.value) for c in at.caption)
+    assert sum("Decision in force: " in str(element.value) for element in at.info) == 1
+    send(at, "reject", reason="bleeding")  # the same once more
+    assert len(records(log, "decision")) == 2
 
 
 @pytest.mark.parametrize(
     ("action", "dose", "reason", "says"),
     [
-        (None, None, "why", "choose a decision first"),
-        ("modify", 0.2, "", "needs the new dose and a reason"),
-        ("modify", None, "why", "needs the new dose and a reason"),
-        ("modify", 1.5, "why", "hard limits"),
-        ("accept", 0.3, "", "to accept takes no dose"),
+        (None, None, "why", "choose under “Decision” first"),
+        ("modify", 0.2, "", "“Give another dose” needs words in “Reason”"),
+        ("modify", None, "why", "“Give another dose” needs a number in “Other dose”"),
+        ("modify", 1.5, "why", "“Other dose” must lie within the hard limits"),
+        ("accept", 0.3, "", "“Accept” goes without a number in “Other dose”"),
     ],
 )
 def test_what_is_no_decision_is_not_recorded(
@@ -152,23 +181,16 @@ def test_what_is_no_decision_is_not_recorded(
 ) -> None:
     at = send(opened(full_study), action, dose, reason)
     assert any("Not recorded:" in e.value and says in e.value for e in at.error)
-    assert records(log, "override") == []
+    assert records(log, "decision") == []
 
 
 def test_what_was_deferred_needs_a_reason_to_be_accepted(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study, state_from="typed numbers", numbers="6 -6 6 -6 6 -6 6 -6")
     assert at.radio[0].options[0].endswith("(deferred)")
     send(at, "accept")
-    assert records(log, "override") == []
+    assert records(log, "decision") == []
     send(at, "accept", reason="seen in clinic")
-    assert records(log, "override")[0].content["reason"] == "seen in clinic"
-
-
-@pytest.mark.parametrize("text", ["![x](http://elsewhere/x.png)", "<b>*a*</b> $x$ :red[b] `c`"])
-def test_words_of_a_person_are_not_markdown(text: str) -> None:
-    result = escaped(text)
-    assert result.replace("\\", "") == text
-    assert not re.search(r"(?<!\\)[^\w\s\\]", result)
+    assert records(log, "decision")[0].content["reason"] == "seen in clinic"
 
 
 # The page
@@ -208,9 +230,10 @@ def test_a_whole_log_is_shown_newest_first_with_its_counts(opened, full_study: P
     assert "Overrides: **1** of 1 decision (1 another dose, 0 rejected)" in text
     assert "Rows of tables answered: 1 ok and 2 refused" in text
     assert result[-1].line_hash in text
-    at.multiselect(key="kinds").set_value(["override"]).run()
-    assert shown_numbers(at) == [record.number for record in result if record.kind == "override"]
+    at.multiselect(key="kinds").set_value(["decision"]).run()
+    assert shown_numbers(at) == [record.number for record in result if record.kind == "decision"]
     assert "modify 0.25 on record 3: kidneys" in at.dataframe[0].value["what"][0]
+    assert (at.dataframe[0].value["patient"][0], at.dataframe[0].value["visit"][0]) == ("0", "1")
 
 
 def test_a_link_shows_the_kinds_that_it_names(opened, full_study: Path, log: AuditLog) -> None:

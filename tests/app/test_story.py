@@ -61,7 +61,9 @@ def test_from_a_patient_to_the_audit_log(
         page.get_by_role("spinbutton").fill("0.01")
         page.get_by_label("Reason, in words").fill("as tried in the simulator")
         page.get_by_role("button", name="Record the decision").click()
-        page.get_by_text(f"Recorded: another dose, 0.010 instead of {dose}.").wait_for(timeout=20_000)
+        page.get_by_text(f"patient 1, visit 5: another dose, 0.010 instead of {dose}.").first.wait_for(
+            timeout=20_000
+        )
         check_layout(page, tmp_path / f"decided-{theme}")
 
         page.set_viewport_size({"width": 1280, "height": 900})
@@ -76,7 +78,7 @@ def test_from_a_patient_to_the_audit_log(
             "recommendation",
             "recommendation",
         ]
-        assert (records[-1].kind, records[-1].content["dose"]) == ("override", [0.01])
+        assert (records[-1].kind, records[-1].content["dose"]) == ("decision", [0.01])
         about = records[records[-1].content["record"] - 1]
         assert f"{about.content['dose'][0]:.3f}".replace("-", "\N{MINUS SIGN}") == dose
 
@@ -85,12 +87,15 @@ def test_from_a_patient_to_the_audit_log(
         log.path.write_text("".join(lines))
         page.set_viewport_size({"width": 1280, "height": 900})
         go(page, "Patient")
-        settle(page, charts=3)
+        page.get_by_text("NO DOSE IS SHOWN").wait_for(timeout=30_000)
+        assert visible_doses(page) == []
         go(page, "Audit")
         page.get_by_text("CHAIN BROKEN at line 3:").wait_for(timeout=30_000)
         check_layout(page, tmp_path / f"broken-{theme}")
         assert log.path.read_text() == "".join(lines)
 
+        log.path.unlink()  # moved aside: a new one begins
+        log.head.unlink()
         page.set_viewport_size({"width": 1280, "height": 900})
         go(page, "Upload")
         file = page.locator("input[type=file]")

@@ -14,9 +14,9 @@ import agents
 from app.charts.target_return import dose_by_target, grid
 from app.theme import GREY, MARKS, NOTICE, SHADE
 from dosing.runs.folder import RunFolder
-from dosing.studies.data import episodes_of, obtain_data
-from dosing.studies.load import policy_of
-from dosing.studies.train import train_run
+from dosing.studies import AgentSetup, Cohort, DataSource, train
+from dosing.studies.data import episodes_of
+from dosing.studies.loading import policy_of
 from dosing.training.offline import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ TARGETS = np.array([[-4.0, 2.0, 6.0], [-4.0, 2.0, 6.0], [-5.0, 2.0, 5.0]])
 
 def figure() -> tuple[np.ndarray, np.ndarray, go.Figure]:
     target = grid(TARGETS)
-    dose = np.stack([0.1 * k + 0.05 * target for k in range(3)])
+    dose = 0.1 + 0.05 * target
     return target, dose, dose_by_target(target, dose, TARGETS, (-1.0, 3.0), MARKS[1], unit="mg")
 
 
@@ -41,14 +41,13 @@ def test_the_grid_holds_every_recorded_return_and_what_is_asked_for_by_default()
     assert beyond[-1] > 9.0
 
 
-def test_every_seed_and_their_mean_are_drawn() -> None:
+def test_the_dose_is_drawn_over_the_return_asked_for() -> None:
     target, dose, chart = figure()
-    *seeds, mean, marker = chart.data
-    for result, expected in zip((*seeds, mean), (*dose, dose.mean(0)), strict=True):
-        np.testing.assert_array_equal(result.x, target)
-        np.testing.assert_allclose(result.y, expected)
-    assert mean.line.color == MARKS[1].colour
-    assert (marker.x[0], marker.y[0]) == (2.0, pytest.approx(dose.mean(0)[target == 2.0][0]))
+    line, marker = chart.data
+    np.testing.assert_array_equal(line.x, target)
+    np.testing.assert_allclose(line.y, dose)
+    assert line.line.color == MARKS[1].colour
+    assert (marker.x[0], marker.y[0]) == (2.0, pytest.approx(dose[target == 2.0][0]))
     assert marker.marker.symbol == MARKS[1].symbol
 
 
@@ -71,11 +70,12 @@ def test_limits_default_and_what_was_never_recorded_are_marked() -> None:
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
     """A Decision Transformer and BC, trained for a progress on three patients."""
     study = tmp_path_factory.mktemp("study")
-    data = obtain_data("dosing/Treatment-v0", study, patients=3, policy="uniform", seed=0, options={})
+    data = DataSource("dosing/Treatment-v0", Cohort(3))
     runs = []
     for name, settings in (("decision_transformer", {"width": 16}), ("bc", {"hidden": (16,)})):
         config = agents.find(name).config_class()(**settings)
-        runs.append(train_run(name, config, data, study, (0, 1), TrainingSettings(steps=5), "cpu"))
+        setup, training = AgentSetup(name, config), TrainingSettings(steps=5)
+        runs.append(train(study, setup, data, seeds=(0, 1), training=training, device="cpu"))
     return study, runs[0]
 
 

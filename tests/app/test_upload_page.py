@@ -17,13 +17,16 @@ from streamlit.testing.v1 import AppTest
 from app.analysis import batch
 from dosing import NOT_FOR_PATIENTS
 from dosing.recommendation.audit_log import FILE, AuditLog
+from dosing.recommendation.audit_log import shown as shown_as
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.decisions import record_decision
+from dosing.recommendation.dose_context import DecidedStates, Evidence
 from dosing.recommendation.patient_table import wanted
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.safety import StepLimit
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommender_of
-from tests.app.test_pages import run_of, words
+from dosing.studies.loading import recommend, recommender_of
+from tests.app.test_pages import plain, run_of, words
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"s{k + 1}" for k in range(8)]
@@ -64,7 +67,7 @@ def as_csv(values: np.ndarray, names: list[str] = NAMES) -> bytes:
 
 
 def told(at: AppTest) -> str:
-    return words(at).replace("\\", "")
+    return words(at)
 
 
 def test_an_empty_study_names_the_command_that_fills_it(opened, empty_study: Path) -> None:
@@ -105,7 +108,8 @@ def test_words_in_a_file_are_no_markdown(opened, full_study: Path) -> None:
     at = opened(full_study, as_csv(np.ones((1, 8))).replace(b"1.0", b"![x](http://e.example/x.png)", 1))
     (error,) = at.error
     assert "![" not in error.value
-    assert "'![x](http://e.example/x.png)' is no number" in error.value.replace("\\", "")
+    assert "http:/" not in error.value
+    assert "'![x](http://e.example/x.png)' is no number" in plain(error.value)
 
 
 def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study: Path, log: AuditLog) -> None:
@@ -127,6 +131,9 @@ def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study:
     np.testing.assert_array_equal(shown["dose"], expected.dose[:, 0])
     np.testing.assert_array_equal(shown["support_low"], expected.low[:, 0])
     assert "**2** refused" in words(at)
+    assert "than one constant dose of" in words(at) or "from one constant dose of" in words(at)
+    assert shown["verdict"].str.contains("one constant dose of").all()
+    assert shown["decision"].isna().all()
     assert "Support: exact" in words(at)
     at.run()
     loaded, result = log.verify().records  # once, however often the page is drawn
@@ -137,6 +144,18 @@ def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study:
     assert "mine" not in log.path.read_text()
     at.selectbox(key="status").select("refused").run()
     assert at.dataframe[2].value["row"].tolist() == [5, 6]
+
+
+def test_a_decision_in_force_stands_in_its_row(opened, full_study: Path, log: AuditLog) -> None:
+    run = run_of(full_study, "fttpo")
+    state = states(full_study)[1].tolist()
+    result = recommend(run, state)
+    made = record_decision(log, log.append(*shown_as(result.to_json())).number, "reject", None, "bleeding")
+    at = opened(full_study, as_csv(states(full_study)))
+    at.checkbox[0].check().run()
+    told = at.dataframe[2].value["decision"].tolist()
+    assert [index for index, words_ in enumerate(told) if isinstance(words_, str)] == [1]
+    assert f"rejected. Reason: bleeding. (audit record {made.number}" in told[1]
 
 
 def test_columns_of_other_names_must_be_chosen(opened, full_study: Path) -> None:
@@ -156,7 +175,7 @@ def test_columns_of_other_names_must_be_chosen(opened, full_study: Path) -> None
 
 def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Path) -> None:
     recommender = recommender_of(run_of(full_study, "fttpo"))
-    table = batch.answer(recommender, states(full_study), None, "a" * 64)
+    table = batch.answer(recommender, states(full_study), None, "a" * 64, Evidence(), DecidedStates((), ""))
     again = pq.read_table(io.BytesIO(batch.as_parquet(table)))
     assert again.schema.metadata[b"notice"].decode() == NOT_FOR_PATIENTS
     first, rest = batch.as_csv(table).decode().split("\n", 1)
@@ -167,18 +186,18 @@ def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Pat
     assert plain["status"].tolist() == again.column("status").to_pylist()
     np.testing.assert_array_equal(plain["dose"], again.column("dose").to_numpy())
     assert plain["dose"].isna().tolist() == [False] * 4 + [True] * 2
-    wide = batch.answer(recommender_of(run_of(full_study, "iql")), states(full_study), None, "a" * 64)
+    other = recommender_of(run_of(full_study, "iql"))
+    wide = batch.answer(other, states(full_study), None, "a" * 64, Evidence(), DecidedStates((), ""))
     assert wide.schema.metadata[b"support"] == b"central 99 %, not a support"
 
 
-def test_where_nothing_can_be_recorded_the_answers_still_show(
-    opened, full_study: Path, log: AuditLog
-) -> None:
+def test_where_nothing_can_be_recorded_no_answer_shows(opened, full_study: Path, log: AuditLog) -> None:
     log.path.mkdir(parents=True)
     at = opened(full_study, as_csv(states(full_study)))
     at.checkbox[0].check().run()
-    assert "Nothing is being recorded" in words(at)
-    assert len(at.dataframe[2].value) == 6
+    assert "NO DOSE IS SHOWN: nothing can be recorded." in words(at)
+    assert len(at.dataframe) == 2  # what is needed, and what was read
+    assert not at.get("download_button")
 
 
 def test_current_doses_are_asked_for_where_the_scenario_limits_their_change(full_study: Path) -> None:

@@ -33,6 +33,7 @@ def shown(app: AppTest) -> tuple[int, int]:
     return app.selectbox(key="patient").value, app.slider(key="visit").value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_link_selected_is_in_the_address_of_every_page(app: AppTest, page: str) -> None:
     first = STATE[page == STATE[0]]

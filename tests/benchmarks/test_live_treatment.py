@@ -19,9 +19,9 @@ def estimate(value: float, half: float = 1.0) -> Estimate:
     return Estimate(value, value - half, value + half, 0.95, 10, 5, "t over seeds")
 
 
-def result(differences: list[float]) -> live.Found:
+def result(differences: list[float]) -> live.TrialResult:
     one = estimate(0.0)
-    return live.Found(
+    return live.TrialResult(
         title="Direct",
         distribution="",
         visits=tuple(1000 * t for t in range(len(differences))),

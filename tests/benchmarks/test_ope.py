@@ -13,8 +13,8 @@ from dosing.models.prior import constant_dose
 from dosing.ope.baselines import ridge_fitted_q
 from dosing.ope.selection import BASELINE
 from dosing.ope.trajectories import Trajectories
-from dosing.studies.scenarios import Factory
 from simulator.cohorts.generate import simulate
+from simulator.scenarios import CohortFactory
 
 
 def policy(name: str, true: float, estimate: float, **fields: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_a_small_run_values_every_candidate_by_every_estimator(monkeypatch: pyte
 @pytest.mark.slow
 def test_reference_policies_return_what_was_published_for_simenv3() -> None:
     """Mean returns over 24 visits; the published ones rest on 200 data sets, fewer for ridge fitted Q."""
-    truth = ope.Truth(Factory.of(ope.ENV_ID, {"variant": "simenv3"}), 20_000)
+    truth = ope.Truth(CohortFactory(ope.ENV_ID, {"variant": "simenv3"}), 20_000)
     doses = np.linspace(0.0, 1.0, 1001)
     offset = (
         5.29 - truth.curve(doses).max()

@@ -66,7 +66,7 @@ def agents_problem(n_obs: int, n_act: int) -> Any:
 
 def synthetic_batch(agent: Any, batch: int, n_obs: int, n_act: int) -> Any:
     """A batch of random numbers for one seed."""
-    from dosing.agent import Batch
+    from dosing.models.batch import Batch
 
     noise = {key: torch.rand(1, *plan.shape) for key, plan in agent.noise(batch).items()}
     row = torch.zeros(1, batch)
@@ -158,6 +158,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         ours("nobody")
 
 
+@pytest.mark.long
 def test_a_process_answers_in_turns() -> None:
     process = ours("iql", "--config", '{"hidden": [8]}')
     try:

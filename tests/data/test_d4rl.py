@@ -85,7 +85,7 @@ def test_next_observations_are_used_and_a_time_out_bootstraps(tmp_path: Path) ->
     assert dataset.starts.tolist() == [0, 4, 9, 10, 11, 14]
     assert torch.equal(dataset.terminated, torch.as_tensor(arrays["terminals"], dtype=torch.float32))
     assert np.isnan(result.cost).all()  # a file of another program tells none
-    assert result.metadata["rows_left_out"] == 0
+    assert result.metadata.rows_left_out == 0
 
 
 def test_without_next_observations_the_next_row_is_next_and_a_time_out_is_left_out(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_without_next_observations_the_next_row_is_next_and_a_time_out_is_left_o
     np.testing.assert_array_equal(result.obs[1:][inside], result.next_obs[:-1][inside])  # never merged
     np.testing.assert_array_equal(np.bincount(result.episode), [4, 4, 1, 2])
     np.testing.assert_array_equal(np.flatnonzero(result.truncated), [7, 10])
-    assert result.metadata["rows_left_out"] == 3
+    assert result.metadata.rows_left_out == 3
 
 
 @pytest.mark.parametrize("next_obs", [True, False])
@@ -163,8 +163,8 @@ def test_what_was_read_can_be_kept_and_read_again(tmp_path: Path) -> None:
         write_episodes(result, tmp_path / name)
         again = read_source(tmp_path / name)
         assert again.content_hash() == result.content_hash()
-        assert again.metadata["env_id"] == "Some-v5"
-        assert again.metadata["source"]["layout"] == "D4RL"
+        assert again.metadata.env_id == "Some-v5"
+        assert again.metadata.source["layout"] == "D4RL"
         with pytest.raises(UserError, match="was made by this program"):
             read_source(tmp_path / name, UNIT)
 
@@ -173,7 +173,7 @@ def test_unmarked_jumps_split_only_when_asked(tmp_path: Path) -> None:
     arrays = walk()
     arrays["next_observations"][1] += 1.0
     path = write(tmp_path / "x.hdf5", arrays)
-    with pytest.raises(UserError, match=r"next observation of row 1 is not the observation of row 2.*1 rows"):
+    with pytest.raises(UserError, match=r"next observation of row 2 is not the observation of row 3.*1 rows"):
         read_source(path, UNIT)
     result = read_source(path, External(limits=UNIT.limits, split_at_jumps=True))
     np.testing.assert_array_equal(np.bincount(result.episode), [2, 2, 5, 1, 1, 3])
@@ -191,9 +191,9 @@ def put(name: str, row: int, value: float, kind: type = np.float32) -> Callable[
 BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
     "a missing key": (lambda a: a.pop("rewards"), "lacks rewards; the D4RL layout has"),
     "lengths that differ": (lambda a: a.update(actions=a["actions"][:-1]), "one length, got .*actions 13"),
-    "a NaN": (put("observations", 5, np.nan), r"observations of row 5 is \[nan.*must be finite"),
-    "an infinite reward": (put("rewards", 2, np.inf), "rewards of row 2 is inf"),
-    "a number beyond single precision": (put("rewards", 3, 1e300, np.float64), "rewards of row 3 is inf"),
+    "a NaN": (put("observations", 5, np.nan), r"observations of row 6 is \[nan.*must be finite"),
+    "an infinite reward": (put("rewards", 2, np.inf), "rewards of row 3 is inf"),
+    "a number beyond single precision": (put("rewards", 3, 1e300, np.float64), "rewards of row 4 is inf"),
     "a wrong shape": (
         lambda a: a.update(observations=a["observations"][:, 0]),
         r"observations must have shape \[rows, width\], got \[14\]",
@@ -203,9 +203,9 @@ BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
         r"actions must have shape \[rows, width\], got \[14, 2, 2\]",
     ),
     "text": (lambda a: a.update(rewards=np.array([b"one"] * 14)), "rewards must be numbers"),
-    "actions outside the limits": (put("actions", 7, 1.5), r"action \[1.5, 1.5\] of row 7 .* 1 of 14 rows"),
-    "terminals that are not yes or no": (put("terminals", 4, 0.5), "terminals of row 4 is 0.5; it must be"),
-    "timeouts that are not yes or no": (put("timeouts", 4, 2, np.int8), "timeouts of row 4 is 2; it must be"),
+    "actions outside the limits": (put("actions", 7, 1.5), r"action \[1.5, 1.5\] of row 8 .* 1 of 14 rows"),
+    "terminals that are not yes or no": (put("terminals", 4, 0.5), "terminals of row 5 is 0.5; it must be"),
+    "timeouts that are not yes or no": (put("timeouts", 4, 2, np.int8), "timeouts of row 5 is 2; it must be"),
     "no rows": (lambda a: a.update({k: v[:0] for k, v in a.items()}), "has no rows"),
     "next observations of another width": (
         lambda a: a.update(next_observations=a["next_observations"][:, :2]),
@@ -213,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Arrays], Any], str]] = {
     ),
     "next observations that are not next": (
         lambda a: a.update(next_observations=a["observations"]),
-        "next observation of row 0 is not the observation of row 1",
+        "next observation of row 1 is not the observation of row 2",
     ),
     "log densities of another shape": (
         lambda a: a.update({"infos/action_log_probs": np.zeros((14, 2))}),

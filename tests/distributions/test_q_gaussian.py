@@ -451,6 +451,7 @@ def test_support():
         assert distribution(q).support is constraints.real
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised within torch
 @pytest.mark.parametrize("q", [0.0, 0.5, 1.0, 1.5, 2.0])
 def test_traces_as_one_graph_without_breaks(q):

@@ -16,22 +16,23 @@ from torch import Tensor
 import agents
 import simulator  # noqa: F401  registers the environments
 from agents import finetuning
-from dosing.agent import Batch
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import SPAN, VisitOutcome, Waves
 from dosing.finetuning.trial import CURVE, REPORT, TREATED, Trial, conduct
-from dosing.finetuning.trial_log import CURVE_COLUMNS, PARTS
+from dosing.finetuning.trial_log import PARTS
+from dosing.models.batch import Batch
 from dosing.models.regularisation import PLAIN
+from dosing.models.settings import reconfigure
 from dosing.policy import DosePolicy
 from dosing.rng import generator
 from dosing.runs.files import read_json, read_table, read_tensors, write_json
-from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.training.offline import TrainingDivergedError
-from tests.support.samples import ENV, PROBLEM, dataset, small
+from tests.support.samples import ENV, PROBLEM, dataset, long_for_most, run_config, small
 
 SEEDS = (0, 3)
 SETTINGS = TrialSettings(
@@ -89,7 +90,7 @@ def trial(
 
 def folder(path: Path) -> RunFolder:
     path.mkdir(exist_ok=True)
-    write_json(path / CONFIG, {"schema": SCHEMA})
+    write_json(path / CONFIG, run_config().to_json())
     return RunFolder(path)
 
 
@@ -130,7 +131,7 @@ def test_a_newcomer_has_new_weights(method: str) -> None:
     assert went_on.actor_decay_steps is None
 
 
-@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc"])
+@pytest.mark.parametrize("name", ["decision_transformer", "quasi_optimal", "pct_bc", "response_model"])
 def test_direct_refuses_an_agent_by_name_that_cannot_replay_single_visits(name: str) -> None:
     result = finetuning.find("direct").method()
     entry = agents.find(name)
@@ -144,10 +145,11 @@ def test_a_method_goes_on_from_its_own_agent_only() -> None:
         finetuning.find("spot").method().learner(start("iql"), SETTINGS)
 
 
-TAKES = [n for n in agents.AGENTS if n not in ("decision_transformer", "quasi_optimal", "pct_bc")]
+WHOLE = ("decision_transformer", "quasi_optimal", "pct_bc", "response_model")
+TAKES = [n for n in agents.AGENTS if n not in WHOLE]
 
 
-@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize("name", long_for_most(TAKES))
 def test_direct_takes_every_other_agent_of_the_suite(name: str) -> None:
     result = trial("direct", name, (1,), changes={"visits": 56, "evaluate_every": 48})
     while not result.over:
@@ -232,9 +234,9 @@ def test_fan_is_anchored_less() -> None:
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(UserError, match="no setting 'lambda'"):
-        start().transferred().reconfigure(**{"lambda": 1.0})
+        reconfigure(start().transferred(), **{"lambda": 1.0})
     with pytest.raises(UserError, match="discount must be between"):
-        start().transferred().reconfigure(discount=2.0)
+        reconfigure(start().transferred(), discount=2.0)
 
 
 # Patients
@@ -360,7 +362,7 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     mean, scale = np.array(result.transform.obs_mean), np.array(result.transform.obs_scale)
     np.testing.assert_allclose(buffer.buffer.rows[0, 0, :8].numpy(), -mean / scale, rtol=1e-5)
     result.evaluate()
-    row = dict(zip(CURVE_COLUMNS, result.trial_log.curve[0], strict=True))
+    row = result.trial_log.curve[0]._asdict()
     own = np.array([r[2:] for r in rows if r[0] == 0])
     assert row["treated"] == pytest.approx(own[:, 0].mean())
     assert row["worst"] == own[:, 0].min()
@@ -483,6 +485,7 @@ def test_phases_go_on_where_they_were() -> None:
     assert numbers == [7, 8, 9, 10, 11]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "name"), [*METHODS.items(), ("scratch", "iql"), ("buffer", "iql")])
 def test_a_killed_trial_resumes_in_the_middle_of_a_episode_bit_by_bit(
     method: str, name: str, tmp_path: Path

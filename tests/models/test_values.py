@@ -13,7 +13,7 @@ from dosing.data.dataset import Transform
 from dosing.policy import DosePolicy
 from tests.support.samples import PROBLEM, stack
 
-IMITATORS = ("bc", "pct_bc", "decision_transformer")
+IMITATORS = ("bc", "pct_bc", "decision_transformer", "response_model")
 DISTRIBUTIONS = ("iqn", "c51", "codac", "value_flows")
 UNITS = Transform((0.5,) * 8, (2.0,) * 8, (0.1,), (0.7,), reward_scale=3.0)
 

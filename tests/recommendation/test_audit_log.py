@@ -23,13 +23,11 @@ from dosing.recommendation.audit_log import (
     _check,
     _dump,
     _sha256,
-    count,
-    decisions_on,
     log_of,
-    record_override,
     shown,
     state_hash,
 )
+from dosing.recommendation.decisions import count, decisions_on, record_decision
 
 
 def filled(path: Path, count: int = 6) -> AuditLog:
@@ -329,7 +327,7 @@ def decided(tmp_path: Path, action: str, dose: Any, reason: str, fields: dict[st
     log = AuditLog(tmp_path / FILE)
     kind = "refusal" if fields.get("status") == "refused" else "recommendation"
     number = log.append(kind, recommendation(**fields)).number  # type: ignore[arg-type]
-    return record_override(log, number, action, dose, reason)  # type: ignore[arg-type]
+    return record_decision(log, number, action, dose, reason)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +355,7 @@ def test_a_decision_is_recorded_with_what_it_is_on(
 ) -> None:
     record = decided(tmp_path, action, dose, f"  {reason} ", fields)
     about = AuditLog(tmp_path / FILE).verify().records[0]
-    assert record.kind == "override"
+    assert record.kind == "decision"
     assert record.content == {
         "record": 1,
         "record_hash": about.line_hash,
@@ -401,22 +399,69 @@ def test_the_same_decision_is_recorded_once_and_another_one_too(tmp_path: Path) 
     log = AuditLog(tmp_path / FILE)
     for _ in range(2):
         log.append("recommendation", recommendation())
-    first = record_override(log, 1, "accept")
-    assert record_override(log, 1, "accept") == first
-    assert record_override(log, 2, "accept").number == 4
-    assert record_override(log, 1, "reject").number == 5
-    assert [record.kind for record in log.verify().records][2:] == ["override"] * 3
+    first = record_decision(log, 1, "accept")
+    assert record_decision(log, 1, "accept") == first
+    assert record_decision(log, 2, "accept") == first  # the same state, shown again
+    with pytest.raises(UserError, match="to replace the decision in force, record 3, needs a reason"):
+        record_decision(log, 1, "reject")
+    second = record_decision(log, 1, "reject", reason="bleeding")
+    assert (second.number, second.content["replaces"]) == (4, 3)
+    third = record_decision(log, 2, "accept", reason="stopped")  # what was decided first, once more
+    assert (third.number, third.content["replaces"]) == (5, 4)
+    assert [record.kind for record in log.verify().records][2:] == ["decision"] * 3
+
+
+def test_one_decision_is_in_force_for_each_patient_visit_and_policy(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / FILE)
+    policy, other = ({"run": "runs/x", "weights": w * 64, "data": "d" * 64, "agent": "iql"} for w in "ab")
+    visits: list[dict[str, Any]] = [
+        {"patient": "7", "visit": 2, "provenance": policy},
+        {"patient": "7", "visit": 3, "provenance": policy},
+        {"patient": "8", "visit": 2, "provenance": policy},
+        {"patient": "7", "visit": 2, "provenance": other},
+        {
+            "patient": "7",
+            "visit": 2,
+            "provenance": policy,
+            "dose": [4.5],
+        },  # shown again, another current dose
+    ]
+    for fields in visits:
+        log.append("recommendation", recommendation(**fields))
+    record_decision(log, 1, "accept")
+    for number in (2, 3, 4):
+        assert "replaces" not in record_decision(log, number, "reject").content
+    made = record_decision(log, 5, "modify", [3.0], "kidneys")
+    assert (made.content["replaces"], made.content["patient"], made.content["visit"]) == (6, "7", 2)
+    asked = recommendation(**visits[0])
+    assert [d.number for d in decisions_on(log, asked)] == [6, made.number]
+    # Where only the state is known, a decision on it holds too.
+    typed = recommendation(provenance=policy)
+    assert decisions_on(log, typed)[-1].number == made.number
+    assert decisions_on(log, recommendation(provenance=policy, state=[1.0, 2.5])) == ()
+
+
+def test_decisions_of_earlier_logs_are_read(tmp_path: Path) -> None:
+    """They were all filed as overrides, also those that accepted."""
+    log = AuditLog(tmp_path / FILE)
+    about = log.append("recommendation", recommendation())
+    content = {"record": 1, "record_hash": about.line_hash, "action": "accept", "dose": [4.0], "reason": ""}
+    log.append("override", content)  # type: ignore[arg-type]
+    assert [d.action for d in decisions_on(log, recommendation())] == ["accept"]
+    assert count(log.verify().records).decided == {"accept": 1, "modify": 0, "reject": 0}
+    with pytest.raises(UserError, match="to replace the decision in force, record 2"):
+        record_decision(log, 1, "reject")
 
 
 def test_only_a_recommendation_can_be_decided_on(tmp_path: Path) -> None:
     log = filled(tmp_path, 2)
     for number in (0, 1, 3):
         with pytest.raises(UserError, match="is no recommendation"):
-            record_override(log, number, "accept")
+            record_decision(log, number, "accept")
     log.append("recommendation", recommendation())
     log.path.write_bytes(b"".join(edited([*read(log)])).replace(b"agent 1", b"agent 7"))
     with pytest.raises(UserError, match="broken at line 2"):
-        record_override(log, 3, "accept")
+        record_decision(log, 3, "accept")
 
 
 # What is kept and shown
@@ -439,12 +484,12 @@ def test_the_last_records_are_shown_as_a_table(tmp_path: Path, capsys: pytest.Ca
     log = filled(tmp_path, 1)
     log.append("recommendation", recommendation(status="limited", codes=["hard_limit"]))
     log.append("refusal", recommendation(status="refused", dose=None, codes=["not_finite"]))
-    record_override(log, 2, "modify", [5.0], "kidney\n\x1b[31mfunction")
+    record_decision(log, 2, "modify", [5.0], "kidney\n\x1b[31mfunction")
     counts = {"ok": 7, "limited": 0, "deferred": 2, "refused": 1}
     log.append("batch", {"rows": 10, "statuses": counts, "provenance": {"run": "runs/y"}})
     assert main(["audit", "show", str(tmp_path)]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["number", "time", "kind", "what", "run"]
+    assert head.split() == ["number", "time", "kind", "patient", "visit", "what", "run"]
     assert len(lines) == 5
     for line, told in zip(
         lines,
@@ -474,7 +519,7 @@ def test_a_decision_is_recorded_from_the_command_line(
 ) -> None:
     log = AuditLog(tmp_path / FILE)
     log.append("recommendation", recommendation())
-    words = ["audit", "override", str(tmp_path), "--record", "1"]
+    words = ["audit", "decide", str(tmp_path), "--record", "1"]
     assert main([*words, "--action", "modify", "--dose", "5", "--reason", "kidneys"]) == 0
     assert "record 2 of" in (told := capsys.readouterr().out)
     assert "modify 5 on record 1: kidneys" in told
@@ -484,7 +529,7 @@ def test_a_decision_is_recorded_from_the_command_line(
         ([*words, "--action", "modify", "--dose", "5"], "a reason"),
         (words, "needs --record and --action"),
         ([*words[:2], str(tmp_path / "none"), *words[3:], "--action", "reject"], "there is no audit log"),
-        (["audit", "verify", str(tmp_path), "--reason", "x"], "go with `audit override`"),
+        (["audit", "verify", str(tmp_path), "--reason", "x"], "go with `audit decide`"),
     ):
         assert main(wrong) == 2
         assert says in capsys.readouterr().err
@@ -493,15 +538,15 @@ def test_a_decision_is_recorded_from_the_command_line(
 
 def test_decisions_are_found_by_what_was_shown(tmp_path: Path) -> None:
     """Whoever it was shown to, and whatever a reason pretends to be."""
-    log, other = AuditLog(tmp_path / FILE), recommendation(dose=[5.0])
+    log, other = AuditLog(tmp_path / FILE), recommendation(state=[5.0, 2.0])
     for content in (recommendation(), other, recommendation()):
         log.append("recommendation", content)
-    first = record_override(log, 1, "reject", reason=',"kind":"override","content":{}')
-    record_override(log, 2, "accept")
-    last = record_override(log, 3, "modify", [1.0], "x")
-    assert decisions_on(log, recommendation()) == (first, last)
-    assert [record.content["action"] for record in decisions_on(log, other)] == ["accept"]
-    assert decisions_on(log, recommendation(dose=[6.0])) == ()
+    first = record_decision(log, 1, "reject", reason=',"kind":"decision","content":{}')
+    record_decision(log, 2, "accept")
+    last = record_decision(log, 3, "modify", [1.0], "x")
+    assert [d.number for d in decisions_on(log, recommendation())] == [first.number, last.number]
+    assert [decision.action for decision in decisions_on(log, other)] == ["accept"]
+    assert decisions_on(log, recommendation(state=[6.0, 2.0])) == ()
     log.path.write_bytes(log.path.read_bytes().replace(b'"modify"', b'"reject"'))
     with pytest.raises(UserError, match="changed"):
         decisions_on(log, other)
@@ -509,13 +554,13 @@ def test_decisions_are_found_by_what_was_shown(tmp_path: Path) -> None:
 
 def test_alerts_and_overrides_are_counted(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / FILE)
-    for status in ("ok", "ok", "deferred", "limited"):
-        log.append("recommendation", recommendation(status=status))
+    for place, status in enumerate(("ok", "ok", "deferred", "limited")):
+        log.append("recommendation", recommendation(status=status, state=[float(place)]))
     log.append("refusal", recommendation(status="refused", dose=None))
     for rows in ({"ok": 3, "refused": 1}, {"ok": 1, "deferred": 2}):
         log.append("batch", {"statuses": rows})
     for number, action, dose in ((1, "accept", None), (2, "modify", [1.0]), (4, "reject", None)):
-        record_override(log, number, action, dose, "x")
+        record_decision(log, number, action, dose, "x")
     result = count(log.verify().records)
     assert result.shown == {"ok": 2, "deferred": 1, "limited": 1, "refused": 1}
     assert result.tabled == {"ok": 4, "refused": 1, "deferred": 2}

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dosing.data.identifying import identifying
+from dosing.data.text_table import Refused
 from dosing.recommendation import patient_table
 from dosing.recommendation.batch import _bad_entries
-from dosing.recommendation.patient_table import Refused, identifying, numbers, read, row_problems
+from dosing.recommendation.patient_table import numbers, read, row_problems
 from dosing.recommendation.records import Rules, StateEntry
 from dosing.safety import DoseLimits
 
@@ -59,9 +61,28 @@ def test_an_empty_cell_is_a_missing_number_and_nothing_is_put_in() -> None:
     [
         (b"", ["The file is empty."]),
         (b"glucose,weight,rate\n", ["The file has no rows."]),
-        (b"glucose;weight;rate\n1;2;3\n", ["Line 1: columns must be separated by commas, not by ';'."]),
+        (
+            b"glucose;weight,kg;rate\n1;2;3\n",
+            ["Line 1: ',' and ';' stand between names; write sep=, on a line before it."],
+        ),
+        (
+            b"glucose;weight;rate\n1,000;2;3\n",
+            [
+                "'1,000' may have a decimal comma or a mark between thousands; write decimal points, and no "
+                "marks between thousands."
+            ],
+        ),
+        (
+            b"glucose;weight;rate\n100,5;2.5;3\n",
+            [
+                "Row 1, weight: '2.5' has a decimal point where other numbers of the file have a decimal "
+                "comma."
+            ],
+        ),
+        (b"PK\x03\x04", ["The file is a workbook or a zip archive; save its sheet as CSV (UTF-8)."]),
+        (b"\x1f\x8b\x08", ["The file is compressed by gzip; unpack it first."]),
         (GOOD.decode().encode("utf-16"), ["The file is in UTF-16; save it as UTF-8."]),
-        (b"glucose,weight,rate\n1,2,3\n1,\xb5,3\n", ["Line 3 holds byte 0xb5: not UTF-8."]),
+        (b"glucose,weight,rate\n1,2,3\n1,\xb5,3\n", ["Line 3 holds byte 0xb5: not UTF-8; save it as UTF-8."]),
         (b"glucose,weight,rate\n1,\0,3\n", ["Line 2 holds a null character: this is no CSV file."]),
         (b'glucose,weight,rate\n1,"2,3\n', ["The file is no CSV file: unexpected end of data."]),
         (
@@ -119,6 +140,20 @@ def test_a_wrong_parquet_file_is_refused_with_all_that_is_wrong() -> None:
     twice = io.BytesIO()
     pq.write_table(pa.table([pa.array([1.0])] * 2, names=["rate", "rate"]), twice)
     assert problems(twice.getvalue(), ".parquet") == ("These columns are there twice: 'rate'.",)
+
+
+def test_no_changed_byte_of_a_parquet_file_is_more_than_a_refusal() -> None:
+    whole = parquet(
+        pd.DataFrame({"glucose": [1.0, 2.0], "weight": [3.0, 4.0], "rate": [5.0, 6.0], "who": "x"})
+    )
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[at] ^= int(rng.integers(1, 256))
+        try:
+            numbers(read(bytes(damaged), ".parquet"), SAME, ENTRIES)
+        except Refused:
+            continue
 
 
 def test_another_kind_of_file_is_not_opened() -> None:

@@ -13,6 +13,9 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate
+from dosing.recommendation.decisions import Decision
+from dosing.recommendation.dose_context import DoseContext, Evidence
 from dosing.recommendation.records import NearVisit, Recommendation, SeedSet, StateEntry
 from dosing.recommendation.report import BANNER, Said, report
 
@@ -69,6 +72,29 @@ DEFERRED = replace(FOUND, status="deferred", reasons=("the state is unlike the t
 LIMITED = replace(FOUND, status="limited", proposed=(17.5,), dose=(15.0,), codes=("hard_limit",))
 
 
+DECISION = Decision(
+    12,
+    "2026-01-02T03:05:00.000+00:00",
+    "modify",
+    (3.5,),
+    "kidneys",
+    9,
+    8,
+    {
+        "limits": [[0.0], [15.0]],
+        "dose": [4.25],
+        "unit": "mg",
+        "provenance": {"agent": "fttpo"},
+        "patient": "7",
+        "visit": 9,
+    },
+)
+CONTEXT = DoseContext(
+    Evidence("mg", "worse", Estimate(-2.41, -3.02, -1.79, 0.95, 5000, 5, "t over seeds"), 4.1, 50, ""),
+    DECISION,
+)
+
+
 class Words(HTMLParser):
     """All text of a page, its elements balanced."""
 
@@ -94,9 +120,9 @@ class Words(HTMLParser):
             self.pieces.append(data)
 
 
-def words(*result: Recommendation, **more: Any) -> str:
+def words(*result: Recommendation, context: DoseContext = CONTEXT, **more: Any) -> str:
     """The text of a page on these recommendations, one space between pieces."""
-    said = [Said(f"Agent {k + 1}", "a distribution", one) for k, one in enumerate(result)]
+    said = [Said(f"Agent {k + 1}", "a distribution", one, context) for k, one in enumerate(result)]
     return re.sub(r"\s+", " ", " ".join(Words(report(said, ENTRIES, **more)).pieces))
 
 
@@ -105,7 +131,11 @@ def test_the_page_says_what_the_recommendation_says() -> None:
     for part in (
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
-        "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg",
+        "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg Decision in force: "
+        "fttpo, for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit "
+        "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg estimated "
+        "from the same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was worth 2.4 less "
+        "[1.8, 3.0].",
         "Could give: 3.125 to 5.875 mg (exact support)",
         "Central 90 %: 3.5 to 5.25 mg",
         "Mass outside the hard limits: 0 (exactly)",
@@ -123,7 +153,7 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         assert part in text, part
 
 
-@pytest.mark.parametrize("found", [FOUND, REFUSED, DEFERRED, LIMITED])
+@pytest.mark.parametrize("result", [FOUND, REFUSED, DEFERRED, LIMITED])
 def test_the_banner_stands_at_both_ends(result: Recommendation) -> None:
     text = words(result)
     assert NOT_FOR_PATIENTS in BANNER
@@ -141,10 +171,10 @@ def test_what_was_deferred_is_called_so_before_its_dose() -> None:
 
 
 def test_a_refusal_has_no_dose() -> None:
-    text = words(REFUSED)
+    text = words(REFUSED, context=DoseContext(CONTEXT.evidence))
     assert "✕ REFUSED: no dose INR must be 0.5 to 10. Safe default: hold the dose." in text
     assert "4.25" not in text
-    assert "<svg" not in report([Said("x", "y", REFUSED)], ENTRIES)
+    assert "<svg" not in report([Said("x", "y", REFUSED, CONTEXT)], ENTRIES)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +193,16 @@ def test_what_is_no_support_is_not_called_one() -> None:
     text = words(wide)
     assert "Could give: \N{MINUS SIGN}9 to 30 mg (central 99%, not a support)" in text
     assert "Mass outside the hard limits: 1.25e\N{MINUS SIGN}07" in text
-    drawn = report([Said("x", "y", wide)], ENTRIES)
+    drawn = report([Said("x", "y", wide, CONTEXT)], ENTRIES)
     assert "stroke-dasharray" in drawn
     assert (
         drawn.count("\u25c2</text>") == drawn.count("\u25b8</text>") == 1
     )  # both ends lie beyond the drawing
-    assert "stroke-dasharray" not in report([Said("x", "y", FOUND)], ENTRIES)
+    assert "stroke-dasharray" not in report([Said("x", "y", FOUND, CONTEXT)], ENTRIES)
 
 
 def test_the_drawing_stands_where_the_numbers_are() -> None:
-    drawn = report([Said("x", "y", FOUND)], ENTRIES)
+    drawn = report([Said("x", "y", FOUND, CONTEXT)], ENTRIES)
     low, high = -0.15 * 15, 1.15 * 15  # ends of its axis
     scale = 460 / (high - low)
     (box,) = re.findall(r'<rect x="([\d.]+)" y="5" width="([\d.]+)"', drawn)
@@ -208,11 +238,11 @@ def test_several_doses_are_all_told() -> None:
     text = words(pair)
     assert "Recommended dose 1.5, 2.5 mg" in text
     assert "1, 2 to 1.75, 3 mg" in text
-    assert report([Said("x", "y", pair)], ENTRIES).count("<svg") == 2
+    assert report([Said("x", "y", pair, CONTEXT)], ENTRIES).count("<svg") == 2
 
 
 def test_nothing_on_the_page_comes_from_anywhere_else() -> None:
-    page = report([Said(f"Agent {k}", "a distribution", FOUND) for k in range(4)], ENTRIES)
+    page = report([Said(f"Agent {k}", "a distribution", FOUND, CONTEXT) for k in range(4)], ENTRIES)
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img|<iframe|\bsrc=|\bhref=|\bon\w+=", page)
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
 
@@ -234,15 +264,21 @@ def test_every_text_is_escaped() -> None:
     )
     entries = (StateEntry(EVIL, EVIL), *ENTRIES[1:])
     dosed = replace(FOUND, unit=EVIL, state=result.state, current=result.current)
-    page = report([Said(EVIL, EVIL, result), Said("b", "b", dosed)], entries, EVIL)
+    decided = replace(DECISION, reason=EVIL, asked={**DECISION.asked, "unit": EVIL, "patient": EVIL})
+    unknown = Evidence(EVIL, missing=EVIL)
+    page = report(
+        [Said(EVIL, EVIL, result, DoseContext(unknown, decided)), Said("b", "b", dosed, CONTEXT)],
+        entries,
+        EVIL,
+    )
     assert "<script" not in page
-    assert page.count(html.escape(EVIL, quote=True)) > 15
+    assert page.count(html.escape(EVIL, quote=True)) > 19
     Words(page)
 
 
 def test_entries_without_names_are_numbered() -> None:
     assert "entry 1 2.5 entry 2 71.25" in re.sub(
-        r"\s+", " ", " ".join(Words(report([Said("a", "b", FOUND)])).pieces)
+        r"\s+", " ", " ".join(Words(report([Said("a", "b", FOUND, CONTEXT)])).pieces)
     )
 
 
@@ -263,7 +299,8 @@ def test_four_agents_fit_one_sheet_of_paper(chromium: str, tmp_path: Path) -> No
     full = replace(DEFERRED, state=state, nearest=visits)
     kinds = [full, replace(full, status="limited", codes=("hard_limit",)), full]
     page_ = report(
-        [Said(f"Agent {k}", "a distribution of doses", one) for k, one in enumerate([*kinds, full])], entries
+        [Said(f"Agent {k}", "a distribution of doses", one, CONTEXT) for k, one in enumerate([*kinds, full])],
+        entries,
     )
     file = tmp_path / "page.html"
     file.write_text(page_, encoding="utf-8")

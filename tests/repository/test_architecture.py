@@ -1,4 +1,4 @@
-"""The house: floors, documented names, safe constructs, a clean repository, a README that tells the truth."""
+"""The house: floors, documented names, safe constructs, a clean repository."""
 
 from __future__ import annotations
 
@@ -194,7 +194,9 @@ def test_no_path_of_one_machine() -> None:
 
 
 def test_nothing_points_outside_the_repository() -> None:
-    assert findings(r"(?<![\w./])\.\./\w") == []
+    # links of the documentation are followed, each from its page, by test_readme
+    pages = [line for line in findings(r"(?<![\w./])\.\./\w") if not re.match(r"docs/[\w/-]+\.md:", line)]
+    assert pages == []
 
 
 def test_no_package_index_but_pytorchs() -> None:
@@ -202,67 +204,3 @@ def test_no_package_index_but_pytorchs() -> None:
     options = rf"(?:index-url|find-links|TORCH_INDEX\s*\?)[= ]+\"?https?://(?!{public})"
     hosts = r"https?://[\w.-]*(?:pypi|pythonhosted|devpi|artifactory|nexus|mirror|npmjs)"
     assert findings(options) + findings(hosts) == []
-
-
-# README
-
-FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`([^`\n]+)`")
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@functools.cache
-def readme_commands() -> list[str]:
-    """Every line of code in the README, fenced or inline: no comments, continued lines joined."""
-    text = readme()
-    blocks = FENCE.findall(text) + INLINE.findall(FENCE.sub("", text))
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split(" #")[0].strip() for line in lines]
-
-
-def test_readme_names_the_two_commands() -> None:
-    assert {"make demo", "make test"} <= set(readme_commands())
-
-
-def test_make_targets_in_the_readme_exist() -> None:
-    targets = set(
-        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    )
-    named = {name for line in readme_commands() for name in re.findall(r"\bmake ([a-z]+)", line)}
-    assert named
-    assert named <= targets
-
-
-@functools.cache
-def help_text(module: str, *words: str) -> str:
-    result = run("-m", module, *words, "--help")
-    assert result.returncode == 0, f"python -m {module} {' '.join(words)} --help: {result.stderr[-1000:]}"
-    return result.stdout
-
-
-def test_commands_and_flags_in_the_readme_exist() -> None:
-    seen = 0
-    for line in readme_commands():
-        result = re.search(r"python -m (dosing|simulator)\b(.*)", line)
-        if not result:
-            continue
-        seen += 1
-        module, words = result[1], result[2].split()
-        if not words or words[0].startswith("-"):
-            shown = help_text(module)
-        else:
-            assert re.search(rf"\b{re.escape(words[0])}\b", help_text(module)), line
-            shown = help_text(module, words[0])
-            if len(words) > 1 and re.fullmatch(r"[a-z][a-z0-9_]*", words[1]):
-                shown += help_text(module, *words[:2])
-        for flag in (word.split("=")[0] for word in words if word.startswith("--")):
-            assert re.search(rf"{flag}\b", shown), f"{flag} in the README's '{line}' is unknown"
-    assert seen
-
-
-def test_files_linked_in_the_readme_exist() -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", readme())
-    assert [link for link in links if not (ROOT / link).exists()] == []

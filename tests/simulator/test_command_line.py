@@ -8,9 +8,9 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes
-from simulator.__main__ import main
+from simulator.cli import main
 from simulator.cohorts.generate import simulate
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 ENV_ID = "dosing/Treatment-v0"
 
@@ -18,7 +18,8 @@ ENV_ID = "dosing/Treatment-v0"
 def test_list_names_every_scenario_and_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    for env_id, scenario in SCENARIOS.items():
+    for env_id in SCENARIOS:
+        scenario = scenario_class(env_id)
         assert env_id in text
         assert all(variant in text for variant in scenario.variants)
 
@@ -65,7 +66,7 @@ def test_card_is_json_with_names_units_limits_formulas_and_sources(
         "notice",
     ):
         assert card[key]
-    limits = SCENARIOS[env_id](card["variant"]).limits
+    limits = scenario_class(env_id)(card["variant"]).limits
     assert card["dose"] == {
         "name": "dose",
         "unit": "1",
@@ -145,7 +146,7 @@ class Wall:
 sys.meta_path.insert(0, Wall())
 import simulator
 assert "scipy" not in sys.modules
-from simulator.__main__ import main
+from simulator.cli import main
 sys.exit(main({words!r}))
 """
 HEAVY = ["torch", "streamlit", "pandas", "plotly", "pyarrow", "h5py", "minari", "tqdm", "safetensors", "tyro"]

@@ -15,9 +15,9 @@ from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
 from simulator.engine import batch
 from simulator.environment import CohortEnv, PatientEnv
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
-CASES = [(env_id, variant) for env_id, scenario in SCENARIOS.items() for variant in scenario.variants]
+CASES = [(env_id, variant) for env_id in SCENARIOS for variant in scenario_class(env_id).variants]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"history": 3},
@@ -106,7 +106,7 @@ def episode(n: int, first: int, pick: slice, **options: Any) -> list[np.ndarray]
     return out
 
 
-@pytest.mark.parametrize("variant", SCENARIOS[TREATMENT].variants)
+@pytest.mark.parametrize("variant", scenario_class(TREATMENT).variants)
 @pytest.mark.parametrize("options", [{}, {"realism": 5, "history": 2}], ids=str)
 @pytest.mark.parametrize("patient", [300, 8191, 19_997])
 def test_a_patient_is_the_same_in_every_cohort_and_chunk(

@@ -4,14 +4,14 @@ import numpy as np
 
 from dosing.evaluation.rollout import REFERENCE_SEED, rollout
 from dosing.evaluation.rules import constant
-from dosing.studies.scenarios import Factory
 from simulator.cohorts.evaluated import evaluated
 from simulator.environment import CohortEnv
+from simulator.scenarios import CohortFactory
 
 
 def test_the_patients_are_those_of_the_evaluation() -> None:
     options = {"variant": "corrected", "steps": 2, "variation": 0.5}
-    factory = Factory.of("dosing/Treatment-v0", options)
+    factory = CohortFactory("dosing/Treatment-v0", options)
     met: list[np.ndarray] = []
 
     def act(obs: np.ndarray, visit: int) -> np.ndarray:

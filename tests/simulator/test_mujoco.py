@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dosing.errors import UserError
-from simulator.envs.mujoco import TaskCohort, TaskFactory, episode_seed, task_ids
+from simulator.envs.mujoco import task_ids
+from simulator.envs.tasks import TaskCohort, TaskFactory, episode_seed
 
 pytestmark = pytest.mark.mujoco
 
@@ -119,7 +120,7 @@ def test_the_task_says_its_limits_and_length() -> None:
 
 
 def test_what_cannot_be_made_is_one_sentence() -> None:
-    with pytest.raises(UserError, match=r"no MuJoCo task 'Hopper-v9'; there are: .*Hopper-v5"):
+    with pytest.raises(UserError, match="there is no environment 'Hopper-v9'"):
         TaskFactory("Hopper-v9")
     with pytest.raises(UserError, match=r"Hopper-v5 cannot be made with {'variant': 'x'}"):
         TaskFactory("Hopper-v5", {"variant": "x"})

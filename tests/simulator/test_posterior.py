@@ -13,8 +13,8 @@ from simulator.cohorts.posterior import QUANTILES, Candidates, bands
 from simulator.engine.covariance import lkj_rows
 from simulator.engine.scenario import PatientDraws, normal_blocks, uniform_blocks
 from simulator.environment import CohortEnv
+from simulator.envs import SCENARIOS
 from simulator.envs.treatment import Treatment
-from simulator.registry import SCENARIOS
 
 STATE = (0.5, -0.25, 0.0, 1.0, 0.0, 0.0, 0.125, -1.0)
 DOSE, VISITS = 0.4, 3
@@ -80,7 +80,7 @@ def by_chance(state: tuple[float, float], error: float, near: float) -> dict[str
 def test_matched_patients_are_those_who_show_the_state_by_chance(
     monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
-    monkeypatch.setitem(SCENARIOS, Pair.env_id, Pair)
+    monkeypatch.setitem(SCENARIOS, Pair.env_id, f"{__name__}:Pair")
     state = (1.1, -0.6)
     near = 0.05
     brute = by_chance(state, error, near)

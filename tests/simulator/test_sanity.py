@@ -11,7 +11,7 @@ from simulator.bounds.optimal import myopic_doses
 from simulator.engine.batch import Core
 from simulator.engine.rng import BLOCK
 from simulator.environment import CohortEnv
-from simulator.registry import SCENARIOS
+from simulator.envs import scenario_class
 
 TREATMENT = "dosing/Treatment-v0"
 
@@ -104,7 +104,7 @@ def replication_like_the_table() -> int:
     wanted = 8 * np.log(1.125) - 1
 
     def rho(seed: int) -> float:
-        core = Core(SCENARIOS[TREATMENT]("li-data"), 1, "train")
+        core = Core(scenario_class(TREATMENT)("li-data"), 1, "train")
         core.start(seed, 0)
         factor = core.factors()[0].astype(np.float64)
         return float(2 * factor[0] @ factor[4])
@@ -131,7 +131,7 @@ def test_simenv3_quickly() -> None:
 @pytest.mark.slow
 def test_environment_i_stays_far_inside_its_documented_bound() -> None:
     """Its motion is quadratic and has no exact bound; 10^8 visits of extreme doses stay below a quarter."""
-    scenario = SCENARIOS["dosing/LiI-v0"]("published")
+    scenario = scenario_class("dosing/LiI-v0")("published")
     core = Core(scenario, 400 * BLOCK, "train")
     worst = 0.0
     for seed in range(10):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simulator.cohorts.generate import simulate
-from simulator.registry import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 
 # (version, mean observation, mean dose, mean reward) of 300 patients, 6 visits, titration, realism 5, seed 0
 GOLDEN = {
@@ -20,7 +20,7 @@ GOLDEN = {
 
 
 def test_every_variant_has_golden_numbers() -> None:
-    assert set(GOLDEN) == {(env_id, v) for env_id, scenario in SCENARIOS.items() for v in scenario.variants}
+    assert set(GOLDEN) == {(env_id, v) for env_id in SCENARIOS for v in scenario_class(env_id).variants}
 
 
 @pytest.mark.parametrize(("env_id", "variant"), GOLDEN)
@@ -28,5 +28,5 @@ def test_golden_numbers_belong_to_the_version(env_id: str, variant: str) -> None
     version, *expected = GOLDEN[env_id, variant]
     data = simulate(env_id, patients=300, steps=6, variant=variant, policy="titration", realism=5)
     result = [array.astype(np.float64).mean() for array in (data.obs, data.act, data.reward)]
-    assert data.metadata["scenario_version"] == version
+    assert data.metadata.scenario_version == version
     np.testing.assert_allclose(result, expected, atol=1e-5)

@@ -35,13 +35,13 @@ from dosing.studies.comparison_table import (
     references,
     render,
 )
-from dosing.studies.scenarios import Factory
-from tests.support.samples import ENV, cohort, is_bounded, stack
+from simulator.scenarios import CohortFactory
+from tests.support.samples import ENV, cohort, is_bounded, long_for_most, stack
 
 SEEDS = (0, 1, 2)
 PATIENTS = 40
 NAMES = list(agents.AGENTS)
-BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
+BOUNDED = [name for name in NAMES if agents.AGENTS[name].about.support == "interval"]
 UNBOUNDED = [name for name in NAMES if not is_bounded(name)]
 BASELINE = Baseline(0.25, 8)
 NO_BASELINE = Baseline(None, 8, "the visits tell none.")
@@ -53,12 +53,12 @@ def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def factory() -> Factory:
-    return Factory.of(ENV, {})
+def factory() -> CohortFactory:
+    return CohortFactory(ENV, {})
 
 
 @pytest.fixture(scope="module")
-def result(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> References:
+def result(factory: CohortFactory, tmp_path_factory: pytest.TempPathFactory) -> References:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
         return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS, BASELINE)
@@ -68,7 +68,7 @@ def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
     return DosePolicy(stack(name, seeds), Transform.fit(cohort()))
 
 
-def row(name: str, result: References, factory: Factory, sparse: DosePolicy | None) -> Row:
+def row(name: str, result: References, factory: CohortFactory, sparse: DosePolicy | None) -> Row:
     own = policy(name)
     return agent_row(
         name, "distribution", own, evaluate(own, factory, PATIENTS), result, cohort().obs[:50], sparse
@@ -91,8 +91,8 @@ def recorded(act: list[Any], reward: list[float], patients: int = 2) -> Episodes
         "reward": np.asarray(reward, dtype=np.float32),
         "episode": patient,
     }
-    card = cohort().metadata | {"action_low": [-x for x in half], "action_high": half}
-    return Episodes(**rows | changed, metadata=card)
+    limits = {"action_low": tuple(-x for x in half), "action_high": tuple(half)}
+    return Episodes(**rows | changed, metadata=dataclasses.replace(cohort().metadata, card={}, **limits))
 
 
 def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
@@ -120,7 +120,7 @@ def test_data_that_tell_no_constant_say_why(act: list[Any], told: str) -> None:
 
 @pytest.mark.parametrize("rising", [True, False])
 def test_a_dose_that_rewards_do_not_tell_is_named_and_judges_nothing(
-    rising: bool, tmp_path: Path, factory: Factory
+    rising: bool, tmp_path: Path, factory: CohortFactory
 ) -> None:
     """The highest recorded dose where more was always better; the median one where all were alike."""
     doses = [-0.5, 0.0, 0.1, 0.2, 0.3, 0.4] * 4
@@ -131,9 +131,8 @@ def test_a_dose_that_rewards_do_not_tell_is_named_and_judges_nothing(
     assert Baseline.from_json(json.loads(json.dumps(asdict(base)))) == base
     if rising:
         assert (base.dose, base.edge) == (pytest.approx(0.4), "the highest recorded")
-        assert "constant dose 0.400 estimated from the 6 patients, the highest recorded" in [
-            r.name for r in rows
-        ]
+        named = "constant dose 0.400 estimated from the 6 patients, the highest recorded"
+        assert named in [r.name for r in rows]
         assert "whether one beyond would be better cannot be told" in note
         return
     assert (base.dose, base.median) == (None, pytest.approx(0.1))
@@ -145,7 +144,7 @@ def test_a_dose_that_rewards_do_not_tell_is_named_and_judges_nothing(
         Baseline.from_json(old)
 
 
-def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: Factory) -> None:
+def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: CohortFactory) -> None:
     result = references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE)
     assert references(tmp_path, factory, SEEDS, PATIENTS, NO_BASELINE).outcomes.keys() == {
         "uniform",
@@ -162,7 +161,7 @@ def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, facto
 # References
 
 
-def test_reference_rules_meet_the_agents_patients(result: References, factory: Factory) -> None:
+def test_reference_rules_meet_the_agents_patients(result: References, factory: CohortFactory) -> None:
     assert list(result.outcomes) == ["uniform", "none", "estimated", "best"]
     assert result.dose is not None
     for rule, dose in (("none", 0.0), ("estimated", 0.25), ("best", result.dose)):
@@ -185,7 +184,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_references_are_kept_for_the_same_question_only(
-    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, factory: CohortFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch)
     first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
@@ -206,7 +205,7 @@ def test_references_are_kept_for_the_same_question_only(
 
 
 def test_kept_references_that_do_not_belong_together_are_made_again(
-    tmp_path: Path, factory: Factory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, factory: CohortFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the two files, or one of them changed: neither is shown beside the other."""
     first = references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
@@ -225,8 +224,8 @@ def test_kept_references_that_do_not_belong_together_are_made_again(
 
 
 def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:
-    base = Factory.of(ENV, {})
-    factory = Factory(ENV, {}, DoseLimits((0.1,), (1.0,)), base.horizon)
+    factory = CohortFactory(ENV, {})
+    object.__setattr__(factory, "limits", DoseLimits((0.1,), (1.0,)))
     assert list(references(tmp_path, factory, (0,), 5, BASELINE).outcomes) == ["uniform", "estimated", "best"]
 
 
@@ -256,9 +255,9 @@ def test_reference_rows_are_one_sample_of_all_patients(result: References) -> No
 # Agents
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", long_for_most(NAMES))
 def test_an_agents_row_is_paired_with_the_estimated_constant(
-    name: str, result: References, factory: Factory
+    name: str, result: References, factory: CohortFactory
 ) -> None:
     sparse = policy(BOUNDED[0])
     line = row(name, result, factory, sparse)
@@ -287,21 +286,21 @@ def test_an_agents_row_is_paired_with_the_estimated_constant(
         assert line.mass_outside_limits == 0.0
     else:
         assert line.width_kind == "central 99%"
-        clipped = agents.AGENTS[name].support == "infinite_clipped"
+        clipped = agents.AGENTS[name].about.support == "infinite_clipped"
         assert ((line.mass_outside_limits or 0.0) > 0.0) == clipped
         assert (line.mass_outside_sparse or 0.0) > 0.0
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_bounded_agent_has_exactly_no_mass_outside_its_own_interval(
-    name: str, result: References, factory: Factory
+    name: str, result: References, factory: CohortFactory
 ) -> None:
     assert row(name, result, factory, policy(name)).mass_outside_sparse == 0.0
 
 
 @pytest.mark.parametrize("sparse", [None, policy(BOUNDED[0], (0, 1, 5))], ids=["none", "other seeds"])
 def test_without_a_comparable_interval_there_is_no_mass(
-    sparse: DosePolicy | None, result: References, factory: Factory
+    sparse: DosePolicy | None, result: References, factory: CohortFactory
 ) -> None:
     assert row(UNBOUNDED[0], result, factory, sparse).mass_outside_sparse is None
 
@@ -309,7 +308,7 @@ def test_without_a_comparable_interval_there_is_no_mass(
 # The table
 
 
-def test_rows_survive_json(result: References, factory: Factory) -> None:
+def test_rows_survive_json(result: References, factory: CohortFactory) -> None:
     ceiling = ceiling_row("one", "a truth", 7.4, 0.5, 300)
     missing = dataclasses.replace(ceiling, baseline=NO_BASELINE)
     rows = [row(BOUNDED[0], result, factory, None), *reference_rows(result), ceiling, missing]
@@ -317,7 +316,9 @@ def test_rows_survive_json(result: References, factory: Factory) -> None:
     assert back == rows
 
 
-def test_the_table_has_a_line_per_row_and_says_what_is_exact(result: References, factory: Factory) -> None:
+def test_the_table_has_a_line_per_row_and_says_what_is_exact(
+    result: References, factory: CohortFactory
+) -> None:
     sparse = policy(BOUNDED[0])
     rows = [row(BOUNDED[0], result, factory, sparse), row(UNBOUNDED[0], result, factory, sparse)]
     text = render([*rows, *reference_rows(result)])
@@ -374,7 +375,7 @@ def first_patients(outcome: Outcomes, count: int) -> Outcomes:
     return Outcomes(outcome.seeds, **arrays)
 
 
-def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factory: Factory) -> None:
+def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factory: CohortFactory) -> None:
     own = policy(BOUNDED[0])
     outcomes = evaluate(own, factory, PATIENTS)
     line = agent_row("agent", "distribution", own, outcomes, result, cohort().obs[:50], None)
@@ -393,7 +394,7 @@ def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factor
 
 
 def test_foreseen_returns_are_shown_with_their_lower_tail(
-    result: References, factory: Factory, monkeypatch: pytest.MonkeyPatch
+    result: References, factory: CohortFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the world's unit, at the recommended dose; 5 % of 40 equally likely returns are the lowest two."""
     own = policy(BOUNDED[0])

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
 import torch
 
 import agents
 from dosing.agent import Agent
-from dosing.data.dataset import Dataset
+from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes
+from dosing.runs.config import DataReference, RunConfig
+from dosing.safety import DoseLimits
 from dosing.types import Problem
 from simulator.cohorts.generate import simulate
 
 ENV = "dosing/Treatment-v0"
 PROBLEM = Problem(n_obs=8, n_act=1, horizon=24)
+
+EVERYDAY = ("fttpo", "iql", "onestep", "decision_transformer", "quasi_optimal")
+"""Agents of different kinds (one phase, two, sequences, no network) for everyday runs."""
+
+
+def long_for_most(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test that takes long for all agents: everyday runs take a few of them."""
+    return [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 @functools.cache
@@ -31,6 +42,21 @@ def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
     return Dataset.from_episodes(cohort(patients), dtype=dtype)
 
 
+def run_config(**changed: Any) -> RunConfig:
+    """Configuration of a small run."""
+    transform = Transform((0.0,) * 8, (1.0,) * 8, (-1.0,), (1.0,))
+    usual: dict[str, Any] = {
+        "agent": "bc",
+        "agent_config": {},
+        "seeds": (0, 1),
+        "problem": PROBLEM,
+        "transform": transform,
+        "limits": DoseLimits((-1.0,), (1.0,)),
+        "data": DataReference("visits", "0" * 64, visits=192, patients=8),
+    }
+    return RunConfig(**usual | changed)
+
+
 SMALL = {
     "hidden": (16, 16),
     "vae_hidden": (16, 16),
@@ -41,6 +67,8 @@ SMALL = {
     "episodes": 2,
     "context": 4,
     "width": 16,
+    "fit_steps": 3,
+    "gate": "off",
 }
 
 
@@ -60,10 +88,10 @@ def stack(
 
 def is_bounded(name: str) -> bool:
     """Whether an agent's dose set has exact edges."""
-    return agents.AGENTS[name].support in ("interval", "point")
+    return agents.AGENTS[name].about.support in ("interval", "point")
 
 
 def has_density(name: str) -> bool:
     """Whether an agent's policy is a distribution with a density: neither one dose nor a finite set of
     them."""
-    return agents.AGENTS[name].support not in ("point", "point_set", "samples")
+    return agents.AGENTS[name].about.support not in ("point", "point_set", "samples")

@@ -1,8 +1,9 @@
-"""The replay buffer: a ring of the last rows, drawn by seed and step, saved and resumed bit by bit."""
+"""Episodes side by side in a ring: what is known when, against lists by hand; shares of recorded rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,119 +12,189 @@ from torch import Tensor
 
 from dosing.errors import UserError
 from dosing.runs.files import read_tensors, write_tensors
-from dosing.training.replay import BLOCK, ReplayBuffer, ReplaySampler
+from dosing.training.replay import ReplayBuffer, ReplaySampler
+from dosing.training.sampler import BLOCK, columns_for
 from dosing.types import Problem
-from tests.support.samples import stack
+from tests.support.samples import dataset, stack
 
-PROBLEM = Problem(3, 2)
+NEEDS = ("discounted_return", "has_next", "mask", "next_act", "return_to_go", "time_step")
 SEEDS = (0, 4)
+DISCOUNT = 0.9
 
 
-def rows(count: int, first: int = 0, seeds: tuple[int, ...] = SEEDS) -> tuple[Tensor, ...]:
-    """Rows whose every number tells seed and age: 1000 seed + number, plus the column in hundredths."""
-    base = torch.arange(first, first + count).float() + 1000.0 * torch.tensor(seeds).float()[:, None]
-    obs = base[..., None] + 0.01 * torch.arange(3)
-    act, next_obs = base[..., None] + 0.1 + 0.01 * torch.arange(2), obs + 0.2
-    return obs, act, base + 0.3, next_obs, (base % 2 == 0).float()
+def visits(count: int, num_envs: int = 2, seeds: int = 2) -> list[tuple[Tensor, ...]]:
+    """Random visits whose observation is their own number; episodes end at random."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        base = torch.tensor(rng.normal(size=(seeds, num_envs)))
+        obs = torch.full((seeds, num_envs, 1), float(number))
+        act = torch.tensor(rng.uniform(-1, 1, (seeds, num_envs, 2)))
+        ended = torch.tensor(rng.random((seeds, num_envs)) < 0.25)
+        terminated = ended & torch.tensor(rng.random((seeds, num_envs)) < 0.5)
+        made.append((obs, act, base, obs + 0.5, terminated.double(), ended))
+    return made
 
 
-def buffer(capacity: int, seeds: tuple[int, ...] = SEEDS) -> ReplayBuffer:
-    return ReplayBuffer(seeds, capacity, 3, 2)
+def by_hand(made: list[tuple[Tensor, ...]], k: int, p: int) -> list[dict[str, Any]]:
+    """Every column of the episodes at one place, None where it is not known yet."""
+    rows: list[dict[str, Any]] = []
+    episode: list[dict[str, Any]] = []
+    for number, (_, act, reward, _, _, ended) in enumerate(made):
+        if episode:
+            episode[-1] |= {"has_next": 1.0, "next_act": act[k, p]}
+        row = {"number": number, "reward": float(reward[k, p]), "time_step": len(episode), "mask": 1.0}
+        row |= {"has_next": None, "next_act": None, "return_to_go": None, "discounted_return": None}
+        episode.append(row)
+        rows.append(row)
+        if bool(ended[k, p]):
+            row |= {"has_next": 0.0, "next_act": torch.zeros(2)}
+            for i, early in enumerate(episode):
+                later = [r["reward"] for r in episode[i:]]
+                early["return_to_go"] = sum(later)
+                early["discounted_return"] = sum(DISCOUNT**j * r for j, r in enumerate(later))
+            episode = []
+    return rows
 
 
-def held(result: ReplayBuffer) -> tuple[Tensor, ...]:
-    """Every row of every seed, oldest first."""
-    columns = result.gather(torch.arange(len(result)).expand(len(result.seeds), -1))
-    order = columns[2].argsort(dim=1)  # rewards rise with the number of the row
-    return tuple(torch.stack([c[o] for c, o in zip(column, order, strict=True)]) for column in columns)
+def filled(needs: tuple[str, ...], made: list[tuple[Tensor, ...]], capacity: int) -> ReplayBuffer:
+    buffer = ReplayBuffer(
+        SEEDS, capacity, 1, 2, num_envs=2, needs=needs, discount=DISCOUNT, dtype=torch.float64
+    )
+    for visit in made:
+        buffer.remember(*visit)
+    return buffer
 
 
-@pytest.mark.parametrize("pieces", [[3], [7], [5, 1, 1, 4], [20], [6, 15], [1] * 9], ids=str)
-def test_it_holds_the_last_rows_however_they_came(pieces: list[int]) -> None:
-    result, total = buffer(7), 0
-    for count in pieces:
-        result.add(*rows(count, total))
-        total += count
-    kept = min(total, 7)
-    assert len(result) == kept
-    assert result.added == total
-    for have, want in zip(held(result), rows(kept, total - kept), strict=True):
-        torch.testing.assert_close(have, want, rtol=0, atol=0)
-
-
-def test_a_batch_is_rows_of_its_own_seed() -> None:
-    result = buffer(50)
-    result.add(*rows(30))
-    batch = ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 500)(0)
-    number = batch.reward - 0.3 - 1000.0 * torch.tensor(SEEDS)[:, None]
-    assert sorted({round(x) for x in number[1].tolist()}) == list(range(30))  # all, and nothing unwritten
+@pytest.mark.parametrize("needs", [(), ("time_step",), ("has_next", "next_act"), NEEDS], ids=len)
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 30])
+def test_rows_are_drawn_once_all_their_columns_are_known_and_those_are_right(
+    needs: tuple[str, ...], count: int
+) -> None:
+    made, capacity = visits(count), 15  # 7 visits of two rows
+    buffer = filled(needs, made, capacity)
+    oldest = max(count - 7, 0)
     for k in range(2):
-        for have, want in zip(
-            (batch.obs, batch.act, batch.next_obs, batch.terminated),
-            (rows(30)[0], rows(30)[1], rows(30)[3], rows(30)[4]),
-            strict=True,
-        ):
-            index = number[k].round().long()
-            torch.testing.assert_close(have[k], want[k, index], rtol=0, atol=0)
+        rows = [by_hand(made, k, p) for p in range(2)]
+        known = count
+        for number in range(count):
+            if any(rows[p][number][name] is None for p in range(2) for name in needs):
+                known = number
+                break
+        assert int(buffer.count[k]) == 2 * max(known - oldest, 0)
+        for i in range(int(buffer.count[k])):
+            number, p = oldest + i // 2, i % 2
+            at = (oldest * 2 + i) % 14
+            result = dict(
+                zip(
+                    ("obs", "act", "next_obs", "reward", "terminated", *sorted(needs)),
+                    buffer.rows[k, at].split(buffer.widths),
+                    strict=True,
+                )
+            )
+            assert float(result["obs"]) == number
+            assert torch.equal(result["act"], made[number][1][k, p])
+            for name in needs:
+                want = torch.as_tensor(rows[p][number][name], dtype=torch.float64).reshape(-1)
+                torch.testing.assert_close(result[name], want)
 
 
-def test_rows_are_drawn_uniformly() -> None:
-    result = buffer(40)
-    result.add(*rows(40))
-    sampler = ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 1000)
-    drawn = torch.cat([sampler(step).reward[0] for step in range(40)]) - 0.3
-    counts = np.bincount(drawn.round().long().numpy(), minlength=40)
-    assert ((counts - 1000.0) ** 2 / 1000.0).sum() < 75.0  # chi-square, 39 degrees of freedom, p = 5e-4
-
-
-def test_a_batch_depends_on_seed_step_and_rows_alone() -> None:
-    """Not on the stack, on earlier batches, or on when within a block the buffer grew."""
-    both, alone = buffer(50), buffer(50, (4,))
-    both.add(*rows(10))
-    alone.add(*rows(10, seeds=(4,)))
-    first = ReplaySampler(both, stack("td3", SEEDS, problem=PROBLEM), 8)
-    second = ReplaySampler(alone, stack("td3", (4,), problem=PROBLEM), 8)
-    first(0)
-    both.add(*rows(5, 10))
-    alone.add(*rows(5, 10, seeds=(4,)))
-    for step in (1, BLOCK, BLOCK + 3, 2):
-        a, b = first(step), second(step)
-        assert torch.equal(a.reward[1], b.reward[0])
-        assert torch.equal(a.noise["target"][1], b.noise["target"][0])
-        assert a.step == step
-    assert not torch.equal(first(3).reward, first(4).reward)
-
-
-@pytest.mark.parametrize("count", [4, 7, 18])
-def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path, count: int) -> None:
-    agent = stack("td3", SEEDS, problem=PROBLEM)
-    result = buffer(7)
-    result.add(*rows(count))
-    write_tensors(tmp_path / "x.safetensors", result.state(), {})
-    resumed = buffer(7)
+def test_it_is_saved_and_resumed_bit_by_bit(tmp_path: Path) -> None:
+    made = visits(40)
+    whole = filled(NEEDS, made, 20)
+    first = filled(NEEDS, made[:23], 20)
+    write_tensors(tmp_path / "x.safetensors", first.state(), {})
+    resumed = filled(NEEDS, [], 20)
     resumed.load(read_tensors(tmp_path / "x.safetensors")[0])
-    for number in range(3):
-        for each in (result, resumed):
-            each.add(*rows(2, count + 2 * number))
-        one, other = (ReplaySampler(each, agent, 5)(number) for each in (result, resumed))
-        assert torch.equal(one.obs, other.obs)
-        assert torch.equal(one.reward, other.reward)
+    for visit in made[23:]:
+        resumed.remember(*visit)
+    assert torch.equal(resumed.rows, whole.rows)
+    assert torch.equal(resumed.count, whole.count)
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="at least one row"):
-        buffer(0)
-    result = buffer(7)
-    with pytest.raises(UserError, match="is empty"):
-        ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 5)(0)
-    with pytest.raises(UserError, match="batch size"):
-        ReplaySampler(result, stack("td3", SEEDS, problem=PROBLEM), 0)
-    with pytest.raises(UserError, match=r"of the seeds \[0, 4\], not \[1\]"):
-        ReplaySampler(result, stack("td3", (1,), problem=PROBLEM), 5)
-    with pytest.raises(UserError, match="single visits"):
-        ReplaySampler(result, stack("rebrac", SEEDS, problem=PROBLEM), 5)
-    result.add(*rows(3))
-    with pytest.raises(UserError, match=r"buffer is \[2, 3, 10\], not \[1, 3, 10\]"):
-        buffer(7, (1,)).load(result.state())
+    with pytest.raises(UserError, match=r"2 episode\(s\) needs room"):
+        ReplayBuffer(SEEDS, 1, 1, 2, num_envs=2)
     with pytest.raises(UserError, match="no replay buffer"):
-        buffer(7).load({})
+        filled((), [], 20).load({})
+    with pytest.raises(UserError, match=r"is \[2, 5, 2, 6\], not \[2, 5, 2, 7\]"):
+        filled(("mask",), [], 20).load(filled((), visits(5), 20).state())
+
+
+def agent(name: str = "td3") -> Any:
+    return stack(name, SEEDS, problem=Problem(8, 1, 24))
+
+
+def replay(share: float | None, name: str = "td3", rows: int = 12, batch: int = 64) -> ReplaySampler:
+    """Recorded visits of a data set, and new ones whose observations are all 1000 and more."""
+    made = ReplaySampler(agent(name), None if share == 0.0 else dataset(), batch, share, num_envs=2)
+    for number in range(rows // 2):
+        new = torch.full((2, 2, 8), 1000.0 + number)
+        flat = torch.zeros(2, 2)
+        made.remember(new, torch.zeros(2, 2, 1), flat, new, flat, flat)
+    return made
+
+
+@pytest.mark.parametrize(("share", "recorded"), [(0.0, 0), (0.25, 16), (0.5, 32), (0.98, 63)])
+def test_every_batch_has_its_exact_share_of_recorded_rows(share: float, recorded: int) -> None:
+    made, data = replay(share), dataset()
+    known = {tuple(row) for row in data.obs.tolist()}
+    for step in (0, 1, BLOCK + 5):
+        obs = made(step).obs
+        new = obs[..., 0] >= 1000.0
+        assert new.sum(1).tolist() == [64 - recorded] * 2
+        assert not bool(new[:, :recorded].any())  # recorded rows come first
+        assert all(tuple(row) in known for row in obs[:, :recorded].flatten(0, 1).tolist())
+
+
+def test_without_a_share_all_rows_are_drawn_alike() -> None:
+    made, data = replay(None, rows=100, batch=4000), dataset()
+    new = torch.stack([(made(step).obs[..., 0] >= 1000.0).double().mean() for step in range(5)]).mean()
+    expected = 100 / (100 + len(data))
+    assert float(new) == pytest.approx(expected, abs=4.0 * np.sqrt(expected / 40_000))
+
+
+def test_new_rows_are_drawn_uniformly_from_those_that_are_kept() -> None:
+    made = ReplaySampler(agent(), None, 3000, 0.0, num_envs=2, capacity=20)
+    flat = torch.zeros(2, 2)
+    for number in range(17):
+        new = torch.full((2, 2, 8), float(number))
+        made.remember(new, torch.zeros(2, 2, 1), flat, new, flat, flat)
+    drawn = torch.stack([made(step).obs[0, :, 0] for step in range(10)])
+    counts = np.bincount(drawn.flatten().long().numpy(), minlength=17)
+    assert not counts[:7].any()
+    assert ((counts[7:] - 3000.0) ** 2 / 3000.0).sum() < 29.7  # chi-square, 9 degrees of freedom, p = 5e-4
+
+
+def test_recorded_rows_have_the_columns_that_the_sampler_serves() -> None:
+    made, data = ReplaySampler(agent("cal_ql"), dataset(), 64, 0.5, num_envs=2), dataset()
+    want = columns_for(agent("cal_ql"))["discounted_return"](data)
+    batch = made(3)  # nothing new is known yet: all rows are recorded
+    index = (batch.obs[0][:, None] == data.obs[None]).all(-1).double().argmax(1)
+    assert torch.equal(batch.extra["discounted_return"][0], want[index])
+    assert torch.equal(batch.act[0], data.act[index])
+
+
+def test_a_batch_of_a_stacked_seed_is_that_of_the_seed_alone() -> None:
+    both = replay(0.5, rows=8)
+    alone = ReplaySampler(stack("td3", (4,), problem=Problem(8, 1, 24)), dataset(), 64, 0.5, num_envs=2)
+    for number in range(4):
+        new, flat = torch.full((1, 2, 8), 1000.0 + number), torch.zeros(1, 2)
+        alone.remember(new, torch.zeros(1, 2, 1), flat, new, flat, flat)
+    for step in (2, BLOCK):
+        a, b = both(step), alone(step)
+        assert torch.equal(a.obs[1], b.obs[0])
+        assert torch.equal(a.noise["target"][1], b.noise["target"][0])
+
+
+def test_what_cannot_be_replayed_is_refused() -> None:
+    with pytest.raises(UserError, match="share of recorded"):
+        ReplaySampler(agent(), dataset(), 8, 1.0)
+    with pytest.raises(UserError, match="without recorded visits"):
+        ReplaySampler(agent(), None, 8, 0.5)
+    with pytest.raises(UserError, match="batch size"):
+        ReplaySampler(agent(), None, 0, 0.0)
+    with pytest.raises(UserError, match="nothing to learn from"):
+        ReplaySampler(agent(), None, 8, 0.0)(0)
+    with pytest.raises(UserError, match="QuasiOptimal learns from whole episodes"):
+        ReplaySampler(stack("quasi_optimal", SEEDS), dataset(), 8, 0.5)

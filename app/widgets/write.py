@@ -1,0 +1,75 @@
+"""How pages write: sentences are templates of the source, and whatever is put into them is escaped.
+
+No page calls Streamlit's own functions for sentences; see :mod:`app.text`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.text import escaped, sentence
+
+
+def markdown(template: str, *values: object, place: Any = st, **more: Any) -> None:
+    """Text, as ``template.format(*values)``."""
+    place.markdown(sentence(template, *values), **more)
+
+
+def title(template: str, *values: object) -> None:
+    """The heading of a page."""
+    st.title(sentence(template, *values))
+
+
+def subheader(template: str, *values: object) -> None:
+    """A heading within a page."""
+    st.subheader(sentence(template, *values))
+
+
+def caption(template: str, *values: object) -> None:
+    """Small text under what it explains."""
+    st.caption(sentence(template, *values))
+
+
+def info(template: str, *values: object) -> None:
+    """What is worth knowing."""
+    st.info(sentence(template, *values))
+
+
+def success(template: str, *values: object) -> None:
+    """What went well."""
+    st.success(sentence(template, *values))
+
+
+def warning(template: str, *values: object, place: Any = st) -> None:
+    """What needs care."""
+    place.warning(sentence(template, *values))
+
+
+def error(template: str, *values: object) -> None:
+    """What is wrong, or is not shown."""
+    st.error(sentence(template, *values))
+
+
+def nothing_yet(command: str, template: str, *values: object) -> None:
+    """Say what is missing, as ``template.format(*values)``, and which command fills it."""
+    info(template, *values)
+    st.code(command, language="bash")
+
+
+def badge(template: str, *values: object, color: Any) -> None:
+    """A word that is seen at once."""
+    st.badge(sentence(template, *values), color=color)
+
+
+def metric(template: str, *values: object, value: object) -> None:
+    """A number as large as its importance, under its name."""
+    st.metric(sentence(template, *values), escaped(value))
+
+
+def table(frame: pd.DataFrame) -> None:
+    """A whole table; Streamlit reads its cells and heads as markdown."""
+    shown = frame.map(lambda cell: escaped(cell) if isinstance(cell, str) else cell)
+    st.table(shown.rename(columns=escaped), hide_index=True)

@@ -1,0 +1,155 @@
+"""What goes wherever a policy's dose goes: what following the policy was worth, and the decision in force.
+
+A page, a printout, a file and the command line all take their words from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dosing.evaluation.statistics import Estimate
+from dosing.recommendation.audit_log import state_hash
+from dosing.recommendation.decisions import Decision, state_key
+from dosing.types import Array
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What following a policy was measured to be worth on new simulated patients, beside a constant dose.
+
+    Attributes:
+        unit: of the dose.
+        verdict: ``better``, ``worse`` or ``not distinguishable``; empty where there is none.
+        difference: return of the policy minus that of the constant dose, paired by patient.
+        constant: the dose for everyone, estimated from the same recorded patients.
+        patients: recorded patients that it was estimated from.
+        missing: why there is no verdict; empty where there is one.
+    """
+
+    unit: str = "1"
+    verdict: str = ""
+    difference: Estimate | None = None
+    constant: float | None = None
+    patients: int = 0
+    missing: str = "not measured on new patients yet: do not follow"
+
+
+@dataclass(frozen=True)
+class DoseContext:
+    """What stands beside a dose.
+
+    Attributes:
+        evidence: what following the policy was worth.
+        decision: in force on this recommendation; None if nothing was decided.
+    """
+
+    evidence: Evidence
+    decision: Decision | None = None
+
+    @property
+    def lines(self) -> tuple[tuple[Literal["good", "caution", "decision"], str], ...]:
+        """Sentences in the order in which they matter, each with what kind it is."""
+        good: Literal["good", "caution"] = "good" if self.evidence.verdict == "better" else "caution"
+        first = (good, verdict_words(self.evidence))
+        if self.decision is None:
+            return (first,)
+        return (("decision", f"Decision in force: {decision_words(self.decision)}"), first)
+
+
+def verdict_words(evidence: Evidence) -> str:
+    """The verdict on a policy in one sentence, beginning with it."""
+    if evidence.difference is None or evidence.constant is None:
+        return f"No verdict: {evidence.missing.rstrip('.')}."
+    result, unit = evidence.difference, evidence.unit
+    places = max(decimals(result.high - result.low) - 2, 1)
+    word = "less" if result.value < 0 else "more"
+    near, far = sorted((result.low, result.high), key=abs)
+    if result.low < 0 < result.high:
+        ends = f"{fixed(-result.low, places)} less to {fixed(result.high, places)} more"
+    else:
+        ends = f"{fixed(abs(near), places)}, {fixed(abs(far), places)}"
+    seeds = result.n_seeds or 1
+    sample = f"{_counted(result.n // seeds, 'new simulated patient')} x {_counted(seeds, 'seed')}"
+    than = " from" if evidence.verdict.startswith("not") else " than"
+    dose = f"{evidence.constant:.4g}".replace("-", "\N{MINUS SIGN}") + _after(unit)
+    return (
+        f"{evidence.verdict.capitalize()}{than} one constant dose of {dose} estimated from the same "
+        f"{_counted(evidence.patients, 'patient')}: on {sample}, following it was worth "
+        f"{fixed(abs(result.value), places)} {word} [{ends}]."
+    )
+
+
+def decision_words(decision: Decision) -> str:
+    """A decision in one sentence: on whom, what, instead of what, why, which it replaces, where recorded."""
+    asked = decision.asked
+    low, high = asked["limits"]
+    places = decimals(max(b - a for a, b in zip(low, high, strict=True)))
+
+    def dose(values: Sequence[float]) -> str:
+        return ", ".join(fixed(v, places) for v in values) + _after(asked["unit"])
+
+    what = {"accept": "accepted", "modify": "another dose", "reject": "rejected"}[decision.action]
+    if decision.dose is not None:
+        what += f", {dose(decision.dose)}"
+    if decision.action == "modify" and asked["dose"] is not None:
+        what += f" instead of {dose(asked['dose'])}"
+    reason = "".join(c if c.isprintable() else " " for c in decision.reason)
+    when = decision.time[:16].replace("T", " ")
+    earlier = f", replaces record {decision.replaces}" if decision.replaces else ""
+    return (
+        f"{decision.about}: {what}.{f' Reason: {reason}.' if reason else ''} "
+        f"(audit record {decision.number}, {when} UTC{earlier})"
+    )
+
+
+class DecidedStates:
+    """Decisions in force on one policy, found by state: for tables, whose rows have no patient.
+
+    Args:
+        decisions: of a log, oldest first.
+        weights: hash of the policy's weights.
+    """
+
+    def __init__(self, decisions: Sequence[Decision], weights: object) -> None:
+        mine = [d for d in decisions if d.asked["provenance"].get("weights") == weights]
+        self._by_state = {state_key(decision.asked): decision for decision in mine}
+
+    def of(self, states: Array, current: Array | None) -> NDArray[np.object_]:
+        """Sentence of the decision in force on each row ``[M]``; None where there is none.
+
+        Args:
+            states: ``[M, O]``.
+            current: doses given now ``[M, A]``, where they are told.
+        """
+        result = np.full(len(states), None, dtype=object)
+        if self._by_state:
+            told = states if current is None else np.concatenate([states, current], axis=1)
+            for row, numbers in enumerate(told.tolist()):
+                decision = self._by_state.get(state_hash(numbers))
+                if decision is not None:
+                    result[row] = decision_words(decision)
+        return result
+
+
+def decimals(span: float) -> int:
+    """Decimals that resolve a thousandth of ``span``, for the numbers on one dose axis."""
+    return min(max(3 - math.floor(math.log10(span)), 0), 6) if span > 0 else 3
+
+
+def fixed(value: float, places: int = 3) -> str:
+    """A number with fixed decimals and a real minus sign; minus zero is zero."""
+    return f"{value:z.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _after(unit: str) -> str:
+    return "" if unit in ("", "1") else f" {unit}"

@@ -1,0 +1,181 @@
+"""Evaluating finished runs on new patients, beside reference rules on the same patients."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dosing.data.store import Episodes
+from dosing.errors import UserError
+from dosing.evaluation import rollout
+from dosing.evaluation.outcomes import read_outcomes, write_outcomes
+from dosing.policy import DosePolicy, Observations
+from dosing.runs.files import read_json, sha256, write_json
+from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
+from dosing.studies.baseline import Baseline
+from dosing.studies.compared import Comparison
+from dosing.studies.comparison_table import (
+    References,
+    Row,
+    agent_row,
+    ceiling_row,
+    reference_rows,
+    references,
+)
+from dosing.studies.data import episodes_of, recorded_states
+from dosing.studies.launch import progress_bar
+from dosing.studies.loading import policy_of
+from dosing.studies.naming import family_of, run_names
+from dosing.studies.scenarios import factory_of
+from simulator.bounds.published import measured
+from simulator.envs.tasks import TaskFactory
+from simulator.scenarios import EvaluationFactory
+
+
+def evaluate(
+    runs: RunFolder | Path | str | Sequence[RunFolder | Path | str], patients: int | None = None
+) -> Comparison:
+    """Evaluate finished runs on new simulated patients, beside reference rules on the same patients.
+
+    Args:
+        runs: one run folder or several, of one data set and with the same seeds.
+        patients: new patients per seed; None is the scenario's own number.
+
+    Returns:
+        One row per run, then the reference rules and ceilings; notes on the task.
+
+    Raises:
+        UserError: a run is unfinished or damaged, or they are of different data sets, scenarios or seeds.
+    """
+    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
+    folders = [run if isinstance(run, RunFolder) else RunFolder(Path(run)) for run in several]
+    rows, rules = evaluate_runs(folders, patients)
+    return Comparison((*rows, *rules), notes=(*task_notes(folders, rows), *baseline_notes(rows)))
+
+
+def baseline_notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader has to know of the constant dose that the rows of one data set are compared with."""
+    baseline = rows[0].baseline
+    return baseline.notes(rows[0].data) if baseline else []
+
+
+def evaluate_run(
+    run: RunFolder, patients: int | None, *, update: int | None = None, position: int = 0
+) -> None:
+    """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice.
+
+    The record names the weights and the hash of the outcome, so that no other or half-written one passes.
+
+    Args:
+        run: the run.
+        patients: per seed, the same at every update; None is the scenario's own number.
+        update: one of its milestones; None is the end.
+        position: line of the progress bar.
+    """
+    factory = factory_of(run)
+    patients = factory.patients if patients is None else patients
+    policy = policy_of(run, update=update)
+    folder = run.at(update)
+    wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(folder / WEIGHTS)}
+    record, episodes = folder / EVALUATION, folder / EPISODES
+    present = record.is_file() and episodes.is_file()
+    if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
+        return
+    name = run.config().agent
+    with progress_bar(
+        2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position
+    ) as bar:
+        outcomes = rollout.evaluate(policy, factory, patients, progress=bar)
+    write_outcomes(episodes, outcomes)
+    write_json(record, wanted | {"episodes": sha256(episodes)})
+
+
+def references_for(
+    study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
+) -> References:
+    """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
+    decides = [factory.env_id, factory.options, episodes.metadata.content_hash]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    folder = study / "references" / f"{factory.env_id.split('/')[-1]}-{key}"
+    return references(folder, factory, seeds, patients, Baseline.of(episodes))
+
+
+def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list[Row], list[Row]]:
+    """Evaluate runs of one data set and the reference rules on the same patients.
+
+    Returns:
+        One row per run, and the rows of reference rules and ceilings.
+
+    Raises:
+        UserError: the runs are of different data sets, scenarios or seeds.
+    """
+    for run in runs:
+        evaluate_run(run, patients)
+    first = runs[0]
+    study = first.path.resolve().parents[2]
+    policies = {run.path: policy_of(run) for run in runs}
+    seeds = policies[first.path].seeds
+    factory = factory_of(first)
+    patients = factory.patients if patients is None else patients
+    configs = [run.config() for run in runs]
+    if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
+        raise UserError("runs in one table must share their scenario and seeds.")
+    if len({config.data.content_hash for config in configs}) > 1:
+        raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
+    episodes = episodes_of(first)
+    result = references_for(study, factory, episodes, seeds, patients)
+    states = recorded_states(episodes)
+    sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
+    rows = [
+        agent_row(
+            name,
+            family_of(config),
+            policies[run.path],
+            read_outcomes(run.path / EPISODES),
+            result,
+            states,
+            sparse,
+        )
+        for run, config, name in zip(runs, configs, run_names(configs), strict=True)
+    ]
+    known = measured(factory.env_id, factory.options)
+    ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
+    data = configs[0].data.name
+    rules = [*reference_rows(result), *ceilings]
+    return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
+
+
+def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
+    """What is said beside returns where episodes may end early: normalised scores and lengths.
+
+    Args:
+        runs: of one data set.
+        rows: theirs, in the same order.
+    """
+    factory = factory_of(runs[0])
+    if not isinstance(factory, TaskFactory):
+        return []
+    visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
+    lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
+    notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
+    if reference := factory.reference:
+        score = reference.score
+        scores = [
+            f"{row.name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"
+            for row in rows
+            for e in (row.recommended,)
+        ]
+        between = f"random {reference.random:g}, expert {reference.expert:g}, {reference.source}"
+        notes.append(f"normalised scores of recommended doses ({between}): {', '.join(scores)}")
+    return notes
+
+
+def _has_interval(policy: DosePolicy, states: Observations) -> bool:
+    """Whether the policy's dose set is an exact interval: neither all doses nor a finite set of them."""
+    one = np.broadcast_to(states[:1], (len(policy.seeds), 1, states.shape[1]))
+    return policy.dose_set(one).kind == "interval"

@@ -1,0 +1,205 @@
+"""Choosing an agent's settings from recorded patients alone: no simulator, and the constant dose to beat.
+
+Every candidate is trained once per fold on the patients outside it, valued on those inside it beside the
+constant dose estimated from the same training patients (``dosing.ope.folds``), and the best that is better
+than the constant dose, if there is one, is trained on all patients.
+
+The study folder holds ``folds/``, a study of its own with the training visits and the runs of every fold; the
+chosen run; and ``selection.json``. The same command continues where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import agents as registry
+from dosing.data.dataset import dose_limits
+from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.errors import UserError
+from dosing.ope.baselines import EstimatedConstant, estimated_constant
+from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
+from dosing.ope.selection import Settings
+from dosing.ope.trajectories import Trajectories, fold_patients
+from dosing.runs.files import write_json
+from dosing.runs.folder import RunFolder
+from dosing.studies import presets
+from dosing.studies.data import obtain_data
+from dosing.studies.grid import configurations, regularisations
+from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.loading import policy_of
+from dosing.studies.naming import family_of, run_names
+from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
+from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resources
+from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.types import Problem
+
+LOOKS_BACK = "it looks back on a patient's episode, and recorded visits value policies of the state alone."
+
+
+def select(
+    study: Path | str,
+    agents: Grid | str | Sequence[str],
+    data: DataSource | Path | str,
+    *,
+    folds: Folds | None = None,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    criterion: Settings | None = None,
+    resources: Resources | None = None,
+) -> Selected:
+    """Cross-validate settings on recorded visits; write ``selection.json``.
+
+    Args:
+        study: study folder.
+        agents: registry keys, ``"all"`` for those that can be valued, or a grid of their settings.
+        data: file of recorded visits with one dose dimension, from a simulator or not; or an environment
+            id, of which visits are simulated once and kept in the study. Nothing else is simulated.
+        folds: how the patients are cut; None is five folds.
+        seeds: trained together in every run; a candidate's value is the mean over them.
+        training: length and batch size; None takes the preset's.
+        criterion: how values are estimated; None is fitted Q evaluation by its defaults. The first estimator
+            decides, others are shown beside it. Replicates are raised to what the number of candidates needs.
+        resources: where it is computed.
+
+    Raises:
+        UserError: bad input, a failed or a killed run, or visits that cannot be evaluated.
+    """
+    study, grid = Path(study), Grid.of(agents)
+    folds, resources = folds or Folds(), resources or Resources()
+    chosen, launcher = presets.find(grid.preset), resources.launcher()
+    training = training or TrainingSettings(**chosen.training)
+    training.check()
+    candidates, left_out = _candidates(grid, chosen, training)
+    file = obtain_data(DataSource.of(data), study)
+    episodes = read_episodes(file)
+    criterion = criterion or Settings(estimators=("fqe",))
+    criterion = replace(criterion, replicates=max(criterion.replicates, enough_replicates(len(candidates))))
+    parts, constant = _cut(episodes, folds, criterion)
+    files = [_kept(study, file.stem, k, folds.count, part) for k, (part, _) in enumerate(parts, 1)]
+
+    def job(candidate: Candidate, visits: Path, where: Path) -> Job:
+        options = chosen.data_of(candidate.agent) | dict(grid.data_options)
+        setup = AgentSetup(candidate.agent, candidate.config, candidate.regularisation, options)
+        return Job(setup, visits, where, tuple(seeds), training, resources.device)
+
+    jobs = [job(candidate, visits, study / FOLDS) for candidate in candidates for visits in files]
+    results, count = list(run_jobs(jobs, launcher)), folds.count
+    runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
+    validation = _validate(parts, runs, criterion)
+    candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
+    notes, limits = _notes(candidates, left_out, grid.preset), dose_limits(episodes)
+    result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes)
+    if result.chosen:
+        (run,) = run_jobs([job(result.chosen, file, study)], launcher)
+        if isinstance(run, TrainingDivergedError):
+            raise run
+        result = replace(result, run=run)
+    write_json(study / SELECTION, result.to_json(study))
+    return result
+
+
+def _cut(
+    episodes: Episodes, folds: Folds, criterion: Settings
+) -> tuple[list[tuple[Episodes, Episodes]], EstimatedConstant]:
+    """Training and held-out visits of every fold, and the constant dose of all patients.
+
+    Raises:
+        UserError: whatever would make the evaluation fail once everything is trained.
+    """
+    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
+    constant = estimated_constant(recorded)
+    criterion.check(recorded.patients, recorded.visits)
+    _check_folds(folds.count, recorded.patients)
+    parts = fold_patients(episodes, folds.count, folds.seed)
+    evaluate_folds([Fold(*part, {}) for part in parts], criterion)
+    return parts, constant
+
+
+def _notes(
+    candidates: Sequence[Candidate], left_out: Mapping[str, str], preset: str | None
+) -> tuple[str, ...]:
+    """Who is left out, and whom the preset does not know."""
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    names = dict.fromkeys(candidate.agent for candidate in candidates)
+    unknown = [name for name in names if not presets.find(preset).knows(name)]
+    if preset and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    return tuple(notes)
+
+
+def _candidates(
+    grid: Grid, preset: presets.Preset, training: TrainingSettings
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Every configuration with every regularisation, each with its own name; who of all is left out, why.
+
+    Raises:
+        UserError: an agent named cannot be valued on recorded visits.
+    """
+    regularised = regularisations(grid.regularise, preset)
+    refused: dict[str, str] = {}
+    configured = configurations(grid, preset, regularised, training, refused)
+    unable = [
+        name for name, config in configured if registry.build(name, config, Problem(1, 1, 1), (0,)).looks_back
+    ]
+    if unable and grid.agents != ("all",):
+        raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
+    configured = [(name, config) for name, config in configured if name not in unable]
+    every = [Candidate("", agent, config, options) for agent, config in configured for options in regularised]
+    result = [
+        replace(one, name=f"{name} ({family_of(one)})")
+        for name, one in zip(run_names(every), every, strict=True)
+    ]
+    return result, refused | dict.fromkeys(unable, LOOKS_BACK)
+
+
+def _check_folds(folds: int, patients: int) -> None:
+    """Refuse folds that leave no patients to train on, or fewer than two to value a policy."""
+    if patients < 4:
+        raise UserError(f"two folds of two patients need at least 4 recorded patients, got {patients}.")
+    if not 2 <= folds <= patients // 2:
+        raise UserError(
+            f"{patients} patients can be cut into 2 to {patients // 2} folds of two or more, not {folds}."
+        )
+
+
+def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> Path:
+    """File of a fold's training visits, named by what it holds."""
+    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata.content_hash[:8]}.parquet"
+    path = study / FOLDS / "data" / name
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the study folder {study}: {error.strerror or error}.") from error
+        write_episodes(visits, path)
+    return path
+
+
+def _validate(
+    parts: Sequence[tuple[Episodes, Episodes]],
+    runs: Mapping[str, Sequence[RunFolder | TrainingDivergedError]],
+    criterion: Settings,
+) -> CrossValidation:
+    """Values of all candidates; one that diverged in a fold has none and counts as tried."""
+    diverged = {
+        name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
+        for name, results in runs.items()
+        for result in results
+        if isinstance(result, TrainingDivergedError)
+    }
+    policies = {
+        name: [policy_of(run) for run in results if isinstance(run, RunFolder)]
+        for name, results in runs.items()
+        if name not in diverged
+    }
+    folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
+    results = evaluate_folds(folds, criterion, len(runs))
+    return replace(results, values=results.values | diverged)
+
+
+def _order(value: PooledValue) -> tuple[bool, float]:
+    """Sorts what is better than the constant dose first, then by the difference, no number last."""
+    return value.verdict != "better", -value.difference.value if value.difference else math.inf

@@ -1,0 +1,99 @@
+"""Where policies are evaluated: our scenarios, MuJoCo's tasks, and any environment that a user registers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from dosing.errors import UserError
+from dosing.safety import DoseLimits
+from simulator.engine.observation import Observation
+from simulator.environment import EnvOptions
+from simulator.envs import SCENARIOS
+from simulator.envs.mujoco import Reference, task_ids
+from simulator.envs.tasks import TaskFactory, is_registered
+
+
+@dataclass(frozen=True)
+class CohortFactory:
+    """Vector environments of evaluation patients of one of our scenarios.
+
+    Attributes:
+        env_id: such as ``dosing/Treatment-v0``.
+        options: of the environment, see ``simulator.environment.EnvOptions``.
+        limits: hard dose limits.
+        horizon: visits of one episode.
+        n_obs: width of an observation.
+        obs_range: lowest and highest possible observation.
+        reference: scores are not normalised here.
+        patients: per seed unless another number is asked for.
+        searched: whether the best constant dose is looked for.
+    """
+
+    env_id: str
+    options: dict[str, Any]
+    limits: DoseLimits = field(init=False)
+    horizon: int = field(init=False)
+    n_obs: int = field(init=False)
+    obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
+    reference: Reference | None = None
+    patients: int = 1000
+    searched: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: unknown environment or option.
+        """
+        checked = EnvOptions.of(self.env_id, self.options)
+        object.__setattr__(self, "limits", checked.scenario.limits)
+        object.__setattr__(self, "horizon", checked.steps)
+        seen = Observation(checked.observation, checked.scenario, 1)
+        object.__setattr__(self, "n_obs", len(seen.names))
+        object.__setattr__(self, "obs_range", (tuple(seen.low.tolist()), tuple(seen.high.tolist())))
+
+    def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
+        """Environment of evaluation patients ``first_patient`` and on."""
+        return self.cohort(patients, cohort="evaluation", first_patient=first_patient)
+
+    def cohort(self, patients: int, **options: Any) -> VectorEnv[Any, Any, Any]:
+        """Environment of ``patients`` patients, with further options of the environment."""
+        return gymnasium.make_vec(
+            self.env_id,
+            num_envs=patients,
+            vectorization_mode="vector_entry_point",
+            **options,
+            **self.options,
+        )
+
+
+EvaluationFactory = CohortFactory | TaskFactory
+"""Builds environments of evaluation patients; see ``dosing.evaluation.rollout.EnvFactory``."""
+
+
+def known_ids() -> tuple[str, ...]:
+    """Ids that can be evaluated in: our scenarios, MuJoCo's tasks, and what others registered."""
+    others = [
+        env_id
+        for env_id, spec in gymnasium.registry.items()
+        if not str(spec.entry_point).startswith(("gymnasium.", "simulator.")) and spec.entry_point
+    ]
+    return (*SCENARIOS, *task_ids(), *(env_id for env_id in others if "/" in env_id))
+
+
+def evaluation_factory(env_id: str, options: Mapping[str, Any]) -> EvaluationFactory:
+    """The factory of evaluation patients of an environment.
+
+    Raises:
+        UserError: no such environment or option, or spaces that a dosing policy cannot work with.
+    """
+    if env_id in SCENARIOS:
+        return CohortFactory(env_id, dict(options))
+    if not is_registered(env_id):
+        raise UserError(f"there is no environment {env_id!r}; there are: {', '.join(known_ids())}.")
+    return TaskFactory(env_id, dict(options))

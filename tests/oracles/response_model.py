@@ -1,0 +1,119 @@
+"""The response model, its belief, its likelihood and roll-outs in plain loops, from the equations.
+
+Parameters of one model are plain arrays by the names of ``dosing.models.response``. The Gaussian conditional
+is dense: all levels and observations of a patient as one normal vector, for a response that is linear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Parameters = Mapping[str, Array]
+
+
+def move(p: Parameters, level: Array, act: Array, *, held: bool = True) -> Array:
+    """The next level of one patient, without process noise; not ``held``, without the ends of its range."""
+    moved = np.zeros(len(level))
+    hidden = []
+    for h in range(p["hidden_out"].shape[0] if "hidden_out" in p else 0):
+        inner = p["hidden_bias"][0, h]
+        inner += sum(p["hidden_obs"][j, h] * level[j] for j in range(len(level)))
+        inner += sum(p["hidden_act"][k, h] * act[k] for k in range(len(act)))
+        hidden.append(math.tanh(inner))
+    for i in range(len(level)):
+        drive = level[i] / (1.0 + math.exp(-p["pull"][i])) + p["offset"][i]
+        drive += sum(p["dose"][i, k] * act[k] for k in range(len(act)))
+        drive += sum(p["hidden_out"][h, i] * hidden[h] for h in range(len(hidden)))
+        ceiling = math.exp(p["log_level"][i])
+        moved[i] = ceiling * math.tanh(drive / ceiling)
+        if held:
+            moved[i] = min(max(moved[i], p["low"][i]), p["high"][i])
+    return moved
+
+
+def jacobian(p: Parameters, level: Array, act: Array, step: float = 1e-6) -> Array:
+    """Derivative by the level of :func:`move` without the ends of the range, by central differences."""
+    columns = []
+    for j in range(len(level)):
+        nudge = np.zeros(len(level))
+        nudge[j] = step
+        up, down = (move(p, level + sign * nudge, act, held=False) for sign in (1.0, -1.0))
+        columns.append((up - down) / (2.0 * step))
+    return np.stack(columns, 1)
+
+
+def filter_patient(
+    p: Parameters, obs: Array, act: Array, *, full: bool
+) -> tuple[list[Array], list[Array], float]:
+    """Means and covariances after each visit, and the log-likelihood; NaN is not recorded.
+
+    With ``full`` all markers of a visit are taken in at once, by matrices.
+    """
+    noise, process = np.diag(np.exp(p["log_noise"])), np.diag(np.exp(p["log_process"]))
+    mean, covariance = p["start"].copy(), np.diag(np.exp(p["log_start_variance"]))
+    means, covariances, total = [], [], 0.0
+    for visit in range(len(obs)):
+        if visit > 0:
+            slope = jacobian(p, mean, act[visit - 1])
+            if not full:
+                slope = np.diag(np.diag(slope))
+            mean, covariance = move(p, mean, act[visit - 1]), slope @ covariance @ slope.T + process
+        seen = np.flatnonzero(np.isfinite(obs[visit]))
+        if len(seen):
+            pick = np.eye(len(mean))[seen]
+            variance = pick @ (covariance + noise) @ pick.T
+            error = obs[visit, seen] - mean[seen]
+            gain = covariance @ pick.T @ np.linalg.inv(variance)
+            total -= 0.5 * float(error @ np.linalg.inv(variance) @ error)
+            total -= 0.5 * float(np.linalg.slogdet(2.0 * math.pi * variance)[1])
+            mean, covariance = mean + gain @ error, covariance - gain @ pick @ covariance
+        means.append(mean)
+        covariances.append(covariance)
+    return means, covariances, total
+
+
+def joint_normal(p: Parameters, act: Array, matrix: Array, offset: Sequence[Array]) -> tuple[Array, Array]:
+    """Mean and covariance of all observations, then all levels, of x' = matrix x + offset_t + noise.
+
+    Returns:
+        ``[2 V O]`` and ``[2 V O, 2 V O]``, built entry by entry from x_t = sum of what was added before.
+    """
+    n, visits = len(matrix), len(act) + 1
+    start, process = np.diag(np.exp(p["log_start_variance"])), np.diag(np.exp(p["log_process"]))
+    mean = np.zeros((visits, n))
+    cross = np.zeros((visits, n, visits, n))
+    mean[0], cross[0, :, 0] = p["start"], start
+    for t in range(1, visits):
+        mean[t] = matrix @ mean[t - 1] + offset[t - 1]
+        for s in range(t):
+            cross[t, :, s] = matrix @ cross[t - 1, :, s]
+            cross[s, :, t] = cross[t, :, s].T
+        cross[t, :, t] = matrix @ cross[t - 1, :, t - 1] @ matrix.T + process
+    levels = cross.reshape(visits * n, visits * n)
+    noise = np.diag(np.tile(np.exp(p["log_noise"]), visits))
+    both = np.block([[levels + noise, levels], [levels, levels]])
+    return np.concatenate((mean.ravel(), mean.ravel())), both
+
+
+def riccati(a: float, b: float, state_cost: float, dose_cost: float, visits: int) -> list[float]:
+    """Gains k_t of the optimal dose - k_t x for x' = a x + b u, cost sum state_cost x'^2 + dose_cost u^2."""
+    gains, ahead = [], 0.0  # ahead x'^2: cost still to come behind the next level
+    for _ in range(visits):
+        weight = state_cost + ahead
+        gain = a * b * weight / (dose_cost + b * b * weight)
+        ahead = weight * (a - b * gain) ** 2 + dose_cost * gain * gain
+        gains.append(gain)
+    return gains[::-1]
+
+
+def reward(theta: Array, next_obs: Array, act: Array) -> float:
+    """phi(y') . theta . psi(a) of ``dosing.models.reward_model``, term by term."""
+    n, a = len(next_obs), len(act)
+    phi = [1.0, *next_obs, *(next_obs[i] * next_obs[j] for i in range(n) for j in range(n))]
+    psi = [1.0, *act, *(act[i] * act[j] for i in range(a) for j in range(i, a))]
+    return float(sum(phi[d] * theta[d, k] * psi[k] for d in range(len(phi)) for k in range(len(psi))))
