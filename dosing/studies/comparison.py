@@ -171,7 +171,7 @@ def demo(
     device: str,
     evaluation_patients: int = 1000,
 ) -> Comparison:
-    """The main job: simulate a cohort dosed at random, train the demonstration's agents on it, evaluate them."""
+    """The main job: simulate a cohort dosed at random, train the demonstration's agents, evaluate them."""
     return compare(
         study,
         registry.DEMO,

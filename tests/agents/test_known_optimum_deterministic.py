@@ -142,9 +142,13 @@ SPOT: dict[str, Any] = {
 
 
 def test_spot_reaches_its_fixed_point() -> None:
-    """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D."""
-    config = SPOT | {"penalty": 1.0, "n_samples": 4}
-    agent = trained("spot", config, bandit(0.2), 1000)
+    """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D.
+
+    The critic is quadratic in the dose, as the reward is: the slope of a wholly free one misses the optimum
+    by more than 0.05 in one seed of four.
+    """
+    config = SPOT | {"penalty": 1.0, "n_samples": 4, "learning_rate": 1e-2}
+    agent = trained("spot", config, bandit(0.2), 1200, dose_quadratic=True)
     result = doses(agent).mean(1)
     draws = stats.norm.ppf(stats.qmc.Sobol(2, scramble=False).random_base2(5) + 2.0**-6)
     grid = np.linspace(0.2, 0.8, 6)
@@ -158,7 +162,7 @@ def test_spot_reaches_its_fixed_point() -> None:
         value = np.polynomial.Polynomial([BEST**2, -2.0 * BEST, 1.0]) / reward(result[seed])
         loss = value + config["penalty"] * np.polynomial.Polynomial.fit(grid, penalty, 4).convert()
         wanted = brentq(loss.deriv(), 0.2, 0.8)
-        assert result[seed] == pytest.approx(wanted, abs=0.05)
+        assert result[seed] == pytest.approx(wanted, abs=0.04)
         assert wanted > BEST + 0.1, "the penalty moves the optimum"
 
 

@@ -27,7 +27,7 @@ from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories
 from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, WEIGHTS, find_runs
-from dosing.studies import comparison, presets, training
+from dosing.studies import evaluation, jobs, presets
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.selected import FOLDS, SELECTION, Selected
 from dosing.studies.selection import _candidates, _order, select
@@ -188,8 +188,13 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     def simulated(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a selection met a simulated patient")
 
-    monkeypatch.setattr(comparison, "evaluate_run", simulated)
-    monkeypatch.setattr(training, "evaluate", simulated)
+<<<<<<< HEAD
+    monkeypatch.setattr(jobs, "evaluate_run", simulated)
+    monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
+=======
+    monkeypatch.setattr(jobs, "evaluate_run", simulated)
+    monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
+>>>>>>> main
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
     result = small(study, ["fttpo", "bc"], data, folds=3)
