@@ -188,13 +188,8 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     def simulated(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a selection met a simulated patient")
 
-<<<<<<< HEAD
     monkeypatch.setattr(jobs, "evaluate_run", simulated)
     monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
-=======
-    monkeypatch.setattr(jobs, "evaluate_run", simulated)
-    monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
->>>>>>> main
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
     result = small(study, ["fttpo", "bc"], data, folds=3)
