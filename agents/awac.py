@@ -22,77 +22,55 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.in_sample import WeightedSettings, imitation, weighted_policy
+from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
-from dosing.models.policy_heads import Family, Policy
-from dosing.types import Noise, Problem
+from dosing.models.optimisers import adam_each
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class AWACConfig:
+class AWACConfig(WeightedSettings):
     """Settings of AWAC: the common start of the treatment tasks, for which none were published.
 
     The locomotion experiments of the public reimplementation (CORL) use three layers of 256, a discount of
     0.99, a temperature of 1/3 (0.1 in mazes) and a log scale between -20 and 2.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     temperature: float = 1.0 / 3.0
     """lambda: large imitates, small follows the advantage."""
     weighting: Literal["exp", "softmax"] = "exp"
     """exp clips the weight; softmax normalises it over the batch."""
     weight_clip: float = 100.0
     """Largest weight a recorded dose can have; softmax does without."""
-    policy_family: Family = "clipped_gaussian"
-    """Distribution of the policy; any whose density is positive on the whole box."""
-    log_std_min: float = -5.0
-    """Lower bound of the policy's log scale."""
-    log_std_max: float = 2.0
-    """Upper bound of the policy's log scale."""
 
 
 class AWAC(Agent):
     """S stacked seeds of AWAC."""
 
+    about = About(
+        paper="Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="CORL, 0",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: AWACConfig) -> None:
         super().__init__(problem, init.seeds)
         self.config = config
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
-        self.actor = Policy(
-            init,
-            problem,
-            config.hidden,
-            config.policy_family,
-            log_std=(config.log_std_min, config.log_std_max),
-            free_scale=True,
-        )
+        self.actor = weighted_policy(init, problem, config)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the policy's dose at the state and at the next state."""
         shape = (batch_size, self.problem.n_act, self.actor.n_uniforms)
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def _drawn(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """Executed doses ``[S, B, A]`` of the policy."""
@@ -113,11 +91,7 @@ class AWAC(Agent):
             else:
                 weight = advantage.shape[-1] * torch.softmax(advantage / c.temperature, -1)
         losses = {
-            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
-            "actor": -(weight * self.actor.log_prob(batch.obs, batch.act)).mean(-1),
+            "critic": td_loss(q, target),
+            "actor": imitation(self.actor, batch, weight),
         }
         return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.mean(-1)}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

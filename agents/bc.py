@@ -19,15 +19,15 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Family, PointPolicy, Policy
-from dosing.types import Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class BCConfig:
 class BC(Agent):
     """S stacked seeds of behaviour cloning."""
 
+    about = About(
+        paper="Bain, Sammut 1995, Machine Intelligence 15",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="no public code",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: BCConfig) -> None:
         super().__init__(problem, init.seeds)
         self.config = config
@@ -60,15 +67,6 @@ class BC(Agent):
             log_std = (config.log_std_min, config.log_std_max)
             self.actor = Policy(init, problem, config.hidden, config.policy_family, log_std=log_std)
         self.optimizers = {"actor": adam(self.actor, config.learning_rate)}
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """The update is deterministic given the batch."""
-        return {}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``actor``, ``[S]``."""
@@ -88,6 +86,13 @@ class PercentBCConfig(BCConfig):
 
 class PercentBC(BC):
     """S stacked seeds of behaviour cloning on the best episodes."""
+
+    about = About(
+        paper="Chen et al. 2021, arXiv 2106.01345",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="no public code",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: PercentBCConfig) -> None:
         if not 0.0 < config.best_share <= 1.0:

@@ -34,17 +34,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
 from dosing.models.flows import DRAWS, points, spread
-from dosing.models.losses import polyak, soft_clipped, target_copy, td_target
+from dosing.models.losses import soft_clipped, target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Policy
+from dosing.models.settings import CriticSettings
 from dosing.models.vae import ConditionalVae, vae_loss
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 Kernel = Literal["laplacian", "gaussian"]
 
@@ -53,7 +55,7 @@ LOG_MULTIPLIER = (-5.0, 10.0)
 
 
 @dataclass(frozen=True)
-class BEARConfig:
+class BEARConfig(CriticSettings):
     """Settings of BEAR: widths and discount of the treatment simulators, the rest as the authors' code.
 
     That code uses hidden layers of 400 and 300 for policy and critics, two of 750 for the CVAE, a discount of
@@ -61,14 +63,8 @@ class BEARConfig:
     its first 20 epochs.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of policy and critics."""
     learning_rate: float = 1e-3
     """Adam step size of policy and critics."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target networks."""
     kernel: Kernel = "laplacian"
     """Kernel of the discrepancy."""
     kernel_width: float = 10.0
@@ -103,6 +99,13 @@ class BEARConfig:
 
 class BEAR(Agent):
     """S stacked seeds of BEAR."""
+
+    about = About(
+        paper="Kumar, Fu, Tucker, Levine 2019, arXiv 1906.00949",
+        family="best draw of a squashed Gaussian",
+        support="point_set",
+        checked="aviralkumar2907/BEAR, 4e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: BEARConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -163,7 +166,7 @@ class BEAR(Agent):
         multiplier = self.log_multiplier.squeeze(-1).exp()
         losses = {
             "vae": vae_loss(batch.act, *coded, beta=c.vae_beta),
-            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": td_loss(q, target),
             "actor": multiplier.detach() * away,
             "multiplier": -multiplier * (away.detach() - c.threshold),
         }
@@ -173,12 +176,11 @@ class BEAR(Agent):
         metrics = {"discrepancy": away.detach(), "multiplier": multiplier.detach()}
         return losses, {"q": q.detach().mean((1, 2))} | metrics
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """The bounds of l; both target networks."""
+        super().update_targets(step)
         with torch.no_grad():
             self.log_multiplier.clamp_(*LOG_MULTIPLIER)
-        polyak(self.critic_target, self.critic, self.config.target_rate)
-        polyak(self.actor_target, self.actor, self.config.target_rate)
 
     def _values(self, obs: Tensor, act: Tensor) -> Tensor:
         """Every critic's value as a function of the dose alone, ``[S, B, E]``."""

@@ -24,45 +24,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
-from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.batch import Batch
+from dosing.models.candidates import CandidateSettings, best_of_candidates, candidate_noise, generated
+from dosing.models.flows import Velocity, matching_loss
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser, Mlp
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.return_distributions import LEVELS, ReturnRange, best, equally_likely, pooled, preferences
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class C51Config:
+class C51Config(CandidateSettings):
     """Settings of C51: widths and discount of the treatment simulators, the rest as the value-flows code.
 
     Its experiments use four hidden layers of 512 and a discount of 0.99 (0.995 on long tasks).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
     discount: float = 0.9
     """gamma, below 1: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     n_atoms: int = 51
     """K, returns that the distribution is a distribution of; more resolve it finer."""
-    candidates: int = 16
-    """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
-    flow_steps: int = 10
-    """Euler steps of the behaviour flow."""
 
 
 class C51(Agent):
     """S stacked seeds of C51 over candidates of a behaviour flow."""
+
+    about = About(
+        paper="Bellemare, Dabney, Munos 2017, arXiv 1707.06887",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="value-flows with a log-softmax, 3e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: C51Config) -> None:
         super().__init__(problem, init.seeds)
@@ -87,10 +85,7 @@ class C51(Agent):
         )
         self.flow = Velocity(init, problem, config.hidden, layer_norm=True)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "flow": adam(self.flow, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, flow=self.flow)
 
     def prepare(self, dataset: Dataset) -> None:
         """Fix the atoms by the recorded rewards, once."""
@@ -99,12 +94,7 @@ class C51(Agent):
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Where the behaviour flow starts, in its loss and for the next candidates."""
-        n_act = self.problem.n_act
-        return {
-            "candidates": Noise("normal", (batch_size, self.config.candidates, n_act)),
-            "start": Noise("normal", (batch_size, n_act)),
-            "time": Noise("uniform", (batch_size, 1)),
-        }
+        return candidate_noise(batch_size, self.problem.n_act, self.config.candidates)
 
     @property
     def atoms(self) -> Tensor:
@@ -129,13 +119,12 @@ class C51(Agent):
             obs: ``[S, B, O]``.
             noise: standard normal, ``[M, A]`` for all states, or ``[S, B, M, A]``.
         """
-        act = spread(lambda s, x: euler(self.flow, s, x, self.config.flow_steps), obs, noise)
+        act = generated(self.flow, obs, noise, self.config.flow_steps)
         return act, preferences(self.value, obs, act, 2)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The best of N candidates: doses of the behaviour flow with the probability that each is chosen."""
-        act, q = self.proposed(obs, points(max(DRAWS, self.config.candidates), self.problem.n_act, obs))
-        return Independent(best_candidate(act, q, self.config.candidates), 1, validate_args=False)
+        return best_of_candidates(self.proposed, obs, self.problem.n_act, self.config.candidates)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """``LEVELS`` quantiles of the distribution on the atoms, the ensemble's probabilities averaged."""
@@ -166,7 +155,3 @@ class C51(Agent):
         }
         q = (log_p.detach().exp() * self.atoms[:, None, None]).sum(-1)
         return losses, {"q": q.mean((1, 2))}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -34,18 +34,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.bounded import TanhNormal
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import frozen
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Policy
 from dosing.models.return_distributions import LEVELS, QuantileCritic, midpoints, pooled, quantile_huber
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 Risk = Literal["neutral", "cvar", "wang", "cpw"]
 
@@ -54,7 +55,7 @@ LARGEST_MULTIPLIER = 1e6
 
 
 @dataclass(frozen=True)
-class CODACConfig:
+class CODACConfig(CriticSettings):
     """Settings of CODAC: step sizes and discount of the treatment simulators, most others as released.
 
     Its D4RL experiments use a policy's step size of 3e-5 (walker2d medium-replay 3e-6), a discount of 0.99, a
@@ -63,16 +64,10 @@ class CODACConfig:
     sets have the temperature learned.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
     learning_rate: float = 3e-4
     """Adam step size of the critics and of ``lagrange_gap``'s multiplier."""
     actor_learning_rate: float = 1e-4
     """Adam step size of the policy and of the temperature."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics and the target policy."""
     temperature: float = 0.2
     """alpha, the price of a narrow policy; where it is learned, where it starts."""
     learn_temperature: bool = False
@@ -121,6 +116,13 @@ def cumulated(uniform: Tensor) -> Tensor:
 class CODAC(Agent):
     """S stacked seeds of CODAC with a squashed Gaussian policy."""
 
+    about = About(
+        paper="Ma, Jayaraman, Bastani 2021, arXiv 2107.06106",
+        family="squashed Gaussian",
+        support="full_box",
+        checked="CODAC, 1e-14",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: CODACConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(config)
@@ -166,11 +168,6 @@ class CODAC(Agent):
         if self.config.learn_temperature:
             return self.log_temperature.detach().exp()
         return self.config.temperature
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The squashed Gaussian."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Quantiles of the return at the midpoints of ``LEVELS`` equal parts, the least of the ensemble."""
@@ -246,10 +243,9 @@ class CODAC(Agent):
         quantiles = frozen(self.critic, batch.obs, act, 0.5 * (tau[..., 1:] + tau[..., :-1]))
         return self._least((quantiles * weight.unsqueeze(1)).sum(-1))
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics and target policy by Polyak averaging; the multiplier stays within its limit."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
-        polyak(self.actor_target, self.actor, self.config.target_rate)
+        super().update_targets(step)
         if self.config.lagrange_gap is not None:
             with torch.no_grad():
                 self.log_multiplier.clamp_(max=math.log(LARGEST_MULTIPLIER))

@@ -38,23 +38,24 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Policy
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 LARGEST_MULTIPLIER = 1e6
 """Limit of e^theta, as published."""
 
 
 @dataclass(frozen=True)
-class CQLConfig:
+class CQLConfig(CriticSettings):
     """Settings of CQL for the treatment simulators; target rate, samples and multiplier as published.
 
     The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as many,
@@ -64,16 +65,10 @@ class CQLConfig:
     40,000 updates.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
     learning_rate: float = 3e-4
     """Adam step size of the critics and of the multiplier."""
     actor_learning_rate: float = 3e-4
     """Adam step size of the policy and of its temperature."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     conservative_weight: float = 1.0
     """w, in the unit of the reward: 0 is a soft actor-critic, large prefers recorded doses. Where these fill
     the limits, the 5 and more of the released code make critics nearly flat in the dose."""
@@ -101,6 +96,13 @@ class CQLConfig:
 
 class CQL(Agent):
     """S stacked seeds of CQL."""
+
+    about = About(
+        paper="Kumar, Zhou, Tucker, Levine 2020, arXiv 2006.04779",
+        family="squashed Gaussian",
+        support="full_box",
+        checked="CORL, 2e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: CQLConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -130,11 +132,6 @@ class CQL(Agent):
             "current": Noise("uniform", (batch_size, n_samples, n_act)),
             "ahead": Noise("uniform", (batch_size, n_samples, n_act)),
         }
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The squashed Gaussian; its mode is tanh of the mean."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def phase(self, step: int) -> int:
         """0 while the policy imitates, then 1."""
@@ -223,9 +220,9 @@ class CQL(Agent):
         del batch
         return values
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics by Polyak averaging; the multiplier goes no further than its limit."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
+        super().update_targets(step)
         if self.config.lagrange:
             with torch.no_grad():
                 self.log_multiplier.clamp_(max=math.log(LARGEST_MULTIPLIER))
@@ -267,6 +264,13 @@ class CalQL(CQL):
     bound of the return itself, so that less is bounded than could be; rewards below 0 that were cut off make
     it too large. The critics' target bootstraps past such an end all the same.
     """
+
+    about = About(
+        paper="Nakamoto et al. 2023, arXiv 2303.05479",
+        family="squashed Gaussian",
+        support="full_box",
+        checked="CORL, 3e-16",
+    )
 
     needs: ClassVar[frozenset[str]] = frozenset({"discounted_return"})
 

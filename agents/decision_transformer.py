@@ -22,9 +22,9 @@ counts padding as visits without error; here the mean is over visits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,15 +32,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import scaled_dot_product_attention
 
-from dosing.agent import Agent, Batch, History
+from dosing.agent import Agent, History
 from dosing.data.dataset import Dataset
 from dosing.distributions.point import Point
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser, Linear, Mlp, StackedLayerNorm, decay_of, decays
-from dosing.models.optimisers import adam, set_learning_rate
+from dosing.models.optimisers import adam, clip_by_seed, set_learning_rate
 from dosing.models.prior import Centred
 from dosing.training.sampler import EXTRAS
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 EPISODES = 256
 """Episodes of one seed that are computed at once while acting; more would only take memory."""
@@ -188,6 +189,13 @@ class CausalTransformer(nn.Module):
 class DecisionTransformer(Agent):
     """S stacked seeds of Decision Transformer."""
 
+    about = About(
+        paper="Chen et al. 2021, arXiv 2106.01345",
+        family="deterministic, given a return",
+        support="point",
+        checked="kzl/decision-transformer, 3e-16",
+    )
+
     needs: ClassVar[frozenset[str]] = frozenset({"return_to_go", "time_step", "mask"})
     aim: Tensor
     spread: Tensor
@@ -266,18 +274,9 @@ class DecisionTransformer(Agent):
         error = (predicted - act).square().mean(-1) * mask
         return {"actor": error.sum((1, 2)) / mask.sum((1, 2))}, {}
 
-    def descend(self, losses: list[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """One gradient step on the sum of the losses, every seed's gradient clipped by its own norm."""
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        gradients = [cast(Tensor, parameter.grad) for parameter in self.actor.parameters()]
-        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
-        factor = (self.config.gradient_clip / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # [S]
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-        for optimizer in optimizers:
-            optimizer.step()
+    def adjust_gradients(self) -> None:
+        """Every seed's gradient is scaled down to the largest norm."""
+        clip_by_seed(self.actor, self.config.gradient_clip)
 
     @property
     def targets(self) -> Tensor:

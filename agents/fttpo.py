@@ -18,8 +18,8 @@ actor reads the proposal's trunk and mean and owns its width only; that is the l
 before every actor step, without the discarded step in between. The entropy H is in closed form.
 
 Every published proposal and actor loss is a setting. Where the released code (github.com/lingweizhu/fat2thin)
-does not compute what its name says, ``actor_loss`` is what the name says, and ``reproduce`` is the released
-code as it is, in a file of its own.
+does not compute what its name says, ``actor_loss`` is what the name says; ``agents.fttpo_released`` is the
+released code as it is.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
-from torch.nn.functional import softplus
 
-from dosing.agent import Agent, Batch
-from dosing.distributions.bounded import TanhNormal
+from dosing.agent import Agent
 from dosing.distributions.q_exponential import exp_q
 from dosing.distributions.q_gaussian import (
     QGaussian,
@@ -45,30 +43,21 @@ from dosing.distributions.q_gaussian import (
     support_radius,
 )
 from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
-from dosing.distributions.student_t import StudentT
 from dosing.distributions.univariate import Univariate
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value, frozen
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser, Linear, Mlp
 from dosing.models.optimisers import adam
+from dosing.models.policy_heads import EDGE, MEAN_LIMIT, MIN_WIDTH, sparse_distribution
 from dosing.models.prior import Centred
-from dosing.types import Noise, Problem
+from dosing.models.proposal import Proposal, ProposalFamily
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
-MEAN_LIMIT = 0.999
-"""Largest |mean| on the [-1, 1] axis; leaves room for a support of positive width at every mean."""
-MIN_WIDTH = 1e-3
-"""Smallest half-width, as a fraction of the room between the mean and the nearer limit."""
-EDGE = 1e-6
-"""A squashed Gaussian sees recorded doses at most this close to the limits."""
-LOG_VARIANCE = math.log(1000.0)
-"""Bound of the q-Gaussian proposal's log squared scale, as published."""
-LOG_STD = {"squashed_gaussian": (-20.0, 2.0), "student_t": (-14.0, 0.0)}
-"""Bounds of the other proposals' log scale, as published."""
 GAUSSIAN_LOG_STD = (-5.0, 2.0)
 """Bounds of the Gaussian actor's log scale, those of every clipped Gaussian of the suite."""
-LEAST_DF = 1.000001
-"""Fewest degrees of freedom of a Student-t proposal, as published."""
 MAX_RATIO = 1e4
 """Largest density ratio in the ratio loss, as published."""
 INNER = 0.999
@@ -90,17 +79,9 @@ ActorLoss = Literal[
 
 
 @dataclass(frozen=True)
-class FtTPOConfig:
+class FtTPOConfig(CriticSettings):
     """Settings of FtTPO; defaults from the paper's treatment experiment (temperature of its figure)."""
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     temperature: float = 0.1
     """tau: recorded doses whose advantage is below -tau get weight zero; large imitates, small is greedy."""
     q_proposal: float = 2.0
@@ -120,7 +101,7 @@ class FtTPOConfig:
     recorded doses, and learns nothing from those outside its support."""
     share_mean: bool = True
     """The actor shares the proposal's trunk and mean; otherwise it owns both. max_likelihood always owns."""
-    proposal: Literal["q_gaussian", "squashed_gaussian", "student_t"] = "q_gaussian"
+    proposal: ProposalFamily = "q_gaussian"
     """Distribution of the proposal: q_gaussian of index q_proposal; squashed_gaussian (FtTPO-SG); student_t
     with learned degrees of freedom."""
     actor: Literal["sparse", "gaussian"] = "sparse"
@@ -133,67 +114,11 @@ class FtTPOConfig:
     """Share of the candidates that gac keeps."""
     candidates: int = 10
     """Draws per state of which gac keeps the best."""
-    reproduce: Literal["nothing", "published"] = "nothing"
-    """published: the released code with its defects, to measure what they do; it fixes its own actor_loss,
-    bootstrap and mean."""
 
     @property
     def owns_mean(self) -> bool:
         """Whether the actor has a trunk and a mean of its own."""
-        return not self.share_mean or self.actor_loss == "max_likelihood" or self.reproduce == "published"
-
-
-class Proposal(nn.Module):
-    """Distribution fitted to the data: trunk, mean, scale, and degrees of freedom where it has them."""
-
-    def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
-        super().__init__()
-        self.family, self.q = config.proposal, config.q_proposal
-        width = (problem.n_obs, *config.hidden)[-1]
-        self.trunk = Mlp(init, [problem.n_obs, *config.hidden], scheme="xavier", activate_last=True)
-        self.mean = Linear(init, width, problem.n_act, scheme="xavier")
-        self.prior = Centred(init, problem.n_act, self.mean.bias)
-        scale = Linear(init, width, problem.n_act, scheme="xavier")
-        if self.family == "q_gaussian":
-            self.log_variance = scale
-        else:
-            self.log_std = scale
-        if self.family == "student_t":
-            self.df = Linear(init, width, problem.n_act, scheme="xavier")
-
-    def location(self, features: Tensor) -> Tensor:
-        """Mode ``[S, B, A]`` inside the box; the median of a squashed Gaussian."""
-        mean: Tensor = MEAN_LIMIT * torch.tanh(self.prior(self.mean(features)))
-        return mean
-
-    def parameters_at(self, features: Tensor) -> tuple[Tensor, ...]:
-        """What :meth:`distribution` takes, each ``[S, B, A]``."""
-        if self.family == "q_gaussian":
-            log_variance = self.log_variance(features).clamp(-LOG_VARIANCE, LOG_VARIANCE)
-            return self.location(features), torch.exp(0.5 * log_variance)
-        scale = torch.exp(self.log_std(features).clamp(*LOG_STD[self.family]))
-        if self.family == "squashed_gaussian":
-            return self.prior(self.mean(features)), scale
-        return LEAST_DF + softplus(self.df(features)), self.location(features), scale
-
-    def distribution(self, *parameters: Tensor) -> Univariate:
-        """Per-dimension distribution with batch shape ``[S, B, A]``."""
-        *df, loc, scale = parameters
-        if self.family == "squashed_gaussian":
-            return TanhNormal(loc, scale, validate_args=False)
-        if self.family == "student_t":
-            return StudentT(df[0], loc, scale, validate_args=False)
-        return QGaussian(loc, scale, self.q, validate_args=False)
-
-    def at(self, features: Tensor) -> Univariate:
-        """The distribution at the trunk's ``features``."""
-        return self.distribution(*self.parameters_at(features))
-
-    @property
-    def n_uniforms(self) -> int:
-        """Uniform numbers that one draw of one dose dimension uses."""
-        by_family = {"squashed_gaussian": TanhNormal.n_uniforms, "student_t": StudentT.n_uniforms}
-        return by_family.get(self.family) or n_uniforms(self.q)
+        return not self.share_mean or self.actor_loss == "max_likelihood"
 
 
 class Actor(nn.Module):
@@ -216,11 +141,8 @@ class Actor(nn.Module):
         """Per-dimension distribution around ``mean [S, B, A]``; a sparse one stays inside the open box."""
         raw: Tensor = self.width(features)
         if self.q < 1.0:
-            fraction = MIN_WIDTH + (1.0 - 2.0 * MIN_WIDTH) * torch.sigmoid(raw)
-            scale = fraction * (1.0 - mean.abs()) / support_radius(self.q)
-        else:
-            scale = torch.exp(raw.clamp(*GAUSSIAN_LOG_STD))
-        return QGaussian(mean, scale, self.q, validate_args=False)
+            return sparse_distribution(mean, raw, self.q)
+        return QGaussian(mean, torch.exp(raw.clamp(*GAUSSIAN_LOG_STD)), self.q, validate_args=False)
 
     def beside(self, mean: Tensor, scale: Tensor) -> QGaussian:
         """Least divergence from a q-Gaussian proposal, as far as its width fits into the box."""
@@ -250,25 +172,22 @@ class ActorTerms(NamedTuple):
 class FtTPO(Agent):
     """S stacked seeds of FtTPO."""
 
+    about = About(
+        paper="Zhu, Wang, Nagai 2025, arXiv 2501.14373",
+        family="sparse q-Gaussian",
+        support="interval",
+        checked="its oracle alone; the released code has other losses",
+    )
+
     nodes: Tensor
     weights: Tensor
-
-    def __new__(cls, *arguments: Any) -> FtTPO:
-        """Make the released code's own class where the configuration asks for it."""
-        config = arguments[2] if len(arguments) == 3 else None  # none where an agent is copied
-        if isinstance(config, FtTPOConfig) and config.reproduce == "published":
-            from agents.fttpo_released import PublishedFtTPO
-
-            cls = PublishedFtTPO
-        made: FtTPO = super().__new__(cls)
-        return made
 
     def __init__(self, init: Initialiser, problem: Problem, config: FtTPOConfig) -> None:
         super().__init__(problem, init.seeds)
         check(config)
         self.config = config
         n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
-        self.proposal = Proposal(init, problem, config)
+        self.proposal = Proposal(init, problem, config.hidden, config.proposal, config.q_proposal)
         self.actor = Actor(init, problem, config)
         self.critic = Critic(init, n_obs, n_act, hidden, scheme="xavier")
         self.value = Value(init, n_obs, hidden, scheme="xavier")
@@ -345,7 +264,7 @@ class FtTPO(Agent):
         if c.proposal == "squashed_gaussian":  # its density ends at the limits
             recorded = recorded.clamp(-1.0 + EDGE, 1.0 - EDGE)
         losses = {
-            "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": 0.25 * td_loss(q, target),
             "value": 0.5 * (v - baseline).square().mean(-1),
             "proposal": -(weight * proposal.log_prob(recorded).sum(-1)).mean(-1),
         }
@@ -435,10 +354,6 @@ class FtTPO(Agent):
         "gac": _gac,
         "tawac": _tawac,
     }
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
 
 
 def kept(config: FtTPOConfig) -> int:

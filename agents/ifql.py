@@ -22,37 +22,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
-from dosing.distributions.draws import best_candidate
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
+from dosing.models.candidates import best_of_candidates, generated
 from dosing.models.critics import Critic, Value
-from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import expectile_loss, polyak, target_copy, td_target
+from dosing.models.flows import Velocity, matching_loss, spread
+from dosing.models.in_sample import in_sample_values
+from dosing.models.losses import expectile_loss, target_copy, td_loss
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class IFQLConfig:
+class IFQLConfig(CriticSettings):
     """Settings of IFQL: widths and discount of the treatment simulators, the rest as the paper.
 
     The paper's experiments use four hidden layers of 512 and a discount of 0.99 (0.995 where episodes are
     long).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     expectile: float = 0.9
     """kappa: 0.5 learns the value of the recorded policy, towards 1 the best recorded dose."""
     candidates: int = 32
@@ -65,6 +59,13 @@ class IFQLConfig:
 
 class IFQL(Agent):
     """S stacked seeds of IFQL."""
+
+    about = About(
+        paper="Hansen-Estruch et al. 2023, arXiv 2304.10573",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="fql, 1e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: IFQLConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -108,28 +109,21 @@ class IFQL(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The candidates, each with its probability of being chosen."""
-        c = self.config
-        starts = points(max(DRAWS, c.candidates), self.problem.n_act, obs)
-        doses = spread(lambda s, x: euler(self.flow, s, x, c.flow_steps), obs, starts)  # [S, B, M, A]
-        worth = spread(self.critic.pessimistic, obs, doses)  # [S, B, M]
-        return Independent(best_candidate(doses, worth, c.candidates), 1, validate_args=False)
+        return best_of_candidates(self.proposed, obs, self.problem.n_act, self.config.candidates)
+
+    def proposed(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Doses ``[S, B, M, A]`` of the flow and their values ``[S, B, M]``, by noise ``[M, A]``."""
+        act = generated(self.flow, obs, noise, self.config.flow_steps)
+        return act, spread(self.critic.pessimistic, obs, act)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value`` and ``flow``, each ``[S]``."""
         c = self.config
-        with torch.no_grad():
-            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
-            target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        advantage = q_target - self.value(batch.obs)
+        x = in_sample_values(batch, self.critic, self.critic_target, self.value, c.discount)
         start, time = batch.noise["start"], batch.noise["time"]
         losses = {
-            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
-            "value": expectile_loss(advantage, c.expectile).mean(-1),
+            "critic": td_loss(x.q, x.target),
+            "value": expectile_loss(x.advantage, c.expectile).mean(-1),
             "flow": matching_loss(self.flow, batch.obs, batch.act, start, time),
         }
-        return losses, {"q": q.detach().mean((1, 2)), "advantage": advantage.detach().mean(-1)}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
+        return losses, x.metrics()

@@ -24,37 +24,28 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.in_sample import WeightedSettings, imitation, weighted_policy
+from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
-from dosing.models.policy_heads import Family, Policy
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class InACConfig:
+class InACConfig(WeightedSettings):
     """Settings of InAC: the common start of the treatment tasks, for which none were published.
 
     The paper's locomotion experiments use a discount of 0.99 and a temperature of 0.5 on replayed data, 0.1
     to 0.5 on medium (halfcheetah and walker2d 0.33) and 0.01 to 0.1 on expert data.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     temperature: float = 0.5
     """tau: large spreads the policy over all recorded doses, small follows the value."""
     weight_clip: float = 1e4
     """Largest weight a recorded dose can have; rare doses reach it first."""
-    policy_family: Family = "clipped_gaussian"
-    """Distribution of the policy and of the estimated recorded policy; positive on the whole box."""
     log_std_min: float = -6.0
     """Lower bound of the log scale of both distributions, as published."""
     log_std_max: float = 2.0
@@ -64,23 +55,19 @@ class InACConfig:
 class InAC(Agent):
     """S stacked seeds of InAC."""
 
+    about = About(
+        paper="Xiao, Wang, Pan, White, White 2023, arXiv 2302.14372",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="inac_pytorch, 7e-16",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: InACConfig) -> None:
         super().__init__(problem, init.seeds)
         self.config = config
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="xavier")
         self.value = Value(init, problem.n_obs, config.hidden, scheme="xavier")
-        self.actor, self.behaviour = (
-            Policy(
-                init,
-                problem,
-                config.hidden,
-                config.policy_family,
-                scheme="xavier",
-                log_std=(config.log_std_min, config.log_std_max),
-                free_scale=True,
-            )
-            for _ in range(2)
-        )
+        self.actor, self.behaviour = (weighted_policy(init, problem, config, "xavier") for _ in range(2))
         self.critic_target = target_copy(self.critic)
         self.optimizers = {
             "critic": adam([*self.critic.parameters(), *self.value.parameters()], config.learning_rate),
@@ -91,11 +78,6 @@ class InAC(Agent):
         """Uniform noise of the policy's dose at the state and at the next state."""
         shape = (batch_size, self.problem.n_act, self.actor.n_uniforms)
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """The estimate of the recorded policy."""
@@ -121,10 +103,10 @@ class InAC(Agent):
             advantage = self.scaled(self.critic.lower(q) - v)
             weight = torch.exp(advantage / c.temperature - log_behaviour).clamp(max=c.weight_clip)
         losses = {
-            "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": 0.25 * td_loss(q, target),
             "value": 0.5 * (v - soft_value).square().mean(-1),
             "behaviour": -log_behaviour.mean(-1),
-            "actor": -(weight * self.actor.log_prob(batch.obs, batch.act)).mean(-1),
+            "actor": imitation(self.actor, batch, weight),
         }
         metrics = {
             "q": q.detach().mean((1, 2)),
@@ -132,7 +114,3 @@ class InAC(Agent):
             "weight/clipped_share": (weight == c.weight_clip).to(q.dtype).mean(-1),
         }
         return losses, metrics
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

@@ -24,15 +24,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
-from dosing.distributions.draws import best_candidate
+from dosing.agent import Agent
 from dosing.errors import UserError
-from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.batch import Batch
+from dosing.models.candidates import CandidateSettings, best_of_candidates, candidate_noise, generated
+from dosing.models.flows import Velocity, matching_loss
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.return_distributions import (
     LEVELS,
     QuantileCritic,
@@ -42,25 +43,17 @@ from dosing.models.return_distributions import (
     preferences,
     quantile_huber,
 )
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class IQNConfig:
+class IQNConfig(CandidateSettings):
     """Settings of IQN: those of the value-flows code but for widths, discount and threshold.
 
     Its experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), a
     ``huber_threshold`` of 0.9, and 16 fractions to choose by.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     n_quantiles: int = 16
     """Fractions tau, and as many tau', drawn for every row of a batch."""
     choice_quantiles: int = 8
@@ -70,14 +63,17 @@ class IQNConfig:
     standard normal distribution the worst 5 % average -2.04, as fitted -2.00 with 0.1 and -1.71 with 0.9."""
     risk_level: float = 1.0
     """Share of the worst returns whose mean chooses the dose; 1 is all of them, small is cautious."""
-    candidates: int = 16
-    """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
-    flow_steps: int = 10
-    """Euler steps of the behaviour flow."""
 
 
 class IQN(Agent):
     """S stacked seeds of IQN over candidates of a behaviour flow."""
+
+    about = About(
+        paper="Dabney, Ostrovski, Silver, Munos 2018, arXiv 1806.06923",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="value-flows, 9e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: IQNConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -96,20 +92,15 @@ class IQN(Agent):
         )
         self.flow = Velocity(init, problem, config.hidden, layer_norm=True)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "flow": adam(self.flow, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, flow=self.flow)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Fractions, and where the behaviour flow starts, in its loss and for the next candidates."""
-        c, n_act = self.config, self.problem.n_act
+        c = self.config
         return {
             "tau": Noise("uniform", (batch_size, c.n_quantiles)),
             "next_tau": Noise("uniform", (batch_size, c.n_quantiles)),
-            "candidates": Noise("normal", (batch_size, c.candidates, n_act)),
-            "start": Noise("normal", (batch_size, n_act)),
-            "time": Noise("uniform", (batch_size, 1)),
+            **candidate_noise(batch_size, self.problem.n_act, c.candidates),
         }
 
     def proposed(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +110,7 @@ class IQN(Agent):
             obs: ``[S, B, O]``.
             noise: standard normal, ``[M, A]`` for all states, or ``[S, B, M, A]``.
         """
-        act = spread(lambda s, x: euler(self.flow, s, x, self.config.flow_steps), obs, noise)
+        act = generated(self.flow, obs, noise, self.config.flow_steps)
         return act, preferences(self.risk, obs, act, self.critic.members * self.config.choice_quantiles)
 
     def risk(self, obs: Tensor, act: Tensor) -> Tensor:
@@ -130,8 +121,7 @@ class IQN(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The best of N candidates: doses of the behaviour flow with the probability that each is chosen."""
-        act, rho = self.proposed(obs, points(max(DRAWS, self.config.candidates), self.problem.n_act, obs))
-        return Independent(best_candidate(act, rho, self.config.candidates), 1, validate_args=False)
+        return best_of_candidates(self.proposed, obs, self.problem.n_act, self.config.candidates)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Quantiles of the return at the midpoints of ``LEVELS`` equal parts, mean over the ensemble."""
@@ -155,10 +145,6 @@ class IQN(Agent):
             "flow": matching_loss(self.flow, batch.obs, batch.act, noise["start"], noise["time"]),
         }
         return losses, {"q": quantiles.detach().mean((1, 2, 3))}
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
 
 
 def _check(config: IQNConfig) -> None:

@@ -31,22 +31,24 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.draws import Draws, best_of
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
 from dosing.models.losses import polyak, target_copy, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Policy
-from dosing.types import Noise, Problem
+from dosing.models.settings import CriticSettings
+from dosing.types import About, Noise, Problem
 
 CANDIDATES = 64
 """Draws of the recorded policy that stand for it in the distribution of easy BCQ; a power of two."""
 
 
 @dataclass(frozen=True)
-class OnestepConfig:
+class OnestepConfig(CriticSettings):
     """Settings of Onestep RL: short phases, and weights for rewards of unit spread, on the treatment tasks.
 
     The released code's locomotion experiments use networks of two hidden layers of 1024, a step size of 1e-4,
@@ -55,14 +57,6 @@ class OnestepConfig:
     (0.01 unless tuned), the weight of the divergence (1) or the number of draws (10).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     behaviour_steps: int = 500
     """First updates, which fit the recorded policy; a training must be longer than all fitting before."""
     critic_steps: int = 1000
@@ -87,6 +81,14 @@ class OnestepConfig:
 
 class Onestep(Agent):
     """S stacked seeds of Onestep RL."""
+
+    about = About(
+        paper="Brandfonbrener, Whitney, Ranganath, Bruna 2021, arXiv 2106.08909",
+        family="truncated normal",
+        support="full_box",
+        checked="onestep-rl, 3e-16",
+    )
+    target_phase = 1
 
     needs: ClassVar[frozenset[str]] = frozenset({"next_act", "has_next"})
     candidates: Tensor
@@ -205,15 +207,11 @@ class Onestep(Agent):
         loss = (self.config.divergence_weight * divergence - worth).mean(-1)
         return {"actor": loss}, {"divergence": divergence.detach().mean(-1)}
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The step of the phase; the policy follows beta in the first, the target critics in the second."""
-        report = super().update(batch)
-        phase = self.phase(batch.step)
-        if phase == 0 and self.config.improvement != "easy_bcq":
+    def update_targets(self, step: int) -> None:
+        """The policy becomes beta in the first phase, the target critics follow in the second."""
+        super().update_targets(step)
+        if self.phase(step) == 0 and self.config.improvement != "easy_bcq":
             polyak(self.actor, self.behaviour, 1.0)
-        if phase == 1:
-            polyak(self.critic_target, self.critic, self.config.target_rate)
-        return report
 
 
 def _check(config: OnestepConfig) -> None:

@@ -22,19 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.point import Point
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.losses import polyak, soft_clipped, target_copy, td_target
+from dosing.models.losses import soft_clipped, target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam
+from dosing.models.settings import CriticSettings
 from dosing.models.vae import ConditionalVae, Perturbation, vae_loss
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class PLASConfig:
+class PLASConfig(CriticSettings):
     """Settings of PLAS: widths and discount of the treatment simulators, the rest near the authors' code.
 
     That code uses hidden layers of 400 and 300 for policy and critics, two of 750 for the CVAE, which is
@@ -42,16 +44,10 @@ class PLASConfig:
     reach of 0.05.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of policy, perturbation and critics."""
     learning_rate: float = 1e-3
     """Adam step size of the critics."""
     actor_learning_rate: float = 1e-4
     """Adam step size of policy and perturbation."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target networks."""
     largest_latent: float = 2.0
     """c: latents of the policy are within +-c; large reaches doses that were hardly recorded."""
     reach: float = 0.0
@@ -87,6 +83,14 @@ class LatentPolicy(nn.Module):
 
 class PLAS(Agent):
     """S stacked seeds of PLAS."""
+
+    about = About(
+        paper="Zhou, Bajracharya, Held 2020, arXiv 2011.07213",
+        family="deterministic",
+        support="point",
+        checked="Wenxuan-Zhou/PLAS, 4e-16",
+    )
+    target_phase = 1
 
     def __init__(self, init: Initialiser, problem: Problem, config: PLASConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -131,18 +135,10 @@ class PLAS(Agent):
         q = self.critic(batch.obs, batch.act)  # [S, E, B]
         q_act = frozen(self.critic, batch.obs, self.actor(batch.obs, self.vae), members=1)  # [S, 1, B]
         losses = {
-            "critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": td_loss(q, target),
             "actor": -q_act.mean((1, 2)),
         }
         return losses, {"q": q.detach().mean((1, 2))}
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The step of the phase; the target networks follow the policy's."""
-        report = super().update(batch)
-        if self.phase(batch.step):
-            polyak(self.critic_target, self.critic, self.config.target_rate)
-            polyak(self.actor_target, self.actor, self.config.target_rate)
-        return report
 
 
 def _check(config: PLASConfig) -> None:

@@ -38,13 +38,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.parabola import Parabola, Sides, solve
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import set_learning_rate
-from dosing.types import Noise, Problem
+from dosing.types import About, Problem
 
 EDGE = 1e-4
 """Policies stay this far inside the limits of the [-1, 1] axis, so that no rounding reaches beyond them."""
@@ -116,6 +117,13 @@ class Solution(NamedTuple):
 class QuasiOptimal(Agent):
     """S stacked seeds of quasi-optimal learning."""
 
+    about = About(
+        paper="Li, Zhou, Zhu 2023, arXiv 2301.08940",
+        family="sparse parabola",
+        support="interval",
+        checked="released code, 7e-15",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: QuasiOptimalConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(problem, config)
@@ -146,10 +154,6 @@ class QuasiOptimal(Agent):
         if init.device.type == "cuda":
             rate = torch.tensor(rate, device=init.device)
         self.optimizers = {"all": torch.optim.SGD([self.theta, self.w], lr=rate, fused=True)}
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """The update is deterministic given the batch."""
-        return {}
 
     @torch.no_grad()
     def prepare(self, dataset: Dataset) -> None:

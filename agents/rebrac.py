@@ -21,20 +21,21 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.losses import polyak, smoothed, target_copy, td_target
+from dosing.models.deterministic import Delayed, DelayedSettings, critic_losses, smoothed
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.policy_heads import PointPolicy
-from dosing.types import Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
-class ReBRACConfig:
+class ReBRACConfig(DelayedSettings):
     """Settings of ReBRAC: widths, step size and discount of the treatment simulators, the rest as the paper.
 
     The paper's locomotion experiments use three hidden layers of 256, a step size of 1e-3, batches of 1024, a
@@ -43,14 +44,6 @@ class ReBRACConfig:
     0.01), (0.05, 0.1), (0.05, 0.01).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target networks."""
     actor_penalty: float = 0.01
     """beta_1: distance from the recorded dose in the policy's loss; large imitates."""
     critic_penalty: float = 0.01
@@ -59,16 +52,18 @@ class ReBRACConfig:
     """Divide the critic's value by its mean size, lambda; otherwise lambda is 1."""
     layer_norm: bool = True
     """Layer normalisation in the critics."""
-    target_noise: float = 0.2
-    """sigma of the noise on the target policy's action."""
-    noise_clip: float = 0.5
-    """c, the largest such noise."""
-    actor_every: int = 2
-    """Critic updates per update of the policy and of the target networks."""
 
 
-class ReBRAC(Agent):
+class ReBRAC(Delayed, Agent):
     """S stacked seeds of ReBRAC."""
+
+    about = About(
+        paper="Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836",
+        family="deterministic",
+        support="point",
+        checked="CORL, 3e-16",
+    )
+    config: ReBRACConfig
 
     needs: ClassVar[frozenset[str]] = frozenset({"next_act", "has_next"})
 
@@ -92,23 +87,7 @@ class ReBRAC(Agent):
             last_bound=3e-3,
         )
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Normal noise on the target policy's action."""
-        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The distribution of one dose."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
-
-    def phase(self, step: int) -> int:
-        """1 where the policy and the target networks move as well, else 0."""
-        return int((step + 1) % self.config.actor_every == 0)
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
@@ -119,9 +98,7 @@ class ReBRAC(Agent):
             away = (next_act - batch.extra["next_act"]).square().sum(-1) * batch.extra["has_next"].squeeze(-1)
             bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act) - c.critic_penalty * away
             target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
             q_act = self.critic.lower(frozen(self.critic, batch.obs, act))  # [S, B]
@@ -130,11 +107,3 @@ class ReBRAC(Agent):
             losses["actor"] = c.actor_penalty * distance - q_act.mean(-1) / size
             metrics["distance"] = distance.detach()
         return losses, metrics
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Critics every time; policy and target networks every ``actor_every``-th time."""
-        report = super().update(batch)
-        if self.phase(batch.step):
-            polyak(self.critic_target, self.critic, self.config.target_rate)
-            polyak(self.actor_target, self.actor, self.config.target_rate)
-        return report

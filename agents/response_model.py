@@ -26,29 +26,29 @@ the constant dose is given to everyone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, Batch, History
+from dosing.agent import Agent, History
 from dosing.data.dataset import Dataset
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
 from dosing.models import response as state_space
+from dosing.models.batch import Batch
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.networks import Initialiser, Mlp
-from dosing.models.optimisers import adam, decay_learning_rate
+from dosing.models.optimisers import adam, clip_by_seed, decay_learning_rate
 from dosing.models.prior import PRIOR_LIMIT, constant_dose
 from dosing.models.response import FAR, Belief, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.models.rollouts import imagine, returns
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 MEAN_LIMIT = 0.999
 """Largest |mode| on the [-1, 1] axis."""
@@ -107,6 +107,13 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
 
 class ResponseModel(Agent):
     """S stacked seeds of the response model agent."""
+
+    about = About(
+        paper="Deisenroth, Rasmussen 2011, ICML",
+        family="sparse q-Gaussian on a belief",
+        support="interval",
+        checked="no public code",
+    )
 
     response: Tensor
     reward: Tensor
@@ -173,7 +180,6 @@ class ResponseModel(Agent):
         Raises:
             UserError: episodes differ in length, or there are too few patients or different doses.
         """
-        super().prepare(dataset)
         if bool((self.reason >= 0).all()):
             return
         visits = dataset.starts.diff()
@@ -330,18 +336,9 @@ class ResponseModel(Agent):
         gain: Tensor = (returns(world, reward, imagined, constant, own, self.dose) - base).mean(1)
         return gain.view(len(self.seeds), -1)
 
-    def descend(self, losses: list[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """One gradient step on the sum of the losses, every seed's gradient clipped by its own norm."""
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        gradients = [cast(Tensor, parameter.grad) for parameter in self.actor.parameters()]
-        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
-        factor = (self.config.gradient_clip / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # [S]
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-        for optimizer in optimizers:
-            optimizer.step()
+    def adjust_gradients(self) -> None:
+        """Every seed's gradient is scaled down to the largest norm."""
+        clip_by_seed(self.actor, self.config.gradient_clip)
 
 
 def _usable(*columns: Tensor) -> tuple[Tensor, ...]:

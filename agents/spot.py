@@ -29,22 +29,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.losses import polyak, smoothed, target_copy, td_target
+from dosing.models.deterministic import DelayedSettings, critic_losses, smoothed_target
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import PointPolicy
 from dosing.models.vae import ConditionalVae, vae_loss
-from dosing.rng import generator
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class SPOTConfig:
+class SPOTConfig(DelayedSettings):
     """Settings of SPOT: step size and lambda of FtTPO's treatment experiment, the rest near SPOT's paper.
 
     The paper's experiments use a step size of 3e-4, a discount of 0.99, a CVAE with two hidden layers of 750
@@ -54,14 +54,8 @@ class SPOTConfig:
     large).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of policy and critics."""
     learning_rate: float = 1e-3
     """Adam step size of policy and critics."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target networks."""
     penalty: float = 0.05
     """lambda: 0 follows the critic anywhere, large stays where recorded doses are dense."""
     density: Literal["elbo", "importance"] = "elbo"
@@ -80,16 +74,18 @@ class SPOTConfig:
     """Adam step size of the CVAE."""
     vae_beta: float = 0.5
     """beta: weight of the KL term; also four times the variance of the decoder's distribution."""
-    target_noise: float = 0.2
-    """sigma of the noise on the target policy's action."""
-    noise_clip: float = 0.5
-    """c, the largest such noise."""
-    actor_every: int = 2
-    """Critic updates per update of the policy and of the target networks."""
 
 
 class SPOT(Agent):
     """S stacked seeds of SPOT."""
+
+    about = About(
+        paper="Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239",
+        family="deterministic",
+        support="point",
+        checked="thuml/SPOT and CORL, 3e-16",
+    )
+    target_phase = 2
 
     def __init__(self, init: Initialiser, problem: Problem, config: SPOTConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -117,15 +113,10 @@ class SPOT(Agent):
             plan["dropout"] = Noise("uniform", (batch_size, sum(c.hidden)))
         return plan
 
-    def policy(self, obs: Tensor) -> Distribution:
-        """The distribution of one dose, without dropout."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
-
     def phase(self, step: int) -> int:
         """0 while the CVAE is fitted; then 1 for the critics alone, 2 for critics, policy and targets."""
         done = step - self.config.vae_steps
-        return 0 if done < 0 else 1 + int((done + 1) % self.config.actor_every == 0)
+        return 0 if done < 0 else 1 + int(self.config.moves(done))
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of the phase, each ``[S]``: ``vae``; or ``critic`` and, in the policy's turn, ``actor``."""
@@ -133,14 +124,8 @@ class SPOT(Agent):
         if phase == 0:
             coded = self.vae(batch.obs, batch.act, batch.noise["vae"])
             return {"vae": vae_loss(batch.act, *coded, beta=c.vae_beta)}, {}
-        with torch.no_grad():
-            next_act = self.actor_target.action(batch.next_obs)
-            next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
-            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
-            target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        target = smoothed_target(self.actor_target, self.critic_target, batch, c)
+        losses, metrics = critic_losses(self.critic, batch, target)
         if phase == 2:
             act = self._dropped_action(batch)
             q_act = frozen(self.critic, batch.obs, act, members=1).squeeze(1)  # [S, B]
@@ -171,35 +156,6 @@ class SPOT(Agent):
         log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1).unsqueeze(-1)
         log_weight = log_ratio - 2.0 / self.config.vae_beta * error
         return torch.logsumexp(log_weight, -1) - math.log(noise.shape[2])
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The step of the phase; the target networks follow the policy's."""
-        report = super().update(batch)
-        if self.phase(batch.step) == 2:
-            polyak(self.critic_target, self.critic, self.config.target_rate)
-            polyak(self.actor_target, self.actor, self.config.target_rate)
-        return report
-
-    @torch.no_grad()
-    def behaviour_log_density(self, obs: Tensor, act: Tensor, samples: int = 128) -> Tensor:
-        """Log-density of the recorded doses by importance sampling, for a drawing of where the data are.
-
-        The same draws serve every row, so that a grid of doses gives a smooth curve.
-
-        Args:
-            obs: ``[S, B, O]``.
-            act: ``[S, B, A]`` on the [-1, 1] axis.
-            samples: L, draws per estimate.
-
-        Returns:
-            Log-density per unit of the [-1, 1] axes, ``[S, B]``. It is that of the CVAE, which knows no
-            limits: a part of its mass may lie outside the box.
-        """
-        draws = [generator(s, "evaluation").standard_normal((samples, self.vae.n_latent)) for s in self.seeds]
-        noise = torch.stack([torch.as_tensor(d, dtype=obs.dtype, device=obs.device) for d in draws])
-        noise = noise.unsqueeze(1).expand(-1, obs.shape[1], -1, -1)
-        constant = 0.5 * act.shape[-1] * math.log(0.5 * math.pi * self.config.vae_beta)
-        return self._log_mean_weight(act, noise, *self.vae(obs, act, noise)) - constant
 
 
 def _check(config: SPOTConfig) -> None:

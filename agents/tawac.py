@@ -20,21 +20,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.distributions.q_exponential import exp_q
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, Value
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.in_sample import WeightedSettings, build_optimisers, imitation, weighted_policy
+from dosing.models.losses import target_copy, td_loss, td_target
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
-from dosing.models.policy_heads import Family, Policy
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class TAWACConfig:
+class TAWACConfig(WeightedSettings):
     """Settings of TAWAC: step size and temperature of the published treatment experiment.
 
     That experiment records the best step size of its sweep and its place in the sweep, which means a
@@ -43,14 +42,8 @@ class TAWACConfig:
     Gaussian or a heavy-tailed q-Gaussian by turns. Here it is the clipped Gaussian of the other agents.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
     learning_rate: float = 3e-5
     """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     temperature: float = 0.5
     """tau: recorded doses whose advantage is below -tau / (1 - q') get weight zero; large imitates."""
     q_weight: float = 0.0
@@ -59,16 +52,17 @@ class TAWACConfig:
     """Largest weight a recorded dose can have."""
     weight_floor: float = 0.0
     """Smallest weight; 0 filters bad doses exactly, the released code keeps 1e-8 of them."""
-    policy_family: Family = "clipped_gaussian"
-    """Distribution of the policy; any whose density is positive on the whole box."""
-    log_std_min: float = -5.0
-    """Lower bound of the policy's log scale."""
-    log_std_max: float = 2.0
-    """Upper bound of the policy's log scale."""
 
 
 class TAWAC(Agent):
     """S stacked seeds of TAWAC."""
+
+    about = About(
+        paper="Zhu, Shah, Wang, Nagai, White 2025, arXiv 2408.07245",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="the authors' formulas, 3e-16",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: TAWACConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -79,29 +73,14 @@ class TAWAC(Agent):
         self.config = config
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="xavier")
         self.value = Value(init, problem.n_obs, config.hidden, scheme="xavier")
-        self.actor = Policy(
-            init,
-            problem,
-            config.hidden,
-            config.policy_family,
-            scheme="xavier",
-            log_std=(config.log_std_min, config.log_std_max),
-        )
+        self.actor = weighted_policy(init, problem, config, "xavier", free_scale=False)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam([*self.critic.parameters(), *self.value.parameters()], config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the policy's dose at the state and at the next state."""
         shape = (batch_size, self.problem.n_act, self.actor.n_uniforms)
         return {"act": Noise("uniform", shape), "next_act": Noise("uniform", shape)}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def _value_of_draw(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """Smaller target value ``[S, B]`` of one executed dose of the policy."""
@@ -121,9 +100,9 @@ class TAWAC(Agent):
             advantage = self.scaled(self.critic.lower(q) - v)
             weight = exp_q(advantage / c.temperature, c.q_weight).clamp(c.weight_floor, c.weight_clip)
         losses = {
-            "critic": 0.25 * (q - target.unsqueeze(1)).square().mean(-1).sum(-1),
+            "critic": 0.25 * td_loss(q, target),
             "value": 0.5 * (v - baseline).square().mean(-1),
-            "actor": -(weight * self.actor.log_prob(batch.obs, batch.act)).mean(-1),
+            "actor": imitation(self.actor, batch, weight),
         }
         metrics = {
             "q": q.detach().mean((1, 2)),
@@ -131,7 +110,3 @@ class TAWAC(Agent):
             "weight/zero_share": (weight == 0.0).to(q.dtype).mean(-1),
         }
         return losses, metrics
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)

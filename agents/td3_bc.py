@@ -16,47 +16,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.critics import Critic, frozen
-from dosing.models.losses import polyak, smoothed, target_copy, td_target
+from dosing.models.deterministic import Delayed, DelayedSettings, critic_losses, smoothed_target
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.policy_heads import PointPolicy
-from dosing.types import Noise, Problem
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
-class TD3BCConfig:
+class TD3BCConfig(DelayedSettings):
     """Settings of TD3+BC: the paper's, with the discount of the treatment simulators.
 
     The paper's locomotion experiments use a discount of 0.99 and everything else as here, on every data set.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target networks."""
     alpha: float = 2.5
     """Weight of the critic against imitation: 0 imitates, large follows the critic."""
-    target_noise: float = 0.2
-    """sigma of the noise on the target policy's action."""
-    noise_clip: float = 0.5
-    """c, the largest such noise."""
-    actor_every: int = 2
-    """Critic updates per update of the policy and of the target networks."""
 
 
-class TD3BC(Agent):
+class TD3BC(Delayed, Agent):
     """S stacked seeds of TD3+BC."""
+
+    about = About(
+        paper="Fujimoto, Gu 2021, arXiv 2106.06860",
+        family="deterministic",
+        support="point",
+        checked="CORL, 2e-16",
+    )
+    config: TD3BCConfig
 
     def __init__(self, init: Initialiser, problem: Problem, config: TD3BCConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -66,35 +60,13 @@ class TD3BC(Agent):
         self.actor = PointPolicy(init, problem, config.hidden)
         self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden)
         self.actor_target, self.critic_target = target_copy(self.actor), target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """Normal noise on the target policy's action."""
-        return {"target": Noise("normal", (batch_size, self.problem.n_act))}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """The distribution of one dose."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
-
-    def phase(self, step: int) -> int:
-        """1 where the policy and the target networks move as well, else 0."""
-        return int((step + 1) % self.config.actor_every == 0)
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, actor=self.actor)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic`` and, in the policy's turn, ``actor``, each ``[S]``."""
         c = self.config
-        with torch.no_grad():
-            next_act = self.actor_target.action(batch.next_obs)
-            next_act = smoothed(next_act, batch.noise["target"], c.target_noise, c.noise_clip)
-            bootstrap = self.critic_target.pessimistic(batch.next_obs, next_act)  # [S, B]
-            target = td_target(batch.reward, batch.terminated, c.discount, bootstrap)
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        losses = {"critic": (q - target.unsqueeze(1)).square().mean(-1).sum(-1)}
-        metrics = {"q": q.detach().mean((1, 2))}
+        target = smoothed_target(self.actor_target, self.critic_target, batch, c)
+        losses, metrics = critic_losses(self.critic, batch, target)
         if self.phase(batch.step):
             act = self.actor.action(batch.obs)
             q_act = frozen(self.critic, batch.obs, act, members=1).squeeze(1)  # [S, B]
@@ -103,11 +75,3 @@ class TD3BC(Agent):
             losses["actor"] = distance - weight * q_act.mean(-1)
             metrics["distance"] = distance.detach()
         return losses, metrics
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Critics every time; policy and target networks every ``actor_every``-th time."""
-        report = super().update(batch)
-        if self.phase(batch.step):
-            polyak(self.critic_target, self.critic, self.config.target_rate)
-            polyak(self.actor_target, self.actor, self.config.target_rate)
-        return report

@@ -33,36 +33,31 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
-from dosing.distributions.draws import best_candidate
 from dosing.errors import UserError
-from dosing.models.flows import DRAWS, Velocity, euler, matching_loss, points, spread
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.batch import Batch
+from dosing.models.candidates import CandidateSettings, best_of_candidates, candidate_noise, generated
+from dosing.models.flows import Velocity, matching_loss, spread
+from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser, Mlp
-from dosing.models.optimisers import adam
+from dosing.models.optimisers import adam_each
 from dosing.models.return_distributions import LEVELS, ReturnRange, best, midpoints, pooled, preferences
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 
 @dataclass(frozen=True)
-class ValueFlowsConfig:
+class ValueFlowsConfig(CandidateSettings):
     """Settings of Value Flows: widths and discount of the treatment simulators, the rest as published.
 
     The paper's experiments use four hidden layers of 512, a discount of 0.99 (0.995 on long tasks), and
     lambda_b between 0.3 and 10 and T between 0.03 and 100 by task.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
-    learning_rate: float = 3e-4
-    """Adam step size of every network."""
     discount: float = 0.9
     """gamma, below 1: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target flows of the return."""
     bootstrapped: float = 1.0
     """lambda_b, weight of BCFM, which ties the flow to where it starts."""
     distributional: float = 1.0
@@ -74,10 +69,6 @@ class ValueFlowsConfig:
     return_steps: int = 10
     """Euler steps of the flow of the return; few narrow the distribution: that of the two coins above, of
     standard deviation 0.56, was learned with 0.49 by ten steps and with 0.46 by five."""
-    candidates: int = 16
-    """N, doses drawn from the behaviour flow to choose from; many trust the critic further from the data."""
-    flow_steps: int = 10
-    """Euler steps of the behaviour flow."""
 
 
 class ReturnFlow(nn.Module):
@@ -123,6 +114,13 @@ class ReturnFlow(nn.Module):
 class ValueFlows(Agent):
     """S stacked seeds of Value Flows over candidates of a behaviour flow."""
 
+    about = About(
+        paper="Dong, Zheng, Finn, Sadigh, Eysenbach 2025, arXiv 2510.07650",
+        family="best of a flow's draws",
+        support="point_set",
+        checked="value-flows with its factor gamma, 0",
+    )
+
     def __init__(self, init: Initialiser, problem: Problem, config: ValueFlowsConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(config)
@@ -138,10 +136,7 @@ class ValueFlows(Agent):
         self.critic = ReturnFlow(init, problem, config.hidden)
         self.flow = Velocity(init, problem, config.hidden, layer_norm=True)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam(self.critic, config.learning_rate),
-            "flow": adam(self.flow, config.learning_rate),
-        }
+        self.optimizers = adam_each(config.learning_rate, critic=self.critic, flow=self.flow)
 
     def prepare(self, dataset: Dataset) -> None:
         """Fix the range of returns by the recorded rewards, once."""
@@ -150,11 +145,8 @@ class ValueFlows(Agent):
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Where the flows of returns and doses start, in the losses and for the next candidates."""
-        n_act = self.problem.n_act
         return {
-            "candidates": Noise("normal", (batch_size, self.config.candidates, n_act)),
-            "start": Noise("normal", (batch_size, n_act)),
-            "time": Noise("uniform", (batch_size, 1)),
+            **candidate_noise(batch_size, self.problem.n_act, self.config.candidates),
             "return": Noise("normal", (batch_size,)),
             "return_time": Noise("uniform", (batch_size,)),
             "confidence": Noise("normal", (batch_size,)),
@@ -172,13 +164,12 @@ class ValueFlows(Agent):
             obs: ``[S, B, O]``.
             noise: standard normal, ``[M, A]`` for all states, or ``[S, B, M, A]``.
         """
-        act = spread(lambda s, x: euler(self.flow, s, x, self.config.flow_steps), obs, noise)
+        act = generated(self.flow, obs, noise, self.config.flow_steps)
         return act, preferences(self.value, obs, act, self.critic.members)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The best of N candidates: doses of the behaviour flow with the probability that each is chosen."""
-        act, q = self.proposed(obs, points(max(DRAWS, self.config.candidates), self.problem.n_act, obs))
-        return Independent(best_candidate(act, q, self.config.candidates), 1, validate_args=False)
+        return best_of_candidates(self.proposed, obs, self.problem.n_act, self.config.candidates)
 
     def returns(self, obs: Tensor, act: Tensor) -> Tensor:
         """Ends of the flow from the normal distribution's ``LEVELS`` quantiles, mean over the ensemble.
@@ -235,10 +226,6 @@ class ValueFlows(Agent):
         slope = torch.func.grad(end)(start)  # [S, E, B]: rows and members do not mix
         deviation = slope.abs().mean(1)
         return torch.sigmoid(-c.confidence_temperature / deviation) + 0.5, deviation
-
-    def update_targets(self) -> None:
-        """Target flows of the return by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
 
 
 def _check(config: ValueFlowsConfig) -> None:

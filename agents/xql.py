@@ -26,24 +26,30 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.nn.functional import huber_loss
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
-from dosing.models.critics import Critic, Value
-from dosing.models.losses import polyak, target_copy, td_target
+from dosing.models.batch import Batch
+from dosing.models.in_sample import (
+    InSampleSettings,
+    build_networks,
+    build_optimisers,
+    decay_policy_step,
+    imitation,
+    in_sample_values,
+    rescaled_exponential,
+)
+from dosing.models.losses import target_copy
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import adam, decay_learning_rate
-from dosing.models.policy_heads import Family, Policy
-from dosing.types import Noise, Problem
+from dosing.types import About, Noise, Problem
 
 MAX_NOISE = 0.5
 """Largest change that noise makes to a dose, on the [-1, 1] axis."""
 
 
 @dataclass(frozen=True)
-class XQLConfig:
+class XQLConfig(InSampleSettings):
     """Settings of XQL: step size and beta of FtTPO's treatment experiment, the rest as XQL's paper.
 
     Nothing else was published for the treatment tasks, though what bears the name XQL in that experiment is
@@ -52,14 +58,8 @@ class XQLConfig:
     ``max_clip`` of 5 or 7.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Hidden widths of every network."""
     learning_rate: float = 1e-4
     """Adam step size of every network."""
-    discount: float = 0.9
-    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
-    target_rate: float = 0.005
-    """Polyak rate of the target critics."""
     beta: float = 5.0
     """Gumbel temperature: large learns the value of the recorded policy, small the best recorded dose."""
     value_loss: Literal["rescaled", "log"] = "rescaled"
@@ -76,22 +76,19 @@ class XQLConfig:
     """Error of the critic up to which its loss is a parabola."""
     inverse_temperature: float = 3.0
     """t of the policy: 0 imitates, large follows the advantage; 3 on MuJoCo, 10 in mazes."""
-    weight_clip: float = 100.0
-    """Largest weight a recorded dose can have."""
     value_layer_norm: bool = True
     """Layer normalisation in V."""
-    policy_family: Family = "clipped_gaussian"
-    """Distribution of the policy; any whose density is positive on the whole box."""
-    log_std_min: float = -5.0
-    """Lower bound of the policy's log scale."""
-    log_std_max: float = 2.0
-    """Upper bound of the policy's log scale."""
-    actor_decay_steps: int | None = None
-    """Cosine decay of the policy's step size to 0 over this many updates; None keeps it constant."""
 
 
 class XQL(Agent):
     """S stacked seeds of XQL."""
+
+    about = About(
+        paper="Garg, Hejna, Geist, Ermon 2023, arXiv 2301.02328",
+        family="Gaussian",
+        support="infinite_clipped",
+        checked="Div99/XQL, 1e-15",
+    )
 
     def __init__(self, init: Initialiser, problem: Problem, config: XQLConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -102,23 +99,9 @@ class XQL(Agent):
             if getattr(config, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(config, name)}.")
         self.config = config
-        n_obs, n_act, hidden = problem.n_obs, problem.n_act, config.hidden
-        self.critic = Critic(init, n_obs, n_act, hidden, scheme="orthogonal")
-        self.value = Value(init, n_obs, hidden, scheme="orthogonal", layer_norm=config.value_layer_norm)
-        self.actor = Policy(
-            init,
-            problem,
-            hidden,
-            config.policy_family,
-            scheme="orthogonal",
-            log_std=(config.log_std_min, config.log_std_max),
-            free_scale=True,
-        )
+        self.critic, self.value, self.actor = build_networks(init, problem, config, config.value_layer_norm)
         self.critic_target = target_copy(self.critic)
-        self.optimizers = {
-            "critic": adam([*self.critic.parameters(), *self.value.parameters()], config.learning_rate),
-            "actor": adam(self.actor, config.learning_rate),
-        }
+        self.optimizers = build_optimisers(self.critic, self.value, self.actor, config.learning_rate)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """What the smoothing options need; without them the update is deterministic given the batch."""
@@ -130,15 +113,9 @@ class XQL(Agent):
             plan["random_act"] = Noise("uniform", (batch_size, c.random_actions, n_act))
         return plan
 
-    def policy(self, obs: Tensor) -> Distribution:
-        """The fitted distribution; a clipped Gaussian unless ``policy_family`` says otherwise."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
-
     def schedule(self, step: int) -> None:
         """Cosine decay of the policy's step size, if asked for."""
-        c = self.config
-        decay_learning_rate(self.optimizers["actor"], c.learning_rate, step, c.actor_decay_steps)
+        decay_policy_step(self.optimizers, self.config, step)
 
     @torch.no_grad()
     def _values_around(self, batch: Batch, q_target: Tensor) -> Tensor:
@@ -156,41 +133,25 @@ class XQL(Agent):
     def _value_loss(self, exponent: Tensor) -> Tensor:
         """Gumbel regression on the exponents z ``[S, M]``, one loss per seed."""
         c = self.config
-        capped = exponent.clamp(max=c.max_clip)
-        top = capped.detach().amax(-1, keepdim=True).clamp(min=-1.0)  # [S, 1]
-        exponential = torch.exp(capped - top)
-        if c.beyond_clip == "line":
-            exponential = exponential * (1.0 + exponent - capped)
-        else:
-            exponent = capped
+        exponential, scale, top = rescaled_exponential(exponent, c.max_clip, c.beyond_clip)
+        if c.beyond_clip == "flat":
+            exponent = exponent.clamp(max=c.max_clip)
         if c.value_loss == "rescaled":
-            return (exponential - torch.exp(-top) * (exponent + 1.0)).mean(-1)
-        return (exponential - torch.exp(-top) * exponent).mean(-1).log() + top.squeeze(-1)
+            return (exponential - scale * (exponent + 1.0)).mean(-1)
+        return (exponential - scale * exponent).mean(-1).log() + top.squeeze(-1)
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses ``critic``, ``value``, ``actor``, each ``[S]``."""
         c = self.config
-        with torch.no_grad():
-            q_target = self.critic_target.pessimistic(batch.obs, batch.act)  # [S, B]
-            target = td_target(batch.reward, batch.terminated, c.discount, self.value(batch.next_obs))
-        q = self.critic(batch.obs, batch.act)  # [S, E, B]
-        v = self.value(batch.obs)  # [S, B]
-        exponent = ((self._values_around(batch, q_target) - v.unsqueeze(1)) / c.beta).flatten(1)
-        advantage = self.scaled(q_target - v.detach())
+        x = in_sample_values(batch, self.critic, self.critic_target, self.value, c.discount)
+        exponent = ((self._values_around(batch, x.q_target) - x.v.unsqueeze(1)) / c.beta).flatten(1)
+        advantage = self.scaled(x.advantage.detach())
         weight = torch.exp(c.inverse_temperature * advantage).clamp(max=c.weight_clip)
-        error = huber_loss(q, target.unsqueeze(1).expand_as(q), reduction="none", delta=c.huber_delta)
+        target = x.target.unsqueeze(1).expand_as(x.q)
         losses = {
-            "critic": error.mean(-1).sum(-1),
+            "critic": huber_loss(x.q, target, reduction="none", delta=c.huber_delta).mean(-1).sum(-1),
             "value": self._value_loss(exponent),
-            "actor": -(weight * self.actor.log_prob(batch.obs, batch.act)).mean(-1),
+            "actor": imitation(self.actor, batch, weight),
         }
-        metrics = {
-            "q": q.detach().mean((1, 2)),
-            "advantage": advantage.mean(-1),
-            "value/clipped_share": (exponent.detach() > c.max_clip).to(q.dtype).mean(-1),
-        }
-        return losses, metrics
-
-    def update_targets(self) -> None:
-        """Target critics by Polyak averaging."""
-        polyak(self.critic_target, self.critic, self.config.target_rate)
+        clipped = (exponent.detach() > c.max_clip).to(x.q.dtype).mean(-1)
+        return losses, x.metrics() | {"advantage": advantage.mean(-1), "value/clipped_share": clipped}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from dosing.agent import History
+from dosing.agent import History, policy_after
 from dosing.errors import UserError
 from dosing.policy import DosePolicy, Observations
 from dosing.types import Array
@@ -43,7 +43,7 @@ class HistoryPolicy:
                 "one and to hear what came of it."
             )
         self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
-        distribution = policy.agent.policy_after(self._past)
+        distribution = policy_after(policy.agent, self._past)
         return policy._draw(distribution, visit) if self._sampled else policy._mode(distribution)
 
     def observe(self, delivered: Array, reward: Array) -> None:

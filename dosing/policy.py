@@ -12,7 +12,14 @@ import numpy.typing as npt
 import torch
 from torch.distributions import Distribution
 
-from dosing.agent import Agent
+from dosing.agent import (
+    Agent,
+    AimsAtReturn,
+    ConfinedToGenerator,
+    HasFurtherDensities,
+    LearnsReturns,
+    value_of,
+)
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
@@ -89,7 +96,8 @@ class DosePolicy:
     @torch.no_grad()
     def densities(self, obs: Observations) -> dict[str, Distribution]:
         """Further distributions of the agent, such as a proposal, at ``obs [S, B, O]``."""
-        return self.agent.densities(self._obs(obs))
+        agent = self.agent
+        return agent.densities(self._obs(obs)) if isinstance(agent, HasFurtherDensities) else {}
 
     @property
     def looks_back(self) -> bool:
@@ -181,8 +189,9 @@ class DosePolicy:
 
         None for an agent that is not conditioned on the return it shall reach.
         """
-        result = self.agent.targets
-        return None if result is None else self.transform.to_reward(result.double().cpu().numpy())
+        if not isinstance(self.agent, AimsAtReturn):
+            return None
+        return self.transform.to_reward(self.agent.targets.double().cpu().numpy())
 
     def aimed_at(self, target: Array) -> DosePolicy:
         """The policy that aims at other returns: at K of them, asked about K states at a time.
@@ -193,30 +202,34 @@ class DosePolicy:
         Raises:
             UserError: the agent is not conditioned on a return.
         """
-        if self.agent.targets is None:
+        agent = self.agent
+        if not isinstance(agent, AimsAtReturn):
             raise UserError("this agent is not conditioned on a return: its dose has no target.")
-        return _Aimed(self.agent, self.transform, target)
+        return _Aimed(agent, self.transform, target)
 
     @torch.no_grad()
     def returns(self, obs: Observations, dose: Array) -> Array | None:
         """K equally likely discounted returns ``[S, B, K]`` of ``dose [S, B, A]`` at ``obs [S, B, O]``.
 
         In the world's reward unit, as the critics of each seed see them; None for an agent that learns no
-        distribution of its returns (see :meth:`dosing.agent.Agent.returns`).
+        distribution of its returns (see :class:`dosing.agent.LearnsReturns`).
         """
+        if not isinstance(self.agent, LearnsReturns):
+            return None
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
         result = self.agent.returns(self._obs(obs), unit)
-        return None if result is None else self.transform.reward_scale * result.double().cpu().numpy()
+        returns: Array = self.transform.reward_scale * result.double().cpu().numpy()
+        return returns
 
     @torch.no_grad()
     def values(self, obs: Observations, dose: Array) -> Array | None:
         """What each seed believes the discounted return of ``dose [S, B, A]`` at ``obs [S, B, O]`` to be.
 
         ``[S, B]`` in the world's reward unit, with the discount and the charges of the method; None for an
-        agent without a critic (see :meth:`dosing.agent.Agent.value_of`).
+        agent without a critic (see :func:`dosing.agent.value_of`).
         """
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
-        result = self.agent.value_of(self._obs(obs), unit)
+        result = value_of(self.agent, self._obs(obs), unit)
         return None if result is None else self.transform.reward_scale * result.double().cpu().numpy()
 
     @torch.no_grad()
@@ -224,10 +237,11 @@ class DosePolicy:
         """M doses ``[S, B, M, A]`` that each seed's generator could propose at ``obs [S, B, O]``.
 
         Fixed points of the set that the policy is confined to, and not its support; None for an agent without
-        such a generator (see :meth:`dosing.agent.Agent.admissible`).
+        such a generator (see :class:`dosing.agent.ConfinedToGenerator`).
         """
-        result = self.agent.admissible(self._obs(obs), count)
-        return None if result is None else self.transform.to_dose(result.double().cpu().numpy())
+        if not isinstance(self.agent, ConfinedToGenerator):
+            return None
+        return self.transform.to_dose(self.agent.admissible(self._obs(obs), count).double().cpu().numpy())
 
     def has_density(self, obs: Observations) -> bool:
         """Whether the distribution at one state ``[O]`` has a density; a deterministic policy has none."""
@@ -273,8 +287,9 @@ class _Aimed(DosePolicy):
     @torch.no_grad()
     def distribution(self, obs: Observations) -> Distribution:
         """Distribution at ``obs [S, K, O]``, one state for every return aimed at."""
-        state = self._obs(obs)
-        return self.agent.policy_for(state, self._target.expand(state.shape[:2]))
+        state, agent = self._obs(obs), self.agent
+        assert isinstance(agent, AimsAtReturn)
+        return agent.policy_for(state, self._target.expand(state.shape[:2]))
 
 
 def in_double(distribution: Distribution) -> Any:

@@ -42,6 +42,24 @@ class Problem:
     horizon: int | None = None
 
 
+@dataclass(frozen=True)
+class About:
+    """Where a method comes from, what its policy is and what its losses were compared with.
+
+    Attributes:
+        paper: authors, year, arXiv number.
+        family: distribution of its policy.
+        support: kind of its dose set (``interval``, ``infinite_clipped``, ...).
+        checked: public code its losses were compared with besides its oracle in ``tests/oracles``, and the
+            largest relative difference for the same weights, batch and noise in double precision.
+    """
+
+    paper: str
+    family: str
+    support: str
+    checked: str
+
+
 class Noise(NamedTuple):
     """Noise one update needs under one name: a distribution and the shape that follows ``[S]``."""
 

@@ -11,11 +11,7 @@ from pathlib import Path
 
 import agents
 from dosing.recommendation.recommender import recommend
-from dosing.runs.folder import RunFolder
-from dosing.studies.data import obtain_data
-from dosing.studies.load import recommender_of
-from dosing.studies.train import train_run
-from dosing.training.offline import TrainingSettings
+from dosing.studies import AgentSetup, TrainingSettings, load, train
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--out", type=Path, default=Path("runs/examples"), help="folder [%(default)s]")
@@ -24,13 +20,13 @@ chosen = parser.parse_args()
 
 if chosen.run is None:
     study = chosen.out / "load_and_recommend"
-    visits = obtain_data("dosing/Treatment-v0", study, patients=50, policy="uniform", seed=0, options={})
-    config = agents.find("fttpo").config_class()(hidden=(64, 64))
-    run = train_run("fttpo", config, visits, study, seeds=(0, 1), settings=TrainingSettings(steps=200))
+    setup = AgentSetup("fttpo", agents.find("fttpo").config_class()(hidden=(64, 64)))
+    short = TrainingSettings(steps=200)
+    run = train(study, setup, "dosing/Treatment-v0", seeds=(0, 1), training=short).path
 else:
-    run = RunFolder(chosen.run)
+    run = chosen.run
 
-recommender = recommender_of(run)
+recommender = load(run)
 for state in ([0.1, -0.3, 0.5, 0.0, 0.2, -0.1, 0.4, 0.0], [50.0] * 8, [0.1, float("nan")]):
     answer = recommend(recommender, state)
     dose = "no dose" if answer.dose is None else f"dose {answer.dose[0]:.3f} {answer.unit}"

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from torch.distributions import Distribution
 
 from agents import AGENTS, AgentSpec
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
 from dosing.models.policy_heads import Policy
-from dosing.studies.compare import compare
-from dosing.training.offline import TrainingSettings
-from dosing.types import Noise, Problem
+from dosing.studies import Resources, TrainingSettings, compare
+from dosing.types import About, Problem
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,18 @@ class UpperHalfConfig:
 
 
 class UpperHalf(Agent):
-    """S stacked seeds: every network has a leading seed axis, every loss is ``[S]``."""
+    """S stacked seeds: every network has a leading seed axis, every loss is ``[S]``.
+
+    ``actor`` is the policy: a Beta distribution on the interval between the limits.
+    """
+
+    about = About(paper="no paper: an example", family="Beta", support="full_box", checked="no public code")
 
     def __init__(self, init: Initialiser, problem: Problem, config: UpperHalfConfig) -> None:
         super().__init__(problem, init.seeds)
         self.config = config
         self.actor = Policy(init, problem, config.hidden, "beta")
         self.optimizers = {"actor": adam(self.actor, config.learning_rate)}
-
-    def noise(self, batch_size: int) -> dict[str, Noise]:
-        """An update needs no random number beside its batch."""
-        return {}
-
-    def policy(self, obs: Tensor) -> Distribution:
-        """A Beta distribution on the interval between the limits, at ``obs [S, B, O]``."""
-        distribution: Distribution = self.actor(obs)
-        return distribution
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L = - E [ 1(r > median r) ln pi(a | s) ], ``[S]``."""
@@ -60,15 +55,7 @@ class UpperHalf(Agent):
         return {"actor": loss}, {"kept": kept.double().mean(-1)}
 
 
-AGENTS["upper_half"] = AgentSpec(
-    module=Path(__file__).stem,
-    name="UpperHalf",
-    title="Upper half",
-    paper="no paper: an example",
-    family="Beta",
-    support="full_box",
-    checked="no public code",
-)
+AGENTS["upper_half"] = AgentSpec(module=Path(__file__).stem, name="UpperHalf", title="Upper half")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,10 +63,10 @@ if __name__ == "__main__":
     comparison = compare(
         parser.parse_args().out / "own_agent",
         ["upper_half", "bc"],
-        ["dosing/Treatment-v0"],
+        "dosing/Treatment-v0",
         seeds=range(2),
         training=TrainingSettings(steps=200),
         evaluation_patients=100,
-        workers=1,  # a further process would have to read this file to know the agent
+        resources=Resources(workers=1),  # a further process would have to read this file to know the agent
     )
     print(comparison)

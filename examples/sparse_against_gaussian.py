@@ -9,8 +9,7 @@ Small networks and few updates make this an example and no result.
 import argparse
 from pathlib import Path
 
-from dosing.studies.compare import compare
-from dosing.training.offline import TrainingSettings
+from dosing.studies import Grid, TrainingSettings, compare
 
 if __name__ == "__main__":  # the runs go in processes of their own, which read this file again
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -20,10 +19,8 @@ if __name__ == "__main__":  # the runs go in processes of their own, which read 
 
     comparison = compare(
         chosen.out / "sparse_against_gaussian",
-        ["fttpo"],
-        ["dosing/Treatment-v0"],
-        preset="sparse-vs-gaussian",
-        settings={"fttpo.hidden": [(64, 64)]},
+        Grid(("fttpo",), {"fttpo.hidden": [(64, 64)]}, preset="sparse-vs-gaussian"),
+        "dosing/Treatment-v0",
         seeds=range(2),
         training=TrainingSettings(steps=chosen.steps),
         evaluation_patients=100,

@@ -127,8 +127,8 @@ def _run(chosen: argparse.Namespace) -> None:
     }
     if chosen.out:
         stored = simulate_to(chosen.out, chosen.env_id, **request)
-        print(f"{chosen.out}: {stored['rows']:,} visits of {stored['patients']:,} patients")
-        print(f"content hash {stored['content_hash']}")
+        print(f"{chosen.out}: {stored.rows:,} visits of {stored.patients:,} patients")
+        print(f"content hash {stored.content_hash}")
     else:
         _print_table(simulate(chosen.env_id, **request))
     print(NOT_FOR_PATIENTS)
@@ -136,7 +136,7 @@ def _run(chosen: argparse.Namespace) -> None:
 
 def _print_table(episodes: Episodes) -> None:
     """Print the first visits and the return of the whole cohort."""
-    names = episodes.metadata["obs_names"][:8]
+    names = episodes.metadata.obs_names[:8]
     head = ["patient", "visit", *names, "dose_requested", "dose_delivered", "reward", "cost"]
     widths = [max(len(name), 7) for name in head]
     print("  ".join(name.rjust(width) for name, width in zip(head, widths, strict=True)))

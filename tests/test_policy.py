@@ -3,9 +3,8 @@ loading."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,19 @@ from scipy import stats
 from torch.distributions import Distribution, Independent
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.policy import CENTRAL, DosePolicy
 from dosing.runs.files import write_json, write_table, write_tensors
-from dosing.runs.folder import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder
-from dosing.studies.load import load_policy
+from dosing.runs.folder import CONFIG, METRICS, WEIGHTS, RunFolder
+from dosing.safety import DoseLimits
+from dosing.studies.loading import policy_of
 from dosing.types import Noise
-from tests.support.samples import PROBLEM, has_density, is_bounded, small, stack
+from tests.support.samples import PROBLEM, has_density, is_bounded, run_config, small, stack
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 every_density = pytest.mark.parametrize("name", [name for name in agents.AGENTS if has_density(name)])
@@ -247,7 +248,7 @@ def test_sampled_doses_follow_the_distribution(name: str) -> None:
     assert stats.kstest(np.ravel(levels), stats.uniform().cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.support == "point"])
+@pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.about.support == "point"])
 def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)
     dose = policy.recommended(obs)
@@ -262,15 +263,15 @@ def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
 
 def saved(path: Path, name: str, agent: Agent, seeds: tuple[int, ...] = (0, 1)) -> RunFolder:
     run = RunFolder(path)
-    config = {
-        "schema": SCHEMA,
-        "agent": name,
-        "agent_config": json.loads(json.dumps(asdict(small(name)))),
-        "problem": asdict(PROBLEM),
-        "seeds": list(seeds),
-        "transform": AWKWARD.to_json(),
-    }
-    write_json(path / CONFIG, config)
+    config = run_config(
+        agent=name,
+        agent_config=asdict(small(name)),
+        problem=PROBLEM,
+        seeds=seeds,
+        transform=AWKWARD,
+        limits=DoseLimits(AWKWARD.act_low, AWKWARD.act_high),
+    )
+    write_json(path / CONFIG, config.to_json())
     write_tensors(path / WEIGHTS, agent.state_dict(), {})
     write_table(path / METRICS, {"step": [1]})
     run.finish()
@@ -283,7 +284,7 @@ def test_a_loaded_policy_is_the_trained_one(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.mul_(1.3)
-    loaded = load_policy(saved(tmp_path, name, agent), agents.build)
+    loaded = policy_of(saved(tmp_path, name, agent))
     original = DosePolicy(agent, AWKWARD)
     assert loaded.seeds == (0, 1)
     assert loaded.transform == AWKWARD
@@ -297,25 +298,25 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_pa
     with torch.no_grad():
         list(agent.parameters())[-1].flatten()[0] = value
     with pytest.raises(UserError, match="NaN or infinity"):
-        load_policy(saved(tmp_path, name, agent), agents.build)
+        policy_of(saved(tmp_path, name, agent))
 
 
 @every_agent
 def test_weights_of_another_size_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not fit") as error:
-        load_policy(saved(tmp_path, name, stack(name, (0, 1, 2))), agents.build)
+        policy_of(saved(tmp_path, name, stack(name, (0, 1, 2))))
     assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_agent_are_refused(tmp_path: Path) -> None:
     first, second, *_ = agents.AGENTS
     with pytest.raises(UserError, match="do not fit"):
-        load_policy(saved(tmp_path, first, stack(second)), agents.build)
+        policy_of(saved(tmp_path, first, stack(second)))
 
 
 def test_an_unknown_agent_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path, next(iter(agents.AGENTS)), stack(next(iter(agents.AGENTS))))
-    write_json(run.path / CONFIG, run.config() | {"agent": "no_such_agent"})
+    write_json(run.path / CONFIG, replace(run.config(), agent="no_such_agent").to_json())
     run.finish()
     with pytest.raises(UserError, match="no_such_agent"):
-        load_policy(run, agents.build)
+        policy_of(run)

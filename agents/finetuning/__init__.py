@@ -87,6 +87,9 @@ METHODS: dict[str, MethodSpec] = {
     "jsrl": MethodSpec("agents.finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),
 }
 
+STARTS_FROM = "iql"
+"""Registry key of the agent whose runs most methods can go on from."""
+
 
 def find(name: str) -> MethodSpec:
     """Return the method called ``name``, with the settings that follow the name: ``NAME,SETTING=VALUE,...``.

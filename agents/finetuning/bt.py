@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.finetuning.expansion import Composing, Expanded, held, newcomer
+from agents.finetuning.expansion import Composing, Expanded, held, newcomer, refused
 from agents.iql import IQL
 from dosing.agent import Agent
 from dosing.data.dataset import Transform
@@ -129,12 +129,7 @@ class BehaviourTransfer:
 
     def refusal(self, start: Start) -> str | None:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
-        try:
-            self.config.check()
-            held(start.transferred())
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -142,8 +137,8 @@ class BehaviourTransfer:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         agent = BTAgent(newcomer(start), held(start.transferred()), self.config)
         replay = ReplaySampler(
             agent, None, settings.batch_size, 0.0, capacity=settings.remembered, num_envs=settings.patients

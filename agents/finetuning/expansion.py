@@ -8,7 +8,7 @@ one is requested is the method's own (:meth:`Expanded.probabilities`).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +19,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.iql import IQL, IQLConfig
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent, value_of
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
 from dosing.finetuning.method import Behaviour, Start, TrialProgress
+from dosing.models.batch import Batch
 from dosing.models.flows import points, spread
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
 from dosing.runs.files import read_tensors
 from dosing.runs.folder import WEIGHTS, RunFolder
+from dosing.training.regularised import prepare
 from dosing.types import Array, Noise
 
 
@@ -46,6 +48,16 @@ def held(agent: Agent) -> Agent:
     return agent.eval()
 
 
+def refused(*needed: Callable[[], object]) -> str | None:
+    """The sentence of the first that refuses with a ``UserError``; None if all can be done."""
+    for need in needed:
+        try:
+            need()
+        except UserError as error:
+            return str(error)
+    return None
+
+
 def newcomer(start: Start, **changes: Any) -> IQL:
     """An implicit-Q-learner with new weights: with the run's settings if it is one, else IQL's own.
 
@@ -60,7 +72,7 @@ def newcomer(start: Start, **changes: Any) -> IQL:
     agent = start.fresh("iql", replace(config, actor_decay_steps=None, **changes), start.regularisation)
     if not isinstance(agent, IQL):
         raise TypeError(f"the suite's iql is {type(agent).__name__}")
-    agent.prepare(start.dataset)
+    prepare(agent, start.dataset)
     return agent
 
 
@@ -105,22 +117,21 @@ def of_run(path: Path, start: Start) -> Agent:
         UserError: the run is unfinished, damaged, or differs in one of these.
     """
     run = RunFolder(path)
-    config: dict[str, Any] = run.config()
-    run.verify()
-    if Transform.from_json(config["transform"]) != start.transform:
+    config = run.verify().config
+    if config.transform != start.transform:
         raise UserError(f"{path} has other units of state, dose or reward than the offline run.")
-    every = list(config["seeds"])
+    every = list(config.seeds)
     if missing := [seed for seed in start.seeds if seed not in every]:
         raise UserError(f"{path} lacks the seeds {missing} of the trial.")
     like = start.dataset.obs
     agent = start.build(
-        config["agent"],
-        config["agent_config"],
+        config.agent,
+        config.agent_config,
         start.problem,
         start.seeds,
         device=like.device,
         dtype=like.dtype,
-        regularisation=config.get("regularisation"),
+        regularisation=config.regularisation,
     )
     weights, _ = read_tensors(run.path / WEIGHTS)
     rows = [every.index(seed) for seed in start.seeds]
@@ -250,7 +261,7 @@ class Expanded(Agent):
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
         """By the learner's critics."""
-        return self.online.value_of(obs, act)
+        return value_of(self.online, obs, act)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """That of the learner."""
@@ -260,9 +271,9 @@ class Expanded(Agent):
         """Those of the learner."""
         return self.online.losses_and_metrics(batch)
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics of the learner."""
-        self.online.update_targets()
+        self.online.update_targets(step)
 
 
 class Composing(Behaviour):

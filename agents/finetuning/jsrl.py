@@ -27,15 +27,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from agents.finetuning.expansion import fixed_draws, held, newcomer, take_over
+from agents.finetuning.expansion import fixed_draws, held, newcomer, refused, take_over
 from agents.iql import IQL
-from dosing.agent import Agent, Batch, History
+from dosing.agent import Agent, History, value_of
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import TreatedVisit
+from dosing.models.batch import Batch
 from dosing.policy import DosePolicy, Observations
 from dosing.rng import generator
 from dosing.training.replay import ReplaySampler
@@ -116,9 +117,9 @@ class JSRLAgent(Agent):
         """That of the explorer."""
         self.explorer.schedule(step)
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics of the explorer."""
-        self.explorer.update_targets()
+        self.explorer.update_targets(step)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The explorer's distribution."""
@@ -144,7 +145,7 @@ class JSRLAgent(Agent):
 
     def value_of(self, obs: Tensor, act: Tensor) -> Tensor | None:
         """By the explorer's critics."""
-        return self.explorer.value_of(obs, act)
+        return value_of(self.explorer, obs, act)
 
 
 class Guided(Behaviour):
@@ -249,12 +250,7 @@ class JumpStart:
             return "it needs episodes of a known number of visits."
         if self.config.critic == "offline" and start.name != "iql":
             return f"with critic=offline it goes on from a run of iql, this is one of {start.name}."
-        try:
-            self.config.check()
-            held(start.transferred())
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -263,8 +259,8 @@ class JumpStart:
             UserError: as :meth:`refusal`.
         """
         horizon = start.problem.horizon
-        if (refused := self.refusal(start)) or horizon is None:
-            raise UserError(refused or "")
+        if (sentence := self.refusal(start)) or horizon is None:
+            raise UserError(sentence or "")
         explorer, guide = newcomer(start), held(start.transferred())
         if self.config.critic == "offline":
             take_over(explorer, guide)

@@ -38,18 +38,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.cql import CQL
-from agents.finetuning.expansion import further
-from dosing.agent import Agent, Batch
+from agents.finetuning.expansion import further, refused
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.bounded import TanhNormal
 from dosing.errors import UserError
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialSettings
+from dosing.models.batch import Batch
 from dosing.models.critics import frozen
-from dosing.models.losses import polyak, td_target
+from dosing.models.losses import td_target
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
 from dosing.rng import draw
+from dosing.training.checkpoint import load_moments, moments
 from dosing.training.replay import ROWS, ReplaySampler
 from dosing.training.sampler import BLOCK
 from dosing.types import Noise
@@ -180,10 +182,10 @@ class Off2OnAgent(Agent):
         act, log_prob = self.distribution(obs).rsample_with_log_prob(uniform)
         return act, log_prob.sum(-1)
 
-    def update_targets(self) -> None:
+    def update_targets(self, step: int) -> None:
         """Target critics of every member by Polyak averaging."""
         for member in self.stacks:
-            polyak(member.critic_target, member.critic, member.config.target_rate)
+            member.update_targets(step)
 
 
 class DensityRatio(nn.Module):
@@ -340,9 +342,7 @@ class BalancedReplay(ReplaySampler):
             "priority.largest": self.largest,
         }
         state |= {f"ratio.{name}": value for name, value in self.ratio.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"ratio.adam.{index}.{k}": torch.as_tensor(x) for k, x in moments.items()}
-        return state
+        return state | moments(self.optimizer, "ratio.adam.")
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly.
@@ -362,13 +362,7 @@ class BalancedReplay(ReplaySampler):
             )
         self.priorities[:, : self.filled] = rows.to(self.priorities)
         self.ratio.load_state_dict(weights)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            if name.startswith("ratio.adam."):
-                index, key = name[len("ratio.adam.") :].split(".", 1)
-                moments.setdefault(int(index), {})[key] = value.clone()
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_moments(self.optimizer, state, "ratio.adam.")
 
 
 @dataclass(frozen=True)
@@ -385,12 +379,7 @@ class OfflineToOnline:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "cql":
             return f"it goes on from a run of cql, this is one of {start.name}."
-        try:
-            self.config.check()
-            further(start, self.config.members - 1)
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: further(start, self.config.members - 1))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -398,8 +387,8 @@ class OfflineToOnline:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         stacks = [start.transferred(), *further(start, self.config.members - 1)]
         agent = Off2OnAgent([cast(CQL, stack) for stack in stacks], self.config)
         replay = BalancedReplay(

@@ -56,13 +56,15 @@ from agents.finetuning.expansion import (
     newcomer,
     of_run,
     pick,
+    refused,
     take_over,
     uniforms,
 )
 from agents.iql import IQL
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialSettings
+from dosing.models.batch import Batch
 from dosing.models.losses import target_copy
 from dosing.models.optimisers import adam
 from dosing.policy import DosePolicy
@@ -328,12 +330,7 @@ class PolicyExpansion:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "iql":
             return f"it goes on from a run of iql, this is one of {start.name}."
-        try:
-            self.config.check()
-            self._frozen(start)
-        except UserError as error:
-            return str(error)
-        return None
+        return refused(self.config.check, lambda: self._frozen(start))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.
@@ -341,8 +338,8 @@ class PolicyExpansion:
         Raises:
             UserError: as :meth:`refusal`.
         """
-        if refused := self.refusal(start):
-            raise UserError(refused)
+        if sentence := self.refusal(start):
+            raise UserError(sentence)
         config, frozen = self.config, self._frozen(start)
         online = newcomer(
             start,

@@ -8,7 +8,7 @@ import torch
 
 import agents
 from app.analysis.model_card import KINDS
-from dosing.agent import Agent
+from dosing.agent import Agent, AimsAtReturn, LearnsReturns, value_of
 from dosing.types import Problem
 
 PROBLEM = Problem(n_obs=2, n_act=1, horizon=24)
@@ -19,12 +19,12 @@ def learns_from(agent: Agent) -> str:
     """What an agent's updates rest on, read off the agent itself."""
     obs, act = (torch.zeros(len(agent.seeds), 1, n) for n in (agent.problem.n_obs, agent.problem.n_act))
     with torch.no_grad():
-        distribution, value = agent.returns(obs, act), agent.value_of(obs, act)
-    if distribution is not None:
+        value = value_of(agent, obs, act)
+    if isinstance(agent, LearnsReturns):
         words = ["a learned distribution of returns"]
     elif value is not None:
         words = ["learned values of doses"]
-    elif agent.targets is not None:
+    elif isinstance(agent, AimsAtReturn):
         words = ["recorded doses, given the return that followed"]
     else:
         words = ["recorded doses alone"]
@@ -46,9 +46,9 @@ def table() -> list[dict[str, Any]]:
             {
                 "agent": entry.title,
                 "name": name,
-                "paper": entry.paper,
-                "distribution of the dose": entry.family,
-                "dose set": KINDS[entry.support],
+                "paper": entry.about.paper,
+                "distribution of the dose": entry.about.family,
+                "dose set": KINDS[entry.about.support],
                 "learns from": learns_from(built),
             }
         )

@@ -37,8 +37,7 @@ def cohort(env_id: str, variant: str, patients: int, seed: int, policy: str, rea
 
 def quantity_names(episodes: Episodes) -> list[str]:
     """Names of the observed entries."""
-    names = episodes.metadata.get("obs_names") or [f"s{i + 1}" for i in range(episodes.obs.shape[1])]
-    return [str(name) for name in names]
+    return list(episodes.metadata.obs_names) or [f"s{i + 1}" for i in range(episodes.obs.shape[1])]
 
 
 def head(episodes: Episodes, rows: int) -> pd.DataFrame:
@@ -46,7 +45,7 @@ def head(episodes: Episodes, rows: int) -> pd.DataFrame:
     part = slice(0, rows)
     frame = pd.DataFrame({"patient": episodes.episode[part], "visit": episodes.step[part] + 1})
     frame[quantity_names(episodes)] = episodes.obs[part].round(3)
-    dose = str(episodes.metadata.get("dose_name", "dose"))
+    dose = episodes.metadata.dose_name
     for k in range(episodes.act.shape[1]):
         name = dose if episodes.act.shape[1] == 1 else f"{dose} {k + 1}"
         frame[f"{name} requested"] = episodes.act_requested[part, k].round(3)
@@ -60,13 +59,13 @@ def head(episodes: Episodes, rows: int) -> pd.DataFrame:
 def quantities(episodes: Episodes) -> list[Quantity]:
     """Observed entries (at most :data:`SHOWN`), doses given and rewards, one value per visit."""
     meta, names = episodes.metadata, quantity_names(episodes)
-    units = [str(unit) for unit in meta.get("obs_units") or ["1"] * len(names)]
+    units = meta.obs_units or ("1",) * len(names)
     states = [
         Quantity(name, unit, episodes.obs[:, k])
         for k, (name, unit) in enumerate(zip(names, units, strict=True))
     ]
-    low, high, unit = meta["action_low"], meta["action_high"], str(meta.get("dose_unit", "1"))
-    name, width = str(meta.get("dose_name", "dose")), episodes.act.shape[1]
+    low, high, unit = meta.action_low, meta.action_high, meta.dose_unit
+    name, width = meta.dose_name, episodes.act.shape[1]
     doses = [
         Quantity(
             f"{name} given" if width == 1 else f"{name} {k + 1} given",
@@ -92,7 +91,7 @@ def patient_rows(episodes: Episodes, place: int) -> np.ndarray:
 
 def export(episodes: Episodes, suffix: str) -> bytes:
     """The visits as a file, ``.parquet`` or ``.csv``, with the notice in its metadata."""
-    noticed = replace(episodes, metadata={**episodes.metadata, "notice": NOT_FOR_PATIENTS})
+    noticed = replace(episodes, metadata=replace(episodes.metadata, notice=NOT_FOR_PATIENTS))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"visits{suffix}"
         write_episodes(noticed, path)

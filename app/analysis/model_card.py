@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -115,28 +116,28 @@ def card_of(
         outcomes: what happened to its evaluation patients; None if it was not evaluated.
         row: its line of the study table; None if it has none.
     """
-    config, scenario = run.config, episodes.metadata.get("card") or {}
+    config, scenario = run.config, episodes.metadata.card
     return {
         "notice": NOT_FOR_PATIENTS,
         "agent": {
             "title": run.entry.title,
-            "paper": run.entry.paper,
+            "paper": run.entry.about.paper,
             "distribution": run.family,
-            "settings": config["agent_config"],
-            "beyond_the_method": config.get("regularisation", {}),
-            "training": config.get("training", {}),
-            "seeds": config["seeds"],
+            "settings": dict(config.agent_config),
+            "beyond_the_method": config.regularisation.changed(),
+            "training": dict(config.training),
+            "seeds": list(config.seeds),
         },
         "data": {
-            "name": config["data"]["name"],
-            "sha256": config["data"]["content_hash"],
-            "patients": config["data"].get("patients"),
-            "visits": config["data"].get("visits"),
-            "behaviour": episodes.metadata.get("policy"),
-            "environment": config.get("env"),
+            "name": config.data.name,
+            "sha256": config.data.content_hash,
+            "patients": config.data.patients,
+            "visits": config.data.visits,
+            "behaviour": episodes.metadata.policy,
+            "environment": asdict(config.env) if config.env else None,
         },
         "dose": {
-            "name": config.get("dose_name", "dose"),
+            "name": config.dose_name,
             "unit": recommender.rules.limits.unit,
             "hard_limits": [recommender.rules.limits.low, recommender.rules.limits.high],
         },
@@ -148,7 +149,7 @@ def card_of(
             **recommender.provenance,
             "run": "/".join(run.folder.path.parts[-3:]),
             "software": __version__,
-            "made": config.get("created"),
+            "made": config.created,
         },
     }
 

@@ -194,8 +194,8 @@ def same_settings(candidate: CandidateRow, runs: Sequence[Run]) -> Run | None:
     result = [
         run
         for run in runs
-        if run.config["agent"] == candidate.agent
-        and run.config["agent_config"] == candidate.fields["config"]
-        and run.config.get("regularisation", {}) == candidate.fields["regularisation"]
+        if run.config.agent == candidate.agent
+        and run.config.agent_config == candidate.fields["config"]
+        and run.config.regularisation.changed() == candidate.fields["regularisation"]
     ]
     return result[0] if len(result) == 1 else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import agents
 from app.analysis.recommendations import POINTS, Answer, dose_range
 from app.readers.study import Run
 from dosing.errors import UserError
@@ -37,9 +38,9 @@ def differ_in_distribution_only(one: Run, other: Run) -> bool:
     distribution = set(contrast.fields) if contrast else set()
 
     def rest(run: Run) -> dict[str, object]:
-        own = {name: value for name, value in run.config["agent_config"].items() if name not in distribution}
+        own = {name: value for name, value in run.config.agent_config.items() if name not in distribution}
         kept = ("agent", "seeds", "training", "regularisation", "transform")
-        return {name: run.config.get(name) for name in kept} | {"settings": own, "data": run.data}
+        return {name: getattr(run.config, name) for name in kept} | {"settings": own, "data": run.data}
 
     return rest(one) == rest(other)
 
@@ -52,9 +53,9 @@ def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, i
                 return i, j
 
     def place(runs: Sequence[Run], agent: str) -> int:
-        return next((k for k, run in enumerate(runs) if run.config["agent"] == agent), 0)
+        return next((k for k, run in enumerate(runs) if run.config.agent == agent), 0)
 
-    return place(sparse, "fttpo"), place(gaussian, "iql")
+    return place(sparse, agents.DEMO[0]), place(gaussian, agents.DEMO[1])
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class World:
         factory = scenarios.factory_of(run.folder)
         if not isinstance(factory, CohortFactory):
             raise UserError(f"{factory.env_id} has episodes, not patients: nobody can be matched to a state.")
-        names = tuple(str(name) for name in run.config.get("obs_names") or ())
+        names = run.config.obs_names
         options = json.dumps(factory.options, sort_keys=True)
         return cls(factory.env_id, options, seed, names, factory.limits, factory.horizon)
 

@@ -220,7 +220,8 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
     for low, high in answer.pieces(dimension):
         _interval(figure, middle, low, high, answer, f"{interval(low, high, places)}, {words}")
     if result.recorded_near is not None:
-        _recorded(figure, middle, *(ends[dimension] for ends in result.recorded_near), places)
+        low, high = (ends[dimension] for ends in result.recorded_near)
+        _recorded(figure, middle, low, high, places)
     for place, seed in enumerate(result.seeds):
         y = middle + 0.26 * (0.5 - (place + 0.5) / len(result.seeds))
         figure.add_trace(

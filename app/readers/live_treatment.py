@@ -91,10 +91,11 @@ def _names(trials: list[Standing]) -> list[str]:
     names = []
     for trial in trials:
         config = trial.run.config()
-        settings, seeds = config["trial"], counted(len(config["start_seeds"]), "seed")
+        assert config.trial is not None  # Standing.of refuses other runs
+        settings, seeds = config.trial.settings, counted(len(config.trial.start_seeds), "seed")
         budget = settings.get("harm_budget")
         names.append(
-            f"{config['data']['name']}: {settings['visits']:,} visits, {settings['updates_per_visit']:g} "
+            f"{config.data.name}: {settings['visits']:,} visits, {settings['updates_per_visit']:g} "
             f"updates per visit, {seeds}"
             + ("" if budget is None else f", harm budget {budget:g} per patient")
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -18,6 +17,7 @@ import agents
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.recommendation.records import Recommender
+from dosing.runs.config import RunConfig
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import (
     CARD,
@@ -31,7 +31,7 @@ from dosing.runs.folder import (
     find_runs,
 )
 from dosing.studies import data as studies_data
-from dosing.studies import load, naming
+from dosing.studies import loading, naming
 from dosing.studies.comparison_table import Row
 
 Stamp = tuple[int, ...]
@@ -49,7 +49,7 @@ class Run:
     """
 
     folder: RunFolder
-    config: dict[str, Any]
+    config: RunConfig
     entry: agents.AgentSpec
     label: str
 
@@ -61,7 +61,7 @@ class Run:
     @property
     def data(self) -> str:
         """Hash of the data it was trained on: runs that share it can stand in one chart."""
-        return str(self.config["data"]["content_hash"])
+        return self.config.data.content_hash
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def study() -> Path:
 
 def listing() -> Listing:
     """List the study's runs."""
-    result: list[tuple[RunFolder, dict[str, Any], agents.AgentSpec]] = []
+    result: list[tuple[RunFolder, RunConfig, agents.AgentSpec]] = []
     problems = []
     for folder in find_runs(study()):
         try:
             config = _config(str(folder.path), _stamp(folder.path / CONFIG))
-            result.append((folder, config, agents.find(config["agent"])))
+            result.append((folder, config, agents.find(config.agent)))
         except UserError as error:
             problems.append(str(error))
     titles = [entry.title for _, _, entry in result]
@@ -114,7 +114,7 @@ def episodes(run: Run) -> Episodes:
     Raises:
         UserError: the file has gone, was changed or is another one.
     """
-    file = Path(os.path.normpath(run.folder.path / run.config["data_file"]))
+    file = Path(os.path.normpath(run.folder.path / run.config.data_file))
     return _episodes(str(run.folder.path), _stamp(run.folder.path / CONFIG, file))
 
 
@@ -155,16 +155,13 @@ def _stamp(*files: Path) -> Stamp:
 
 
 @st.cache_data(show_spinner=False)
-def _config(path: str, stamp: Stamp) -> dict[str, Any]:
-    config = RunFolder(Path(path)).config()
-    if missing := {"agent", "seeds", "problem", "limits", "data", "data_file", "versions"} - config.keys():
-        raise UserError(f"{path}/{CONFIG} lacks {', '.join(sorted(missing))}; the file is damaged.")
-    return config
+def _config(path: str, stamp: Stamp) -> RunConfig:
+    return RunFolder(Path(path)).config()
 
 
 @st.cache_resource(show_spinner="Loading the policy and checking its hashes", max_entries=32)
 def _recommender(path: str, stamp: Stamp) -> Recommender:
-    return load.recommender_of(RunFolder(Path(path)))
+    return loading.recommender_of(RunFolder(Path(path)))
 
 
 @st.cache_resource(show_spinner="Reading the recorded visits", max_entries=4)

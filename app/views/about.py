@@ -41,19 +41,19 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
             weights, state = study.recommender(run).provenance["weights"][:16], "verified"
         except UserError as error:
             weights, state = "unknown", f"damaged: {error}"
-        versions = run.config["versions"]
+        versions = run.config.versions
         lines.append(
             {
                 "agent": run.label,
-                "paper": run.entry.paper,
-                "seeds": len(run.config["seeds"]),
-                "data": run.config["data"]["name"],
+                "paper": run.entry.about.paper,
+                "seeds": len(run.config.seeds),
+                "data": run.config.data.name,
                 "data hash": run.data[:16],
                 "weights hash": weights,
                 "files": state,
                 "dosing": versions.get("dosing"),
                 "torch": versions.get("torch"),
-                "made": str(run.config.get("created", "unknown"))[:16].replace("T", " "),
+                "made": run.config.created[:16].replace("T", " "),
                 "folder": run.folder.path.name,
             }
         )
@@ -71,11 +71,11 @@ write.caption(
 )
 st.subheader("Scenario")
 try:
-    card = study.episodes(listing.runs[0]).metadata.get("card", {})
+    card = study.episodes(listing.runs[0]).metadata.card
     write.markdown("{}", card.get("title", "Recorded data without a scenario card."))
     write.markdown("{}", bullets(card.get("sources", ())))
     write.markdown("{}", card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
-        st.json(card)
+        st.json(dict(card))
 except UserError as error:
     page.problems([str(error)])

@@ -52,7 +52,7 @@ def card_for(run: study.Run) -> dict[str, Any] | None:
 
 def take_away(run: study.Run, card: dict[str, Any]) -> None:
     """The card as files."""
-    name = f"policy-card-{run.config['agent']}-{run.folder.path.name}"
+    name = f"policy-card-{run.config.agent}-{run.folder.path.name}"
     with st.container(horizontal=True):
         for suffix, mime, make in (
             ("json", "application/json", functools.partial(json.dumps, card, indent=1)),

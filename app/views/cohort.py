@@ -96,7 +96,7 @@ def safety(result: list[Evaluation]) -> None:
     except UserError as error:
         page.problems([str(error)])
         table = None
-    data = str(result[0].run.config["data"]["name"])
+    data = result[0].run.config.data.name
     rules = (
         [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
     )
@@ -136,7 +136,7 @@ def groups(result: list[Evaluation]) -> None:
         write.info("Evaluated on patients of other seeds, so not beside the rest: {}.", ", ".join(other))
     result = [one for one in result if one.outcome.seeds == first.seeds]
     result = [one for one in result if one.outcome.returns.shape == first.returns.shape]
-    names = [str(name) for name in result[0].run.config.get("obs_names") or ()]
+    names = list(result[0].run.config.obs_names)
     states = names[: patients.mean.shape[2]]
     traits = {f"latent mean of {name}": patients.mean[..., k] for k, name in enumerate(states)}
     traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}

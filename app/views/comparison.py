@@ -55,8 +55,8 @@ def show_table(listing: study.Listing) -> None:
         page.problems([f"the table rests on {path}, which is no longer a readable run." for path in gone])
     if new := [label for path, label in here.items() if path not in paths]:
         write.info("Finished but not in the table yet: {}.", ", ".join(new))
-    runs = [run for run in listing.runs if run.config["problem"].get("horizon")]
-    visits = runs[0].config["problem"]["horizon"] if runs else None
+    runs = [run for run in listing.runs if run.config.problem.horizon]
+    visits = runs[0].config.problem.horizon if runs else None
     sets = list(dict.fromkeys(row.data for row in rows))
     for index, name in enumerate(sets):
         if len(sets) > 1:

@@ -37,7 +37,7 @@ def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
     """The visits of one data set of the study and their name."""
     run = one_data_set(listing)[0]
     try:
-        return study.episodes(run), str(run.config["data"]["name"])
+        return study.episodes(run), run.config.data.name
     except UserError as error:
         page.problems([f"the recorded visits: {error}"])
         return None
@@ -89,14 +89,14 @@ def facts(episodes: Episodes) -> None:
     held = float((episodes.limited_by > 0).mean())
     lines = [
         f"{counted(len(episodes), 'visit')} of {counted(patients, 'patient')}",
-        f"Environment: {meta.get('env_id') or 'none here'}, doses by {meta.get('policy', 'the file')}, "
-        f"seed {meta.get('seed', 'unknown')}",
+        f"Environment: {meta.env_id or 'none here'}, doses by {meta.policy or 'the file'}, "
+        f"seed {'unknown' if meta.seed is None else meta.seed}",
         f"Mean return of a patient: {return_words(episodes, patients)}",
         f"Visits at which a hard limit held the dose: {100 * held:.1f} %",
     ]
     write.markdown("{}", bullets(lines))
     st.caption("Content hash (SHA-256 over all columns, the same for every file format):")
-    st.code(str(meta.get("content_hash", "unknown")), language=None)
+    st.code(meta.content_hash or "unknown", language=None)
 
 
 def return_words(episodes: Episodes, patients: int) -> str:
@@ -132,12 +132,12 @@ def table(episodes: Episodes) -> None:
 def card(episodes: Episodes) -> None:
     """The scenario card and everything else the visits say about themselves."""
     st.subheader("Scenario card")
-    result = episodes.metadata.get("card") or {}
+    result = episodes.metadata.card
     write.markdown("{}", result.get("title", "Recorded data without a scenario card."))
     with st.expander("All fields of the card"):
-        st.json(result)
+        st.json(dict(result))
     with st.expander("All other metadata of the visits"):
-        st.json({name: value for name, value in episodes.metadata.items() if name != "card"})
+        st.json({k: v for k, v in episodes.metadata.to_json().items() if k != "card"})
 
 
 def one_episode(episodes: Episodes) -> None:
@@ -158,7 +158,7 @@ def one_episode(episodes: Episodes) -> None:
     rows, meta = analysis_data.patient_rows(episodes, int(place)), episodes.metadata
     names = analysis_data.quantity_names(episodes)[: analysis_data.SHOWN]
     numbers, last = episodes.step[rows].astype(float) + 1, len(rows) - 1
-    units = [str(unit) for unit in meta.get("obs_units") or ["1"] * episodes.obs.shape[1]]
+    units = list(meta.obs_units or ("1",) * episodes.obs.shape[1])
     patient = int(episodes.episode[rows[0]])
     left, right = st.columns(2)
     with left:
@@ -173,10 +173,10 @@ def one_episode(episodes: Episodes) -> None:
                 episodes.act[rows, k],
                 episodes.reward[rows],
                 episodes.limited_by[rows] > 0,
-                (float(meta["action_low"][k]), float(meta["action_high"][k])),
+                (meta.action_low[k], meta.action_high[k]),
                 last,
-                name=str(meta.get("dose_name", "dose")),
-                unit=str(meta.get("dose_unit", "1")),
+                name=meta.dose_name,
+                unit=meta.dose_unit,
             )
             page.draw(figure, f"course_doses{k}", f"Doses given to patient {patient}, and rewards")
     write.caption(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+import agents
 from app.analysis.recommendations import Answer
 from app.analysis.response import NEAR, DoseResponse, respond, without_critic
 from app.charts.response import dose_response
@@ -98,7 +99,7 @@ def view(listing: study.Listing) -> None:
             write.info("{} {} no critic: there is no value of a dose to draw.", listed(silent), verb)
         if not result:
             write.nothing_yet(
-                "python -m dosing compare --agents fttpo iql iqn",
+                f"python -m dosing compare --agents {' '.join(agents.DEMO)}",
                 "None of these agents has a critic. This command trains some that have:",
             )
             return

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
+from agents import finetuning
 from app.charts.live_treatment import LearningCurve, over_visits
 from app.readers import live_treatment
 from app.readers import study as readers_study
@@ -32,14 +33,14 @@ WORDS = (
 
 def command(listing: readers_study.Listing) -> str:
     """The command that would fill this page: from a run there is, or from one that it makes first."""
-    runs = sorted(listing.runs, key=lambda run: run.config["agent"] != "iql")
+    runs = sorted(listing.runs, key=lambda run: run.config.agent != finetuning.STARTS_FROM)
     if runs:
         return shlex.join(["python", "-m", "dosing", "finetune", "all", "--run", str(runs[0].folder.path)])
     study = readers_study.study()
     folder = shlex.quote(str(study))
     return (
         f"python -m dosing demo --no-serve --out {folder}\n"
-        f"python -m dosing finetune all --run {folder}/iql/*/*"
+        f"python -m dosing finetune all --run {folder}/{finetuning.STARTS_FROM}/*/*"
     )
 
 

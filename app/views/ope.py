@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+import agents
 from app.analysis.off_policy import (
     ESTIMATORS,
     CandidateRow,
@@ -63,11 +64,11 @@ def command(runs: list[study.Run]) -> str:
                 continue
         except UserError:
             continue
-        names.append(str(run.config["agent"]))
-        data = ["--data", os.path.normpath(run.folder.path / run.config["data_file"])]
-    agents = list(dict.fromkeys(names)) or ["fttpo", "iql"]
+        names.append(run.config.agent)
+        data = ["--data", os.path.normpath(run.folder.path / run.config.data_file)]
+    chosen = list(dict.fromkeys(names)) or list(agents.DEMO)
     start = ["python", "-m", "dosing", "select", "--agents"]
-    return shlex.join([*start, *agents, *data, "--out", str(study.study())])
+    return shlex.join([*start, *chosen, *data, "--out", str(study.study())])
 
 
 def selection() -> SelectionTable | None:

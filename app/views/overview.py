@@ -41,12 +41,12 @@ def status(run: study.Run, table: dict[str, str] | None) -> dict[str, str]:
     folder, config = run.folder.path, run.config
     path = str(folder.relative_to(study.study()))
     compared = "not compared" if table is None or path not in table else table[path]
-    updates = config.get("training", {}).get("steps")
+    updates = config.updates or None
     return {
         "run": run.label,
         "distribution of the dose": run.family,
-        "data": str(config["data"]["name"]),
-        "seeds": str(len(config["seeds"])),
+        "data": config.data.name,
+        "seeds": str(len(config.seeds)),
         "updates": f"{updates:,}" if updates else "unknown",
         "training": "finished",
         "evaluated on new patients": "yes" if is_evaluated(run) else "no",
@@ -84,7 +84,7 @@ def verdicts() -> dict[str, str] | None:
 
 def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     """Counts, and one line per run."""
-    data = {run.data: run.config["data"] for run in listing.runs}
+    data = {run.data: run.config.data for run in listing.runs}
     columns = st.columns(4)
     columns[0].metric("Finished runs", len(listing.runs))
     columns[1].metric("Unfinished runs", len(listing.unfinished))
@@ -94,9 +94,8 @@ def holdings(listing: study.Listing, table: dict[str, str] | None) -> None:
     lines += [unfinished(folder) for folder in listing.unfinished]
     write.table(pd.DataFrame(lines))
     for hash_, one in data.items():
-        patients, visits = one.get("patients"), one.get("visits")
-        size = f"{patients:,} patients, {visits:,} visits" if patients and visits else "size not recorded"
-        write.caption("Data {}: {}, SHA-256 {}.", one["name"], size, hash_[:16])
+        size = f"{one.patients:,} patients, {one.visits:,} visits"
+        write.caption("Data {}: {}, SHA-256 {}.", one.name, size, hash_[:16])
 
 
 def picture(listing: study.Listing) -> None:
@@ -151,8 +150,8 @@ def next_steps(listing: study.Listing, table: dict[str, str] | None) -> None:
         st.page_link("views/comparison.py", label="Comparison: who beats a constant dose")
         st.page_link("views/cohort.py", label="Cohort: worst patients and safety")
     else:
-        names = list(dict.fromkeys(str(run.config["agent"]) for run in listing.runs))
-        data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config["data_file"])
+        names = list(dict.fromkeys(run.config.agent for run in listing.runs))
+        data = os.path.normpath(listing.runs[0].folder.path / listing.runs[0].config.data_file)
         write.nothing_yet(
             shlex.join(
                 [

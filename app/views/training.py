@@ -97,7 +97,7 @@ def losses(listing: study.Listing) -> None:
         figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), look)
         with columns[index % 2]:
             page.draw(figure, f"curve{index}", f"{name} of {label} over training")
-    seeds = len(run.config["seeds"])
+    seeds = len(run.config.seeds)
     write.caption("Strong line: interquartile mean over {} seeds. Faint lines: the seeds.", seeds)
 
 

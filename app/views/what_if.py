@@ -175,7 +175,7 @@ def view(listing: study.Listing) -> None:
     episodes, seed = None, REFERENCE_SEED
     try:
         episodes = study.episodes(runs[0])
-        seed = int(episodes.metadata.get("seed", seed))
+        seed = seed if episodes.metadata.seed is None else episodes.metadata.seed
     except UserError as error:
         page.problems([f"the recorded patients: {error} Typed numbers still work."])
     try:

@@ -17,13 +17,13 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
     meta, current = episodes.metadata, int(row - rows[0])
     visits = episodes.step[rows].astype(float) + 1
     width = episodes.obs.shape[1]
-    names = meta.get("obs_names") or [f"s{i + 1}" for i in range(width)]
+    names = list(meta.obs_names) or [f"s{i + 1}" for i in range(width)]
     patient = int(episodes.episode[row])
     write.subheader("Episode of patient {}", patient)
     left, right = st.columns(2)
     with left:
         figure = episode.observations(
-            visits, episodes.obs[rows], names, meta.get("obs_units") or ["1"] * width, current
+            visits, episodes.obs[rows], names, list(meta.obs_units) or ["1"] * width, current
         )
         page.draw(figure, "observations", f"Observations of patient {patient} over the visits")
     with right:
@@ -35,7 +35,7 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
                 episodes.limited_by[rows] > 0,
                 (source.limits.low[dimension], source.limits.high[dimension]),
                 current,
-                name=str(meta.get("dose_name", "dose")),
+                name=meta.dose_name,
                 unit=source.limits.unit,
             )
             page.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
@@ -43,5 +43,5 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
         "Recorded visits; doses by the behaviour policy {!r}, not by an agent. Dotted "
         "line: the visit on show; the numbers beside the strips are its observations. A "
         "cross: changed by a limit.",
-        meta.get("policy", "of the file"),
+        meta.policy or "of the file",
     )

@@ -64,7 +64,7 @@ def in_range(place: Any, key: str, low: float, high: float) -> None:
 
 def one_data_set(listing: study.Listing) -> list[study.Run]:
     """The runs of one data set; asks which, where the study holds several."""
-    names = {run.data: str(run.config["data"]["name"]) for run in listing.runs}
+    names = {run.data: run.config.data.name for run in listing.runs}
     data = next(iter(names))
     if len(names) > 1:
         titles = {f"{name} ({key[:8]})": key for key, name in names.items()}

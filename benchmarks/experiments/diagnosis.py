@@ -39,10 +39,10 @@ from benchmarks.experiments.learning import plain
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
-from dosing.agent import Batch
 from dosing.data.dataset import Dataset
 from dosing.evaluation.rules import following
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
+from dosing.models.batch import Batch
 from dosing.policy import Observations
 from dosing.rng import generator
 from dosing.runs.files import write_atomic, write_json

@@ -36,8 +36,8 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS
+from dosing.studies import Cohort, Comparison, DataSource, Grid, Resources, compare
 from dosing.studies.baseline import Baseline
-from dosing.studies.compare import Comparison, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import PRESETS
@@ -58,17 +58,13 @@ def study(
     training = TrainingSettings(steps=arguments.steps, checkpoint_every=1000, **PRESETS[group].training)
     return compare(
         folder,
-        names,
-        [ENV_ID],
-        patients=PATIENTS,
-        env_options={"variant": VARIANT},
-        preset=group,
+        Grid(tuple(names), preset=group),
+        DataSource(ENV_ID, Cohort(PATIENTS, options={"variant": VARIANT})),
         seeds=range(seeds),
         training=training,
         milestones=[update for update in arguments.at if update <= arguments.steps],
-        device="cpu",
         evaluation_patients=arguments.evaluation_patients,
-        workers=arguments.workers,
+        resources=Resources("cpu", arguments.workers),
     )
 
 

@@ -47,12 +47,13 @@ from dosing.finetuning.method import TrialSettings
 from dosing.policy import DosePolicy
 from dosing.runs.files import read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS, RunFolder
+from dosing.studies import AgentSetup, Cohort, DataSource
 from dosing.studies.data import episodes_of, obtain_data, recorded_states
 from dosing.studies.finetune import TrialJob, conduct_trial, evaluate_start, policy_of_trial, start_of
 from dosing.studies.finetune_table import Progress, below, report_on, write_starts
 from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
-from dosing.studies.launch import in_processes
+from dosing.studies.launch import LocalProcesses
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Array
 
@@ -130,10 +131,11 @@ def learn_offline(options: argparse.Namespace, data: Path) -> dict[str, Path]:
         config_class = agents.find(agent).config_class()
         known = {k: v for k, v in SETTINGS.items() if k in config_class.__dataclass_fields__}
         config = config_class(**known | changes)
-        jobs.append(Offline(agent, config, data, options.study, tuple(range(count)), training, "cpu", None))
+        setup = AgentSetup(agent, config)
+        jobs.append(Offline(setup, data, options.study, tuple(range(count)), training, "cpu"))
     say(f"offline: {', '.join(f'{name} x {count} seeds' for name, _, _, count in plans)}")
     result = {}
-    for (name, *_), run in zip(plans, run_jobs(jobs, options.workers), strict=True):
+    for (name, *_), run in zip(plans, run_jobs(jobs, LocalProcesses("cpu", options.workers)), strict=True):
         if isinstance(run, TrainingDivergedError):
             raise UserError(f"{name}: {run}")
         result[name] = run.path.resolve()
@@ -517,7 +519,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate_every=options.evaluate_every,
     )
     settings.check()
-    data = obtain_data(ENV_ID, options.study, patients=PATIENTS, policy="uniform", seed=0, options={})
+    data = obtain_data(DataSource(ENV_ID, Cohort(PATIENTS)), options.study)
     runs = learn_offline(options, data)
     trials = plan(options, runs)
     jobs = [
@@ -525,15 +527,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation_patients=options.evaluation_patients, device="cpu")
         for x in trials
     ]  # fmt: skip
+    launcher = LocalProcesses("cpu", options.workers)
     begun = list({job.run: job for job in jobs}.values())
     say(f"evaluating {len(begun)} offline policies on {options.evaluation_patients:,} patients per seed")
     outcomes = dict(
-        zip((job.run for job in begun), in_processes(evaluate_start, begun, "cpu", options.workers),
+        zip((job.run for job in begun), launcher.map(evaluate_start, begun),
             strict=True)
     )  # fmt: skip
     write_starts(options.study, outcomes)
     say(f"{len(jobs)} trials of {options.visits:,} visits x {options.seeds} seeds")
-    results = in_processes(treat, jobs, "cpu", options.workers)
+    results = list(launcher.map(treat, jobs))
     notes = [f"{x.title}: {r}" for x, r in zip(trials, results, strict=True)
              if isinstance(r, TrainingDivergedError)]  # fmt: skip
     done = [(x, job, r) for x, job, r in zip(trials, jobs, results, strict=True) if isinstance(r, RunFolder)]

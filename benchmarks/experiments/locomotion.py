@@ -38,10 +38,10 @@ from dosing.data.store import read_episodes
 from dosing.policy import in_double
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import RunFolder
-from dosing.studies.compare import compare
+from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.training.offline import TrainingSettings
 from simulator.envs.mujoco import REFERENCES
 
@@ -81,14 +81,11 @@ def one(path: Path, task: str, quality: str, options: argparse.Namespace) -> dic
     keep = sorted({max(1, round(share * options.updates)) for share in MOVES[:-1]})
     rows = compare(
         study,
-        options.agents,
-        [path],
-        preset=f"d4rl-mujoco/{task}-{QUALITIES[quality]}",
-        settings=settings,
+        Grid(tuple(options.agents), settings, f"d4rl-mujoco/{task}-{QUALITIES[quality]}"),
+        DataSource(str(path), external=external_of(ENVS[task], {})),
         seeds=range(options.seeds),
         training=TrainingSettings(steps=options.updates),
         milestones=keep if options.moves else (),
-        external=external_of(ENVS[task], {}),
     ).rows
     data = read_episodes(next((study / "data").glob("*.hdf5")))
     returns = np.array([data.reward[data.episode == k].sum() for k in np.unique(data.episode)])
@@ -159,7 +156,7 @@ def evolution(study: Path, task: str, quality: str) -> str:
     runs = [study / p for p in read_json(study / "table.json")["runs"]]
     run = RunFolder(next(p for p in runs if read_json(p / "config.json")["agent"] == "fttpo"))
     config = run.config()
-    steps = config["training"]["steps"]
+    steps = config.updates
     data = read_episodes(next((study / "data").glob("*.hdf5")))
     obs = data.obs[len(data) // 2].astype(np.float32)
     unit = np.linspace(-1.0, 1.0, GRID)

@@ -72,7 +72,6 @@ def recorded() -> Dataset:
         terminated=torch.ones(VISITS),
         starts=torch.arange(VISITS + 1),
         transform=Transform((0.0, 0.0), (1.0, 1.0), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 
@@ -138,7 +137,7 @@ def page(result: Sequence[PolicyDoses], updates: int, refused: dict[str, str]) -
         lines.append(
             [
                 entry.title,
-                entry.family,
+                entry.about.family,
                 f"{x.both} of {len(SEEDS)}",
                 *(f"{share:.0%}" for share in numbers),
                 *(f"{r.mean():.2f} ({r.min():.2f} to {r.max():.2f})" for r in rewards),

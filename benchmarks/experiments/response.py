@@ -36,6 +36,7 @@ from dosing.models.calibration import REASONS
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
 from dosing.runs.files import write_json
+from dosing.training.regularised import take_step
 from dosing.training.sampler import Sampler
 from dosing.types import Observations, Problem
 from simulator.cohorts.generate import simulate
@@ -93,7 +94,7 @@ def trained(
     total: dict[str, torch.Tensor] = {}
     for step in range(updates):
         agent.schedule(step)
-        metrics = agent.step(sampler(step))
+        metrics = take_step(agent, sampler(step))
         if step >= updates - 20:
             total = {k: total.get(k, 0.0) + v / 20 for k, v in metrics.items()}
     return agent, total

@@ -23,7 +23,7 @@ from benchmarks.report import table
 from benchmarks.speed.processes import ROOT
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.runs.files import read_json, write_atomic
-from dosing.studies.compare import compare
+from dosing.studies import Grid, Resources, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import TABLE
 
@@ -77,13 +77,11 @@ def main() -> None:
     options = parser.parse_args()
     compare(
         options.study,
-        ["all"],
-        [ENV_ID],
-        preset="common",
-        settings=SETTINGS,
+        Grid(("all",), SETTINGS, "common"),
+        ENV_ID,
         seeds=range(options.seeds),
         evaluation_patients=PATIENTS,
-        workers=options.workers,
+        resources=Resources(workers=options.workers),
     )
     kept = read_json(options.study / TABLE)
     result = page([Row.from_json(row) for row in kept["rows"]], kept["notes"], options.seeds)

@@ -31,13 +31,14 @@ from benchmarks.curves import COLOURS, DASHES, GREY, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.distributions.quadrature import least_divergence_scale, standard_nodes
 from dosing.evaluation.best_constant import best_constant
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
+from dosing.models.batch import Batch
 from dosing.rng import generator
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler

@@ -80,7 +80,6 @@ def transitions(n_obs: int, n_act: int) -> Dataset:
         terminated=terminated,
         starts=starts,
         transform=identity,
-        metadata={},
     )
 
 

@@ -37,7 +37,6 @@ def dataset() -> Dataset:
         terminated=columns["terminal"],
         starts=torch.arange(0, ROWS + 1, EPISODE),
         transform=identity,
-        metadata={},
     )
 
 

@@ -44,7 +44,7 @@ from dosing.recommendation.reasons import STATUSES, Reason
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommender, Rules
 from dosing.runs.folder import RunFolder
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.studies.scenarios import factory_of
 from dosing.types import Problem
 from simulator.cohorts.generate import simulate
@@ -60,7 +60,7 @@ def recommender_at(name: str, episodes: Episodes) -> Recommender:
     """The recommender before an untrained policy of five seeds."""
     problem = Problem(episodes.obs.shape[1], episodes.act.shape[1], 24)
     policy = DosePolicy(agents.build(name, {}, problem, range(5)), Transform.fit(episodes))
-    rules = Rules.of(dose_limits(episodes), card=episodes.metadata["card"])
+    rules = Rules.of(dose_limits(episodes), card=episodes.metadata.card)
     return Recommender(policy, rules, Monitor.fit(episodes))
 
 
@@ -75,7 +75,7 @@ def clocked(what: str, target: float, action: Any) -> list[str]:
 def times(folder: Path) -> list[list[str]]:
     """Tables and single recommendations."""
     training, new = simulate(ENV_ID, patients=50), simulate(ENV_ID, patients=4200, seed=1)
-    names = training.metadata["obs_names"]
+    names = list(training.metadata.obs_names)
     columns = {name: new.obs[:STATES, k] for k, name in enumerate(names)}
     pq.write_table(pa.table(columns), folder / "in.parquet")
     log, rows = AuditLog(folder / "audit.jsonl"), []
@@ -140,7 +140,7 @@ def statuses(path: Path) -> list[list[str]]:
         shares = [f"{(result.status == k).mean():.2%}" for k in range(len(STATUSES))]
         reasons = (Reason.UNFAMILIAR, Reason.SEEDS_APART, Reason.BETWEEN_SEEDS)
         defers = [f"{((result.codes & int(reason)) != 0).mean():.2%}" for reason in reasons]
-        rows.append([run.config()["agent"], name, *shares, *defers])
+        rows.append([run.config().agent, name, *shares, *defers])
     return rows
 
 

@@ -42,8 +42,8 @@ def _collect(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     check_free(arguments.out)
     stored = write_episodes(collect(plan), arguments.out)
-    print(f"{stored['rows']:,} visits in {stored['patients']:,} episodes of {plan.env_id} in {arguments.out}")
+    print(f"{stored.rows:,} visits in {stored.patients:,} episodes of {plan.env_id} in {arguments.out}")
     for line in describe(stored):
         print(line)
-    print(f"content hash {stored['content_hash']}")
+    print(f"content hash {stored.content_hash}")
     return 0

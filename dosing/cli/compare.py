@@ -40,13 +40,12 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies.compare import compare
+    from dosing.studies import compare
 
     comparison = compare(
         arguments.out,
-        arguments.agents,
-        arguments.data,
-        families=arguments.policy_families,
+        options.grid_of(arguments, arguments.policy_families),
+        [options.source_of(source, arguments) for source in arguments.data],
         milestones=arguments.evaluate_at,
         evaluation_patients=arguments.evaluation_patients,
         **options.grid_options(arguments),

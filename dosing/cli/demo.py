@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import agents
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli import options
 from dosing.cli.serve import serve
@@ -13,8 +14,9 @@ from dosing.cli.serve import serve
 
 def register(command: Any) -> None:
     """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
+    titles = " and ".join(agents.find(name).title for name in agents.DEMO)
     parser: argparse.ArgumentParser = command(
-        "demo", run, "simulate a cohort, train FtTPO and IQL, evaluate, print the table, serve it"
+        "demo", run, f"simulate a cohort, train {titles}, evaluate, print the table, serve it"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="study folder [%(default)s]")
     parser.add_argument("--seeds", type=int, default=5, help="seeds trained together per agent [%(default)s]")
@@ -34,24 +36,24 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies import compare, mujoco_data
+    from dosing.studies import Cohort, mujoco_data
+    from dosing.studies.comparison import demo
 
     seeds = options.seed_range(arguments.seeds)
     if arguments.data is not None:
         source = None if arguments.data == "mujoco" else arguments.data
-        comparison = mujoco_data.demo(
+        result = mujoco_data.demo(
             arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
         )
     else:
-        comparison = compare.demo(
+        result = demo(
             arguments.out,
             seeds=seeds,
             steps=2000 if arguments.steps is None else arguments.steps,
-            patients=arguments.patients,
-            variant=arguments.variant,
+            cohort=Cohort(arguments.patients, options={"variant": arguments.variant}),
             device=arguments.device,
         )
-    print(comparison)
+    print(result)
     print(NOT_FOR_PATIENTS)
     if arguments.no_serve:
         return 0

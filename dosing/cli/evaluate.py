@@ -23,14 +23,8 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.runs.folder import RunFolder
-    from dosing.studies.comparison_table import render
-    from dosing.studies.evaluate import evaluate_runs, task_notes
+    from dosing.studies import evaluate
 
-    folder = RunFolder(arguments.path)
-    rows, rules = evaluate_runs([folder], arguments.patients)
-    print(render([*rows, *rules]))
-    for note in task_notes([folder], rows):
-        print(f"note: {note}")
+    print(evaluate(arguments.path, arguments.patients))
     print(NOT_FOR_PATIENTS)
     return 0

@@ -81,8 +81,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     for name in methods if methods != ["all"] else ():
         finetuning.find(name)
     from dosing.finetuning.method import TrialSettings
-    from dosing.studies import finetune
+    from dosing.runs.config import EnvironmentReference
+    from dosing.studies import Resources, finetune
 
+    more = options.env_options(arguments.env_option)
+    env = more if arguments.env is None else EnvironmentReference(arguments.env, more)
     settings = TrialSettings(
         **{name: getattr(arguments, name) for name in _defaults}, harm_budget=arguments.harm_budget
     )
@@ -91,12 +94,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.runs,
         study=arguments.out,
         settings=settings,
-        env_id=arguments.env,
-        env_options=options.env_options(arguments.env_option),
+        env=env,
         seeds=arguments.seeds,
         evaluation_patients=arguments.evaluation_patients,
-        device=arguments.device,
-        workers=arguments.workers,
+        resources=Resources(arguments.device, arguments.workers),
     )
     print(result)
     print(NOT_FOR_PATIENTS)

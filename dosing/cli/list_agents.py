@@ -16,9 +16,11 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del arguments, rest
-    lines = [(name, e.title, e.family, e.support, e.checked, e.paper) for name, e in agents.AGENTS.items()]
-    head = ("agent", "title", "policy", "dose set", "losses checked against", "paper")
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    for line in [head, *lines]:
+    lines = [("agent", "title", "policy", "dose set", "losses checked against", "paper")]
+    for name, entry in agents.AGENTS.items():
+        about = entry.about
+        lines.append((name, entry.title, about.family, about.support, about.checked, about.paper))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dosing.errors import UserError
 from dosing.models.regularisation import Regularisation
 from dosing.studies import presets
+from dosing.studies.settings import Cohort, DataSource, Grid, Resources
 
 if TYPE_CHECKING:
     from dosing.data.external import External
@@ -134,8 +135,27 @@ def add_grid(parser: argparse.ArgumentParser, out: str) -> None:
     add_external(parser)
 
 
+def grid_of(arguments: argparse.Namespace, families: Sequence[str] = ()) -> Grid:
+    """The agents and settings of :func:`add_grid`; UserError for one that is not written NAME=VALUE."""
+    return Grid(
+        tuple(arguments.agents),
+        settings=settings_of(arguments.set),
+        preset=arguments.preset,
+        families=tuple(families),
+        regularise=settings_of(arguments.regularise),
+        data_options=data_options(arguments),
+    )
+
+
+def source_of(source: str, arguments: argparse.Namespace) -> DataSource:
+    """A source of visits with the arguments of :func:`add_cohort` and :func:`add_external`."""
+    more = env_options(arguments.env_option)
+    cohort = Cohort(arguments.patients, arguments.policy, arguments.data_seed, more)
+    return DataSource(source, cohort, described(arguments))
+
+
 def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of :func:`add_grid`, as ``dosing.studies.compare`` and ``select`` take them.
+    """Seeds, training and resources of :func:`add_grid`, as ``compare`` and ``select`` take them.
 
     Raises:
         UserError: a number of processes or seeds below 1, or an option that is not written NAME=VALUE.
@@ -150,19 +170,9 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
         **training_options(arguments, presets.find(arguments.preset)),
     )
     return {
-        "patients": arguments.patients,
-        "policy": arguments.policy,
-        "data_seed": arguments.data_seed,
-        "env_options": env_options(arguments.env_option),
-        "settings": settings_of(arguments.set),
-        "preset": arguments.preset,
         "seeds": seed_range(arguments.seeds),
         "training": training,
-        "data_options": data_options(arguments),
-        "external": described(arguments),
-        "regularise": settings_of(arguments.regularise),
-        "device": arguments.device,
-        "workers": arguments.workers,
+        "resources": Resources(arguments.device, arguments.workers),
     }
 
 

@@ -7,15 +7,19 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.text_table import Refused
 from dosing.errors import UserError
 from dosing.recommendation.answers_table import answers_schema, answers_table, columns_of_numbers
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dosing.recommendation.audit_log import AuditLog
     from dosing.recommendation.dose_context import DoseContext, Evidence
     from dosing.recommendation.records import Recommendation, Recommender
@@ -38,7 +42,11 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--state", nargs="+", help="as many numbers as the scenario observes")
     asked.add_argument(
-        "--in", dest="table", type=Path, metavar="FILE", help="parquet file with a column per observed entry"
+        "--in",
+        dest="table",
+        type=Path,
+        metavar="FILE",
+        help="parquet or CSV file with a column per observed entry",
     )
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
     parser.add_argument(
@@ -69,14 +77,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.recommendation.dose_context import verdict_words
     from dosing.recommendation.recommender import recommend
     from dosing.runs.folder import RunFolder
-    from dosing.studies import load
+    from dosing.studies import loading
     from dosing.studies.evidence import read_evidence
 
     if (arguments.table is None) != (arguments.out is None):
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
-    recommender = load.recommender_of(RunFolder(arguments.path))
+    recommender = loading.recommender_of(RunFolder(arguments.path))
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:
@@ -190,14 +198,14 @@ def describe(result: Recommendation, beside: DoseContext) -> str:
 def recommend_table(
     recommender: Recommender, table: Path, out: Path, log: AuditLog, evidence: Evidence
 ) -> dict[str, int]:
-    """Answer every row of a parquet file in another one, in the same order and in constant memory.
+    """Answer every row of a table in a parquet file, in the same order; parquet in constant memory.
 
     Args:
         recommender: policy, rules and monitor.
-        table: one column of numbers per observed entry, by its name (``entry 1``, ``entry 2``, ... where the
-            run has no names); a missing number refuses its row. Where the scenario limits the change of a
-            dose that it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``,
-            ...).
+        table: parquet or CSV file with one column of numbers per observed entry, by its name (``entry 1``,
+            ``entry 2``, ... where the run has no names); a missing number refuses its row. Where the scenario
+            limits the change of a dose that it does not observe, also ``current_dose`` (of several
+            dimensions: ``current_dose_1``, ...).
         out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
             ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
             state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
@@ -217,38 +225,36 @@ def recommend_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dosing.data.partial import partial_path
     from dosing.recommendation.batch import read_current_doses, recommend_all
     from dosing.recommendation.decisions import all_decisions
     from dosing.recommendation.dose_context import DecidedStates
-    from dosing.recommendation.patient_table import exact, wanted
+    from dosing.recommendation.patient_table import wanted
     from dosing.recommendation.reasons import STATUSES
     from dosing.runs.files import sha256
 
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    temporary = partial_path(out)
     entries, doses = ([entry.name for entry in part] for part in wanted(recommender))
     try:
         source = sha256(table)
-        with pq.ParquetFile(table) as file:
-            names = entries + doses
-            if wrong := exact(file.schema_arrow, names, file.metadata.num_rows):
-                raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
-            schema = answers_schema(recommender, source, evidence)
-            known = all_decisions(log) if log.path.is_file() else ()
-            decided = DecidedStates(known, recommender.provenance.get("weights"))
-            with pq.ParquetWriter(temporary, schema) as writer:
-                done = 0
-                for piece in file.iter_batches(PIECE, columns=names):
-                    current = columns_of_numbers(piece, doses) if doses else None
-                    states = columns_of_numbers(piece, entries)
-                    result = recommend_all(recommender, states, current, workers=-1)
-                    given = read_current_doses(recommender.rules, states, current)
-                    writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
-                    done += len(piece)
-                    for status, name in enumerate(STATUSES):
-                        counts[name] += int((result.status == status).sum())
+        schema = answers_schema(recommender, source, evidence)
+        known = all_decisions(log) if log.path.is_file() else ()
+        decided = DecidedStates(known, recommender.provenance.get("weights"))
+        pieces, done = pieces_of(table, entries + doses), 0
+        first = next(pieces)  # what is wrong with the table is told before anything is written
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for piece in chain([first], pieces):
+                current = columns_of_numbers(piece, doses) if doses else None
+                states = columns_of_numbers(piece, entries)
+                result = recommend_all(recommender, states, current, workers=-1)
+                given = read_current_doses(recommender.rules, states, current)
+                writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
+                done += len(piece)
+                for status, name in enumerate(STATUSES):
+                    counts[name] += int((result.status == status).sum())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         about = {"input": source, "output": sha256(temporary), "rows": done, "statuses": counts}
@@ -263,3 +269,37 @@ def recommend_table(
     finally:
         temporary.unlink(missing_ok=True)
     return counts
+
+
+def pieces_of(table: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The columns of a parquet or CSV file, piece by piece.
+
+    Args:
+        table: the file; a CSV file is read as the dashboard reads it.
+        names: columns that it must have, and no others.
+
+    Raises:
+        UserError: it has others or lacks some, or its values are no numbers.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dosing.recommendation.patient_table import exact, numbers, read
+    from dosing.recommendation.records import StateEntry
+
+    def check(schema: pa.Schema, rows: int) -> None:
+        if wrong := exact(schema, names, rows):
+            raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
+
+    if table.suffix.lower() == ".csv":
+        try:
+            sheet = read(table.read_bytes(), table.suffix, names)
+            check(pa.schema([(name, pa.float64()) for name in sheet.columns]), sheet.rows)
+            values = numbers(sheet, {name: name for name in names}, [StateEntry(name) for name in names])
+        except Refused as error:
+            raise UserError(f"{table}: {error}") from None
+        yield pa.RecordBatch.from_arrays([pa.array(column) for column in values.T], names=list(names))
+        return
+    with pq.ParquetFile(table) as file:
+        check(file.schema_arrow, file.metadata.num_rows)
+        yield from file.iter_batches(PIECE, columns=list(names))

@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.recommendation.report import Said, report
     from dosing.runs.files import write_atomic
     from dosing.runs.folder import RunFolder
-    from dosing.studies import load, naming
+    from dosing.studies import loading, naming
 
     if arguments.out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {arguments.out}.")
     if len({path.resolve() for path in arguments.paths}) < len(arguments.paths):
         raise UserError("a run stands on the page once; one of these run folders is given twice.")
     folders = [RunFolder(path) for path in arguments.paths]
-    recommenders = [load.recommender_of(folder) for folder in folders]
+    recommenders = [loading.recommender_of(folder) for folder in folders]
     if any(recommender.rules.entries != recommenders[0].rules.entries for recommender in recommenders[1:]):
         raise UserError("the runs observe different entries; one page is on one state.")
     log = study_log(arguments.paths[0], arguments.audit)
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         log.append("run loaded", dict(recommender.provenance))
         result = recommend(recommender, arguments.state, arguments.current_dose)
         record = log.append(*shown(result.to_json()))
-        name = agents.find(config["agent"]).title
-        same = [other for other in folders if other.config()["agent"] == config["agent"]]
+        name = agents.find(config.agent).title
+        same = [other for other in folders if other.config().agent == config.agent]
         said.append(
             Said(
                 f"{name} {folder.path.name[:6]}" if len(same) > 1 else name,

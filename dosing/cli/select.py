@@ -44,14 +44,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
     from dosing.ope.selection import Settings
-    from dosing.studies.select import select
+    from dosing.studies import Folds, select
 
     selected = select(
         arguments.out,
-        arguments.agents,
-        arguments.data,
-        folds=arguments.folds,
-        fold_seed=arguments.fold_seed,
+        options.grid_of(arguments),
+        options.source_of(arguments.data, arguments),
+        folds=Folds(arguments.folds, arguments.fold_seed),
         criterion=Settings(
             estimators=tuple(arguments.estimators), ridge=arguments.ridge, behaviour=arguments.behaviour
         ),

@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     metadata = write_episodes(episodes, arguments.out)
     print(f"{len(episodes):,} visits of {arguments.patients:,} patients in {arguments.out}")
-    print(f"content hash {metadata['content_hash']}")
+    print(f"content hash {metadata.content_hash}")
     return 0

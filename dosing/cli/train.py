@@ -76,9 +76,10 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     """Train with the preset's settings, overridden by flags; returns the run folder."""
     import tyro
 
+    from dosing.studies import AgentSetup, DataSource
+    from dosing.studies import train as train_agent
     from dosing.studies.data import describe, obtain_data
     from dosing.studies.grid import regularisations
-    from dosing.studies.train import train_run
     from dosing.training.offline import TrainingSettings
 
     config_class = agents.find(arguments.agent).config_class()
@@ -103,24 +104,14 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     regularised = regularisations(options.settings_of(arguments.regularise), preset)
     if len(regularised) > 1:
         raise UserError("train takes one value of each option; several side by side are for compare.")
-    data = obtain_data(
-        arguments.data,
-        arguments.out,
-        patients=arguments.patients,
-        policy=arguments.policy,
-        seed=arguments.data_seed,
-        options=options.env_options(arguments.env_option),
-        external=options.described(arguments),
-    )
+    shown = preset.data_of(arguments.agent) | options.data_options(arguments)
+    data = obtain_data(options.source_of(arguments.data, arguments), arguments.out)
     print(describe(data))
-    return train_run(
-        arguments.agent,
-        config,
-        data,
+    return train_agent(
         arguments.out,
-        seeds,
-        settings,
-        arguments.device,
-        data_options=preset.data_of(arguments.agent) | options.data_options(arguments),
-        regularisation=regularised[0],
+        AgentSetup(arguments.agent, config, regularised[0], shown),
+        DataSource(str(data)),
+        seeds=seeds,
+        training=settings,
+        device=arguments.device,
     )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dosing.data.metadata import unchanged
 from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, Sink, load_json, need
 from dosing.errors import UserError
 
@@ -165,10 +166,10 @@ class MinariSink(Sink):
         box, meta = gymnasium.spaces.Box, self._metadata
         o, a = arrays["obs"].shape[1], arrays["act"].shape[1]
         low, high = (
-            np.asarray(meta.get(f"obs_{end}", [np.inf * sign] * o), dtype=np.float32) for end, sign in _ENDS
+            np.asarray(meta.get(f"obs_{end}") or [np.inf * sign] * o, dtype=np.float32) for end, sign in _ENDS
         )
         dose_low, dose_high = (
-            np.asarray(meta.get(f"action_{end}", [np.inf * sign] * a), dtype=np.float32)
+            np.asarray(meta.get(f"action_{end}") or [np.inf * sign] * a, dtype=np.float32)
             for end, sign in _ENDS
         )
         out: dict[str, Any] = {
@@ -270,6 +271,7 @@ def _read_minari(dataset_id: str, data: Any) -> tuple[Arrays, dict[str, Any]]:
     metadata = data.storage.metadata.get("dosing")
     if metadata is None:
         raise UserError(f"the Minari data set {dataset_id} was made by another program")
+    metadata = unchanged(metadata, f"the Minari data set {dataset_id}")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in D4RL}
     for episode in data.iterate_episodes():
         own = {name: episode.infos[name] for name in _MINARI_INFOS}

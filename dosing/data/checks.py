@@ -114,7 +114,7 @@ def tell_apart(source: str, names: Sequence[str], exact: Values, scale: Values) 
     if not len(exact) or not np.isfinite(single).all():
         return single
     error = np.abs(exact - single).max(axis=0)
-    noise = 1e-12 * np.abs(exact).max(axis=0)  # of arithmetic, not of measurements
+    noise = 1e-13 * np.abs(exact).max(axis=0)  # of arithmetic, not of measurements
     lost = (scale > noise) & (error > PRECISION * scale)
     if lost.any():
         place = int(lost.argmax())

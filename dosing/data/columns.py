@@ -22,6 +22,7 @@ from dosing.data.checks import flags, numbers
 from dosing.data.external import External, Rows, assemble
 from dosing.data.formats import format_of
 from dosing.data.identifying import identifying
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.roles import CsvTable, ParquetTable, Table
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -115,8 +116,11 @@ def read_table_of(path: Path, external: External) -> Episodes:
         cost=single("cost"),
         log_prob=single("log_prob"),
     )
-    about: dict[str, Any] = {"source": {"layout": "table", "file": path.name, "columns": _plain(names)}}
-    about |= {"obs_names": list(names["obs"]), "dose_name": ", ".join(names["act"])}
+    about = DatasetMetadata(
+        source={"layout": "table", "file": path.name, "columns": _plain(names)},
+        obs_names=names["obs"],
+        dose_name=", ".join(names["act"]),
+    )
     return assemble(source, rows, about, external)
 
 

@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 from dosing.data.archives import check_storable
 from dosing.data.checks import flags, jumps, numbers, same_length
 from dosing.data.external import External, Rows, assemble
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.sinks import need
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 
 NEEDED = ("observations", "actions", "rewards", "terminals")
+OWN = "infos/limited_by"
+"""An array that only files of this program have."""
 _BOTH = ("observations", "next_observations")
 OPTIONAL = ("next_observations", "timeouts", "costs", "infos/action_log_probs")
 
@@ -46,6 +49,10 @@ def read_d4rl(path: Path, external: External) -> Episodes:
     h5py = need("h5py", "HDF5")
     source = str(path)
     with h5py.File(path, "r") as file:
+        if OWN in file:
+            raise UserError(
+                f"{path} was written by this program and lost what it said about itself; it is damaged."
+            )
         if missing := [key for key in NEEDED if key not in file]:
             raise UserError(
                 f"{path} lacks {', '.join(missing)}; the D4RL layout has the arrays {', '.join(NEEDED)}."
@@ -79,7 +86,7 @@ def read_d4rl(path: Path, external: External) -> Episodes:
         cost=arrays.get("costs"),
         log_prob=arrays.get("infos/action_log_probs"),
     )
-    about = {"source": {"layout": "D4RL", "file": path.name, "rows": rows}}
+    about = DatasetMetadata(source={"layout": "D4RL", "file": path.name, "rows": rows})
     return assemble(source, content, about, external)
 
 

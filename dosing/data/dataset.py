@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
@@ -147,7 +148,7 @@ class Dataset:
     terminated: Tensor
     starts: Tensor
     transform: Transform
-    metadata: dict[str, Any]
+    metadata: DatasetMetadata = field(default_factory=DatasetMetadata)
     replicates: int = 1
 
     @classmethod
@@ -218,7 +219,7 @@ class Dataset:
             terminated=tensor(episodes.terminated),
             starts=torch.as_tensor(starts, device=device),
             transform=transform,
-            metadata=dict(episodes.metadata),
+            metadata=episodes.metadata,
         )
 
     def __len__(self) -> int:
@@ -243,13 +244,7 @@ def dose_limits(episodes: Episodes) -> DoseLimits:
     Raises:
         UserError: the card names none, or not one per dose dimension.
     """
-    try:
-        low, high = episodes.metadata["action_low"], episodes.metadata["action_high"]
-    except KeyError as error:
-        raise UserError(
-            f"the data set's own card lacks {error}: no agent learns without hard limits."
-        ) from None
-    limits = DoseLimits(tuple(low), tuple(high), str(episodes.metadata.get("dose_unit", "1")))
+    limits = episodes.metadata.limits
     if limits.n_act != episodes.act.shape[1]:
         raise UserError(
             f"the data set has {episodes.act.shape[1]} dose(s) per visit, its card limits {limits.n_act}."

@@ -1,12 +1,13 @@
 """Which doses were recorded at states like a given one, and how far from them a dose is.
 
 The doses of the M visits nearest to a state (Ramaswamy, Rastogi, Shim 2000, SIGMOD; each entry divided by its
-interquartile range) say what was given at states like it. A dose is as far from them as from the third
+interquartile range) say what was given at states like it. A dose is as far from them as from the second
 nearest of these doses, in robust standard deviations of the recorded doses, so that no single odd visit makes
 a dose recorded. At the lowest and the highest dose ever recorded there are neighbours on one side only, so
 the recorded doses are reflected there, one dimension at a time (Schuster 1985, Communications in Statistics
-14:1123); a dose beyond them is as far as the nearer end, and by how much it is beyond. Where only some levels were ever given, a dose between two neighbouring levels counts as
-recorded: what half the median gap between levels bridges has distance 0.
+14:1123); a dose beyond them is as far as the nearer end, and by how much it is beyond. Where only some levels
+were ever given, a dose between two neighbouring levels counts as recorded: what half the median gap between
+levels bridges has distance 0.
 
 Visits of one patient resemble each other, so the threshold is calibrated on whole patients: the patients are
 cut into parts, every recorded visit is measured against the visits of the other parts alone, and the
@@ -17,7 +18,8 @@ over the K' patients::
 
 The visit of a new patient who was seen and dosed as the recorded ones is then beyond it with probability at
 most ``level`` (up to the difference that the left-out part makes). With few patients no level below 1/(K'+1)
-can be promised, and none is: the level is then 1/(K'+1), the threshold the largest distance.
+can be promised, and none is: the level is then 1/(K'+1), the threshold the largest distance. A threshold on
+doses is never above :data:`MOST_APART`; its level is then what it attains.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ from dosing.types import AnyArray, Array
 
 LEVEL = 0.01
 """Probability with which a usual visit may be called unusual."""
-ALIKE = 3
-"""A dose is as far from the recorded ones as from the third nearest of them."""
+ALIKE = 2
+"""A dose is as far from the recorded ones as from the second nearest of them."""
+MOST_APART = 1.0
+"""Largest threshold, in robust standard deviations times the root of the dose dimensions. Without it, a few
+recorded doses apart from all others would let pass whatever lies between."""
 PARTS = 20
 """Most parts that the patients are cut into for calibration."""
 VISITS = 5000
@@ -167,11 +172,20 @@ def calibrated(
     doses = act.astype(np.float64)
     _, scale = robust(doses)
     tolerance = tuple(_tolerance(column) for column in doses.T)
-    ends = (tuple(end.tolist()) for end in (doses.min(0), doses.max(0)))
-    rule = DoseRule(*ends, tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
+    low, high = tuple(doses.min(0).tolist()), tuple(doses.max(0).tolist())
+    rule = DoseRule(low, high, tuple(scale.tolist()), tolerance, recorded.shape[1], 0.0, level)
     distance = rule.distance(doses, recorded)
     threshold, attained = conformal_threshold(distance, patient, level)
+    if threshold > (most := most_apart(act.shape[1])):
+        visits = np.bincount(patient)
+        share = (1.0 / ((len(visits) + 1) * visits))[patient]
+        threshold, attained = most, 1.0 - float(share[distance <= most].sum())
     return replace(rule, threshold=threshold, level=attained), distance
+
+
+def most_apart(dimensions: int) -> float:
+    """Largest threshold on doses of so many dimensions."""
+    return MOST_APART * float(np.sqrt(dimensions))
 
 
 def _tolerance(doses: Array) -> float:

@@ -7,7 +7,7 @@ number and what would be right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dosing.data.checks import (
     typical_steps,
     varies,
 )
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
@@ -79,7 +80,7 @@ class Rows:
     """Log density of the action ``[M]``; None where it was not recorded."""
 
 
-def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: External) -> Episodes:
+def assemble(source: str, rows: Rows, metadata: DatasetMetadata, external: External) -> Episodes:
     """Check rows and return them as episodes.
 
     A last visit of an episode that did not terminate is truncated: agents bootstrap from its next
@@ -90,7 +91,7 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
     Args:
         source: where the rows come from, for messages.
         rows: the rows.
-        metadata: what the source says about itself; may have ``action_low``, ``action_high`` and ``env_id``.
+        metadata: what the source says about itself.
         external: what the user says; it wins.
 
     Raises:
@@ -134,18 +135,22 @@ def assemble(source: str, rows: Rows, metadata: Mapping[str, Any], external: Ext
         episode=episode.astype(np.int64),
         step=(np.arange(m) - np.flatnonzero(starts)[episode]).astype(np.int32),
     )
-    about = dict(metadata)
     if external.env_id is not None:
-        about |= {"env_id": external.env_id, "env_options": dict(external.env_options)}
-    about |= {"action_low": list(limits.low), "action_high": list(limits.high), "dose_unit": limits.unit}
-    about |= {"patients": int(episode[-1]) + 1, "rows_left_out": len(obs) - m}
-    if clipped:
-        about["doses_clipped"] = clipped
+        metadata = replace(metadata, env_id=external.env_id, env_options=dict(external.env_options))
+    about = replace(
+        metadata,
+        action_low=limits.low,
+        action_high=limits.high,
+        dose_unit=limits.unit,
+        patients=int(episode[-1]) + 1,
+        rows_left_out=len(obs) - m,
+        doses_clipped=clipped,
+    )
     return concatenate([whole], about)
 
 
 def _measured(
-    source: str, rows: Rows, metadata: Mapping[str, Any], external: External
+    source: str, rows: Rows, metadata: DatasetMetadata, external: External
 ) -> tuple[Values, Values | None, Values, Values]:
     """Observations, next observations and rewards in single precision; actions in double precision."""
     double = np.float64
@@ -157,13 +162,13 @@ def _measured(
             f"{source} has {obs.shape[1]} numbers per observation, {external.env_id} {external.n_obs}: "
             "it comes from another environment or version of it."
         )
-    names = list(metadata.get("obs_names") or numbered("observation", obs.shape[1]))
-    actions = str(metadata.get("dose_name", "")).split(", ")
+    names = list(metadata.obs_names or numbered("observation", obs.shape[1]))
+    actions = metadata.dose_name.split(", ")
     if len(actions) != act.shape[1] or not actions[0]:
         actions = numbered("action", act.shape[1])
     if external.obs_range is not None:
         possible(source, names, obs, external.obs_range)
-    if external.env_id is None and "env_id" not in metadata:
+    if external.env_id is None and metadata.env_id is None:
         varies(source, names, obs)
     varies(source, actions, act)
     ends = np.asarray(rows.ends, dtype=np.bool_)
@@ -182,11 +187,11 @@ def _measured(
     return obs, next_obs, act, reward
 
 
-def _limits(source: str, metadata: Mapping[str, Any], external: External, act: Values) -> DoseLimits:
+def _limits(source: str, metadata: DatasetMetadata, external: External, act: Values) -> DoseLimits:
     """Hard limits from the user, else from the source."""
     limits = external.limits
-    if limits is None and "action_low" in metadata:
-        limits = DoseLimits(tuple(metadata["action_low"]), tuple(metadata["action_high"]))
+    if limits is None and metadata.action_low:
+        limits = metadata.limits
     if limits is None:
         raise UserError(
             f"{source} does not state the limits of its {act.shape[1]} action(s): name its environment "

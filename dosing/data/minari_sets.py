@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dosing.data.archives import guarded_minari
 from dosing.data.checks import flags, numbers
 from dosing.data.external import External, Rows, assemble
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 
@@ -54,11 +55,14 @@ def read_minari_set(dataset_id: str, external: External) -> Episodes:
 
 def _read(dataset_id: str, data: Any, external: External) -> Episodes:
     source = f"the Minari data set {dataset_id}"
-    about: dict[str, Any] = {"source": {"layout": "Minari", "id": dataset_id}}
     spec = data.storage.metadata.get("env_spec")
-    if spec and external.env_id is None:
-        about |= _environment(source, json.loads(spec))
-    about |= _limits(source, data.action_space)
+    low, high = _limits(source, data.action_space)
+    about = DatasetMetadata(
+        source={"layout": "Minari", "id": dataset_id},
+        action_low=low,
+        action_high=high,
+        **(_environment(source, json.loads(spec)) if spec and external.env_id is None else {}),
+    )
     if not hasattr(data.observation_space, "low"):
         raise UserError(f"{source} observes a {data.observation_space}; agents here need vectors of numbers.")
     parts: dict[str, list[NDArray[Any]]] = {
@@ -120,13 +124,13 @@ def _wrappers(source: str, recorded: Sequence[dict[str, Any]]) -> list[dict[str,
     return applied
 
 
-def _limits(source: str, space: Any) -> dict[str, list[float]]:
-    """Limits of a bounded box of actions; nothing where it has none."""
+def _limits(source: str, space: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Limits of a bounded box of actions; empty where it has none."""
     if not hasattr(space, "low") or len(space.shape) != 1:
         raise UserError(f"{source} has the actions {space}; agents here need vectors of numbers.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        return {}
-    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
+        return (), ()
+    return tuple(space.low.tolist()), tuple(space.high.tolist())
 
 
 def _episode(source: str, episode: Any) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,6 @@ import glob
 import importlib
 import json
 import os
-import uuid
 import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from dosing.data.metadata import unchanged
+from dosing.data.partial import partial_path
 from dosing.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
@@ -63,8 +64,8 @@ class FileSink(Sink, ABC):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
         self.path = path
+        self.partial = partial_path(path)
         remove_abandoned(path)
-        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
         self._remove = weakref.finalize(self, _unlink, self.partial)  # an interruption may come at any moment
         try:
             self.handle = os.open(self.partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -128,8 +129,5 @@ def need(module: str, purpose: str) -> ModuleType:
 
 
 def load_json(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Return the metadata of ``path`` from their JSON text."""
-    metadata = json.loads(text)
-    if not isinstance(metadata, dict):
-        raise UserError(f"{path} is not an episode file of this program (its metadata are not a table)")
-    return metadata
+    """Return the metadata of ``path`` from their JSON text, checked against their hash."""
+    return unchanged(json.loads(text), str(path))

@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.data.formats import open_sink, read_arrays
+from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
-
-SCHEMA = "dosing-episodes/1"
-"""Version of the layout below; readers refuse any other."""
 
 COLUMNS: dict[str, str] = {
     "episode": "<i8",
@@ -68,9 +66,8 @@ class Episodes:
     """Patient number [M]."""
     step: NDArray[np.int32]
     """Visit within the episode, from 0 [M]."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON-able: schema, env_id, env_options, seed, patients, versions, limits, names, units, card,
-    content_hash."""
+    metadata: DatasetMetadata = field(default_factory=DatasetMetadata)
+    """Where the visits come from, names, units and limits."""
 
     def __post_init__(self) -> None:
         """Refuse arrays of other types or shapes than documented."""
@@ -132,37 +129,37 @@ class EpisodeWriter:
     written. Parquet, CSV and HDF5 stream; Minari streams episode by episode.
     """
 
-    def __init__(self, path: str | Path, metadata: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, metadata: DatasetMetadata) -> None:
         """Open ``path`` for writing; its suffix chooses the format.
 
         Args:
             path: File ending in .parquet, .csv or .hdf5, or ``minari:namespace/name-v0``.
-            metadata: What the file says about itself; must name ``obs_names`` and ``dose_name`` where known.
+            metadata: What the file says about itself.
 
         Raises:
             UserError: If the suffix is unknown, the folder missing or not writable, or a package missing.
         """
-        self.metadata = {**metadata, "schema": SCHEMA}
+        self.metadata = metadata
         self._hash = ContentHash()
         self._rows = 0
         self._path = path
-        self._sink = open_sink(path, self.metadata)
+        self._sink = open_sink(path, metadata.to_json())
 
     def write(self, episodes: Episodes) -> None:
         """Append whole episodes."""
         arrays = episodes.arrays()
-        self.metadata |= {"n_obs": episodes.obs.shape[1], "n_act": episodes.act.shape[1]}
+        self.metadata = replace(self.metadata, n_obs=episodes.obs.shape[1], n_act=episodes.act.shape[1])
         self._hash.update(arrays)
         self._rows += len(episodes)
         self._try(lambda: self._sink.append(arrays))
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> DatasetMetadata:
         """Complete the file, move it into place and return its final metadata."""
         if not self._rows:
             self._sink.discard()
             raise UserError(f"{self._path} would hold no rows and was not written")
-        self.metadata |= {"rows": self._rows, "content_hash": self._hash.hexdigest()}
-        self._try(lambda: self._sink.finish(self.metadata))
+        self.metadata = replace(self.metadata, rows=self._rows, content_hash=self._hash.hexdigest())
+        self._try(lambda: self._sink.finish(self.metadata.to_json()))
         return self.metadata
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -187,7 +184,7 @@ class EpisodeWriter:
             self._sink.discard()
 
 
-def write_episodes(episodes: Episodes, path: str | Path) -> dict[str, Any]:
+def write_episodes(episodes: Episodes, path: str | Path) -> DatasetMetadata:
     """Write ``episodes`` to ``path`` as :class:`EpisodeWriter` does; returns the stored metadata."""
     with EpisodeWriter(path, episodes.metadata) as writer:
         writer.write(episodes)
@@ -199,33 +196,37 @@ def read_episodes(path: str | Path) -> Episodes:
 
     Raises:
         UserError: If the file is missing, of another kind, truncated, of another schema version, or if its
-            arrays do not match their content hash.
+            arrays or its metadata do not match their hashes.
     """
-    arrays, metadata = read_arrays(path)
-    if metadata.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
+    arrays, content = read_arrays(path)
+    metadata = DatasetMetadata.from_json(content, str(path))
     try:
         typed = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in COLUMNS.items()}
     except KeyError as error:
         raise UserError(f"{path} lacks the column {error.args[0]!r}") from None
     episodes = Episodes(**typed, metadata=metadata)
     result = episodes.content_hash()
-    if result != metadata.get("content_hash"):
+    if (result, len(episodes)) != (metadata.content_hash, metadata.rows):
         raise UserError(
             f"{path} is damaged or was edited: its arrays hash to {result[:12]}..., "
-            f"its metadata say {str(metadata.get('content_hash'))[:12]}..."
+            f"its metadata say {metadata.content_hash[:12]}..."
         )
     return episodes
 
 
-def concatenate(pieces: Iterable[Episodes], metadata: dict[str, Any]) -> Episodes:
-    """Join pieces of rows into one, with ``metadata`` completed by schema, rows and content hash."""
+def concatenate(pieces: Iterable[Episodes], metadata: DatasetMetadata) -> Episodes:
+    """Join pieces of rows into one, with ``metadata`` completed by rows, widths and content hash."""
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     for piece in pieces:
         for name, array in piece.arrays().items():
             columns[name].append(array)
     joined: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in columns.items()}
     whole = Episodes(**joined)
-    complete = {**metadata, "schema": SCHEMA, "rows": len(whole), "content_hash": whole.content_hash()}
-    complete |= {"n_obs": whole.obs.shape[1], "n_act": whole.act.shape[1]}
+    complete = replace(
+        metadata,
+        rows=len(whole),
+        content_hash=whole.content_hash(),
+        n_obs=whole.obs.shape[1],
+        n_act=whole.act.shape[1],
+    )
     return replace(whole, metadata=complete)

@@ -1,15 +1,14 @@
 """Point estimates with honest intervals: means over seeds, paired differences, bootstraps, verdicts.
 
-Sources: Agarwal et al. 2021 (arXiv 2108.13264, "Deep RL at the Edge of the Statistical Precipice", section 4:
-stratified bootstrap, performance profile, interquartile mean, optimality gap, probability of improvement);
-Efron and Tibshirani 1993 (percentile bootstrap); Satterthwaite 1946 (degrees of freedom of combined mean
-squares); Acerbi and Tasche 2002 (expected shortfall of an empirical distribution, here called CVaR).
+Sources: Agarwal et al. 2021, arXiv 2108.13264 (interquartile mean); Efron and Tibshirani 1993 (percentile
+bootstrap); Satterthwaite 1946 (degrees of freedom of combined
+mean squares); Acerbi and Tasche 2002 (expected shortfall of an empirical distribution, here called CVaR).
 
-Axes: S training seeds, P patients, so returns are ``[S, P]`` (``[P]`` is one seed); score tables are ``[runs,
-tasks]``. Higher is better. Intervals have the unit of the data. Common to all functions: ``confidence`` is
-the coverage asked of the interval, ``replicates`` the number of resamples, ``rng`` a generator or the seed of
-a new one (fixed by default: the same data give the same interval). Everything empty, NaN, infinite, of
-another shape or too small for an interval raises ``UserError``; nothing is dropped or clipped.
+Axes: S training seeds, P patients, so returns are ``[S, P]`` (``[P]`` is one seed). Higher is better.
+Intervals have the unit of the data. Common to all functions: ``confidence`` is the coverage asked of the
+interval, ``replicates`` the number of resamples, ``rng`` a generator or the seed of a new one (fixed by
+default: the same data give the same interval). Everything empty, NaN, infinite, of another shape or too small
+for an interval raises ``UserError``; nothing is dropped or clipped.
 """
 
 from __future__ import annotations
@@ -172,89 +171,6 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     return np.asarray(np.partition(flat, (cut, n - cut - 1), axis=-1)[..., cut : n - cut].mean(axis=-1))
 
 
-def optimality_gap(scores: ArrayLike, gamma: float = 1.0) -> Array:
-    """Return gamma - mean(min(score, gamma)), ``[..., runs, tasks]`` -> ``[...]``; lower is better.
-
-    ``gamma`` is the score that is good enough; what exceeds it earns nothing. ``[n]`` counts as one table.
-    """
-    return np.asarray(gamma - np.minimum(_flat(scores), gamma).mean(axis=-1))
-
-
-def stratified_bootstrap(
-    scores: ArrayLike,
-    statistic: Statistic = interquartile_mean,
-    *,
-    replicates: int = 2000,
-    rng: Generator | int = 0,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Return a statistic of scores ``[runs, tasks]`` with a percentile interval over runs.
-
-    Runs are resampled within each task. Tasks stay fixed: the interval is about other runs on these tasks.
-    ``statistic`` maps ``[..., runs, tasks]`` to ``[...]``.
-    """
-    table = _scores(scores, "scores")
-    tasks = np.arange(table.shape[1])
-    value, low, high = _percentile(table, statistic, lambda i: table[i, tasks], replicates, rng, confidence)
-    return Estimate(
-        value, low, high, confidence, table.size, table.shape[0], "stratified bootstrap over runs"
-    )
-
-
-def probability_of_improvement(
-    x: ArrayLike, y: ArrayLike, *, replicates: int = 2000, rng: Generator | int = 0, confidence: float = 0.95
-) -> Estimate:
-    """Return P(X > Y) + P(X = Y) / 2 for a random run of x and of y, averaged over tasks (Mann-Whitney U).
-
-    Scores are ``[runs, tasks]`` on the same tasks; the runs may differ in number (``n_seeds`` is the smaller)
-    and are not paired: the percentile interval resamples those of x and of y independently within each task.
-    """
-    a, b = _scores(x, "scores x"), _scores(y, "scores y")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"probability of improvement needs the same tasks, got {a.shape[1]} and {b.shape[1]}")
-    _check_resampling(replicates, confidence)
-    generator, n_tasks = np.random.default_rng(rng), a.shape[1]
-    value, drawn = 0.0, np.zeros(replicates)
-    for p, q in zip(a.T, b.T, strict=True):
-        wins = 0.5 + 0.5 * np.sign(p[:, None] - q)  # [runs of x, runs of y]: 1, 1/2 or 0
-        value += float(wins.mean())
-        # U depends on a resample only through how often each run was drawn, and is bilinear in those counts
-        counts_p, counts_q = _counts(generator, replicates, p.size), _counts(generator, replicates, q.size)
-        drawn += ((counts_p @ wins) * counts_q).sum(1) / wins.size
-    value, (low, high) = value / n_tasks, _interval(drawn / n_tasks, confidence)
-    n, n_seeds = a.size + b.size, min(len(a), len(b))
-    return Estimate(value, float(low), float(high), confidence, n, n_seeds, "stratified bootstrap over runs")
-
-
-def performance_profile(
-    scores: ArrayLike,
-    thresholds: ArrayLike,
-    *,
-    replicates: int = 2000,
-    rng: Generator | int = 0,
-    confidence: float = 0.95,
-) -> tuple[Estimate, ...]:
-    """Return, for each threshold ``[K]``, the fraction of runs with a score above it, averaged over tasks.
-
-    This is the run-score distribution of scores ``[runs, tasks]``. The intervals (stratified bootstrap) hold
-    for one threshold at a time, not for the whole curve.
-    """
-    table, tau = _scores(scores, "scores"), _finite(thresholds, "thresholds")
-    if tau.ndim != 1:
-        raise UserError(f"thresholds need the shape [K], got {list(tau.shape)}")
-    _check_resampling(replicates, confidence)
-    generator, (runs, tasks) = np.random.default_rng(rng), table.shape
-    above = (table[..., None] > tau).astype(np.float64)  # [runs, tasks, K]
-    drawn = np.zeros((replicates, tau.size))
-    for task in range(tasks):
-        drawn += _counts(generator, replicates, runs) @ above[:, task]
-    ends = np.stack(
-        [above.mean((0, 1)), *_interval(drawn / table.size, confidence)], axis=1
-    ).tolist()  # [K, 3]
-    method = "stratified bootstrap over runs, pointwise"
-    return tuple(Estimate(v, low, high, confidence, table.size, runs, method) for v, low, high in ends)
-
-
 def patient_bootstrap(
     x: ArrayLike,
     statistic: Statistic,
@@ -276,27 +192,6 @@ def patient_bootstrap(
     return Estimate(value, low, high, confidence, values.size, None, "patient bootstrap")
 
 
-def quantile(
-    x: ArrayLike,
-    probability: float,
-    *,
-    replicates: int = 2000,
-    rng: Generator | int = 0,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Return a quantile of returns ``[S, P]`` over patients, interpolated as ``numpy.quantile``.
-
-    One row: patient bootstrap. Several rows, each with patients of its own: the mean of the seeds' quantiles,
-    with t over the seeds.
-    """
-    if not 0 <= probability <= 1:
-        raise UserError(f"a quantile needs a probability in [0, 1], got {probability}")
-    rows = _rows(x, "returns")
-    return _over_patients(
-        rows, lambda v: np.asarray(np.quantile(v, probability, axis=-1)), replicates, rng, confidence
-    )
-
-
 def cvar(
     x: ArrayLike,
     level: float = 0.05,
@@ -309,7 +204,8 @@ def cvar(
 
     CVaR = 1/level times the integral of the empirical quantile function over [0, level]: the mean of the
     ``level * P`` lowest values, the last weighted by the fraction of a patient that remains. Refused if the
-    tail holds less than one patient. Intervals as in :func:`quantile`.
+    tail holds less than one patient. One row: patient bootstrap. Several rows, each with patients of its own:
+    the mean of the seeds' values, with t over the seeds.
     """
     if not 0 < level <= 1:
         raise UserError(f"CVaR needs a level in (0, 1], got {level}")
@@ -436,11 +332,6 @@ def _interval(drawn: Array, confidence: float) -> Array:
     return np.asarray(np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0))
 
 
-def _counts(generator: Generator, replicates: int, n: int) -> Array:
-    """How often each of n runs comes up in n draws with replacement, ``[replicates, n]``."""
-    return generator.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float64)
-
-
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise UserError(f"the confidence must lie between 0 and 1, such as 0.95; got {confidence}")
@@ -482,14 +373,6 @@ def _rows(x: ArrayLike, name: str) -> Array:
     if values.ndim not in (1, 2):
         raise UserError(f"{name} need the shape [S, P] or [P], got {list(values.shape)}")
     return np.atleast_2d(values)
-
-
-def _scores(x: ArrayLike, name: str) -> Array:
-    """Scores ``[runs, tasks]``; one axis alone is refused, since it could hold runs or tasks."""
-    values = _finite(x, name)
-    if values.ndim != 2 or values.shape[0] < 2:
-        raise UserError(f"{name} need the shape [runs, tasks] with 2 or more runs, got {list(values.shape)}")
-    return values
 
 
 def _flat(scores: ArrayLike) -> Array:

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.patients import TreatedVisit
 from dosing.finetuning.stopping import LEVEL, check_budget
+from dosing.models.batch import Batch
 from dosing.models.regularisation import Regularisation
 from dosing.policy import Build, DosePolicy, Observations
 from dosing.rng import generator

@@ -36,9 +36,11 @@ from dosing.evaluation.outcomes import Outcomes, write_outcomes
 from dosing.finetuning.method import Learner, TrialProgress, TrialSettings
 from dosing.finetuning.patients import PatientsUnderTreatment, TreatedVisit
 from dosing.finetuning.trial_log import TrialLog
+from dosing.models.settings import reconfigure
 from dosing.policy import DosePolicy, Observations
-from dosing.runs.files import read_tensors, write_json, write_table, write_tensors
+from dosing.runs.files import read_checkpoint, write_checkpoint, write_json, write_table, write_tensors
 from dosing.runs.folder import CHECKPOINT, DONE, EPISODES, METRICS, WEIGHTS, RunFolder
+from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.offline import Log, TrainingDivergedError, damaged, not_finite
 from dosing.types import Problem
@@ -168,7 +170,7 @@ class Trial:
             return
         if learner.decay:
             factors = {name: decay(self.fraction) for name, decay in learner.decay.items()}
-            self.agent.reconfigure(**{name: self._undecayed[name] * f for name, f in factors.items()})
+            reconfigure(self.agent, **{name: self._undecayed[name] * f for name, f in factors.items()})
         while self.updates < due:
             self.metrics = self._take(learner.replay(learner.updates + self.updates))
             self._failed = self._failed | not_finite(self.metrics)
@@ -219,7 +221,7 @@ class Trial:
         state = {f"trial.{name}": torch.as_tensor(value) for name, value in own.items()}
         state |= {f"behaviour.{name}": value for name, value in learner.behaviour.state().items()}
         state |= self.trial_log.state() | learner.replay.state() | self.treated.state()
-        return state | learner.agent.training_state()
+        return state | training_state(learner.agent)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly.
@@ -234,7 +236,7 @@ class Trial:
             )
             self._failed = own["failed"].to(self._failed)
             self.trial_log.load(state)
-            self.learner.agent.load_training_state(state)
+            load_training_state(self.learner.agent, state)
             self.learner.replay.load(state)
             self._obs = self.treated.load(state)
         except KeyError as error:
@@ -286,7 +288,7 @@ def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) 
     (run.path / DONE).unlink(missing_ok=True)
     log, before = Log(), 0.0
     if (run.path / CHECKPOINT).is_file():
-        state, metadata = read_tensors(run.path / CHECKPOINT)
+        state, metadata = read_checkpoint(run.path / CHECKPOINT)
         trial.load(state)
         before = float(metadata["seconds"])
         log = Log.resumed(run, trial.updates)
@@ -305,7 +307,7 @@ def conduct(trial: Trial, run: RunFolder, *, progress: tqdm[Any] | None = None) 
             saved = trial.visits
             _write_tables(trial, run, log)
             seconds = f"{time.perf_counter() - began:.3f}"
-            write_tensors(run.path / CHECKPOINT, trial.state(), {"seconds": seconds})
+            write_checkpoint(run.path / CHECKPOINT, trial.state(), {"seconds": seconds})
         trial.step()
         if progress is not None:
             progress.update(trial.treated.num_envs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +18,55 @@ from dosing.finetuning.stopping import BOUND, exceeds, lower_bound
 from dosing.safety import DoseLimits
 from dosing.types import Array
 
-EPISODE_COLUMNS = ("seed", "ended_at", "returns", "cost", "limited", "visits")
-"""Of :data:`TREATED`, one row per treated patient whose episode has ended: ``ended_at``, the seed's visits
-when it ended; return, cost, limited doses and visits of the episode."""
-CURVE_COLUMNS = (
-    "seed",
-    "visits",
-    "recommended",
-    "sampled",
-    "evaluation_cost",
-    "evaluation_worst",
-    "patients",
-    "treated",
-    "cost",
-    "worst",
-    "worst_cost",
-    "limited",
-    "cost_per_patient",
-    "cost_bound",
-    "coverage",
-)
-"""Of :data:`CURVE`, one row per evaluation and seed: mean return of the evaluation patients by recommended
-and by sampled doses, their mean cost and lowest return by recommended ones; patients treated so far; of the
-episodes that ended since the row before: mean return, mean cost, lowest return, highest cost, share of doses
-that a limit held; mean cost of all patients treated so far, and its lower confidence bound
-(``dosing.finetuning.stopping``); how much of the dose range the doses delivered so far cover
-(:func:`coverage`). NaN where no episode ended."""
+
+class TreatedEpisode(NamedTuple):
+    """One row of :data:`TREATED`: a treated patient whose episode has ended."""
+
+    seed: int
+    ended_at: int
+    """The seed's visits when it ended."""
+    returns: float
+    cost: float
+    limited: float
+    """Doses that a limit held."""
+    visits: int
+    """Of the episode."""
+
+
+class CurveRow(NamedTuple):
+    """One row of :data:`CURVE`: an evaluation of one seed. NaN where no episode ended."""
+
+    seed: int
+    visits: int
+    """Of the seed so far."""
+    recommended: float
+    """Mean return of the evaluation patients by recommended doses."""
+    sampled: float
+    """The same by sampled doses."""
+    evaluation_cost: float
+    """Mean cost of the evaluation patients by recommended doses."""
+    evaluation_worst: float
+    """Their lowest return."""
+    patients: int
+    """Treated so far."""
+    treated: float
+    """Mean return of the episodes that ended since the row before."""
+    cost: float
+    """Their mean cost."""
+    worst: float
+    """Their lowest return."""
+    worst_cost: float
+    """Their highest cost."""
+    limited: float
+    """Share of their doses that a limit held."""
+    cost_per_patient: float
+    """Mean cost of all patients treated so far."""
+    cost_bound: float
+    """Its lower confidence bound (``dosing.finetuning.stopping``)."""
+    coverage: float
+    """How much of the dose range the doses delivered so far cover (:func:`coverage`)."""
+
+
 PARTS = 100
 """Equal parts of the range of a dose, in which delivered doses are counted."""
 
@@ -76,8 +99,8 @@ class TrialLog:
     Attributes:
         length: visits made by each patient under treatment ``[S, P]``.
         episode: patients treated before at each place ``[S, P]``.
-        episodes: rows of :data:`EPISODE_COLUMNS`.
-        curve: rows of :data:`CURVE_COLUMNS`.
+        episodes: of every treated patient whose episode has ended.
+        curve: one row per evaluation and seed.
         looks: of each seed, the mean cost of every group of patients whose episodes ended together.
     """
 
@@ -90,8 +113,8 @@ class TrialLog:
         shape = (len(self.seeds), num_envs)
         self.length, self.episode = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self._running = np.zeros((3, *shape))  # return, cost, limited doses of the episodes under way
-        self.episodes: list[list[float]] = []
-        self.curve: list[list[float]] = []
+        self.episodes: list[TreatedEpisode] = []
+        self.curve: list[CurveRow] = []
         self.looks: list[list[float]] = [[] for _ in self.seeds]
         self._found: list[dict[str, dict[str, Array]]] = [{} for _ in self.seeds]
 
@@ -116,8 +139,9 @@ class TrialLog:
             if k in live:
                 over = visit.ended[k]
                 returns, cost, limited = self._running[:, k, over]
-                for row in zip(returns, cost, limited, self.length[k, over], strict=True):
-                    self.episodes.append([self.seeds[k], visits, *map(float, row)])
+                for a, b, c, length in zip(returns, cost, limited, self.length[k, over], strict=True):
+                    row = TreatedEpisode(self.seeds[k], visits, float(a), float(b), float(c), int(length))
+                    self.episodes.append(row)
                 self.looks[k].append(float(cost.mean()))
                 if self._budget is not None and exceeds(np.array(self.looks[k]), self._budget, self._level):
                     refused.append(k)
@@ -134,28 +158,26 @@ class TrialLog:
                 for rule, result in outcomes.items()
             }
             own = self._found[k]["recommended"]
-            theirs = [row for row in self.episodes if row[0] == self.seeds[k]]
-            last = max((row[1] for row in self.curve if row[0] == self.seeds[k]), default=-1)
-            new = np.array([row[2:] for row in theirs if row[1] > last]).reshape(-1, 4)
+            theirs = [row for row in self.episodes if row.seed == self.seeds[k]]
+            last = max((row.visits for row in self.curve if row.seed == self.seeds[k]), default=-1)
+            new = np.array([row[2:] for row in theirs if row.ended_at > last]).reshape(-1, 4)
             treated = [math.nan] * 5
             if len(new):
                 returns, cost, limited, length = new.T
                 share = limited.sum() / length.sum()
                 treated = [returns.mean(), cost.mean(), returns.min(), cost.max(), share]
-            row = [
-                self.seeds[k],
-                visits,
+            means = [
                 own["returns"].mean(),
                 self._found[k]["sampled"]["returns"].mean(),
                 own["cost"].mean(),
                 own["returns"].min(),
                 len(theirs),
                 *treated,
-                np.mean([row[3] for row in theirs]) if theirs else math.nan,
+                np.mean([row.cost for row in theirs]) if theirs else math.nan,
                 lower_bound(np.array(self.looks[k]), self._level) if theirs else math.nan,
                 coverage(self._given[k]),
             ]
-            self.curve.append([float(x) for x in row])
+            self.curve.append(CurveRow._make([self.seeds[k], visits, *map(float, means)]))
 
     def outcomes(self) -> dict[str, Outcomes]:
         """Outcomes of the last evaluation of every seed, by rule."""
@@ -169,7 +191,7 @@ class TrialLog:
 
     def why(self, k: int, visits: int) -> dict[str, Any]:
         """Why the seed at place ``k`` of the stack was stopped after so many visits."""
-        costs = [row[3] for row in self.episodes if row[0] == self.seeds[k]]
+        costs = [row.cost for row in self.episodes if row.seed == self.seeds[k]]
         mean, bound = float(np.mean(costs)), lower_bound(np.array(self.looks[k]), self._level)
         return {
             "seed": self.seeds[k],
@@ -185,12 +207,12 @@ class TrialLog:
         }
 
     def tables(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
-        """Columns of ``episodes`` and ``curve``."""
+        """Columns of ``treated`` and ``curve``."""
         whole = ("seed", "ended_at", "visits", "patients")
         result = {}
         for name, rows, columns in (
-            ("episodes", self.episodes, EPISODE_COLUMNS),
-            ("curve", self.curve, CURVE_COLUMNS),
+            ("treated", self.episodes, TreatedEpisode._fields),
+            ("curve", self.curve, CurveRow._fields),
         ):
             values = np.array(rows, dtype=np.float64).reshape(-1, len(columns)).T
             result[name] = {
@@ -206,13 +228,13 @@ class TrialLog:
             "episode": self.episode,
             "running": self._running,
             "given": self._given,
-            "episodes": np.array(self.episodes, dtype=np.float64).reshape(-1, len(EPISODE_COLUMNS)),
-            "curve": np.array(self.curve, dtype=np.float64).reshape(-1, len(CURVE_COLUMNS)),
+            "episodes": np.array(self.episodes, dtype=np.float64).reshape(-1, len(TreatedEpisode._fields)),
+            "curve": np.array(self.curve, dtype=np.float64).reshape(-1, len(CurveRow._fields)),
         }
         own |= {f"looks.{k}": np.array(costs, dtype=np.float64) for k, costs in enumerate(self.looks)}
         for k, result in enumerate(self._found):
             for rule, values in result.items():
-                own |= {f"found.{k}.{rule}.{name}": value for name, value in values.items()}
+                own |= {f"result.{k}.{rule}.{name}": value for name, value in values.items()}
         return {f"trial log.{name}": torch.as_tensor(value) for name, value in own.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -220,7 +242,8 @@ class TrialLog:
         self.length, self.episode, self._running, self._given = (
             state[f"trial log.{name}"].numpy().copy() for name in ("length", "episode", "running", "given")
         )
-        self.episodes, self.curve = state["trial log.episodes"].tolist(), state["trial log.curve"].tolist()
+        self.episodes = [TreatedEpisode(*row) for row in state["trial log.episodes"].tolist()]
+        self.curve = [CurveRow(*row) for row in state["trial log.curve"].tolist()]
         self.looks = [state[f"trial log.looks.{k}"].tolist() for k in range(len(self.seeds))]
         self._found = [{} for _ in self.seeds]
         for name, value in state.items():

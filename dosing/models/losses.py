@@ -35,6 +35,16 @@ def td_target(reward: Tensor, terminated: Tensor, discount: float, bootstrap: Te
     return reward + discount * (1.0 - terminated) * bootstrap
 
 
+def td_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Squared error of an ensemble, averaged over the batch and summed over the members, ``[S]``.
+
+    Args:
+        q: ``[S, E, B]``.
+        target: what every member regresses on, ``[S, B]``.
+    """
+    return (q - target.unsqueeze(1)).square().mean(-1).sum(-1)
+
+
 def soft_clipped(critic: Critic, obs: Tensor, act: Tensor, least_weight: float) -> Tensor:
     """Soft clipped double Q (Fujimoto, Meger, Precup 2019, arXiv 1812.02900, equation 13), ``[S, B]``.
 
@@ -47,15 +57,3 @@ def soft_clipped(critic: Critic, obs: Tensor, act: Tensor, least_weight: float) 
     values = critic(obs, act)
     soft: Tensor = least_weight * critic.lower(values) + (1.0 - least_weight) * values.amax(1)
     return soft
-
-
-def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor:
-    """Action ``[S, B, A]`` with clipped noise, inside the box (Fujimoto et al. 2018, arXiv 1802.09477).
-
-    Args:
-        act: what the target policy would do.
-        noise: standard normal, of the same shape.
-        scale: standard deviation of the noise.
-        largest: bound of the noise.
-    """
-    return (act + (scale * noise).clamp(-largest, largest)).clamp(-1.0, 1.0)

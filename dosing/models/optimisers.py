@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: fl
     return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
 
 
+def adam_each(learning_rate: float, **modules: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """An Adam of its own for every network, by its name."""
+    return {name: adam(module, learning_rate) for name, module in modules.items()}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Change the step size, in place where it is a tensor."""
     for group in optimizer.param_groups:
@@ -49,3 +55,12 @@ def decay_learning_rate(
     if decay_steps is not None:
         done = min(step / decay_steps, 1.0)
         set_learning_rate(optimizer, learning_rate * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def clip_by_seed(module: nn.Module, largest: float) -> None:
+    """Scale every seed's gradient, over all parameters ``[S, ...]``, down to a norm of ``largest``."""
+    gradients = [cast(Tensor, parameter.grad) for parameter in module.parameters()]
+    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
+    factor = (largest / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # [S]
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))

@@ -57,7 +57,9 @@ def constant_dose(act: Array, reward: Array, patient: NDArray[np.int64]) -> Cons
     design = np.stack((np.ones_like(act), act, act**2), axis=-1)  # [..., M, 3]
     gram = np.swapaxes(design, -1, -2) @ design
     if (np.linalg.cond(gram) > 1e12).any():
-        raise UserError("a parabola needs at least three different recorded doses, and these lie too close.")
+        raise UserError(
+            "a parabola needs at least three different recorded doses that are further apart than rounding."
+        )
     moments = np.swapaxes(design, -1, -2) @ reward[..., None]
     c = np.asarray(np.linalg.solve(gram, moments), dtype=np.float64)[..., 0]
     low, high = act.min(-1), act.max(-1)
@@ -75,10 +77,10 @@ def dose_effect(act: Array, reward: Array, patient: NDArray[np.int64]) -> float:
     """P value of "slope and curvature of the reward over the dose are 0", where patients are independent.
 
     Wald's test with the covariance of the estimates that leave one patient out (jackknife over clusters:
-    MacKinnon, Nielsen, Webb 2023, Journal of Applied Econometrics 38:671, CV3), compared with the distribution
-    of Hotelling's T^2 (1931, Annals of Mathematical Statistics 2:360). Visits of one patient may depend on each
-    other in any way. 1 where rewards are all equal, patients fewer than 3, or one of them alone had the doses
-    that make a parabola.
+    MacKinnon, Nielsen, Webb 2023, Journal of Applied Econometrics 38:671, CV3), compared with the
+    distribution of Hotelling's T^2 (1931, Annals of Mathematical Statistics 2:360). Visits of one patient may
+    depend on each other in any way. 1 where rewards are all equal, patients fewer than 3, or one of them
+    alone had the doses that make a parabola.
 
     Args:
         act: ``[M]`` doses, two different ones at least.

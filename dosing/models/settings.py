@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dosing.errors import UserError
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """Settings of every method that learns a critic by temporal differences."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of every network."""
+    learning_rate: float = 3e-4
+    """Adam step size of every network."""
+    discount: float = 0.9
+    """gamma: 0.9 on the treatment simulators, 0.99 on MuJoCo."""
+    target_rate: float = 0.005
+    """Polyak rate of the target networks."""
+
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hidden": (lambda x: min(x, default=1) >= 1, "widths of at least 1, or none for linear functions"),
@@ -44,3 +60,17 @@ def check_settings(config: Any) -> None:
         good, wanted = _RANGES.get(name, (None, ""))
         if good is not None and not good(value):
             raise UserError(f"{name} must be {wanted}, got {value}.")
+
+
+def reconfigure(owner: Any, **settings: Any) -> None:
+    """Change fields of ``owner.config`` that an agent reads anew at every update, such as a decaying penalty.
+
+    Raises:
+        UserError: the method has no such setting, or the value is out of range.
+    """
+    config: Any = getattr(owner, "config", None)
+    if unknown := [name for name in settings if not hasattr(config, name)]:
+        raise UserError(f"{type(owner).__name__} has no setting {unknown[0]!r}.")
+    changed = replace(config, **settings)
+    check_settings(changed)
+    object.__setattr__(owner, "config", changed)

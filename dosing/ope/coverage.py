@@ -75,8 +75,8 @@ class Coverage:
         if worst <= most:
             return None
         return (
-            f"at {worst:.1%} of the recorded states no dose near the policy's was recorded; a value is for at "
-            f"most {most:.1%}"
+            f"at {worst:.1%} of the recorded states no dose near the policy's was recorded; a value is for "
+            f"at most {most:.1%}"
         )
 
     def excess(self, unrecorded: Array) -> float:

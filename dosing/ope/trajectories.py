@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -181,7 +181,7 @@ def fold_patients(episodes: Episodes, folds: int, seed: int = 0) -> list[tuple[E
 def _rows(episodes: Episodes, rows: NDArray[np.bool_]) -> Episodes:
     columns: dict[str, Any] = {name: array[rows] for name, array in episodes.arrays().items()}
     part = Episodes(**columns)
-    return concatenate([part], {**episodes.metadata, "patients": len(np.unique(part.episode))})
+    return concatenate([part], replace(episodes.metadata, patients=len(np.unique(part.episode))))
 
 
 def patient_counts(patients: int, replicates: int, seed: int = 0) -> Array:

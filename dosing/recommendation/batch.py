@@ -123,7 +123,7 @@ def _answer(
     if (monitor := recommender.monitor) is None:
         codes |= int(Reason.NO_MONITOR)
     else:
-        look = monitor.look(states, dose, workers=workers)
+        look = monitor.look(states, dose.astype(np.float64), workers=workers)
         codes |= np.where(look.distance[:, -1] <= monitor.threshold, 0, int(Reason.UNFAMILIAR))
         codes |= np.where(look.dose_distance <= monitor.doses.threshold, 0, int(Reason.UNRECORDED_DOSE))
         result.distance[rows], result.nearest[rows] = look.distance, look.nearest
@@ -138,7 +138,8 @@ def _answer(
     result.codes[rows] = codes
     result.dose[rows], result.proposed[rows], result.spread[rows] = dose, proposed, spread
     result.low[rows], result.high[rows] = sets.low.min(0), sets.high.max(0)
-    result.mass_outside[rows] = sets.mass_outside.mean(0).max(-1)
+    with np.errstate(all="ignore"):  # a mass that is not finite was refused above
+        result.mass_outside[rows] = sets.mass_outside.mean(0).max(-1)
     result.seed_dose[:, rows], result.seed_low[:, rows], result.seed_high[:, rows] = (
         doses,
         sets.low,

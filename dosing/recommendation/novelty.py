@@ -30,6 +30,7 @@ from dosing.data.dose_support import (
     conformal_threshold,
     evenly,
     left_out,
+    most_apart,
     robust,
     visits_near,
 )
@@ -153,8 +154,8 @@ class Monitor:
             false_alarms=_false_alarms(distance, patient, level),
             dose_spread=tuple(float(x) for x in episodes.act.std(0, dtype=np.float64)),
             doses=rule,
-            dose_false_alarms=_false_alarms(from_doses, patient, level),
-            data=str(episodes.metadata.get("content_hash", "")),
+            dose_false_alarms=_false_alarms(from_doses, patient, level, most_apart(act.shape[1])),
+            data=episodes.metadata.content_hash,
             neighbours=neighbours,
         )
 
@@ -205,7 +206,7 @@ class Monitor:
             f"a state is unfamiliar beyond distance {self.threshold:.3g}: at most {self.level:.1%} of usual "
             f"visits by calibration on {self.patients} patients, {state}; a dose is unrecorded beyond "
             f"distance {self.doses.threshold:.3g} from those of the {self.doses.near} visits nearest to its "
-            f"state: at most {self.level:.1%} likewise, {dose}"
+            f"state: at most {self.doses.level:.1%} likewise, {dose}"
         )
 
     def write(self, folder: Path) -> None:
@@ -279,8 +280,8 @@ def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _false_alarms(distance: Array, patient: NDArray[np.int64], level: float) -> Rate:
-    """Mean over patients of the share of visits beyond the threshold of all other patients.
+def _false_alarms(distance: Array, patient: NDArray[np.int64], level: float, most: float = np.inf) -> Rate:
+    """Mean over patients of the share of visits beyond the threshold of all other patients, ``most`` at most.
 
     Wilson's interval over patients: a share in [0, 1] varies at most as a coin with its mean.
     """
@@ -290,7 +291,7 @@ def _false_alarms(distance: Array, patient: NDArray[np.int64], level: float) -> 
         own = patient == number
         others = patient[~own]
         threshold, _ = conformal_threshold(distance[~own], others - (others > number), level)
-        share[number] = (distance[own] > threshold).mean()
+        share[number] = (distance[own] > min(threshold, most)).mean()
     return wilson(float(share.mean()), patients)
 
 

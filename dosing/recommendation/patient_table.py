@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dosing.data.formats import SUFFIXES
+from dosing.data.formats import FAILURES, SUFFIXES
 from dosing.data.identifying import identifying
 from dosing.data.text_table import Fault, Refused, as_numbers, decimal_comma, read_text_table
 from dosing.recommendation.inputs import LARGEST
@@ -121,7 +121,9 @@ def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
                 raise Refused(problems)
             kinds = {f.name: f.type for f in file.schema_arrow}
             table = file.read(columns=[name for name, kind in kinds.items() if _numeric(kind)])
-    except (pa.ArrowException, OSError) as error:
+    except Refused:
+        raise
+    except FAILURES as error:
         raise Refused([f"The file is truncated or not a parquet file ({error})."]) from None
     return Sheet({name: table.column(name) if _numeric(kind) else kind for name, kind in kinds.items()}, rows)
 

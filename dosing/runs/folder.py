@@ -23,27 +23,33 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dosing.data.partial import clear_partials
 from dosing.errors import UserError
-from dosing.runs.files import read_json, sha256, write_json
+from dosing.runs.config import RunConfig
+from dosing.runs.files import json_of, read_bytes, read_json, sha256, write_json
 
-SCHEMA = 1
 CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
 METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
 CARD, NOVELTY, NOVELTY_VISITS = "card.json", "novelty.json", "novelty.safetensors"
 MILESTONES = "milestones"
 
 
-def run_key(config: Mapping[str, Any]) -> str:
-    """Short name of a run: a hash of everything that decides its result."""
-    decisive = {k: v for k, v in config.items() if k not in ("versions", "created", "device", "data_file")}
-    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+@dataclass(frozen=True)
+class VerifiedRun:
+    """A finished run of which every file was checked against its hash; configuration and hashes read once."""
+
+    path: Path
+    config: RunConfig
+    hashes: Mapping[str, str]
+    """SHA-256 by file name, as recorded when the run finished."""
+
+    def at(self, update: int | None) -> Path:
+        """Folder of weights and outcomes after so many updates; None is the end."""
+        return RunFolder(self.path).at(update)
 
 
 @dataclass(frozen=True)
@@ -82,22 +88,27 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"another process is writing the run {self.path}.") from error
+            for folder in (self.path, *self.path.glob(f"{MILESTONES}/*")):
+                clear_partials(folder)
             yield
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> RunConfig:
         """Read and check ``config.json``.
 
         Raises:
-            UserError: this is not a run folder, or one of another schema.
+            UserError: this is not a run folder, one of another schema, or one that was edited.
         """
+        return self._parsed(self._config_bytes())
+
+    def _config_bytes(self) -> bytes:
         if not self.path.is_dir():
             raise UserError(f"there is no run folder {self.path}; train one with: python -m dosing train.")
         if not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path} is not a run folder: it has no {CONFIG}.")
-        config = read_json(self.path / CONFIG)
-        if config.get("schema") != SCHEMA:
-            raise UserError(f"{self.path} has schema {config.get('schema')}, this version reads {SCHEMA}.")
-        return config
+        return read_bytes(self.path / CONFIG)
+
+    def _parsed(self, content: bytes) -> RunConfig:
+        return RunConfig.from_json(json_of(content, self.path / CONFIG), str(self.path / CONFIG))
 
     def finish(self, also: Iterable[str] = ()) -> None:
         """Record the hashes of the result, and of what ``also`` belongs to it, and mark the run as done."""
@@ -107,15 +118,17 @@ class RunFolder:
         files += [file for file in further if file.is_file()]
         write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 
-    def verify(self) -> None:
-        """Check the finished run against its recorded hashes.
+    def verify(self) -> VerifiedRun:
+        """Check the finished run against its recorded hashes and read its configuration.
 
         Raises:
-            UserError: the run is unfinished, or a file was changed, truncated or removed since.
+            UserError: the run is unfinished or of another schema, or a file was changed, truncated or removed
+                since.
         """
         if not self.done:
             raise UserError(f"the run {self.path} is not finished; the same train command continues it.")
         hashes = read_json(self.path / DONE)
+        config = b""
         for name in dict.fromkeys((CONFIG, WEIGHTS, METRICS, *hashes)):
             file = self.path / name
             recorded = hashes.get(name)
@@ -123,8 +136,11 @@ class RunFolder:
                 raise UserError(f"{self.path / DONE} does not vouch for {name}; the run is not used.")
             if not file.is_file():
                 raise UserError(f"{file} is missing from a finished run.")
-            if sha256(file) != recorded:
+            if name == CONFIG:  # what is parsed below is what was hashed
+                config = self._config_bytes()
+            if (hashlib.sha256(config).hexdigest() if name == CONFIG else sha256(file)) != recorded:
                 raise UserError(f"{file} was changed or truncated since the run finished; it is not used.")
+        return VerifiedRun(self.path, self._parsed(config), hashes)
 
 
 def find_runs(study: Path) -> list[RunFolder]:

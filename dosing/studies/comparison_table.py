@@ -293,46 +293,6 @@ def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | No
     return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two runs that differ in their policy's distribution only, on the same patients and noise.
-
-    Attributes:
-        name: agent, and settings that tell it from other pairs.
-        distributions: words for the two distributions.
-        recommended: return of the first minus the second when recommended doses are given.
-        sampled: the same when doses are drawn from the distributions.
-        data: name of the recorded visits.
-    """
-
-    name: str
-    distributions: tuple[str, str]
-    recommended: Estimate
-    sampled: Estimate
-    data: str
-
-    def __str__(self) -> str:
-        """Return one line of words."""
-        parts = (("recommended", self.recommended), ("sampled", self.sampled))
-        words = [f"{rule} doses {e} ({verdict(e)})" for rule, e in parts]
-        pair = " minus ".join(self.distributions)
-        return f"{pair}, {self.name} on {self.data}: {', '.join(words)}"
-
-
-def difference(
-    name: str,
-    distributions: tuple[str, str],
-    data: str,
-    first: dict[str, Outcomes],
-    second: dict[str, Outcomes],
-) -> Difference:
-    """Pair the outcomes of two runs patient by patient; see :class:`Difference`."""
-    recommended, sampled = (
-        paired_difference(first[rule].returns, second[rule].returns) for rule in ("recommended", "sampled")
-    )
-    return Difference(name, distributions, recommended, sampled, data)
-
-
 def render(rows: Sequence[Row]) -> str:
     """The table as text with one line per row, one table per data set; intervals are 95 %."""
     names = list(dict.fromkeys(row.data for row in rows))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 from dosing.data.columns import parse_columns
 from dosing.data.external import External
 from dosing.data.formats import MINARI, is_own
+from dosing.data.partial import clear_partials
 from dosing.data.sources import read_source
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies.scenarios import factory_for
+from dosing.studies.scenarios import factory_for, version_of
+from dosing.studies.settings import DataSource
 from simulator.cohorts.generate import simulate
 from simulator.envs.tasks import is_registered
 from simulator.scenarios import evaluation_factory, known_ids
@@ -79,35 +82,30 @@ def external_of(
     return None if said == External() else said
 
 
-def obtain_data(
-    source: str,
-    study: Path,
-    *,
-    patients: int,
-    policy: str,
-    seed: int,
-    options: dict[str, Any],
-    external: External | None = None,
-) -> Path:
+def obtain_data(data: DataSource, study: Path) -> Path:
     """Return the file of recorded visits: our own file itself, another program's copied, or a simulation.
 
-    A simulated file is named by everything that decides its content and is not made twice; a copy of another
-    program's visits, with what the user says about them, by its content.
+    A simulated file is named by everything that decides its content, the version of the scenario among it,
+    and is not made twice; a copy of another program's visits, with what the user says about them, by its
+    content.
 
     Raises:
         UserError: neither a file, a Minari data set nor an environment id, the visits are not what they
             should be, or the folder cannot be written.
     """
+    for folder in (study, study / "data"):
+        clear_partials(folder)
+    source, cohort, external = data.source, data.cohort, data.external
     if source.startswith(MINARI) or Path(source).is_file():
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
         check_spaces(source, episodes)
-        card = {name: episodes.metadata.get(name) for name in DECIDING}
+        said = episodes.metadata.to_json()["metadata_hash"]  # content, names, limits and environment
         name = (
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
-        return _kept(study, name, ".hdf5", card, lambda: episodes)
+        return _kept(study, name, ".hdf5", {"metadata": said}, lambda: episodes)
     if not is_registered(source):
         raise UserError(
             f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
@@ -115,21 +113,22 @@ def obtain_data(
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
-    recipe = {"env": source, "patients": patients, "policy": policy, "seed": seed, "options": options}
+    options = dict(cohort.options)
+    recipe = asdict(cohort) | {"env": source, "version": version_of(source, options)}
     return _kept(
         study,
-        f"{source.split('/')[-1]}-{patients}",
+        f"{source.split('/')[-1]}-{cohort.patients}",
         ".parquet",
         recipe,
-        lambda: simulate(source, patients=patients, policy=policy, seed=seed, progress=True, **options),
+        lambda: simulate(
+            source,
+            patients=cohort.patients,
+            policy=cohort.policy,
+            seed=cohort.seed,
+            progress=True,
+            **options,
+        ),
     )
-
-
-DECIDING = (
-    *("content_hash", "env_id", "env_options", "action_low", "action_high"),
-    *("obs_names", "dose_name", "doses_clipped"),
-)
-"""What makes a copy of another program's visits another one: content, environment, limits and names."""
 
 
 def check_spaces(source: str, episodes: Episodes) -> None:
@@ -145,15 +144,15 @@ def check_spaces(source: str, episodes: Episodes) -> None:
     n_obs = episodes.obs.shape[1]
     if n_obs != factory.n_obs:
         raise UserError(
-            f"{source} has {n_obs} numbers per observation, {meta['env_id']} {factory.n_obs}: it was "
+            f"{source} has {n_obs} numbers per observation, {meta.env_id} {factory.n_obs}: it was "
             "recorded under a wrapper, or in another environment or version of it."
         )
-    low, high = np.array(meta["action_low"]), np.array(meta["action_high"])
+    low, high = np.array(meta.action_low), np.array(meta.action_high)
     ours = factory.limits
     slack = 1e-6 * (np.array(ours.high) - np.array(ours.low))
     if len(low) != ours.n_act or (low < ours.low - slack).any() or (high > ours.high + slack).any():
         raise UserError(
-            f"{source} has actions from {low.tolist()} to {high.tolist()}, {meta['env_id']} takes "
+            f"{source} has actions from {low.tolist()} to {high.tolist()}, {meta.env_id} takes "
             f"{list(ours.low)} to {list(ours.high)}: it was recorded under a wrapper, or elsewhere."
         )
 
@@ -162,7 +161,7 @@ def describe(path: Path) -> str:
     """Patients, visits, rows left out, and the worst and the best reward of a file of visits, in words."""
     episodes = read_episodes(path)
     meta, patients = episodes.metadata, len(np.unique(episodes.episode))
-    left_out, clipped = meta.get("rows_left_out", 0), meta.get("doses_clipped", 0)
+    left_out, clipped = meta.rows_left_out, meta.doses_clipped
     words = f"{path}: {patients:,} patients, {len(episodes) + left_out:,} visits"
     if left_out:
         words += f", {left_out:,} of them left out: nothing was recorded after them"
@@ -196,9 +195,9 @@ def episodes_of(run: RunFolder) -> Episodes:
         UserError: the file has gone or is another one.
     """
     config = run.config()
-    episodes = read_episodes(Path(os.path.normpath(run.path / config["data_file"])))
-    if episodes.metadata["content_hash"] != config["data"]["content_hash"]:
-        raise UserError(f"{config['data_file']} is not the data that {run.path} was trained on.")
+    episodes = read_episodes(Path(os.path.normpath(run.path / config.data_file)))
+    if episodes.metadata.content_hash != config.data.content_hash:
+        raise UserError(f"{config.data_file} is not the data that {run.path} was trained on.")
     return episodes
 
 

@@ -34,7 +34,7 @@ def read_evidence(run: RunFolder) -> Evidence:
     """
     path = run.path.resolve()
     folders: list[Path] = list(path.parents)
-    unit = str(run.config()["limits"]["unit"])
+    unit = run.config().limits.unit
     study = folders[min(2, len(folders) - 1)]
     if not (study / TABLE).is_file():
         return Evidence(unit)

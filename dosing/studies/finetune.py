@@ -11,10 +11,11 @@ patients.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,25 +28,26 @@ from tqdm import tqdm
 import agents
 from agents import finetuning
 from dosing.agent import Agent
-from dosing.data.dataset import Dataset, Transform
+from dosing.data.dataset import Dataset
+from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.rollout import evaluate
 from dosing.finetuning.method import Start, TrialSettings
 from dosing.finetuning.patients import SPAN, PatientsUnderTreatment, Waves
 from dosing.finetuning.trial import Trial, conduct
-from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.policy import DosePolicy
+from dosing.runs.config import EnvironmentReference, RunConfig, TrialReference
 from dosing.runs.files import read_tensors, sha256, write_json
-from dosing.runs.folder import CONFIG, SCHEMA, WEIGHTS, RunFolder, run_key
+from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
 from dosing.studies.finetune_table import TRIALS, Report, report_on, write_starts
-from dosing.studies.launch import device_of, in_processes
+from dosing.studies.launch import device_of
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
 from dosing.studies.scenarios import factory_of
+from dosing.studies.settings import Resources
 from dosing.training.offline import TrainingDivergedError
-from dosing.types import Problem
 from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory, evaluation_factory
 
@@ -77,28 +79,25 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
         UserError: the run is unfinished, damaged or itself a trial, its data have gone, or it has fewer
             seeds.
     """
-    config = run.config()
-    if "method" in config:
+    config = run.verify().config
+    if config.trial is not None:
         raise UserError(f"{run.path} is a trial; a trial starts from an offline run.")
-    run.verify()
     weights, _ = read_tensors(run.path / WEIGHTS)
-    every = tuple(config["seeds"])
+    every = config.seeds
     if seeds is not None and not 1 <= seeds <= len(every):
         raise UserError(f"{run.path} has {len(every)} seeds; --seeds must be 1 to {len(every)}, got {seeds}.")
     chosen = every[:seeds]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config["agent_config"].items()}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.agent_config.items()}
     stacked = {name: x for name, x in weights.items() if x.dim() and x.shape[0] == len(every)}
     start = Start(
-        name=config["agent"],
-        config=agents.find(config["agent"]).config_class()(**fields),
-        problem=Problem(**config["problem"]),
+        name=config.agent,
+        config=agents.find(config.agent).config_class()(**fields),
+        problem=config.problem,
         seeds=chosen,
-        regularisation=Regularisation.of(config.get("regularisation")),
+        regularisation=config.regularisation,
         weights=weights | {name: x[: len(chosen)] for name, x in stacked.items()},
-        updates=config["training"]["steps"],
-        dataset=Dataset.from_episodes(
-            episodes_of(run), Transform.from_json(config["transform"]), device=device_of(device)
-        ),
+        updates=config.updates,
+        dataset=Dataset.from_episodes(episodes_of(run), config.transform, device=device_of(device)),
         build=agents.build,
         further={name: x[len(chosen) :] for name, x in stacked.items()} if len(chosen) < len(every) else {},
     )
@@ -106,13 +105,13 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
 
 
 def patients_of(
-    factory: EvaluationFactory, meta: Mapping[str, Any], seeds: Sequence[int], patients: int
+    factory: EvaluationFactory, meta: DatasetMetadata, seeds: Sequence[int], patients: int
 ) -> PatientsUnderTreatment:
     """New patients of a scenario, or episodes of a MuJoCo task, for every seed of a trial.
 
     Args:
         factory: the scenario or task.
-        meta: card of the data set, whose replication of the population they are of.
+        meta: of the data set, whose replication of the population they are of.
         seeds: the S seeds.
         patients: P per seed.
 
@@ -121,13 +120,13 @@ def patients_of(
     """
     if isinstance(factory, TaskFactory):
         return Tasks(factory.env_id, factory.options, seeds, patients)
-    if meta.get("first_patient", 0) + meta.get("patients", 0) > SPAN:
+    if meta.first_patient + (meta.patients or 0) > SPAN:
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
 
     def make(count: int) -> VectorEnv[Any, Any, Any]:
         return factory.cohort(count, cohort="train")
 
-    return Waves(make, seeds, patients, factory.limits, int(meta.get("seed") or 0))
+    return Waves(make, seeds, patients, factory.limits, meta.seed or 0)
 
 
 def _factory(job: TrialJob) -> EvaluationFactory:
@@ -147,48 +146,18 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
         UserError: the method cannot start from this run, the environment is not one for its agent, or files
             are amiss.
     """
-    offline = RunFolder(job.run)
-    start = start_of(offline, job.seeds, job.device)
+    start = start_of(RunFolder(job.run), job.seeds, job.device)
     factory = _factory(job)
     settings = job.settings
     learner = finetuning.find(job.method).method().learner(start, settings)
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
-    before = offline.config()
-    own = getattr(learner.agent, "config", None)
-    config: dict[str, Any] = {
-        "schema": SCHEMA,
-        "method": job.method,
-        "agent": _name_of(learner.agent),
-        "agent_config": asdict(own) if own is not None else {},
-        "seeds": list(learner.agent.seeds),
-        "start_seeds": list(start.seeds),
-        "problem": asdict(start.problem),
-        "trial": asdict(settings) | {"evaluation_patients": patients},
-        "transform": start.transform.to_json(),
-        "limits": before["limits"],
-        "env": {"id": factory.env_id, "options": factory.options},
-        "data": before["data"],
-        "offline": {"agent": start.name, "weights": sha256(offline.path / WEIGHTS)},
-        **{name: before.get(name) for name in ("obs_names", "obs_units", "dose_name")},
-    }
-    if learner.agent.regularisation != PLAIN:
-        config["regularisation"] = learner.agent.regularisation.changed()
-    folder = job.study / TRIALS / job.method.partition(",")[0]
-    run = RunFolder(folder / before["data"]["name"] / run_key(config))
-    data = os.path.normpath(offline.path / before["data_file"])
-    config |= {
-        "versions": before["versions"] | {"torch": torch.__version__, "numpy": np.__version__},
-        "device": str(start.dataset.obs.device),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_file": os.path.relpath(data, run.path.resolve()),
-        "offline_run": os.path.relpath(offline.path.resolve(), run.path.resolve()),
-    }
+    run, config = _run_of(job, start, learner.agent, factory, patients)
     with run.lock():
         if run.done:
             run.verify()
             return run
-        write_json(run.path / CONFIG, config)
-        trial = Trial(
+        write_json(run.path / CONFIG, config.to_json())
+        conducted = Trial(
             learner,
             patients_of(factory, start.dataset.metadata, learner.agent.seeds, settings.patients),
             start.transform,
@@ -205,10 +174,49 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
             file=sys.stderr,
         ) as bar:
             try:
-                conduct(trial, run, progress=bar)
+                conduct(conducted, run, progress=bar)
             except TrainingDivergedError as error:  # one method's failure is a finding
                 return error
     return run
+
+
+def _run_of(
+    job: TrialJob, start: Start, agent: Agent, factory: EvaluationFactory, patients: int
+) -> tuple[RunFolder, RunConfig]:
+    """Folder and configuration of a trial."""
+    offline = RunFolder(job.run)
+    before = offline.config()
+    own = getattr(agent, "config", None)
+    trial = TrialReference(
+        method=job.method,
+        start_seeds=start.seeds,
+        settings=asdict(job.settings) | {"evaluation_patients": patients},
+        offline_agent=start.name,
+        offline_weights=sha256(offline.path / WEIGHTS),
+    )
+    config = replace(
+        before,  # problem, transform, limits, data and names are those of the offline run
+        agent=_name_of(agent),
+        agent_config=json.loads(json.dumps(asdict(own))) if own is not None else {},
+        seeds=tuple(agent.seeds),
+        training={},
+        env=EnvironmentReference(factory.env_id, factory.options),
+        regularisation=agent.regularisation,
+        trial=trial,
+        versions=dict(before.versions) | {"torch": torch.__version__, "numpy": np.__version__},
+        device=str(start.dataset.obs.device),
+        threads=torch.get_num_threads(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    folder = job.study / TRIALS / job.method.partition(",")[0]
+    run = RunFolder(folder / before.data.name / config.key)
+    data = os.path.normpath(offline.path / before.data_file)
+    config = replace(
+        config,
+        data_file=os.path.relpath(data, run.path.resolve()),
+        trial=replace(trial, offline_run=os.path.relpath(offline.path.resolve(), run.path.resolve())),
+    )
+    return run, config
 
 
 def evaluate_start(job: TrialJob, position: int = 0) -> dict[str, Outcomes]:
@@ -225,22 +233,21 @@ def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
     Raises:
         UserError: the trial is unfinished or damaged, or the offline run that it started from has gone.
     """
-    config = run.config()
-    if "method" not in config:
+    trial = run.verify().config.trial
+    if trial is None:
         raise UserError(f"{run.path} is no trial; see: python -m dosing finetune.")
-    run.verify()
-    offline = RunFolder(Path(os.path.normpath(run.path / config["offline_run"])))
-    start = start_of(offline, len(config["start_seeds"]), device)
+    offline = RunFolder(Path(os.path.normpath(run.path / trial.offline_run)))
+    start = start_of(offline, len(trial.start_seeds), device)
     names = TrialSettings.__dataclass_fields__
-    settings = TrialSettings(**{name: value for name, value in config["trial"].items() if name in names})
-    learner = finetuning.find(config["method"]).method().learner(start, settings)
+    settings = TrialSettings(**{name: value for name, value in trial.settings.items() if name in names})
+    learner = finetuning.find(trial.method).method().learner(start, settings)
     learner.agent.load_state_dict(read_tensors(run.path / WEIGHTS)[0])
     return DosePolicy(learner.agent, start.transform)
 
 
-def _name_of(agent: Agent) -> str | None:
-    """Registry key of an agent; None for one that only a method makes."""
-    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), None)
+def _name_of(agent: Agent) -> str:
+    """Registry key of an agent; empty for one that only a method makes."""
+    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), "")
 
 
 def finetune(
@@ -249,12 +256,10 @@ def finetune(
     *,
     study: Path | None = None,
     settings: TrialSettings | None = None,
-    env_id: str | None = None,
-    env_options: Mapping[str, Any] | None = None,
+    env: EnvironmentReference | Mapping[str, Any] | None = None,
     seeds: int | None = None,
     evaluation_patients: int | None = None,
-    device: str = "auto",
-    workers: int | None = None,
+    resources: Resources | None = None,
 ) -> Report:
     """Run trials side by side; write ``trials/table.json`` and ``trials/curves.parquet``.
 
@@ -265,12 +270,10 @@ def finetune(
         runs: finished offline runs of one data set.
         study: study folder; None is that of the first run.
         settings: see ``dosing.finetuning.method.TrialSettings``.
-        env_id: environment of the trial; None is that of the data.
-        env_options: options of it; on top of the data's where ``env_id`` is None.
+        env: environment of the trial, or options that the environment of the data gets besides.
         seeds: see :func:`start_of`.
         evaluation_patients: per seed; None is the scenario's own number.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes; see ``dosing.studies.launch.in_processes``.
+        resources: where it is computed.
 
     Raises:
         UserError: bad input, a method that can start from none of the runs, or a failed trial.
@@ -280,15 +283,17 @@ def finetune(
     chosen = list(finetuning.METHODS) if list(methods) == ["all"] else list(dict.fromkeys(methods))
     if not runs:
         raise UserError("a trial starts from a finished run: give --run.")
+    resources = resources or Resources()
+    device, launcher = resources.device, resources.launcher()
     starts = _starts(runs, seeds, device)
     study = runs[0].resolve().parents[2] if study is None else study
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
-    options = dict(env_options or {})
+    env_id, options = (env.id, env.options) if isinstance(env, EnvironmentReference) else (None, env or {})
     jobs = [
         TrialJob(name, path, study, settings, env_id, options, seeds, evaluation_patients, device)
         for name, path in pairs
     ]
-    results = in_processes(conduct_trial, jobs, device, workers)
+    results = list(launcher.map(conduct_trial, jobs))
     done = [(job, result) for job, result in zip(jobs, results, strict=True) if isinstance(result, RunFolder)]
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, TrainingDivergedError):
@@ -302,7 +307,7 @@ def finetune(
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
     first = list({job.run: job for job, _ in done}.values())
-    outcomes = in_processes(evaluate_start, first, device, workers)
+    outcomes = list(launcher.map(evaluate_start, first))
     write_starts(study, {job.run: matches for job, matches in zip(first, outcomes, strict=True)})
     return report_on(study, finished, notes)
 
@@ -312,7 +317,7 @@ def _starts(runs: Sequence[Path], seeds: int | None, device: str) -> dict[Path, 
     starts = {path: start_of(RunFolder(path), seeds, device) for path in runs}
     first = starts[runs[0]]
     for path, start in starts.items():
-        same = start.dataset.metadata["content_hash"] == first.dataset.metadata["content_hash"]
+        same = start.dataset.metadata.content_hash == first.dataset.metadata.content_hash
         if not same or start.seeds != first.seeds:
             raise UserError(f"{path} has other seeds or another data set than {runs[0]}: trials are paired.")
     return starts

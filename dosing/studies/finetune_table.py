@@ -306,22 +306,19 @@ class Standing:
         Raises:
             UserError: it is no trial's, or damaged.
         """
-        config = run.config()
-        needed = {"method", "start_seeds", "trial", "env", "data", "offline", "offline_run"}
-        if missing := needed - config.keys():
-            raise UserError(f"{run.path}/{CONFIG} lacks {', '.join(sorted(missing))}: it is no trial's.")
-        if run.done:
-            run.verify()
-        shared = [config["data"]["content_hash"], config["env"], config["start_seeds"], config["trial"]]
-        agent = config["offline"]["agent"]
+        config = run.verify().config if run.done else run.config()
+        trial, env = config.trial, config.env
+        if trial is None or env is None:
+            raise UserError(f"{run.path}/{CONFIG} names no method and no environment: it is no trial's.")
+        shared = [config.data.content_hash, asdict(env), trial.start_seeds, trial.settings]
         return cls(
             run=run,
-            method=config["method"],
-            title=finetuning.find(config["method"]).title,
-            offline=Path(os.path.normpath(run.path.resolve() / config["offline_run"])),
-            agent=agents.find(agent).title,
+            method=trial.method,
+            title=finetuning.find(trial.method).title,
+            offline=Path(os.path.normpath(run.path.resolve() / trial.offline_run)),
+            agent=agents.find(trial.offline_agent).title,
             shared=json.dumps(shared, sort_keys=True),
-            visits=int(config["trial"]["visits"]),
+            visits=int(trial.settings["visits"]),
             finished=run.done,
             stops=tuple(read_json(run.path / REPORT)["stopped"]) if run.done else (),
             progress=Progress.of(run),

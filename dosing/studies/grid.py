@@ -10,14 +10,13 @@ import agents
 from dosing.errors import UserError
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.studies import presets
+from dosing.studies.settings import Grid
 from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
 
 def configurations(
-    names: Sequence[str],
-    families: Sequence[str],
-    settings: Mapping[str, Sequence[Any]],
+    grid: Grid,
     preset: presets.Preset | None = None,
     regularisations: Sequence[Regularisation] = (PLAIN,),
     training: TrainingSettings | None = None,
@@ -26,10 +25,8 @@ def configurations(
     """Agents and their configurations: every combination of the settings, for every policy family.
 
     Args:
-        names: registry keys, or ``["all"]``.
-        families: policy families, for agents that have the choice; empty keeps each agent's own.
-        settings: ``agent.field`` or ``field`` (for every agent that has it) to the values it takes in turn.
-        preset: applied before the settings.
+        grid: agents, and the values that their settings take in turn.
+        preset: applied before the settings; None is the grid's.
         regularisations: what every agent has to be able to work with.
         training: likewise.
         left_out: if given, takes the agents of ``["all"]`` that cannot work with the regularisation or the
@@ -39,7 +36,8 @@ def configurations(
         UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
             cannot carry both distributions of the preset's contrast.
     """
-    preset = preset or presets.find(None)
+    preset = preset or presets.find(grid.preset)
+    names, settings = list(grid.agents), grid.settings
     contrast = preset.contrast
     result: list[tuple[str, Any]] = []
     used: set[str] = set()
@@ -47,8 +45,8 @@ def configurations(
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
         values = {key: [value] for key, value in preset.settings(name, config_class).items()}
-        if families and "policy_family" in hints:
-            values["policy_family"] = list(families)
+        if grid.families and "policy_family" in hints:
+            values["policy_family"] = list(grid.families)
         if contrast and (distribution := contrast.of(config_class)):
             values[distribution] = list(contrast.fields[distribution])
         for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
@@ -63,7 +61,7 @@ def configurations(
     unused = [key for key in settings if key not in used]
     if unused:
         raise UserError(f"none of the chosen agents has the setting {unused[0]!r}.")
-    return _accepting(result, regularisations, training, left_out if list(names) == ["all"] else None)
+    return _accepting(result, regularisations, training, left_out if names == ["all"] else None)
 
 
 def _accepting(

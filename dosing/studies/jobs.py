@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.folder import RunFolder
-from dosing.studies.evaluate import evaluate_run
-from dosing.studies.launch import in_processes
-from dosing.studies.train import train_run
+from dosing.studies.evaluation import evaluate_run
+from dosing.studies.launch import Launcher
+from dosing.studies.settings import AgentSetup
+from dosing.studies.training import train_run
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 
 
@@ -19,44 +18,38 @@ from dosing.training.offline import TrainingDivergedError, TrainingSettings
 class Job:
     """One stack of seeds to train on one data file and, where patients are given, to evaluate on new ones."""
 
-    agent: str
-    config: Any
+    setup: AgentSetup
     data: Path
     study: Path
     seeds: tuple[int, ...]
-    settings: TrainingSettings
+    training: TrainingSettings
     device: str
-    evaluation_patients: int | None
+    evaluation_patients: int | None = None
     milestones: tuple[int, ...] = ()
-    data_options: Mapping[str, Any] = field(default_factory=dict)
-    regularisation: Regularisation = PLAIN
 
 
-def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> list[RunFolder | TrainingDivergedError]:
-    """Train and evaluate every job; returns, in the order of the jobs, the run or how its training diverged.
+def run_jobs(jobs: Sequence[Job], launcher: Launcher) -> Iterator[RunFolder | TrainingDivergedError]:
+    """Train and evaluate every job; yields, in the order of the jobs, the run or how its training diverged.
 
     Args:
         jobs: what to do.
-        workers: processes; None is one per core on the CPU and one on a GPU.
+        launcher: where it is done.
 
     Raises:
         UserError: a job failed, or a worker was killed; the same call continues.
     """
-    return in_processes(_work, jobs, jobs[0].device, workers)
+    return launcher.map(_work, jobs)
 
 
 def _work(job: Job, position: int) -> RunFolder | TrainingDivergedError:
     try:
         run = train_run(
-            job.agent,
-            job.config,
+            job.setup,
             job.data,
             job.study,
             job.seeds,
-            job.settings,
+            job.training,
             job.device,
-            data_options=job.data_options,
-            regularisation=job.regularisation,
             milestones=job.milestones,
             position=position,
         )

@@ -1,4 +1,4 @@
-"""Where and how jobs run: the device, and a pool of local processes."""
+"""Where and how jobs run: one interface, a pool of local processes behind it, and the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -18,44 +19,69 @@ from tqdm import tqdm
 from dosing.errors import UserError
 
 J = TypeVar("J")
-
-
 R = TypeVar("R")
 
 
-def in_processes(
-    work: Callable[[J, int], R], jobs: Sequence[J], device: str, workers: int | None = None
-) -> list[R]:
-    """Results of ``work(job, line of its progress bar)`` for every job, side by side, in their order.
+class Launcher(Protocol):
+    """Runs jobs somewhere. Jobs leave what they make in run folders, so that another launcher may go on."""
 
-    Args:
-        work: a function of a module, and its results can be pickled.
-        jobs: what to do.
-        device: where the jobs compute: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes; None is one per core on the CPU and one on a GPU.
+    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R]:
+        """Yield the result of ``work(job, line of its progress bar)`` for every job, in the jobs' order.
+
+        Args:
+            work: a function of a module; jobs and results can be pickled.
+            jobs: what to do, independent of each other.
+
+        Raises:
+            UserError: a job failed or its process was killed; the same call continues.
+        """
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """A :class:`Launcher` on this machine: jobs side by side in a pool of processes, one thread each.
 
     Raises:
-        UserError: a job failed, or a worker was killed; the same call continues.
+        UserError: there is no such device, or less than one worker.
     """
-    if workers is None:
-        workers = (os.cpu_count() or 1) if device_of(device).type == "cpu" else 1
-    workers = min(len(jobs), workers)
-    if workers == 1:
-        with _one_thread():
-            return [work(job, 0) for job in jobs]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
-        try:
-            futures = [pool.submit(work, job, number % workers) for number, job in enumerate(jobs)]
-            return [future.result() for future in futures]
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker was killed; the same command continues from its checkpoints."
-            ) from error
-        except BaseException:  # SIGTERM, Ctrl-C or one failed job: do not wait for the others' end
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+
+    device: str = "auto"
+    """Where the jobs compute: ``auto``, ``cpu`` or ``cuda``."""
+    workers: int | None = None
+    """Processes; None is one per core on the CPU and one on a GPU. One works in this process."""
+
+    def __post_init__(self) -> None:
+        """Check the device and the number."""
+        device_of(self.device)
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers must be at least 1, got {self.workers}.")
+
+    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R]:
+        """See :meth:`Launcher.map`."""
+        workers = self.workers
+        if workers is None:
+            workers = (os.cpu_count() or 1) if device_of(self.device).type == "cpu" else 1
+        workers = min(len(jobs), workers)
+        if workers <= 1:
+            for job in jobs:
+                with _one_thread():
+                    result = work(job, 0)
+                yield result
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
+            try:
+                futures = [pool.submit(work, job, number % workers) for number, job in enumerate(jobs)]
+                for future in futures:
+                    yield future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker was killed; the same command continues from its checkpoints."
+                ) from error
+            except BaseException:  # SIGTERM, Ctrl-C or one failed job: do not wait for the others' end
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
 
 
 @contextlib.contextmanager

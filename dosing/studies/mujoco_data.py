@@ -26,13 +26,16 @@ import agents
 from dosing import __version__
 from dosing.data.dataset import Transform
 from dosing.data.formats import MINARI, is_own, open_sink
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.best_constant import SEARCH_SEED
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
-from dosing.studies.compare import Comparison, compare
+from dosing.studies.compared import Comparison
+from dosing.studies.comparison import compare
 from dosing.studies.data import external_of
+from dosing.studies.settings import DataSource, Grid, Resources
 from dosing.training.offline import TrainingSettings
 from dosing.training.online import OnlineSettings, OnlineStep, OnlineTraining
 from dosing.types import Problem
@@ -124,13 +127,13 @@ def collect(plan: CollectionPlan) -> Episodes:
         part = log.episodes(first=int(parts[-1].episode[-1]) + 1 if parts else 0)
         parts.append(part)
         cards.append(behaviour.card(quality, part, log.returns()))
-    return concatenate(parts, behaviour.metadata(cards) | {"patients": int(parts[-1].episode[-1]) + 1})
+    return concatenate(parts, replace(behaviour.metadata(cards), patients=int(parts[-1].episode[-1]) + 1))
 
 
-def describe(metadata: dict[str, Any]) -> list[str]:
+def describe(metadata: DatasetMetadata) -> list[str]:
     """Lines about each part of a collected data set."""
     lines = []
-    for part in metadata["collected"]["parts"]:
+    for part in metadata.collected["parts"]:
         score = "" if part["score"] is None else f", normalised score {part['score']:.1f}"
         done = "none was completed"
         if part["complete_episodes"]:
@@ -151,7 +154,7 @@ DEMO_STEPS = 5_000
 def demo(
     study: Path, *, seeds: Sequence[int], steps: int | None, device: str, source: str | None = None
 ) -> Comparison:
-    """Record :data:`DEMO`, or take a file, and train and evaluate FtTPO and IQL on it.
+    """Record :data:`DEMO`, or take a file, and train and evaluate the demonstration's agents.
 
     Args:
         study: study folder.
@@ -175,13 +178,11 @@ def demo(
         external = external_of(DEMO.env_id, {})
     return compare(
         study,
-        ("fttpo", "iql"),
-        (source,),
+        Grid(agents.DEMO, {"discount": [DISCOUNT]}),
+        DataSource(source, external=external),
         seeds=seeds,
-        settings={"discount": [DISCOUNT]},
         training=TrainingSettings(steps=DEMO_STEPS if steps is None else steps),
-        device=device,
-        external=external,
+        resources=Resources(device),
     )
 
 
@@ -270,7 +271,7 @@ class _Log:
 
 
 class _Behaviour:
-    """A TD3 agent of one seed and its online training."""
+    """An agent of one seed that learns online, and its training."""
 
     def __init__(self, plan: CollectionPlan) -> None:
         self.plan = plan
@@ -279,9 +280,11 @@ class _Behaviour:
         self.tasks = _Tasks(plan.env_id, plan.env_options, (plan.seed,))
         n_obs, limits = self.tasks.n_obs, self.factory.limits
         transform = Transform((0.0,) * n_obs, (1.0,) * n_obs, limits.low, limits.high)
-        self.config = replace(agents.find("td3").config_class()(), discount=DISCOUNT, hidden=plan.hidden)
+        self.config = replace(
+            agents.find(agents.COLLECTOR).config_class()(), discount=DISCOUNT, hidden=plan.hidden
+        )
         agent = agents.build(
-            "td3", self.config, Problem(n_obs, limits.n_act, self.factory.horizon), (plan.seed,)
+            agents.COLLECTOR, self.config, Problem(n_obs, limits.n_act, self.factory.horizon), (plan.seed,)
         )
         longest = plan.transitions if plan.quality == "replay" else plan.most_steps
         self.settings = OnlineSettings(start=plan.start, capacity=min(longest, OnlineSettings.capacity))
@@ -349,30 +352,30 @@ class _Behaviour:
             "score": self.reference.score(self.evaluated) if self.reference else None,
         }
 
-    def metadata(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
+    def metadata(self, cards: list[dict[str, Any]]) -> DatasetMetadata:
         """The card of the data set."""
         import mujoco
 
         plan, limits = self.plan, self.factory.limits
-        return {
-            "env_id": plan.env_id,
-            "env_options": dict(plan.env_options),
-            "seed": plan.seed,
-            "policy": f"td3, {plan.quality}",
-            "action_low": list(limits.low),
-            "action_high": list(limits.high),
-            "dose_name": "action",
-            "dose_unit": limits.unit,
-            "gamma": DISCOUNT,
-            "collected": {
-                "agent": "td3",
+        return DatasetMetadata(
+            env_id=plan.env_id,
+            env_options=dict(plan.env_options),
+            seed=plan.seed,
+            policy=f"{agents.COLLECTOR}, {plan.quality}",
+            action_low=limits.low,
+            action_high=limits.high,
+            dose_name="action",
+            dose_unit=limits.unit,
+            gamma=DISCOUNT,
+            collected={
+                "agent": agents.COLLECTOR,
                 "agent_config": asdict(self.config),
                 "online": asdict(self.settings),
                 "evaluate_every": plan.evaluate_every,
                 "reference": asdict(self.reference) if self.reference else None,
                 "parts": cards,
             },
-            "versions": {
+            versions={
                 "dosing": __version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -380,8 +383,8 @@ class _Behaviour:
                 "gymnasium": gymnasium.__version__,
                 "mujoco": mujoco.__version__,
             },
-        }
+        )
 
     def _bar(self, total: int | None, unit: str) -> tqdm[Any]:
-        text = f"td3 in {self.plan.env_id}"
+        text = f"{agents.COLLECTOR} in {self.plan.env_id}"
         return tqdm(total=total, desc=text, unit=f" {unit}s", disable=None, file=sys.stderr)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import agents
 from dosing.evaluation.outcomes import read_outcomes
@@ -18,35 +18,44 @@ from dosing.runs.folder import EPISODES, RunFolder
 TABLE, CURVES = "table.json", "curves.parquet"
 
 
-def family_of(config: Mapping[str, Any]) -> str:
+class Settings(Protocol):
+    """What tells a run from others: a ``RunConfig``, or a candidate that is not trained yet."""
+
+    @property
+    def agent(self) -> str:
+        """Registry key."""
+
+    @property
+    def agent_config(self) -> Mapping[str, Any]:
+        """Fields of the agent's configuration."""
+
+    @property
+    def regularisation(self) -> Regularisation:
+        """What networks and updates have beyond the method."""
+
+
+def family_of(config: Settings) -> str:
     """Distribution of a run's policy, in words."""
-    own = config["agent_config"]
-    if own.get("actor") == "gaussian":
-        return "clipped Gaussian"
-    family: str = own.get("policy_family", agents.find(config["agent"]).family)
-    return family.replace("_", " ").replace("gaussian", "Gaussian")
+    return agents.find(config.agent).family_of(config.agent_config)
 
 
-def run_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def run_names(configs: Sequence[Settings]) -> list[str]:
     """Titles of runs, each with the settings in which it differs from other runs of its agent.
 
     The distribution of the policy is not repeated: it has a column of its own.
     """
     return [
-        ", ".join([agents.find(config["agent"]).title, *setting])
+        ", ".join([agents.find(config.agent).title, *setting])
         for config, setting in zip(configs, settings_of(configs), strict=True)
     ]
 
 
-def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def settings_of(configs: Sequence[Settings]) -> list[list[str]]:
     """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
-    full = [
-        {**config["agent_config"], **asdict(Regularisation.of(config.get("regularisation")))}
-        for config in configs
-    ]
+    full = [{**config.agent_config, **asdict(config.regularisation)} for config in configs]
     result = []
     for config, own in zip(configs, full, strict=True):
-        alike = [f for f, other in zip(full, configs, strict=True) if other["agent"] == config["agent"]]
+        alike = [f for f, other in zip(full, configs, strict=True) if other.agent == config.agent]
         differ = [k for k in own if k != "policy_family" and any(f.get(k) != own[k] for f in alike)]
         result.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
     return result
@@ -61,19 +70,19 @@ def write_curves(study: Path, runs: Sequence[RunFolder], milestones: Sequence[in
     configs = [run.config() for run in runs]
     rows: list[dict[str, Any]] = []
     for run, config, setting in zip(runs, configs, settings_of(configs), strict=True):
-        steps = config["training"]["steps"]
+        steps = config.updates
         about = {
-            "agent": config["agent"],
-            "name": ", ".join([agents.find(config["agent"]).title, *setting]),
+            "agent": config.agent,
+            "name": ", ".join([agents.find(config.agent).title, *setting]),
             "setting": ", ".join(setting),
             "policy": family_of(config),
-            "data": config["data"]["name"],
+            "data": config.data.name,
             "run": os.path.relpath(run.path, study),
         }
         for update in [*milestones, steps]:
             outcomes = read_outcomes(run.at(None if update == steps else update) / EPISODES)
             means = {rule: outcomes[rule].returns.mean(1) for rule in ("recommended", "sampled")}
-            for k, seed in enumerate(config["seeds"]):
+            for k, seed in enumerate(config.seeds):
                 values = {rule: float(mean[k]) for rule, mean in means.items()}
                 rows.append(about | {"update": update, "seed": seed} | values)
     write_table(study / CURVES, {name: [row[name] for row in rows] for name in rows[0]})

@@ -7,10 +7,11 @@ agents a preset has nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
+from agents import presets
 from dosing.errors import UserError
 
 
@@ -81,65 +82,14 @@ class Preset:
 
 AS_RECORDED: dict[str, Any] = {"standardise_obs": False, "scale_reward": False}
 SCALED: dict[str, Any] = {"standardise_obs": True, "scale_reward": True}
-GAUSSIAN = {"policy_family": "squashed_gaussian"}
 
 COMMON = Preset(
     about="the same networks, step size and data for every agent; the rest is each agent's default",
     shared={"hidden": (256, 256), "learning_rate": 3e-4, "discount": 0.9, "target_rate": 0.005},
-    agents={"quasi_optimal": {"learning_rate": 1e-2}},  # gradient descent, where the others have Adam
+    agents=presets.COMMON,
     training={"batch_size": 256},
     data=SCALED,
 )
-
-STANDARDISED = {"standardise_obs": True, "scale_reward": False}
-BY_RETURNS = {"standardise_obs": False, "scale_reward": "return_range"}
-
-TASKS, QUALITIES = ("halfcheetah", "hopper", "walker2d"), ("medium-expert", "medium", "medium-replay")
-
-
-def _by_task(field: str, *rows: tuple[float, float, float]) -> dict[str, dict[str, float]]:
-    """One setting by variant: a row per task, a column per quality of the data."""
-    return {
-        f"{task}-{quality}": {field: value}
-        for task, row in zip(TASKS, rows, strict=True)
-        for quality, value in zip(QUALITIES, row, strict=True)
-    }
-
-
-_VARIED: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]] = {
-    "fttpo": [_by_task("temperature", (1.0, 0.01, 0.5), (1.0, 0.01, 1.0), (0.5, 1.0, 0.01))],
-    "tawac": [_by_task("temperature", (1.0, 0.01, 0.01), (0.5, 0.5, 0.5), (0.01, 1.0, 0.5))],
-    "inac": [_by_task("temperature", (0.1, 0.33, 0.5), (0.01, 0.1, 0.5), (0.1, 0.33, 0.5))],
-    "spot": [_by_task("penalty", (1.0, 0.05, 0.05), (0.2, 0.1, 0.1), (0.5, 0.2, 0.2))],
-    "rebrac": [
-        _by_task("actor_penalty", (0.01, 0.001, 0.01), (0.1, 0.01, 0.05), (0.01, 0.05, 0.05)),
-        _by_task("critic_penalty", (0.1, 0.01, 0.001), (0.01, 0.01, 0.5), (0.01, 0.1, 0.01)),
-    ],
-    "xql": [
-        _by_task("beta", (1.0, 1.0, 1.0), (2.0, 5.0, 2.0), (2.0, 10.0, 5.0)),
-        _by_task("max_clip", (5.0, 7.0, 5.0), (7.0, 7.0, 7.0), (5.0, 7.0, 5.0)),
-    ],
-    "bear": [_by_task("kernel_width", (10.0,) * 3, (10.0,) * 3, (20.0,) * 3)],
-    "codac": [_by_task("penalty", (0.1, 10.0, 1.0), (10.0, 10.0, 1.0), (10.0, 10.0, 1.0))],
-}
-"""What the published tables set task by task (rows) and quality by quality (columns)."""
-
-
-def _variants() -> dict[str, dict[str, dict[str, float]]]:
-    """The same by variant: agent to its settings."""
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for task in TASKS:
-        for quality in QUALITIES:
-            name = f"{task}-{quality}"
-            result[name] = {
-                agent: {k: v for table in tables for k, v in table[name].items()}
-                for agent, tables in _VARIED.items()
-            }
-    return result
-
-
-_CVAE = {"hidden": (400, 300), "vae_hidden": (750, 750)}
-_FLOW = {"hidden": (512, 512, 512, 512)}
 
 D4RL = Preset(
     about=(
@@ -148,40 +98,11 @@ D4RL = Preset(
         "batches are 256 for all; no settings for these tasks were published for FQL, FAN and their kin"
     ),
     shared={"learning_rate": 3e-4, "discount": 0.99, "target_rate": 0.005},
-    agents={
-        "fttpo": {"learning_rate": 1e-3, "q_proposal": 2.0},
-        "iql": {"expectile": 0.7, "inverse_temperature": 3.0},
-        "sql": {"alpha": 1.0},
-        "eql": {"alpha": 2.0},
-        "xql": {"inverse_temperature": 3.0},
-        "awac": {"hidden": (256, 256, 256), "temperature": 1.0 / 3.0},
-        "td3_bc": {"alpha": 2.5},
-        "rebrac": {"hidden": (256, 256, 256), "learning_rate": 1e-3},
-        "spot": {"vae_hidden": (750, 750), "vae_steps": 100_000},
-        "cql": {"hidden": (256, 256, 256), "actor_learning_rate": 3e-5, "conservative_weight": 10.0},
-        "cal_ql": {"hidden": (256, 256, 256), "actor_learning_rate": 3e-5, "conservative_weight": 10.0},
-        "onestep": {
-            "hidden": (1024, 1024),
-            "learning_rate": 1e-4,
-            "behaviour_steps": 500_000,
-            "critic_steps": 2_000_000,
-        },
-        "bcq": _CVAE | {"learning_rate": 1e-3},
-        "bear": _CVAE | {"learning_rate": 1e-3, "mmd_only": 20_000},
-        "plas": _CVAE | {"learning_rate": 1e-3, "vae_learning_rate": 1e-4, "vae_steps": 500_000},
-        "decision_transformer": {"width": 128, "layers": 3, "learning_rate": 1e-4, "warm_up_steps": 10_000},
-        "codac": {"actor_learning_rate": 3e-5, "lagrange_gap": 10.0},
-        "quasi_optimal": {"learning_rate": 1e-2},
-        **dict.fromkeys(("fql", "ifql", "fan", "faql", "nbrac", "nfql", "iqn", "c51", "value_flows"), _FLOW),
-    },
+    agents=presets.LOCOMOTION,
     training={"batch_size": 256},
     data=AS_RECORDED,
-    agent_data={
-        **dict.fromkeys(("bc", "pct_bc", "td3_bc", "spot", "awac", "cql"), STANDARDISED),
-        "decision_transformer": STANDARDISED,
-        **dict.fromkeys(("iql", "sql", "eql", "xql"), BY_RETURNS),
-    },
-    variants=_variants(),
+    agent_data=presets.LOCOMOTION_DATA,
+    variants=presets.by_variant(),
 )
 
 PRESETS: Mapping[str, Preset] = {
@@ -191,14 +112,7 @@ PRESETS: Mapping[str, Preset] = {
             "released code, SimEnv3): states and rewards as recorded, squashed Gaussians; its 500,000 "
             "updates are left to --steps"
         ),
-        agents={
-            "fttpo": {"learning_rate": 3e-4, "temperature": 0.01, "q_proposal": 2.0, "discount": 0.9},
-            "iql": {"learning_rate": 3e-5, "expectile": 0.9, "inverse_temperature": 3.0} | GAUSSIAN,
-            "sql": {"learning_rate": 3e-3, "alpha": 5.0, "actor_weight": "released"} | GAUSSIAN,
-            "xql": {"learning_rate": 1e-4, "beta": 5.0} | GAUSSIAN,
-            "spot": {"learning_rate": 1e-3, "penalty": 0.05},
-            "tawac": {"learning_rate": 3e-5, "temperature": 0.5} | GAUSSIAN,
-        },
+        agents=presets.TREATMENT,
         training={"batch_size": 256},
         data=AS_RECORDED,
     ),
@@ -210,7 +124,7 @@ PRESETS: Mapping[str, Preset] = {
             "dose, and policies that decay towards the constant dose estimated from the same patients"
         ),
         shared={"hidden": (), "learning_rate": 1e-3, "discount": 0.9, "target_rate": 0.005},
-        agents={"fttpo": {"temperature": 0.3}} | dict(COMMON.agents),
+        agents=presets.FEW_PATIENTS,
         training={"batch_size": 256},
         data=SCALED,
         regularisation={"dose_quadratic": True, "weight_decay": 30.0, "prior": "constant_dose"},

@@ -6,22 +6,66 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.runs.folder import RunFolder
-from simulator.envs.tasks import is_registered
+from dosing.safety import DoseLimits
+from simulator.card import scenario_card
+from simulator.envs import SCENARIOS
+from simulator.envs.tasks import TaskFactory, is_registered
 from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
-def factory_for(metadata: Mapping[str, Any]) -> EvaluationFactory | None:
-    """The environment that a data set came from, None where it cannot be played here."""
-    env_id = metadata.get("env_id")
-    if not env_id or not is_registered(str(env_id)):
+def environment_of(env_id: str | None, options: Mapping[str, Any]) -> EvaluationFactory | None:
+    """The environment that visits came from, None where it cannot be played here."""
+    if not env_id or not is_registered(env_id):
         return None
-    options = {
-        k: v for k, v in metadata.get("env_options", {}).items() if k not in ("cohort", "first_patient")
-    }
-    return evaluation_factory(str(env_id), options)
+    own = {name: value for name, value in options.items() if name not in ("cohort", "first_patient")}
+    return evaluation_factory(env_id, own)
+
+
+def factory_for(metadata: DatasetMetadata) -> EvaluationFactory | None:
+    """The environment that a data set came from, None where it cannot be played here.
+
+    Raises:
+        UserError: the visits were simulated by another version of the scenario, or their dose limits are not
+            the scenario's.
+    """
+    factory = environment_of(metadata.env_id, metadata.env_options)
+    if factory is not None and metadata.card:
+        _check_scenario("the recorded visits", factory, metadata.scenario_version, metadata.limits)
+    return factory
+
+
+def _check_scenario(
+    what: str, factory: EvaluationFactory, version: str | None, limits: DoseLimits | None
+) -> None:
+    """Refuse what another version of a scenario made, or this version between other limits."""
+    here = version_of(factory.env_id, factory.options)
+    if version != here:
+        raise UserError(
+            f"{what} are of version {version} of {factory.env_id}, here is version {here}: simulate and "
+            "train again."
+        )
+    if limits is not None and (limits.low, limits.high) != (factory.limits.low, factory.limits.high):
+        raise UserError(
+            f"{what} state dose limits of {list(limits.low)} to {list(limits.high)}, {factory.env_id} has "
+            f"{list(factory.limits.low)} to {list(factory.limits.high)}; they are not used."
+        )
+
+
+def version_of(env_id: str, options: Mapping[str, Any]) -> str | None:
+    """Version of an environment as its card states it; None where it states none.
+
+    Raises:
+        UserError: no such environment or option.
+    """
+    if env_id in SCENARIOS:
+        return str(scenario_card(env_id, **options)["version"])
+    factory = evaluation_factory(env_id, options)
+    version = (factory.card or {}).get("version") if isinstance(factory, TaskFactory) else None
+    return None if version is None else str(version)
 
 
 def evaluable(data: Path) -> EvaluationFactory:
@@ -43,10 +87,13 @@ def factory_of(run: RunFolder) -> EvaluationFactory:
     """The environment of a run.
 
     Raises:
-        UserError: its data came from no environment that is known here.
+        UserError: its data came from no environment that is known here, or from another version of it.
     """
-    env = run.config()["env"]
-    result = factory_for({"env_id": env["id"], "env_options": env["options"]}) if env else None
+    config = run.config()
+    env, version = config.env, config.versions.get("scenario")
+    result = environment_of(env.id, env.options) if env else None
+    if result is not None and version is not None:
+        _check_scenario(f"the visits of {run.path}", result, version, None)
     if result is None:
         raise UserError(
             f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."

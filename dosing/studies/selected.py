@@ -36,6 +36,11 @@ class Candidate:
     config: Any
     regularisation: Regularisation
 
+    @property
+    def agent_config(self) -> dict[str, Any]:
+        """Fields of its configuration."""
+        return asdict(self.config)
+
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self) | {"regularisation": self.regularisation.changed()}

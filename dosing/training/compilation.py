@@ -13,8 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
+from dosing.training.regularised import take_step
 
 Mode = Literal["auto", "eager", "compile", "graph"]
 Update = Callable[[Batch], dict[str, Tensor]]
@@ -87,7 +89,7 @@ def updater(agent: Agent, mode: Mode = "auto") -> Update:
     def take(batch: Batch) -> dict[str, Tensor]:
         agent.schedule(batch.step)
         with float32_products(device):
-            return agent.step(batch)
+            return take_step(agent, batch)
 
     return take
 
@@ -115,12 +117,12 @@ class _Captured:
             if runs <= self.WARM_UP:
                 self._stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(self._stream):
-                    metrics = self.agent.step(batch)
+                    metrics = take_step(self.agent, batch)
                 torch.cuda.current_stream().wait_stream(self._stream)
                 return metrics
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self._stream):
-                metrics = self.agent.step(batch)
+                metrics = take_step(self.agent, batch)
             self._graphs[phase] = (graph, metrics)
         graph, metrics = self._graphs[phase]
         graph.replay()

@@ -12,11 +12,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
-from dosing.runs.files import read_table, read_tensors, write_json, write_table, write_tensors
+from dosing.models.batch import Batch
+from dosing.runs.files import (
+    read_checkpoint,
+    read_table,
+    write_checkpoint,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from dosing.runs.folder import CHECKPOINT, DONE, METRICS, WEIGHTS, RunFolder
+from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import Mode, updater
 from dosing.training.sampler import Lookahead, Sampler
 
@@ -122,7 +131,7 @@ def damaged(agent: Agent) -> Tensor:
 
     Moments count: an infinite second progress stops a weight from moving and leaves it finite for ever.
     """
-    stacked = [x for x in agent.training_state().values() if x.dim() > 0]
+    stacked = [x for x in training_state(agent).values() if x.dim() > 0]
     return torch.stack([~x.isfinite().flatten(1).all(1) for x in stacked]).any(0)
 
 
@@ -164,7 +173,7 @@ class _Average:
 
 
 def _snapshot(agent: Agent) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in agent.training_state().items()}
+    return {name: value.detach().clone() for name, value in training_state(agent).items()}
 
 
 def train(
@@ -230,8 +239,9 @@ def train(
             if count - saved >= settings.checkpoint_every and not last:
                 saved = count
                 write_table(run.path / METRICS, log.columns)
-                state = agent.training_state() | average.saved()
-                write_tensors(run.path / CHECKPOINT, state, {"step": str(count), "seconds": f"{seconds:.3f}"})
+                state = training_state(agent) | average.saved()
+                about = {"step": str(count), "seconds": f"{seconds:.3f}"}
+                write_checkpoint(run.path / CHECKPOINT, state, about)
     write_table(run.path / METRICS, log.columns)
     write_tensors(run.path / WEIGHTS, average.state(), {"step": str(settings.steps)})
     run.finish()
@@ -242,7 +252,7 @@ def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]
     """Load the run's checkpoint, if it has a usable one; returns the updates and seconds behind it."""
     if not (run.path / CHECKPOINT).is_file():
         return 0, 0.0
-    state, metadata = read_tensors(run.path / CHECKPOINT)
+    state, metadata = read_checkpoint(run.path / CHECKPOINT)
     try:
         step, seconds = int(metadata["step"]), float(metadata["seconds"])
     except (KeyError, ValueError) as error:
@@ -250,7 +260,7 @@ def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]
     if any(update <= step for update in run.lacking(keep)):
         return 0, 0.0
     average.load(state)
-    agent.load_training_state(state)
+    load_training_state(agent, state)
     return step, seconds
 
 
@@ -258,7 +268,7 @@ def _diverged(
     agent: Agent, sampler: Sampler, run: RunFolder, good: dict[str, Tensor], good_step: int, noticed: int
 ) -> None:
     """Keep the last good state, find the first bad update by replay from it, save its batch, and stop."""
-    agent.load_training_state(good)
+    load_training_state(agent, good)
     write_tensors(run.path / "last_good.safetensors", agent.state_dict(), {"step": str(good_step)})
     update = updater(agent, "eager")
     for step in range(good_step, noticed):

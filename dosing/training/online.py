@@ -21,6 +21,7 @@ from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.policy import DosePolicy
 from dosing.rng import generator
+from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.replay import ReplaySampler
 from dosing.types import Array
@@ -151,7 +152,7 @@ class OnlineTraining:
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs: agent, buffer and counts. Environments are their owner's to restore."""
         counts = {"online.taken": torch.tensor(self.taken), "online.updates": torch.tensor(self.updates)}
-        return self.agent.training_state() | self.buffer.state() | counts
+        return training_state(self.agent) | self.buffer.state() | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state` exactly.
@@ -163,6 +164,6 @@ class OnlineTraining:
             taken, updates = (int(state[f"online.{name}"]) for name in ("taken", "updates"))
         except KeyError as error:
             raise UserError(f"the checkpoint holds no online training: {error} is missing.") from error
-        self.agent.load_training_state(state)
+        load_training_state(self.agent, state)
         self.buffer.load(state)
         self.taken, self.updates = taken, updates

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.rng import check_seeds, draw
+from dosing.training.regularised import noise_plan
 from dosing.training.sampler import BLOCK, columns_for, noise_block
 
 ROWS = 1 << 21
@@ -224,7 +226,7 @@ class ReplaySampler:
             basic = [dataset.obs, dataset.act, dataset.next_obs, dataset.reward[:, None]]
             rows = torch.cat((*basic, dataset.terminated[:, None], *extras), 1)
             self._recorded = rows.to(self.buffer.rows)
-        self._plan = agent.noise_plan(batch_size)
+        self._plan = noise_plan(agent, batch_size)
         self._block = -1
         self._uniform = torch.empty(0)
         self._noise: Mapping[str, Tensor] = {}

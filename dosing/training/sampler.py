@@ -10,10 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.rng import draw, draw_indices
+from dosing.training.regularised import noise_plan, prepare
 from dosing.types import Noise
 
 BLOCK = 64
@@ -205,14 +207,14 @@ class Sampler:
         unknown = sorted(agent.needs - columns.keys())
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
-        agent.prepare(dataset)
+        prepare(agent, dataset)
         self.dataset = dataset
         self.seeds = agent.seeds
         self.windows = agent.context > 1
         self.length = agent.context if agent.episodes is None else _episode_length(dataset)
         blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
         self.batch_size = batch_size = blocks * self.length
-        self._noise_plan = agent.noise_plan(batch_size)
+        self._noise_plan = noise_plan(agent, batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.needs, key=lambda name: (name in OF_THE_VISIT, name))
         extras = [columns[name](dataset) for name in self._extras]

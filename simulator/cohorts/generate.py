@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, EpisodeWriter, concatenate
-from dosing.safety import LIMITED_BY
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, View, parse_policy
 from simulator.card import scenario_card
 from simulator.cohorts.task_episodes import task_episodes
@@ -85,7 +85,7 @@ def simulate_to(
     progress: bool = False,
     workers: int = 1,
     **env_options: Any,
-) -> dict[str, Any]:
+) -> DatasetMetadata:
     """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata."""
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
     with EpisodeWriter(path, plan.metadata) as writer:
@@ -119,28 +119,27 @@ class SimulationPlan:
         probe = CohortEnv(env_id, num_envs=1, **self.options).visits
         self.steps = probe.options.steps
         card = scenario_card(env_id, **self.options)
-        self.metadata: dict[str, Any] = {
-            "env_id": env_id,
-            "env_options": {**self.options, "variant": probe.options.scenario.variant, "steps": self.steps},
-            "seed": self.seed,
-            "first_patient": self.first,
-            "patients": self.patients,
-            "policy": self.policy.name,
-            "scenario_version": card["version"],
-            "code_version": __version__,
-            "notice": NOT_FOR_PATIENTS,
-            "obs_names": list(probe.observation.names),
-            "obs_units": ["1"] * len(probe.observation.names),
-            "obs_low": probe.observation.low.tolist(),
-            "obs_high": probe.observation.high.tolist(),
-            "action_low": list(probe.limits.low),
-            "action_high": list(probe.limits.high),
-            "dose_name": card["dose"]["name"],
-            "dose_unit": probe.limits.unit,
-            "limited_by": list(LIMITED_BY),
-            "gamma": GAMMA,
-            "card": card,
-        }
+        self.metadata = DatasetMetadata(
+            env_id=env_id,
+            env_options={**self.options, "variant": probe.options.scenario.variant, "steps": self.steps},
+            seed=self.seed,
+            first_patient=self.first,
+            patients=self.patients,
+            policy=self.policy.name,
+            scenario_version=card["version"],
+            code_version=__version__,
+            notice=NOT_FOR_PATIENTS,
+            obs_names=tuple(probe.observation.names),
+            obs_units=("1",) * len(probe.observation.names),
+            obs_low=tuple(probe.observation.low.tolist()),
+            obs_high=tuple(probe.observation.high.tolist()),
+            action_low=probe.limits.low,
+            action_high=probe.limits.high,
+            dose_name=card["dose"]["name"],
+            dose_unit=probe.limits.unit,
+            gamma=GAMMA,
+            card=card,
+        )
 
     def chunks(self, workers: int, progress: bool) -> Iterator[Episodes]:
         """Yield the episodes chunk by chunk in order of patient."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.safety import LIMITED_BY
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, Titration, View, parse_policy
 from simulator.engine.rng import POLICY, block_streams
 from simulator.envs.tasks import TaskCohort, TaskFactory
@@ -77,29 +77,32 @@ def task_episodes(
     return Episodes(**flat, episode=patient.astype(np.int64), step=step.astype(np.int32), metadata=metadata)
 
 
-def _metadata(factory: TaskFactory, env: TaskCohort, patients: int, policy: str, seed: int) -> dict[str, Any]:
+def _metadata(
+    factory: TaskFactory, env: TaskCohort, patients: int, policy: str, seed: int
+) -> DatasetMetadata:
     space: Any = env.single_observation_space
     low, high = space.low, space.high
     bounded = bool(np.isfinite((low, high)).all())
     card = factory.card or {}
     entries = card.get("observations") or [{"name": f"s{i + 1}", "unit": "1"} for i in range(factory.n_obs)]
     dose = card.get("dose", {})
-    return {
-        "env_id": factory.env_id,
-        "env_options": factory.options,
-        "seed": seed,
-        "first_patient": 0,
-        "patients": patients,
-        "policy": policy,
-        "code_version": __version__,
-        "notice": NOT_FOR_PATIENTS,
-        "obs_names": [str(entry["name"]) for entry in entries],
-        "obs_units": [str(entry.get("unit", "1")) for entry in entries],
-        **({"obs_low": low.tolist(), "obs_high": high.tolist()} if bounded else {}),
-        "action_low": list(factory.limits.low),
-        "action_high": list(factory.limits.high),
-        "dose_name": str(dose.get("name", "dose")),
-        "dose_unit": str(dose.get("unit", "1")),
-        "limited_by": list(LIMITED_BY),
-        **({"card": card} if card else {}),
-    }
+    version = card.get("version")
+    return DatasetMetadata(
+        env_id=factory.env_id,
+        env_options=factory.options,
+        seed=seed,
+        patients=patients,
+        policy=policy,
+        scenario_version=None if version is None else str(version),
+        code_version=__version__,
+        notice=NOT_FOR_PATIENTS,
+        obs_names=tuple(str(entry["name"]) for entry in entries),
+        obs_units=tuple(str(entry.get("unit", "1")) for entry in entries),
+        obs_low=tuple(low.tolist()) if bounded else (),
+        obs_high=tuple(high.tolist()) if bounded else (),
+        action_low=factory.limits.low,
+        action_high=factory.limits.high,
+        dose_name=str(dose.get("name", "dose")),
+        dose_unit=str(dose.get("unit", "1")),
+        card=card,
+    )

@@ -43,15 +43,25 @@ def bandit(low: float = -1.0) -> Dataset:
         terminated=torch.ones(N_ROWS),
         starts=torch.arange(N_ROWS + 1),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 
-def trained(name: str, config: dict[str, Any], dataset: Dataset, steps: int, batch_size: int = 256) -> Agent:
-    """A stack of four seeds after ``steps`` updates, the last third at a tenth of the step size."""
+def trained(
+    name: str, config: dict[str, Any], dataset: Dataset, steps: int, batch_size: int = 256, **options: Any
+) -> Agent:
+    """A stack of four seeds after ``steps`` updates, the last third at a tenth of the step size.
+
+    Args:
+        name: of the agent.
+        config: its settings, where they are not ``SMALL``.
+        dataset: what it is trained on.
+        steps: how many updates.
+        batch_size: rows of each.
+        options: what its networks have beyond the method.
+    """
     default = agents.find(name).config_class()()
     own = {field: value for field, value in SMALL.items() if hasattr(default, field)}
-    agent = agents.build(name, own | config, Problem(1, 1), SEEDS)
+    agent = agents.build(name, own | config, Problem(1, 1), SEEDS, regularisation=options)
     sampler, take = Sampler(dataset, agent, batch_size), updater(agent)
     for step in range(steps):
         if step == 2 * steps // 3:

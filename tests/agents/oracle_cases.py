@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.rng import draw
 from dosing.types import Problem
 from tests.oracles import mlp as nets

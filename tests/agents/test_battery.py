@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent, HasFurtherDensities
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.runs.files import read_tensors, write_tensors
+from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Problem
@@ -78,7 +80,6 @@ def several_doses(problem: Problem, episodes: int = 6) -> Dataset:
         terminated=tensor(terminated),
         starts=torch.arange(0, rows + 1, visits),
         transform=Transform(tuple(middle), tuple(middle + 1.0), tuple(-one), tuple(one)),
-        metadata={},
     )
 
 
@@ -134,16 +135,18 @@ def test_an_agent_learns_several_doses_at_once(name: str, n_act: int) -> None:
 def test_losses_are_per_seed_and_change_nothing(name: str) -> None:
     agent = stack(name, SEEDS)
     batch = one_batch(agent)
-    before = copy.deepcopy(agent.training_state())
+    before = copy.deepcopy(training_state(agent))
     first, second = agent.losses(batch), agent.losses(batch)
     assert all(value.shape == (3,) for value in first.values())
     assert equal(first, second)
-    assert equal(before, agent.training_state())
+    assert equal(before, training_state(agent))
 
 
 @every_agent
 def test_an_update_descends_on_the_sum_of_its_losses(name: str) -> None:
     """A mean over seeds or losses would shrink every gradient, which Adam hides and others do not."""
+    if name == "fttpo_released":
+        pytest.skip("as released, its losses are stepped in turn")
     config = small(name)
     if hasattr(config, "gradient_clip"):  # which shrinks gradients too
         config = dataclasses.replace(config, gradient_clip=1e6)
@@ -226,7 +229,7 @@ def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
         alone = stack(name, (seed,), torch.float64)
         part = train(alone, steps, start)
         for state, own in zip(
-            (together.training_state(), *whole), (alone.training_state(), *part), strict=True
+            (training_state(together), *whole), (training_state(alone), *part), strict=True
         ):
             assert state.keys() == own.keys()
             for key in state:
@@ -264,7 +267,7 @@ def test_a_seed_of_nan_leaves_the_others_untouched(name: str) -> None:
 def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
     first, second = stack(name), stack(name)
     assert all(equal(a, b) for a, b in zip(train(first, 10), train(second, 10), strict=True))
-    assert equal(first.training_state(), second.training_state())
+    assert equal(training_state(first), training_state(second))
 
 
 @pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
@@ -274,16 +277,16 @@ def test_a_loaded_agent_continues_identically(name: str, tmp_path: Path) -> None
     train(straight, 10)
     first = stack(name)
     train(first, 5)
-    write_tensors(tmp_path / "state", first.training_state(), {})
+    write_tensors(tmp_path / "state", training_state(first), {})
     saved, _ = read_tensors(tmp_path / "state")
-    assert equal(saved, first.training_state())
+    assert equal(saved, training_state(first))
     second = stack(name)
     train(second, 3, start=20)  # other weights and moments, so that nothing is right by accident
-    assert not equal(second.training_state(), saved)
-    second.load_training_state(saved)
-    assert equal(second.training_state(), saved)
+    assert not equal(training_state(second), saved)
+    load_training_state(second, saved)
+    assert equal(training_state(second), saved)
     train(second, 5, start=5)
-    assert equal(second.training_state(), straight.training_state())
+    assert equal(training_state(second), training_state(straight))
     with_moments = any(isinstance(o, torch.optim.Adam) for o in first.optimizers.values())
     assert any(key.endswith("exp_avg_sq") for key in saved) == with_moments
 
@@ -299,7 +302,7 @@ def test_weights_lie_in_memory_as_they_are_indexed(name: str) -> None:
 def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
     agent = stack(name)
     train(agent, 2)
-    state = agent.training_state()
+    state = training_state(agent)
     weight = next(key for key in state if key.startswith("agent."))
     wrong = [{k: v for k, v in state.items() if k != weight}, state | {weight: state[weight][:1]}, {}]
     for moment in [key for key in state if key.endswith("exp_avg")][:1]:
@@ -307,7 +310,7 @@ def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
         wrong.append(state | {moment.replace(moment.split(".")[2], "999"): state[moment]})
     for broken in wrong:
         with pytest.raises(UserError, match="does not fit"):
-            stack(name).load_training_state(broken)
+            load_training_state(stack(name), broken)
 
 
 # Policies
@@ -334,7 +337,7 @@ def test_the_policy_is_a_distribution_of_the_right_shape(name: str, problem: Pro
     base: Any = distribution.base_dist  # type: ignore[attr-defined]
     noise = torch.rand(3, 11, problem.n_act, base.n_uniforms, generator=torch.Generator().manual_seed(1))
     assert base.rsample_from(noise).shape == (3, 11, problem.n_act)
-    for extra in agent.densities(obs).values():
+    for extra in agent.densities(obs).values() if isinstance(agent, HasFurtherDensities) else ():
         assert extra.batch_shape == (3, 11)
         assert extra.event_shape == (problem.n_act,)
 
@@ -382,24 +385,26 @@ def test_the_declared_dose_set_is_that_of_the_distribution(name: str, factor: fl
         )  # 1e30 times large weights overflows: NaN there, which the recommender refuses
         assert bool(usable[:, :80].all())
         assert bool((distribution.mode[usable].abs() <= 1.0).all())
-        assert distribution.kind == agents.AGENTS[name].support
-        if agents.AGENTS[name].support == "point":
+        assert distribution.kind == agents.AGENTS[name].about.support
+        if agents.AGENTS[name].about.support == "point":
             for u in (0.0, 0.5, 1.0):
                 draws = distribution.rsample_from(torch.full((*distribution.batch_shape, 1), u))
                 assert torch.equal(draws[usable], distribution.mode[usable])
             for end in (distribution.support.lower_bound, distribution.support.upper_bound):
                 assert torch.equal(end[usable], distribution.mode[usable])
             return
-        if agents.AGENTS[name].support == "full_box":
+        if agents.AGENTS[name].about.support == "full_box":
             assert bool((distribution.support.lower_bound == -1.0).all())
             assert bool((distribution.support.upper_bound == 1.0).all())
             return
-        if agents.AGENTS[name].support != "interval":
+        if agents.AGENTS[name].about.support != "interval":
             assert not hasattr(distribution.support, "lower_bound"), (
                 "a bounded distribution declared as unbounded"
             )
             return
         low, high = distribution.support.lower_bound, distribution.support.upper_bound
+        if name == "fttpo_released":
+            return  # its edges may fall together or lie outside the box: one of its defects
         assert bool((low > -1.0)[usable].all())
         assert bool((high < 1.0)[usable].all())
         assert bool((low < high)[usable].all())
@@ -462,11 +467,15 @@ def test_a_configuration_survives_json(name: str) -> None:
 @every_agent
 def test_every_setting_is_explained(name: str) -> None:
     """Each field of a configuration carries a sentence under it, which is also its help text."""
-    source = inspect.getsource(agents.find(name).config_class())
-    body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
-    for field, following in pairwise([*body, None]):
-        if isinstance(field, ast.AnnAssign):
-            assert isinstance(following, ast.Expr), f"{ast.unparse(field)} is not explained"
+    explained: set[str] = set()
+    config_class = agents.find(name).config_class()
+    for base in config_class.__mro__[:-1]:
+        body = ast.parse(inspect.getsource(base)).body[0].body  # type: ignore[attr-defined]
+        for field, following in pairwise([*body, None]):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(following, ast.Expr), f"{ast.unparse(field)} is not explained"
+                explained.add(ast.unparse(field.target))
+    assert explained == {field.name for field in dataclasses.fields(config_class)}
 
 
 @every_agent

@@ -25,24 +25,12 @@ from dosing.safety import DoseLimits
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Problem
-from tests.agents.oracle_cases import (
-    N_OBS,
-    SEEDS,
-    Config,
-    Oracle,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    build,
-    make_batch,
-    seed_params,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import decision_transformer as oracle
 from tests.support.samples import cohort, stack
 
 NAME = "decision_transformer"
-CONFIG: Config = {
+CONFIG: cases.Config = {
     "context": 3,
     "width": 6,
     "layers": 2,
@@ -50,7 +38,7 @@ CONFIG: Config = {
     "residual_dropout": 0.3,
     "max_visits": 6,
 }
-ORACLE = Oracle(oracle.losses, {"actor": ("actor.",)})
+ORACLE = cases.Oracle(oracle.losses, {"actor": ("actor.",)})
 
 
 # The loss
@@ -62,17 +50,17 @@ ORACLE = Oracle(oracle.losses, {"actor": ("actor.",)})
 )
 def test_losses(n_act: int, option: dict[str, Any]) -> None:
     config = {**CONFIG, **option}
-    agent = build(NAME, config, n_act)
+    agent = cases.build(NAME, config, n_act)
     agent.get_buffer("spread")[:] = torch.tensor([[2.0], [0.3]])
-    assert_same(ORACLE, agent, make_batch(agent), config)
+    cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
 
 
 def test_gradients() -> None:
-    assert_gradients(ORACLE, NAME, CONFIG)
+    cases.assert_gradients(ORACLE, NAME, CONFIG)
 
 
 def test_routing() -> None:
-    assert_routed(ORACLE, NAME, CONFIG)
+    cases.assert_routed(ORACLE, NAME, CONFIG)
 
 
 def sees_the_future(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) -> None:
@@ -126,17 +114,17 @@ def other_scale(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_mistake_is_seen(mistake: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_seen(ORACLE, NAME, CONFIG, mistake, {"actor"}, monkeypatch)
+    cases.assert_seen(ORACLE, NAME, CONFIG, mistake, {"actor"}, monkeypatch)
 
 
 def test_heads_share_nothing_and_are_scaled_by_their_size() -> None:
     """With attention sharp enough to show it."""
-    agent: Any = build(NAME, CONFIG)
+    agent: Any = cases.build(NAME, CONFIG)
     with torch.no_grad():
         for layer in agent.actor.layers:
             layer.qkv.weight.mul_(6.0)
-    batch = make_batch(agent)
-    assert_same(ORACLE, agent, batch, CONFIG)
+    batch = cases.make_batch(agent)
+    cases.assert_same(ORACLE, agent, batch, CONFIG)
     ours = ORACLE.expected(agent, batch, CONFIG)["actor"]
     assert bool(
         (abs(ORACLE.expected(agent, batch, {**CONFIG, "heads": 1})["actor"] / ours - 1.0) > 1e-3).all()
@@ -151,14 +139,14 @@ Inputs = dict[str, torch.Tensor]
 
 def inputs(visits: int = 3, windows: int = 2, n_act: int = 2) -> Inputs:
     rng = torch.Generator().manual_seed(2)
-    shape = (len(SEEDS), windows, visits)
+    shape = (len(cases.SEEDS), windows, visits)
 
     def normal(*rest: int) -> torch.Tensor:
         return torch.randn(*shape, *rest, dtype=torch.float64, generator=rng)
 
     return {
         "return_to_go": normal(),
-        "obs": normal(N_OBS),
+        "obs": normal(cases.N_OBS),
         "act": normal(n_act),
         "time_step": torch.arange(visits).expand(shape),
     }
@@ -166,9 +154,9 @@ def inputs(visits: int = 3, windows: int = 2, n_act: int = 2) -> Inputs:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_later_token_never_changes_an_earlier_action(masked: bool) -> None:
-    agent: Any = build(NAME, CONFIG)
+    agent: Any = cases.build(NAME, CONFIG)
     usual = inputs()
-    mask = torch.ones(len(SEEDS), 2, 3) if masked else None
+    mask = torch.ones(len(cases.SEEDS), 2, 3) if masked else None
     before = agent.actor(**usual, mask=mask)
     for visit in range(3):
         for name in usual:
@@ -184,10 +172,10 @@ def test_a_later_token_never_changes_an_earlier_action(masked: bool) -> None:
 @pytest.mark.parametrize("missing", [1, 2])
 def test_padding_is_as_if_it_were_not_there(missing: int) -> None:
     """Whatever stands in it, also infinite numbers' neighbours: huge ones."""
-    agent: Any = build(NAME, CONFIG)
+    agent: Any = cases.build(NAME, CONFIG)
     whole = inputs()
     short = {key: x[:, :, missing:] for key, x in whole.items()}
-    mask = torch.ones(len(SEEDS), 2, 3)
+    mask = torch.ones(len(cases.SEEDS), 2, 3)
     mask[:, :, :missing] = 0.0
     expected = agent.actor(**short)
     for filling in (0, 1000):
@@ -200,7 +188,7 @@ def test_padding_is_as_if_it_were_not_there(missing: int) -> None:
 
 
 def test_windows_and_their_seeds_know_nothing_of_each_other() -> None:
-    agent: Any = build(NAME, CONFIG)
+    agent: Any = cases.build(NAME, CONFIG)
     usual = inputs()
     before = agent.actor(**usual)
     changed = {key: x.clone() for key, x in usual.items()}
@@ -212,12 +200,12 @@ def test_windows_and_their_seeds_know_nothing_of_each_other() -> None:
 
 
 def test_dropout_is_in_the_loss_alone() -> None:
-    agent = build(NAME, CONFIG)
-    batch = make_batch(agent)
+    agent = cases.build(NAME, CONFIG)
+    batch = cases.make_batch(agent)
     other = dataclasses.replace(batch, noise={"dropout": 1.0 - batch.noise["dropout"]})
     assert bool((agent.losses(batch)["actor"] != agent.losses(other)["actor"]).all())
     assert torch.equal(agent.train().policy(batch.obs).mode, agent.eval().policy(batch.obs).mode)
-    assert build(NAME, {**CONFIG, "residual_dropout": 0.0}).noise(6) == {}
+    assert cases.build(NAME, {**CONFIG, "residual_dropout": 0.0}).noise(6) == {}
 
 
 # Updates
@@ -226,14 +214,14 @@ def test_dropout_is_in_the_loss_alone() -> None:
 def test_every_gradient_is_clipped_by_the_norm_of_its_own_seed() -> None:
     """As torch clips a seed that is alone; a seed with a thousandfold gradient takes nothing from another."""
     largest = 0.05
-    agent = build(NAME, {**CONFIG, "gradient_clip": largest})
+    agent = cases.build(NAME, {**CONFIG, "gradient_clip": largest})
     free = copy.deepcopy(agent)
-    batch = make_batch(agent)
+    batch = cases.make_batch(agent)
     factor = torch.tensor([1.0, 1e-3], dtype=torch.float64)
     losses = [factor * agent.losses(batch)["actor"]]
     agent.descend(losses, agent.optimizers.values())
     gradients = torch.autograd.grad((factor * free.losses(batch)["actor"]).sum(), list(free.parameters()))
-    for seed in range(len(SEEDS)):
+    for seed in range(len(cases.SEEDS)):
         alone = [torch.nn.Parameter(torch.zeros_like(g[seed])) for g in gradients]
         for parameter, g in zip(alone, gradients, strict=True):
             parameter.grad = g[seed].clone()
@@ -280,7 +268,6 @@ def chain(count: int = 512, seed: int = 0, reward_scale: float = 2.0) -> Dataset
         terminated=torch.zeros(VISITS * count),
         starts=torch.arange(0, VISITS * count + 1, VISITS),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,), reward_scale),
-        metadata={},
     )
 
 
@@ -406,7 +393,7 @@ def test_followed_on_new_episodes_it_reaches_the_return_it_aims_at(trained: Dose
 
 def long_agent(context: int = 3) -> Any:
     """Two seeds with random weights for episodes of six visits."""
-    return build(NAME, {**CONFIG, "context": context}, n_act=1)
+    return cases.build(NAME, {**CONFIG, "context": context}, n_act=1)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -416,7 +403,7 @@ def test_a_episode_is_that_of_a_loop_by_hand(sampled: bool) -> None:
     Visit by visit and patient by patient, by the oracle, from what the environment delivered and paid.
     """
     config = {**CONFIG, "residual_dropout": 0.0}
-    agent: Any = agents.build(NAME, config, Problem(1, 1), SEEDS, dtype=torch.float64)
+    agent: Any = agents.build(NAME, config, Problem(1, 1), cases.SEEDS, dtype=torch.float64)
     with torch.no_grad():
         rng = torch.Generator().manual_seed(4)
         for parameter in agent.parameters():
@@ -429,7 +416,7 @@ def test_a_episode_is_that_of_a_loop_by_hand(sampled: bool) -> None:
     (env,) = factory.built  # consecutive seeds share one
     limited = 0
     for seed in range(2):
-        params = seed_params(agent, seed)
+        params = cases.seed_params(agent, seed)
         for p in range(seed * patients, (seed + 1) * patients):
             to_go, visits = [0.0, 2.0, -1.0][seed + 1], []
             for t in range(factory.horizon):
@@ -466,8 +453,8 @@ def test_with_a_context_of_one_visit_it_still_hears_of_rewards() -> None:
 
 
 def test_a_second_episode_knows_nothing_of_the_first() -> None:
-    policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
-    obs = np.ones((2, 4, N_OBS), dtype=np.float32)
+    policy = DosePolicy(long_agent(), Transform((0.0,) * cases.N_OBS, (1.0,) * cases.N_OBS, (-1.0,), (1.0,)))
+    obs = np.ones((2, 4, cases.N_OBS), dtype=np.float32)
     episode = following(policy)
     first = episode(obs, 0)
     assert isinstance(episode, HistoryPolicy)
@@ -478,8 +465,8 @@ def test_a_second_episode_knows_nothing_of_the_first() -> None:
 
 
 def test_a_episode_out_of_order_is_refused() -> None:
-    policy = DosePolicy(long_agent(), Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,), (1.0,)))
-    obs, episode = np.ones((2, 4, N_OBS), dtype=np.float32), HistoryPolicy(policy)
+    policy = DosePolicy(long_agent(), Transform((0.0,) * cases.N_OBS, (1.0,) * cases.N_OBS, (-1.0,), (1.0,)))
+    obs, episode = np.ones((2, 4, cases.N_OBS), dtype=np.float32), HistoryPolicy(policy)
     outcome = np.zeros((2, 4, 1)), np.zeros((2, 4))
     with pytest.raises(UserError, match="before visit 2"):
         episode(obs, 1)
@@ -498,7 +485,7 @@ def test_many_episodes_are_the_episodes_one_by_one(monkeypatch: pytest.MonkeyPat
     rng = torch.Generator().manual_seed(0)
     shape = (2, 5, 4)
     history = History(
-        torch.randn(*shape, N_OBS, dtype=torch.float64, generator=rng),
+        torch.randn(*shape, cases.N_OBS, dtype=torch.float64, generator=rng),
         torch.randn(2, 5, 3, 1, dtype=torch.float64, generator=rng),
         torch.randn(2, 5, 3, dtype=torch.float64, generator=rng),
     )
@@ -531,7 +518,7 @@ def test_a_episode_longer_than_the_time_steps_is_refused() -> None:
     with pytest.raises(UserError, match="for 1 visits, an episode has 2"):
         Sampler(chain(), agents.build(NAME, {}, Problem(1, 1, 1), (0,)), 8)
     agent = long_agent()
-    history = History(torch.zeros(2, 1, 7, N_OBS), torch.zeros(2, 1, 6, 1), torch.zeros(2, 1, 6))
+    history = History(torch.zeros(2, 1, 7, cases.N_OBS), torch.zeros(2, 1, 6, 1), torch.zeros(2, 1, 6))
     with pytest.raises(UserError, match="for 6 visits, got 7"):
         agent.policy_after(history)
 

@@ -17,28 +17,17 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
+from dosing.training.checkpoint import training_state
 from dosing.types import Problem
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    SEEDS,
-    Config,
-    Oracle,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    build,
-    make_batch,
-    seed_params,
-    seed_rows,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import fttpo, fttpo_released
 from tests.oracles import mlp as nets
 
 BASE: dict[str, Any] = {
-    "hidden": HIDDEN,
+    "hidden": cases.HIDDEN,
     "discount": 0.9,
     "temperature": 2.0,
     "q_proposal": 2.0,
@@ -67,7 +56,7 @@ LOSSES = (
 FAMILIES = ("q_gaussian", "squashed_gaussian", "student_t")
 
 
-def possible(config: Config) -> bool:
+def possible(config: cases.Config) -> bool:
     """Whether the combination is a method."""
     if config["actor"] == "gaussian" and config["proposal"] == "squashed_gaussian":
         return False
@@ -87,7 +76,7 @@ EVERY = [
 ]
 
 
-def name_of(config: Config) -> str:
+def name_of(config: cases.Config) -> str:
     return "-".join(str(config[key]) for key in ("actor_loss", "proposal", "actor"))
 
 
@@ -108,9 +97,9 @@ def draws(uniform: np.ndarray, q: float) -> np.ndarray:
     return np.array([standard(u, q) for u in flat]).reshape(uniform.shape[:-1])
 
 
-def rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
+def rows(batch: Batch, seed: int, config: cases.Config) -> nets.Arrays:
     """The batch of one seed, the actor's noise as standard draws."""
-    result = seed_rows(batch, seed, config)
+    result = cases.seed_rows(batch, seed, config)
     own = fttpo.index_of_actor(dict(config))
     for name in batch.noise:
         if name != "next_act" or config["bootstrap"] == "actor":
@@ -121,22 +110,22 @@ def rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
 
 
 OWN = {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)}
-ORACLE = Oracle(fttpo.losses, OWN, rows)
-RELEASED = Oracle(fttpo_released.losses, OWN)
+ORACLE = cases.Oracle(fttpo.losses, OWN, rows)
+RELEASED = cases.Oracle(fttpo_released.losses, OWN)
 
 
 # Values and gradients
 
 
 @pytest.mark.parametrize("config", EVERY, ids=name_of)
-def test_losses(config: Config) -> None:
-    agent = build("fttpo", config)
+def test_losses(config: cases.Config) -> None:
+    agent = cases.build("fttpo", config)
     if config["actor"] == "gaussian" and config["actor_loss"] in ("quadrature_kl", "gac"):
         with (
             torch.no_grad()
         ):  # wide normal distributions need more nodes, and clipped candidates have one value
             agent.state_dict()["actor.width.bias"].sub_(3.0)
-    assert_same(ORACLE, agent, make_batch(agent), config)
+    cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -153,8 +142,8 @@ def test_losses_of_other_indices_and_bootstraps(loss: str, share_mean: bool, fam
         temperature=0.7,
     )
     for n_act in (1, 3):
-        agent = build("fttpo", config, n_act)
-        assert_same(ORACLE, agent, make_batch(agent), config)
+        agent = cases.build("fttpo", config, n_act)
+        cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
 
 
 GRADIENT_CASES = [  # beside those of test_oracles
@@ -168,26 +157,26 @@ GRADIENT_CASES = [  # beside those of test_oracles
 ]
 
 
-def case_name(config: Config) -> str:
-    return name_of(config) + ("" if config["share_mean"] else "-own") + config.get("reproduce", "")
+def case_name(config: cases.Config) -> str:
+    return name_of(config) + ("" if config["share_mean"] else "-own")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("config", GRADIENT_CASES, ids=case_name)
-def test_gradients_equal_finite_differences_of_the_equations(config: Config) -> None:
-    assert_gradients(ORACLE, "fttpo", config)
+def test_gradients_equal_finite_differences_of_the_equations(config: cases.Config) -> None:
+    cases.assert_gradients(ORACLE, "fttpo", config)
 
 
 @pytest.mark.parametrize("config", GRADIENT_CASES, ids=case_name)
-def test_each_loss_reaches_its_own_network_only(config: Config) -> None:
-    assert_routed(ORACLE, "fttpo", config)
+def test_each_loss_reaches_its_own_network_only(config: cases.Config) -> None:
+    cases.assert_routed(ORACLE, "fttpo", config)
 
 
 def test_tawac_of_a_sparse_actor_learns_from_doses_inside_its_support_alone() -> None:
     """Central differences of the oracle by the width, at recorded doses of which some are inside."""
     config = options(actor_loss="tawac")
-    agent = build("fttpo", config, n_act=1)
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", config, n_act=1)
+    batch = cases.make_batch(agent)
     distribution: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
     with torch.no_grad():
         batch.act.copy_(distribution.loc + 0.5 * distribution.radius * distribution.scale)
@@ -195,8 +184,8 @@ def test_tawac_of_a_sparse_actor_learns_from_doses_inside_its_support_alone() ->
     losses, bias = agent.losses(batch)["actor"], dict(agent.named_parameters())["actor.width.bias"]
     (gradient,) = torch.autograd.grad(losses.sum(), bias)
     np.testing.assert_allclose(losses.detach(), ORACLE.expected(agent, batch, config)["actor"], rtol=1e-9)
-    for seed in range(len(SEEDS)):
-        frozen = seed_params(agent, seed)
+    for seed in range(len(cases.SEEDS)):
+        frozen = cases.seed_params(agent, seed)
         ends = []
         for sign in (1.0, -1.0):
             live = frozen | {"actor.width.bias": frozen["actor.width.bias"] + sign * 1e-6}
@@ -208,8 +197,8 @@ def test_tawac_of_a_sparse_actor_learns_from_doses_inside_its_support_alone() ->
 def test_both_sides_of_every_edge_are_compared() -> None:
     """Recorded doses inside and outside the support, candidates beyond the last inner point, kept or not."""
     config = options(actor_loss="tawac", q_actor=0.0)
-    agent = build("fttpo", config)
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", config)
+    batch = cases.make_batch(agent)
     distribution: Any = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
     inside = (
         (batch.act > distribution.support.lower_bound) & (batch.act < distribution.support.upper_bound)
@@ -218,13 +207,13 @@ def test_both_sides_of_every_edge_are_compared() -> None:
     assert not bool(inside.all())
 
     config = options(actor_loss="gac")
-    agent = build("fttpo", config)
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", config)
+    batch = cases.make_batch(agent)
     with torch.no_grad():
         batch.noise["candidates"].view(-1)[:] = torch.tensor([0.0, 1.0 - 1e-12]).repeat(
             batch.noise["candidates"].numel() // 2
         )
-    assert_same(ORACLE, agent, batch, config)
+    cases.assert_same(ORACLE, agent, batch, config)
     assert bool(agent.losses(batch)["actor"].isfinite().all())
 
 
@@ -289,9 +278,6 @@ def swapped(first: str, second: str) -> Callable[..., None]:
         ({"actor_loss": "gac"}, another(rho=0.34), {"actor"}),
         ({"actor_loss": "gac"}, replaced("INNER", 0.3), {"actor"}),
         ({"actor_loss": "tawac"}, replaced("OUTSIDE", -20.0), {"actor"}),
-        ({"reproduce": "published"}, doubled("proposal.log_variance"), {"critic", "proposal", "actor"}),
-        ({"reproduce": "published"}, swapped("u_act", "u_value_act"), {"value", "actor"}),
-        ({"reproduce": "published"}, another(q_actor=0.5), {"value", "actor"}),
     ],
 )
 def test_a_mistake_is_seen(
@@ -300,19 +286,22 @@ def test_a_mistake_is_seen(
     reached: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    oracle = RELEASED if "reproduce" in changes else ORACLE
-    assert_seen(oracle, "fttpo", options(**changes), mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLE, "fttpo", options(**changes), mistake, reached, monkeypatch)
 
 
 # Quadrature and closed form are the limits of the sampled loss
 
 
 def toy(
-    config: dict[str, Any], scales: tuple[float, ...], location: float, n: int = 16
+    config: dict[str, Any],
+    scales: tuple[float, ...],
+    location: float,
+    n: int = 16,
+    name: str = "fttpo",
 ) -> tuple[Agent, Batch]:
     """A stack whose proposal has the given scale, one per seed, at one location, for every observation."""
     small = {"hidden": (8,), "target_rate": 0.05}
-    agent = agents.build("fttpo", small | config, Problem(1, 1), range(len(scales)), dtype=torch.float64)
+    agent = agents.build(name, small | config, Problem(1, 1), range(len(scales)), dtype=torch.float64)
     logs = torch.tensor(scales, dtype=torch.float64).log().view(-1, 1, 1)
     with torch.no_grad():
         for key, value in agent.state_dict().items():
@@ -412,13 +401,13 @@ def test_without_entropy_every_width_is_too_wide(loss: str) -> None:
 def test_the_twin_differs_in_its_distribution_only() -> None:
     """Same names, shapes and initial weights; the same critics at the same draws of a point-like width."""
     sparse, twin = (
-        agents.build("fttpo", {"hidden": HIDDEN, "actor": actor}, Problem(4, 2), SEEDS)
+        agents.build("fttpo", {"hidden": cases.HIDDEN, "actor": actor}, Problem(4, 2), cases.SEEDS)
         for actor in ("sparse", "gaussian")
     )
     own, other = sparse.state_dict(), twin.state_dict()
     assert own.keys() == other.keys()
     assert all(torch.equal(own[key], other[key]) for key in own)
-    obs = torch.randn(len(SEEDS), 5, 4, generator=torch.Generator().manual_seed(0))
+    obs = torch.randn(len(cases.SEEDS), 5, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(sparse.policy(obs).mode, twin.policy(obs).mode)
     bounded, tails = (agent.policy(obs).base_dist.support for agent in (sparse, twin))  # type: ignore[attr-defined]
     assert hasattr(bounded, "lower_bound")
@@ -448,27 +437,27 @@ def test_one_draw_averages_to_the_quadrature(family: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("config", [*EVERY, BASE | {"reproduce": "published"}], ids=case_name)
-def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: Config) -> None:
+@pytest.mark.parametrize("config", EVERY, ids=case_name)
+def test_a_stacked_seed_is_the_seed_alone_and_an_update_is_its_batch(config: cases.Config) -> None:
     """Four updates; the same again from a copy; the losses of a batch change nothing."""
     config = dict(config) | {"nodes": 16}
-    both = agents.build("fttpo", config, Problem(4, 2), SEEDS, dtype=torch.float64)
-    batches = [make_batch(both, step) for step in range(4)]
+    both = agents.build("fttpo", config, Problem(4, 2), cases.SEEDS, dtype=torch.float64)
+    batches = [cases.make_batch(both, step) for step in range(4)]
     again = copy.deepcopy(both)
     for batch in batches:
-        before = copy.deepcopy(both.training_state())
+        before = copy.deepcopy(training_state(both))
         both.losses(batch)
-        assert all(torch.equal(value, before[key]) for key, value in both.training_state().items())
+        assert all(torch.equal(value, before[key]) for key, value in training_state(both).items())
         report = both.update(batch)
         repeated = again.update(batch)
         assert all(torch.equal(report[key], repeated[key]) for key in report)
         assert all(bool(value.isfinite().all()) for value in report.values())
-    for k, seed in enumerate(SEEDS):
+    for k, seed in enumerate(cases.SEEDS):
         alone = agents.build("fttpo", config, Problem(4, 2), (seed,), dtype=torch.float64)
         for batch in batches:
             alone.update(only(batch, k))
-        state = alone.training_state()
-        for key, value in both.training_state().items():
+        state = training_state(alone)
+        for key, value in training_state(both).items():
             if value.dim() > 0:
                 torch.testing.assert_close(value[k], state[key][0], rtol=1e-12, atol=1e-12, msg=key)
 
@@ -500,8 +489,8 @@ def only(batch: Batch, k: int) -> Batch:
 )
 def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
     torch.compiler.reset()
-    agent = build("fttpo", options(**changes))
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", options(**changes))
+    batch = cases.make_batch(agent)
     compiled = torch.compile(agent.losses_and_metrics, fullgraph=True, backend="aot_eager")
     expected = agent.losses(batch)
     for key, value in compiled(batch)[0].items():
@@ -526,10 +515,6 @@ def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
         ({"actor_loss": "copy_mu", "share_mean": False}, "share_mean"),
         ({"actor_loss": "closed_form_width", "proposal": "student_t"}, "closed_form_width"),
         ({"actor_loss": "closed_form_width", "share_mean": False}, "closed_form_width"),
-        ({"reproduce": "published", "actor_loss": "spot"}, "published"),
-        ({"reproduce": "published", "actor": "gaussian"}, "published"),
-        ({"reproduce": "published", "proposal": "student_t"}, "published"),
-        ({"reproduce": "published", "q_proposal": 1.0}, "q_proposal"),
     ],
     ids=str,
 )
@@ -549,14 +534,14 @@ def test_no_dose_leaves_the_box_and_the_density_is_whole(q_actor: float, n_act: 
     rng = np.random.default_rng(0)
     nodes, weights = np.polynomial.legendre.leggauss(400)
     for factor in (1.0, 30.0, 1e3):
-        config = {"hidden": HIDDEN, "q_actor": q_actor, "actor_loss": loss}
-        agent = agents.build("fttpo", config, Problem(3, n_act), SEEDS)
+        config = {"hidden": cases.HIDDEN, "q_actor": q_actor, "actor_loss": loss}
+        agent = agents.build("fttpo", config, Problem(3, n_act), cases.SEEDS)
         with torch.no_grad():
             for parameter in agent.parameters():
                 parameter.copy_(torch.from_numpy(factor * rng.standard_normal(parameter.shape)))
-            obs = torch.from_numpy(rng.standard_normal((len(SEEDS), 40, 3)).astype(np.float32))
+            obs = torch.from_numpy(rng.standard_normal((len(cases.SEEDS), 40, 3)).astype(np.float32))
             obs[:, 10:20] *= 1e4
-            obs[:, 20:30] = torch.randint(-1, 2, (len(SEEDS), 10, 3)) * 1e8
+            obs[:, 20:30] = torch.randint(-1, 2, (len(cases.SEEDS), 10, 3)) * 1e8
             distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
             low, high = distribution.support.lower_bound, distribution.support.upper_bound
             assert bool((low > -1.0).all())
@@ -581,13 +566,36 @@ def test_no_dose_leaves_the_box_and_the_density_is_whole(q_actor: float, n_act: 
 # The released code
 
 
-PUBLISHED = options(reproduce="published")
+PUBLISHED = {
+    name: BASE[name]
+    for name in ("hidden", "discount", "temperature", "q_proposal", "q_actor", "weight_clip", "proposal")
+}
 
 
 def test_the_released_code_is_not_regularised() -> None:
     for option in ({"dropout": 0.1}, {"prior": "constant_dose"}):
-        with pytest.raises(UserError, match="published"):
-            agents.build("fttpo", {"reproduce": "published"}, Problem(4, 1), (0,), regularisation=option)
+        with pytest.raises(UserError, match=f"as released .* got {next(iter(option))}"):
+            agents.build("fttpo_released", {}, Problem(4, 1), (0,), regularisation=option)
+
+
+@pytest.mark.parametrize("changes", [{"q_actor": 1.0}, {"q_proposal": 1.0}, {"q_proposal": 3.0}], ids=str)
+def test_a_released_index_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(changes))):
+        agents.build("fttpo_released", changes, Problem(4, 1), (0,))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "reached"),
+    [
+        (doubled("proposal.log_variance"), {"critic", "proposal", "actor"}),
+        (swapped("u_act", "u_value_act"), {"value", "actor"}),
+        (another(q_actor=0.5), {"value", "actor"}),
+    ],
+)
+def test_a_mistake_in_the_released_code_is_seen(
+    mistake: Callable[..., None], reached: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases.assert_seen(RELEASED, "fttpo_released", PUBLISHED, mistake, reached, monkeypatch)
 
 
 @pytest.mark.parametrize("n_act", [1, 2, 3])
@@ -597,17 +605,17 @@ def test_the_released_code_is_not_regularised() -> None:
 )
 def test_published_losses(q_proposal: float, q_actor: float, family: str, n_act: int) -> None:
     config = PUBLISHED | {"q_proposal": q_proposal, "q_actor": q_actor, "proposal": family}
-    agent = build("fttpo", config, n_act)
-    assert_same(RELEASED, agent, make_batch(agent), config)
+    agent = cases.build("fttpo_released", config, n_act)
+    cases.assert_same(RELEASED, agent, cases.make_batch(agent), config)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["q_gaussian", "squashed_gaussian"])
 def test_published_gradients_and_routes(family: str) -> None:
     config = PUBLISHED | {"proposal": family}
-    assert_gradients(RELEASED, "fttpo", config)
-    agent = build("fttpo", config)
-    batch = make_batch(agent)
+    cases.assert_gradients(RELEASED, "fttpo_released", config)
+    agent = cases.build("fttpo_released", config)
+    batch = cases.make_batch(agent)
     named = {key: p for key, p in agent.named_parameters() if p.requires_grad}
     for loss, value in agent.losses(batch).items():
         gradients = torch.autograd.grad(value[0], list(named.values()), allow_unused=True, retain_graph=True)
@@ -617,23 +625,23 @@ def test_published_gradients_and_routes(family: str) -> None:
 
 
 def test_the_published_mean_learns_nothing_from_draws_inside_the_box() -> None:
-    agent = build("fttpo", PUBLISHED, n_act=1)
+    agent = cases.build("fttpo_released", PUBLISHED, n_act=1)
     with torch.no_grad():
         agent.state_dict()["actor.width.bias"].fill_(-9.0)  # narrow: no draw is clamped
         agent.state_dict()["actor.width.weight"].zero_()
         agent.state_dict()["actor.mean.weight"].mul_(0.1)
     head = dict(agent.named_parameters())["actor.mean.weight"]
-    loss = agent.losses(make_batch(agent))["actor"].sum()
+    loss = agent.losses(cases.make_batch(agent))["actor"].sum()
     (gradient,) = torch.autograd.grad(loss, head)
     assert gradient.abs().max().item() < 1e-12
 
 
 def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
     """After an update the actor's mean is one Adam step from the proposal's, and moments accumulate."""
-    agent = build("fttpo", PUBLISHED)
+    agent = cases.build("fttpo_released", PUBLISHED)
     rate = agent.config.learning_rate  # type: ignore[union-attr]
     for step in range(2):
-        batch = make_batch(agent)
+        batch = cases.make_batch(agent)
         reported = agent.update(batch)
         state = agent.state_dict()
         for part in ("trunk.layers.0.weight", "trunk.layers.1.weight"):
@@ -643,9 +651,9 @@ def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
             )
     moments = agent.optimizers["actor"].state_dict()["state"]
     assert all(float(m["step"]) == 2.0 for m in moments.values())
-    alone = build("fttpo", PUBLISHED)
-    at_once = alone.losses(make_batch(alone))
-    first = build("fttpo", PUBLISHED).update(make_batch(alone))
+    alone = cases.build("fttpo_released", PUBLISHED)
+    at_once = alone.losses(cases.make_batch(alone))
+    first = cases.build("fttpo_released", PUBLISHED).update(cases.make_batch(alone))
     assert torch.equal(first["loss/value"], at_once["value"])
     assert torch.equal(first["loss/critic"], at_once["critic"])
     assert not torch.equal(first["loss/proposal"], at_once["proposal"]), "its weight is of stepped critics"
@@ -653,8 +661,8 @@ def test_published_updates_step_in_turn_and_copy_before_the_actor() -> None:
 
 
 def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_are_normal() -> None:
-    agent = build("fttpo", PUBLISHED, n_act=1)
-    params, obs = seed_params(agent, 0), np.zeros(4)
+    agent = cases.build("fttpo_released", PUBLISHED, n_act=1)
+    params, obs = cases.seed_params(agent, 0), np.zeros(4)
     fat: Any = fttpo_released.Fat(params, obs, PUBLISHED)
     fat.mean, fat.sigma = [0.0], [1e-3**2]  # so narrow that the box holds all but 1e-3 of it
     grid = np.tan(np.linspace(-0.5, 0.5, 200_001)[1:-1] * math.pi) * 1e-3 * math.sqrt(2.0)
@@ -669,7 +677,7 @@ def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_ar
 def test_published_actor_settles_where_its_ratio_averages_one() -> None:
     """h = 2.8539 sigma_phi: the width that only the factor sqrt(2) in the proposal's density makes finite."""
     scales = (0.05, 0.08)
-    agent, batch = toy({"reproduce": "published"}, scales, 0.0, n=4096)
+    agent, batch = toy({}, scales, 0.0, n=4096, name="fttpo_released")
     n = batch.reward.shape[1]
     sides = torch.where(torch.arange(n) % 2 == 0, 0.25, 0.75).double()
     cells = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -681,11 +689,11 @@ def test_published_actor_settles_where_its_ratio_averages_one() -> None:
 def test_published_policy_has_the_edges_of_the_joint_distribution() -> None:
     """In two dimensions the marginal of the elliptical distribution: mass by rings of the ellipse, and its
     extent."""
-    agent = build("fttpo", PUBLISHED, n_act=2)
-    obs = make_batch(agent).obs
+    agent = cases.build("fttpo_released", PUBLISHED, n_act=2)
+    obs = cases.make_batch(agent).obs
     with torch.no_grad():
         distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-        state = seed_params(agent, 0)
+        state = cases.seed_params(agent, 0)
         thin = fttpo_released.Thin(state, obs[0, 0].numpy(), PUBLISHED)
         reach = (distribution.support.upper_bound - distribution.support.lower_bound)[0, 0] / 2.0
         np.testing.assert_allclose(reach, thin.half_widths(), rtol=1e-12)

@@ -16,7 +16,8 @@ from scipy import stats
 from scipy.optimize import brentq, minimize_scalar
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
+from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.bandit import BEST, OBS, SEEDS, SMALL, average, bandit, reward, trained
 from tests.oracles import fttpo as equations

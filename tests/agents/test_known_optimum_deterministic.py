@@ -17,8 +17,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.bandit import BEST, OBS, SEEDS, bandit, reward, trained
 from tests.oracles import spot
@@ -141,9 +142,13 @@ SPOT: dict[str, Any] = {
 
 
 def test_spot_reaches_its_fixed_point() -> None:
-    """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D."""
-    config = SPOT | {"penalty": 1.0, "n_samples": 4}
-    agent = trained("spot", config, bandit(0.2), 1000)
+    """Least -r(p)/|r(p)| + lambda D(p) with the density that was fitted, by the oracle's D.
+
+    The critic is quadratic in the dose, as the reward is: the slope of a wholly free one misses the optimum
+    by more than 0.05 in one seed of four.
+    """
+    config = SPOT | {"penalty": 1.0, "n_samples": 4, "learning_rate": 1e-2}
+    agent = trained("spot", config, bandit(0.2), 1200, dose_quadratic=True)
     result = doses(agent).mean(1)
     draws = stats.norm.ppf(stats.qmc.Sobol(2, scramble=False).random_base2(5) + 2.0**-6)
     grid = np.linspace(0.2, 0.8, 6)
@@ -157,7 +162,7 @@ def test_spot_reaches_its_fixed_point() -> None:
         value = np.polynomial.Polynomial([BEST**2, -2.0 * BEST, 1.0]) / reward(result[seed])
         loss = value + config["penalty"] * np.polynomial.Polynomial.fit(grid, penalty, 4).convert()
         wanted = brentq(loss.deriv(), 0.2, 0.8)
-        assert result[seed] == pytest.approx(wanted, abs=0.05)
+        assert result[seed] == pytest.approx(wanted, abs=0.04)
         assert wanted > BEST + 0.1, "the penalty moves the optimum"
 
 
@@ -167,23 +172,6 @@ def test_spot_stays_where_the_data_are() -> None:
     held = trained("spot", SPOT | {"penalty": 20.0}, bandit(0.5), 700)
     assert doses(free).mean() < 0.45
     assert (doses(held) > 0.5).all()
-
-
-def test_the_fitted_density_is_that_of_the_doses() -> None:
-    """Mass, mean and deviation of doses uniform on [-0.5, 1], of which the decoder's distribution has a
-    quarter."""
-    config = SPOT | {"vae_beta": 0.05, "vae_learning_rate": 3e-3, "vae_steps": 600}
-    agent: Any = trained("spot", config, bandit(-0.5), 600)
-    grid = torch.linspace(-2.0, 2.5, 151)
-    act = grid.view(1, -1, 1).expand(len(SEEDS), -1, -1)
-    density = agent.behaviour_log_density(torch.zeros_like(act), act).exp().double().numpy()
-    weight = density / density.sum(1, keepdims=True)
-    x = grid.numpy()
-    mean = (weight * x).sum(1)
-    std = np.sqrt((weight * (x - mean[:, None]) ** 2).sum(1))
-    np.testing.assert_allclose(density.sum(1) * (x[1] - x[0]), 1.0, atol=0.05)
-    np.testing.assert_allclose(mean, 0.25, atol=0.08)
-    np.testing.assert_allclose(std, 1.5 / math.sqrt(12.0), rtol=0.15)
 
 
 # Quasi-optimal learning

@@ -18,8 +18,9 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from dosing.models.batch import Batch
 from dosing.models.flows import DRAWS, euler, points
 from dosing.types import Problem
 from tests.agents.bandit import BEST, OBS, SEEDS, bandit, reward, trained

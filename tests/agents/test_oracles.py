@@ -17,34 +17,14 @@ import torch
 from scipy import stats
 from scipy.optimize import brentq
 
-from dosing.agent import Batch
+from dosing.models.batch import Batch
 from dosing.models.policy_heads import Family
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    N_OBS,
-    SEEDS,
-    Config,
-    Oracle,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    build,
-    discount_sign,
-    larger_critic,
-    make_batch,
-    no_terminal_mask,
-    result,
-    seed_params,
-    seed_rows,
-    targets_are_online,
-    without_tanh,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import fttpo, iql
 from tests.oracles import mlp as nets
 
 IQL = {
-    "hidden": HIDDEN,
+    "hidden": cases.HIDDEN,
     "discount": 0.9,
     "expectile": 0.8,
     "inverse_temperature": 2.0,
@@ -53,7 +33,7 @@ IQL = {
     "log_std_max": 2.0,
 }
 FTTPO = {
-    "hidden": HIDDEN,
+    "hidden": cases.HIDDEN,
     "discount": 0.9,
     "temperature": 2.0,
     "q_proposal": 2.0,
@@ -86,9 +66,9 @@ def standard_noise(uniform: np.ndarray, q: float) -> float:
     return math.sqrt(-2.0 * log_q) * math.cos(2.0 * math.pi * u2)
 
 
-def fttpo_rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
+def fttpo_rows(batch: Batch, seed: int, config: cases.Config) -> nets.Arrays:
     """The batch of one seed, noise as standard q-Gaussian draws."""
-    rows = seed_rows(batch, seed, config)
+    rows = cases.seed_rows(batch, seed, config)
     for name in batch.noise:
         actor = name == "act" or config["bootstrap"] == "actor"
         q = config["q_actor"] if actor else config["q_proposal"]
@@ -97,8 +77,8 @@ def fttpo_rows(batch: Batch, seed: int, config: Config) -> nets.Arrays:
 
 
 ORACLES = {
-    "iql": Oracle(iql.losses, {"critic": ("critic.",), "value": ("value.",), "actor": ("actor.",)}),
-    "fttpo": Oracle(
+    "iql": cases.Oracle(iql.losses, {"critic": ("critic.",), "value": ("value.",), "actor": ("actor.",)}),
+    "fttpo": cases.Oracle(
         fttpo.losses,
         {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)},
         fttpo_rows,
@@ -114,15 +94,15 @@ ORACLES = {
 @pytest.mark.parametrize("inverse_temperature", [0.0, 3.0])
 def test_iql_losses(n_act: int, expectile: float, inverse_temperature: float) -> None:
     config = IQL | {"expectile": expectile, "inverse_temperature": inverse_temperature}
-    agent = build("iql", config, n_act)
-    assert_same(ORACLES["iql"], agent, make_batch(agent), config)
+    agent = cases.build("iql", config, n_act)
+    cases.assert_same(ORACLES["iql"], agent, cases.make_batch(agent), config)
 
 
 @pytest.mark.parametrize("family", get_args(Family))
 def test_iql_losses_of_every_policy_family(family: str) -> None:
     config = IQL | {"policy_family": family}
-    agent = build("iql", config)
-    assert_same(ORACLES["iql"], agent, make_batch(agent), config)
+    agent = cases.build("iql", config)
+    cases.assert_same(ORACLES["iql"], agent, cases.make_batch(agent), config)
 
 
 @pytest.mark.parametrize(
@@ -142,64 +122,67 @@ def test_fttpo_losses(
         "actor_loss": actor_loss,
         "share_mean": share_mean,
     }
-    agent = build("fttpo", config, n_act)
-    assert_same(ORACLES["fttpo"], agent, make_batch(agent), config)
+    agent = cases.build("fttpo", config, n_act)
+    cases.assert_same(ORACLES["fttpo"], agent, cases.make_batch(agent), config)
 
 
 def test_iql_bounds() -> None:
     """Both bounds of the log standard deviation and of the weight, reached and passed."""
     config = IQL | {"weight_clip": 0.05}
-    agent = build("iql", config)
+    agent = cases.build("iql", config)
     with torch.no_grad():
         agent.state_dict()["actor.scale"].copy_(torch.tensor([[-7.0, 3.0]]))
-    batch = make_batch(agent)
-    assert_same(ORACLES["iql"], agent, batch, config)
+    batch = cases.make_batch(agent)
+    cases.assert_same(ORACLES["iql"], agent, batch, config)
     unbounded = ORACLES["iql"].expected(agent, batch, config | {"weight_clip": math.inf})
     assert (unbounded["actor"] != ORACLES["iql"].expected(agent, batch, config)["actor"]).all(), (
         "no weight was clipped"
     )
     for bound in ({"log_std_min": -9.0}, {"log_std_max": 9.0}):
         loose = ORACLES["iql"].expected(agent, batch, config | bound)
-        assert (loose["actor"] != result(agent, batch)["actor"]).all(), f"{bound} was not reached"
+        assert (loose["actor"] != cases.result(agent, batch)["actor"]).all(), f"{bound} was not reached"
 
 
 def test_fttpo_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds of the weight, of the proposal's scale, of the actor's width and of the density ratio."""
     config = FTTPO | {"weight_clip": 0.5}
-    agent = build("fttpo", config)
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", config)
+    batch = cases.make_batch(agent)
     with torch.no_grad():
         weights = agent.state_dict()
         weights["proposal.log_variance.bias"].copy_(torch.tensor([[-40.0, 40.0]]))
         weights["actor.width.bias"].copy_(torch.tensor([[-40.0, 40.0]]))
-    assert_same(ORACLES["fttpo"], agent, batch, config)
+    cases.assert_same(ORACLES["fttpo"], agent, batch, config)
     looser = ORACLES["fttpo"].expected(agent, batch, config | {"weight_clip": 1e4})
     assert (looser["proposal"] != ORACLES["fttpo"].expected(agent, batch, config)["proposal"]).any()
 
     # Wide actor, narrow proposal, draws at the mean: with eight dimensions the ratio passes its bound.
     config = FTTPO | {"actor_loss": "detached_k3"}
-    agent = build("fttpo", config, n_act=8)
-    batch = make_batch(agent)
+    agent = cases.build("fttpo", config, n_act=8)
+    batch = cases.make_batch(agent)
     with torch.no_grad():
         weights = agent.state_dict()
         weights["proposal.mean.weight"].mul_(0.1)
         weights["proposal.log_variance.bias"].fill_(-40.0)
         weights["actor.width.bias"].fill_(40.0)
         batch.noise["act"].fill_(0.5)
-    assert_same(ORACLES["fttpo"], agent, batch, config)
+    cases.assert_same(ORACLES["fttpo"], agent, batch, config)
     monkeypatch.setattr(fttpo, "MAX_RATIO", math.inf)
     assert (
-        ORACLES["fttpo"].expected(agent, batch, config)["actor"] > 2.0 * result(agent, batch)["actor"]
+        ORACLES["fttpo"].expected(agent, batch, config)["actor"] > 2.0 * cases.result(agent, batch)["actor"]
     ).all()
 
 
 def test_both_branches_are_compared() -> None:
     """The transitions above lie on both sides of FtTPO's cut-off and of IQL's expectile."""
     for name, config, members, cut in (("fttpo", FTTPO, "critic", -0.5), ("iql", IQL, "critic_target", 0.0)):
-        agent = build(name, config)
+        agent = cases.build(name, config)
         sides = set()
-        for seed in range(len(SEEDS)):
-            params, rows = seed_params(agent, seed), ORACLES[name].rows(make_batch(agent), seed, config)
+        for seed in range(len(cases.SEEDS)):
+            params, rows = (
+                cases.seed_params(agent, seed),
+                ORACLES[name].rows(cases.make_batch(agent), seed, config),
+            )
             for obs, act in zip(rows["obs"], rows["act"], strict=True):
                 low = nets.pessimistic(nets.action_values(params, f"{members}.net", obs, list(act)))
                 sides.add(low - nets.state_value(params, obs) > cut)
@@ -234,16 +217,16 @@ def proposal_not_normalised(config: Any, params: Any, rows: Any, patch: pytest.M
 @pytest.mark.parametrize(
     ("name", "mistake", "reached"),
     [
-        ("iql", discount_sign, {"critic"}),
-        ("iql", no_terminal_mask, {"critic"}),
-        ("iql", larger_critic, {"value", "actor"}),
-        ("iql", targets_are_online, {"value", "actor"}),
+        ("iql", cases.discount_sign, {"critic"}),
+        ("iql", cases.no_terminal_mask, {"critic"}),
+        ("iql", cases.larger_critic, {"value", "actor"}),
+        ("iql", cases.targets_are_online, {"value", "actor"}),
         ("iql", expectile_mirrored, {"value"}),
-        ("iql", without_tanh, {"actor"}),
-        ("fttpo", discount_sign, {"critic"}),
-        ("fttpo", no_terminal_mask, {"critic"}),
-        ("fttpo", larger_critic, {"value", "critic", "proposal"}),
-        ("fttpo", targets_are_online, {"value", "critic"}),
+        ("iql", cases.without_tanh, {"actor"}),
+        ("fttpo", cases.discount_sign, {"critic"}),
+        ("fttpo", cases.no_terminal_mask, {"critic"}),
+        ("fttpo", cases.larger_critic, {"value", "critic", "proposal"}),
+        ("fttpo", cases.targets_are_online, {"value", "critic"}),
         ("fttpo", proposal_bootstraps, {"critic"}),
         ("fttpo", noise_swapped, {"value", "critic", "actor"}),
         ("fttpo", variance_as_scale, {"proposal", "actor"}),
@@ -253,7 +236,7 @@ def proposal_not_normalised(config: Any, params: Any, rows: Any, patch: pytest.M
 def test_a_mistake_is_seen(
     name: str, mistake: Callable[..., None], reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[name], name, IQL if name == "iql" else FTTPO, mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLES[name], name, IQL if name == "iql" else FTTPO, mistake, reached, monkeypatch)
 
 
 # Gradients
@@ -271,12 +254,12 @@ CASE_IDS = ["iql", "fttpo-shared-kl", "fttpo-own-kl", "fttpo-shared-k3", "fttpo-
 
 @pytest.mark.parametrize(("name", "config"), CASES, ids=CASE_IDS)
 def test_gradients_equal_finite_differences_of_the_equations(name: str, config: dict[str, Any]) -> None:
-    assert_gradients(ORACLES[name], name, config)
+    cases.assert_gradients(ORACLES[name], name, config)
 
 
 @pytest.mark.parametrize(("name", "config"), CASES, ids=CASE_IDS)
 def test_each_loss_reaches_its_own_network_only(name: str, config: dict[str, Any]) -> None:
-    assert_routed(ORACLES[name], name, config)
+    cases.assert_routed(ORACLES[name], name, config)
 
 
 # The one-sample reverse KL is unbiased
@@ -290,13 +273,17 @@ def test_reverse_kl_loss_averages_to_the_divergence(
 ) -> None:
     """Averaged over evenly spread noise, the loss is the divergence obtained by quadrature."""
     config = FTTPO | {"q_actor": q_actor, "q_proposal": q_proposal, "share_mean": share_mean}
-    agent = build("fttpo", config, n_act=1)
+    agent = cases.build("fttpo", config, n_act=1)
     n_uniforms = agent.noise(1)["act"].shape[-1]
     points = stats.qmc.Sobol(n_uniforms, scramble=False).random_base2(14) + 2.0**-15  # centred in their cells
     n_rows = len(points)
-    obs = np.broadcast_to(np.random.default_rng(8).standard_normal(N_OBS), (len(SEEDS), n_rows, N_OBS))
-    zeros = torch.zeros(len(SEEDS), n_rows, dtype=torch.float64)
-    noise = torch.from_numpy(np.ascontiguousarray(np.broadcast_to(points, (len(SEEDS), n_rows, n_uniforms))))
+    obs = np.broadcast_to(
+        np.random.default_rng(8).standard_normal(cases.N_OBS), (len(cases.SEEDS), n_rows, cases.N_OBS)
+    )
+    zeros = torch.zeros(len(cases.SEEDS), n_rows, dtype=torch.float64)
+    noise = torch.from_numpy(
+        np.ascontiguousarray(np.broadcast_to(points, (len(cases.SEEDS), n_rows, n_uniforms)))
+    )
     next_uniforms = agent.noise(1)["next_act"].shape[-1]
     batch = Batch(
         obs=torch.from_numpy(np.ascontiguousarray(obs)),
@@ -306,13 +293,13 @@ def test_reverse_kl_loss_averages_to_the_divergence(
         terminated=zeros,
         noise={
             "act": noise.unsqueeze(2),
-            "next_act": torch.full((len(SEEDS), n_rows, 1, next_uniforms), 0.5, dtype=torch.float64),
+            "next_act": torch.full((len(cases.SEEDS), n_rows, 1, next_uniforms), 0.5, dtype=torch.float64),
         },
     )
     with torch.no_grad():
         losses = agent.losses(batch)["actor"].numpy()
-    for seed in range(len(SEEDS)):
-        params = seed_params(agent, seed)
+    for seed in range(len(cases.SEEDS)):
+        params = cases.seed_params(agent, seed)
         (mean,), (scale,) = fttpo.actor(params, params, obs[0, 0], config)
         (location,), (spread,) = fttpo.proposal(params, obs[0, 0])
         divergence = fttpo.reverse_kl(mean, scale, q_actor, location, spread, q_proposal)

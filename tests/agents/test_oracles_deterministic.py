@@ -14,38 +14,11 @@ import torch
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.models.policy_heads import Family
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    Config,
-    Mistake,
-    Oracle,
-    act_for_next_act,
-    actor_target_is_online,
-    agrees,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    assert_targets_follow,
-    build,
-    discount_sign,
-    each_case,
-    each_mistake,
-    larger_critic,
-    make_batch,
-    next_act_of_another_episode,
-    no_divergence,
-    no_terminal_mask,
-    noise_negated,
-    only,
-    setting,
-    targets_are_online,
-    without_tanh,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import bc, deterministic, quasi_optimal, rebrac, spot, td3_bc
 
-TD3 = {"hidden": HIDDEN, "discount": 0.9, "target_noise": 0.2, "noise_clip": 0.25, "actor_every": 2}
-BC = {"hidden": HIDDEN, "policy_family": "clipped_gaussian", "log_std_min": -5.0, "log_std_max": 2.0}
+TD3 = {"hidden": cases.HIDDEN, "discount": 0.9, "target_noise": 0.2, "noise_clip": 0.25, "actor_every": 2}
+BC = {"hidden": cases.HIDDEN, "policy_family": "clipped_gaussian", "log_std_min": -5.0, "log_std_max": 2.0}
 TD3_BC = TD3 | {"alpha": 2.5}
 REBRAC = TD3 | {"actor_penalty": 0.3, "critic_penalty": 0.4, "normalise_q": True}
 SPOT = TD3 | {
@@ -73,13 +46,13 @@ TURN = TD3["actor_every"] - 1
 """Number of the first update in which the policy moves as well."""
 PAIR = {"critic": ("critic.",), "actor": ("actor.",)}
 ORACLES = {
-    "bc": Oracle(bc.losses, {"actor": ("actor.",)}),
-    "pct_bc": Oracle(bc.losses, {"actor": ("actor.",)}),
-    "td3_bc": Oracle(td3_bc.losses, PAIR, step=TURN),
-    "rebrac": Oracle(rebrac.losses, PAIR, step=TURN),
-    "spot": Oracle(only(spot.losses, "critic", "actor"), PAIR, step=SPOT["vae_steps"] + TURN),
-    "spot vae": Oracle(only(spot.losses, "vae"), {"vae": ("vae.",)}),
-    "quasi_optimal": Oracle(quasi_optimal.losses, {"residual": ("theta", "w")}, n_act=1),
+    "bc": cases.Oracle(bc.losses, {"actor": ("actor.",)}),
+    "pct_bc": cases.Oracle(bc.losses, {"actor": ("actor.",)}),
+    "td3_bc": cases.Oracle(td3_bc.losses, PAIR, step=TURN),
+    "rebrac": cases.Oracle(rebrac.losses, PAIR, step=TURN),
+    "spot": cases.Oracle(cases.only(spot.losses, "critic", "actor"), PAIR, step=SPOT["vae_steps"] + TURN),
+    "spot vae": cases.Oracle(cases.only(spot.losses, "vae"), {"vae": ("vae.",)}),
+    "quasi_optimal": cases.Oracle(quasi_optimal.losses, {"residual": ("theta", "w")}, n_act=1),
 }
 
 
@@ -89,17 +62,17 @@ ORACLES = {
 @pytest.mark.parametrize("family", [*get_args(Family), "point"])
 @pytest.mark.parametrize("n_act", [1, 3])
 def test_bc_losses(family: str, n_act: int) -> None:
-    agrees(ORACLES, "bc", BC | {"policy_family": family}, n_act)
+    cases.agrees(ORACLES, "bc", BC | {"policy_family": family}, n_act)
 
 
 def test_percent_bc_losses_are_those_of_bc() -> None:
-    agrees(ORACLES, "pct_bc", BC)
+    cases.agrees(ORACLES, "pct_bc", BC)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize("option", [{}, {"alpha": 0.0}, {"target_noise": 0.0}, {"noise_clip": 0.01}], ids=str)
 def test_td3_bc_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, "td3_bc", TD3_BC | option, n_act)
+    cases.agrees(ORACLES, "td3_bc", TD3_BC | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -109,7 +82,7 @@ def test_td3_bc_losses(n_act: int, option: dict[str, Any]) -> None:
     ids=str,
 )
 def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, "rebrac", REBRAC | option, n_act)
+    cases.agrees(ORACLES, "rebrac", REBRAC | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -117,24 +90,24 @@ def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
 @pytest.mark.parametrize("n_samples", [1, 5])
 @pytest.mark.parametrize("option", [{}, {"normalise_q": False}, {"dropout": 0.0}, {"vae_beta": 0.2}], ids=str)
 def test_spot_losses(n_act: int, density: str, n_samples: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, "spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
+    cases.agrees(ORACLES, "spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize("vae_beta", [0.5, 1.3])
 def test_spot_vae_loss(n_act: int, vae_beta: float) -> None:
-    agrees(ORACLES, "spot vae", SPOT | {"vae_beta": vae_beta}, n_act)
+    cases.agrees(ORACLES, "spot vae", SPOT | {"vae_beta": vae_beta}, n_act)
 
 
 @pytest.mark.parametrize("bias", [-40.0, 40.0])
 def test_spot_bounds_the_posterior_width(bias: float) -> None:
     """Both bounds of ln sigma, reached and passed."""
-    agent = build("spot", SPOT)
+    agent = cases.build("spot", SPOT)
     with torch.no_grad():
         agent.state_dict()["vae.log_std.bias"].fill_(bias)
         agent.state_dict()["vae.mean.weight"].mul_(0.1)
     for key in ("spot", "spot vae"):
-        assert_same(ORACLES[key], agent, make_batch(agent, ORACLES[key].step), SPOT)
+        cases.assert_same(ORACLES[key], agent, cases.make_batch(agent, ORACLES[key].step), SPOT)
 
 
 @pytest.mark.parametrize("value_multiplier", ["learned", "exact"])
@@ -146,7 +119,7 @@ def test_quasi_optimal_losses(value_multiplier: str, support_multiplier: str, re
         "support_multiplier": support_multiplier,
         "regularisation": regularisation,
     }
-    agrees(ORACLES, "quasi_optimal", config, 1)
+    cases.agrees(ORACLES, "quasi_optimal", config, 1)
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
@@ -209,48 +182,48 @@ def w_forgotten(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch) 
 
 
 BOTH = {"critic", "actor"}
-MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
-    ("bc", BC, setting(log_std_max=-3.0), {"actor"}),
-    ("bc", BC, without_tanh, {"actor"}),
-    ("bc", BC | {"policy_family": "point"}, without_tanh, {"actor"}),
-    ("td3_bc", TD3_BC, discount_sign, {"critic"}),
-    ("td3_bc", TD3_BC, no_terminal_mask, {"critic"}),
-    ("td3_bc", TD3_BC, larger_critic, {"critic"}),
-    ("td3_bc", TD3_BC, targets_are_online, {"critic"}),
-    ("td3_bc", TD3_BC, actor_target_is_online, {"critic"}),
-    ("td3_bc", TD3_BC, noise_negated, {"critic"}),
-    ("td3_bc", TD3_BC, setting(noise_clip=9.0), {"critic"}),
-    ("td3_bc", TD3_BC, setting(alpha=2.4), {"actor"}),
-    ("td3_bc", TD3_BC, without_tanh, BOTH),
-    ("rebrac", REBRAC, discount_sign, {"critic"}),
-    ("rebrac", REBRAC, no_terminal_mask, {"critic"}),
-    ("rebrac", REBRAC, larger_critic, BOTH),
-    ("rebrac", REBRAC, targets_are_online, {"critic"}),
-    ("rebrac", REBRAC, actor_target_is_online, {"critic"}),
-    ("rebrac", REBRAC, next_act_of_another_episode, {"critic"}),
-    ("rebrac", REBRAC, act_for_next_act, {"critic"}),
-    ("rebrac", REBRAC, setting(critic_penalty=-0.4), {"critic"}),
-    ("rebrac", REBRAC, setting(normalise_q=False), {"actor"}),
-    ("rebrac", REBRAC, setting(actor_penalty=0.2), {"actor"}),
-    ("spot", SPOT, discount_sign, {"critic"}),
-    ("spot", SPOT, no_terminal_mask, {"critic"}),
-    ("spot", SPOT, larger_critic, {"critic"}),
-    ("spot", SPOT, actor_target_is_online, {"critic"}),
+MISTAKES: list[tuple[str, cases.Config, cases.Mistake, set[str]]] = [
+    ("bc", BC, cases.setting(log_std_max=-3.0), {"actor"}),
+    ("bc", BC, cases.without_tanh, {"actor"}),
+    ("bc", BC | {"policy_family": "point"}, cases.without_tanh, {"actor"}),
+    ("td3_bc", TD3_BC, cases.discount_sign, {"critic"}),
+    ("td3_bc", TD3_BC, cases.no_terminal_mask, {"critic"}),
+    ("td3_bc", TD3_BC, cases.larger_critic, {"critic"}),
+    ("td3_bc", TD3_BC, cases.targets_are_online, {"critic"}),
+    ("td3_bc", TD3_BC, cases.actor_target_is_online, {"critic"}),
+    ("td3_bc", TD3_BC, cases.noise_negated, {"critic"}),
+    ("td3_bc", TD3_BC, cases.setting(noise_clip=9.0), {"critic"}),
+    ("td3_bc", TD3_BC, cases.setting(alpha=2.4), {"actor"}),
+    ("td3_bc", TD3_BC, cases.without_tanh, BOTH),
+    ("rebrac", REBRAC, cases.discount_sign, {"critic"}),
+    ("rebrac", REBRAC, cases.no_terminal_mask, {"critic"}),
+    ("rebrac", REBRAC, cases.larger_critic, BOTH),
+    ("rebrac", REBRAC, cases.targets_are_online, {"critic"}),
+    ("rebrac", REBRAC, cases.actor_target_is_online, {"critic"}),
+    ("rebrac", REBRAC, cases.next_act_of_another_episode, {"critic"}),
+    ("rebrac", REBRAC, cases.act_for_next_act, {"critic"}),
+    ("rebrac", REBRAC, cases.setting(critic_penalty=-0.4), {"critic"}),
+    ("rebrac", REBRAC, cases.setting(normalise_q=False), {"actor"}),
+    ("rebrac", REBRAC, cases.setting(actor_penalty=0.2), {"actor"}),
+    ("spot", SPOT, cases.discount_sign, {"critic"}),
+    ("spot", SPOT, cases.no_terminal_mask, {"critic"}),
+    ("spot", SPOT, cases.larger_critic, {"critic"}),
+    ("spot", SPOT, cases.actor_target_is_online, {"critic"}),
     ("spot", SPOT, dropout_in_the_target, {"critic"}),
     ("spot", SPOT, no_dropout, {"actor"}),
     ("spot", SPOT, dropout_keeps_the_scale, {"actor"}),
     ("spot", SPOT, data_action_penalised, {"actor"}),
     ("spot", SPOT, one_draw, {"actor"}),
-    ("spot", SPOT, setting(density="importance"), {"actor"}),
-    ("spot", SPOT, setting(normalise_q=False), {"actor"}),
-    ("spot vae", SPOT, no_divergence, {"vae"}),
-    ("quasi_optimal", QUASI, discount_sign, {"residual"}),
-    ("quasi_optimal", QUASI, no_terminal_mask, {"residual"}),
-    ("quasi_optimal", QUASI, setting(support_multiplier="released"), {"residual"}),
-    ("quasi_optimal", QUASI, setting(value_multiplier="exact"), {"residual"}),
-    ("quasi_optimal", QUASI, setting(state_bandwidth=0.7), {"residual"}),
-    ("quasi_optimal", QUASI, setting(dose_bandwidth=0.5), {"residual"}),
-    ("quasi_optimal", QUASI, setting(regularisation=0.06), {"residual"}),
+    ("spot", SPOT, cases.setting(density="importance"), {"actor"}),
+    ("spot", SPOT, cases.setting(normalise_q=False), {"actor"}),
+    ("spot vae", SPOT, cases.no_divergence, {"vae"}),
+    ("quasi_optimal", QUASI, cases.discount_sign, {"residual"}),
+    ("quasi_optimal", QUASI, cases.no_terminal_mask, {"residual"}),
+    ("quasi_optimal", QUASI, cases.setting(support_multiplier="released"), {"residual"}),
+    ("quasi_optimal", QUASI, cases.setting(value_multiplier="exact"), {"residual"}),
+    ("quasi_optimal", QUASI, cases.setting(state_bandwidth=0.7), {"residual"}),
+    ("quasi_optimal", QUASI, cases.setting(dose_bandwidth=0.5), {"residual"}),
+    ("quasi_optimal", QUASI, cases.setting(regularisation=0.06), {"residual"}),
     ("quasi_optimal", QUASI, diagonal_counts, {"residual"}),
     ("quasi_optimal", QUASI, scaling_of_others, {"residual"}),
     ("quasi_optimal", QUASI, cubes_are_squares, {"residual"}),
@@ -258,16 +231,16 @@ MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
 ]
 
 
-@each_mistake(MISTAKES)
+@cases.each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
-    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, config: cases.Config, mistake: cases.Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[key], key.split()[0], config, mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLES[key], key.split()[0], config, mistake, reached, monkeypatch)
 
 
 # Gradients
 
-CASES: list[tuple[str, Config]] = [
+CASES: list[tuple[str, cases.Config]] = [
     ("bc", BC),
     ("bc", BC | {"policy_family": "point"}),
     ("td3_bc", TD3_BC),
@@ -281,14 +254,14 @@ CASES: list[tuple[str, Config]] = [
 ]
 
 
-@each_case(CASES)
-def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
-    assert_gradients(ORACLES[key], key.split()[0], config)
+@cases.each_case(CASES)
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: cases.Config) -> None:
+    cases.assert_gradients(ORACLES[key], key.split()[0], config)
 
 
-@each_case(CASES)
-def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
-    assert_routed(ORACLES[key], key.split()[0], config)
+@cases.each_case(CASES)
+def test_each_loss_reaches_its_own_network_only(key: str, config: cases.Config) -> None:
+    cases.assert_routed(ORACLES[key], key.split()[0], config)
 
 
 # Delayed and phased updates
@@ -302,7 +275,7 @@ PHASED = [
 
 @pytest.mark.parametrize(("name", "config", "phases"), PHASED, ids=[name for name, _, _ in PHASED])
 def test_an_update_moves_what_its_phase_moves_and_nothing_else(
-    name: str, config: Config, phases: list[str]
+    name: str, config: cases.Config, phases: list[str]
 ) -> None:
     moving = {
         "vae": ("vae.",),
@@ -310,10 +283,10 @@ def test_an_update_moves_what_its_phase_moves_and_nothing_else(
         "all": ("critic.", "actor.", "critic_target.", "actor_target."),
     }
     reported = {"vae": {"vae"}, "critic": {"critic"}, "all": {"critic", "actor"}}
-    agent = build(name, config)
+    agent = cases.build(name, config)
     for step, phase in enumerate(phases):
         before = {key: value.clone() for key, value in agent.state_dict().items()}
-        report = agent.update(make_batch(agent, step))
+        report = agent.update(cases.make_batch(agent, step))
         assert {k[5:] for k in report if k.startswith("loss/")} == reported[phase]
         for key, value in agent.state_dict().items():
             assert torch.equal(value, before[key]) != key.startswith(moving[phase]), f"{key} in update {step}"
@@ -322,8 +295,8 @@ def test_an_update_moves_what_its_phase_moves_and_nothing_else(
 @pytest.mark.parametrize("name", ["td3_bc", "rebrac", "spot"])
 def test_targets_follow_by_polyak_averaging(name: str) -> None:
     config = {"td3_bc": TD3_BC, "rebrac": REBRAC, "spot": SPOT}[name] | {"target_rate": 0.3}
-    agent = build(name, config)
-    assert_targets_follow(agent, make_batch(agent, ORACLES[name].step))
+    agent = cases.build(name, config)
+    cases.assert_targets_follow(agent, cases.make_batch(agent, ORACLES[name].step))
 
 
 # %BC
@@ -342,7 +315,6 @@ def episodes(rewards: list[list[float]]) -> Dataset:
         terminated=zeros,
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,), (1.0,), (-1.0,), (1.0,)),
-        metadata={},
     )
 
 
@@ -353,7 +325,7 @@ REWARDS = [[1.0, 1.0], [5.0], [0.0, 0.0, 1.5], [-1.0, 3.0], [9.0, -8.0], [2.0, 0
 @pytest.mark.parametrize("share", [0.01, 0.1, 1 / 6, 0.34, 0.5, 0.7, 1.0])
 def test_percent_bc_keeps_the_best_episodes(share: float) -> None:
     data = episodes(REWARDS)
-    agent = build("pct_bc", BC | {"best_share": share})
+    agent = cases.build("pct_bc", BC | {"best_share": share})
     wanted = bc.best_rows(data.reward.tolist(), data.starts.tolist(), share)
     chosen = agent.rows(data)
     assert chosen is not None
@@ -362,14 +334,14 @@ def test_percent_bc_keeps_the_best_episodes(share: float) -> None:
 
 def test_percent_bc_at_known_shares() -> None:
     def kept(share: float) -> list[int]:
-        rows = build("pct_bc", BC | {"best_share": share}).rows(episodes(REWARDS))
+        rows = cases.build("pct_bc", BC | {"best_share": share}).rows(episodes(REWARDS))
         assert rows is not None
         return rows.tolist()
 
     assert kept(1 / 6) == [2]
     assert kept(0.5) == [0, 1, 2, 6, 7]  # of the equal returns 2 the earlier two
     assert kept(1.0) == list(range(13))
-    assert build("bc", BC).rows(episodes(REWARDS)) is None
+    assert cases.build("bc", BC).rows(episodes(REWARDS)) is None
 
 
 @pytest.mark.parametrize(
@@ -401,4 +373,4 @@ def test_percent_bc_at_known_shares() -> None:
 def test_a_setting_out_of_range_is_refused_by_name(name: str, wrong: dict[str, Any]) -> None:
     (key,) = wrong
     with pytest.raises(UserError, match=key):
-        build(name, wrong, 1)
+        cases.build(name, wrong, 1)

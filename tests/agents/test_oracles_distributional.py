@@ -17,35 +17,11 @@ from scipy.special import ndtri
 from dosing.errors import UserError
 from dosing.models.flows import DRAWS, points
 from dosing.models.return_distributions import LEVELS
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    SEEDS,
-    Config,
-    Mistake,
-    Oracle,
-    actor_target_is_online,
-    agrees,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    assert_targets_follow,
-    build,
-    discount_sign,
-    each_case,
-    each_mistake,
-    larger_critic,
-    make_batch,
-    no_terminal_mask,
-    seed_params,
-    setting,
-    targets_are_online,
-    without_tanh_slope,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import c51, codac, flow_nets, iqn, value_flows
 from tests.oracles import mlp as nets
 
-CHOICE = {"hidden": HIDDEN, "discount": 0.9, "candidates": 3, "flow_steps": 2}
+CHOICE = {"hidden": cases.HIDDEN, "discount": 0.9, "candidates": 3, "flow_steps": 2}
 IQN = CHOICE | {"n_quantiles": 3, "choice_quantiles": 2, "huber_threshold": 0.9, "risk_level": 1.0}
 C51 = CHOICE | {"n_atoms": 7}
 FLOWS = CHOICE | {
@@ -55,7 +31,7 @@ FLOWS = CHOICE | {
     "return_steps": 3,
 }
 CODAC = {
-    "hidden": HIDDEN,
+    "hidden": cases.HIDDEN,
     "discount": 0.9,
     "temperature": 0.3,
     "learn_temperature": False,
@@ -70,14 +46,14 @@ CODAC = {
     "log_std_max": 2.0,
 }
 EVERYTHING = CODAC | {"learn_temperature": True, "lagrange_gap": 1.5}
-CONFIGS: dict[str, Config] = {"iqn": IQN, "c51": C51, "codac": CODAC, "value_flows": FLOWS}
+CONFIGS: dict[str, cases.Config] = {"iqn": IQN, "c51": C51, "codac": CODAC, "value_flows": FLOWS}
 
 OWN = {"critic": ("critic.",), "flow": ("flow.",)}
 ORACLES = {
-    "iqn": Oracle(iqn.losses, OWN),
-    "c51": Oracle(c51.losses, OWN),
-    "value_flows": Oracle(value_flows.losses, OWN),
-    "codac": Oracle(
+    "iqn": cases.Oracle(iqn.losses, OWN),
+    "c51": cases.Oracle(c51.losses, OWN),
+    "value_flows": cases.Oracle(value_flows.losses, OWN),
+    "codac": cases.Oracle(
         codac.losses,
         {
             "critic": ("critic.",),
@@ -91,7 +67,7 @@ ORACLES = {
 
 # Values
 
-OPTIONS: list[tuple[str, Config]] = [
+OPTIONS: list[tuple[str, cases.Config]] = [
     *((name, {}) for name in CONFIGS),
     *((name, {"flow_steps": 1, "candidates": 1}) for name in CONFIGS if name != "codac"),
     ("iqn", {"risk_level": 0.2}),
@@ -117,19 +93,19 @@ OPTIONS: list[tuple[str, Config]] = [
 
 @pytest.mark.parametrize("n_act", [1, 2])
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=str)
-def test_losses(name: str, option: Config, n_act: int) -> None:
-    agrees(ORACLES, name, {**CONFIGS[name], **option}, n_act)
+def test_losses(name: str, option: cases.Config, n_act: int) -> None:
+    cases.agrees(ORACLES, name, {**CONFIGS[name], **option}, n_act)
 
 
 def test_returns_outside_of_the_range_are_moved_to_its_ends() -> None:
     """A range that most of the target's returns leave, in C51's atoms and in the ends of Value Flows."""
     for name in ("c51", "value_flows"):
-        agent = build(name, CONFIGS[name])
-        batch = make_batch(agent)
+        agent = cases.build(name, CONFIGS[name])
+        batch = cases.make_batch(agent)
         wide = agent.losses(batch)["critic"].detach()
         agent.state_dict()["range.low"].fill_(-0.1)
         agent.state_dict()["range.high"].fill_(0.2)
-        assert_same(ORACLES[name], agent, batch, CONFIGS[name])
+        cases.assert_same(ORACLES[name], agent, batch, CONFIGS[name])
         assert not torch.allclose(agent.losses(batch)["critic"].detach(), wide)
 
 
@@ -246,51 +222,51 @@ def equal_widths(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPatch)
 
 
 ALL = {"critic", "actor", "temperature", "lagrange"}
-MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
-    *((name, CONFIGS[name], discount_sign, {"critic"}) for name in CONFIGS),
-    *((name, CONFIGS[name], no_terminal_mask, {"critic"}) for name in CONFIGS),
-    *((name, CONFIGS[name], targets_are_online, {"critic"}) for name in CONFIGS),
+MISTAKES: list[tuple[str, cases.Config, cases.Mistake, set[str]]] = [
+    *((name, CONFIGS[name], cases.discount_sign, {"critic"}) for name in CONFIGS),
+    *((name, CONFIGS[name], cases.no_terminal_mask, {"critic"}) for name in CONFIGS),
+    *((name, CONFIGS[name], cases.targets_are_online, {"critic"}) for name in CONFIGS),
     *((name, CONFIGS[name], least_candidate, {"critic"}) for name in CONFIGS if name != "codac"),
     *((name, CONFIGS[name], one_member, {"critic"}) for name in CONFIGS if name != "codac"),
-    *((name, CONFIGS[name], setting(flow_steps=1), {"critic"}) for name in CONFIGS if name != "codac"),
+    *((name, CONFIGS[name], cases.setting(flow_steps=1), {"critic"}) for name in CONFIGS if name != "codac"),
     ("iqn", IQN, other_side, {"critic"}),
     ("iqn", IQN, fractions_shared, {"critic"}),
-    ("iqn", IQN, setting(huber_threshold=1.0), {"critic"}),
+    ("iqn", IQN, cases.setting(huber_threshold=1.0), {"critic"}),
     ("c51", C51, raw_logits, {"critic"}),
     ("c51", C51, atoms_move_to_the_nearest, {"critic"}),
     ("value_flows", FLOWS, velocity_without_discount, {"critic"}),
     ("value_flows", FLOWS, same_noise_for_the_weight, {"critic"}),
     ("value_flows", FLOWS, slope_squared, {"critic"}),
-    ("value_flows", FLOWS, setting(bootstrapped=0.4, distributional=0.7), {"critic"}),
-    ("value_flows", FLOWS, setting(return_steps=4), {"critic"}),
-    ("codac", EVERYTHING, larger_critic, {"critic", "actor"}),
-    ("codac", CODAC, actor_target_is_online, {"critic"}),
-    ("codac", EVERYTHING, without_tanh_slope, ALL),
+    ("value_flows", FLOWS, cases.setting(bootstrapped=0.4, distributional=0.7), {"critic"}),
+    ("value_flows", FLOWS, cases.setting(return_steps=4), {"critic"}),
+    ("codac", EVERYTHING, cases.larger_critic, {"critic", "actor"}),
+    ("codac", CODAC, cases.actor_target_is_online, {"critic"}),
+    ("codac", EVERYTHING, cases.without_tanh_slope, ALL),
     ("codac", EVERYTHING, without_importance, {"critic", "lagrange"}),
     ("codac", EVERYTHING, another_quantile, {"critic", "lagrange"}),
     ("codac", EVERYTHING, next_doses_from_here, {"critic", "lagrange"}),
     ("codac", EVERYTHING, equal_widths, {"critic", "actor", "lagrange"}),
-    ("codac", CODAC | {"risk": "cvar"}, setting(risk="neutral"), {"actor"}),
-    ("codac", CODAC | {"risk": "wang"}, setting(risk_parameter=-0.4), {"actor"}),
-    ("codac", CODAC | {"risk": "cpw"}, setting(risk_parameter=0.5), {"actor"}),
-    ("codac", CODAC, setting(huber_threshold=0.5), {"critic"}),
-    ("codac", EVERYTHING, setting(penalty=0.8), {"critic", "lagrange"}),
-    ("codac", EVERYTHING, setting(lagrange_gap=1.6), {"critic", "lagrange"}),
+    ("codac", CODAC | {"risk": "cvar"}, cases.setting(risk="neutral"), {"actor"}),
+    ("codac", CODAC | {"risk": "wang"}, cases.setting(risk_parameter=-0.4), {"actor"}),
+    ("codac", CODAC | {"risk": "cpw"}, cases.setting(risk_parameter=0.5), {"actor"}),
+    ("codac", CODAC, cases.setting(huber_threshold=0.5), {"critic"}),
+    ("codac", EVERYTHING, cases.setting(penalty=0.8), {"critic", "lagrange"}),
+    ("codac", EVERYTHING, cases.setting(lagrange_gap=1.6), {"critic", "lagrange"}),
 ]
 
 
-@each_mistake(MISTAKES)
+@cases.each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
-    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, config: cases.Config, mistake: cases.Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[key], key, config, mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLES[key], key, config, mistake, reached, monkeypatch)
 
 
 # Gradients and what moves
 
 SHORT = {"candidates": 2, "flow_steps": 1, "hidden": (5, 4)}
 FEW = {"n_quantiles": 2, "n_actions": 1, "hidden": (5, 4)}
-CASES: list[tuple[str, Config]] = [
+CASES: list[tuple[str, cases.Config]] = [
     ("iqn", IQN | SHORT | {"n_quantiles": 2, "choice_quantiles": 1, "risk_level": 0.3}),
     ("c51", C51),
     ("value_flows", FLOWS | SHORT),
@@ -300,29 +276,29 @@ CASES: list[tuple[str, Config]] = [
 
 
 @pytest.mark.long
-@each_case(CASES)
-def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
-    assert_gradients(ORACLES[key], key, config)
+@cases.each_case(CASES)
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: cases.Config) -> None:
+    cases.assert_gradients(ORACLES[key], key, config)
 
 
-@each_case(CASES)
-def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
-    assert_routed(ORACLES[key], key, config)
+@cases.each_case(CASES)
+def test_each_loss_reaches_its_own_network_only(key: str, config: cases.Config) -> None:
+    cases.assert_routed(ORACLES[key], key, config)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_targets_follow_by_polyak_averaging(name: str) -> None:
-    agent = build(name, CONFIGS[name] | {"target_rate": 0.3})
-    assert_targets_follow(agent, make_batch(agent))
+    agent = cases.build(name, CONFIGS[name] | {"target_rate": 0.3})
+    cases.assert_targets_follow(agent, cases.make_batch(agent))
 
 
 def test_the_multiplier_of_codac_stays_within_its_limit_and_can_leave_it() -> None:
     limit, wanted = math.log(1e6), {-50.0: (math.log(1e6), math.log(1e6)), 50.0: (0.0, math.log(1e6) - 0.1)}
     for aim, (low, high) in wanted.items():
-        agent: Any = build("codac", EVERYTHING | {"lagrange_gap": aim, "learning_rate": 0.5})
+        agent: Any = cases.build("codac", EVERYTHING | {"lagrange_gap": aim, "learning_rate": 0.5})
         with torch.no_grad():
             agent.log_multiplier.fill_(limit + 0.1)
-        agent.update(make_batch(agent))
+        agent.update(cases.make_batch(agent))
         result = agent.log_multiplier.detach()
         assert bool(((result >= low) & (result <= high)).all()), (aim, result)
 
@@ -330,7 +306,9 @@ def test_the_multiplier_of_codac_stays_within_its_limit_and_can_leave_it() -> No
 # Distributions of doses and returns
 
 
-def value_of(name: str, params: nets.Arrays, config: Config) -> Callable[[np.ndarray, list[float]], float]:
+def value_of(
+    name: str, params: nets.Arrays, config: cases.Config
+) -> Callable[[np.ndarray, list[float]], float]:
     """By what an agent compares the doses at a state, by the oracles."""
     if name == "iqn":
         return lambda obs, act: iqn.rho(params, obs, act, dict(config))
@@ -348,14 +326,14 @@ def value_of(name: str, params: nets.Arrays, config: Config) -> Callable[[np.nda
 @pytest.mark.parametrize("name", ["iqn", "c51", "value_flows"])
 def test_the_policy_is_the_best_of_the_candidates(name: str) -> None:
     config = CONFIGS[name] | {"candidates": 5}
-    agent = build(name, config)
+    agent = cases.build(name, config)
     obs = torch.from_numpy(np.random.default_rng(2).standard_normal((2, 3, 4)))
     starts = points(DRAWS, 2, obs).numpy()
     with torch.no_grad():
         distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
     assert distribution.kind == "point_set"
-    for s in range(len(SEEDS)):
-        params = seed_params(agent, s)
+    for s in range(len(cases.SEEDS)):
+        params = cases.seed_params(agent, s)
         value = value_of(name, params, config)
         for b in range(3):
             state = obs[s, b].numpy()
@@ -371,14 +349,14 @@ def test_the_policy_is_the_best_of_the_candidates(name: str) -> None:
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_returns_are_the_quantiles_of_the_learned_distribution(name: str) -> None:
     config = CONFIGS[name]
-    agent = build(name, config)
+    agent = cases.build(name, config)
     rng = np.random.default_rng(2)
     obs, act = torch.from_numpy(rng.standard_normal((2, 3, 4))), torch.from_numpy(rng.random((2, 3, 2)))
     with torch.no_grad():
         result = agent.returns(obs, act)
     assert result is not None
     assert result.shape == (2, 3, LEVELS)
-    params, state, dose = seed_params(agent, 1), obs[1, 2].numpy(), act[1, 2].tolist()
+    params, state, dose = cases.seed_params(agent, 1), obs[1, 2].numpy(), act[1, 2].tolist()
     for k in (0, 37, 99):
         level = (k + 0.5) / LEVELS
         if name == "iqn":
@@ -421,6 +399,6 @@ def test_returns_are_the_quantiles_of_the_learned_distribution(name: str) -> Non
         ("codac", {"actor_learning_rate": 0.0}, "actor_learning_rate must be above 0"),
     ],
 )
-def test_impossible_settings_are_refused(name: str, wrong: Config, said: str) -> None:
+def test_impossible_settings_are_refused(name: str, wrong: cases.Config, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        build(name, {**CONFIGS[name], **wrong})
+        cases.build(name, {**CONFIGS[name], **wrong})

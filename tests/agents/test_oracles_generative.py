@@ -17,45 +17,20 @@ from agents.bear import discrepancy
 from dosing.errors import UserError
 from dosing.models.flows import points
 from dosing.types import Problem
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    N_OBS,
-    SEEDS,
-    Config,
-    Mistake,
-    Oracle,
-    actor_target_is_online,
-    agrees,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    build,
-    discount_sign,
-    each_case,
-    each_mistake,
-    larger_critic,
-    make_batch,
-    no_divergence,
-    no_terminal_mask,
-    only,
-    seed_params,
-    setting,
-    targets_are_online,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import bcq, bear, plas, spot
 from tests.oracles import mlp as nets
 
-SHARED: Config = {
-    "hidden": HIDDEN,
+SHARED: cases.Config = {
+    "hidden": cases.HIDDEN,
     "vae_hidden": (7, 5),
     "vae_beta": 0.5,
     "discount": 0.9,
     "least_weight": 0.75,
 }
-BCQ: Config = {**SHARED, "reach": 0.3, "noise_clip": 0.5, "target_candidates": 4, "candidates": 6}
-PLAS: Config = {**SHARED, "reach": 0.0, "largest_latent": 2.0, "vae_steps": 3}
-BEAR: Config = {
+BCQ: cases.Config = {**SHARED, "reach": 0.3, "noise_clip": 0.5, "target_candidates": 4, "candidates": 6}
+PLAS: cases.Config = {**SHARED, "reach": 0.0, "largest_latent": 2.0, "vae_steps": 3}
+BEAR: cases.Config = {
     **SHARED,
     "kernel": "laplacian",
     "kernel_width": 3.0,
@@ -73,11 +48,13 @@ BEAR: Config = {
 SAME = {name: name for name in ("vae", "critic", "actor", "multiplier")}
 OWN = {"vae": ("vae.",), "critic": ("critic.",), "actor": ("actor.",), "multiplier": ("log_multiplier",)}
 ORACLES = {
-    "bcq": Oracle(bcq.losses, OWN),
-    "bear": Oracle(only(bear.losses, **SAME), OWN, step=BEAR["mmd_only"]),
-    "bear alone": Oracle(only(bear.losses, **SAME | {"actor": "imitation"}), OWN),
-    "plas": Oracle(only(plas.losses, critic="critic", actor="actor"), OWN, step=PLAS["vae_steps"]),
-    "plas vae": Oracle(only(plas.losses, vae="vae"), OWN),
+    "bcq": cases.Oracle(bcq.losses, OWN),
+    "bear": cases.Oracle(cases.only(bear.losses, **SAME), OWN, step=BEAR["mmd_only"]),
+    "bear alone": cases.Oracle(cases.only(bear.losses, **SAME | {"actor": "imitation"}), OWN),
+    "plas": cases.Oracle(
+        cases.only(plas.losses, critic="critic", actor="actor"), OWN, step=PLAS["vae_steps"]
+    ),
+    "plas vae": cases.Oracle(cases.only(plas.losses, vae="vae"), OWN),
 }
 
 
@@ -98,7 +75,7 @@ ORACLES = {
     ids=str,
 )
 def test_bcq_losses(n_act: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, "bcq", {**BCQ, **option}, n_act)
+    cases.agrees(ORACLES, "bcq", {**BCQ, **option}, n_act)
 
 
 @pytest.mark.parametrize("key", ["plas", "plas vae"])
@@ -107,7 +84,7 @@ def test_bcq_losses(n_act: int, option: dict[str, Any]) -> None:
     "option", [{}, {"reach": 0.3}, {"largest_latent": 0.5}, {"least_weight": 0.0}], ids=str
 )
 def test_plas_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, key, {**PLAS, **option}, n_act)
+    cases.agrees(ORACLES, key, {**PLAS, **option}, n_act)
 
 
 @pytest.mark.parametrize("key", ["bear", "bear alone"])
@@ -125,30 +102,30 @@ def test_plas_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
     ids=str,
 )
 def test_bear_losses(key: str, n_act: int, option: dict[str, Any]) -> None:
-    agrees(ORACLES, key, {**BEAR, **option}, n_act)
+    cases.agrees(ORACLES, key, {**BEAR, **option}, n_act)
 
 
 @pytest.mark.parametrize("bias", [-40.0, 40.0])
 def test_bear_bounds_the_width_of_its_policy(bias: float) -> None:
     """Both bounds of ln sigma, passed; the released code has none."""
     config = {**BEAR, "log_std_max": 0.5}
-    agent = build("bear", config)
+    agent = cases.build("bear", config)
     with torch.no_grad():
         for name in ("actor", "actor_target"):
             agent.state_dict()[f"{name}.scale.bias"].fill_(bias)
-    assert_same(ORACLES["bear"], agent, make_batch(agent, ORACLES["bear"].step), config)
+    cases.assert_same(ORACLES["bear"], agent, cases.make_batch(agent, ORACLES["bear"].step), config)
 
 
 @pytest.mark.parametrize(("name", "config"), [("bcq", BCQ), ("bear", BEAR), ("plas", PLAS)])
-def test_every_critic_of_an_ensemble_takes_part(name: str, config: Config) -> None:
+def test_every_critic_of_an_ensemble_takes_part(name: str, config: cases.Config) -> None:
     """Four critics; the released BEAR switches two of them off."""
     agent = agents.build(
-        name, config, Problem(N_OBS, 2), SEEDS, dtype=torch.float64, regularisation={"critics": 4}
+        name, config, Problem(cases.N_OBS, 2), cases.SEEDS, dtype=torch.float64, regularisation={"critics": 4}
     )
     with torch.no_grad():
         for k, parameter in enumerate(agent.parameters()):
             parameter.add_(0.2 * torch.sin(torch.arange(parameter.numel()).view(parameter.shape) + 7.0 * k))
-    assert_same(ORACLES[name], agent, make_batch(agent, ORACLES[name].step), config)
+    cases.assert_same(ORACLES[name], agent, cases.make_batch(agent, ORACLES[name].step), config)
 
 
 # Teeth: an oracle with one mistake disagrees with the agent, in exactly the losses that the mistake reaches.
@@ -198,57 +175,57 @@ def another_decoder(config: Any, params: Any, rows: Any, patch: pytest.MonkeyPat
 
 BOTH = {"critic", "actor"}
 WIDE = {**PLAS, "largest_latent": 8.0}
-MISTAKES: list[tuple[str, Config, Mistake, set[str]]] = [
-    ("bcq", BCQ, discount_sign, {"critic"}),
-    ("bcq", BCQ, no_terminal_mask, {"critic"}),
-    ("bcq", BCQ, larger_critic, {"critic"}),
-    ("bcq", BCQ, targets_are_online, {"critic"}),
-    ("bcq", BCQ, actor_target_is_online, {"critic"}),
+MISTAKES: list[tuple[str, cases.Config, cases.Mistake, set[str]]] = [
+    ("bcq", BCQ, cases.discount_sign, {"critic"}),
+    ("bcq", BCQ, cases.no_terminal_mask, {"critic"}),
+    ("bcq", BCQ, cases.larger_critic, {"critic"}),
+    ("bcq", BCQ, cases.targets_are_online, {"critic"}),
+    ("bcq", BCQ, cases.actor_target_is_online, {"critic"}),
     ("bcq", BCQ, one_candidate, {"critic"}),
     ("bcq", BCQ, mean_of_critics, {"critic"}),
-    ("bcq", BCQ, setting(least_weight=0.25), {"critic"}),
+    ("bcq", BCQ, cases.setting(least_weight=0.25), {"critic"}),
     ("bcq", BCQ, generated_unclipped, BOTH),
-    ("bcq", BCQ, setting(reach=0.2), BOTH),
-    ("bcq", BCQ, no_divergence, {"vae"}),
-    ("plas", PLAS, discount_sign, {"critic"}),
-    ("plas", PLAS, no_terminal_mask, {"critic"}),
-    ("plas", PLAS, larger_critic, {"critic"}),
-    ("plas", PLAS, targets_are_online, {"critic"}),
-    ("plas", WIDE, actor_target_is_online, {"critic"}),
-    ("plas", WIDE, setting(largest_latent=1.0), BOTH),
+    ("bcq", BCQ, cases.setting(reach=0.2), BOTH),
+    ("bcq", BCQ, cases.no_divergence, {"vae"}),
+    ("plas", PLAS, cases.discount_sign, {"critic"}),
+    ("plas", PLAS, cases.no_terminal_mask, {"critic"}),
+    ("plas", PLAS, cases.larger_critic, {"critic"}),
+    ("plas", PLAS, cases.targets_are_online, {"critic"}),
+    ("plas", WIDE, cases.actor_target_is_online, {"critic"}),
+    ("plas", WIDE, cases.setting(largest_latent=1.0), BOTH),
     ("plas", PLAS, another_decoder, BOTH),
-    ("plas", {**PLAS, "reach": 0.3}, setting(reach=0.0), BOTH),
-    ("plas vae", PLAS, no_divergence, {"vae"}),
-    ("bear", BEAR, discount_sign, {"critic"}),
-    ("bear", BEAR, no_terminal_mask, {"critic"}),
-    ("bear", BEAR, larger_critic, BOTH),
+    ("plas", {**PLAS, "reach": 0.3}, cases.setting(reach=0.0), BOTH),
+    ("plas vae", PLAS, cases.no_divergence, {"vae"}),
+    ("bear", BEAR, cases.discount_sign, {"critic"}),
+    ("bear", BEAR, cases.no_terminal_mask, {"critic"}),
+    ("bear", BEAR, cases.larger_critic, BOTH),
     ("bear", BEAR, mean_critic, BOTH),
-    ("bear", BEAR, targets_are_online, {"critic"}),
-    ("bear", BEAR, actor_target_is_online, {"critic"}),
+    ("bear", BEAR, cases.targets_are_online, {"critic"}),
+    ("bear", BEAR, cases.actor_target_is_online, {"critic"}),
     ("bear", BEAR, one_candidate, {"critic"}),
     ("bear", BEAR, target_noise_clipped, {"critic"}),
     ("bear", BEAR, generated_unclipped, {"actor", "multiplier"}),
     ("bear", BEAR, squashed_draws_compared, {"actor", "multiplier"}),
     ("bear", BEAR, no_root, {"actor", "multiplier"}),
     ("bear", BEAR, multiplier_not_in_exponent, {"actor", "multiplier"}),
-    ("bear", BEAR, setting(kernel="gaussian"), {"actor", "multiplier"}),
-    ("bear", BEAR, setting(kernel_width=6.0), {"actor", "multiplier"}),
-    ("bear", BEAR, setting(threshold=-0.05), {"multiplier"}),
-    ("bear", BEAR, setting(log_std_max=-2.0), {"critic", "actor", "multiplier"}),
+    ("bear", BEAR, cases.setting(kernel="gaussian"), {"actor", "multiplier"}),
+    ("bear", BEAR, cases.setting(kernel_width=6.0), {"actor", "multiplier"}),
+    ("bear", BEAR, cases.setting(threshold=-0.05), {"multiplier"}),
+    ("bear", BEAR, cases.setting(log_std_max=-2.0), {"critic", "actor", "multiplier"}),
     ("bear alone", BEAR, mean_critic, {"critic"}),
 ]
 
 
-@each_mistake(MISTAKES)
+@cases.each_mistake(MISTAKES)
 def test_a_mistake_is_seen(
-    key: str, config: Config, mistake: Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, config: cases.Config, mistake: cases.Mistake, reached: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_seen(ORACLES[key], key.split()[0], config, mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLES[key], key.split()[0], config, mistake, reached, monkeypatch)
 
 
 # Gradients
 
-CASES: list[tuple[str, Config]] = [
+CASES: list[tuple[str, cases.Config]] = [
     ("bcq", BCQ),
     ("bear", BEAR),
     ("bear", {**BEAR, "kernel": "gaussian"}),
@@ -260,14 +237,14 @@ CASES: list[tuple[str, Config]] = [
 
 
 @pytest.mark.long
-@each_case(CASES)
-def test_gradients_equal_finite_differences_of_the_equations(key: str, config: Config) -> None:
-    assert_gradients(ORACLES[key], key.split()[0], config)
+@cases.each_case(CASES)
+def test_gradients_equal_finite_differences_of_the_equations(key: str, config: cases.Config) -> None:
+    cases.assert_gradients(ORACLES[key], key.split()[0], config)
 
 
-@each_case(CASES)
-def test_each_loss_reaches_its_own_network_only(key: str, config: Config) -> None:
-    assert_routed(ORACLES[key], key.split()[0], config)
+@cases.each_case(CASES)
+def test_each_loss_reaches_its_own_network_only(key: str, config: cases.Config) -> None:
+    cases.assert_routed(ORACLES[key], key.split()[0], config)
 
 
 # Updates
@@ -282,12 +259,12 @@ PHASED = [
 
 @pytest.mark.parametrize(("name", "config", "phases"), PHASED, ids=[name for name, _, _ in PHASED])
 def test_an_update_moves_what_its_phase_moves_and_nothing_else(
-    name: str, config: Config, phases: list[tuple[str, ...]]
+    name: str, config: cases.Config, phases: list[tuple[str, ...]]
 ) -> None:
-    agent = build(name, {**config, "target_rate": 0.3})
+    agent = cases.build(name, {**config, "target_rate": 0.3})
     for step, moving in enumerate(phases):
         before = {key: value.clone() for key, value in agent.state_dict().items()}
-        agent.update(make_batch(agent, step))
+        agent.update(cases.make_batch(agent, step))
         after = agent.state_dict()
         for key, value in after.items():
             assert torch.equal(value, before[key]) != key.startswith(moving), f"{key} in update {step}"
@@ -298,10 +275,10 @@ def test_an_update_moves_what_its_phase_moves_and_nothing_else(
 
 @pytest.mark.parametrize(("start", "kept"), [(-9.0, -5.0), (30.0, 10.0), (1.0, None)])
 def test_bear_keeps_its_multiplier_within_bounds(start: float, kept: float | None) -> None:
-    agent: Any = build("bear", BEAR)
+    agent: Any = cases.build("bear", BEAR)
     with torch.no_grad():
         agent.log_multiplier.fill_(start)
-    agent.update(make_batch(agent))
+    agent.update(cases.make_batch(agent))
     result = agent.log_multiplier.flatten().tolist()
     assert result == [kept] * 2 if kept is not None else all(x not in (-5.0, 1.0, 10.0) for x in result)
 
@@ -310,9 +287,9 @@ def test_bear_keeps_its_multiplier_within_bounds(start: float, kept: float | Non
 def test_bear_raises_its_multiplier_where_the_discrepancy_is_above_the_threshold(
     threshold: float, sign: float
 ) -> None:
-    agent: Any = build("bear", {**BEAR, "threshold": threshold})
+    agent: Any = cases.build("bear", {**BEAR, "threshold": threshold})
     before = agent.log_multiplier.detach().clone()
-    agent.update(make_batch(agent))
+    agent.update(cases.make_batch(agent))
     assert bool((sign * (agent.log_multiplier.detach() - before) > 0.0).all())
 
 
@@ -341,16 +318,16 @@ def test_the_discrepancy_of_two_points_by_hand(kernel: Any, between: float) -> N
 @pytest.mark.parametrize(("name", "config"), [("bcq", BCQ), ("bear", BEAR)])
 def test_the_policy_is_the_best_of_the_candidates(name: str, config: dict[str, Any], n_act: int) -> None:
     """Every candidate, the chance of each, and the recommended dose, by the oracle's networks."""
-    agent = build(name, config, n_act)
-    obs = make_batch(agent).obs[:, :2]
+    agent = cases.build(name, config, n_act)
+    obs = cases.make_batch(agent).obs[:, :2]
     with torch.no_grad():
         distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
     assert distribution.kind == "point_set"
     tries, count = config["candidates"], distribution.values.shape[-1]
     assert count == {"bcq": tries, "bear": 64}[name]
     noise = points(count, {"bcq": 2, "bear": 1}[name] * n_act, obs).numpy()
-    for s in range(len(SEEDS)):
-        params = seed_params(agent, s)
+    for s in range(len(cases.SEEDS)):
+        params = cases.seed_params(agent, s)
         for b in range(2):
             row, doses = obs[s, b].numpy(), []
             for eps in noise:
@@ -375,13 +352,13 @@ def test_the_policy_is_the_best_of_the_candidates(name: str, config: dict[str, A
 def test_every_generated_dose_is_admissible(n_act: int) -> None:
     """The candidates of BCQ and the dose of PLAS lie between the ends of the admissible doses."""
     for name, config in (("bcq", BCQ), ("plas", {**PLAS, "reach": 0.1})):
-        agent = build(name, config, n_act)
-        obs = make_batch(agent).obs
+        agent = cases.build(name, config, n_act)
+        obs = cases.make_batch(agent).obs
         with torch.no_grad():
             distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
             doses = agent.admissible(obs, 4096)
         assert doses is not None
-        assert doses.shape == (len(SEEDS), obs.shape[1], 4096, n_act)
+        assert doses.shape == (len(cases.SEEDS), obs.shape[1], 4096, n_act)
         values = distribution.values if name == "bcq" else distribution.mode.unsqueeze(-1)  # [S, B, A, M]
         room = 0.02
         assert bool((values <= doses.amax(2).unsqueeze(-1) + room).all())

@@ -15,29 +15,17 @@ import torch
 
 from dosing.errors import UserError
 from dosing.models.policy_heads import Family
-from tests.agents.oracle_cases import (
-    HIDDEN,
-    SEEDS,
-    Config,
-    Oracle,
-    assert_gradients,
-    assert_routed,
-    assert_same,
-    assert_seen,
-    build,
-    discount_sign,
-    larger_critic,
-    make_batch,
-    no_terminal_mask,
-    result,
-    seed_params,
-    targets_are_online,
-    without_tanh,
-)
+from tests.agents import oracle_cases as cases
 from tests.oracles import awac, eql, inac, policies, sql, tawac, xql
 from tests.oracles import mlp as nets
 
-COMMON = {"hidden": HIDDEN, "discount": 0.9, "weight_clip": 100.0, "log_std_min": -5.0, "log_std_max": 2.0}
+COMMON = {
+    "hidden": cases.HIDDEN,
+    "discount": 0.9,
+    "weight_clip": 100.0,
+    "log_std_min": -5.0,
+    "log_std_max": 2.0,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "awac": COMMON | {"temperature": 0.5, "weighting": "exp"},
     "tawac": COMMON | {"temperature": 0.4, "q_weight": 0.0, "weight_floor": 0.0},
@@ -66,12 +54,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 OWN = {part: (f"{part}.",) for part in ("critic", "value", "behaviour", "actor")}
 ORACLES = {
-    "awac": Oracle(awac.losses, OWN),
-    "tawac": Oracle(tawac.losses, OWN),
-    "inac": Oracle(inac.losses, OWN),
-    "sql": Oracle(sql.losses, OWN),
-    "eql": Oracle(eql.losses, OWN),
-    "xql": Oracle(xql.losses, OWN),
+    "awac": cases.Oracle(awac.losses, OWN),
+    "tawac": cases.Oracle(tawac.losses, OWN),
+    "inac": cases.Oracle(inac.losses, OWN),
+    "sql": cases.Oracle(sql.losses, OWN),
+    "eql": cases.Oracle(eql.losses, OWN),
+    "xql": cases.Oracle(xql.losses, OWN),
 }
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -117,16 +105,16 @@ IDS = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in OPT
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=IDS)
 def test_losses(name: str, options: dict[str, Any], n_act: int) -> None:
     config = CONFIGS[name] | options
-    agent = build(name, config, n_act)
-    assert_same(ORACLES[name], agent, make_batch(agent), config)
+    agent = cases.build(name, config, n_act)
+    cases.assert_same(ORACLES[name], agent, cases.make_batch(agent), config)
 
 
 @pytest.mark.parametrize("family", get_args(Family))
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_of_every_policy_family(name: str, family: str) -> None:
     config = CONFIGS[name] | {"policy_family": family}
-    agent = build(name, config)
-    assert_same(ORACLES[name], agent, make_batch(agent), config)
+    agent = cases.build(name, config)
+    cases.assert_same(ORACLES[name], agent, cases.make_batch(agent), config)
 
 
 WRONG = [
@@ -152,18 +140,18 @@ WRONG = [
 @pytest.mark.parametrize(("name", "setting", "value"), WRONG)
 def test_a_setting_out_of_range_is_refused(name: str, setting: str, value: float) -> None:
     with pytest.raises(UserError, match=setting):
-        build(name, CONFIGS[name] | {setting: value})
+        cases.build(name, CONFIGS[name] | {setting: value})
 
 
 # Bounds
 
 
-def assert_bound_reached(name: str, config: Config, looser: Config, reached: set[str]) -> None:
+def assert_bound_reached(name: str, config: cases.Config, looser: cases.Config, reached: set[str]) -> None:
     """The agent follows the bound; an oracle without it differs, in these losses of both seeds."""
-    agent = build(name, config)
-    batch = make_batch(agent)
-    assert_same(ORACLES[name], agent, batch, config)
-    have, loose = result(agent, batch), ORACLES[name].expected(agent, batch, looser)
+    agent = cases.build(name, config)
+    batch = cases.make_batch(agent)
+    cases.assert_same(ORACLES[name], agent, batch, config)
+    have, loose = cases.result(agent, batch), ORACLES[name].expected(agent, batch, looser)
     differs = {key for key in have if (abs(have[key] - loose[key]) > 1e-6 * abs(have[key])).all()}
     assert differs == reached
 
@@ -196,26 +184,26 @@ def test_the_bounds_of_the_scale_are_reached(name: str) -> None:
     """Two scales, one below the lower and one above the upper bound, as every distribution of a Gaussian has
     them."""
     config = CONFIGS[name] | {"log_std_min": -1.0, "log_std_max": 0.5}
-    agent = build(name, config)
+    agent = cases.build(name, config)
     with torch.no_grad():
         for key, parameter in agent.named_parameters():
             if key in ("actor.scale", "behaviour.scale"):
                 parameter.copy_(torch.tensor([[-1.5, 1.0]]))
             elif key == "actor.scale.bias":
                 parameter.copy_(torch.tensor([[-20.0, 20.0]]))
-    batch = make_batch(agent)
-    assert_same(ORACLES[name], agent, batch, config)
+    batch = cases.make_batch(agent)
+    cases.assert_same(ORACLES[name], agent, batch, config)
     for bound in ({"log_std_min": -9.0}, {"log_std_max": 9.0}):
         loose = ORACLES[name].expected(agent, batch, config | bound)
-        assert (loose["actor"] != result(agent, batch)["actor"]).all(), f"{bound} was not reached"
+        assert (loose["actor"] != cases.result(agent, batch)["actor"]).all(), f"{bound} was not reached"
 
 
 def test_noise_on_doses_is_bounded() -> None:
     """Large noise is cut at half a unit, and doses stay in the box: both are reached."""
     config = CONFIGS["xql"] | {"action_noise": 3.0}
-    agent = build("xql", config)
-    batch = make_batch(agent)
-    assert_same(ORACLES["xql"], agent, batch, config)
+    agent = cases.build("xql", config)
+    batch = cases.make_batch(agent)
+    cases.assert_same(ORACLES["xql"], agent, batch, config)
     shift = 3.0 * batch.noise["action_noise"]
     assert bool((shift.abs() > 0.5).any())
     assert bool(((batch.act + shift.clamp(-0.5, 0.5)).abs() > 1.0).any())
@@ -224,8 +212,8 @@ def test_noise_on_doses_is_bounded() -> None:
 def test_drawn_doses_are_clipped_before_the_critics() -> None:
     """The comparison above has draws on both sides of the box."""
     for name in ("awac", "tawac", "inac"):
-        agent = build(name, CONFIGS[name])
-        batch = make_batch(agent)
+        agent = cases.build(name, CONFIGS[name])
+        batch = cases.make_batch(agent)
         with torch.no_grad():
             distribution = agent.policy(batch.obs).base_dist  # type: ignore[attr-defined]
             drawn = distribution.rsample_from(batch.noise["act"])
@@ -241,11 +229,11 @@ def test_both_branches_are_compared() -> None:
         ("sql", "critic_target", -0.8),
         ("sql", "critic_target", 0.0),
     ):
-        agent = build(name, CONFIGS[name])
-        batch = make_batch(agent)
+        agent = cases.build(name, CONFIGS[name])
+        batch = cases.make_batch(agent)
         sides = set()
-        for seed in range(len(SEEDS)):
-            params = seed_params(agent, seed)
+        for seed in range(len(cases.SEEDS)):
+            params = cases.seed_params(agent, seed)
             for obs, act in zip(batch.obs[seed].numpy(), batch.act[seed].numpy(), strict=True):
                 low = nets.pessimistic(nets.action_values(params, f"{members}.net", obs, list(act)))
                 sides.add(low - nets.state_value(params, obs) > cut)
@@ -320,43 +308,43 @@ LOW_CLIP = {"max_clip": 0.3}
         *(
             (name, {}, mistake, {"critic"})
             for name in CONFIGS
-            for mistake in (discount_sign, no_terminal_mask)
+            for mistake in (cases.discount_sign, cases.no_terminal_mask)
         ),
-        ("awac", {}, larger_critic, {"critic", "actor"}),
-        ("awac", {"weighting": "softmax"}, larger_critic, {"critic", "actor"}),
-        ("awac", {}, targets_are_online, {"critic"}),
+        ("awac", {}, cases.larger_critic, {"critic", "actor"}),
+        ("awac", {"weighting": "softmax"}, cases.larger_critic, {"critic", "actor"}),
+        ("awac", {}, cases.targets_are_online, {"critic"}),
         ("awac", {}, temperature_inverted, {"actor"}),
         ("awac", {}, drawn_unclipped, {"critic", "actor"}),
         ("awac", {}, noise_swapped, {"critic", "actor"}),
-        ("awac", {}, without_tanh, {"critic", "actor"}),
-        ("tawac", {}, larger_critic, {"critic", "value", "actor"}),
-        ("tawac", {}, targets_are_online, {"critic", "value"}),
+        ("awac", {}, cases.without_tanh, {"critic", "actor"}),
+        ("tawac", {}, cases.larger_critic, {"critic", "value", "actor"}),
+        ("tawac", {}, cases.targets_are_online, {"critic", "value"}),
         ("tawac", {}, temperature_inverted, {"actor"}),
         ("tawac", {}, other_index, {"actor"}),
         ("tawac", {}, drawn_unclipped, {"critic", "value"}),
         ("tawac", {}, noise_swapped, {"critic", "value"}),
-        ("inac", {}, larger_critic, {"critic", "value", "actor"}),
-        ("inac", {}, targets_are_online, {"critic", "value"}),
+        ("inac", {}, cases.larger_critic, {"critic", "value", "actor"}),
+        ("inac", {}, cases.targets_are_online, {"critic", "value"}),
         ("inac", {}, temperature_inverted, {"critic", "value", "actor"}),
         ("inac", {}, drawn_unclipped, {"critic", "value"}),
         ("inac", {}, noise_swapped, {"critic", "value"}),
         ("inac", {}, behaviour_is_actor, {"behaviour", "actor"}),
-        ("inac", {}, without_tanh, {"critic", "value", "behaviour", "actor"}),
-        ("sql", {}, larger_critic, {"value", "actor"}),
-        ("sql", {}, targets_are_online, {"value", "actor"}),
+        ("inac", {}, cases.without_tanh, {"critic", "value", "behaviour", "actor"}),
+        ("sql", {}, cases.larger_critic, {"value", "actor"}),
+        ("sql", {}, cases.targets_are_online, {"value", "actor"}),
         ("sql", {}, alpha_doubled, {"value", "actor"}),
         ("sql", {}, released_weight, {"actor"}),
-        ("sql", {}, without_tanh, {"actor"}),
+        ("sql", {}, cases.without_tanh, {"actor"}),
         ("sql", {}, not_normalised, {"critic", "value", "actor"}),
         ("sql", {}, unbiased_variance, {"critic", "value", "actor"}),
-        ("eql", {}, larger_critic, {"value", "actor"}),
-        ("eql", {}, targets_are_online, {"value", "actor"}),
+        ("eql", {}, cases.larger_critic, {"value", "actor"}),
+        ("eql", {}, cases.targets_are_online, {"value", "actor"}),
         ("eql", {}, alpha_doubled, {"value", "actor"}),
         ("eql", {}, released_weight, {"actor"}),
         ("eql", LOW_CLIP, clip_is_flat, {"value"}),
         ("eql", {}, not_normalised, {"critic", "value", "actor"}),
-        ("xql", {}, larger_critic, {"value", "actor"}),
-        ("xql", {}, targets_are_online, {"value", "actor"}),
+        ("xql", {}, cases.larger_critic, {"value", "actor"}),
+        ("xql", {}, cases.targets_are_online, {"value", "actor"}),
         ("xql", {}, beta_negative, {"value"}),
         ("xql", {"value_loss": "log"}, beta_negative, {"value"}),
         ("xql", LOW_CLIP, clip_is_flat, {"value"}),
@@ -371,7 +359,7 @@ def test_a_mistake_is_seen(
     reached: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert_seen(ORACLES[name], name, CONFIGS[name] | options, mistake, reached, monkeypatch)
+    cases.assert_seen(ORACLES[name], name, CONFIGS[name] | options, mistake, reached, monkeypatch)
 
 
 # Gradients
@@ -380,24 +368,24 @@ def test_a_mistake_is_seen(
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=IDS)
 def test_gradients_equal_finite_differences_of_the_equations(name: str, options: dict[str, Any]) -> None:
-    assert_gradients(ORACLES[name], name, CONFIGS[name] | options)
+    cases.assert_gradients(ORACLES[name], name, CONFIGS[name] | options)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=IDS)
 def test_each_loss_reaches_its_own_network_only(name: str, options: dict[str, Any]) -> None:
-    assert_routed(ORACLES[name], name, CONFIGS[name] | options)
+    cases.assert_routed(ORACLES[name], name, CONFIGS[name] | options)
 
 
 # Relations between the equations
 
 
-def value_gradient(name: str, config: Config) -> torch.Tensor:
+def value_gradient(name: str, config: cases.Config) -> torch.Tensor:
     """Gradient of the value loss by V's parameters, ``[S, P]``."""
-    agent = build(name, config)
-    loss = agent.losses(make_batch(agent))["value"].sum()
+    agent = cases.build(name, config)
+    loss = agent.losses(cases.make_batch(agent))["value"].sum()
     parameters = [p for key, p in agent.named_parameters() if key.startswith("value.")]
     gradients = torch.autograd.grad(loss, parameters)
-    return torch.cat([gradient.reshape(len(SEEDS), -1) for gradient in gradients], 1)
+    return torch.cat([gradient.reshape(len(cases.SEEDS), -1) for gradient in gradients], 1)
 
 
 def test_eql_and_xql_fit_the_same_value() -> None:
@@ -419,8 +407,8 @@ def test_the_log_form_points_where_the_rescaled_one_does() -> None:
 def test_at_a_high_temperature_awac_imitates() -> None:
     """The softmax weights have mean 1, so that only the likelihood is left."""
     config = CONFIGS["awac"] | {"weighting": "softmax", "temperature": 1e9}
-    agent = build("awac", config)
-    batch = make_batch(agent)
+    agent = cases.build("awac", config)
+    batch = cases.make_batch(agent)
     with torch.no_grad():
         imitation = -agent.actor.log_prob(batch.obs, batch.act).mean(-1)  # type: ignore[union-attr, operator]
         torch.testing.assert_close(agent.losses(batch)["actor"], imitation, rtol=1e-8, atol=0.0)
@@ -430,12 +418,12 @@ def test_a_value_far_below_is_pulled_up_beyond_the_clip() -> None:
     """With V far below Q, the line still raises V; the released cut does nothing (XQL) or lowers it (EQL)."""
 
     def slope(name: str, beyond_clip: str) -> float:
-        agent = build(name, CONFIGS[name] | {"beyond_clip": beyond_clip, "max_clip": 2.0})
+        agent = cases.build(name, CONFIGS[name] | {"beyond_clip": beyond_clip, "max_clip": 2.0})
         with torch.no_grad():
             for key, parameter in agent.named_parameters():
                 if key.startswith("value.net.layers.2."):
                     parameter.fill_(-50.0 if key.endswith("bias") else 0.0)
-        loss = agent.losses(make_batch(agent))["value"].sum()
+        loss = agent.losses(cases.make_batch(agent))["value"].sum()
         bias = dict(agent.named_parameters())["value.net.layers.2.bias"]
         (gradient,) = torch.autograd.grad(loss, [bias])
         return float(gradient.sum())
@@ -448,7 +436,7 @@ def test_a_value_far_below_is_pulled_up_beyond_the_clip() -> None:
 
 def test_cosine_decay_of_the_policys_step_size() -> None:
     for name in ("sql", "eql", "xql"):
-        agent = build(name, CONFIGS[name] | {"actor_decay_steps": 100, "learning_rate": 1e-2})
+        agent = cases.build(name, CONFIGS[name] | {"actor_decay_steps": 100, "learning_rate": 1e-2})
         rates = []
         for step in (0, 50, 100, 500):
             agent.schedule(step)

@@ -134,7 +134,6 @@ def visits(obs: list[float], act: list[float], length: int) -> Dataset:
         terminated=torch.zeros(m, dtype=torch.float64),
         starts=torch.arange(0, m + 1, length),
         transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

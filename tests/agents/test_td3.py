@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dosing.training.regularised import take_step
 from tests.agents.bandit import BEST, OBS, bandit, reward, trained
 from tests.agents.oracle_cases import (
     HIDDEN,
@@ -86,7 +87,7 @@ def test_the_policy_and_the_targets_move_every_third_time() -> None:
     moved = []
     for step in range(6):
         before = {name: value.clone() for name, value in agent.state_dict().items()}
-        agent.step(make_batch(agent, step))
+        take_step(agent, make_batch(agent, step))
         after = agent.state_dict()
         moved.append({name.split(".")[0] for name in before if not torch.equal(before[name], after[name])})
     everything = {"critic", "actor", "critic_target", "actor_target"}

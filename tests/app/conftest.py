@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dosing.runs.folder import WEIGHTS
-from dosing.studies import compare
+from dosing.studies import Cohort, comparison
 
 PATIENTS, SEEDS = 3, (0, 1)
 
@@ -19,13 +19,12 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)
-        patch.setattr(compare.os, "cpu_count", lambda: 1)  # in this process: no workers to start
-        compare.demo(
+        patch.setattr("dosing.studies.launch.os.cpu_count", lambda: 1)  # in this process: no workers to start
+        comparison.demo(
             study,
             seeds=SEEDS,
             steps=100,
-            patients=PATIENTS,
-            variant="corrected",
+            cohort=Cohort(PATIENTS, options={"variant": "corrected"}),
             device="cpu",
             evaluation_patients=4,
         )

@@ -7,14 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dosing.data.store import read_episodes, write_episodes
-from dosing.runs.files import read_json, write_json
-from dosing.studies import compare
+from dosing.runs.files import read_json, read_table, write_json, write_table
+from dosing.studies import Cohort, DataSource, Resources, compare
 from dosing.studies.data import obtain_data
 from dosing.studies.naming import CURVES, TABLE
 from dosing.training.offline import TrainingSettings
@@ -76,30 +74,34 @@ def pages() -> list[str]:
 def make_study(study: Path) -> Path:
     """A study of two agents that learned from a file whose every name is :data:`PAYLOAD`."""
     plain = study.parent / "plain"
-    obtain_data("dosing/Treatment-v0", plain, patients=3, policy="uniform", seed=0, options={})
+    obtain_data(DataSource("dosing/Treatment-v0", Cohort(3)), plain)
     visits = read_episodes(next((plain / "data").glob("*.parquet")))
-    meta: dict[str, Any] = dict(visits.metadata)
-    meta |= {"obs_names": [f"{PAYLOAD} {k}" for k in range(visits.obs.shape[1])], "dose_name": PAYLOAD}
-    meta |= {"obs_units": [PAYLOAD] * visits.obs.shape[1], "policy": PAYLOAD}
+    width = visits.obs.shape[1]
+    meta = replace(
+        visits.metadata,
+        obs_names=tuple(f"{PAYLOAD} {k}" for k in range(width)),
+        obs_units=(PAYLOAD,) * width,
+        dose_name=PAYLOAD,
+        policy=PAYLOAD,
+    )
     file = study.parent / f":green-badge[{MARK}] www.{HOST}.parquet"
     write_episodes(replace(visits, metadata=meta), file)
-    compare.compare(
+    compare(
         study,
         ("fttpo", "iql"),
-        (file,),
+        file,
         seeds=(0, 1),
         training=TrainingSettings(steps=20),
-        device="cpu",
         evaluation_patients=4,
-        workers=1,
+        resources=Resources("cpu", 1),
     )
     table = read_json(study / TABLE)
     for row in table["rows"]:
         row |= {"name": f"{row['name']} {PAYLOAD}", "family": PAYLOAD, "data": row["data"]}
     write_json(study / TABLE, table)
-    curves = pq.read_table(study / CURVES)
+    curves = read_table(study / CURVES)
     for name in ("name", "policy", "setting"):
         place = curves.column_names.index(name)
         curves = curves.set_column(place, name, pa.array([PAYLOAD] * len(curves)))
-    pq.write_table(curves, study / CURVES)
+    write_table(study / CURVES, {name: curves.column(name) for name in curves.column_names})
     return study

@@ -24,7 +24,7 @@ from dosing.recommendation.recommender import recommend
 from dosing.runs.files import sha256
 from dosing.runs.folder import EPISODES, WEIGHTS
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.studies.naming import family_of
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import open_app  # noqa: F401
@@ -151,7 +151,7 @@ def test_the_suite_is_described_by_the_agents_themselves() -> None:
         "quasi_optimal": "learned values of doses, pairs of visits of whole episodes",
     }
     assert {name: agent_table.learns_from(stack(name, (0,))) for name in expected} == expected
-    assert {entry.support for entry in agents.AGENTS.values()} <= set(KINDS)
+    assert {entry.about.support for entry in agents.AGENTS.values()} <= set(KINDS)
 
 
 # The page

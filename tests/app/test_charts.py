@@ -20,7 +20,7 @@ from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.records import Recommendation, Recommender, Rules, SeedSet
 from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
-from dosing.studies import data, load
+from dosing.studies import data, loading
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import Row
 
@@ -251,8 +251,8 @@ def test_one_chart_per_dose_dimension() -> None:
 def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> None:
     sources = []
     for run in find_runs(full_study):
-        policy, limits = load.policy_of(run), load.limits_of(run)
-        sources.append(Source(run.config()["agent"], "", Recommender(policy, Rules(limits))))
+        policy, limits = loading.policy_of(run), run.config().limits
+        sources.append(Source(run.config().agent, "", Recommender(policy, Rules(limits))))
     state = data.episodes_of(find_runs(full_study)[0]).obs[17].tolist()
     sparse, gaussian = ask(sources, state)
     bounded, unbounded = curves([sparse, gaussian], 0)

@@ -28,7 +28,7 @@ PAGE = "views/cohort.py"
 def make_larger(study: Path) -> None:
     """Give every run 20 patients a seed, so that a tenth and quarters are whole patients."""
     for run in find_runs(study):
-        rng = np.random.default_rng(len(run.config()["agent"]))
+        rng = np.random.default_rng(len(run.config().agent))
         names = [field.name for field in fields(Outcomes) if field.name != "seeds"]
         kept = {
             rule: Outcomes((0, 1), **{name: rng.normal(size=(2, 20)) for name in names})
@@ -49,7 +49,7 @@ def larger(full_study: Path, tmp_path: Path) -> Path:
 def test_the_page_says_what_the_outcomes_say(open_app, larger: Path) -> None:  # noqa: F811
     at = open_app(larger, PAGE, trait="latent mean of s3", under="IQL")
     assert not at.error
-    run = next(r for r in find_runs(larger) if r.config()["agent"] == "iql")
+    run = next(r for r in find_runs(larger) if r.config().agent == "iql")
     outcome = read_outcomes(run.path / EPISODES)["recommended"]
     said = words(at)
     mean, tail = mean_over_seeds(outcome.returns), cvar(outcome.returns, 0.1)
@@ -82,7 +82,7 @@ def test_a_run_that_was_not_evaluated_names_the_command(
     tmp_path: Path,
 ) -> None:
     study = shutil.copytree(full_study, tmp_path / "study")
-    iql, fttpo = sorted(find_runs(study), key=lambda run: run.config()["agent"], reverse=True)
+    iql, fttpo = sorted(find_runs(study), key=lambda run: run.config().agent, reverse=True)
     (iql.path / EPISODES).unlink()
     at = open_app(study, PAGE)
     assert "Not evaluated on new patients yet: IQL" in words(at)

@@ -32,7 +32,7 @@ def test_the_recorded_visits_are_shown_as_they_are(open_app, full_study: Path) -
     episodes = episodes_of(find_runs(full_study)[0])
     said = words(at)
     assert "72 visits of 3 patients" in said
-    assert at.code[0].value == episodes.metadata["content_hash"]
+    assert at.code[0].value == episodes.metadata.content_hash
     assert minus(data.mean_return(episodes)) in said
     table = at.dataframe[0].value
     assert len(table) == 50
@@ -66,7 +66,7 @@ def test_a_file_holds_the_same_visits_and_the_notice(tmp_path: Path, suffix: str
     path.write_bytes(data.export(made, suffix))
     back = read_episodes(path)
     assert back.content_hash() == made.content_hash()
-    assert back.metadata["notice"] == NOT_FOR_PATIENTS
+    assert back.metadata.notice == NOT_FOR_PATIENTS
 
 
 def test_the_largest_cohorts_take_a_moment() -> None:

@@ -22,7 +22,7 @@ from dosing.recommendation.records import Recommender, Rules
 from dosing.runs.folder import find_runs
 from dosing.safety import DoseLimits
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.types import Problem
 from tests.app.test_charts import answer, refusal, texts
 from tests.app.test_pages import run_of, words

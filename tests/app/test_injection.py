@@ -15,7 +15,7 @@ from dosing.recommendation.audit_log import FILE, AuditLog, shown
 from dosing.recommendation.decisions import record_decision
 from dosing.runs.folder import find_runs
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommend_from
+from dosing.studies.loading import recommend
 from tests.app.injected import HOST, MARK, PAYLOAD, make_study, pages, parameters
 from tests.app.served import FLAGS, server
 
@@ -60,7 +60,7 @@ def address(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     for run in find_runs(study):
         state = episodes_of(run).obs[0].tolist()
         for visit in (("0", 1), (PAYLOAD, 1)):
-            number = log.append(*shown(recommend_from(run, state).to_json(), visit=visit)).number
+            number = log.append(*shown(recommend(run, state).to_json(), visit=visit)).number
             record_decision(log, number, "modify", [0.25], PAYLOAD[:300])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOSING_AUDIT", str(log.path))

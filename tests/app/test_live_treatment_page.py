@@ -19,6 +19,7 @@ from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE, TREATED
 from dosing.runs.files import read_json, read_table, write_json
 from dosing.runs.folder import DONE, find_runs
+from dosing.studies import Resources
 from dosing.studies.finetune import finetune
 from dosing.studies.finetune_table import CURVES, STARTS, TABLE, TRIALS
 from tests.app.test_charts import texts
@@ -32,9 +33,11 @@ METHODS = ["direct", "scratch", "buffer", "bt", "pex"]
 
 
 def treat(study: Path, methods: list[str], **settings: Any) -> None:
-    (run,) = (run.path for run in find_runs(study) if run.config()["agent"] == "iql")
+    (run,) = (run.path for run in find_runs(study) if run.config().agent == "iql")
     chosen = TrialSettings(evaluate_every=48, capacity=200, **(TINY | settings))
-    finetune(methods, [run], study=study, settings=chosen, evaluation_patients=4, device="cpu", workers=1)
+    finetune(
+        methods, [run], study=study, settings=chosen, evaluation_patients=4, resources=Resources("cpu", 1)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from dosing.ope.selection import Settings, evaluate_policies
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, EPISODES, EVALUATION
 from dosing.studies.data import episodes_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.selected import SELECTION
 from tests.app.test_agents_page import run
 from tests.app.test_charts import texts
@@ -119,9 +119,9 @@ def selection(study: Path, agents: Sequence[str] = ("fttpo",)) -> dict[str, Any]
         "constant": {"values": values | {"fqe": asdict(replace(one, difference=None, verdict=None))}},
         "candidates": [
             {
-                "name": f"{c['agent']} candidate",
-                "agent": c["agent"],
-                "config": c["agent_config"],
+                "name": f"{c.agent} candidate",
+                "agent": c.agent,
+                "config": c.agent_config,
                 "regularisation": {},
                 "values": values,
             }
@@ -142,7 +142,7 @@ def test_a_selection_is_read_back(full_study: Path) -> None:
     assert result.candidates[1].values["wis"].refused == "fold 2: too few weights"
     runs = [run(full_study, agent) for agent in ("fttpo", "iql")]
     assert same_settings(result.candidates[1], runs) == runs[0]
-    other = {"config": {**runs[0].config["agent_config"], "temperature": 9.0}, "regularisation": {}}
+    other = {"config": {**runs[0].config.agent_config, "temperature": 9.0}, "regularisation": {}}
     assert same_settings(CandidateRow("x", "fttpo", other, {}), runs) is None
     whole = selection(full_study)
     for damaged in ({}, whole | {"candidates": [{}]}, whole | {"patients": "x"}):

@@ -20,7 +20,7 @@ from dosing.runs.folder import DONE, RunFolder, find_runs
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommend_from
+from dosing.studies.loading import recommend
 from dosing.studies.naming import TABLE
 from tests.app.test_charts import answer, row
 
@@ -66,7 +66,7 @@ def plain(text: str) -> str:
 
 
 def run_of(study: Path, agent: str) -> RunFolder:
-    (run,) = (run for run in find_runs(study) if run.config()["agent"] == agent)
+    (run,) = (run for run in find_runs(study) if run.config().agent == agent)
     return run
 
 
@@ -101,7 +101,7 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
     row = int(((episodes.episode == 2) & (episodes.step == 6)).argmax())
     expected = []
     for agent in ("fttpo", "iql"):
-        result = recommend_from(run_of(full_study, agent), episodes.obs[row].tolist())
+        result = recommend(run_of(full_study, agent), episodes.obs[row].tolist())
         assert result.dose is not None
         expected.append(number(result.dose[0]))
     assert doses(at) == expected
@@ -181,7 +181,7 @@ def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, t
 def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
     state = [0.5, -0.25, 0, 1, 0, 0, 0.125, -1]
     at = open_app(full_study, state_from="typed numbers", numbers=" ".join(map(str, state)))
-    result = recommend_from(run_of(full_study, "fttpo"), state)
+    result = recommend(run_of(full_study, "fttpo"), state)
     assert result.dose is not None
     assert doses(at)[0] == number(result.dose[0])
     assert len(at.get("plotly_chart")) == 1  # no episode: nobody recorded one
@@ -263,7 +263,7 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
     table = at.table[0].value
     for agent, line in zip(("fttpo", "iql"), table.to_dict("records"), strict=True):
         config = run_of(full_study, agent).config()
-        assert config["data"]["content_hash"].startswith(line["data hash"])
+        assert config.data.content_hash.startswith(line["data hash"])
         assert line["files"] == "verified"
         assert line["seeds"] == 2
 

@@ -37,15 +37,17 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, paired_difference
 from dosing.models.regularisation import PLAIN
+from dosing.runs.config import DataReference
 from dosing.runs.folder import DONE, EPISODES, EVALUATION, RunFolder
-from dosing.studies import presets
+from dosing.studies import Grid, presets
 from dosing.studies.data import episodes_of
 from dosing.studies.grid import configurations
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from dosing.training.offline import TrainingSettings
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
+from tests.support.samples import run_config
 
 PAGE = "views/sparse_gaussian.py"
 
@@ -83,7 +85,9 @@ def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: 
 
 
 def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings: object) -> Run:
-    config = {"agent": agent, "agent_config": settings, "seeds": list(seeds), "data": {"content_hash": data}}
+    config = run_config(
+        agent=agent, agent_config=settings, seeds=seeds, data=DataReference("d", data, visits=24, patients=1)
+    )
     entry = agents.find(agent)
     return Run(RunFolder(Path("x")), config, entry, entry.title)
 
@@ -91,7 +95,7 @@ def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings
 def test_the_command_that_is_named_trains_such_a_pair() -> None:
     preset = presets.find(CONTRAST)
     training = TrainingSettings(**preset.training)
-    made = configurations(["all"], (), {}, preset, [PLAIN], training)
+    made = configurations(Grid(("all",)), preset, [PLAIN], training)
     runs = [run(agent, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
     sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
     assert len(sparse) == len(gaussian) > 0

@@ -14,9 +14,9 @@ import agents
 from app.charts.target_return import dose_by_target, grid
 from app.theme import GREY, MARKS, NOTICE, SHADE
 from dosing.runs.folder import RunFolder
-from dosing.studies.data import episodes_of, obtain_data
-from dosing.studies.load import policy_of
-from dosing.studies.train import train_run
+from dosing.studies import AgentSetup, Cohort, DataSource, train
+from dosing.studies.data import episodes_of
+from dosing.studies.loading import policy_of
 from dosing.training.offline import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,11 +70,12 @@ def test_limits_default_and_what_was_never_recorded_are_marked() -> None:
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
     """A Decision Transformer and BC, trained for a progress on three patients."""
     study = tmp_path_factory.mktemp("study")
-    data = obtain_data("dosing/Treatment-v0", study, patients=3, policy="uniform", seed=0, options={})
+    data = DataSource("dosing/Treatment-v0", Cohort(3))
     runs = []
     for name, settings in (("decision_transformer", {"width": 16}), ("bc", {"hidden": (16,)})):
         config = agents.find(name).config_class()(**settings)
-        runs.append(train_run(name, config, data, study, (0, 1), TrainingSettings(steps=5), "cpu"))
+        setup, training = AgentSetup(name, config), TrainingSettings(steps=5)
+        runs.append(train(study, setup, data, seeds=(0, 1), training=training, device="cpu"))
     return study, runs[0]
 
 

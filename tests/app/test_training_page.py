@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dosing.evaluation.statistics import interquartile_mean
+from dosing.runs.files import write_table
 from dosing.runs.folder import find_runs
 from dosing.studies.naming import CURVES
 from tests.app.test_pages import words
@@ -24,17 +23,21 @@ PAGE = "views/training.py"
 UPDATES, SEEDS = (10, 20, 30), range(8)
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_table(path, {name: [row[name] for row in rows] for name in rows[0]})
+
+
 def curve_rows(study: Path) -> list[dict[str, Any]]:
     """Curves of eight seeds at three updates, for every run of the study."""
     rng, rows = np.random.default_rng(0), []
     for run in find_runs(study):
         config = run.config()
         about = {
-            "agent": config["agent"],
-            "name": f"{config['agent']}, alpha=1",
+            "agent": config.agent,
+            "name": f"{config.agent}, alpha=1",
             "setting": "",
             "policy": "distribution",
-            "data": config["data"]["name"],
+            "data": config.data.name,
             "run": str(run.path.relative_to(study)),
         }
         for update in UPDATES:
@@ -47,7 +50,7 @@ def curve_rows(study: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def with_curves(full_study: Path, tmp_path: Path) -> Path:
     study = shutil.copytree(full_study, tmp_path / "curves")
-    pq.write_table(pa.Table.from_pylist(curve_rows(study)), study / CURVES)
+    write_rows(study / CURVES, curve_rows(study))
     return study
 
 
@@ -104,11 +107,11 @@ def test_only_the_end_or_nothing_names_the_command(open_app, full_study: Path, t
 
 def test_a_damaged_or_orphaned_file_is_named(open_app, with_curves: Path) -> None:  # noqa: F811
     rows = [r | ({"run": "gone/away/x"} if r["agent"] == "iql" else {}) for r in curve_rows(with_curves)]
-    pq.write_table(pa.Table.from_pylist(rows), with_curves / CURVES)
+    write_rows(with_curves / CURVES, rows)
     at = open_app(with_curves, PAGE)
     assert any("gone/away/x is no longer a readable run" in e.value for e in at.error)
     without = [{k: v for k, v in row.items() if k != "update"} for row in rows]
-    pq.write_table(pa.Table.from_pylist(without), with_curves / CURVES)
+    write_rows(with_curves / CURVES, without)
     at = open_app(with_curves, PAGE)
     assert any("lacks update" in e.value for e in at.error)
 

@@ -25,7 +25,7 @@ from dosing.recommendation.patient_table import wanted
 from dosing.recommendation.reasons import STATUSES, reason_names
 from dosing.safety import StepLimit
 from dosing.studies.data import episodes_of
-from dosing.studies.load import recommend_from, recommender_of
+from dosing.studies.loading import recommend, recommender_of
 from tests.app.test_pages import plain, run_of, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +149,7 @@ def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study:
 def test_a_decision_in_force_stands_in_its_row(opened, full_study: Path, log: AuditLog) -> None:
     run = run_of(full_study, "fttpo")
     state = states(full_study)[1].tolist()
-    result = recommend_from(run, state)
+    result = recommend(run, state)
     made = record_decision(log, log.append(*shown_as(result.to_json())).number, "reject", None, "bleeding")
     at = opened(full_study, as_csv(states(full_study)))
     at.checkbox[0].check().run()

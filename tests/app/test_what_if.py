@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from dosing.errors import UserError
 from dosing.evaluation.rules import constant
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.simulated import FollowRecommender
-from dosing.runs.files import read_json, write_json
+from dosing.runs.files import write_json
 from dosing.runs.folder import CONFIG, find_runs
 from dosing.safety import DoseLimits
-from dosing.studies import load
+from dosing.studies import loading
 from simulator.cohorts.posterior import Candidates, bands, difference
 from tests.app.test_charts import texts
 from tests.app.test_pages import ROOT, words
@@ -73,9 +74,9 @@ def _spec(at: AppTest, index: int) -> dict[str, object]:
 def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> None:
     at = open_app(full_study, PAGE, **TYPED, dose1="0.4", rule2="follow IQL", matched="100")
     assert not at.error
-    run = next(r for r in find_runs(full_study) if r.config()["agent"] == "iql")
+    run = next(r for r in find_runs(full_study) if r.config().agent == "iql")
     matched = Candidates("dosing/Treatment-v0", count=2**14).match([float(x) for x in STATE.split()], 100)
-    rule = FollowRecommender(load.recommender_of(run))
+    rule = FollowRecommender(loading.recommender_of(run))
     fixed, followed = matched.roll_out(constant(0.4)), matched.roll_out(rule)
     said = words(at)
     assert f"Mean return **{minus(fixed.mean_return)}**" in said
@@ -161,7 +162,7 @@ def test_data_from_elsewhere_has_no_patients_to_match(
 ) -> None:
     study = shutil.copytree(full_study, tmp_path / "study")
     for run in find_runs(study):
-        write_json(run.path / CONFIG, read_json(run.path / CONFIG) | {"env": None})
+        write_json(run.path / CONFIG, replace(run.config(), env=None).to_json())
     at = open_app(study, PAGE)
     assert "Nothing can be rolled forward here" in words(at)
     assert not at.get("plotly_chart")

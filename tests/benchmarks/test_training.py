@@ -66,7 +66,7 @@ def agents_problem(n_obs: int, n_act: int) -> Any:
 
 def synthetic_batch(agent: Any, batch: int, n_obs: int, n_act: int) -> Any:
     """A batch of random numbers for one seed."""
-    from dosing.agent import Batch
+    from dosing.models.batch import Batch
 
     noise = {key: torch.rand(1, *plan.shape) for key, plan in agent.noise(batch).items()}
     row = torch.zeros(1, batch)

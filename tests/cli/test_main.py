@@ -23,7 +23,8 @@ from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.runs.files import read_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, EPISODES, METRICS, WEIGHTS, RunFolder
-from dosing.studies import comparison_table, train
+from dosing.safety import DoseLimits
+from dosing.studies import comparison_table, training
 from tests.support.samples import ENV, cohort, dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,9 +266,9 @@ def test_a_full_disk_and_a_full_gpu_are_told(
         return fail
 
     words = ["train", FIRST, "--data", study / "visits.parquet", "--out", tmp_path, *TINY]
-    monkeypatch.setattr(train, "train", failing(OSError(28, "No space left on device", "weights")))
+    monkeypatch.setattr(training.offline, "train", failing(OSError(28, "No space left on device", "weights")))
     assert "No space left on device (weights)" in refused(capsys, *words)
-    monkeypatch.setattr(train, "train", failing(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(training.offline, "train", failing(torch.OutOfMemoryError("CUDA out of memory")))
     assert "has no memory for 2 seeds and batches of 16" in refused(capsys, *words)
 
 
@@ -280,16 +281,18 @@ def test_the_same_training_is_found_not_repeated(
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != ".lock"}
     words = ["train", FIRST, "--data", str(study / "visits.parquet"), "--out", str(study), *TINY]
     assert main(words) == 0
-    assert Path(capsys.readouterr().out.strip()) == finished
+    told, path = capsys.readouterr().out.splitlines()
+    assert told.startswith(f"{study / 'visits.parquet'}: 8 patients, 192 visits; worst reward ")
+    assert Path(path) == finished
     assert {
         path.name: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != ".lock"
     } == before
     config = RunFolder(finished).config()
-    assert config["seeds"] == [0, 1]
-    assert config["agent_config"]["hidden"] == [8, 8]
-    assert config["data"]["content_hash"] == cohort().metadata["content_hash"]
-    assert config["limits"] == {"low": [-1.0], "high": [1.0], "unit": "1"}
-    assert len(dataset()) == config["data"]["visits"]
+    assert config.seeds == (0, 1)
+    assert config.agent_config["hidden"] == [8, 8]
+    assert config.data.content_hash == cohort().metadata.content_hash
+    assert config.limits == DoseLimits((-1.0,), (1.0,))
+    assert len(dataset()) == config.data.visits
 
 
 def test_a_preset_is_trained_with_unless_a_flag_says_otherwise(
@@ -298,14 +301,14 @@ def test_a_preset_is_trained_with_unless_a_flag_says_otherwise(
     tiny = ["--data", str(study / "visits.parquet"), *TINY[:4], *TINY[6:], "--preset", "published"]
     for folder, words in (("preset", []), ("flags", ["--expectile", "0.6", "--scale-reward"])):
         assert main(["train", "iql", "--out", str(tmp_path / folder), *tiny, *words]) == 0
-    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()[1::2]]
     preset, flags = (RunFolder(path).config() for path in paths)
-    assert preset["agent_config"]["policy_family"] == flags["agent_config"]["policy_family"]
-    assert preset["agent_config"]["policy_family"] == "squashed_gaussian"
-    assert (preset["agent_config"]["expectile"], flags["agent_config"]["expectile"]) == (0.9, 0.6)
-    assert set(preset["transform"]["obs_scale"]) == set(flags["transform"]["obs_scale"]) == {1.0}
-    assert (preset["transform"]["reward_scale"], flags["transform"]["reward_scale"] != 1.0) == (1.0, True)
-    assert (preset["training"]["batch_size"], preset["agent_config"]["hidden"]) == (256, [8, 8])
+    assert preset.agent_config["policy_family"] == flags.agent_config["policy_family"]
+    assert preset.agent_config["policy_family"] == "squashed_gaussian"
+    assert (preset.agent_config["expectile"], flags.agent_config["expectile"]) == (0.9, 0.6)
+    assert set(preset.transform.obs_scale) == set(flags.transform.obs_scale) == {1.0}
+    assert (preset.transform.reward_scale, flags.transform.reward_scale != 1.0) == (1.0, True)
+    assert (preset.training["batch_size"], preset.agent_config["hidden"]) == (256, [8, 8])
     assert main(["train", "bc", "--out", str(tmp_path / "bc"), *tiny]) == 0
     assert "preset published has nothing for bc" in capsys.readouterr().out
 
@@ -358,7 +361,7 @@ def test_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["agent", "title"]
     assert [line.split()[0] for line in lines] == list(agents.AGENTS)
-    assert all(entry.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
+    assert all(entry.about.paper in line for entry, line in zip(agents.AGENTS.values(), lines, strict=True))
 
 
 @pytest.mark.parametrize("name", list(agents.AGENTS))

@@ -32,7 +32,7 @@ from dosing.recommendation.records import Recommender, Rules, StateEntry
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits, StepLimit
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from tests.support.samples import cohort
 
 FIRST = next(iter(agents.AGENTS))
@@ -102,8 +102,8 @@ def test_a_dose_is_printed_with_its_basis(run: Path, capsys: pytest.CaptureFixtu
     assert result["provenance"]["weights"] == hashes[WEIGHTS] == sha256(run / WEIGHTS)
     assert result["provenance"]["card"] == hashes[CARD] == sha256(run / CARD)
     assert result["provenance"]["monitor"] == hashes[NOVELTY_VISITS]
-    assert result["provenance"]["data"] == cohort().metadata["content_hash"]
-    assert result["provenance"]["versions"]["scenario"] == cohort().metadata["card"]["version"]
+    assert result["provenance"]["data"] == cohort().metadata.content_hash
+    assert result["provenance"]["versions"]["scenario"] == cohort().metadata.card["version"]
 
 
 def test_what_is_deferred_is_said_before_the_dose_and_has_its_own_exit(
@@ -408,6 +408,26 @@ def test_a_wrong_table_is_told_in_one_sentence(
     assert re.search(says, told(capsys))
     assert not (run / "out.parquet").exists()
     assert [record.kind for record in log_of(run).verify().records] == ["run loaded"]
+
+
+def test_a_csv_file_is_answered_as_the_same_parquet_file(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame(states(), columns=COLUMNS)
+    frame.to_parquet(run / "in.parquet")
+    frame.to_csv(run / "in.CSV", index=False, sep=";", decimal=",")
+    answers = []
+    for name in ("in.parquet", "in.CSV"):
+        assert ask(run, "--in", run / name, "--out", run / "out.parquet") == 0
+        answers.append(pq.read_table(run / "out.parquet").replace_schema_metadata())
+    assert answers[0].equals(answers[1])
+    frame.astype(object).assign(s3="HI").to_csv(run / "in.csv", index=False)
+    assert ask(run, "--in", run / "in.csv", "--out", run / "none.parquet") == 2
+    assert "in.csv: Row 1, s3: 'HI' is no number." in told(capsys)
+    frame.assign(name="x").to_csv(run / "in.csv", index=False)
+    assert ask(run, "--in", run / "in.csv", "--out", run / "none.parquet") == 2
+    assert "'name'" in told(capsys)
+    assert not (run / "none.parquet").exists()
 
 
 def test_files_that_cannot_be_read_or_written_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

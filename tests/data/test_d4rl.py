@@ -85,7 +85,7 @@ def test_next_observations_are_used_and_a_time_out_bootstraps(tmp_path: Path) ->
     assert dataset.starts.tolist() == [0, 4, 9, 10, 11, 14]
     assert torch.equal(dataset.terminated, torch.as_tensor(arrays["terminals"], dtype=torch.float32))
     assert np.isnan(result.cost).all()  # a file of another program tells none
-    assert result.metadata["rows_left_out"] == 0
+    assert result.metadata.rows_left_out == 0
 
 
 def test_without_next_observations_the_next_row_is_next_and_a_time_out_is_left_out(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_without_next_observations_the_next_row_is_next_and_a_time_out_is_left_o
     np.testing.assert_array_equal(result.obs[1:][inside], result.next_obs[:-1][inside])  # never merged
     np.testing.assert_array_equal(np.bincount(result.episode), [4, 4, 1, 2])
     np.testing.assert_array_equal(np.flatnonzero(result.truncated), [7, 10])
-    assert result.metadata["rows_left_out"] == 3
+    assert result.metadata.rows_left_out == 3
 
 
 @pytest.mark.parametrize("next_obs", [True, False])
@@ -163,8 +163,8 @@ def test_what_was_read_can_be_kept_and_read_again(tmp_path: Path) -> None:
         write_episodes(result, tmp_path / name)
         again = read_source(tmp_path / name)
         assert again.content_hash() == result.content_hash()
-        assert again.metadata["env_id"] == "Some-v5"
-        assert again.metadata["source"]["layout"] == "D4RL"
+        assert again.metadata.env_id == "Some-v5"
+        assert again.metadata.source["layout"] == "D4RL"
         with pytest.raises(UserError, match="was made by this program"):
             read_source(tmp_path / name, UNIT)
 

@@ -30,7 +30,8 @@ def edited(name: str, row: int, value: float) -> Episodes:
 
 
 def with_card(**fields: Any) -> Episodes:
-    return changed(cohort(), metadata=cohort().metadata | fields)
+    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return changed(cohort(), metadata=dataclasses.replace(cohort().metadata, card={}, **lists))
 
 
 def test_agents_see_standardised_numbers() -> None:
@@ -140,9 +141,8 @@ def test_no_rows_are_refused() -> None:
 
 @pytest.mark.parametrize("missing", ["action_low", "action_high"])
 def test_a_card_without_limits_is_refused(missing: str) -> None:
-    card = {k: v for k, v in cohort().metadata.items() if k != missing}
     with pytest.raises(UserError, match=f"lacks '{missing}'"):
-        Dataset.from_episodes(changed(cohort(), metadata=card))
+        Dataset.from_episodes(with_card(**{missing: ()}))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dosing.data.external import External
+from dosing.data.metadata import DatasetMetadata, _hash
+from dosing.data.sources import read_source
 from dosing.data.store import Episodes, EpisodeWriter, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
+from dosing.safety import DoseLimits
 
 FILES = ["cohort.parquet", "cohort.csv", "cohort.hdf5"]
 
@@ -41,7 +47,9 @@ def episodes(
         behaviour_log_prob=log_prob,
         episode=np.repeat(np.arange(first, first + len(lengths)), lengths),
         step=step,
-        metadata={"seed": 3, "obs_names": [f"s{i}, of {n_obs}" for i in range(n_obs)], "note": "µg → ok"},
+        metadata=DatasetMetadata(
+            seed=3, obs_names=tuple(f"s{i}, of {n_obs}" for i in range(n_obs)), dose_unit="µg → ok"
+        ),
     )
 
 
@@ -62,9 +70,9 @@ def test_every_format_gives_back_exactly_what_went_in(
     back = read_episodes(tmp_path / name)
     same(data, back)
     assert back.metadata == stored
-    assert stored["content_hash"] == data.content_hash()
-    assert stored["seed"] == 3
-    assert stored["rows"] == len(data)
+    assert stored.content_hash == data.content_hash()
+    assert stored.seed == 3
+    assert stored.rows == len(data)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -86,7 +94,7 @@ def test_minari_gives_back_exactly_what_went_in(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(episode.observations[:-1], data.obs[:3])
     back = read_episodes("minari:dosing/small-v0")
     same(data, back)
-    assert back.metadata["content_hash"] == data.content_hash()
+    assert back.metadata.content_hash == data.content_hash()
     with pytest.raises(UserError, match="already exists"):
         write_episodes(data, "minari:dosing/small-v0")
     for wrong in ("minari:nonamespace-v0", "minari:dosing/noversion", "minari:"):
@@ -245,7 +253,7 @@ def test_a_failed_write_keeps_the_file_that_was_there(tmp_path: Path, name: str)
         fail_half_way()
     assert path.read_bytes() == before
     with pytest.raises(UserError, match="no rows"):
-        EpisodeWriter(path, {}).close()
+        EpisodeWriter(path, DatasetMetadata()).close()
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert path.read_bytes() == before
 
@@ -260,3 +268,82 @@ def test_wrong_arrays_are_refused() -> None:
     ):
         with pytest.raises(UserError):
             Episodes(**{**good, name: bad})
+
+
+def limited(**changed: Any) -> DatasetMetadata:
+    fields: dict[str, Any] = {
+        "action_low": (-1.0,),
+        "action_high": (1.0,),
+        "card": {"dose": {"hard_low": [-1.0], "hard_high": [1.0]}},
+    }
+    return DatasetMetadata(**fields | changed)
+
+
+def raw(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Edit the metadata of an HDF5 file."""
+    with h5py.File(path, "a") as file:
+        metadata = change(json.loads(file["metadata/dosing"][()]))
+        del file["metadata/dosing"]
+        file["metadata/dosing"] = json.dumps(metadata)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DatasetMetadata)])
+def test_any_edited_field_of_the_metadata_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(dataclasses.replace(episodes(), metadata=limited()), path)
+    raw(path, lambda metadata: metadata | {field: [9.0] if "action" in field else "edited"})
+    with pytest.raises(UserError, match="damaged or was edited"):
+        read_episodes(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_edited_limit_is_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_episodes(dataclasses.replace(episodes(), metadata=limited(card={})), path)
+    content = path.read_bytes()
+    edited = content.replace(b'"action_high": [1.0]', b'"action_high": [9.0]')
+    if edited == content:  # parquet keeps it as it is as well, but beside its length
+        pytest.fail("the limit is not to be found in the file")
+    path.write_bytes(edited)
+    with pytest.raises(UserError, match="damaged or was edited"):
+        read_episodes(path)
+
+
+def test_limits_that_are_not_those_of_the_card_are_refused_whatever_the_hash(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not those of the scenario's card"):
+        limited(action_high=(9.0,))
+    path = tmp_path / "x.hdf5"
+    write_episodes(dataclasses.replace(episodes(), metadata=limited()), path)
+
+    def edit(metadata: dict[str, Any]) -> dict[str, Any]:
+        rest = {k: v for k, v in metadata.items() if k != "metadata_hash"} | {"action_high": [9.0]}
+        return rest | {"metadata_hash": _hash(rest)}
+
+    raw(path, edit)
+    with pytest.raises(UserError, match="not those of the scenario's card"):
+        read_episodes(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "3"}, {"obs_names": "s1"}, {"action_low": ["low"]}, {"card": []}, {"new_field": 1}]
+)
+def test_metadata_of_another_type_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(episodes(), path)
+
+    def edit(metadata: dict[str, Any]) -> dict[str, Any]:
+        rest = {k: v for k, v in metadata.items() if k != "metadata_hash"} | wrong
+        return rest | {"metadata_hash": _hash(rest)}
+
+    raw(path, edit)
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        read_episodes(path)
+
+
+def test_a_file_that_lost_what_it_said_is_not_taken_for_another_programs(tmp_path: Path) -> None:
+    path = tmp_path / "x.hdf5"
+    write_episodes(episodes(), path)
+    with h5py.File(path, "a") as file:
+        del file["metadata/dosing"]
+    with pytest.raises(UserError, match="lost what it said about itself"):
+        read_source(path, External(limits=DoseLimits((-9.0,), (9.0,))))

@@ -100,7 +100,7 @@ def test_the_same_policy_twice_is_the_same_twice(name: str, factory: CohortFacto
     assert first.keys() == second.keys() == {"recommended", "sampled"}
     for rule in first:
         assert same(first[rule], second[rule])
-    assert same(first["recommended"], first["sampled"]) == (agents.AGENTS[name].support == "point")
+    assert same(first["recommended"], first["sampled"]) == (agents.AGENTS[name].about.support == "point")
     alone = evaluate(policy(name, (3,)), factory, 20)
     for rule in first:  # matrix products of another size may round differently
         np.testing.assert_allclose(first[rule].returns[1], alone[rule].returns[0], atol=1e-3)

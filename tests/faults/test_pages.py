@@ -28,7 +28,7 @@ from dosing.recommendation.report import Said, report
 from dosing.runs.folder import DONE, METRICS, RunFolder, find_runs
 from dosing.studies.data import episodes_of
 from dosing.studies.evidence import read_evidence
-from dosing.studies.load import recommender_of
+from dosing.studies.loading import recommender_of
 from tests.app.injected import pages, parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, log: AuditLog) -> Any:
 
 
 def run_of(study: Path, agent: str = "fttpo") -> RunFolder:
-    (run,) = (run for run in find_runs(study) if run.config()["agent"] == agent)
+    (run,) = (run for run in find_runs(study) if run.config().agent == agent)
     return run
 
 
@@ -262,6 +262,6 @@ def test_behaviour_11_what_a_roll_out_follows_is_on_record(
     kinds = [record.kind for record in log.verify().records]
     assert kinds == ["run loaded", "recommendation", "batch"]
     batch_ = log.verify().records[-1].content
-    visits = run_of(full_study).config()["problem"]["horizon"]
+    visits = run_of(full_study).config().problem.horizon
     assert batch_["rows"] == sum(batch_["statuses"].values()) == 100 * visits
     assert "Answers of the recommender on the way:" in said(at)

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.columns import parse_columns
 from dosing.data.dataset import Transform
+from dosing.data.external import External
+from dosing.data.sources import read_source
 from dosing.errors import UserError
 from dosing.ope.importance import density_ratios
 from dosing.ope.targets import SampledDose
@@ -24,7 +28,7 @@ from dosing.recommendation.audit_log import FILE, AuditLog
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender, Rules, StateEntry
-from dosing.safety import DoseLimits
+from dosing.safety import LIMITED_BY, DoseLimits, StepLimit
 from tests.support.samples import cohort, stack
 
 UNIT = DoseLimits((-1.0,), (1.0,))
@@ -43,6 +47,25 @@ def refused(state: Any, **changed: Any) -> str:
     assert (result.status, result.dose) == ("refused", None)
     assert result.safe_default == "no dose (0)"
     return " ".join(result.reasons)
+
+
+def test_fault_07_a_ten_fold_dose_meets_the_hard_limit_and_the_step_limit(tmp_path: Path) -> None:
+    limits = DoseLimits((0.0,), (15.0,))
+    delivered, rule = limits.deliver(np.array([[41.7]]))
+    assert (delivered[0, 0], LIMITED_BY[rule[0]]) == (15.0, "high limit")
+    frame = pd.DataFrame({"who": [1, 1], "level": [1.0, 2.0], "dose": [4.17, 41.7], "gain": [0.0, 1.0]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    roles = parse_columns(["obs=level", "act=dose", "reward=gain", "episode=who", "terminated="])
+    with pytest.raises(
+        UserError, match=r"action \[41.7\] of row 2 lies outside the limits \[0.0\] to \[15.0\]"
+    ):
+        read_source(tmp_path / "x.csv", External(limits=limits, columns=roles))
+    slow = recommender(rules=replace(RULES, step=StepLimit((0.2,))))
+    told = recommend(slow, USUAL, [-0.9])
+    assert told.dose is not None
+    assert -1.0 <= told.dose[0] <= -0.7 + 1e-12
+    assert told.proposed is not None
+    assert recommend(slow, USUAL, [9.0]).status == "refused"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
@@ -153,6 +176,19 @@ def test_behaviour_07_whatever_breaks_inside_is_a_refusal_with_the_safe_default(
     monkeypatch.setattr(type(made.policy), "consult", broken)
     result = recommend(made, USUAL)
     assert (result.status, result.dose, result.safe_default) == ("refused", None, "no dose (0)")
+
+
+def test_behaviour_08_the_basis_of_a_dose_is_told_with_it() -> None:
+    result = recommend(recommender(monitor=Monitor.fit(cohort(16))), USUAL)
+    assert result.state == pytest.approx(USUAL)
+    assert [seed.seed for seed in result.seeds] == [0, 1]
+    data = cohort(16)
+    for near in result.nearest:
+        row = int(np.flatnonzero((data.episode == near.patient) & (data.step == near.visit))[0])
+        assert near.dose == pytest.approx(tuple(data.act[row].tolist()))
+        assert near.reward == pytest.approx(float(data.reward[row]))
+    assert result.recorded_near is not None
+    assert result.recorded_near[0][0] <= min(near.dose[0] for near in result.nearest)
 
 
 def test_behaviour_09_uncertainty_is_in_doses_and_seeds_that_disagree_are_deferred() -> None:

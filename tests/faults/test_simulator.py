@@ -49,7 +49,7 @@ def test_fault_30_resets_differ_and_the_same_seed_repeats() -> None:
     again = gymnasium.make(ENV)
     np.testing.assert_array_equal(again.reset(seed=1)[0], first)
     np.testing.assert_array_equal(again.reset()[0], second)
-    assert simulate(ENV, patients=3, seed=5).metadata["seed"] == 5
+    assert simulate(ENV, patients=3, seed=5).metadata.seed == 5
 
 
 def test_fault_31_neither_workers_nor_company_change_a_patient() -> None:
@@ -112,7 +112,7 @@ def test_behaviour_01_what_the_simulator_prints_and_writes_says_what_it_is_not(
         assert NOT_FOR_PATIENTS in capsys.readouterr().out
     for name in ("x.parquet", "x.csv", "x.hdf5"):
         write_episodes(simulate(ENV, patients=2), tmp_path / name)
-        assert read_episodes(tmp_path / name).metadata["notice"] == NOT_FOR_PATIENTS
+        assert read_episodes(tmp_path / name).metadata.notice == NOT_FOR_PATIENTS
 
 
 def test_behaviour_18_a_moved_number_needs_a_new_version() -> None:

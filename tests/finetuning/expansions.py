@@ -12,10 +12,11 @@ from torch import Tensor
 
 import agents
 from agents import finetuning
-from dosing.agent import Batch
 from dosing.finetuning.method import Learner, Start, TrialSettings
 from dosing.finetuning.trial import Trial
+from dosing.models.batch import Batch
 from dosing.models.regularisation import PLAIN, Regularisation
+from dosing.training.regularised import noise_plan
 from tests.finetuning.test_trial import SEEDS, SETTINGS, judge, waves
 from tests.support.samples import PROBLEM, dataset, small
 
@@ -73,7 +74,7 @@ def batch(agent: Any, start: Start, size: int = 6, step: int = 0) -> Batch:
     rows = torch.from_numpy(rng.integers(len(data.obs), size=(seeds, size)))
     noise: dict[str, Tensor] = {
         name: torch.from_numpy(rng.random((seeds, *shape))).to(data.obs)
-        for name, (_, shape) in agent.noise_plan(size).items()
+        for name, (_, shape) in noise_plan(agent, size).items()
     }
     return Batch(
         data.obs[rows],

@@ -12,7 +12,6 @@ from scipy.special import zeta
 
 from agents import finetuning
 from agents.finetuning.jsrl import horizon_of
-from dosing.agent import UNITS
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.rules import following
@@ -20,6 +19,7 @@ from dosing.finetuning.method import TrialProgress
 from dosing.models.prior import Centred
 from dosing.models.regularisation import Regularisation
 from dosing.policy import DosePolicy
+from dosing.training.regularised import UNITS, noise_plan
 from tests.finetuning.expansions import begun, learner, same_alone, trial
 from tests.finetuning.test_trial import killed_and_resumed
 
@@ -269,7 +269,7 @@ def test_what_the_offline_agent_had_beyond_its_method_is_kept(spec: str, name: s
     assert centres
     assert all(bool((offset != 0.0).all()) for offset in centres)
     before = {n: x.clone() for n, x in agent.state_dict().items()}
-    assert UNITS in agent.noise_plan(8)
+    assert UNITS in noise_plan(agent, 8)
     while not result.over:
         result.step()
     assert result.updates == 10

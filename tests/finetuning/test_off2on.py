@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agents.finetuning.off2on import SMALLEST_LOG, priority, ratio_loss
 from dosing.errors import UserError
+from dosing.training.regularised import take_step
 from tests.finetuning.expansions import batch, begun, learner, same_alone, trial
 from tests.finetuning.test_trial import killed_and_resumed
 from tests.support.samples import PROBLEM
@@ -128,7 +129,7 @@ def test_losses_and_whom_they_move() -> None:
 def test_an_update_moves_all_members_and_their_targets() -> None:
     result = made()
     before = {n: x.clone() for n, x in result.agent.state_dict().items()}
-    result.agent.step(batch(result.agent, begun("cql", dtype=torch.float64)))
+    take_step(result.agent, batch(result.agent, begun("cql", dtype=torch.float64)))
     for name, x in result.agent.state_dict().items():
         stays = name.startswith("members.") and name.endswith("log_temperature")  # CQL's own
         assert torch.equal(x, before[name]) is stays, name

@@ -20,6 +20,7 @@ from dosing.finetuning.patients import Waves
 from dosing.rng import generator
 from dosing.runs.files import write_json, write_table, write_tensors
 from dosing.runs.folder import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder
+from dosing.training.regularised import take_step
 from tests.finetuning.expansions import batch, begun, learner, same_alone, trial
 from tests.finetuning.test_trial import SEEDS, killed_and_resumed
 from tests.support.samples import PROBLEM, small
@@ -142,7 +143,7 @@ def test_frozen_members_stay_as_they_are() -> None:
     agent: Any = learner("pex", start).agent
     before = {n: x.clone() for n, x in agent.state_dict().items()}
     for step in range(3):
-        agent.step(batch(agent, start, step=step))
+        take_step(agent, batch(agent, start, step=step))
     for name, x in agent.state_dict().items():
         moved = name.startswith("online.")
         assert torch.equal(x, before[name]) is not moved, name
@@ -263,7 +264,7 @@ def test_the_temperature_reaches_its_target_entropy(target: float) -> None:
     data = batch(agent, start, 32)
     first = agent.losses_and_metrics(data)[1]["entropy"]
     for step in range(150):
-        metrics = agent.step(replace(data, step=step))
+        metrics = take_step(agent, replace(data, step=step))
     np.testing.assert_allclose(metrics["entropy"], target * np.log(2.0), rtol=0.03)
     assert float((first / np.log(2.0) - target).abs().min()) > 0.05
     assert len(set(metrics["inverse_temperature"].tolist())) == 2  # each seed has its own
@@ -301,7 +302,7 @@ def test_the_spread_follows_the_batches() -> None:
     start = begun(dtype=torch.float64)
     agent: Any = learner("pex,logits=scaled", start).agent
     before = agent.spread.clone()
-    metrics = agent.step(batch(agent, start, 24))
+    metrics = take_step(agent, batch(agent, start, 24))
     torch.testing.assert_close(agent.spread[:, 0], 0.995 * before[:, 0] + 0.005 * metrics["spread"])
 
 
@@ -371,7 +372,7 @@ def test_the_policy_is_frozen_and_begins_anew() -> None:
         chances = agent.probabilities(torch.zeros(2, 1, 4))
         there = [True, step >= 3, step >= 6, True]
         np.testing.assert_allclose(chances[0, 0], np.array(there) / sum(there), rtol=1e-6)
-        agent.step(batch(agent, start, step=step))
+        take_step(agent, batch(agent, start, step=step))
     for number, state in enumerate(kept):
         assert all(torch.equal(x, state[n]) for n, x in agent.snapshots[number].state_dict().items())
     assert agent.offers(obs).shape == (2, 5, 3, 1)
@@ -468,7 +469,9 @@ def test_on_a_bandit_the_policy_goes_beyond_the_frozen_one() -> None:
         noise = {n: torch.from_numpy(rng.random(tuple(x.shape))).float() for n, x in data.noise.items()}
         reward = 1.0 - 4.0 * (act[..., 0] - 0.4).square()
         ones = torch.ones_like(reward)
-        agent.step(replace(data, obs=obs, act=act, reward=reward, terminated=ones, noise=noise, step=step))
+        take_step(
+            agent, replace(data, obs=obs, act=act, reward=reward, terminated=ones, noise=noise, step=step)
+        )
     with torch.no_grad():
         distribution, offer = agent.policy(obs), agent.offers(obs)[:, :, 0]
         own = agent.online.policy(obs).mode

@@ -16,22 +16,23 @@ from torch import Tensor
 import agents
 import simulator  # noqa: F401  registers the environments
 from agents import finetuning
-from dosing.agent import Batch
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.finetuning.method import Behaviour, Learner, Start, TrialProgress, TrialSettings
 from dosing.finetuning.patients import SPAN, VisitOutcome, Waves
 from dosing.finetuning.trial import CURVE, REPORT, TREATED, Trial, conduct
-from dosing.finetuning.trial_log import CURVE_COLUMNS, PARTS
+from dosing.finetuning.trial_log import PARTS
+from dosing.models.batch import Batch
 from dosing.models.regularisation import PLAIN
+from dosing.models.settings import reconfigure
 from dosing.policy import DosePolicy
 from dosing.rng import generator
 from dosing.runs.files import read_json, read_table, read_tensors, write_json
-from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.folder import CHECKPOINT, CONFIG, EPISODES, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
 from dosing.training.offline import TrainingDivergedError
-from tests.support.samples import ENV, PROBLEM, dataset, long_for_most, small
+from tests.support.samples import ENV, PROBLEM, dataset, long_for_most, run_config, small
 
 SEEDS = (0, 3)
 SETTINGS = TrialSettings(
@@ -89,7 +90,7 @@ def trial(
 
 def folder(path: Path) -> RunFolder:
     path.mkdir(exist_ok=True)
-    write_json(path / CONFIG, {"schema": SCHEMA})
+    write_json(path / CONFIG, run_config().to_json())
     return RunFolder(path)
 
 
@@ -233,9 +234,9 @@ def test_fan_is_anchored_less() -> None:
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(UserError, match="no setting 'lambda'"):
-        start().transferred().reconfigure(**{"lambda": 1.0})
+        reconfigure(start().transferred(), **{"lambda": 1.0})
     with pytest.raises(UserError, match="discount must be between"):
-        start().transferred().reconfigure(discount=2.0)
+        reconfigure(start().transferred(), discount=2.0)
 
 
 # Patients
@@ -361,7 +362,7 @@ def test_doses_returns_and_costs_are_those_of_a_loop_by_hand() -> None:
     mean, scale = np.array(result.transform.obs_mean), np.array(result.transform.obs_scale)
     np.testing.assert_allclose(buffer.buffer.rows[0, 0, :8].numpy(), -mean / scale, rtol=1e-5)
     result.evaluate()
-    row = dict(zip(CURVE_COLUMNS, result.trial_log.curve[0], strict=True))
+    row = result.trial_log.curve[0]._asdict()
     own = np.array([r[2:] for r in rows if r[0] == 0])
     assert row["treated"] == pytest.approx(own[:, 0].mean())
     assert row["worst"] == own[:, 0].min()

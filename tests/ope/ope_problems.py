@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +49,9 @@ def episodes(
         behaviour_log_prob=rows(np.broadcast_to(log_density, (n, t)), "<f4"),
         episode=rows(np.broadcast_to(np.arange(n)[:, None], (n, t)), "<i8"),
         step=rows(np.broadcast_to(np.arange(t), (n, t)), "<i4"),
-        metadata={"action_low": [limits[0]] * act.shape[-1], "action_high": [limits[1]] * act.shape[-1]},
+        metadata=DatasetMetadata(
+            action_low=(limits[0],) * act.shape[-1], action_high=(limits[1],) * act.shape[-1]
+        ),
     )
 
 

@@ -41,7 +41,7 @@ def test_every_patient_is_held_out_once_and_trains_all_other_folds() -> None:
     for (training, own), numbers in zip(parts, held, strict=True):
         assert set(np.unique(training.episode)) == set(range(11)) - set(numbers)
         assert len(training) + len(own) == len(recorded)
-        assert training.content_hash() == training.metadata["content_hash"]
+        assert training.content_hash() == training.metadata.content_hash
     other = np.unique(fold_patients(recorded, 3, seed=2)[0][1].episode)
     assert not np.array_equal(held[0], other)
 

@@ -12,7 +12,6 @@ from dosing.errors import UserError
 from dosing.evaluation.rules import constant
 from dosing.ope.features import Features
 from dosing.ope.fqe import PolicyFeatures, Regression, fit, value
-from dosing.ope.residual import bellman_residual
 from dosing.ope.targets import RecommendedDose
 from dosing.ope.trajectories import Trajectories, patient_counts, standardise
 from tests.ope.ope_problems import BetaLaw, TwoStates, episodes, linear_return, linear_system, two_states
@@ -223,45 +222,3 @@ def test_doses_that_never_vary_are_refused() -> None:
     data = Trajectories.from_episodes(episodes(one, 0.3 * one, one[..., 0], one))
     with pytest.raises(UserError, match="three different recorded doses"):
         evaluate(data, RecommendedDose(constant(0.0), data.transform))
-
-
-# Bellman residual
-
-
-def test_residual_of_the_true_value_is_zero_without_noise() -> None:
-    data = Trajectories.from_episodes(linear_system(20, 5))
-    policy = RecommendedDose(constant(0.3), data.transform)
-
-    def q(obs: np.ndarray, act: np.ndarray) -> np.ndarray:
-        """Discounted value of a, then 0.3 for ever: V(s) = p + k s."""
-        k = 1.15 / (1.0 - 0.8 * 0.6)
-        p = (1.21 + 0.8 * k * 0.12) / (1.0 - 0.8)
-        s, a = obs[..., 0], act[..., 0]
-        reward = 1.0 + s + a - a**2 + 0.5 * s * a
-        result: np.ndarray = reward + 0.8 * (p + k * (0.6 * s + 0.4 * a))
-        return result
-
-    (exact,) = bellman_residual(q, policy, data, 0.8)
-    assert exact.mean_square.value < 1e-10
-    (shifted,) = bellman_residual(lambda s, a: q(s, a) + 2.0, policy, data, 0.8)
-    assert shifted.mean.value == pytest.approx(-0.4, abs=1e-5)
-    assert shifted.mean_square.value == pytest.approx(0.16, abs=1e-5)
-    assert exact.reward_variance == pytest.approx(data.reward.var())
-
-
-def test_residual_weighs_visits_alike_and_stops_at_the_end() -> None:
-    data = Trajectories.from_episodes(awkward())
-    policy = RecommendedDose(dose_rules, data.transform)
-    result = bellman_residual(lambda s, a: np.ones(s.shape[:2]), policy, data, 0.5)
-    rows = data.recorded > 0
-    delta = data.reward[rows] + 0.5 * (1.0 - data.terminated[rows]) - 1.0
-    assert len(result) == 2
-    assert result[1].mean.value == pytest.approx(delta.mean())
-    assert result[0].mean_square.value == pytest.approx((delta**2).mean())
-
-
-def test_a_value_of_another_shape_is_refused() -> None:
-    data = Trajectories.from_episodes(awkward())
-    policy = RecommendedDose(dose_rules, data.transform)
-    with pytest.raises(UserError, match="finite numbers of shape"):
-        bellman_residual(lambda s, a: s, policy, data, 0.5)

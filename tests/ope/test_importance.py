@@ -310,7 +310,7 @@ def test_folds_and_parts_are_made_of_whole_patients() -> None:
     assert (len(kept), len(held_out)) == (6, 2)
     assert not kept & held_out
     assert len(training) + len(validation) == len(cohort())
-    assert validation.metadata["content_hash"] == validation.content_hash()
+    assert validation.metadata.content_hash == validation.content_hash()
     for bad in (0.0, 1.0):
         with pytest.raises(UserError, match="leaves a part without any"):
             split_patients(cohort(), bad)

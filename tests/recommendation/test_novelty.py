@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dosing.data.dose_support import IQR_OF_NORMAL, LEVEL, PARTS, conformal_threshold
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.recommendation.novelty import NEIGHBOURS, Monitor, keep_monitor, monitor_of, wilson
@@ -44,7 +45,7 @@ def recorded(patients: int, seed: int = 0, visits: int = 6, width: int = 3, spre
         behaviour_log_prob=zeros,
         episode=episode.astype(np.int64),
         step=(np.arange(m) - starts[episode]).astype(np.int32),
-        metadata={"content_hash": f"hash of {seed}"},
+        metadata=DatasetMetadata(content_hash=f"hash of {seed}"),
     )
 
 
@@ -219,7 +220,7 @@ def test_a_kept_monitor_is_the_same_monitor(tmp_path: Path) -> None:
             assert getattr(result, name).dtype == value.dtype
         else:
             assert getattr(result, name) == value
-    assert result.data == cohort().metadata["content_hash"]
+    assert result.data == cohort().metadata.content_hash
     assert result.dose_spread == pytest.approx(cohort().act.std(0))
     states = cohort().obs[:5].astype(float) + 0.1
     np.testing.assert_array_equal(result.nearest(states)[0], fitted.nearest(states)[0])
@@ -275,7 +276,7 @@ def test_a_damaged_monitor_is_told(tmp_path: Path) -> None:
 
 def test_many_visits_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dosing.data.dose_support.VISITS", 60)
-    data = concatenate([cohort(8)], dict(cohort(8).metadata))
+    data = concatenate([cohort(8)], cohort(8).metadata)
     result = Monitor.fit(data)
     assert len(result.obs) == 60
     assert len(np.unique(result.episode)) == 8

@@ -142,6 +142,20 @@ def test_a_wrong_parquet_file_is_refused_with_all_that_is_wrong() -> None:
     assert problems(twice.getvalue(), ".parquet") == ("These columns are there twice: 'rate'.",)
 
 
+def test_no_changed_byte_of_a_parquet_file_is_more_than_a_refusal() -> None:
+    whole = parquet(
+        pd.DataFrame({"glucose": [1.0, 2.0], "weight": [3.0, 4.0], "rate": [5.0, 6.0], "who": "x"})
+    )
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[at] ^= int(rng.integers(1, 256))
+        try:
+            numbers(read(bytes(damaged), ".parquet"), SAME, ENTRIES)
+        except Refused:
+            continue
+
+
 def test_another_kind_of_file_is_not_opened() -> None:
     assert problems(b"anything", ".pkl") == ("The file must end in .csv or .parquet, got '.pkl'.",)
 

@@ -238,7 +238,7 @@ def test_an_answer_is_that_of_the_policy(name: str) -> None:
     assert result.provenance == {"run": "here"}
     assert ("exact" in result.support_words) == sets.bounded
     assert ("not a support" in result.support_words) == (not sets.bounded)
-    support = agents.AGENTS[name].support
+    support = agents.AGENTS[name].about.support
     if support not in ("samples", "point_set"):  # of which any number may lie within
         assert (result.mass_outside == 0.0) == (support != "infinite_clipped")
 
@@ -403,7 +403,7 @@ def test_rules_are_read_from_a_card() -> None:
     )
     assert Rules.of(limits, ("a",), ("mg",)) == Rules(limits, (StateEntry("a", "mg"),))
     assert Rules.of(limits) == Rules(limits)
-    own = cohort().metadata["card"]
+    own = cohort().metadata.card
     result = Rules.of(UNIT, card=own)
     assert [entry.name for entry in result.entries] == [f"s{i + 1}" for i in range(8)]
     assert (np.abs(cohort().obs) <= result.entries[0].high).all()

@@ -133,9 +133,9 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
         "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg Decision in force: "
         "fttpo, for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit "
-        "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg estimated "
-        "from the same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was worth 2.4 less "
-        "[1.8, 3.0].",
+        "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg "
+        "estimated from the same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was "
+        "worth 2.4 less [1.8, 3.0].",
         "Could give: 3.125 to 5.875 mg (exact support)",
         "Central 90 %: 3.5 to 5.25 mg",
         "Mass outside the hard limits: 0 (exactly)",

@@ -146,8 +146,8 @@ def test_every_agent_stands_in_the_table(name: str) -> None:
     (row,) = (line for line in PAGES["docs/agents.md"].splitlines() if f"`{name}` |" in line)
     entry = AGENTS[name]
     assert f"[{entry.title}](../{entry.module.replace('.', '/')}.py)" in row
-    assert entry.paper in row
-    assert f"| {entry.family} |" in row
+    assert entry.about.paper in row
+    assert f"| {entry.about.family} |" in row
 
 
 PYTHON = {

@@ -6,26 +6,37 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dosing.data import partial
+from dosing.data.partial import clear_partials, partial_path
 from dosing.errors import UserError
+from dosing.runs.config import SCHEMA
 from dosing.runs.files import (
+    read_checkpoint,
     read_json,
     read_table,
     read_tensors,
     write_atomic,
+    write_checkpoint,
     write_json,
     write_table,
     write_tensors,
 )
-from dosing.runs.folder import CONFIG, DONE, METRICS, SCHEMA, WEIGHTS, RunFolder, find_runs, run_key
+from dosing.runs.folder import CONFIG, DONE, METRICS, WEIGHTS, RunFolder, find_runs
+from tests.support.samples import run_config
 
 TENSORS = {"a": torch.randn(3, 4), "b.c": torch.zeros((), dtype=torch.int64)}
 
@@ -33,7 +44,7 @@ TENSORS = {"a": torch.randn(3, 4), "b.c": torch.zeros((), dtype=torch.int64)}
 @pytest.fixture
 def finished(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "agent" / "data" / "key")
-    write_json(run.path / CONFIG, {"schema": SCHEMA, "agent": "x"})
+    write_json(run.path / CONFIG, run_config().to_json())
     write_tensors(run.path / WEIGHTS, TENSORS, {"step": "3"})
     write_table(run.path / METRICS, {"step": [1, 2], "value": [0.5, 0.25]})
     run.finish()
@@ -174,13 +185,105 @@ def test_a_file_cut_anywhere_is_noticed(name: str, finished: RunFolder) -> None:
             read(path)
 
 
+def test_any_flipped_bit_of_a_checkpoint_is_refused_and_says_what_to_delete(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    write_checkpoint(path, TENSORS, {"step": "7", "seconds": "1.5"})
+    whole, read = path.read_bytes(), read_checkpoint(path)
+    assert read[1] == {"step": "7", "seconds": "1.5"}
+    assert all(torch.equal(read[0][name], value) for name, value in TENSORS.items())
+    for bit in range(0, 8 * len(whole), 3):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=f"delete {re.escape(str(path))}") as error:
+            read_checkpoint(path)
+        assert "\n" not in str(error.value)
+
+
+def test_any_flipped_bit_of_a_table_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_table(path, {"n": list(range(40)), "x": np.linspace(0, 1, 40), "word": ["a", "b"] * 20})
+    whole, table, refused = path.read_bytes(), read_table(path), 0
+    for bit in range(0, 8 * len(whole), 7):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert read_table(path).to_pydict() == table.to_pydict(), bit
+        except UserError:
+            refused += 1
+    assert refused > 100
+
+
+def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="written by another program"):
+        read_table(tmp_path / "t.parquet")
+
+
+# Temporary names
+
+
+def test_temporary_names_differ_between_writers_and_clear_after_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x.json"
+    assert len({partial_path(target) for _ in range(100)}) == 100
+    own = partial_path(target)
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)  # above the largest number of a process
+    dead = partial_path(target)
+    rows = dead.with_name(dead.name + ".rows")
+    monkeypatch.setattr(partial, "_host", lambda: "0123456789")
+    elsewhere = partial_path(target)
+    monkeypatch.undo()
+    for path in (own, dead, rows, elsewhere, target):
+        path.touch()
+    clear_partials(tmp_path)
+    assert files(tmp_path) == sorted([own.name, elsewhere.name, target.name])
+    clear_partials(tmp_path / "nowhere")
+
+
+def test_writers_with_one_process_number_do_not_meet(tmp_path: Path) -> None:
+    """As two hosts or containers that share a folder: the same number, the same file, at the same time."""
+    target = tmp_path / "x.json"
+    errors: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(50):
+                write_json(target, {"writer": number})
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert files(tmp_path) == ["x.json"]
+    assert read_json(target)["writer"] in range(4)
+
+
+def test_a_lock_clears_what_a_killed_writer_left(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)
+    left = partial_path(finished.path / WEIGHTS)
+    monkeypatch.undo()
+    left.touch()
+    with finished.lock():
+        assert not left.exists()
+
+
 # Verification
 
 
 def test_a_finished_run_verifies(finished: RunFolder) -> None:
     assert finished.done
-    finished.verify()
-    assert finished.config()["agent"] == "x"
+    verified = finished.verify()
+    assert verified.config == finished.config() == run_config()
+    assert verified.hashes == read_json(finished.path / DONE)
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
@@ -241,26 +344,9 @@ def test_what_is_no_run_folder_is_told_apart(tmp_path: Path) -> None:
 
 def test_only_finished_runs_are_found(finished: RunFolder, tmp_path: Path) -> None:
     other = RunFolder(tmp_path / "agent" / "data" / "other")
-    write_json(other.path / CONFIG, {"schema": SCHEMA})
+    write_json(other.path / CONFIG, run_config().to_json())
     assert find_runs(tmp_path) == [finished]
     assert find_runs(tmp_path / "nowhere") == []
-
-
-# Keys
-
-
-def test_a_key_depends_on_what_decides_the_result_only() -> None:
-    config = {"agent": "x", "seeds": [0, 1], "transform": {"obs_mean": [0.1]}, "versions": {"torch": "1"}}
-    assert run_key(config) == run_key(dict(reversed(config.items())))
-    unimportant = {"versions": {"torch": "2"}, "created": "now", "device": "cuda", "data_file": "elsewhere"}
-    assert run_key(config | unimportant) == run_key(config)
-    for change in (
-        {"agent": "y"},
-        {"seeds": [1, 0]},
-        {"transform": {"obs_mean": [0.1 + 1e-15]}},
-        {"new": None},
-    ):
-        assert run_key(config | change) != run_key(config)
 
 
 # One writer

@@ -53,7 +53,7 @@ def test_every_logged_dose_carries_its_density() -> None:
     assert titration.act.std() > 0.1
     greedy = simulate(ENV_ID, patients=20, policy=EpsilonGreedy(lambda obs: np.tanh(obs[:, :1]), 0.2))
     assert np.isfinite(greedy.behaviour_log_prob).all()
-    assert greedy.metadata["policy"].startswith("epsilon-greedy:0.2")
+    assert greedy.metadata.policy.startswith("epsilon-greedy:0.2")
 
 
 @pytest.mark.parametrize("policy", ["uniform", "titration:0.2"])
@@ -96,18 +96,18 @@ def test_metadata_say_how_to_make_the_data_again() -> None:
         ENV_ID, patients=4, variant="simenv3", seed=3, cohort="evaluation", policy="titration", noise=0.1
     )
     meta = data.metadata
-    assert (meta["env_id"], meta["seed"], meta["patients"], meta["policy"]) == (ENV_ID, 3, 4, "titration:0.1")
-    assert meta["env_options"] == {"variant": "simenv3", "cohort": "evaluation", "noise": 0.1, "steps": 24}
-    assert meta["scenario_version"] == meta["card"]["version"]
-    assert meta["content_hash"] == data.content_hash()
-    assert len(meta["obs_names"]) == len(meta["obs_units"]) == data.obs.shape[1]
-    assert (meta["action_low"], meta["action_high"], meta["dose_unit"]) == ([-1.0], [1.0], "1")
+    assert (meta.env_id, meta.seed, meta.patients, meta.policy) == (ENV_ID, 3, 4, "titration:0.1")
+    assert meta.env_options == {"variant": "simenv3", "cohort": "evaluation", "noise": 0.1, "steps": 24}
+    assert meta.scenario_version == meta.card["version"]
+    assert meta.content_hash == data.content_hash()
+    assert len(meta.obs_names) == len(meta.obs_units) == data.obs.shape[1]
+    assert (meta.action_low, meta.action_high, meta.dose_unit) == ((-1.0,), (1.0,), "1")
     again = simulate(
-        meta["env_id"],
-        patients=meta["patients"],
-        seed=meta["seed"],
-        policy=meta["policy"],
-        **meta["env_options"],
+        meta.env_id,
+        patients=meta.patients,
+        seed=meta.seed,
+        policy=meta.policy,
+        **meta.env_options,
     )
     assert again.content_hash() == data.content_hash()
 
@@ -117,7 +117,7 @@ def test_streaming_to_a_file_gives_the_same_content(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(generate, "CHUNK_VISITS", 24 * 256)
     stored = simulate_to(tmp_path / "cohort.parquet", ENV_ID, patients=700, workers=2, progress=True)
     same(memory, read_episodes(tmp_path / "cohort.parquet"))
-    assert stored["content_hash"] == memory.metadata["content_hash"]
+    assert stored.content_hash == memory.metadata.content_hash
 
 
 def test_a_failing_policy_leaves_no_file_and_no_thread(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ peaks = []
 for patients in (20_000, 416_667):
     stored = simulate_to(sys.argv[1], "dosing/Treatment-v0", patients=patients)
     peaks.append(int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
-print(stored["rows"], *peaks)
+print(stored.rows, *peaks)
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "big.parquet")],

@@ -53,9 +53,9 @@ def registered() -> Iterator[None]:
 def test_its_visits_are_recorded_with_its_card_and_costs() -> None:
     episodes = simulate(ENV, patients=5, seed=3)
     assert len(np.unique(episodes.episode)) == 5
-    assert episodes.metadata["obs_names"] == ["level", "rate"]
-    assert episodes.metadata["dose_unit"] == "mg"
-    assert episodes.metadata["card"] == Tank.card
+    assert episodes.metadata.obs_names == ("level", "rate")
+    assert episodes.metadata.dose_unit == "mg"
+    assert episodes.metadata.card == Tank.card
     np.testing.assert_array_equal(episodes.cost, episodes.next_obs[:, 0] > 1.5)
     np.testing.assert_allclose(
         episodes.next_obs[:, 0], 0.5 * episodes.obs[:, 0] + episodes.act[:, 0], rtol=1e-6

@@ -22,7 +22,7 @@ def test_the_default_variant_is_the_corrected_one() -> None:
 
 
 def test_options_as_a_recorded_cohort_has_them() -> None:
-    options = simulate("dosing/Treatment-v0", patients=1, variant="simenv3").metadata["env_options"]
+    options = simulate("dosing/Treatment-v0", patients=1, variant="simenv3").metadata.env_options
     assert measured("dosing/Treatment-v0", options) == measured("dosing/Treatment-v0", {"variant": "simenv3"})
     assert measured("dosing/Treatment-v0", options) != ()
 

@@ -28,5 +28,5 @@ def test_golden_numbers_belong_to_the_version(env_id: str, variant: str) -> None
     version, *expected = GOLDEN[env_id, variant]
     data = simulate(env_id, patients=300, steps=6, variant=variant, policy="titration", realism=5)
     result = [array.astype(np.float64).mean() for array in (data.obs, data.act, data.reward)]
-    assert data.metadata["scenario_version"] == version
+    assert data.metadata.scenario_version == version
     np.testing.assert_allclose(result, expected, atol=1e-5)

@@ -6,8 +6,6 @@ import dataclasses
 import functools
 import os
 import random
-import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -27,14 +25,13 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
-from dosing.models.regularisation import Regularisation
+from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
-from dosing.studies import compare as module
-from dosing.studies import comparison_table
+from dosing.studies import Comparison, Grid, Resources, compare, comparison_table
+from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
-from dosing.studies.compare import Comparison, compare
-from dosing.studies.evaluate import evaluate_runs
+from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.presets import Preset
@@ -61,9 +58,11 @@ def visits(tmp_path: Path) -> Path:
 
 def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: Any) -> Comparison:
     """A comparison of a progress, in this process."""
-    options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4, "workers": 1} | options
+    options = {"seeds": (0, 1), "training": TINY, "evaluation_patients": 4} | options
     options["settings"] = SMALL | options.get("settings", {})
-    return compare(study, names, data, device="cpu", **options)
+    fields = [field.name for field in dataclasses.fields(Grid)]
+    grid = Grid(tuple(names), **{name: options.pop(name) for name in fields if name in options})
+    return compare(study, grid, data, resources=Resources("cpu", workers=1), **options)
 
 
 # Settings
@@ -71,7 +70,10 @@ def small(study: Path, names: Sequence[str], data: Sequence[Path], **options: An
 
 def test_several_values_of_settings_are_crossed() -> None:
     result = configurations(
-        ["fttpo", "bc"], [], {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]}
+        Grid(
+            ("fttpo", "bc"),
+            {"fttpo.q_proposal": [1, 2.5], "fttpo.temperature": [0.1, 1], "hidden": [[8]]},
+        )
     )
     own = [(c.q_proposal, c.temperature) for name, c in result if name == "fttpo"]
     assert own == [(1.0, 0.1), (1.0, 1.0), (2.5, 0.1), (2.5, 1.0)]
@@ -81,14 +83,14 @@ def test_several_values_of_settings_are_crossed() -> None:
 
 
 def test_one_value_written_twice_is_one_run() -> None:
-    result = configurations(["bc", "bc"], ["beta", "beta"], {"learning_rate": [1, 1.0]})
+    result = configurations(Grid(("bc", "bc"), {"learning_rate": [1, 1.0]}, families=("beta", "beta")))
     assert [(name, c.policy_family, c.learning_rate) for name, c in result] == [("bc", "beta", 1.0)]
 
 
 def test_a_setting_of_one_agent_wins_over_one_of_all() -> None:
     for order in (("discount", "iql.discount"), ("iql.discount", "discount")):
         values = {"discount": [0.5], "iql.discount": [0.7]}
-        result = configurations(["iql", "sql"], [], {key: values[key] for key in order})
+        result = configurations(Grid(("iql", "sql"), {key: values[key] for key in order}))
         assert [c.discount for _, c in result] == [0.7, 0.5]
 
 
@@ -109,7 +111,7 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_runs(
     name: str, settings: dict[str, list[Any]], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        configurations([name], [], settings)
+        configurations(Grid((name,), settings))
 
 
 def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_path: Path) -> None:
@@ -140,11 +142,11 @@ def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: 
     """Networks of other shapes are trained, kept, loaded and evaluated; none is what it was before."""
     plain = small(tmp_path, ["iql"], [visits])
     (run,) = find_runs(tmp_path)
-    assert "regularisation" not in run.config()
+    assert run.config().regularisation == PLAIN
     options = {"layer_norm": [True], "critics": [None, 3]}
     result = small(tmp_path, ["iql"], [visits], regularise=options)
     assert [row.name for row in result.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
-    kept = [r.config().get("regularisation") for r in find_runs(tmp_path) if r != run]
+    kept = [r.config().regularisation.changed() for r in find_runs(tmp_path) if r != run]
     assert sorted(kept, key=len) == [{"layer_norm": True}, {"critics": 3, "layer_norm": True}]
     assert len({row.recommended.value for row in (*plain.rows, *result.rows) if row.sampled}) == 3
     preset = Preset("", regularisation={"dropout": 0.1, "critics": 4})
@@ -235,7 +237,7 @@ def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Pa
     raw = small(tmp_path, ["iql"], [visits], data_options={"scale_reward": False})
     runs = find_runs(tmp_path)
     assert len(runs) == 2
-    assert sorted(run.config()["transform"]["reward_scale"] for run in runs) == pytest.approx(
+    assert sorted(run.config().transform.reward_scale for run in runs) == pytest.approx(
         sorted([1.0, float(cohort().reward.std(dtype=np.float64))])
     )
     rules = [[row for row in result.rows if not row.sampled] for result in (scaled, raw)]
@@ -248,7 +250,7 @@ def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> Non
     assert note == "preset published has nothing for bc: their own defaults were used."
     assert f"note: {note}" in str(result)
     assert read_json(tmp_path / TABLE)["notes"] == [note]
-    assert {run.config()["transform"]["reward_scale"] for run in find_runs(tmp_path)} == {1.0}
+    assert {run.config().transform.reward_scale for run in find_runs(tmp_path)} == {1.0}
 
 
 def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
     outcomes = {
         (config["actor_loss"], config["actor"]): read_outcomes(run.path / EPISODES)
         for run in find_runs(tmp_path)
-        for config in [run.config()["agent_config"]]
+        for config in [run.config().agent_config]
     }
     assert len(result.differences) == 2
     for pair, loss in zip(result.differences, values["fttpo.actor_loss"], strict=True):
@@ -327,7 +329,9 @@ def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, 
 
 
 def test_data_without_a_simulator_are_refused_before_training(tmp_path: Path) -> None:
-    elsewhere = dataclasses.replace(cohort(), metadata=cohort().metadata | {"env_id": "hospital"})
+    elsewhere = dataclasses.replace(
+        cohort(), metadata=dataclasses.replace(cohort().metadata, env_id="hospital")
+    )
     write_episodes(elsewhere, tmp_path / "treated.parquet")
     with pytest.raises(UserError, match="comes from no simulator here"):
         small(tmp_path / "study", ["bc"], [tmp_path / "treated.parquet"])
@@ -429,40 +433,17 @@ def test_a_study_killed_at_five_random_moments_says_the_same(tmp_path: Path) -> 
     assert not list((tmp_path / "broken").rglob("*.partial")), moments
 
 
-# The README's script
-
-
-def test_the_readmes_script_goes_from_data_to_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """At most 15 lines; run as they stand, but for the folder, the size and the length."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (script,) = (b for b in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "compare" in b)
-    assert len(script.splitlines()) <= 15
-    for stands, small_one in (
-        ('"runs/script"', repr(str(tmp_path / "study"))),
-        ('settings={"', 'patients=3, evaluation_patients=4, workers=1, settings={"hidden": [(8, 8)], "'),
-        ("range(5)", "range(2)"),
-        ("steps=2000", "steps=12"),
-    ):
-        assert script.count(stands) == 1
-        script = script.replace(stands, small_one)
-    (tmp_path / "script.py").write_text(script)
-    runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
-    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names[0] == "agent"
-    assert {"FtTPO, q_proposal=1.5", "FtTPO, q_proposal=2.0", "IQL", "no dose"} <= set(names)
-    assert len(find_runs(tmp_path / "study")) == 3
+# Who is left out
 
 
 def test_of_all_agents_those_that_refuse_an_option_are_left_out_with_the_reason() -> None:
     (options,) = regularisations({"prior": ["constant_dose"], "dose_quadratic": [True]})
     left_out: dict[str, str] = {}
-    result = configurations(["all"], [], {}, None, (options,), None, left_out)
+    result = configurations(Grid(("all",)), None, (options,), None, left_out)
     assert "ifql" in left_out
     assert "prior dose" in left_out["ifql"]
     assert {name for name, _ in result} == set(agents.AGENTS) - set(left_out)
     with pytest.raises(UserError, match="prior dose"):  # named, it is not left out in silence
-        configurations(["ifql"], [], {}, None, (options,), None, {})
+        configurations(Grid(("ifql",)), None, (options,), None, {})
     with pytest.raises(UserError, match=r"discount must be between 0 and 1, got 1\.1"):  # nor a wrong value
-        configurations(["all"], [], {"discount": [1.1]}, None, left_out={})
+        configurations(Grid(("all",), {"discount": [1.1]}), None, left_out={})

@@ -40,7 +40,7 @@ from tests.support.samples import ENV, cohort, is_bounded, long_for_most, stack
 SEEDS = (0, 1, 2)
 PATIENTS = 40
 NAMES = list(agents.AGENTS)
-BOUNDED = [name for name in NAMES if agents.AGENTS[name].support == "interval"]
+BOUNDED = [name for name in NAMES if agents.AGENTS[name].about.support == "interval"]
 UNBOUNDED = [name for name in NAMES if not is_bounded(name)]
 BASELINE = Baseline(0.25, 8)
 NO_BASELINE = Baseline(None, 8, "the visits tell none.")
@@ -90,8 +90,8 @@ def recorded(act: list[Any], reward: list[float]) -> Episodes:
         "reward": np.asarray(reward, dtype=np.float32),
         "episode": patient,
     }
-    card = cohort().metadata | {"action_low": [-x for x in half], "action_high": half}
-    return Episodes(**rows | changed, metadata=card)
+    limits = {"action_low": tuple(-x for x in half), "action_high": tuple(half)}
+    return Episodes(**rows | changed, metadata=dataclasses.replace(cohort().metadata, card={}, **limits))
 
 
 def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
@@ -259,7 +259,7 @@ def test_an_agents_row_is_paired_with_the_estimated_constant(
         assert line.mass_outside_limits == 0.0
     else:
         assert line.width_kind == "central 99%"
-        clipped = agents.AGENTS[name].support == "infinite_clipped"
+        clipped = agents.AGENTS[name].about.support == "infinite_clipped"
         assert ((line.mass_outside_limits or 0.0) > 0.0) == clipped
         assert (line.mass_outside_sparse or 0.0) > 0.0
 

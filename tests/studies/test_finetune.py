@@ -17,15 +17,17 @@ from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import evaluate
 from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
+from dosing.runs.config import EnvironmentReference
 from dosing.runs.files import read_json, read_table, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
-from dosing.studies.evaluate import evaluate_run
+from dosing.studies.evaluation import evaluate_run
 from dosing.studies.finetune import finetune, policy_of_trial
 from dosing.studies.finetune_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.scenarios import factory_of
-from dosing.studies.train import train_run
+from dosing.studies.settings import AgentSetup, Resources
+from dosing.studies.training import train_run
 from dosing.training.offline import TrainingSettings
 from tests.support.samples import cohort, small
 
@@ -42,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = TrainingSettings(steps=6, batch_size=8, log_every=6)
     for name in ("iql", "spot"):
         config = small(name, hidden=(8, 8))
-        train_run(name, config, path / "visits.parquet", path, (0, 1), training, "cpu")
+        train_run(AgentSetup(name, config), path / "visits.parquet", path, (0, 1), training, "cpu")
     return path
 
 
@@ -50,18 +52,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offline(study: Path, tmp_path: Path) -> dict[str, Path]:
     """The runs by agent, in a copy of the study."""
     shutil.copytree(study, tmp_path / "study")
-    return {run.config()["agent"]: run.path for run in find_runs(tmp_path / "study")}
+    return {run.config().agent: run.path for run in find_runs(tmp_path / "study")}
 
 
 def tiny(methods: list[str], runs: list[Path], **options: Any) -> Report:
-    options = {"settings": TINY, "evaluation_patients": 4, "workers": 1, "device": "cpu"} | options
+    options = {"settings": TINY, "evaluation_patients": 4, "resources": Resources("cpu", 1)} | options
     return finetune(methods, runs, **options)
 
 
 def folders(study: Path) -> dict[str, RunFolder]:
     """Finished trials of a study by method."""
     result = (RunFolder(done.parent) for done in sorted(study.glob(f"trials/*/*/*/{DONE}")))
-    return {run.config()["method"]: run for run in result}
+    return {run.config().trial.method: run for run in result}
 
 
 def test_the_command_runs_trials_and_prints_a_table(
@@ -99,7 +101,7 @@ def test_the_command_runs_trials_and_prints_a_table(
     assert table["lines"][0]["after"]["value"] == pytest.approx(
         curves[(curves.method == "direct") & (curves.visits == 96)].recommended.mean()
     )
-    assert [run.config()["agent"] for run in find_runs(study)] == [
+    assert [run.config().agent for run in find_runs(study)] == [
         "iql",
         "spot",
     ]  # trials are no offline runs
@@ -224,8 +226,7 @@ def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, P
     study = offline["iql"].parents[2]
     runs = [
         train_run(
-            "fttpo",
-            small("fttpo", hidden=(8, 8), actor=actor),
+            AgentSetup("fttpo", small("fttpo", hidden=(8, 8), actor=actor)),
             study / "visits.parquet",
             study,
             (0, 1),
@@ -277,9 +278,9 @@ def test_trials_too_short_to_end_a_episode_or_to_learn_are_reported_all_the_same
     [
         (["unheard"], {}, "no method 'unheard'"),
         (["spot"], {}, "spot cannot start from .*: it goes on from a run of spot, this is one of iql"),
-        (["direct"], {"env_options": {"variant": "li-evaluation"}}, r"doses from \[-3.0\] to \[3.0\]"),
-        (["direct"], {"env_id": "dosing/None-v0"}, "no environment"),
-        (["direct"], {"env_options": {"history": 1}}, "show 9 numbers at a visit; the agent sees 8"),
+        (["direct"], {"env": {"variant": "li-evaluation"}}, r"doses from \[-3.0\] to \[3.0\]"),
+        (["direct"], {"env": EnvironmentReference("dosing/None-v0")}, "no environment"),
+        (["direct"], {"env": {"history": 1}}, "show 9 numbers at a visit; the agent sees 8"),
         (["direct"], {"seeds": 3}, "--seeds must be 1 to 2, got 3"),
     ],
 )
@@ -300,8 +301,7 @@ def test_a_trial_starts_from_finished_offline_runs_of_one_data_set(
         tiny(["direct"], [folders(offline["iql"].parents[2])["direct"].path])
     write_episodes(cohort(9), tmp_path / "other.parquet")
     other = train_run(
-        "iql",
-        small("iql", hidden=(8, 8)),
+        AgentSetup("iql", small("iql", hidden=(8, 8))),
         tmp_path / "other.parquet",
         tmp_path,
         (0, 1),

@@ -13,7 +13,7 @@ import pytest
 from dosing.cli.main import main
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
-from dosing.studies import mujoco_data
+from dosing.studies import Resources, mujoco_data
 from dosing.studies.mujoco_data import CollectionPlan, collect
 from dosing.studies.scenarios import evaluable
 from simulator.envs.mujoco import Reference
@@ -64,7 +64,7 @@ def test_a_replay_is_what_the_task_gives_again() -> None:
             np.testing.assert_array_equal(result.next_obs[row], obs.astype(np.float32))
             assert result.reward[row] == np.float32(reward)
             assert result.terminated[row] == terminated
-    (part,) = result.metadata["collected"]["parts"]
+    (part,) = result.metadata.collected["parts"]
     assert part["steps"] == part["transitions"] == 100
     assert part["episodes"] == result.episode[-1] + 1
     returns = [
@@ -82,10 +82,10 @@ def test_medium_stops_training_at_its_score(monkeypatch: pytest.MonkeyPatch) -> 
     known(monkeypatch, -1000.0, -500.0)  # any return scores more than 100
     result = collect(plan("medium", 70))
     assert_whole(result)
-    (part,) = result.metadata["collected"]["parts"]
+    (part,) = result.metadata.collected["parts"]
     assert (part["quality"], part["steps"], part["transitions"]) == ("medium", 60, 70)
     assert part["score"] == pytest.approx(100.0 * (part["evaluated"] + 1000.0) / 500.0)
-    reference = result.metadata["collected"]["reference"]
+    reference = result.metadata.collected["reference"]
     assert reference == {"random": -1000.0, "expert": -500.0, "source": "a test"}
 
 
@@ -93,7 +93,7 @@ def test_mixed_is_half_medium_half_expert(monkeypatch: pytest.MonkeyPatch) -> No
     known(monkeypatch, -1000.0, -500.0)
     result = collect(plan("mixed", 71))
     assert_whole(result)
-    parts = result.metadata["collected"]["parts"]
+    parts = result.metadata.collected["parts"]
     assert [(part["quality"], part["transitions"]) for part in parts] == [("medium", 35), ("expert", 36)]
     assert result.truncated[34]
 
@@ -117,7 +117,7 @@ def test_the_command_writes_data_that_can_be_evaluated(
     command = ["collect", "Hopper-v5", "--quality", "replay", "--transitions", "60", "--start", "50"]
     assert main([*command, "--out", str(tmp_path / name)]) == 0
     printed = capsys.readouterr().out
-    assert f"60 visits in {read_episodes(tmp_path / name).metadata['patients']} episodes" in printed
+    assert f"60 visits in {read_episodes(tmp_path / name).metadata.patients} episodes" in printed
     assert "after 60 training steps the policy without noise returns" in printed
     assert "normalised score" in printed
     assert isinstance(evaluable(tmp_path / name), TaskFactory)
@@ -127,7 +127,9 @@ def test_the_demonstration_records_once_and_compares_two_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mujoco_data, "DEMO", plan("replay", 60))
-    monkeypatch.setattr(mujoco_data, "compare", functools.partial(mujoco_data.compare, workers=1))
+    monkeypatch.setattr(
+        mujoco_data, "compare", functools.partial(mujoco_data.compare, resources=Resources("cpu", 1))
+    )
     command = ["demo", "--no-serve", "--out", str(tmp_path), "--seeds", "1", "--steps", "3"]
     assert main([*command, "--data", "mujoco"]) == 0
     printed = capsys.readouterr().out

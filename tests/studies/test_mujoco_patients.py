@@ -17,13 +17,13 @@ from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes, write_outcomes
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant, uniform
+from dosing.studies import DataSource
 from dosing.studies.data import external_of, obtain_data
 from dosing.studies.scenarios import evaluable
 from simulator.envs.mujoco import REFERENCES
 from simulator.envs.tasks import TaskCohort, TaskFactory
 
 CUT = {"max_episode_steps": 60}
-ALONE: dict[str, Any] = {"patients": 50, "policy": "uniform", "seed": 0, "options": {}}
 
 
 def record(path: Path, episodes: int = 4) -> Path:
@@ -116,7 +116,7 @@ def test_a_d4rl_file_goes_from_training_to_the_table(
     assert "normalised scores of recommended doses (random 17.66, expert 3209.3, measured in v5" in printed
     copies = list((tmp_path / "study" / "data").iterdir())
     assert len(copies) == 1
-    assert read_episodes(copies[0]).metadata["env_options"] == CUT
+    assert read_episodes(copies[0]).metadata.env_options == CUT
     table = json.loads((tmp_path / "study" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["BC", "uniform dosing", "no dose"]
     assert main(["evaluate", str(tmp_path / "study" / table["runs"][0]), "--patients", "2"]) == 0
@@ -134,7 +134,9 @@ def test_a_table_is_trained_on_but_meets_no_new_patients(
     columns = ["--columns", "obs=x", "act=dose", "reward=r", "episode=who", "terminated="]
     limits = ["--dose-low", "0", "--dose-high", "2"]
     assert main(["train", "bc", *data, *columns, *limits, "--hidden", "8"]) == 0
-    run = Path(capsys.readouterr().out.strip())
+    told, path = capsys.readouterr().out.splitlines()
+    assert "4 patients, 20 visits, 4 of them left out" in told
+    run = Path(path)
     config = json.loads((run / "config.json").read_text())
     assert config["env"] is None
     assert config["obs_names"] == ["x"]
@@ -152,9 +154,9 @@ def test_what_the_user_says_is_checked(tmp_path: Path) -> None:
         external_of(None, {}, low=[0.0])
     assert external_of(None, {}) is None
     with pytest.raises(UserError, match="leave the description out"):
-        obtain_data("dosing/Treatment-v0", tmp_path, **ALONE, external=external_of(None, {}, horizon=5))
+        obtain_data(DataSource("dosing/Treatment-v0", external=external_of(None, {}, horizon=5)), tmp_path)
     with pytest.raises(UserError, match="neither a file nor an environment id nor minari:ID"):
-        obtain_data("absent.hdf5", tmp_path, **ALONE)
+        obtain_data(DataSource("absent.hdf5"), tmp_path)
 
 
 @pytest.mark.mujoco
@@ -166,9 +168,9 @@ def test_an_environment_says_limits_and_length(tmp_path: Path) -> None:
     assert said.horizon == 1000
     with pytest.raises(UserError, match="has 11 numbers per observation, Swimmer-v5 8"):
         obtain_data(
-            str(record(tmp_path / "hops.hdf5")), tmp_path, **ALONE, external=external_of("Swimmer-v5", {})
+            DataSource(str(record(tmp_path / "hops.hdf5")), external=external_of("Swimmer-v5", {})), tmp_path
         )
-    file = obtain_data(str(record(tmp_path / "hops.hdf5")), tmp_path / "study", **ALONE, external=said)
-    assert obtain_data(str(tmp_path / "hops.hdf5"), tmp_path / "study", **ALONE, external=said) == file
-    assert obtain_data(str(file), tmp_path / "study", **ALONE) == file
+    file = obtain_data(DataSource(str(record(tmp_path / "hops.hdf5")), external=said), tmp_path / "study")
+    assert obtain_data(DataSource(str(tmp_path / "hops.hdf5"), external=said), tmp_path / "study") == file
+    assert obtain_data(DataSource(str(file)), tmp_path / "study") == file
     assert isinstance(evaluable(file), TaskFactory)

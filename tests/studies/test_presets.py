@@ -11,7 +11,7 @@ import pytest
 import agents
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
-from dosing.studies import presets
+from dosing.studies import Grid, presets
 from dosing.studies.grid import configurations
 from dosing.studies.presets import PRESETS, Preset
 from dosing.training.offline import TrainingSettings
@@ -32,22 +32,48 @@ def test_a_preset_names_what_exists(name: str) -> None:
     for agent, own in preset.agents.items():
         assert set(own) <= known[agent]
     everyone = dataclasses.replace(preset, contrast=None)
-    assert len(configurations(["all"], [], {}, everyone)) == len(agents.AGENTS)
+    assert len(configurations(Grid(("all",)), everyone)) == len(agents.AGENTS)
 
 
 def test_what_a_single_agent_has_wins_over_what_all_share_and_a_user_over_both() -> None:
     preset = Preset("", shared={"discount": 0.5, "temperature": 0.7}, agents={"fttpo": {"discount": 0.6}})
-    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {}, preset)
+    (_, own), (_, iql) = configurations(
+        Grid(
+            (
+                "fttpo",
+                "iql",
+            )
+        ),
+        preset,
+    )
     assert (own.discount, own.temperature, iql.discount) == (0.6, 0.7, 0.5)
-    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"discount": [0.8]}, preset)
+    (_, own), (_, iql) = configurations(
+        Grid(
+            (
+                "fttpo",
+                "iql",
+            ),
+            {"discount": [0.8]},
+        ),
+        preset,
+    )
     assert (own.discount, own.temperature, iql.discount) == (0.8, 0.7, 0.8)
-    (_, own), (_, iql) = configurations(["fttpo", "iql"], [], {"iql.discount": [0.8]}, preset)
+    (_, own), (_, iql) = configurations(
+        Grid(
+            (
+                "fttpo",
+                "iql",
+            ),
+            {"iql.discount": [0.8]},
+        ),
+        preset,
+    )
     assert (own.discount, iql.discount) == (0.6, 0.8)
 
 
 def test_the_published_settings_of_the_treatment_experiment() -> None:
     """Numbers typed from the published tables, not read from the preset."""
-    result = {name: c for name, c in configurations(["all"], [], {}, PRESETS["published"])}
+    result = {name: c for name, c in configurations(Grid(("all",)), PRESETS["published"])}
     rates = {name: result[name].learning_rate for name in ("fttpo", "iql", "sql", "xql", "spot", "tawac")}
     assert rates == {"fttpo": 3e-4, "iql": 3e-5, "sql": 3e-3, "xql": 1e-4, "spot": 1e-3, "tawac": 3e-5}
     assert (result["fttpo"].temperature, result["fttpo"].q_proposal) == (0.01, 2.0)
@@ -55,14 +81,15 @@ def test_the_published_settings_of_the_treatment_experiment() -> None:
     assert (result["sql"].alpha, result["xql"].beta, result["spot"].penalty) == (5.0, 5.0, 0.05)
     assert {result[name].policy_family for name in ("iql", "sql", "xql", "tawac")} == {"squashed_gaussian"}
     assert [name for name in agents.AGENTS if PRESETS["published"].knows(name)] == [
-        name for name in agents.AGENTS if name in rates
+        name for name in agents.AGENTS if name in {*rates, "fttpo_released"}
     ]
+    assert (result["fttpo_released"].temperature, result["fttpo_released"].learning_rate) == (0.01, 3e-4)
     raw = Transform.fit(cohort(), **PRESETS["published"].data)
     assert (set(raw.obs_mean), set(raw.obs_scale), raw.reward_scale) == ({0.0}, {1.0}, 1.0)
 
 
 def test_the_common_settings_are_common() -> None:
-    result = dict(configurations(["all"], [], {}, PRESETS["common"]))
+    result = dict(configurations(Grid(("all",)), PRESETS["common"]))
     for name, config in result.items():
         if name != "quasi_optimal":  # no networks, gradient descent
             assert getattr(config, "hidden", (256, 256)) == (256, 256)
@@ -78,14 +105,22 @@ def test_the_common_settings_are_common() -> None:
 def test_sparse_against_gaussian_is_the_distribution_alone() -> None:
     """For the agents whose setting takes both values, and no other."""
     preset = PRESETS["sparse-vs-gaussian"]
-    result = configurations(["all"], [], {}, preset)
+    result = configurations(Grid(("all",)), preset)
     assert [(name, config.actor) for name, config in result] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
     (_, sparse), (_, gaussian) = result
     assert dataclasses.replace(sparse, actor="gaussian") == gaussian
-    assert sparse == configurations(["fttpo"], [], {}, PRESETS["common"])[0][1]
+    assert sparse == configurations(Grid(("fttpo",)), PRESETS["common"])[0][1]
     assert (preset.training, preset.data) == (PRESETS["common"].training, PRESETS["common"].data)
     with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian distribution"):
-        configurations(["fttpo", "iql"], [], {}, preset)
+        configurations(
+            Grid(
+                (
+                    "fttpo",
+                    "iql",
+                )
+            ),
+            preset,
+        )
 
 
 def test_a_contrast_takes_any_agent_that_carries_both_distributions() -> None:
@@ -105,13 +140,13 @@ def test_a_contrast_takes_any_agent_that_carries_both_distributions() -> None:
 def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="there is no preset 'other'; there are: published, common"):
         presets.find("other")
-    assert configurations(["bc"], [], {}, presets.find(None)) == configurations(["bc"], [], {})
+    assert configurations(Grid(("bc",)), presets.find(None)) == configurations(Grid(("bc",)))
 
 
 def test_the_published_settings_of_mujoco() -> None:
     """Numbers typed from the papers' tables; a variant adds to what the preset sets for every task."""
-    general = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco")))
-    own = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/hopper-medium-expert")))
+    general = dict(configurations(Grid(("all",)), presets.find("d4rl-mujoco")))
+    own = dict(configurations(Grid(("all",)), presets.find("d4rl-mujoco/hopper-medium-expert")))
     for result in (general, own):
         assert {getattr(c, "discount", 0.99) for c in result.values()} == {0.99}
         assert (result["iql"].expectile, result["iql"].inverse_temperature) == (0.7, 3.0)
@@ -121,7 +156,7 @@ def test_the_published_settings_of_mujoco() -> None:
     assert (own["fttpo"].temperature, own["fttpo"].learning_rate) == (1.0, 1e-3)
     assert (own["rebrac"].actor_penalty, own["rebrac"].critic_penalty) == (0.1, 0.01)
     assert (own["spot"].penalty, own["xql"].beta, own["inac"].temperature) == (0.2, 2.0, 0.01)
-    replay = dict(configurations(["all"], [], {}, presets.find("d4rl-mujoco/walker2d-medium-replay")))
+    replay = dict(configurations(Grid(("all",)), presets.find("d4rl-mujoco/walker2d-medium-replay")))
     assert (replay["rebrac"].actor_penalty, replay["rebrac"].critic_penalty) == (0.05, 0.01)
     assert (replay["bear"].kernel_width, replay["codac"].penalty, replay["tawac"].temperature) == (20, 1, 0.5)
 

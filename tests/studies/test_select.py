@@ -17,6 +17,7 @@ import agents
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli.main import main
 from dosing.data.dataset import Transform
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, verdict
@@ -26,11 +27,13 @@ from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories
 from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, WEIGHTS, find_runs
-from dosing.studies import compare, presets, train
+from dosing.studies import evaluation, jobs, presets
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.select import _candidates, _order, select
 from dosing.studies.selected import FOLDS, SELECTION, Selected
+from dosing.studies.selection import _candidates, _order, select
+from dosing.studies.settings import Folds, Grid, Resources
 from dosing.training.offline import TrainingSettings
+from dosing.training.regularised import take_step
 from dosing.training.sampler import Sampler
 from tests.support.samples import PROBLEM, cohort, dataset
 
@@ -50,7 +53,7 @@ def recorded(gain: float, patients: int = 40, visits: int = 3) -> Episodes:
     obs, after = state[:, :-1].reshape(rows, 1), state[:, 1:].reshape(rows, 1)
     reward = 1.0 - (unit - gain * obs[:, 0]) ** 2 + 0.05 * rng.normal(size=rows)
     dose = (5.0 + 5.0 * unit[:, None]).astype(np.float32)
-    card = {"action_low": [0.0], "action_high": [10.0], "dose_unit": "mg", "obs_names": ["level"]}
+    card = DatasetMetadata(action_low=(0.0,), action_high=(10.0,), dose_unit="mg", obs_names=("level",))
     return Episodes(
         obs=obs,
         act=dose,
@@ -79,10 +82,12 @@ def small(study: Path, names: Sequence[str], data: Path, **options: Any) -> Sele
         "folds": 2,
         "seeds": (0, 1),
         "training": TINY,
-        "workers": 1,
         "preset": "clinical-small",
     } | options
-    return select(study, names, data, device="cpu", **options)
+    fields = [field.name for field in dataclasses.fields(Grid)]
+    grid = Grid(tuple(names), **{name: options.pop(name) for name in fields if name in options})
+    folds = Folds(options.pop("folds"))
+    return select(study, grid, data, folds=folds, resources=Resources("cpu", workers=1), **options)
 
 
 def learnt(study: Path, data: Path, names: Sequence[str] = ("td3_bc",), **options: Any) -> Selected:
@@ -112,7 +117,7 @@ def test_a_rule_of_the_state_is_chosen_and_trained_on_all_patients(tmp_path: Pat
     )
     (run,) = find_runs(tmp_path / "study")
     assert result.run == run
-    assert (run.config()["data"]["patients"], run.config()["agent_config"]["alpha"]) == (40, 2.5)
+    assert (run.config().data.patients, run.config().agent_config["alpha"]) == (40, 2.5)
     written = read_json(tmp_path / "study" / SELECTION)
     assert written["verdict"] == result.verdict
     assert written["chosen"]["agent"] == "td3_bc"
@@ -181,13 +186,13 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     def simulated(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a selection met a simulated patient")
 
-    monkeypatch.setattr(compare, "evaluate_run", simulated)
-    monkeypatch.setattr(train, "evaluate", simulated)
+    monkeypatch.setattr(jobs, "evaluate_run", simulated)
+    monkeypatch.setattr(evaluation.rollout, "evaluate", simulated)
     data = kept(tmp_path, cohort(7), "visits.parquet")  # from a simulator, as the card says
     study = tmp_path / "study"
     result = small(study, ["fttpo", "bc"], data, folds=3)
     runs = [run.config() for run in find_runs(study / FOLDS)]
-    assert sorted((c["agent"], c["data"]["patients"]) for c in runs) == [
+    assert sorted((c.agent, c.data.patients) for c in runs) == [
         *(("bc", n) for n in (4, 5, 5)),
         *(("fttpo", n) for n in (4, 5, 5)),
     ]
@@ -197,8 +202,8 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     assert sorted(x for part in trained for x in everyone - part) == sorted(everyone)
     doses = [estimated_constant(Trajectories.from_episodes(read_episodes(file))).dose for file in files]
     assert result.validation.doses == pytest.approx(doses)
-    assert {c["data"]["content_hash"] for c in runs} == {
-        read_episodes(file).metadata["content_hash"] for file in files
+    assert {c.data.content_hash for c in runs} == {
+        read_episodes(file).metadata.content_hash for file in files
     }
     assert result.validation.horizon == 24
 
@@ -315,7 +320,7 @@ def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path
 
 
 def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
-    result, left_out = _candidates(["all"], {}, {}, presets.find(None), TrainingSettings())
+    result, left_out = _candidates(Grid(("all",)), presets.find(None), TrainingSettings())
     assert left_out.keys() == {"decision_transformer"}
     assert "looks back on a patient's episode" in left_out["decision_transformer"]
     assert [c.agent for c in result] == [name for name in agents.AGENTS if name not in left_out]
@@ -327,7 +332,7 @@ def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
 @pytest.mark.parametrize("name", list(agents.AGENTS))
 def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None:
     preset = presets.find("clinical-small")
-    ((_, config),) = configurations([name], [], {}, preset)
+    ((_, config),) = configurations(Grid((name,)), preset)
     (options,) = regularisations({}, preset)
     try:
         agents.build(name, config, PROBLEM, (0, 1), regularisation=options)
@@ -337,7 +342,7 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     sampler = Sampler(dataset(), agent, 32)
     for step in range(2):
-        for report in agent.step(sampler(step)).values():
+        for report in take_step(agent, sampler(step)).values():
             assert bool(report.isfinite().all())
     after = agent.state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in after.items() if "prior" not in key)
@@ -346,7 +351,7 @@ def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None
 
 def test_the_settings_for_few_patients() -> None:
     """Numbers typed, not read from the preset."""
-    result = dict(configurations(["all"], [], {}, presets.find("clinical-small")))
+    result = dict(configurations(Grid(("all",), preset="clinical-small")))
     for name, config in result.items():
         if name != "quasi_optimal":  # no networks, gradient descent
             assert (getattr(config, "hidden", ()), config.learning_rate) == ((), 1e-3)

@@ -12,8 +12,10 @@ import torch
 
 import agents
 from dosing.agent import Agent
-from dosing.data.dataset import Dataset
+from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes
+from dosing.runs.config import DataReference, RunConfig
+from dosing.safety import DoseLimits
 from dosing.types import Problem
 from simulator.cohorts.generate import simulate
 
@@ -38,6 +40,21 @@ def cohort(patients: int = 8, seed: int = 0) -> Episodes:
 def dataset(patients: int = 8, dtype: torch.dtype = torch.float32) -> Dataset:
     """The same in agents' units; the tensors are the caller's own."""
     return Dataset.from_episodes(cohort(patients), dtype=dtype)
+
+
+def run_config(**changed: Any) -> RunConfig:
+    """Configuration of a small run."""
+    transform = Transform((0.0,) * 8, (1.0,) * 8, (-1.0,), (1.0,))
+    usual: dict[str, Any] = {
+        "agent": "bc",
+        "agent_config": {},
+        "seeds": (0, 1),
+        "problem": PROBLEM,
+        "transform": transform,
+        "limits": DoseLimits((-1.0,), (1.0,)),
+        "data": DataReference("visits", "0" * 64, visits=192, patients=8),
+    }
+    return RunConfig(**usual | changed)
 
 
 SMALL = {
@@ -71,10 +88,10 @@ def stack(
 
 def is_bounded(name: str) -> bool:
     """Whether an agent's dose set has exact edges."""
-    return agents.AGENTS[name].support in ("interval", "point")
+    return agents.AGENTS[name].about.support in ("interval", "point")
 
 
 def has_density(name: str) -> bool:
     """Whether an agent's policy is a distribution with a density: neither one dose nor a finite set of
     them."""
-    return agents.AGENTS[name].support not in ("point", "point_set", "samples")
+    return agents.AGENTS[name].about.support not in ("point", "point_set", "samples")

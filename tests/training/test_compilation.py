@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import agents
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.models.networks import Linear
 from dosing.rng import draw
 from dosing.training import compilation

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 
 import agents
-from dosing.agent import Batch
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Noise, Problem
 
@@ -33,7 +33,6 @@ def dataset(lengths: tuple[int, ...] = (VISITS,) * EPISODES) -> Dataset:
         terminated=torch.zeros(m),
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

@@ -28,7 +28,6 @@ def dataset() -> Dataset:
         terminated=torch.zeros(m),
         starts=torch.tensor([0, 2, 3, 7]),
         transform=Transform((0.0,) * 3, (1.0,) * 3, (-1.0,) * 2, (1.0,) * 2),
-        metadata={},
     )
 
 

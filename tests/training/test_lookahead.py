@@ -32,7 +32,6 @@ def records() -> Dataset:
         terminated=terminated,
         starts=starts,
         transform=sample.transform,
-        metadata={},
     )
 
 

@@ -23,13 +23,14 @@ from dosing.cli.main import main
 from dosing.data.dataset import Dataset
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
-from dosing.runs.files import read_json, read_table, read_tensors, write_json, write_tensors
-from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.files import read_json, read_table, read_tensors, write_checkpoint, write_json, write_tensors
+from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, METRICS, MILESTONES, WEIGHTS, RunFolder
 from dosing.training import offline
+from dosing.training.checkpoint import training_state
 from dosing.training.compilation import updater
 from dosing.training.offline import TrainingDivergedError, TrainingSettings, train
 from dosing.training.sampler import Lookahead, Sampler
-from tests.support.samples import cohort, dataset, long_for_most, stack
+from tests.support.samples import cohort, dataset, long_for_most, run_config, stack
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = TrainingSettings(steps=35, batch_size=16, log_every=5, checkpoint_every=10)
@@ -40,7 +41,7 @@ every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 
 
 def folder(path: Path) -> RunFolder:
-    write_json(path / CONFIG, {"schema": SCHEMA})
+    write_json(path / CONFIG, run_config().to_json())
     return RunFolder(path)
 
 
@@ -299,16 +300,31 @@ def damaged_checkpoint(path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "with one bit flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif damage == "of another size":
-        write_tensors(path, stack(FIRST, (3,)).training_state(), {"step": "10", "seconds": "1"})
+        write_checkpoint(path, training_state(stack(FIRST, (3,))), {"step": "10", "seconds": "1"})
     elif damage == "without its step":
-        write_tensors(path, stack(FIRST, SEEDS).training_state(), {})
+        write_checkpoint(path, training_state(stack(FIRST, SEEDS)), {})
+    elif damage == "without its hash":
+        write_tensors(path, training_state(stack(FIRST, SEEDS)), {"step": "10", "seconds": "1"})
     else:
-        write_tensors(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
+        write_checkpoint(path, {"something": torch.zeros(3)}, {"step": "10", "seconds": "1"})
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "empty", "of another size", "without its step", "of another program"]
+    "damage",
+    [
+        "truncated",
+        "empty",
+        "with one bit flipped",
+        "of another size",
+        "without its step",
+        "without its hash",
+        "of another program",
+    ],
 )
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
     """Nothing starts again from zero behind the user's back."""
@@ -407,9 +423,9 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
         take(sampler(step))
     state, metadata = read_tensors(run.path / "last_good.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
-    good = state if set(state) == set(clean.training_state()) else {f"agent.{k}": v for k, v in state.items()}
+    good = state if set(state) == set(training_state(clean)) else {f"agent.{k}": v for k, v in state.items()}
     for key, tensor in good.items():
-        assert torch.equal(tensor, clean.training_state()[key])
+        assert torch.equal(tensor, training_state(clean)[key])
     assert metadata["step"] == str(told["last_good_update"])
 
     # the metrics up to the end are kept, and the same command meets the same end

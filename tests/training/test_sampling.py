@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Noise
 from simulator.cohorts.generate import simulate

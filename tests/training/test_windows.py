@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dosing.agent import Agent, Batch
+from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.training.sampler import BLOCK, Lookahead, Sampler
 from dosing.types import Noise, Problem
 
@@ -54,7 +55,6 @@ def dataset(lengths: tuple[int, ...] = LENGTHS, shift: float = 0.0) -> Dataset:
         terminated=torch.ones(m, dtype=torch.float64),
         starts=torch.tensor([0, *np.cumsum(lengths)]),
         transform=Transform((0.0,) * 2, (1.0,) * 2, (-1.0,), (1.0,)),
-        metadata={},
     )
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.evaluation import rollout
 from dosing.evaluation.outcomes import read_outcomes, write_outcomes
-from dosing.evaluation.rollout import evaluate
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
 from dosing.studies.baseline import Baseline
+from dosing.studies.compared import Comparison
 from dosing.studies.comparison_table import (
     References,
     Row,
@@ -28,12 +29,39 @@ from dosing.studies.comparison_table import (
 )
 from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.scenarios import factory_of
 from simulator.bounds.published import measured
 from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory
+
+
+def evaluate(
+    runs: RunFolder | Path | str | Sequence[RunFolder | Path | str], patients: int | None = None
+) -> Comparison:
+    """Evaluate finished runs on new simulated patients, beside reference rules on the same patients.
+
+    Args:
+        runs: one run folder or several, of one data set and with the same seeds.
+        patients: new patients per seed; None is the scenario's own number.
+
+    Returns:
+        One row per run, then the reference rules and ceilings; notes on the task.
+
+    Raises:
+        UserError: a run is unfinished or damaged, or they are of different data sets, scenarios or seeds.
+    """
+    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
+    folders = [run if isinstance(run, RunFolder) else RunFolder(Path(run)) for run in several]
+    rows, rules = evaluate_runs(folders, patients)
+    return Comparison((*rows, *rules), notes=(*task_notes(folders, rows), *baseline_notes(rows)))
+
+
+def baseline_notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader has to know of the constant dose that the rows of one data set are compared with."""
+    baseline = rows[0].baseline
+    return baseline.notes(rows[0].data) if baseline else []
 
 
 def evaluate_run(
@@ -58,11 +86,11 @@ def evaluate_run(
     present = record.is_file() and episodes.is_file()
     if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
         return
-    name = run.config()["agent"]
+    name = run.config().agent
     with progress_bar(
         2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position
     ) as bar:
-        outcomes = evaluate(policy, factory, patients, progress=bar)
+        outcomes = rollout.evaluate(policy, factory, patients, progress=bar)
     write_outcomes(episodes, outcomes)
     write_json(record, wanted | {"episodes": sha256(episodes)})
 
@@ -71,7 +99,7 @@ def references_for(
     study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
-    decides = [factory.env_id, factory.options, episodes.metadata["content_hash"]]
+    decides = [factory.env_id, factory.options, episodes.metadata.content_hash]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     folder = study / "references" / f"{factory.env_id.split('/')[-1]}-{key}"
     return references(folder, factory, seeds, patients, Baseline.of(episodes))
@@ -97,7 +125,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     configs = [run.config() for run in runs]
     if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
         raise UserError("runs in one table must share their scenario and seeds.")
-    if len({config["data"]["content_hash"] for config in configs}) > 1:
+    if len({config.data.content_hash for config in configs}) > 1:
         raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
     episodes = episodes_of(first)
     result = references_for(study, factory, episodes, seeds, patients)
@@ -117,7 +145,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     ]
     known = measured(factory.env_id, factory.options)
     ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
-    data = configs[0]["data"]["name"]
+    data = configs[0].data.name
     rules = [*reference_rows(result), *ceilings]
     return [replace(row, data=data) for row in rows], [replace(row, data=data) for row in rules]
 

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import agents
+import agents as registry
 from dosing.data.dataset import dose_limits
-from dosing.data.external import External
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
-from dosing.ope.baselines import estimated_constant
+from dosing.ope.baselines import EstimatedConstant, estimated_constant
 from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
 from dosing.ope.selection import Settings
 from dosing.ope.trajectories import Trajectories, fold_patients
@@ -31,10 +29,10 @@ from dosing.studies import presets
 from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, run_jobs
-from dosing.studies.launch import device_of
-from dosing.studies.load import policy_of
+from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
+from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resources
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Problem
 
@@ -43,103 +41,59 @@ LOOKS_BACK = "it looks back on a patient's episode, and recorded visits value po
 
 def select(
     study: Path | str,
-    names: Sequence[str],
-    source: str | Path,
+    agents: Grid | str | Sequence[str],
+    data: DataSource | Path | str,
     *,
-    folds: int = 5,
-    fold_seed: int = 0,
-    patients: int = 50,
-    policy: str = "uniform",
-    data_seed: int = 0,
-    env_options: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Sequence[Any]] | None = None,
-    preset: str | None = None,
+    folds: Folds | None = None,
     seeds: Sequence[int] = range(5),
     training: TrainingSettings | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    regularise: Mapping[str, Sequence[Any]] | None = None,
     criterion: Settings | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    external: External | None = None,
+    resources: Resources | None = None,
 ) -> Selected:
     """Cross-validate settings on recorded visits; write ``selection.json``.
 
     Args:
         study: study folder.
-        names: registry keys, or ``["all"]`` for those that can be valued.
-        source: file of recorded visits with one dose dimension, from a simulator or not; or an environment
+        agents: registry keys, ``"all"`` for those that can be valued, or a grid of their settings.
+        data: file of recorded visits with one dose dimension, from a simulator or not; or an environment
             id, of which visits are simulated once and kept in the study. Nothing else is simulated.
-        folds: K, each of two or more patients.
-        fold_seed: of the cut into folds.
-        patients: simulated, of an environment id.
-        policy: rule that doses them.
-        data_seed: seed of the simulated patients.
-        env_options: options of the environment.
-        settings: values that settings take in turn, see ``dosing.studies.grid.configurations``.
-        preset: named settings, see ``dosing.studies.presets``; whatever is given besides wins over them.
+        folds: how the patients are cut; None is five folds.
         seeds: trained together in every run; a candidate's value is the mean over them.
         training: length and batch size; None takes the preset's.
-        data_options: see ``Transform.fit``; they win over the preset's.
-        regularise: options of ``dosing.models.regularisation`` to the values they take in turn; they win over
-            the preset's.
         criterion: how values are estimated; None is fitted Q evaluation by its defaults. The first estimator
             decides, others are shown beside it. Replicates are raised to what the number of candidates needs.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: see ``dosing.studies.jobs.run_jobs``.
-        external: what a file of another program does not say itself.
+        resources: where it is computed.
 
     Raises:
         UserError: bad input, a failed or a killed run, or visits that cannot be evaluated.
     """
-    study, chosen = Path(study), presets.find(preset)
+    study, grid = Path(study), Grid.of(agents)
+    folds, resources = folds or Folds(), resources or Resources()
+    chosen, launcher = presets.find(grid.preset), resources.launcher()
     training = training or TrainingSettings(**chosen.training)
     training.check()
-    device_of(device)
-    candidates, left_out = _candidates(names, settings or {}, regularise or {}, chosen, training)
-    file = obtain_data(
-        str(source),
-        study,
-        patients=patients,
-        policy=policy,
-        seed=data_seed,
-        options=dict(env_options or {}),
-        external=external,
-    )
+    candidates, left_out = _candidates(grid, chosen, training)
+    file = obtain_data(DataSource.of(data), study)
     episodes = read_episodes(file)
     criterion = criterion or Settings(estimators=("fqe",))
     criterion = replace(criterion, replicates=max(criterion.replicates, enough_replicates(len(candidates))))
-    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
-    constant = estimated_constant(recorded)
-    criterion.check(recorded.patients, recorded.visits)
-    _check_folds(folds, recorded.patients)
-    parts = fold_patients(episodes, folds, fold_seed)
-    evaluate_folds([Fold(*part, {}) for part in parts], criterion)  # refuses before anything is trained
-    files = [_kept(study, file.stem, k, folds, part) for k, (part, _) in enumerate(parts, 1)]
+    parts, constant = _cut(episodes, folds, criterion)
+    files = [_kept(study, file.stem, k, folds.count, part) for k, (part, _) in enumerate(parts, 1)]
 
     def job(candidate: Candidate, visits: Path, where: Path) -> Job:
-        of = (candidate.agent, candidate.config, visits, where, tuple(seeds), training, device, None)
-        options = chosen.data_of(candidate.agent) | dict(data_options or {})
-        return Job(*of, data_options=options, regularisation=candidate.regularisation)
+        options = chosen.data_of(candidate.agent) | dict(grid.data_options)
+        setup = AgentSetup(candidate.agent, candidate.config, candidate.regularisation, options)
+        return Job(setup, visits, where, tuple(seeds), training, resources.device)
 
-    results = run_jobs([job(c, visits, study / FOLDS) for c in candidates for visits in files], workers)
-    runs = {c.name: results[k * folds : (k + 1) * folds] for k, c in enumerate(candidates)}
+    jobs = [job(candidate, visits, study / FOLDS) for candidate in candidates for visits in files]
+    results, count = list(run_jobs(jobs, launcher)), folds.count
+    runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
     validation = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
-    unknown = [name for name in dict.fromkeys(c.agent for c in candidates) if not chosen.knows(name)]
-    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    if preset and unknown:
-        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
-    result = Selected(
-        candidates=tuple(candidates),
-        validation=validation,
-        criterion=criterion,
-        constant=constant,
-        limits=dose_limits(episodes),
-        notes=tuple(notes),
-    )
+    notes, limits = _notes(candidates, left_out, grid.preset), dose_limits(episodes)
+    result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes)
     if result.chosen:
-        (run,) = run_jobs([job(result.chosen, file, study)], workers)
+        (run,) = run_jobs([job(result.chosen, file, study)], launcher)
         if isinstance(run, TrainingDivergedError):
             raise run
         result = replace(result, run=run)
@@ -147,34 +101,57 @@ def select(
     return result
 
 
+def _cut(
+    episodes: Episodes, folds: Folds, criterion: Settings
+) -> tuple[list[tuple[Episodes, Episodes]], EstimatedConstant]:
+    """Training and held-out visits of every fold, and the constant dose of all patients.
+
+    Raises:
+        UserError: whatever would make the evaluation fail once everything is trained.
+    """
+    recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
+    constant = estimated_constant(recorded)
+    criterion.check(recorded.patients, recorded.visits)
+    _check_folds(folds.count, recorded.patients)
+    parts = fold_patients(episodes, folds.count, folds.seed)
+    evaluate_folds([Fold(*part, {}) for part in parts], criterion)
+    return parts, constant
+
+
+def _notes(
+    candidates: Sequence[Candidate], left_out: Mapping[str, str], preset: str | None
+) -> tuple[str, ...]:
+    """Who is left out, and whom the preset does not know."""
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    names = dict.fromkeys(candidate.agent for candidate in candidates)
+    unknown = [name for name in names if not presets.find(preset).knows(name)]
+    if preset and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    return tuple(notes)
+
+
 def _candidates(
-    names: Sequence[str],
-    settings: Mapping[str, Sequence[Any]],
-    regularise: Mapping[str, Sequence[Any]],
-    preset: presets.Preset,
-    training: TrainingSettings,
+    grid: Grid, preset: presets.Preset, training: TrainingSettings
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Every configuration with every regularisation, each with its own name; who of all is left out, why.
 
     Raises:
         UserError: an agent named cannot be valued on recorded visits.
     """
-    regularised = regularisations(regularise, preset)
+    regularised = regularisations(grid.regularise, preset)
     refused: dict[str, str] = {}
-    configured = configurations(names, (), settings, preset, regularised, training, refused)
+    configured = configurations(grid, preset, regularised, training, refused)
     unable = [
-        name for name, config in configured if agents.build(name, config, Problem(1, 1, 1), (0,)).looks_back
+        name for name, config in configured if registry.build(name, config, Problem(1, 1, 1), (0,)).looks_back
     ]
-    if unable and list(names) != ["all"]:
+    if unable and grid.agents != ("all",):
         raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
     configured = [(name, config) for name, config in configured if name not in unable]
-    every = [(agent, config, options) for agent, config in configured for options in regularised]
-    told = [
-        {"agent": agent, "agent_config": asdict(config), "regularisation": options.changed()}
-        for agent, config, options in every
+    every = [Candidate("", agent, config, options) for agent, config in configured for options in regularised]
+    result = [
+        replace(one, name=f"{name} ({family_of(one)})")
+        for name, one in zip(run_names(every), every, strict=True)
     ]
-    titles = [f"{name} ({family_of(config)})" for name, config in zip(run_names(told), told, strict=True)]
-    result = [Candidate(title, *one) for title, one in zip(titles, every, strict=True)]
     return result, refused | dict.fromkeys(unable, LOOKS_BACK)
 
 
@@ -190,7 +167,7 @@ def _check_folds(folds: int, patients: int) -> None:
 
 def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> Path:
     """File of a fold's training visits, named by what it holds."""
-    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata['content_hash'][:8]}.parquet"
+    name = f"{stem}-without-{number}-of-{folds}-{visits.metadata.content_hash[:8]}.parquet"
     path = study / FOLDS / "data" / name
     if not path.is_file():
         try:

@@ -1,0 +1,183 @@
+"""Several runs at once: the demo, and comparisons of agents and policy families on the same data.
+
+Runs go side by side in a pool of processes with one torch thread each; the seeds of a run go together inside
+it. Every run is a folder named by what decides its result, so the same command continues where a killed one
+stopped: finished runs are found, a run in flight goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import agents as registry
+from dosing.errors import UserError
+from dosing.evaluation.outcomes import Outcomes, read_outcomes
+from dosing.runs.files import write_json
+from dosing.runs.folder import EPISODES, RunFolder
+from dosing.studies import presets
+from dosing.studies.compared import Comparison, Difference, difference
+from dosing.studies.comparison_table import Row
+from dosing.studies.data import obtain_data
+from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
+from dosing.studies.grid import configurations, regularisations
+from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.naming import TABLE, run_names, write_curves
+from dosing.studies.scenarios import evaluable
+from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
+from dosing.training.offline import TrainingDivergedError, TrainingSettings
+
+
+def compare(
+    study: Path | str,
+    agents: Grid | str | Sequence[str],
+    data: DataSource | Path | str | Sequence[DataSource | Path | str],
+    *,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    milestones: Sequence[int] = (),
+    evaluation_patients: int | None = None,
+    resources: Resources | None = None,
+) -> Comparison:
+    """Train and evaluate agents on the same visits; write ``table.json`` and ``curves.parquet``.
+
+    Every run is evaluated on the same new patients, at its milestones and its end; the table shows the end.
+
+    Args:
+        study: study folder.
+        agents: registry keys, ``"all"``, or a grid of their settings.
+        data: one source of recorded visits or several: files, ``minari:ID``, or environment ids that are
+            simulated once and kept in the study.
+        seeds: trained together in every run.
+        training: length and batch size; None takes the preset's.
+        milestones: further updates at which every run is evaluated.
+        evaluation_patients: new patients per seed; None is each scenario's own number.
+        resources: where it is computed.
+
+    Raises:
+        UserError: bad input, a failed or a killed run.
+    """
+    study, grid, resources = Path(study), Grid.of(agents), resources or Resources()
+    chosen, launcher = presets.find(grid.preset), resources.launcher()
+    training = training or TrainingSettings(**chosen.training)
+    training.check()
+    keep = training.before_end(milestones)
+    left_out: dict[str, str] = {}
+    setups = _setups(grid, chosen, training, left_out)
+    files = [obtain_data(source, study) for source in DataSource.several(data)]
+    asked = {file: evaluable(file).patients for file in files}
+    if evaluation_patients is not None:
+        asked = dict.fromkeys(files, evaluation_patients)
+    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
+        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
+    jobs = [
+        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
+        for file in files
+        for setup in setups
+    ]
+    results = list(run_jobs(jobs, launcher))
+    notes = _notes(jobs, results, left_out, grid.preset)
+    runs = [result for result in results if isinstance(result, RunFolder)]
+    if not runs:
+        raise UserError(notes[0])
+    rows = _rows(runs, asked, notes)
+    pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
+    result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
+    write_curves(study, runs, keep)
+    write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
+    return result
+
+
+def _setups(
+    grid: Grid, preset: presets.Preset, training: TrainingSettings, left_out: dict[str, str]
+) -> list[AgentSetup]:
+    """Every agent of the grid as it is trained; who of all cannot work goes to ``left_out``, with why."""
+    regularised = regularisations(grid.regularise, preset)
+    return [
+        AgentSetup(name, config, regularisation, preset.data_of(name) | dict(grid.data_options))
+        for name, config in configurations(grid, preset, regularised, training, left_out)
+        for regularisation in regularised
+    ]
+
+
+def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[str]) -> list[Row]:
+    """Rows of all runs, then of the rules beside each data set; what they leave to say goes to ``notes``."""
+    rows: list[Row] = []
+    rules: list[Row] = []
+    for file, count in patients.items():
+        if here := [run for run in runs if run.path.parent.name == file.stem]:
+            of_runs, of_rules = evaluate_runs(here, count)
+            rows, rules = rows + of_runs, rules + of_rules
+            notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
+    return rows + rules
+
+
+def _notes(
+    jobs: Sequence[Job],
+    results: Sequence[RunFolder | TrainingDivergedError],
+    left_out: Mapping[str, str],
+    preset: str | None,
+) -> list[str]:
+    """What is not in the table, and whom the preset does not know."""
+    notes = [
+        f"{registry.find(job.setup.agent).title} on {job.data.stem} is not in the table: {result}"
+        for job, result in zip(jobs, results, strict=True)
+        if isinstance(result, TrainingDivergedError)
+    ]
+    notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
+    names = dict.fromkeys(job.setup.agent for job in jobs)
+    unknown = [name for name in names if not presets.find(preset).knows(name)]
+    if preset is not None and unknown:
+        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    return notes
+
+
+def _differences(
+    jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
+) -> list[Difference]:
+    """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
+    done = {
+        (j.setup.agent, j.data, j.setup.regularisation, j.setup.config): r
+        for j, r in zip(jobs, results, strict=True)
+    }
+    pairs: list[tuple[RunFolder, RunFolder]] = []
+    for (*same, config), first in done.items():
+        distribution = contrast.of(type(config))
+        if distribution is None or getattr(config, distribution) != contrast.fields[distribution][0]:
+            continue
+        twin = dataclasses.replace(config, **{distribution: contrast.fields[distribution][1]})
+        second = next((r for (*alike, c), r in done.items() if alike == same and c == twin), None)
+        if isinstance(first, RunFolder) and isinstance(second, RunFolder):
+            pairs.append((first, second))
+    configs = [first.config() for first, _ in pairs]
+    return [
+        difference(name, contrast.words, config.data.name, *map(_outcomes, pair))
+        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
+    ]
+
+
+def _outcomes(run: RunFolder) -> dict[str, Outcomes]:
+    return read_outcomes(run.path / EPISODES)
+
+
+def demo(
+    study: Path,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    cohort: Cohort,
+    device: str,
+    evaluation_patients: int = 1000,
+) -> Comparison:
+    """The main job: simulate a cohort dosed at random, train the demonstration's agents, evaluate them."""
+    return compare(
+        study,
+        registry.DEMO,
+        DataSource("dosing/Treatment-v0", cohort),
+        seeds=seeds,
+        training=TrainingSettings(steps=steps),
+        evaluation_patients=evaluation_patients,
+        resources=Resources(device),
+    )

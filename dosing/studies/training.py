@@ -1,0 +1,180 @@
+"""Studies: data, runs, references and tables of one folder, joined from agents, simulator and core.
+
+A study folder holds ``data/`` (recorded visits), ``references/`` (rules that need no learning, per data
+set), one run folder per trained stack, ``table.json`` (one row per run and rule) and ``curves.parquet`` (one
+row per run, update and seed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+import agents
+from dosing import __version__
+from dosing.agent import Agent
+from dosing.data.dataset import Dataset, Transform, dose_limits
+from dosing.data.store import Episodes, read_episodes
+from dosing.errors import UserError
+from dosing.recommendation.novelty import keep_monitor
+from dosing.runs.config import DataReference, EnvironmentReference, RunConfig
+from dosing.runs.files import write_json
+from dosing.runs.folder import CARD, CONFIG, RunFolder
+from dosing.studies.data import obtain_data
+from dosing.studies.launch import device_of, progress_bar
+from dosing.studies.scenarios import factory_for
+from dosing.studies.settings import AgentSetup, DataSource
+from dosing.training import offline
+from dosing.training.offline import TrainingSettings
+from dosing.types import Problem
+
+
+def _versions(episodes: Episodes) -> dict[str, Any]:
+    return {
+        "dosing": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gymnasium": gymnasium.__version__,
+        "scenario": episodes.metadata.scenario_version,
+    }
+
+
+def train(
+    study: Path | str,
+    agent: AgentSetup | str,
+    data: DataSource | Path | str,
+    *,
+    seeds: Sequence[int] = range(5),
+    training: TrainingSettings | None = None,
+    milestones: Sequence[int] = (),
+    device: str = "auto",
+) -> RunFolder:
+    """Train one agent on recorded visits, or continue, or find it finished.
+
+    Args:
+        study: study folder.
+        agent: registry key, or an agent with its configuration.
+        data: file of recorded visits, ``minari:ID``, or the id of an environment that is simulated once.
+        seeds: trained together.
+        training: length and batch size; None is the usual.
+        milestones: updates after which weights are kept.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The run's folder, named by everything that decides the result.
+
+    Raises:
+        UserError: bad data, settings, folder or device; the training diverged.
+    """
+    training = training or TrainingSettings()
+    training.check()
+    setup = agent if isinstance(agent, AgentSetup) else AgentSetup(agent)
+    file = obtain_data(DataSource.of(data), Path(study))
+    return train_run(setup, file, Path(study), seeds, training, device, milestones=milestones)
+
+
+def train_run(
+    setup: AgentSetup,
+    data: Path,
+    study: Path,
+    seeds: Sequence[int],
+    settings: TrainingSettings,
+    device: str = "auto",
+    *,
+    milestones: Sequence[int] = (),
+    position: int = 0,
+) -> RunFolder:
+    """Train one stack of seeds, or continue it, or find it finished.
+
+    The run folder is named by everything that decides the result, so the same call finds the same folder.
+    Milestones do not count: a finished run that lacks one is trained again from its start.
+
+    Args:
+        setup: the agent.
+        data: file of recorded visits.
+        study: study folder.
+        seeds: S seeds, trained together.
+        settings: length and batch size.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        milestones: updates after which weights are kept.
+        position: line of the progress bar.
+
+    Raises:
+        UserError: bad data, folder or device; the training diverged.
+    """
+    place = device_of(device)
+    episodes = read_episodes(data)
+    if episodes.metadata.env_options.get("cohort") == "evaluation":
+        raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
+    transform = Transform.fit(episodes, **setup.data_options)
+    dataset = Dataset.from_episodes(episodes, transform, device=place)
+    factory = factory_for(episodes.metadata)
+    problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
+    more: dict[str, Any] = {"precision": settings.precision, "regularisation": setup.regularisation}
+    stack = agents.build(setup.agent, setup.config, problem, seeds, device=place, **more)
+    config = _config(setup, data, episodes, stack, transform, settings, place)
+    run = RunFolder(study / setup.agent / data.stem / config.key)
+    config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
+    with run.lock():
+        if run.done and not run.lacking(settings.before_end(milestones)):
+            run.verify()
+            return run
+        write_json(run.path / CONFIG, config.to_json())
+        keep_monitor(run.path, episodes)
+        if episodes.metadata.card:
+            write_json(run.path / CARD, episodes.metadata.card)
+        bar = progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position)
+        try:
+            with bar:
+                offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
+                "take fewer or smaller ones, or --device cpu."
+            ) from error
+    return run
+
+
+def _config(
+    setup: AgentSetup,
+    data: Path,
+    episodes: Episodes,
+    stack: Agent,
+    transform: Transform,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> RunConfig:
+    """What the run is; where its data lie is known once it has a folder."""
+    meta, env = episodes.metadata, None
+    if (factory := factory_for(meta)) is not None:
+        env = EnvironmentReference(factory.env_id, meta.env_options)
+    return RunConfig(
+        agent=setup.agent,
+        agent_config=json.loads(json.dumps(asdict(setup.config))),
+        seeds=tuple(stack.seeds),
+        problem=stack.problem,
+        transform=transform,
+        limits=dose_limits(episodes),
+        data=DataReference(data.stem, meta.content_hash, len(episodes), len(np.unique(episodes.episode))),
+        training=asdict(settings),
+        env=env,
+        regularisation=setup.regularisation,
+        obs_names=meta.obs_names,
+        obs_units=meta.obs_units,
+        dose_name=meta.dose_name,
+        versions=_versions(episodes),
+        device=str(device),
+        threads=torch.get_num_threads(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
