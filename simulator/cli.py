@@ -11,8 +11,7 @@ import numpy as np
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes
-from dosing.errors import UserError
-from dosing.termination import Terminated, end_on_sigterm
+from dosing.errors import Terminated, UserError, end_on_sigterm
 from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate, simulate_to
 from simulator.envs import SCENARIOS, scenario_class

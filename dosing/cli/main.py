@@ -14,8 +14,7 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.packages import check_packages
-from dosing.errors import UserError
-from dosing.termination import end_on_sigterm
+from dosing.errors import UserError, end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,8 @@ from dosing.data.external import External
 from dosing.data.sources import read_source
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from dosing.studies.data import DataSource, obtain_data
+from dosing.studies import DataSource
+from dosing.studies.data import obtain_data
 
 NAMES = ("obs=age,level", "act=dose", "reward=gain", "episode=who", "terminated=died")
 LIMITS = DoseLimits((0.0,), (10.0,))

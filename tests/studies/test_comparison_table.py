@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,13 @@ def row(name: str, result: References, factory: CohortFactory, sparse: DosePolic
 # The estimated constant
 
 
-def recorded(act: list[Any], reward: list[float]) -> Episodes:
-    """Recorded visits of two patients with these doses and rewards."""
+def recorded(act: list[Any], reward: list[float], patients: int = 2) -> Episodes:
+    """Recorded visits of as many patients with these doses and rewards."""
     visits = len(reward)
     rows = {name: values[:visits].copy() for name, values in cohort().arrays().items()}
     doses = np.asarray(act, dtype=np.float32).reshape(visits, -1)
     half = [1.0] * doses.shape[1]
-    patient = np.arange(visits) * 2 // visits
+    patient = np.arange(visits) * patients // visits
     changed = {
         "act": doses,
         "act_requested": doses,
@@ -96,12 +97,12 @@ def recorded(act: list[Any], reward: list[float]) -> Episodes:
 
 def test_the_estimated_dose_is_the_top_of_the_regressed_parabola() -> None:
     """By hand: 1 + 3 d - 4 d^2 has its top at 3/8; noise on the data moves it as numpy's polyfit says."""
-    doses = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0]
-    result = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses]))
+    doses = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0] * 4
+    result = Baseline.of(recorded(doses, [1 + 3 * d - 4 * d**2 for d in doses], patients=6))
     assert result.dose == pytest.approx(0.375, abs=1e-6)
-    assert (result.patients, result.missing) == (2, "")
+    assert (result.patients, result.missing, result.recorded) == (6, "", pytest.approx((-0.5, 1.0)))
     for seed in (0, 1):
-        data = cohort(8, seed)
+        data = cohort(12, seed)
         c2, c1, _ = np.polyfit(data.act[:, 0].astype(float), data.reward.astype(float), 2)
         assert c2 < 0
         assert Baseline.of(data).dose == pytest.approx(-c1 / (2 * c2), abs=1e-6)
@@ -115,6 +116,32 @@ def test_data_that_tell_no_constant_say_why(act: list[Any], told: str) -> None:
     result = Baseline.of(recorded(act, [0.0, 1.0, 2.0, 3.0]))
     assert result.dose is None
     assert told in result.missing
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_a_dose_that_rewards_do_not_tell_is_named_and_judges_nothing(
+    rising: bool, tmp_path: Path, factory: CohortFactory
+) -> None:
+    """The highest recorded dose where more was always better; the median one where all were alike."""
+    doses = [-0.5, 0.0, 0.1, 0.2, 0.3, 0.4] * 4
+    base = Baseline.of(recorded(doses, doses if rising else [1.0] * 24, patients=6))
+    result = references(tmp_path, factory, SEEDS, PATIENTS, base)
+    rows = reference_rows(result)
+    (note,) = base.notes("here")
+    assert Baseline.from_json(json.loads(json.dumps(asdict(base)))) == base
+    if rising:
+        assert (base.dose, base.edge) == (pytest.approx(0.4), "the highest recorded")
+        named = "constant dose 0.400 estimated from the 6 patients, the highest recorded"
+        assert named in [r.name for r in rows]
+        assert "whether one beyond would be better cannot be told" in note
+        return
+    assert (base.dose, base.median) == (None, pytest.approx(0.1))
+    assert any(r.name.startswith("median recorded dose 0.100 of the 6 patients") for r in rows)
+    assert all(r.difference is None and r.verdict is None and not r.is_baseline for r in rows)
+    assert "no rule is called better or worse by them" in note
+    old = {k: v for k, v in asdict(base).items() if k != "recorded"}
+    with pytest.raises(KeyError, match="recorded"):
+        Baseline.from_json(old)
 
 
 def test_without_an_estimated_constant_nothing_is_compared(tmp_path: Path, factory: CohortFactory) -> None:
