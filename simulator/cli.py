@@ -11,8 +11,7 @@ import numpy as np
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes
-from dosing.errors import UserError
-from dosing.termination import Terminated, end_on_sigterm
+from dosing.errors import Terminated, UserError, end_on_sigterm
 from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate, simulate_to
 from simulator.envs import SCENARIOS, scenario_class
@@ -34,12 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = _parser().parse_args(arguments)
         end_on_sigterm()
-        return int(chosen.run(chosen) or 0)
+        status = int(chosen.run(chosen) or 0)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end
         return 1
     except Terminated:
         print("terminated; nothing was left half written", file=sys.stderr)

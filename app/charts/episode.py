@@ -131,17 +131,9 @@ def doses(
     """
     figure = finish(go.Figure(), 46 * 8 + 30 + BOTTOM, **_visits_axis(visits, "y2", current))
     _dose_and_reward_axes(figure, limits, f"<b>{label(name)} given</b> ({label(unit_words(unit))})")
-    late = current > len(visits) // 2
-    figure.add_annotation(
-        x=0 if late else 1,
-        xref="paper",
-        y=limits[1],
-        text="hard limits",
-        showarrow=False,
-        xanchor="left" if late else "right",
-        yanchor="bottom",
-        font={"size": 11.5},
-    )
+    x, side = (0, "left") if current > len(visits) // 2 else (1, "right")
+    words = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11.5}}
+    figure.add_annotation(words, x=x, xref="paper", y=limits[1], text="hard limits", xanchor=side)
     now, changed = np.arange(len(visits)) == current, np.asarray(limited, dtype=bool)
     figure.add_trace(
         go.Scatter(

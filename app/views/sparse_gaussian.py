@@ -27,7 +27,7 @@ from app.readers import evaluation, study
 from app.text import bullets, sentence
 from app.theme import counted, mark, minus, probability
 from app.widgets import page, recommendation_card, write
-from app.widgets.audit import on_record
+from app.widgets.audit import context_of, on_record
 from app.widgets.state_picker import ask_state, one_data_set, pick, sources
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -74,7 +74,7 @@ def cards(answers: list[Answer], records: list[Record]) -> None:
     """Recommendations side by side, status first."""
     for column, answer, record in zip(st.columns(2), answers, records, strict=True):
         with column.container(border=True, height="stretch"):
-            recommendation_card.card(answer, record, sparse_of(answers))
+            recommendation_card.card(answer, context_of(answer, record), sparse_of(answers))
 
 
 def axis(answers: list[Answer], dimension: int, name: str) -> None:

@@ -21,9 +21,10 @@ from app.theme import (
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of
 from dosing.recommendation.audit_log import Record
+from dosing.recommendation.dose_context import DoseContext
 
 
-def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
+def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     """One recommendation: status first, number second, what stands beside it, what the policy could give."""
     result, source = answer.result, answer.source
     write.markdown("{} **{}** · {}", answer.mark.sign, source.name, source.family)
@@ -34,7 +35,7 @@ def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
             else ""
         )
         write.error("**REFUSED: no dose.** {}{}", " ".join(result.reasons), default)
-        beside(context_of(answer, record))
+        beside(context)
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
@@ -51,7 +52,7 @@ def card(answer: Answer, record: Record, sparse: Answer | None) -> None:
     if result.status == "deferred":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         write.warning("**Decide without it.** {}{}", " ".join(result.reasons), default)
-    beside(context_of(answer, record))
+    beside(context)
     write.markdown("{}", bullets(basis(answer, sparse, places)))
 
 
@@ -98,7 +99,7 @@ def answers(result: list[Answer], records: Sequence[Record]) -> None:
     sparse = sparse_of(result)
     for column, answer, record in zip(st.columns(len(result)), result, records, strict=True):
         with column.container(border=True, height="stretch"):
-            card(answer, record, sparse)
+            card(answer, context_of(answer, record), sparse)
     if not any(answer.result.dose for answer in result):
         return
     st.subheader("What each policy could give")

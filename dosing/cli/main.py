@@ -14,8 +14,7 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.packages import check_packages
-from dosing.errors import UserError
-from dosing.termination import end_on_sigterm
+from dosing.errors import UserError, end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
         end_on_sigterm()
         status: int = arguments.run(arguments, rest)
+        sys.stdout.flush()
     except UserError as error:
         print(f"dosing: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  stays open until the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end
         return 1
     except OSError as error:  # a full disk, a file without permission
         where = f" ({error.filename})" if error.filename else ""

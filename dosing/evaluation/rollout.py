@@ -89,15 +89,11 @@ def rollout(
         obs = np.concatenate([r[0] for r in results])
         reward = np.concatenate([r[1] for r in results])
         delivered = np.concatenate([r[4]["dose_delivered"] for r in results])
-        seen = {
-            "returns": reward,
-            "cost": np.concatenate([r[4]["cost"] for r in results]),
-            "limited": np.concatenate([r[4]["limited_by"] != 0 for r in results]),
-            "dose": delivered.mean(-1, dtype=np.float64),
-            "visits": 1.0,
-        }
-        for name, values in seen.items():
-            total[name] += values * live
+        total["returns"] += reward * live
+        total["cost"] += np.concatenate([r[4]["cost"] for r in results]) * live
+        total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) * live
+        total["dose"] += delivered.mean(-1, dtype=np.float64) * live
+        total["visits"] += 1.0 * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
             act.observe(delivered.reshape(*pairs, -1), reward.reshape(pairs))

@@ -216,7 +216,6 @@ def train(
         progress.update(start)
     began = time.perf_counter() - before
     good, good_step, saved = _snapshot(agent), start, start
-
     update = updater(agent, settings.mode)
     failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=dataset.obs.device)
     for step in range(start, settings.steps):
@@ -238,14 +237,17 @@ def train(
                 progress.update(count - progress.n)
             if count - saved >= settings.checkpoint_every and not last:
                 saved = count
-                write_table(run.path / METRICS, log.columns)
-                state = training_state(agent) | average.saved()
-                about = {"step": str(count), "seconds": f"{seconds:.3f}"}
-                write_checkpoint(run.path / CHECKPOINT, state, about)
+                _save(agent, average, run, log, {"step": str(count), "seconds": f"{seconds:.3f}"})
     write_table(run.path / METRICS, log.columns)
     write_tensors(run.path / WEIGHTS, average.state(), {"step": str(settings.steps)})
     run.finish()
     (run.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _save(agent: Agent, average: _Average, run: RunFolder, log: Log, about: dict[str, str]) -> None:
+    """Write the log so far, then a checkpoint."""
+    write_table(run.path / METRICS, log.columns)
+    write_checkpoint(run.path / CHECKPOINT, training_state(agent) | average.saved(), about)
 
 
 def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def test_a_file_of_somebody_shows_as_text_alone(page: Any, address: str) -> None
         file = page.locator("input[type=file]")
         file.wait_for(state="attached", timeout=30_000)
         file.set_input_files({"name": name, "mimeType": "text/csv", "buffer": content.encode()})
-        page.wait_for_timeout(500)
+        page.get_by_text(name.split(":")[0]).first.wait_for(timeout=30_000)
+        page.get_by_text(re.compile("NOTHING LOADED|Which column is what")).first.wait_for(timeout=30_000)
         assert checked(page) > 0
 
 

@@ -15,11 +15,13 @@ from streamlit.testing.v1 import AppTest
 from app.text import JOINER
 from app.theme import number
 from dosing import NOT_FOR_PATIENTS
+from dosing.recommendation.dose_context import verdict_words
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import DONE, RunFolder, find_runs
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import episodes_of
+from dosing.studies.evidence import evidence_of
 from dosing.studies.loading import recommend
 from dosing.studies.naming import TABLE
 from tests.app.test_charts import answer, row
@@ -279,6 +281,16 @@ def test_the_card_judges_nothing_by_a_dose_that_rewards_do_not_tell(open_app, fu
     assert not any("following it was worth" in text for text in told)
 
 
+def test_the_card_says_what_following_was_worth(open_app, full_study: Path) -> None:
+    at = open_app(full_study)
+    shown = [plain(str(element.value)) for element in (*at.warning, *at.success)]
+    rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"][:2]]
+    said = [verdict_words(evidence_of(line, "1")) for line in rows]
+    assert len(said) == 2
+    for words_ in said:
+        assert shown.count(words_) == said.count(words_)
+
+
 def test_a_card_without_an_estimated_constant_says_why() -> None:
     at = AppTest.from_function(card_of_one_answer)
     lost = replace(row("Agent", 1.0, None), baseline=Baseline(None, 50, "the visits tell none."))
@@ -286,19 +298,19 @@ def test_a_card_without_an_estimated_constant_says_why() -> None:
     at.session_state["answer"] = replace(one, source=replace(one.source, measured=lost))
     at.run(timeout=30)
     assert not at.exception
-    (info,) = at.info
-    assert info.value == (
-        "Measured on 20 new simulated patients x 5 seeds, but there is no constant dose estimated from the "
-        "same recorded patients to compare it with: the visits tell none."
-    )
+    assert [plain(warning.value) for warning in at.warning] == [
+        "No verdict: measured on new simulated patients, but the visits tell none."
+    ]
 
 
 def card_of_one_answer() -> None:
     import streamlit as st
 
     from app.widgets import recommendation_card
+    from dosing.recommendation.dose_context import DoseContext
 
-    recommendation_card.card(st.session_state["answer"], None)
+    answer = st.session_state["answer"]
+    recommendation_card.card(answer, DoseContext(answer.source.evidence), None)
 
 
 @pytest.mark.parametrize(

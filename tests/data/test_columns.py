@@ -15,6 +15,7 @@ from dosing.data.external import External
 from dosing.data.sources import read_source
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
+from dosing.studies import DataSource
 from dosing.studies.data import obtain_data
 
 NAMES = ("obs=age,level", "act=dose", "reward=gain", "episode=who", "terminated=died")
@@ -150,7 +151,7 @@ def test_identifiers_are_texts_whatever_they_look_like(tmp_path: Path, kind: str
         result = read_source(save(typed, tmp_path / name), external())
         np.testing.assert_array_equal(result.obs[:, 0], [0, 2, 4])
         np.testing.assert_array_equal(result.next_obs[:, 0], [1, 3, 5])  # never that of another patient
-        assert result.metadata["patients"] == 3
+        assert result.metadata.patients == 3
 
 
 def test_identifiers_that_were_rounded_before_are_refused(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_identifiers_that_were_rounded_before_are_refused(tmp_path: Path) -> Non
         with pytest.raises(UserError, match="identifiers must be texts or whole numbers"):
             read_source(save(frame, tmp_path / "x.parquet"), external())
     whole = table().drop(columns="note").assign(who=[1.0, 1, 2, 2, 2, 3])  # pandas makes them of gaps
-    assert read_source(save(whole, tmp_path / "x.parquet"), external()).metadata["patients"] == 2
+    assert read_source(save(whole, tmp_path / "x.parquet"), external()).metadata.patients == 2
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
@@ -249,7 +250,7 @@ def test_doses_beyond_a_limit_by_rounding_are_put_there_when_asked_and_counted(t
     with pytest.raises(UserError, match=r"2 of 6 rows do, none by more than rounding; --clip-rounding"):
         read_source(path, external())
     result = read_source(path, replace(external(), clip_rounding=True))
-    assert result.metadata["doses_clipped"] == 2
+    assert result.metadata.doses_clipped == 2
     np.testing.assert_array_equal(result.act[:, 0], [0, 10, 2.5, 2.5])
     frame.loc[2, "dose"] = 12.0
     with pytest.raises(
@@ -268,9 +269,7 @@ def test_recorded_costs_are_kept(tmp_path: Path) -> None:
 def test_a_column_of_another_name_makes_another_copy(tmp_path: Path) -> None:
     path = save(table().assign(weight=lambda f: f["level"]), tmp_path / "x.csv")
     kept = {
-        obtain_data(
-            str(path), tmp_path, patients=1, policy="", seed=0, options={}, external=external(names=names)
-        )
+        obtain_data(DataSource(str(path), external=external(names=names)), tmp_path)
         for names in (NAMES, NAMES, ("obs=age,weight", *NAMES[1:]))
     }
     assert len(kept) == 2

@@ -226,8 +226,8 @@ def test_wrappers_of_the_spec_are_applied_where_agents_are_evaluated(name: str) 
         record(f"pub/{name}-v0", wrap(pendulum()))
         alone = wrap(pendulum())
     result = read_source(f"minari:pub/{name}-v0")
-    assert result.metadata["env_options"] == {"max_episode_steps": 9, "wrappers": wrappers}
-    assert result.metadata["action_high"] == high
+    assert result.metadata.env_options == {"max_episode_steps": 9, "wrappers": wrappers}
+    assert result.metadata.action_high == tuple(high)
     factory = factory_for(result.metadata)
     assert factory is not None
     assert (factory.limits.high, factory.horizon, factory.n_obs) == (tuple(high), 9, width)
@@ -240,7 +240,7 @@ def test_wrappers_of_the_spec_are_applied_where_agents_are_evaluated(name: str) 
         obs, reward, *_ = played.step(np.array([[dose]], dtype=np.float32))
         expected, wanted, *_ = alone.step(np.array([dose], dtype=np.float32))
         assert reward[0] == pytest.approx(float(wanted), rel=1e-6)
-    without = replace(result, metadata=result.metadata | {"env_options": {}})
+    without = replace(result, metadata=replace(result.metadata, env_options={}))
     with pytest.raises(UserError, match="was recorded under a wrapper"):
         check_spaces("it", without)
 
@@ -258,13 +258,13 @@ def test_a_wrapper_whose_spec_does_not_say_all_is_refused_by_name(wrap: Any, nam
     with pytest.raises(UserError, match=f"was recorded under the wrapper {name}, which cannot be applied"):
         read_source("minari:pub/other-v0")
     named = read_source("minari:pub/other-v0", External(env_id="Pendulum-v1"))  # the user knows better
-    assert named.metadata["env_options"] == {}
+    assert named.metadata.env_options == {}
 
 
 def test_a_set_recorded_from_our_environment_opens_with_its_options() -> None:
     record("pub/treated-v0", gymnasium.make("dosing/Treatment-v0", steps=5, missing=0.2))
     result = read_source("minari:pub/treated-v0")
-    assert result.metadata["env_options"] == {"steps": 5, "missing": 0.2}
+    assert result.metadata.env_options == {"steps": 5, "missing": 0.2}
     factory = factory_for(result.metadata)
     assert factory is not None
     assert (factory.horizon, factory.n_obs) == (5, result.obs.shape[1])

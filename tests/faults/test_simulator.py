@@ -16,7 +16,7 @@ import simulator  # noqa: F401  registers the environments
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes, write_episodes
 from dosing.errors import UserError
-from simulator.__main__ import main
+from simulator.cli import main
 from simulator.cohorts.generate import simulate
 from simulator.envs import SCENARIOS, scenario_class
 
@@ -75,10 +75,19 @@ def test_fault_42_an_interruption_leaves_nothing_half_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [["list"], ["card", ENV], ["run", ENV, "--patients", "3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulator", "list"],
+        ["simulator", "card", ENV],
+        ["simulator", "run", ENV, "--patients", "3"],
+        ["dosing", "agents"],
+    ],
+    ids=" ".join,
+)
 def test_a_reader_that_has_gone_is_no_traceback(words: list[str]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "simulator", *words],
+        [sys.executable, "-m", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

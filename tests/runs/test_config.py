@@ -25,7 +25,7 @@ from dosing.safety import DoseLimits
 from dosing.types import Problem
 from tests.support.samples import run_config
 
-TRIAL = TrialReference("direct", (0, 1), {"visits": 10}, "iql", "f" * 64, "../iql")
+TRIAL = TrialReference("direct", (0, 1), {"visits": 10}, "iql", "f" * 64, "offline/iql")
 FULL = run_config(
     agent_config={"hidden": [8, 8], "alpha": 0.1},
     training={"steps": 7},
@@ -39,7 +39,7 @@ FULL = run_config(
     device="cpu",
     threads=1,
     created="2026-01-01T00:00:00+00:00",
-    data_file="../visits.parquet",
+    data_file="data/visits.parquet",
 )
 
 

@@ -28,7 +28,7 @@ from dosing.evaluation.rules import constant
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
-from dosing.studies import Comparison, Grid, Resources, compare, comparison_table
+from dosing.studies import Comparison, Grid, Resources, compare, comparison_table, jobs
 from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
@@ -393,7 +393,8 @@ def test_a_study_cut_short_at_any_stage_says_the_same(
 ) -> None:
     """The second call of a stage is the last thing that happens, where there is a second."""
     small(tmp_path / "straight", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
-    real, calls = getattr(module, stage), 0
+    where = jobs if stage in ("train_run", "evaluate_run") else module
+    real, calls = getattr(where, stage), 0
 
     def cut_short(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -402,7 +403,7 @@ def test_a_study_cut_short_at_any_stage_says_the_same(
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(module, stage, cut_short)
+    monkeypatch.setattr(where, stage, cut_short)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "broken", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
     assert not (tmp_path / "broken" / TABLE).exists()
