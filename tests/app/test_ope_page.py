@@ -116,7 +116,10 @@ def selection(study: Path, agents: Sequence[str] = ("fttpo",)) -> dict[str, Any]
     values = {"fqe": asdict(one), "wis": asdict(none)}
     return {
         "verdict": "None of these candidates is found better.",
-        "constant": {"values": values | {"fqe": asdict(replace(one, difference=None, verdict=None))}},
+        "constant": {
+            "identified": True,
+            "values": values | {"fqe": asdict(replace(one, difference=None, verdict=None))},
+        },
         "candidates": [
             {
                 "name": f"{c.agent} candidate",
@@ -169,7 +172,7 @@ def test_cross_validated_estimates_stand_beside_the_simulator(
     assert len(at.get("plotly_chart")) == 3
     at.selectbox(key="estimator").select("wis").run()
     assert not at.exception
-    assert at.table[0].value["estimated return"].tolist() == ["refused: fold 2: too few weights"] * 2
+    assert at.table[0].value["estimated return"].tolist() == ["not available: fold 2: too few weights"] * 2
 
 
 def test_a_selection_that_chose_no_run_is_shown_and_a_damaged_one_named(
@@ -200,7 +203,7 @@ def test_runs_are_valued_on_their_own_patients_with_a_warning(open_app, full_stu
     assert share is not None
     assert f"**{probability(float(share.mean()))}** of the recorded doses lie outside its support" in said
     assert "IQL: no exact interval" in said
-    assert "**No number.** FtTPO, weighted importance sampling" in said
+    assert "**Not available.** FtTPO, weighted importance sampling" in said
     chart = at.get("plotly_chart")[0].proto.spec
     known = mean_over_seeds(read_outcomes(run_of(full_study, "iql").path / EPISODES)["sampled"].returns)
     shown = [note["text"] for note in json.loads(chart)["layout"]["annotations"]]

@@ -226,12 +226,12 @@ def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path
     at = open_app(full_study, PAGES[1])
     table = at.table[0].value
     rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"]]
-    assert [str(line.difference).replace("-", "\N{MINUS SIGN}") for line in rows if line.difference] == [
-        words for words in table["minus estimated constant"] if words != "\N{EM DASH}"
-    ]
-    assert [line.verdict or "reference" for line in rows] == table["verdict"].tolist()
+    told = [line.difference_words.replace("-", "\N{MINUS SIGN}") for line in rows if line.baseline]
+    assert told == [words for words in table["minus estimated constant"] if words != "\N{EM DASH}"]
+    verdicts = [line.verdict or ("\N{EM DASH}" if line.sampled else "reference") for line in rows]
+    assert verdicts == table["verdict"].tolist()
     assert table["agent or rule"].tolist()[:4] == ["FtTPO", "IQL", "uniform dosing", "no dose"]
-    assert set(table["verdict"]) <= {"better", "worse", "not distinguishable", "reference"}
+    assert set(table["verdict"]) <= {"\N{EM DASH}", "better", "worse", "not distinguishable", "reference"}
     assert table["outside hard limits"][0].replace("\N{NO-BREAK SPACE}", " ") == "0 (exactly)"
     assert "2 seeds" in words(at)
     assert len(at.get("plotly_chart")) == 1
@@ -271,6 +271,14 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
 
 
 # What following a policy was worth
+
+
+def test_the_card_judges_nothing_by_a_dose_that_rewards_do_not_tell(open_app, full_study: Path) -> None:
+    """Three patients: slope and curvature of the reward cannot be told from 0."""
+    at = open_app(full_study)
+    told = [str(e.value) for e in (*at.info, *at.warning, *at.error, *at.success, *at.markdown)]
+    assert sum("the recorded rewards say nothing about doses" in text for text in told) >= 2
+    assert not any("following it was worth" in text for text in told)
 
 
 def test_the_card_says_what_following_was_worth(open_app, full_study: Path) -> None:
