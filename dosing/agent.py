@@ -72,7 +72,7 @@ class Agent(nn.Module):
     @property
     def looks_back(self) -> bool:
         """Whether the action at a visit depends on the episode before it, not on the state alone."""
-        return self.context > 1
+        return self.context > 1 or isinstance(self, RemembersEpisode)
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Noise that one update draws, by name; none where the update is deterministic given the batch."""

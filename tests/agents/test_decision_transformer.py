@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 import agents
-from dosing.agent import History
+from dosing.agent import History, policy_after
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.evaluation.rollout import evaluate, rollout
@@ -490,7 +490,7 @@ def test_many_episodes_are_the_episodes_one_by_one(monkeypatch: pytest.MonkeyPat
         torch.randn(2, 5, 3, dtype=torch.float64, generator=rng),
     )
     whole = agent.policy_after(history).mode
-    monkeypatch.setattr("agents.decision_transformer.COURSES", 2)
+    monkeypatch.setattr("agents.decision_transformer.EPISODES", 2)
     torch.testing.assert_close(agent.policy_after(history).mode, whole, rtol=1e-12, atol=1e-12)
 
 
@@ -498,7 +498,7 @@ def test_a_method_without_memory_looks_at_the_last_state() -> None:
     agent = stack("td3_bc")
     obs = torch.randn(2, 3, 4, 8)
     history = History(obs, torch.zeros(2, 3, 3, 1), torch.zeros(2, 3, 3))
-    assert torch.equal(agent.policy_after(history).mode, agent.policy(obs[:, :, 3]).mode)
+    assert torch.equal(policy_after(agent, history).mode, agent.policy(obs[:, :, 3]).mode)
     policy = DosePolicy(agent, Transform.fit(cohort()))
     assert not policy.looks_back
     assert policy.targets is None
