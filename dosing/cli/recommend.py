@@ -202,10 +202,7 @@ def recommend_table(
 
     Args:
         recommender: policy, rules and monitor.
-        table: parquet or CSV file with one column of numbers per observed entry, by its name (``entry 1``,
-            ``entry 2``, ... where the run has no names); a missing number refuses its row. Where the scenario
-            limits the change of a dose that it does not observe, also ``current_dose`` (of several
-            dimensions: ``current_dose_1``, ...).
+        table: see :func:`pieces_of`; a missing number refuses its row.
         out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
             ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
             state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
@@ -247,8 +244,8 @@ def recommend_table(
         first = next(pieces)  # what is wrong with the table is told before anything is written
         with pq.ParquetWriter(temporary, schema) as writer:
             for piece in chain([first], pieces):
-                current = columns_of_numbers(piece, doses) if doses else None
                 states = columns_of_numbers(piece, entries)
+                current = columns_of_numbers(piece, doses) if doses else None
                 result = recommend_all(recommender, states, current, workers=-1)
                 given = read_current_doses(recommender.rules, states, current)
                 writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
@@ -275,7 +272,10 @@ def pieces_of(table: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The columns of a parquet or CSV file, piece by piece.
 
     Args:
-        table: the file; a CSV file is read as the dashboard reads it.
+        table: parquet or CSV file with one column of numbers per observed entry, by its name (``entry 1``,
+            ``entry 2``, ... where the run has no names). Where the scenario limits the change of a dose that
+            it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``, ...). A CSV
+            file is read as the dashboard reads it.
         names: columns that it must have, and no others.
 
     Raises:

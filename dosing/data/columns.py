@@ -76,11 +76,7 @@ def read_table_of(path: Path, external: External) -> Episodes:
         )
     wanted = list(dict.fromkeys(name for entries in names.values() for name in entries))
     source = str(path)
-    if people := [name for role in NUMBERS for name in names.get(role, ()) if identifying(name)]:
-        raise UserError(
-            f"{source}: {', '.join(map(repr, people))} looks as if it identified people; states, doses and "
-            "rewards are measured. Leave it out, or rename it if it is a measurement."
-        )
+    _no_people(source, names)
     table: Table
     if format_of(path) == ".parquet":
         table = ParquetTable(path, wanted)
@@ -122,6 +118,14 @@ def read_table_of(path: Path, external: External) -> Episodes:
         dose_name=", ".join(names["act"]),
     )
     return assemble(source, rows, about, external)
+
+
+def _no_people(source: str, names: Mapping[str, tuple[str, ...]]) -> None:
+    if people := [name for role in NUMBERS for name in names.get(role, ()) if identifying(name)]:
+        raise UserError(
+            f"{source}: {', '.join(map(repr, people))} looks as if it identified people; states, doses and "
+            "rewards are measured. Leave it out, or rename it if it is a measurement."
+        )
 
 
 def _plain(names: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:

@@ -115,13 +115,39 @@ def assemble(source: str, rows: Rows, metadata: DatasetMetadata, external: Exter
         ends = _linked(source, obs, next_obs, ends, external)
         keep = np.ones(len(obs), dtype=np.bool_)
     ends[-1] = True
+    log_prob = None if rows.log_prob is None else _log_prob(source, rows.log_prob, len(obs))
+    whole = _visits(obs, next_obs, act, reward, terminated, ends, cost, log_prob, keep)
+    if external.env_id is not None:
+        metadata = replace(metadata, env_id=external.env_id, env_options=dict(external.env_options))
+    about = replace(
+        metadata,
+        action_low=limits.low,
+        action_high=limits.high,
+        dose_unit=limits.unit,
+        patients=int(whole.episode[-1]) + 1,
+        rows_left_out=len(obs) - len(whole),
+        doses_clipped=clipped,
+    )
+    return concatenate([whole], about)
+
+
+def _visits(
+    obs: Values,
+    next_obs: Values,
+    act: Values,
+    reward: Values,
+    terminated: NDArray[np.bool_],
+    ends: NDArray[np.bool_],
+    cost: Values,
+    log_prob: Values | None,
+    keep: NDArray[np.bool_],
+) -> Episodes:
+    """The rows that are kept, numbered by episode and visit."""
     m = int(keep.sum())
     last = ends[keep]
     starts = np.r_[True, last[:-1]]
     episode = np.cumsum(starts) - 1
-    unknown = np.full(m, np.nan, dtype=np.float32)
-    log_prob = unknown if rows.log_prob is None else _log_prob(source, rows.log_prob, len(obs))[keep]
-    whole = Episodes(
+    return Episodes(
         obs=obs[keep],
         act=act[keep],
         act_requested=act[keep],
@@ -131,22 +157,10 @@ def assemble(source: str, rows: Rows, metadata: DatasetMetadata, external: Exter
         terminated=terminated[keep],
         truncated=last & ~terminated[keep],
         cost=cost[keep],
-        behaviour_log_prob=log_prob,
+        behaviour_log_prob=np.full(m, np.nan, dtype=np.float32) if log_prob is None else log_prob[keep],
         episode=episode.astype(np.int64),
         step=(np.arange(m) - np.flatnonzero(starts)[episode]).astype(np.int32),
     )
-    if external.env_id is not None:
-        metadata = replace(metadata, env_id=external.env_id, env_options=dict(external.env_options))
-    about = replace(
-        metadata,
-        action_low=limits.low,
-        action_high=limits.high,
-        dose_unit=limits.unit,
-        patients=int(episode[-1]) + 1,
-        rows_left_out=len(obs) - m,
-        doses_clipped=clipped,
-    )
-    return concatenate([whole], about)
 
 
 def _measured(

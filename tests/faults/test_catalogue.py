@@ -25,9 +25,6 @@ WAITING: dict[tuple[str, int], tuple[str, str]] = {
 }
 """What has nothing to apply to, with when it comes and why it waits."""
 
-ELSEWHERE: dict[tuple[str, int], str] = {("fault", 32): "test_provenance.py"}
-"""Files of this folder that are still to come; an entry goes when its test is there."""
-
 
 def found() -> dict[tuple[str, int], list[str]]:
     """Tests of this folder by what they test."""
@@ -44,12 +41,11 @@ def found() -> dict[tuple[str, int], list[str]]:
 def test_every_fault_and_behaviour_has_a_test_or_says_why_it_waits() -> None:
     every = {(kind, number) for kind, size in SIZES.items() for number in range(1, size + 1)}
     assert len(every) == 44 + 20
-    assert set(found()) | set(WAITING) | set(ELSEWHERE) == every
+    assert set(found()) | set(WAITING) == every
 
 
 def test_nothing_waits_that_is_tested() -> None:
-    assert not set(found()) & (set(WAITING) | set(ELSEWHERE))
-    assert not set(WAITING) & set(ELSEWHERE)
+    assert not set(found()) & set(WAITING)
 
 
 def test_what_waits_says_for_what() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -16,6 +17,7 @@ import simulator  # noqa: F401  registers the environments
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes, write_episodes
 from dosing.errors import UserError
+from dosing.studies.scenarios import factory_for
 from simulator.cli import main
 from simulator.cohorts.generate import simulate
 from simulator.envs import SCENARIOS, scenario_class
@@ -136,11 +138,18 @@ def test_behaviour_19_recorded_visits_are_made_again_from_their_own_card() -> No
     data = simulate(ENV, patients=7, seed=3, policy="titration:0.2", realism=3)
     card = data.metadata
     again = simulate(
-        card["env_id"],
-        patients=card["patients"],
-        seed=card["seed"],
-        policy=card["policy"],
-        first_patient=card["first_patient"],
-        **card["env_options"],
+        card.env_id,
+        patients=card.patients,
+        seed=card.seed,
+        policy=card.policy,
+        first_patient=card.first_patient,
+        **card.env_options,
     )
-    assert again.content_hash() == card["content_hash"]
+    assert again.content_hash() == card.content_hash
+
+
+def test_fault_32_visits_of_another_version_of_a_scenario_are_refused() -> None:
+    data = simulate(ENV, patients=2)
+    assert factory_for(data.metadata) is not None
+    with pytest.raises(UserError, match="version"):
+        factory_for(replace(data.metadata, scenario_version="0.9"))
