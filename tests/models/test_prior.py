@@ -35,7 +35,7 @@ def recorded(seed: int, patients: int, low: float, high: float, noise: float, sl
     seed=st.integers(0, 10_000),
     patients=st.integers(3, 30),
     low=st.floats(-1.0, 0.8),
-    width=st.floats(1e-2, 0.2),
+    width=st.floats(0.05, 0.2),
     noise=st.sampled_from((0.0, 1e-6, 1.0, 1e6)),
     slope=st.sampled_from((0.0, -1.0, 1.0, 100.0)),
 )

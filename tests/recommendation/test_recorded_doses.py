@@ -21,6 +21,7 @@ from dosing.errors import UserError
 from dosing.policy import DosePolicy, DoseSet
 from dosing.recommendation.answers_table import answers_schema, answers_table
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import DoseContext, Evidence
 from dosing.recommendation.novelty import Monitor, keep_monitor, monitor_of
 from dosing.recommendation.reasons import Reason
 from dosing.recommendation.recommender import recommend
@@ -186,7 +187,7 @@ def test_a_deferred_dose_tells_what_was_given_instead(tmp_path: Path) -> None:
     told = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert told["recorded_near"] == [[low], [high]]
     assert told["dose_distance"] > told["dose_threshold"]
-    page = report([Said("A", "b", result)])
+    page = report([Said("A", "b", result, DoseContext(Evidence()))])
     assert f"Doses recorded near this state: {dose_text(low)} to {dose_text(high)} mg" in page
     assert 'class="recorded"' in page
 
@@ -208,7 +209,8 @@ def test_a_table_has_the_columns_and_the_same_answers() -> None:
     recommender = asked(doses)
     result = recommend_all(recommender, np.zeros((3, 2)))
     assert ((result.codes & Reason.UNRECORDED_DOSE) != 0).tolist() == [False, True, True]
-    table = answers_table(result, 0, answers_schema(recommender, "hash")).to_pydict()
+    schema = answers_schema(recommender, "hash", Evidence())
+    table = answers_table(result, 0, schema, [None] * 3).to_pydict()
     assert table["reasons"] == ["", "unrecorded_dose", "unrecorded_dose hard_limit"]
     alone = recommend(asked(9.0), [0.0, 0.0])
     assert alone.recorded_near == ((table["recorded_low"][1],), (table["recorded_high"][1],))
