@@ -25,7 +25,7 @@ from dosing.safety import DoseLimits
 from dosing.studies.scenarios import factory_for, version_of
 from dosing.studies.settings import DataSource
 from simulator.cohorts.generate import simulate
-from simulator.envs.tasks import is_registered
+from simulator.envs.tasks import is_registered, trust
 from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000
@@ -65,6 +65,7 @@ def external_of(
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
+        trust(env_id)
         factory = evaluation_factory(env_id, options)
         limits, horizon = limits or factory.limits, horizon or factory.horizon
         n_obs, obs_range = factory.n_obs, factory.obs_range
@@ -106,6 +107,7 @@ def obtain_data(data: DataSource, study: Path) -> Path:
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
         return _kept(study, name, ".hdf5", {"metadata": said}, lambda: episodes)
+    trust(source)
     if not is_registered(source):
         raise UserError(
             f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "

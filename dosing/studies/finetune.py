@@ -48,7 +48,7 @@ from dosing.studies.naming import run_names
 from dosing.studies.scenarios import factory_of
 from dosing.studies.settings import Resources
 from dosing.training.offline import TrainingDivergedError
-from simulator.envs.tasks import TaskFactory
+from simulator.envs.tasks import TaskFactory, trust
 from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
@@ -136,6 +136,7 @@ def _factory(job: TrialJob) -> EvaluationFactory:
         env_id, options = factory.env_id, factory.options | dict(job.env_options)
     else:
         env_id, options = job.env_id, dict(job.env_options)
+        trust(env_id)
     return evaluation_factory(env_id, options)
 
 

@@ -13,7 +13,7 @@ from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
 from simulator.card import scenario_card
 from simulator.envs import SCENARIOS
-from simulator.envs.tasks import TaskFactory, is_registered
+from simulator.envs.tasks import TRUSTED, TaskFactory, is_registered
 from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
@@ -74,11 +74,12 @@ def evaluable(data: Path) -> EvaluationFactory:
     Raises:
         UserError: the file cannot be read, or comes from no environment that is known here.
     """
-    factory = factory_for(read_episodes(data).metadata)
+    metadata = read_episodes(data).metadata
+    factory = factory_for(metadata)
     if factory is None:
         raise UserError(
             f"{data} comes from no simulator here: agents trained on it meet no new patients. If it was "
-            "recorded in an environment that is known here, name it with --env."
+            f"recorded in an environment that is known here, name it with --env.{_hint(metadata.env_id)}"
         )
     return factory
 
@@ -97,5 +98,12 @@ def factory_of(run: RunFolder) -> EvaluationFactory:
     if result is None:
         raise UserError(
             f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."
+            f"{_hint(env.id if env else None)}"
         )
     return result
+
+
+def _hint(env_id: str | None) -> str:
+    """What lets an environment be looked up whose module a file names."""
+    module = (env_id or "").rpartition(":")[0]
+    return f" It names the module {module}: if you trust it, set {TRUSTED}={module}." if module else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from dosing.errors import UserError
 from simulator.cohorts.generate import simulate
 from simulator.environment import PatientEnv
-from simulator.envs.tasks import is_registered
+from simulator.envs.tasks import TRUSTED, is_registered, trust
 from simulator.scenarios import evaluation_factory, known_ids
 
 ENV = "clinic/Tank-v0"
@@ -42,7 +43,8 @@ class Tank(gymnasium.Env[Any, Any]):
 
 
 @pytest.fixture(autouse=True)
-def registered() -> Iterator[None]:
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(TRUSTED, "")
     gymnasium.register(ENV, entry_point=Tank, max_episode_steps=6)
     gymnasium.register("clinic/Endless-v0", entry_point=Tank)
     yield
@@ -113,7 +115,19 @@ def test_titration_needs_a_marker() -> None:
 
 def test_a_module_in_front_of_the_id_is_imported_first() -> None:
     assert is_registered("simulator:dosing/Treatment-v0")
+    trust("no_such_module_here:Tank-v0")
     assert not is_registered("no_such_module_here:Tank-v0")
+
+
+def test_a_module_that_a_file_names_is_imported_only_if_somebody_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "named_by_a_file.py").write_text("raise RuntimeError('this code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not is_registered("named_by_a_file:Tank-v0")
+    trust("named_by_a_file:Tank-v0")
+    with pytest.raises(RuntimeError, match="this code ran"):
+        is_registered("named_by_a_file:Tank-v0")
 
 
 def test_gymnasium_makes_ours_without_a_render_mode_and_refuses_one() -> None:
