@@ -91,29 +91,9 @@ def dose_axis(
         log: logarithmic density, so that tails are visible.
         extras: draw the agents' further densities, dotted.
     """
-    panel, gap, lane = 250, 14, 66
-    body = panel + gap + lane * len(answers)
-    lanes_top = lane * len(answers) / body
     left, right = dose_range(answers, dimension)
     limits = answers[0].source.limits
-    figure = finish(
-        go.Figure(),
-        body + 30 + BOTTOM,
-        xaxis={
-            "range": [left, right],
-            "anchor": "y2",
-            "title": f"{label(name)} ({label(unit_words(limits.unit))})",
-            "zeroline": False,
-        },
-        yaxis={
-            "domain": [lanes_top + gap / body, 1],
-            "title": {
-                "text": f"density ({label(per_unit(limits.unit))}{', log scale' if log else ''})",
-                "standoff": 4,
-            },
-        },
-        yaxis2={"domain": [0, lanes_top], "range": [-len(answers), 0], "visible": False, "fixedrange": True},
-    )
+    figure = _density_over_lanes(len(answers), (left, right), name, limits.unit, log)
     top = max((float(c.density.max()) for c in curves if c), default=1.0)
     floor = top * 10.0**-TAIL_DECADES
     if log:
@@ -136,6 +116,31 @@ def dose_axis(
             _density(parts, curve.dose, density, answer.mark, "dot", floor if log else 0.0, fill=False)
     _direct_labels(parts, lines, left, right, floor if log else None)
     return parts.onto(figure)
+
+
+def _density_over_lanes(count: int, ends: tuple[float, float], name: str, unit: str, log: bool) -> go.Figure:
+    """Empty axes: densities above, a lane for each of ``count`` policies below, one dose axis for both."""
+    panel, gap, lane = 250, 14, 66
+    body = panel + gap + lane * count
+    lanes_top = lane * count / body
+    return finish(
+        go.Figure(),
+        body + 30 + BOTTOM,
+        xaxis={
+            "range": list(ends),
+            "anchor": "y2",
+            "title": f"{label(name)} ({label(unit_words(unit))})",
+            "zeroline": False,
+        },
+        yaxis={
+            "domain": [lanes_top + gap / body, 1],
+            "title": {
+                "text": f"density ({label(per_unit(unit))}{', log scale' if log else ''})",
+                "standoff": 4,
+            },
+        },
+        yaxis2={"domain": [0, lanes_top], "range": [-count, 0], "visible": False, "fixedrange": True},
+    )
 
 
 def _limits(figure: Parts, low: float, high: float, left: float, right: float) -> None:

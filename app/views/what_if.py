@@ -214,18 +214,24 @@ def view(listing: study.Listing) -> None:
     for index, column in enumerate(columns):
         with column.container(border=True, height="stretch"):
             choices.append(ask_choice(index, named, world, asked, matched))
-    made = [choice for choice in choices if choice is not None]
+    places = [(c, choice) for c, choice in zip(columns, choices, strict=True) if choice is not None]
+    made = [choice for _, choice in places]
     drawn = [analysis_what_if.strips(choice.episode, world, shown) for choice in made]
     ranges = [what_if.common_range(same) for same in zip(*drawn, strict=True)]
-    places = [column for column, choice in zip(columns, choices, strict=True) if choice is not None]
-    for column, choice, strips in zip(places, made, drawn, strict=True):
+    for index, ((column, choice), strips) in enumerate(zip(places, drawn, strict=True)):
         with column:
             write.markdown("{} **{}**\n{}", choice.mark.sign, choice.name, told(choice))
             figure = what_if.episode(choice.name, choice.mark, strips, ranges)
-            index = made.index(choice)
             page.draw(figure, f"episode{index}", f"Bands of return, state and dose under {choice.name}")
     if not made:
         return
+    _explain()
+    if len(made) > 1:
+        compare(made)
+
+
+def _explain() -> None:
+    """What the bands are of."""
     st.caption(
         "Line: median over patients; darker band: 25 to 75 %, lighter band: 10 to 90 %. Numbers at the "
         "right: at the last visit. Grey lines: hard limits of the dose. Every choice meets the same "
@@ -233,8 +239,6 @@ def view(listing: study.Listing) -> None:
         "visit; what happened before the chosen visit is not used. To follow an agent is to give what its "
         "recommender says, at every visit as at a first one, also where it defers."
     )
-    if len(made) > 1:
-        compare(made)
 
 
 view(page.open_page("What if"))

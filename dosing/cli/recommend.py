@@ -175,24 +175,33 @@ def describe(result: Recommendation, beside: DoseContext) -> str:
             else []
         ),
     ]
+    lines += _nearby(result, unit)
+    lines += [("note", note) for note in result.notes]
+    lines.append(("run", f"{result.provenance['run']}  weights {result.provenance['weights'][:12]}"))
+    return "\n".join([*(f"{name:<18} {text}" for name, text in lines), result.notice])
+
+
+def _nearby(result: Recommendation, unit: str) -> list[tuple[str, str]]:
+    """How far state and dose are from what was recorded, and the nearest visits."""
+    from dosing.recommendation.records import dose_words, span_words
+
+    lines = []
     if result.distance is not None and result.threshold is not None:
         lines.append(("distance", f"{result.distance:.3g}, unfamiliar beyond {result.threshold:.3g}"))
     if result.recorded_near is not None:
         told = (
             f"distance of this dose {result.dose_distance:.3g}, unrecorded beyond {result.dose_threshold:.3g}"
         )
-        lines.append(("recorded nearby", f"{span(result.recorded_near)}  ({told})"))
-    lines += [
+        near_by = span_words(result.recorded_near, result.limits)
+        lines.append(("recorded nearby", f"{near_by}{unit}  ({told})"))
+    return lines + [
         (
             "near visit",
-            f"distance {near.distance:.3g}: dose {words(near.dose)}{unit}, reward {near.reward:.4g}  "
-            f"(patient {near.patient}, visit {near.visit + 1})",
+            f"distance {near.distance:.3g}: dose {dose_words(near.dose, result.limits)}{unit}, "
+            f"reward {near.reward:.4g}  (patient {near.patient}, visit {near.visit + 1})",
         )
         for near in result.nearest
     ]
-    lines += [("note", note) for note in result.notes]
-    lines.append(("run", f"{result.provenance['run']}  weights {result.provenance['weights'][:12]}"))
-    return "\n".join([*(f"{name:<18} {text}" for name, text in lines), result.notice])
 
 
 def recommend_table(
@@ -240,7 +249,7 @@ def recommend_table(
         schema = answers_schema(recommender, source, evidence)
         known = all_decisions(log) if log.path.is_file() else ()
         decided = DecidedStates(known, recommender.provenance.get("weights"))
-        pieces, done = pieces_of(table, entries + doses), 0
+        pieces = pieces_of(table, entries + doses)
         first = next(pieces)  # what is wrong with the table is told before anything is written
         with pq.ParquetWriter(temporary, schema) as writer:
             for piece in chain([first], pieces):
@@ -248,13 +257,18 @@ def recommend_table(
                 current = columns_of_numbers(piece, doses) if doses else None
                 result = recommend_all(recommender, states, current, workers=-1)
                 given = read_current_doses(recommender.rules, states, current)
+                done = sum(counts.values())
                 writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
-                done += len(piece)
                 for status, name in enumerate(STATUSES):
                     counts[name] += int((result.status == status).sum())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        about = {"input": source, "output": sha256(temporary), "rows": done, "statuses": counts}
+        about = {
+            "input": source,
+            "output": sha256(temporary),
+            "rows": sum(counts.values()),
+            "statuses": counts,
+        }
         log.append("batch", about | {"provenance": dict(recommender.provenance)})
         temporary.replace(out)
     except FileNotFoundError as error:

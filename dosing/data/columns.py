@@ -77,13 +77,7 @@ def read_table_of(path: Path, external: External) -> Episodes:
     wanted = list(dict.fromkeys(name for entries in names.values() for name in entries))
     source = str(path)
     _no_people(source, names)
-    table: Table
-    if format_of(path) == ".parquet":
-        table = ParquetTable(path, wanted)
-    else:
-        table = CsvTable(path, wanted, [name for role in NUMBERS for name in names.get(role, ())])
-    if not table.rows:
-        raise UserError(f"{path} has no rows.")
+    table = _opened(path, wanted, names)
 
     def wide(role: str) -> NDArray[Any]:
         parts = [
@@ -118,6 +112,18 @@ def read_table_of(path: Path, external: External) -> Episodes:
         dose_name=", ".join(names["act"]),
     )
     return assemble(source, rows, about, external)
+
+
+def _opened(path: Path, wanted: Sequence[str], names: Mapping[str, tuple[str, ...]]) -> Table:
+    """The wanted columns of a file; UserError where it has no rows."""
+    table: Table
+    if format_of(path) == ".parquet":
+        table = ParquetTable(path, wanted)
+    else:
+        table = CsvTable(path, wanted, [name for role in NUMBERS for name in names.get(role, ())])
+    if not table.rows:
+        raise UserError(f"{path} has no rows.")
+    return table
 
 
 def _no_people(source: str, names: Mapping[str, tuple[str, ...]]) -> None:

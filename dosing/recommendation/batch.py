@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from dosing.errors import UserError
 from dosing.policy import DosePolicy, Observations
 from dosing.recommendation.explanations import failure_sentence
 from dosing.recommendation.inputs import LARGEST
+from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import DISAGREEMENT, REFUSES, Reason
 from dosing.recommendation.records import Answers, Recommender, Rules
 from dosing.types import Array
@@ -105,14 +108,7 @@ def _answer(
         spread = doses.std(0, ddof=1) if len(doses) > 1 else np.full_like(proposed, np.nan)
     finite &= np.isfinite(spread).all(1) | (len(doses) == 1)  # finite doses may be too large for a mean
     codes = np.where(finite, 0, int(Reason.POLICY_NOT_FINITE))
-    for row in np.flatnonzero(~finite)[: KEPT - len(result.failures)]:
-        good = [np.isfinite(values[:, row]).all(-1) for values in said.values()]
-        seeds = [seed for seed, fine in zip(policy.seeds, np.all(good, axis=0), strict=True) if not fine]
-        result.failures[int(rows[row])] = (
-            f"the policy's dose is not finite for seed(s) {seeds}: its weights are damaged, or the state is "
-            "beyond anything it can compute with."
-        )
-
+    _tell_what_is_not_finite(result, policy.seeds, said, finite, rows)
     dose, held = limits.deliver(np.where(finite[:, None], proposed, limits.low))
     codes |= np.where(held > 0, int(Reason.HARD_LIMIT), 0)
     if rules.step is not None:
@@ -123,12 +119,7 @@ def _answer(
     if (monitor := recommender.monitor) is None:
         codes |= int(Reason.NO_MONITOR)
     else:
-        look = monitor.look(states, dose.astype(np.float64), workers=workers)
-        codes |= np.where(look.distance[:, -1] <= monitor.threshold, 0, int(Reason.UNFAMILIAR))
-        codes |= np.where(look.dose_distance <= monitor.doses.threshold, 0, int(Reason.UNRECORDED_DOSE))
-        result.distance[rows], result.nearest[rows] = look.distance, look.nearest
-        result.dose_distance[rows] = look.dose_distance
-        result.recorded_low[rows], result.recorded_high[rows] = look.recorded_low, look.recorded_high
+        codes |= _compare_with_records(monitor, result, states, dose.astype(np.float64), rows, workers)
         if len(doses) > 1:
             usual = np.asarray(monitor.dose_spread)
             apart = (spread > DISAGREEMENT * usual) & (usual > 0.0)
@@ -146,6 +137,36 @@ def _answer(
         sets.high,
     )
     result.kinds[:] = [(sets.kind, sets.bounded)]
+
+
+def _tell_what_is_not_finite(
+    result: Answers,
+    seeds: tuple[int, ...],
+    said: Mapping[str, Array],
+    finite: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+) -> None:
+    """Name the seeds whose numbers are not finite, for the first few rows."""
+    for row in np.flatnonzero(~finite)[: KEPT - len(result.failures)]:
+        good = [np.isfinite(values[:, row]).all(-1) for values in said.values()]
+        damaged = [seed for seed, fine in zip(seeds, np.all(good, axis=0), strict=True) if not fine]
+        result.failures[int(rows[row])] = (
+            f"the policy's dose is not finite for seed(s) {damaged}: its weights are damaged, or the state "
+            "is beyond anything it can compute with."
+        )
+
+
+def _compare_with_records(
+    monitor: Monitor, result: Answers, states: Array, dose: Array, rows: NDArray[np.int64], workers: int
+) -> NDArray[np.int64]:
+    """Write how far states and doses are from recorded ones; reasons ``[M]`` where they are too far."""
+    look = monitor.look(states, dose, workers=workers)
+    result.distance[rows], result.nearest[rows] = look.distance, look.nearest
+    result.dose_distance[rows] = look.dose_distance
+    result.recorded_low[rows], result.recorded_high[rows] = look.recorded_low, look.recorded_high
+    unfamiliar = np.where(look.distance[:, -1] <= monitor.threshold, 0, int(Reason.UNFAMILIAR))
+    unrecorded = np.where(look.dose_distance <= monitor.doses.threshold, 0, int(Reason.UNRECORDED_DOSE))
+    return np.asarray(unfamiliar | unrecorded, dtype=np.int64)
 
 
 def _between(low: Array, high: Array, proposed: Array) -> NDArray[np.bool_]:
