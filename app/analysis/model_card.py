@@ -143,6 +143,7 @@ def card_of(
         },
         "evaluation": evaluated(outcomes),
         "difference_from_estimated_constant": _difference(row),
+        "no_difference_because": row.baseline.missing if row is not None and row.baseline else "",
         "at_recorded_visits": at_recorded_visits(recommender, episodes),
         "known_limits": known_limits(recommender, scenario),
         "provenance": {
@@ -214,6 +215,8 @@ def in_words(card: Mapping[str, Any]) -> list[Section]:
     if (difference := card["difference_from_estimated_constant"]) is not None:
         words = f"{estimate_words(difference)}: {difference['verdict']}"
         sections.append(("Against one constant dose for everyone", [("Difference in return", words)]))
+    elif missing := card["no_difference_because"]:
+        sections.append(("Against one constant dose for everyone", [("Not judged", missing)]))
     width = "exact support" if here["exact_support"] else "central 99 %, not a support"
     spread = here["spread_over_seeds"]
     lines = [

@@ -204,13 +204,13 @@ def vouch(run: Path, *gone: str) -> None:
     RunFolder(run).finish()
 
 
-def test_a_run_from_before_there_were_monitors_still_answers_and_says_so(
+def test_a_run_without_a_monitor_defers_and_says_why(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vouch(run, CARD, NOVELTY, NOVELTY_VISITS)
-    assert ask(run, "--state", *FAR) == 0
+    assert ask(run, "--state", *FAR) == 3
     text = capsys.readouterr().out
-    assert "note               This run has no monitor of unfamiliar states: it was trained before" in text
+    assert "is not known: This run has no monitor of unfamiliar states: it was trained before" in text
     assert "distance" not in text
     recommender = recommender_of(RunFolder(run))
     assert (recommender.monitor, recommender.rules.step, recommender.rules.safe_default) == (None, None, "")
@@ -227,10 +227,8 @@ def test_a_run_of_one_patient_says_why_it_has_no_monitor(
 ) -> None:
     keep_monitor(run, cohort(1))
     vouch(run)
-    assert ask(run, "--state", *FAR) == 0
-    assert "note               a monitor of unfamiliar states needs the visits of at least 2" in (
-        capsys.readouterr().out
-    )
+    assert ask(run, "--state", *FAR) == 3
+    assert "a monitor of unfamiliar states needs the visits of at least 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [CARD, NOVELTY, NOVELTY_VISITS])
@@ -461,7 +459,7 @@ def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> Non
     counts = recommend.recommend_table(
         nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log, Evidence()
     )
-    assert counts == {"ok": 3, "limited": 0, "deferred": 0, "refused": 0}
+    assert counts == {"ok": 0, "limited": 0, "deferred": 3, "refused": 0}  # nothing knows what was recorded
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["distance"].isna().all()
     assert StateEntry("x").allowed == ""
