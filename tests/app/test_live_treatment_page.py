@@ -110,7 +110,7 @@ def test_the_table_has_every_measure_with_its_interval(open_app, treated: Path) 
     episodes = read_table(folder).to_pandas()
     means = episodes.groupby("seed").returns.mean().to_numpy()
     wanted = format(mean_over_seeds(means[:, None]), ".2f").replace("-", "\N{MINUS SIGN}")
-    assert row["treated patients' return"] == wanted
+    assert row["treated patients' return"].replace("\\", "") == wanted  # brackets are escaped in a table
     assert row["worst patient's return"].replace("\N{MINUS SIGN}", "-") == f"{episodes.returns.min():.1f}"
     assert row["patients per seed"] == "4"
     assert row["trial"] == "finished: 96 visits"

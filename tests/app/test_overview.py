@@ -29,7 +29,8 @@ def test_runs_data_and_table_are_counted_as_they_are(open_app, full_study: Path)
     assert table["updates"].tolist() == ["100", "100"]
     assert table["evaluated on new patients"].tolist() == ["yes", "yes"]
     rows = [Row.from_json(row) for row in read_json(full_study / TABLE)["rows"]]
-    assert table["against the constant dose"].tolist() == [row.verdict for row in rows[:2]]
+    verdicts = [row.verdict or "no constant dose" for row in rows[:2]]
+    assert table["against the constant dose"].tolist() == verdicts
     assert "3 patients, 72 visits" in words(at)
     (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
     assert chart["layout"]["title"]["text"] == NOTICE

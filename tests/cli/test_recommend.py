@@ -204,9 +204,7 @@ def vouch(run: Path, *gone: str) -> None:
     RunFolder(run).finish()
 
 
-def test_a_run_without_a_monitor_defers_and_says_why(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_without_a_monitor_defers_and_says_why(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vouch(run, CARD, NOVELTY, NOVELTY_VISITS)
     assert ask(run, "--state", *FAR) == 3
     text = capsys.readouterr().out
