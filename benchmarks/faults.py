@@ -48,6 +48,7 @@ from dosing.runs.folder import (
     RunFolder,
 )
 from dosing.studies import AgentSetup, TrainingSettings, load, train
+from dosing.training.checkpoint import training_state
 from simulator.cohorts.generate import simulate
 
 SHARES = {"data": 0.45, "run": 0.35, "checkpoint": 0.15, "limits": 0.05}
@@ -166,7 +167,7 @@ def checkpoint_subject(folder: Path, run: RunFolder) -> Subject:
     path = folder / CHECKPOINT
     config = run.config()
     agent = agents.build(config.agent, config.agent_config, config.problem, config.seeds)
-    write_checkpoint(path, agent.training_state(), {"step": "3", "seconds": "1.5"})
+    write_checkpoint(path, training_state(agent), {"step": "3", "seconds": "1.5"})
 
     def read() -> tuple[Any, ...]:
         tensors, metadata = read_checkpoint(path)

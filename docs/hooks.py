@@ -1,7 +1,8 @@
 """What the site needs beside its pages: the files of the repository that pages link to, and plain code words.
 
-A page links to ``../PATH``, which works wherever the repository is read. In the site such a link leads to a
-copy under ``repository/``: a Markdown file becomes a page, a picture is copied, and code is shown as a page.
+A page links to a file one folder up, which works wherever the repository is read. In the site such a link
+leads to a copy under ``repository/``: a Markdown file becomes a page, a picture is copied, and code is shown
+as a page.
 """
 
 from __future__ import annotations

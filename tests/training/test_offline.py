@@ -440,7 +440,7 @@ def test_divergence_keeps_the_last_good_state_and_the_batch(name: str, value: fl
 def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Path) -> None:
     """A weight or progress of one seed that is not finite while every reported number still is."""
     run, agent = folder(tmp_path), stack(FIRST, SEEDS)
-    schedule, follow = agent.schedule, agent.follow
+    schedule, update_targets = agent.schedule, agent.update_targets
     now = 0
 
     def scheduled(step: int) -> None:
@@ -448,8 +448,8 @@ def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Pat
         now = step
         schedule(step)
 
-    def damaging() -> None:
-        follow()
+    def damaging(step: int) -> None:
+        update_targets(step)
         if now != 6:
             return
         optimizer = next(iter(agent.optimizers.values()))
@@ -458,7 +458,7 @@ def test_damage_that_no_loss_shows_is_noticed_and_named(what: str, tmp_path: Pat
         with torch.no_grad():
             target[1] = float("inf")
 
-    agent.schedule, agent.follow = scheduled, damaging  # type: ignore[method-assign]
+    agent.schedule, agent.update_targets = scheduled, damaging  # type: ignore[method-assign]
     with pytest.raises(TrainingDivergedError, match=r"at update 6 \(seeds \[7\]\)"):
         train(agent, dataset(), run, TrainingSettings(steps=20, batch_size=8, log_every=7))
     told = read_json(run.path / "diverged.json")
