@@ -126,6 +126,7 @@ class RunFolder:
                 since.
         """
         if not self.done:
+            self._config_bytes()  # says so where this is no run folder at all
             raise UserError(f"the run {self.path} is not finished; the same train command continues it.")
         hashes = read_json(self.path / DONE)
         config = b""

@@ -144,7 +144,7 @@ def references(
         "seeds": list(seeds),
         "patients": patients,
         "search_patients": SEARCH_PATIENTS,
-        "baseline": asdict(baseline),
+        "baseline": asdict(baseline) | {"recorded": list(baseline.recorded or ())},  # as JSON gives it back
     }
     record, episodes = folder / REFERENCES, folder / EPISODES
     if record.is_file() and episodes.is_file():

@@ -85,7 +85,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
         (f"train {FIRST}", "train needs --data"),
         (f"train {FIRST} --data nowhere.parquet", "neither a file nor an environment id"),
         (f"train {FIRST} --data dosing/Nowhere-v0", "neither a file nor an environment id"),
-        (f"train {FIRST} --data CartPole-v1", "neither a file nor an environment id"),
+        (f"train {FIRST} --data CartPole-v1", "a dose must be a Box of one dimension"),
         (f"train {FIRST} --data {{file}}", "episodes are kept in .parquet, .csv, .hdf5"),
         (f"train {FIRST} --data {{cut}}", "is truncated or not an episode file"),
         (f"train {FIRST} --data {{data}} --out {{file}}/x", "cannot write"),

@@ -19,11 +19,11 @@ from dosing.finetuning.method import TrialProgress
 from dosing.finetuning.patients import Waves
 from dosing.rng import generator
 from dosing.runs.files import write_json, write_table, write_tensors
-from dosing.runs.folder import CONFIG, METRICS, SCHEMA, WEIGHTS, RunFolder
+from dosing.runs.folder import CONFIG, METRICS, WEIGHTS, RunFolder
 from dosing.training.regularised import take_step
 from tests.finetuning.expansions import batch, begun, learner, same_alone, trial
 from tests.finetuning.test_trial import SEEDS, killed_and_resumed
-from tests.support.samples import PROBLEM, small
+from tests.support.samples import PROBLEM, run_config, small
 
 BETA = 3.0
 
@@ -330,14 +330,14 @@ def test_members_are_policies_of_other_runs(tmp_path: Path) -> None:
     config = small("td3_bc")
     other = agents.build("td3_bc", config, PROBLEM, (3, 1, 0))
     run = RunFolder(tmp_path)
-    fields = {
-        "schema": SCHEMA,
-        "agent": "td3_bc",
-        "agent_config": {**vars(config), "hidden": list(config.hidden)},
-        "seeds": [3, 1, 0],
-        "transform": start.transform.to_json(),
-    }
-    write_json(run.path / CONFIG, fields)
+    told = run_config(
+        agent="td3_bc",
+        agent_config={**vars(config), "hidden": list(config.hidden)},
+        seeds=(3, 1, 0),
+        problem=PROBLEM,
+        transform=start.transform,
+    )
+    write_json(run.path / CONFIG, told.to_json())
     write_tensors(run.path / WEIGHTS, other.state_dict(), {})
     write_table(run.path / METRICS, {"step": np.zeros(1)})
     run.finish()

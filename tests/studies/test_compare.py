@@ -188,12 +188,13 @@ def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path)
     assert [row for row in result.rows if row.data == "other"] == list(alone.rows)
 
 
-def test_every_data_set_has_the_constant_dose_it_estimates(visits: Path, tmp_path: Path) -> None:
+def test_every_data_set_has_the_constant_dose_it_estimates(tmp_path: Path) -> None:
     """Its rows are paired with the returns of that dose, seed by seed and patient by patient."""
-    sources = {"visits": cohort(), "other": cohort(5, seed=3)}
-    write_episodes(sources["other"], tmp_path / "other.parquet")
+    sources = {"visits": cohort(20), "other": cohort(20, seed=3)}
+    for name, episodes in sources.items():
+        write_episodes(episodes, tmp_path / f"{name}.parquet")
     study = tmp_path / "study"
-    result = small(study, ["bc"], [visits, tmp_path / "other.parquet"])
+    result = small(study, ["bc"], [tmp_path / f"{name}.parquet" for name in sources])
     runs = {run.path.parent.name: run for run in find_runs(study)}
     doses = []
     for data, episodes in sources.items():

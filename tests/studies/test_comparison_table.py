@@ -404,7 +404,7 @@ def test_foreseen_returns_are_shown_with_their_lower_tail(
         asked.append(act)
         return torch.arange(40.0).expand(*act.shape[:2], 40)
 
-    monkeypatch.setattr(own.agent, "returns", returns)
+    monkeypatch.setattr(own.agent, "returns", returns, raising=False)
     states = cohort().obs[:50]
     line = agent_row("agent", "distribution", own, evaluate(own, factory, PATIENTS), result, states, None)
     scale = own.transform.reward_scale

@@ -323,7 +323,7 @@ def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path
 
 def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
     result, left_out = _candidates(Grid(("all",)), presets.find(None), TrainingSettings())
-    assert left_out.keys() == {"decision_transformer"}
+    assert left_out.keys() == {"decision_transformer", "response_model"}
     assert "looks back on a patient's episode" in left_out["decision_transformer"]
     assert [c.agent for c in result] == [name for name in agents.AGENTS if name not in left_out]
 

@@ -515,7 +515,7 @@ def arguments(study: Path, data: Path, steps: int = 300) -> list[str]:
 def trained(study: Path, data: Path, capsys: pytest.CaptureFixture[str], steps: int = 300) -> RunFolder:
     """The run that the command ends with, in this process."""
     assert main(arguments(study, data, steps)) == 0
-    return RunFolder(Path(capsys.readouterr().out.strip()))
+    return RunFolder(Path(capsys.readouterr().out.splitlines()[-1]))
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
