@@ -169,6 +169,8 @@ def describe(path: Path) -> str:
         words += f", {left_out:,} of them left out: nothing was recorded after them"
     if clipped:
         words += f"; doses of {clipped:,} visits were put at the limit they exceeded by rounding"
+    if episodes.reward.min() == episodes.reward.max():
+        return f"{words}; every reward is {episodes.reward[0]:g}: these rewards say nothing about doses"
     for name, row in (("worst", int(episodes.reward.argmin())), ("best", int(episodes.reward.argmax()))):
         dose = ", ".join(f"{x:g}" for x in episodes.act[row].tolist())
         words += f"; {name} reward {episodes.reward[row]:g} (visit {row + 1}, dose {dose})"

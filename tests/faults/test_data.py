@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -328,6 +329,10 @@ def test_fault_34_the_best_and_the_worst_reward_are_shown_with_their_doses(tmp_p
     assert "3 patients, 9 visits, 2 of them left out" in told
     assert f"worst reward {data.reward[worst]:g} (visit {worst + 1}, dose {data.act[worst, 0]:g})" in told
     assert f"best reward {data.reward[best]:g} (visit {best + 1}, dose {data.act[best, 0]:g})" in told
+    alike = dataclasses.replace(data, reward=np.full_like(data.reward, 2.0))
+    write_episodes(alike, tmp_path / "alike.parquet")
+    told = describe(tmp_path / "alike.parquet")
+    assert told.endswith("every reward is 2: these rewards say nothing about doses")
 
 
 def test_fault_36_the_end_of_a_process_and_of_a_recording_stay_two_things(tmp_path: Path) -> None:
