@@ -243,6 +243,7 @@ def help_text(module: str, *words: str) -> str:
     return result.stdout
 
 
+@pytest.mark.long
 def test_commands_and_flags_in_the_readme_exist() -> None:
     seen = 0
     for line in readme_commands():
