@@ -26,6 +26,7 @@ def browser(chromium: str) -> Iterator[Any]:
         launched.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_from_a_patient_to_the_audit_log(
     browser: Any, full_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theme: str

@@ -173,6 +173,7 @@ def test_large_files_are_refused(limit: str, value: int, says: str, monkeypatch:
     assert problems(GOOD) == (says,)
 
 
+@pytest.mark.long
 def test_texts_of_a_parquet_file_are_not_unpacked() -> None:
     """A dictionary of one long text in very many rows is a small file, and very much memory."""
     content = parquet(pd.DataFrame({"glucose": ["x" * 10_000] * 40_000, "weight": 1.0, "rate": 1}))

@@ -209,6 +209,7 @@ def test_a_finished_trial_is_found_and_not_done_twice(offline: dict[str, Path]) 
     assert done.stat().st_mtime_ns == at
 
 
+@pytest.mark.long
 def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: dict[str, Path]) -> None:
     result = tiny(["all"], [offline["iql"], offline["spot"]])
     titles = [line.title for line in result.lines]

@@ -143,6 +143,7 @@ def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
     assert configurations(Grid(("bc",)), presets.find(None)) == configurations(Grid(("bc",)))
 
 
+@pytest.mark.long
 def test_the_published_settings_of_mujoco() -> None:
     """Numbers typed from the papers' tables; a variant adds to what the preset sets for every task."""
     general = dict(configurations(Grid(("all",)), presets.find("d4rl-mujoco")))
