@@ -12,7 +12,7 @@ from app.widgets.url_state import carry
 
 st.set_page_config(
     page_title="Dosing research simulator",
-    page_icon=str(Path(__file__).parent / "assets" / "icon.svg"),
+    page_icon=str(Path(__file__).parent / "icon.svg"),
     layout="wide",
 )
 page = st.navigation(

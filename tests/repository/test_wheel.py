@@ -76,7 +76,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_types_settings_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"{name}/py.typed" for name in PACKAGES} <= names
-    assert {"app/.streamlit/config.toml", "app/assets/icon.svg"} <= names
+    assert {"app/.streamlit/config.toml", "app/icon.svg"} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     outside = {name.split("/")[0] for name in names} - set(PACKAGES)
     assert [name for name in outside if not name.endswith(".dist-info")] == []
