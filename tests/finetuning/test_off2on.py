@@ -264,7 +264,7 @@ def test_the_ratio_is_learned_from_recorded_and_new_visits() -> None:
     replay: Any = made(batch_size=32).replay
     visits(replay, 6, mark=4.0)
     first = replay.ratio(replay.recorded[None, :, :9].expand(2, -1, -1)).mean(1)
-    for step in range(60):
+    for step in range(300):
         replay(step)
     held = replay.held
     everything = replay.ratio(replay.rows_at(torch.arange(replay.filled).expand(2, -1))[..., :9])

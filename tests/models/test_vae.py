@@ -57,7 +57,7 @@ def test_of_a_constant_dose_it_learns_that_dose_and_no_latent() -> None:
     optimizer = adam(model, 3e-3)
     obs, act = normal(2, 64, 2), torch.full((2, 64, 1), 0.4, dtype=torch.float64)
     noise = torch.Generator().manual_seed(2)
-    for _ in range(500):
+    for _ in range(2000):
         drawn = torch.randn(2, 64, 1, 2, dtype=torch.float64, generator=noise)
         optimizer.zero_grad()
         vae_loss(act, *model(obs, act, drawn), beta=0.5).sum().backward()
