@@ -285,19 +285,13 @@ class DecisionTransformer(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The distribution of one dose at a first visit, aiming at the default return."""
-        return self.policy_for(obs, self.aim[:, 1:2].expand(-1, obs.shape[1]))
-
-    def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
-        """The distribution of one dose at a first visit, aiming at ``target [S, B]``."""
-        none = obs.new_zeros(*obs.shape[:2], 0)
-        act = none.unsqueeze(-1).expand(-1, -1, -1, self.problem.n_act)
-        return self._distribution(History(obs.unsqueeze(2), act, none), target)
+        return self.policy_after(History.at_first_visit(obs, self.problem.n_act))
 
     def policy_after(self, history: History) -> Distribution:
         """The distribution of one dose after a history, aiming at the default return."""
-        return self._distribution(history, self.aim[:, 1:2].expand(-1, history.obs.shape[1]))
+        return self.policy_for(history, self.aim[:, 1:2].expand(-1, history.obs.shape[1]))
 
-    def _distribution(self, history: History, target: Tensor) -> Distribution:
+    def policy_for(self, history: History, target: Tensor) -> Distribution:
         """The distribution at the last visit of the histories of B episodes, aiming at ``target [S, B]``.
 
         Raises:

@@ -29,12 +29,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from dosing.agent import Agent, History
+from dosing.agent import Agent, EpisodeBelief, HeldOutForecasts, History
 from dosing.data.dataset import Dataset
 from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
@@ -43,9 +42,9 @@ from dosing.models.batch import Batch
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.networks import Initialiser, Mlp
 from dosing.models.optimisers import adam, clip_by_seed, decay_learning_rate
-from dosing.models.prior import PRIOR_LIMIT, constant_dose
+from dosing.models.prior import PRIOR_LIMIT, constant_doses
 from dosing.models.response import FAR, Belief, Sizes, unpack
-from dosing.models.response_fit import FitSettings, fit_response
+from dosing.models.response_fit import FitSettings, fit_response, usable_patients
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.models.rollouts import imagine, returns
 from dosing.types import About, Noise, Problem
@@ -192,7 +191,7 @@ class ResponseModel(Agent):
         obs, act, reward, next_obs = (
             x.unflatten(0, split) for x in (dataset.obs, dataset.act, dataset.reward, dataset.next_obs)
         )
-        obs, act, reward, next_obs = _usable(obs, act, reward, next_obs)
+        obs, act, reward, next_obs = usable_patients(obs, act, reward, next_obs)
         seen = torch.cat((obs, next_obs[:, :, -1:]), 2)  # [R, N, T + 1, O]
         c = self.config
         settings = FitSettings(
@@ -205,7 +204,7 @@ class ResponseModel(Agent):
         self.response.copy_(fitted.packed)
         self.reward.copy_(rewards.theta)
         self.prior_dose.copy_(
-            torch.atanh(_constants(act, reward).clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(1)
+            torch.atanh(constant_doses(act, reward).clamp(-PRIOR_LIMIT, PRIOR_LIMIT)).unsqueeze(1)
         )
         self.horizon.fill_(float(split[2]))
         self.numbers.copy_(_numbers(calibration))
@@ -290,8 +289,7 @@ class ResponseModel(Agent):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The distribution of one dose at a first visit."""
-        none = obs.new_zeros(*obs.shape[:2], 0, self.problem.n_act)
-        return self.policy_after(History(obs.unsqueeze(2), none, none[..., 0]))
+        return self.policy_after(History.at_first_visit(obs, self.problem.n_act))
 
     def policy_after(self, history: History) -> Distribution:
         """The distribution of one dose after a history: the filter runs over all of it."""
@@ -304,6 +302,30 @@ class ResponseModel(Agent):
                 belief = self.carry_on(belief, before)
             belief = self.take_in(belief, history.obs[:, :, visit])
         return self.distribution(belief, visits - 1, before)
+
+    # What it believes, for people
+
+    @property
+    def constant_dose(self) -> Tensor:
+        """The constant dose ``[S, A]``, which is given where the model is refused."""
+        return MEAN_LIMIT * torch.tanh(self.prior_dose[:, 0])
+
+    @property
+    def held_out(self) -> HeldOutForecasts:
+        """Forecasts of held-out patients, means over the horizons."""
+        number = dict(zip(NUMBERS, self.numbers.unbind(1), strict=True))
+        last_value, mean = 1.0 - number["skill_last_value"], 1.0 - number["skill_mean"]
+        return HeldOutForecasts(last_value, mean, number["coverage"])
+
+    @torch.no_grad()
+    def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
+        """The belief of model 0, which the policy sees, and its forecasts under ``coming [S, B, K, A]``."""
+        model = self.models(slice(0, 1))
+        beliefs, _ = model.filter(history.obs, history.act)
+        mean, variance = model.forecast(beliefs[-1], coming)
+        level = torch.stack([belief.diagonal for belief in beliefs], 2)
+        means = torch.stack([belief.mean for belief in beliefs], 2)
+        return EpisodeBelief(means, level.sqrt(), mean, variance.sqrt())
 
     # Learning
 
@@ -339,29 +361,6 @@ class ResponseModel(Agent):
     def adjust_gradients(self) -> None:
         """Every seed's gradient is scaled down to the largest norm."""
         clip_by_seed(self.actor, self.config.gradient_clip)
-
-
-def _usable(*columns: Tensor) -> tuple[Tensor, ...]:
-    """Columns ``[R, N, ...]`` in which the first usable patient stands in for one with a number not finite.
-
-    A data set has none (its loader refuses them), and an update that meets one stops the training.
-    """
-    good = torch.stack([column.flatten(2).isfinite().all(2) for column in columns]).all(0)  # [R, N]
-    if bool(good.all()):
-        return columns
-    own = torch.arange(good.shape[1], device=good.device)
-    patient = torch.where(good, own, good.int().argmax(1, keepdim=True))
-    sets = torch.arange(len(good), device=good.device).unsqueeze(1)
-    return tuple(column[sets, patient] for column in columns)
-
-
-def _constants(act: Tensor, reward: Tensor) -> Tensor:
-    """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time."""
-    doses = act.flatten(1, 2).mT.double().cpu().numpy()  # [R, A, M]
-    paid = reward.flatten(1).unsqueeze(1).double().cpu().numpy()
-    patient = np.repeat(np.arange(act.shape[1]), act.shape[2])
-    best = constant_dose(doses, np.broadcast_to(paid, doses.shape), np.broadcast_to(patient, doses.shape))
-    return torch.as_tensor(best.dose).to(act)
 
 
 def _numbers(calibration: Calibration) -> Tensor:

@@ -153,12 +153,19 @@ class History:
     Attributes:
         obs: ``[S, B, T, O]`` at the T visits so far, the one at hand last.
         act: ``[S, B, T - 1, A]`` delivered at the visits before it.
-        reward: ``[S, B, T - 1]`` received for them.
+        reward: ``[S, B, T - 1]`` received for them; NaN where it is not known, which only an agent that does
+            without rewards is told (:func:`needs_rewards`).
     """
 
     obs: Tensor
     act: Tensor
     reward: Tensor
+
+    @classmethod
+    def at_first_visit(cls, obs: Tensor, n_act: int) -> History:
+        """Episodes that begin with the states ``obs [S, B, O]``."""
+        none = obs.new_zeros(*obs.shape[:2], 0)
+        return cls(obs.unsqueeze(2), none.unsqueeze(-1).expand(-1, -1, -1, n_act), none)
 
 
 @runtime_checkable
@@ -177,8 +184,8 @@ class AimsAtReturn(Protocol):
     def targets(self) -> Tensor:
         """Returns ``[S, 3]`` in agents' units: lowest recorded, aimed at by default, highest recorded."""
 
-    def policy_for(self, obs: Tensor, target: Tensor) -> Distribution:
-        """As :meth:`Agent.policy`, aiming at the returns ``target [S, B]``."""
+    def policy_for(self, history: History, target: Tensor) -> Distribution:
+        """As :func:`policy_after`, aiming at the returns ``target [S, B]`` of the whole episode."""
 
 
 @runtime_checkable
@@ -225,6 +232,68 @@ class ConfinedToGenerator(Protocol):
             ``[S, B, M, A]`` on the [-1, 1] axis. They are points of a set and no draws, and their ends are no
             support.
         """
+
+
+@dataclass(frozen=True)
+class EpisodeBelief:
+    """What an agent believes about B patients under each of S seeds, in agents' units.
+
+    Attributes:
+        level_mean: ``[S, B, T, O]`` level behind every observed marker after each of the T visits so far.
+        level_sd: its standard deviation, likewise.
+        forecast_mean: ``[S, B, K, O]`` observation at each of the K coming visits.
+        forecast_sd: its standard deviation, noise of the observation included.
+    """
+
+    level_mean: Tensor
+    level_sd: Tensor
+    forecast_mean: Tensor
+    forecast_sd: Tensor
+
+
+@dataclass(frozen=True)
+class HeldOutForecasts:
+    """How well the model behind a belief forecast patients that it was not fitted to, one number per seed.
+
+    Attributes:
+        of_last_value: ``[S]`` mean squared error, as a share of that of a patient's last value.
+        of_mean: ``[S]`` the same, of the mean of the other patients.
+        coverage: ``[S]`` share of observations within the 90 % intervals.
+    """
+
+    of_last_value: Tensor
+    of_mean: Tensor
+    coverage: Tensor
+
+
+@runtime_checkable
+class HoldsBelief(Protocol):
+    """A method that doses by a belief about the patient, from a model of how patients respond."""
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """For every seed why its model is not used and the constant dose is given; empty where it is used."""
+
+    @property
+    def constant_dose(self) -> Tensor:
+        """The constant dose ``[S, A]`` that stands in for a model that is not used."""
+
+    @property
+    def held_out(self) -> HeldOutForecasts:
+        """How good the model's forecasts are."""
+
+    def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
+        """The belief at every visit of a history, and what it forecasts.
+
+        Args:
+            history: visits of B patients.
+            coming: ``[S, B, K, A]`` doses at the visit at hand and the K - 1 after it.
+        """
+
+
+def needs_rewards(agent: Agent) -> bool:
+    """Whether the rewards of earlier visits have a say: in the return that is still to be reached."""
+    return agent.looks_back and isinstance(agent, AimsAtReturn)
 
 
 def policy_after(agent: Agent, history: History) -> Distribution:

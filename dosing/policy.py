@@ -17,11 +17,14 @@ from dosing.agent import (
     AimsAtReturn,
     ConfinedToGenerator,
     HasFurtherDensities,
+    History,
     LearnsReturns,
+    policy_after,
     value_of,
 )
 from dosing.data.dataset import Transform
 from dosing.distributions.draws import Draws
+from dosing.earlier_visits import Past
 from dosing.errors import UserError
 from dosing.rng import generator
 from dosing.types import Array
@@ -78,6 +81,7 @@ class DosePolicy:
         self.transform = transform
         parameter = next(agent.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
+        self._past: Past | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -88,10 +92,42 @@ class DosePolicy:
         raw = torch.from_numpy(np.asarray(obs, dtype=np.float64, order="C").copy())
         return self.transform.obs(raw).to(self._device, self._dtype)
 
+    def after(self, past: Past) -> DosePolicy:
+        """The policy after the visits before B states, about which it is then asked.
+
+        A policy that does not look back is returned as it is.
+        """
+        if not self.looks_back:
+            return self
+        result = copy.copy(self)
+        result._past = past
+        return result
+
+    def history(self, obs: Observations) -> History:
+        """The episodes up to the states ``obs [S, B, O]`` in agents' units: see :meth:`after`."""
+        seen = self._obs(obs)
+        if self._past is None:
+            return History.at_first_visit(seen, self.agent.problem.n_act)
+
+        def of_every_seed(values: Any) -> torch.Tensor:
+            return torch.as_tensor(values).to(seen).expand(*seen.shape[:2], *values.shape[1:])
+
+        past, transform = self._past, self.transform
+        return History(
+            torch.cat((of_every_seed(self._obs(past.obs.astype(np.float32))), seen.unsqueeze(2)), 2),
+            of_every_seed(transform.to_unit(past.dose)),
+            of_every_seed(transform.scaled(past.reward)),
+        )
+
     @torch.no_grad()
     def distribution(self, obs: Observations) -> Distribution:
-        """Distribution of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``."""
-        return self.agent.policy(self._obs(obs))
+        """Distribution of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``.
+
+        Of a policy that looks back: as at a first visit, or after what :meth:`after` was told.
+        """
+        if self._past is None:
+            return self.agent.policy(self._obs(obs))
+        return policy_after(self.agent, self.history(obs))
 
     @torch.no_grad()
     def densities(self, obs: Observations) -> dict[str, Distribution]:
@@ -101,7 +137,7 @@ class DosePolicy:
 
     @property
     def looks_back(self) -> bool:
-        """Whether the dose at a visit depends on the episode before it; see :class:`Episode`."""
+        """Whether the dose at a visit depends on the episode before it; see :meth:`after`."""
         return self.agent.looks_back
 
     def recommended(self, obs: Observations) -> Array:
@@ -205,7 +241,9 @@ class DosePolicy:
         agent = self.agent
         if not isinstance(agent, AimsAtReturn):
             raise UserError("this agent is not conditioned on a return: its dose has no target.")
-        return _Aimed(agent, self.transform, target)
+        result = _Aimed(agent, self.transform, target)
+        result._past = self._past
+        return result
 
     @torch.no_grad()
     def returns(self, obs: Observations, dose: Array) -> Array | None:
@@ -277,7 +315,7 @@ class DosePolicy:
 
 
 class _Aimed(DosePolicy):
-    """A policy that aims at K given returns at K states, as at a first visit."""
+    """A policy that aims at K given returns at K states."""
 
     def __init__(self, agent: Agent, transform: Transform, target: Array) -> None:
         super().__init__(agent, transform)
@@ -287,9 +325,9 @@ class _Aimed(DosePolicy):
     @torch.no_grad()
     def distribution(self, obs: Observations) -> Distribution:
         """Distribution at ``obs [S, K, O]``, one state for every return aimed at."""
-        state, agent = self._obs(obs), self.agent
+        history, agent = self.history(obs), self.agent
         assert isinstance(agent, AimsAtReturn)
-        return agent.policy_for(state, self._target.expand(state.shape[:2]))
+        return agent.policy_for(history, self._target.expand(history.obs.shape[:2]))
 
 
 def in_double(distribution: Distribution) -> Any:

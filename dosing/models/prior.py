@@ -107,6 +107,15 @@ def dose_effect(act: Array, reward: Array, patient: NDArray[np.int64]) -> float:
     return float(fdtrc(2, n - 2, (n - 2) / (2 * (n - 1)) * squared))
 
 
+def constant_doses(act: Tensor, reward: Tensor) -> Tensor:
+    """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time."""
+    doses = act.flatten(1, 2).mT.double().cpu().numpy()  # [R, A, M]
+    paid = reward.flatten(1).unsqueeze(1).double().cpu().numpy()
+    patient = np.repeat(np.arange(act.shape[1]), act.shape[2])
+    best = constant_dose(doses, np.broadcast_to(paid, doses.shape), np.broadcast_to(patient, doses.shape))
+    return torch.as_tensor(best.dose).to(act)
+
+
 class Centred(nn.Module):
     """What a policy adds to the output that becomes its mean, before any tanh: nothing, or a prior dose.
 
@@ -152,6 +161,8 @@ TINY = np.finfo(np.float64).tiny
 def greedy(c1: Array, c2: Array, low: Array | float = -1.0, high: Array | float = 1.0) -> Array:
     """Dose in [low, high] that maximises c1 a + c2 a^2, elementwise."""
     inside = c2 < 0
-    with np.errstate(over="ignore"):  # the top of an almost straight line lies beyond every limit: infinity says so
+    with np.errstate(
+        over="ignore"
+    ):  # the top of an almost straight line lies beyond every limit: infinity says so
         top = np.clip(-c1 / np.where(inside, 2.0 * c2, -1.0), low, high)
     return np.where(inside, top, np.where(c1 + c2 * (low + high) >= 0, high, low))

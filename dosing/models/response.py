@@ -280,6 +280,20 @@ class ResponseModel:
             return Belief(mean, slope * slope * belief.variance + process)
         return Belief(mean, slope @ belief.variance @ slope.mT + torch.diag_embed(process))
 
+    def forecast(self, belief: Belief, act: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance ``[K, B, V, O]`` of what is seen at the V visits after a belief.
+
+        Args:
+            belief: after the visit at hand.
+            act: ``[K, B, V, A]`` doses at it and at the V - 1 visits after it.
+        """
+        means, variances = [], []
+        for dose in act.unbind(2):
+            belief = self.predict(belief, dose)
+            means.append(belief.mean)
+            variances.append(belief.diagonal + self.noise)
+        return torch.stack(means, 2), torch.stack(variances, 2)
+
     def filter(self, obs: Tensor, act: Tensor) -> tuple[list[Belief], list[Innovation]]:
         """Beliefs after every visit of recorded patients, and how every visit differed from its forecast.
 

@@ -344,11 +344,18 @@ def _check(lines: Sequence[bytes], head: tuple[int, str] | None) -> Verified:
 
 
 def state_hash(state: Sequence[Any]) -> str:
-    """SHA-256 of a state's numbers, followed by those of the current dose where it is told.
+    """SHA-256 of a state's numbers, followed by what else was told, see :func:`seen`.
 
     Of few possible states it hides nothing from who can try them all.
     """
     return _sha256(json.dumps([str(x) for x in state]).encode())
+
+
+def seen(asked: Mapping[str, Any]) -> list[Any]:
+    """All numbers that a recommendation in JSON rests on: state, current dose, visits it looked back at."""
+    earlier = asked.get("earlier") or ()
+    visits = (x for visit in earlier for x in ("visit", *visit["state"], *visit["dose"], visit["reward"]))
+    return [*asked["state"], *(asked.get("current") or ()), *visits]
 
 
 def batch_content(asked: Sequence[Any], said: Any, statuses: Mapping[str, int]) -> dict[str, Any]:
@@ -376,15 +383,20 @@ def shown(
 
     Args:
         result: ``Recommendation.to_json()``.
-        states: keep the state's numbers, as is right for simulated patients, or only their hash.
+        states: keep the numbers of the state, and of visits before it that the policy looked back at, as is
+            right for simulated patients, or only their hash.
         visit: patient and visit (from 1) of the recorded data that the state is of; None for typed numbers.
     """
-    names = ("status", "codes", "dose", "proposed", "unit", "limits", "distance", "spread", "provenance")
-    content = {name: result[name] for name in names}
+    basic = ("status", "codes", "dose", "proposed", "unit", "limits", "distance", "spread", "provenance")
+    content = {name: result[name] for name in basic}
+    names = ["state", "current", "step"]
+    if result.get("earlier") is not None:
+        content["earlier_visits"] = len(result["earlier"])
+        names.append("earlier")
     if states == "numbers":
-        content |= {name: result[name] for name in ("state", "current", "step")}
+        content |= {name: result[name] for name in names}
     else:
-        content["state_hash"] = state_hash([*result["state"], *(result["current"] or ())])
+        content["state_hash"] = state_hash(seen(result))
     if visit is not None:
         content |= {"patient": visit[0], "visit": visit[1]}
     return ("refusal" if result["status"] == "refused" else "recommendation"), content

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dosing.agent import needs_rewards
+from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.policy import DosePolicy, Observations
 from dosing.recommendation.explanations import failure_sentence
@@ -25,7 +28,12 @@ ROWS = 1024
 
 
 def recommend_all(
-    recommender: Recommender, states: Array, current: Array | None = None, *, workers: int = 1
+    recommender: Recommender,
+    states: Array,
+    current: Array | None = None,
+    earlier: EarlierVisits | None = None,
+    *,
+    workers: int = 1,
 ) -> Answers:
     """Answer M states at once; each row is what :func:`recommend` would say, up to rounding.
 
@@ -34,64 +42,109 @@ def recommend_all(
     Args:
         recommender: policy, rules and monitor.
         states: ``[M, O]``; a missing number is NaN and refuses its row.
-        current: ``[M, A]`` the doses given now, likewise.
+        current: ``[M, A]`` the doses given now, likewise; see :func:`read_current_doses`.
+        earlier: the visits before each state; None to treat every state as a first visit. A policy that looks
+            back refuses a row with a bad number before it; a policy of the state alone does not see them.
         workers: processor cores for the search of near visits.
 
     Raises:
-        UserError: the table has another width than the scenario observes.
+        UserError: the table has another width than the scenario observes, or earlier visits are told for
+            another number of states.
     """
     rules, n_obs = recommender.rules, recommender.policy.agent.problem.n_obs
     states = np.asarray(states, dtype=np.float64)
     if states.ndim != 2 or states.shape[1] != n_obs:
         raise UserError(f"states must have {n_obs} numbers each, got shape {states.shape}.")
+    if earlier is not None:
+        _check_widths(recommender, earlier, len(states))
     result = Answers.blank(recommender, len(states))
     for reason, bad in zip(
         (Reason.NOT_FINITE, Reason.OUT_OF_RANGE), _bad_entries(rules, states), strict=True
     ):
         result.codes[bad.any(1)] |= reason
-    given = read_current_doses(rules, states, current)
+    given = read_current_doses(rules, states, current, earlier)
     if given is not None:
         result.codes[~rules.limits.contains(given)] |= Reason.CURRENT_DOSE
     elif rules.step is not None:
         result.codes[:] |= Reason.CURRENT_DOSE
+    if not recommender.policy.looks_back:
+        earlier = None
     good = np.flatnonzero(result.codes == 0)
-    for start in range(0, len(good), ROWS):
-        _fill(recommender, result, states, given, good[start : start + ROWS], workers)
+    groups = [good]
+    if earlier is not None:
+        result.codes[unusable(recommender, earlier)] |= Reason.EARLIER_VISITS
+        groups = list(earlier.alike(np.flatnonzero(result.codes == 0)))
+    asked = _Asked(recommender, states, given, earlier, workers)
+    for group in groups:
+        for start in range(0, len(group), ROWS):
+            _fill(asked, result, group[start : start + ROWS])
     result.forget((result.codes & int(REFUSES)) != 0)
     return result
 
 
-def _fill(
-    recommender: Recommender,
-    result: Answers,
-    states: Array,
-    current: Array | None,
-    rows: NDArray[np.int64],
-    workers: int,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """Everything that one table asks, see :func:`recommend_all`."""
+
+    recommender: Recommender
+    states: Array
+    current: Array | None
+    earlier: EarlierVisits | None
+    workers: int
+
+
+def _check_widths(recommender: Recommender, earlier: EarlierVisits, states: int) -> None:
+    """Refuse earlier visits of another task or another table.
+
+    Raises:
+        UserError: their columns or rows are not as many as they must be.
+    """
+    problem = recommender.policy.agent.problem
+    told = (len(earlier), *earlier.obs.shape[1:], *earlier.dose.shape[1:])
+    if told != (states, problem.n_obs, problem.n_act):
+        raise UserError(
+            f"earlier visits must be told for {states} state(s), with {problem.n_obs} observation(s) and "
+            f"{problem.n_act} dose(s) each; got {told[0]}, with {earlier.obs.shape[1:]} and "
+            f"{earlier.dose.shape[1:]}."
+        )
+
+
+def unusable(recommender: Recommender, earlier: EarlierVisits) -> NDArray[np.bool_]:
+    """Which states ``[M]`` have a bad number before them, or more visits than the policy knows episodes of.
+
+    Bad is what refuses a state, a dose that is missing or outside the hard limits, and a missing reward where
+    the policy needs rewards.
+    """
+    rules, agent = recommender.rules, recommender.policy.agent
+    wild, outside = _bad_entries(rules, earlier.obs)
+    bad = (wild | outside).any(1) | ~rules.limits.contains(earlier.dose)
+    if needs_rewards(agent):
+        bad |= ~np.isfinite(earlier.reward)
+    result = earlier.any_before(bad)
+    horizon = agent.problem.horizon
+    return result if horizon is None else result | (earlier.count >= horizon)
+
+
+def _fill(asked: _Asked, result: Answers, rows: NDArray[np.int64]) -> None:
     """Answer these rows; where that fails, in halves, until the rows that fail stand alone."""
     try:
-        _answer(recommender, result, states[rows], None if current is None else current[rows], rows, workers)
+        _answer(asked, result, rows)
     except Exception as error:  # the recommender fails closed, whatever failed behind it
         if len(rows) > 1:
             for half in np.array_split(rows, 2):
-                _fill(recommender, result, states, current, half, workers)
+                _fill(asked, result, half)
             return
         result.codes[rows] = Reason.FAILED
         if len(result.failures) < KEPT:
             result.failures[int(rows[0])] = failure_sentence(error)
 
 
-def _answer(
-    recommender: Recommender,
-    result: Answers,
-    states: Array,
-    current: Array | None,
-    rows: NDArray[np.int64],
-    workers: int,
-) -> None:
-    """Ask the policy about sound states ``[M, O]`` and write what it says, within limits, into these rows."""
+def _answer(asked: _Asked, result: Answers, rows: NDArray[np.int64]) -> None:
+    """Ask the policy about these rows, which are sound, and write what it says, within limits, into them."""
+    recommender, states = asked.recommender, asked.states[rows]
     policy, rules, limits = recommender.policy, recommender.rules, recommender.rules.limits
+    if asked.earlier is not None:
+        policy = policy.after(asked.earlier[rows].past())
     doses, sets = policy.consult(
         as_observations(policy, states), np.asarray(limits.low), np.asarray(limits.high)
     )
@@ -112,14 +165,14 @@ def _answer(
     dose, held = limits.deliver(np.where(finite[:, None], proposed, limits.low))
     codes |= np.where(held > 0, int(Reason.HARD_LIMIT), 0)
     if rules.step is not None:
-        dose, held_back = rules.step.deliver(dose, current)
+        dose, held_back = rules.step.deliver(dose, None if asked.current is None else asked.current[rows])
         codes |= np.where(held_back, int(Reason.STEP_LIMIT), 0)
     codes |= np.where(limits.contains(dose), 0, int(Reason.LEFT_LIMITS))
 
     if (monitor := recommender.monitor) is None:
         codes |= int(Reason.NO_MONITOR)
     else:
-        codes |= _compare_with_records(monitor, result, states, dose.astype(np.float64), rows, workers)
+        codes |= _compare_with_records(monitor, result, states, dose.astype(np.float64), rows, asked.workers)
         if len(doses) > 1:
             usual = np.asarray(monitor.dose_spread)
             apart = (spread > DISAGREEMENT * usual) & (usual > 0.0)
@@ -194,8 +247,10 @@ def _bad_entries(rules: Rules, states: Array) -> tuple[NDArray[np.bool_], NDArra
     return wild, ~wild & ((states < low) | (states > high))
 
 
-def read_current_doses(rules: Rules, states: Array, current: Array | None) -> Array | None:
-    """The doses given now ``[M, A]``: as told, else as observed; None if neither."""
+def read_current_doses(
+    rules: Rules, states: Array, current: Array | None, earlier: EarlierVisits | None = None
+) -> Array | None:
+    """The doses given now ``[M, A]``: as told, else the last one before, else as observed; None if none."""
     if current is not None:
         told = np.asarray(current, dtype=np.float64)
         if told.shape != (len(states), rules.limits.n_act):
@@ -203,6 +258,15 @@ def read_current_doses(rules: Rules, states: Array, current: Array | None) -> Ar
                 f"there must be {rules.limits.n_act} current dose(s) per state, got shape {told.shape}."
             )
         return told
+    observed = _observed_doses(rules, states)
+    if rules.step is None or earlier is None:
+        return observed
+    nothing = np.full((len(states), rules.limits.n_act), np.nan)
+    return earlier.last_dose(nothing if observed is None else observed)
+
+
+def _observed_doses(rules: Rules, states: Array) -> Array | None:
+    """The doses given now ``[M, A]`` where they are observed."""
     if rules.step is None or not rules.step.current:
         return None
     names = [entry.name for entry in rules.entries]

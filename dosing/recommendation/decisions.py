@@ -1,7 +1,8 @@
 """Decisions on recommendations: accept the dose, give another one, or reject it; one is in force at a time.
 
 A decision stands in the audit log and names the record that it is on. It is in force for every recommendation
-of the same policy for the same patient and visit, or for the same state, whoever is shown that and whenever;
+of the same policy for the same patient and visit, or for the same state (after the same visits, where the
+policy looked back at them), whoever is shown that and whenever;
 until another one replaces it, which needs a reason.
 """
 
@@ -13,7 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
-from dosing.recommendation.audit_log import DECISIONS, AuditLog, Record, _record, _sha256, _sound, state_hash
+from dosing.recommendation.audit_log import (
+    DECISIONS,
+    AuditLog,
+    Record,
+    _record,
+    _sha256,
+    _sound,
+    seen,
+    state_hash,
+)
 from dosing.safety import DoseLimits
 
 Action = Literal["accept", "modify", "reject"]
@@ -82,10 +92,10 @@ def concerns(asked: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def state_key(asked: Mapping[str, Any]) -> str:
-    """Hash of the state, and of the current dose where it was told, of a recorded recommendation."""
+    """Hash of what a recorded recommendation rests on: state, current dose, visits it looked back at."""
     if "state_hash" in asked:
         return str(asked["state_hash"])
-    return state_hash([*asked["state"], *(asked.get("current") or ())])
+    return state_hash(seen(asked))
 
 
 def decisions_on(log: AuditLog, asked: Mapping[str, Any]) -> tuple[Decision, ...]:

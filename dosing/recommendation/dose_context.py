@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dosing.earlier_visits import EarlierVisits
 from dosing.evaluation.statistics import Estimate
-from dosing.recommendation.audit_log import state_hash
+from dosing.recommendation.audit_log import seen, state_hash
 from dosing.recommendation.decisions import Decision, state_key
 from dosing.types import Array
 
@@ -120,21 +121,34 @@ class DecidedStates:
         mine = [d for d in decisions if d.asked["provenance"].get("weights") == weights]
         self._by_state = {state_key(decision.asked): decision for decision in mine}
 
-    def of(self, states: Array, current: Array | None) -> NDArray[np.object_]:
+    def of(
+        self, states: Array, current: Array | None, earlier: EarlierVisits | None = None
+    ) -> NDArray[np.object_]:
         """Sentence of the decision in force on each row ``[M]``; None where there is none.
 
         Args:
             states: ``[M, O]``.
             current: doses given now ``[M, A]``, where they are told.
+            earlier: visits before each row that the policy looked back at.
         """
         result = np.full(len(states), None, dtype=object)
         if self._by_state:
             told = states if current is None else np.concatenate([states, current], axis=1)
             for row, numbers in enumerate(told.tolist()):
-                decision = self._by_state.get(state_hash(numbers))
+                before = {} if earlier is None else {"earlier": visits_before(earlier, row)}
+                decision = self._by_state.get(state_hash(seen({"state": numbers} | before)))
                 if decision is not None:
                     result[row] = decision_words(decision)
         return result
+
+
+def visits_before(earlier: EarlierVisits, row: int) -> list[dict[str, Any]]:
+    """The visits before one state as JSON keeps them, see ``dosing.recommendation.records.EarlierVisit``."""
+    obs, dose, reward = (column[0].tolist() for column in earlier[row : row + 1].past())
+    return [
+        {"state": s, "dose": d, "reward": r if math.isfinite(r) else None}
+        for s, d, r in zip(obs, dose, reward, strict=True)
+    ]
 
 
 def decimals(span: float) -> int:

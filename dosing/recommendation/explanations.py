@@ -15,6 +15,7 @@ def faults_inside(recommender: Recommender, result: Answers) -> list[Fault]:
     failure = result.failures.get(0, "")
     sentences = {
         Reason.CURRENT_DOSE: "the current dose that the state holds lies outside the hard limits.",
+        Reason.EARLIER_VISITS: "the policy looks back, and the visits before this one cannot be used.",
         Reason.POLICY_NOT_FINITE: failure,
         Reason.FAILED: failure,
         Reason.LEFT_LIMITS: "the dose left the hard limits on its way; no dose is shown.",
@@ -62,12 +63,24 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
     return tuple(said[reason] for reason in Reason if code & reason)
 
 
-def notes_on(recommender: Recommender) -> tuple[str, ...]:
-    """What was not checked, in sentences."""
-    notes = []
-    if recommender.policy.looks_back:
-        notes.append("This policy looks back; it was told one state alone, as at a first visit.")
-    return tuple(notes)
+FIRST_VISIT = "This policy looks back; it was told one state alone, as at a first visit."
+
+
+def notes_on(recommender: Recommender, earlier: int | None) -> tuple[str, ...]:
+    """What was not looked at, and what was, in sentences.
+
+    Args:
+        recommender: policy, rules and monitor.
+        earlier: number of earlier visits that were told; None if nothing was said of them.
+    """
+    if not recommender.policy.looks_back:
+        if not earlier:
+            return ()
+        return ("This policy sees one visit alone: the visits before it changed nothing in its dose.",)
+    if earlier is None:
+        return (FIRST_VISIT,)
+    visits = f"{earlier} earlier visit{'' if earlier == 1 else 's'}" if earlier else "this first visit alone"
+    return (f"This policy looks back: its dose rests on {visits}{' and this one' if earlier else ''}.",)
 
 
 def failure_sentence(error: Exception) -> str:

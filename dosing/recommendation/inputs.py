@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from dosing.agent import needs_rewards
+from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.reasons import Reason
-from dosing.recommendation.records import Recommender, Rules, StateEntry
+from dosing.recommendation.records import EarlierVisit, Recommender, Rules, StateEntry
 
 LARGEST = float(np.finfo(np.float32).max)
 """Largest number that a policy can be shown."""
@@ -28,19 +30,57 @@ def read_state(recommender: Recommender, state: Any) -> tuple[tuple[float, ...],
         recommender: says how many numbers there have to be, and which are possible.
         state: a list, tuple or array of numbers or of texts that read as numbers.
     """
+    return _read(state, _state_entries(recommender), "the state")
+
+
+def _state_entries(recommender: Recommender) -> tuple[StateEntry, ...]:
     n_obs = recommender.policy.agent.problem.n_obs
     entries = recommender.rules.entries or tuple(StateEntry("") for _ in range(n_obs))
     if len(entries) != n_obs:
         raise UserError(f"the scenario card names {len(entries)} observations, the policy sees {n_obs}.")
-    return _read(state, entries, "the state")
+    return entries
+
+
+def read_earlier(
+    recommender: Recommender, earlier: Sequence[EarlierVisit]
+) -> tuple[EarlierVisits, list[Fault]]:
+    """Read the visits before a state, oldest first; returns them with one fault per bad number.
+
+    A policy of the state alone is told nothing but the last dose, so that nothing else can be wrong there.
+
+    Args:
+        recommender: policy, rules and monitor.
+        earlier: what was seen, delivered and received; a reward is needed only where the policy needs it.
+    """
+    limits, agent = recommender.rules.limits, recommender.policy.agent
+    problem, states = agent.problem, _state_entries(recommender)
+    doses = _dose_entries(recommender.rules)
+    faults: list[Fault] = []
+    if recommender.policy.looks_back and problem.horizon is not None and len(earlier) >= problem.horizon:
+        sentence = f"this is visit {len(earlier) + 1}; the policy knows episodes of {problem.horizon} visits."
+        faults.append((Reason.EARLIER_VISITS, sentence))
+    for visit, one in enumerate(earlier, 1):
+        found = _read(one.dose, doses, f"the dose of visit {visit}")[1]
+        if recommender.policy.looks_back:
+            found += _read(one.state, states, f"visit {visit}")[1]
+            if needs_rewards(agent) and (one.reward is None or not math.isfinite(one.reward)):
+                sentence = (
+                    f"the reward of visit {visit} is missing: this policy aims at a return, and needs to "
+                    "know what of it was received."
+                )
+                found.append((Reason.EARLIER_VISITS, sentence))
+        faults += [(Reason.EARLIER_VISITS, sentence) for _, sentence in found]
+    if faults or not earlier:
+        return EarlierVisits.none(1, problem.n_obs, limits.n_act), faults
+    rewards = [math.nan if one.reward is None else one.reward for one in earlier]
+    columns = ([one.state for one in earlier], [one.dose for one in earlier], rewards)
+    obs, dose, reward = (np.asarray(column, dtype=np.float64) for column in columns)
+    return EarlierVisits(obs, dose, reward, np.zeros(1, np.int64), np.full(1, len(earlier))), []
 
 
 def read_current(rules: Rules, current: Any) -> tuple[tuple[float, ...] | None, list[Fault]]:
     """Read the current dose, as :func:`read_state`; None where it is not told."""
-    limits = rules.limits
-    entries = tuple(
-        StateEntry("", limits.unit, low, high) for low, high in zip(limits.low, limits.high, strict=True)
-    )
+    entries = _dose_entries(rules)
     allowed = "; ".join(entry.allowed for entry in entries)
     if current is None:
         if rules.step is None or rules.step.current:
@@ -53,6 +93,13 @@ def read_current(rules: Rules, current: Any) -> tuple[tuple[float, ...] | None, 
         ]
     numbers, faults = _read(current, entries, "the current dose")
     return numbers, [(Reason.CURRENT_DOSE, sentence) for _, sentence in faults]
+
+
+def _dose_entries(rules: Rules) -> tuple[StateEntry, ...]:
+    limits = rules.limits
+    return tuple(
+        StateEntry("", limits.unit, low, high) for low, high in zip(limits.low, limits.high, strict=True)
+    )
 
 
 def _read(given: Any, entries: Sequence[StateEntry], whole: str) -> tuple[tuple[float, ...], list[Fault]]:

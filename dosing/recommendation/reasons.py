@@ -24,6 +24,7 @@ class Reason(enum.IntFlag):
     NOT_FINITE = enum.auto()
     OUT_OF_RANGE = enum.auto()
     CURRENT_DOSE = enum.auto()
+    EARLIER_VISITS = enum.auto()
     POLICY_NOT_FINITE = enum.auto()
     FAILED = enum.auto()
     LEFT_LIMITS = enum.auto()

@@ -21,17 +21,29 @@ from typing import Any
 
 import numpy as np
 
+from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.batch import as_observations, read_current_doses, recommend_all
 from dosing.recommendation.explanations import failure_sentence, faults_inside, notes_on, reasons_in_words
-from dosing.recommendation.inputs import as_tuple, echoes, read_current, read_state
+from dosing.recommendation.inputs import as_tuple, echo, echoes, read_current, read_earlier, read_state
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import REFUSES, STATUSES, Reason, reason_names
-from dosing.recommendation.records import MASS, Answers, NearVisit, Recommendation, Recommender, SeedSet
+from dosing.recommendation.records import (
+    MASS,
+    Answers,
+    EarlierVisit,
+    NearVisit,
+    Recommendation,
+    Recommender,
+    SeedSet,
+)
 
 
 def recommend(
-    recommender: Recommender, state: Sequence[Any], current: Sequence[Any] | None = None
+    recommender: Recommender,
+    state: Sequence[Any],
+    current: Sequence[Any] | None = None,
+    earlier: Sequence[EarlierVisit] | None = None,
 ) -> Recommendation:
     """Recommend a dose for one patient state, or refuse.
 
@@ -41,34 +53,49 @@ def recommend(
         recommender: policy, rules and monitor.
         state: as many numbers as the scenario observes.
         current: the dose given now, as many numbers as the dose has; needed where the scenario has a step
-            limit and does not observe the current dose.
+            limit and does not observe the current dose. After earlier visits it is the last dose of these.
+        earlier: the visits of this patient before the one at hand, the first visit first; empty at a first
+            visit. None if nothing is known of them: a policy that looks back then answers as at a first
+            visit, and a note says so.
     """
     try:
         numbers, faults = read_state(recommender, state)
-        given, wrong = read_current(recommender.rules, current)
+        before, wrong = read_earlier(recommender, earlier or ())
+        faults += wrong
+        if earlier and current is not None:
+            sentence = "the current dose is the last dose of the earlier visits; it is not told once more."
+            faults.append((Reason.CURRENT_DOSE, sentence))
+        given, wrong = (None, []) if earlier else read_current(recommender.rules, current)
         faults += wrong
         if faults:
-            return _refusal(recommender, state, current, faults)
-        return _one(recommender, numbers, given)
+            return _refusal(recommender, state, current, earlier, faults)
+        return _one(recommender, numbers, given, earlier, before)
     except Exception as error:  # the recommender fails closed, whatever failed behind it
-        return _refusal(recommender, state, current, [(Reason.FAILED, failure_sentence(error))])
+        return _refusal(recommender, state, current, earlier, [(Reason.FAILED, failure_sentence(error))])
 
 
 def _one(
-    recommender: Recommender, state: tuple[float, ...], current: tuple[float, ...] | None
+    recommender: Recommender,
+    state: tuple[float, ...],
+    current: tuple[float, ...] | None,
+    earlier: Sequence[EarlierVisit] | None,
+    before: EarlierVisits,
 ) -> Recommendation:
-    """The answer to one sound state, with everything that a page shows."""
+    """The answer to one sound state, with everything that a page shows; ``before`` is ``earlier`` as read."""
     states = np.asarray(state, dtype=np.float64)[None]
-    result = recommend_all(recommender, states, None if current is None else np.asarray(current)[None])
+    told = None if current is None else np.asarray(current)[None]
+    visits = None if earlier is None else before
+    result = recommend_all(recommender, states, told, visits)
     code = int(result.codes[0])
     if code & REFUSES:
-        return _refusal(recommender, state, current, faults_inside(recommender, result))
+        return _refusal(recommender, state, current, earlier, faults_inside(recommender, result))
     rules, monitor = recommender.rules, recommender.monitor
     (kind, bounded), proposed = result.kinds[0], result.proposed[0]
-    low, high = recommender.policy.central(as_observations(recommender.policy, states), MASS)
+    policy = recommender.policy if visits is None else recommender.policy.after(visits.past())
+    low, high = policy.central(as_observations(policy, states), MASS)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UserError("the policy's central interval is not finite; no dose is shown.")
-    now = read_current_doses(rules, states, None if current is None else np.asarray(current)[None])
+    now = read_current_doses(rules, states, told, visits)
     around = rules.step.around(now[0]) if rules.step is not None and now is not None else None
     return Recommendation(
         status=STATUSES[int(result.status[0])],
@@ -95,7 +122,7 @@ def _one(
         provenance=dict(recommender.provenance),
         time=_now(),
         codes=reason_names(code),
-        notes=notes_on(recommender),
+        notes=notes_on(recommender, None if earlier is None else len(earlier)),
         current=None if now is None else as_tuple(now[0]),
         step=None if around is None else (as_tuple(around[0]), as_tuple(around[1])),
         central=(as_tuple(low[:, 0].min(0)), as_tuple(high[:, 0].max(0))),
@@ -109,11 +136,16 @@ def _one(
         dose_threshold=monitor.doses.threshold if monitor else None,
         nearest=_visits(monitor, result) if monitor else (),
         safe_default=rules.safe_default,
+        earlier=tuple(earlier) if policy.looks_back and earlier is not None else None,
     )
 
 
 def _refusal(
-    recommender: Recommender, state: Any, current: Any, faults: Sequence[tuple[Reason, str]]
+    recommender: Recommender,
+    state: Any,
+    current: Any,
+    earlier: Sequence[EarlierVisit] | None,
+    faults: Sequence[tuple[Reason, str]],
 ) -> Recommendation:
     limits, monitor = recommender.rules.limits, recommender.monitor
     return Recommendation(
@@ -136,7 +168,14 @@ def _refusal(
         threshold=monitor.threshold if monitor else None,
         dose_threshold=monitor.doses.threshold if monitor else None,
         safe_default=recommender.rules.safe_default,
+        earlier=None if earlier is None else tuple(map(_echo, earlier)),
     )
+
+
+def _echo(visit: EarlierVisit) -> EarlierVisit:
+    """An earlier visit as JSON can carry it, whatever stands in it."""
+    reward = None if visit.reward is None else echo(visit.reward)
+    return EarlierVisit(echoes(visit.state), echoes(visit.dose), reward)
 
 
 def _visits(monitor: Monitor, result: Answers) -> tuple[NearVisit, ...]:

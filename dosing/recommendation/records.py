@@ -125,6 +125,15 @@ class SeedSet:
 
 
 @dataclass(frozen=True)
+class EarlierVisit:
+    """A visit of the same patient before the one at hand; the reward is None where it was not recorded."""
+
+    state: tuple[Any, ...]
+    dose: tuple[Any, ...]
+    reward: Any = None
+
+
+@dataclass(frozen=True)
 class NearVisit:
     """A training visit near the state: what was seen, given and received then."""
 
@@ -154,6 +163,8 @@ class Recommendation:
         seeds: each seed's own dose and interval.
         reasons: sentences behind the status.
         state: echo of the input.
+        earlier: the visits before it that the policy looked back at; None if none were told, or it does not
+            look back.
         provenance: run folder, agent, hashes, versions.
         time: when it was made, UTC.
         notice: what this is not.
@@ -202,6 +213,7 @@ class Recommendation:
     dose_threshold: float | None = None
     nearest: tuple[NearVisit, ...] = ()
     safe_default: str = ""
+    earlier: tuple[EarlierVisit, ...] | None = None
 
     @property
     def support_words(self) -> str:
