@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dosing import NOT_FOR_PATIENTS
-from dosing.data.text_table import Refused
 from dosing.errors import UserError
-from dosing.recommendation.answers_table import answers_schema, answers_table, columns_of_numbers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from dosing.recommendation.audit_log import AuditLog
-    from dosing.recommendation.dose_context import DoseContext, Evidence
-    from dosing.recommendation.records import Recommendation, Recommender
+    from dosing.recommendation.dose_context import DoseContext
+    from dosing.recommendation.records import Recommendation
     from dosing.runs.folder import RunFolder
 
 DEFERRED, REFUSED = 3, 2
 """Exit statuses of a recommendation without a dose to follow."""
-PIECE = 65_536
-"""Rows of a table that are read, answered and written at once."""
 
 
 def register(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -46,7 +38,15 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
         dest="table",
         type=Path,
         metavar="FILE",
-        help="parquet or CSV file with a column per observed entry",
+        help="parquet or CSV file with a column per observed entry and a row per state; or a row per visit, "
+        "with columns patient, visit and dose, for agents that look back",
+    )
+    asked.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="parquet or CSV file of one patient's visits in order, the last one at hand: a column per "
+        "observed entry, dose (as delivered, empty in the last row), and if recorded reward and visit",
     )
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
     parser.add_argument(
@@ -73,6 +73,7 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answer is in the audit log before it is shown."""
+    from dosing.cli.recommend_table import history_of, recommend_table
     from dosing.recommendation.audit_log import shown
     from dosing.recommendation.dose_context import verdict_words
     from dosing.recommendation.recommender import recommend
@@ -84,18 +85,25 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError("a table needs both --in and --out.")
     if arguments.table is not None and (arguments.json or arguments.current_dose):
         raise UserError("--json and --current-dose go with --state; a table has its columns.")
+    if arguments.history is not None and arguments.current_dose:
+        raise UserError("--current-dose goes with --state; with --history it is the last dose of the file.")
     recommender = loading.recommender_of(RunFolder(arguments.path))
+    state, earlier = arguments.state, None
+    if arguments.history is not None:
+        state, earlier = history_of(recommender, arguments.history)
     log = study_log(arguments.path, arguments.audit)
     log.append("run loaded", dict(recommender.provenance))
     if arguments.table is not None:
         evidence = read_evidence(RunFolder(arguments.path))
-        counts = recommend_table(recommender, arguments.table, arguments.out, log, evidence)
+        counts, note = recommend_table(recommender, arguments.table, arguments.out, log, evidence)
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
         print(f"{sum(counts.values()):,} recommendations in {arguments.out}: {told}")
+        if note:
+            print(note)
         print(verdict_words(evidence))
         print(NOT_FOR_PATIENTS)
         return 0
-    result = recommend(recommender, arguments.state, arguments.current_dose)
+    result = recommend(recommender, state, arguments.current_dose, earlier)
     record = log.append(*shown(result.to_json(), arguments.audit_states))
     beside = context_of(RunFolder(arguments.path), log, record.content)
     if arguments.json:
@@ -202,118 +210,3 @@ def _nearby(result: Recommendation, unit: str) -> list[tuple[str, str]]:
         )
         for near in result.nearest
     ]
-
-
-def recommend_table(
-    recommender: Recommender, table: Path, out: Path, log: AuditLog, evidence: Evidence
-) -> dict[str, int]:
-    """Answer every row of a table in a parquet file, in the same order; parquet in constant memory.
-
-    Args:
-        recommender: policy, rules and monitor.
-        table: see :func:`pieces_of`; a missing number refuses its row.
-        out: written whole or not at all: ``row`` (from 0), ``status``, ``dose``, ``proposed``,
-            ``support_low``, ``support_high``, ``recorded_low`` and ``recorded_high`` (doses recorded near the
-            state), ``spread``, ``mass_outside``, ``reasons`` (codes, separated by spaces), ``distance``,
-            ``nearest_distance``, ``dose_distance``, ``verdict`` (on the policy) and ``decision`` (in force on
-            the row's state); null where a row has no such thing. Doses of several dimensions have one column
-            each, ``dose_1``, ``dose_2``, ...
-        log: gets one record with the hashes of both files, before ``out`` appears.
-        evidence: what following the policy was worth.
-
-    Returns:
-        How many rows have each status.
-
-    Raises:
-        UserError: the table cannot be read, is empty, lacks columns, has others or columns that hold no
-            numbers; or ``out`` cannot be written.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dosing.data.partial import partial_path
-    from dosing.recommendation.batch import read_current_doses, recommend_all
-    from dosing.recommendation.decisions import all_decisions
-    from dosing.recommendation.dose_context import DecidedStates
-    from dosing.recommendation.patient_table import wanted
-    from dosing.recommendation.reasons import STATUSES
-    from dosing.runs.files import sha256
-
-    if out.resolve() == table.resolve():
-        raise UserError(f"--out {out} is the table that is read; give it another name.")
-    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    temporary = partial_path(out)
-    entries, doses = ([entry.name for entry in part] for part in wanted(recommender))
-    try:
-        source = sha256(table)
-        schema = answers_schema(recommender, source, evidence)
-        known = all_decisions(log) if log.path.is_file() else ()
-        decided = DecidedStates(known, recommender.provenance.get("weights"))
-        pieces = pieces_of(table, entries + doses)
-        first = next(pieces)  # what is wrong with the table is told before anything is written
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for piece in chain([first], pieces):
-                states = columns_of_numbers(piece, entries)
-                current = columns_of_numbers(piece, doses) if doses else None
-                result = recommend_all(recommender, states, current, workers=-1)
-                given = read_current_doses(recommender.rules, states, current)
-                done = sum(counts.values())
-                writer.write_table(answers_table(result, done, schema, decided.of(states, given)))
-                for status, name in enumerate(STATUSES):
-                    counts[name] += int((result.status == status).sum())
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        about = {
-            "input": source,
-            "output": sha256(temporary),
-            "rows": sum(counts.values()),
-            "statuses": counts,
-        }
-        log.append("batch", about | {"provenance": dict(recommender.provenance)})
-        temporary.replace(out)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or table} does not exist.") from error
-    except pa.ArrowException as error:
-        raise UserError(f"{table} is truncated or not a parquet file ({error}).") from error
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return counts
-
-
-def pieces_of(table: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The columns of a parquet or CSV file, piece by piece.
-
-    Args:
-        table: parquet or CSV file with one column of numbers per observed entry, by its name (``entry 1``,
-            ``entry 2``, ... where the run has no names). Where the scenario limits the change of a dose that
-            it does not observe, also ``current_dose`` (of several dimensions: ``current_dose_1``, ...). A CSV
-            file is read as the dashboard reads it.
-        names: columns that it must have, and no others.
-
-    Raises:
-        UserError: it has others or lacks some, or its values are no numbers.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dosing.recommendation.patient_table import exact, numbers, read
-    from dosing.recommendation.records import StateEntry
-
-    def check(schema: pa.Schema, rows: int) -> None:
-        if wrong := exact(schema, names, rows):
-            raise UserError(f"{table} {wrong}. It needs {len(names)} columns: {', '.join(names)}.")
-
-    if table.suffix.lower() == ".csv":
-        try:
-            sheet = read(table.read_bytes(), table.suffix, names)
-            check(pa.schema([(name, pa.float64()) for name in sheet.columns]), sheet.rows)
-            values = numbers(sheet, {name: name for name in names}, [StateEntry(name) for name in names])
-        except Refused as error:
-            raise UserError(f"{table}: {error}") from None
-        yield pa.RecordBatch.from_arrays([pa.array(column) for column in values.T], names=list(names))
-        return
-    with pq.ParquetFile(table) as file:
-        check(file.schema_arrow, file.metadata.num_rows)
-        yield from file.iter_batches(PIECE, columns=list(names))

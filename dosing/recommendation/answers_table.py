@@ -23,13 +23,14 @@ def columns_of_numbers(piece: pa.RecordBatch, names: Sequence[str]) -> Any:
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def answers_schema(recommender: Recommender, source: str, evidence: Evidence) -> pa.Schema:
+def answers_schema(recommender: Recommender, source: str, evidence: Evidence, note: str = "") -> pa.Schema:
     """Columns of the answers to a table, with what they rest on.
 
     Args:
         recommender: policy, rules and monitor.
         source: SHA-256 of the table's file.
         evidence: what following the policy was worth.
+        note: what the policy was not told; empty if nothing.
     """
     import pyarrow as pa
 
@@ -43,7 +44,7 @@ def answers_schema(recommender: Recommender, source: str, evidence: Evidence) ->
         "provenance": json.dumps(dict(recommender.provenance)),
         "monitor": str(recommender.monitor) if recommender.monitor else recommender.note,
         "verdict": verdict_words(evidence),
-    }
+    } | ({"note": note} if note else {})
     word = pa.dictionary(pa.int32(), pa.string())
     fields = [("row", pa.int64()), ("status", word)]
     fields += [(name, pa.float64()) for name, _ in _quantities(recommender.rules.limits.n_act)]

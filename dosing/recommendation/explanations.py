@@ -64,6 +64,7 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
 
 
 FIRST_VISIT = "This policy looks back; it was told one state alone, as at a first visit."
+FIRST_VISITS = "This policy looks back; it was told one state per row alone, each as at a first visit."
 
 
 def notes_on(recommender: Recommender, earlier: int | None) -> tuple[str, ...]:

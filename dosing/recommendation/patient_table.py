@@ -25,6 +25,8 @@ from dosing.types import Array
 
 MOST_BYTES, MOST_ROWS, MOST_COLUMNS = 10_000_000, 50_000, 200
 """Largest file that is read, in bytes, rows and columns."""
+PATIENT = "patient"
+"""Column that says whose each row is; see ``dosing.recommendation.visit_table``."""
 Column: TypeAlias = list[str] | pa.ChunkedArray | pa.DataType
 """See :class:`Sheet`."""
 
@@ -34,8 +36,8 @@ class Sheet:
     """A file that could be read: its columns as they came.
 
     Attributes:
-        columns: by name: the ``rows`` texts of a CSV file; of a parquet file the numbers, or the type of what
-            is no number and was not unpacked.
+        columns: by name: the ``rows`` texts of a CSV file; of a parquet file the numbers, the texts of the
+            column ``patient``, or the type of what was not unpacked.
         rows: number of them.
         separator: what stands between the values of a CSV file.
     """
@@ -86,6 +88,12 @@ def _numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
+def _readable(name: str, kind: pa.DataType) -> bool:
+    """Whether a column is unpacked: numbers, and texts that say whose each row is."""
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    return _numeric(kind) or (name == PATIENT and texts)
+
+
 def _twice(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
@@ -93,13 +101,14 @@ def _twice(names: Sequence[str]) -> list[str]:
 # Reading a file
 
 
-def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
+def read(content: bytes, suffix: str, allowed: Sequence[str] | None = ()) -> Sheet:
     """Read a CSV or parquet file without interpreting its values.
 
     Args:
         content: of the file.
         suffix: of its name: ``.csv`` or ``.parquet``, in any case.
-        allowed: column names that identify nobody, whatever they look like: those of the scenario.
+        allowed: column names that identify nobody, whatever they look like: those of the scenario; None if
+            columns are checked later.
 
     Raises:
         Refused: the file is too large, cannot be read, has a column twice or none, or names patients.
@@ -113,22 +122,38 @@ def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
     return readers[kind](content, allowed)
 
 
-def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
+def _read_parquet(content: bytes, allowed: Sequence[str] | None) -> Sheet:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             rows, names = file.metadata.num_rows, file.schema_arrow.names
             if problems := _head_problems(names, rows, allowed):  # before anything is unpacked
                 raise Refused(problems)
             kinds = {f.name: f.type for f in file.schema_arrow}
-            table = file.read(columns=[name for name, kind in kinds.items() if _numeric(kind)])
+            table = file.read(columns=[name for name, kind in kinds.items() if _readable(name, kind)])
     except Refused:
         raise
     except FAILURES as error:
         raise Refused([f"The file is truncated or not a parquet file ({error})."]) from None
-    return Sheet({name: table.column(name) if _numeric(kind) else kind for name, kind in kinds.items()}, rows)
+    return sheet_of(table, kinds)
 
 
-def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
+def sheet_of(table: pa.Table, kinds: Mapping[str, pa.DataType] | None = None) -> Sheet:
+    """A table in memory as a sheet.
+
+    Args:
+        table: all columns, or those of numbers and of texts.
+        kinds: of every column that the file has.
+    """
+    kinds = kinds or {f.name: f.type for f in table.schema}
+    columns: dict[str, Column] = {}
+    for name, kind in kinds.items():
+        columns[name] = table.column(name) if _numeric(kind) else kind
+        if _readable(name, kind) and not _numeric(kind):
+            columns[name] = table.column(name).cast(pa.string()).fill_null("").to_pylist()
+    return Sheet(columns, table.num_rows)
+
+
+def _read_csv(content: bytes, allowed: Sequence[str] | None) -> Sheet:
     """Read a header line and as many values in every further one."""
     table = read_text_table(
         io.BytesIO(content),
@@ -139,8 +164,10 @@ def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
     return Sheet(table.columns, table.rows, table.separator)
 
 
-def _people(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
+def _people(names: Sequence[str], allowed: Sequence[str] | None) -> list[str]:
     """Columns that look as if they identified people."""
+    if allowed is None:
+        return []
     people = [name for name in names if name not in allowed and identifying(name)]
     return [
         f"These columns look as if they identified people: {', '.join(map(repr, people))}. Remove them; rows "
@@ -148,7 +175,7 @@ def _people(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
     ] * bool(people)
 
 
-def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str]) -> list[str]:
+def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str] | None) -> list[str]:
     """What names and number of rows tell before any value is looked at."""
     problems = _people(names, allowed)
     if twice := _twice(list(names)):

@@ -18,7 +18,7 @@ import pytest
 
 import agents
 from dosing import NOT_FOR_PATIENTS
-from dosing.cli import recommend
+from dosing.cli import recommend, recommend_table
 from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.recommendation import answers_table
@@ -365,7 +365,7 @@ def test_a_table_needs_current_doses_where_the_scenario_limits_steps(tmp_path: P
     frame = pd.DataFrame(states(), columns=COLUMNS).assign(current_dose=np.linspace(-0.5, 0.5, 24))
     frame.loc[2, "current_dose"], frame.loc[3, "current_dose"] = np.nan, 1.5
     frame.to_parquet(tmp_path / "in.parquet")
-    recommend.recommend_table(
+    recommend_table.recommend_table(
         stepping, tmp_path / "in.parquet", tmp_path / "out.parquet", AuditLog(tmp_path / FILE), Evidence()
     )
     result = pd.read_parquet(tmp_path / "out.parquet")
@@ -454,7 +454,7 @@ def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> Non
     columns = [f"entry {k + 1}" for k in range(8)]
     pd.DataFrame(cohort().obs[:3], columns=columns).to_parquet(tmp_path / "in.parquet")
     log = AuditLog(tmp_path / FILE)
-    counts = recommend.recommend_table(
+    counts = recommend_table.recommend_table(
         nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log, Evidence()
     )
     assert counts == {"ok": 0, "limited": 0, "deferred": 3, "refused": 0}  # nothing knows what was recorded
