@@ -16,6 +16,7 @@ from app.readers.study import Run
 from app.theme import minus
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.store import Episodes
+from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds
@@ -49,7 +50,9 @@ def at_recorded_visits(recommender: Recommender, episodes: Episodes) -> dict[str
     current = None
     if recommender.rules.step is not None and not recommender.rules.step.current:
         current = episodes.act[rows].astype(np.float64)
-    result = recommend_all(recommender, episodes.obs[rows].astype(np.float64), current)
+    starts = np.flatnonzero(np.r_[True, np.diff(episodes.episode) != 0])
+    earlier = EarlierVisits.of_episodes(episodes.obs, episodes.act, episodes.reward, starts)
+    result = recommend_all(recommender, episodes.obs[rows].astype(np.float64), current, earlier[rows])
     half = 0.5 * (result.seed_high - result.seed_low)
     spread = result.spread
     apart = int(Reason.SEEDS_APART | Reason.BETWEEN_SEEDS)

@@ -14,9 +14,10 @@ from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all
 from dosing.recommendation.dose_context import Evidence
+from dosing.recommendation.inputs import visits_before
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.recommender import recommend
-from dosing.recommendation.records import Recommendation, Recommender
+from dosing.recommendation.records import EarlierVisit, Recommendation, Recommender
 from dosing.safety import DoseLimits
 from dosing.studies.comparison_table import Row
 from dosing.studies.evidence import evidence_of
@@ -77,6 +78,13 @@ class Answer:
     result: Recommendation
     outside_sparse: float | None = None
 
+    @property
+    def policy(self) -> DosePolicy:
+        """The policy as it was asked: after the visits that it looked back at."""
+        if self.result.dose is None or not self.result.earlier:
+            return self.source.policy
+        return self.source.policy.after(visits_before(self.result.earlier).past())
+
     def pieces(self, dimension: int) -> list[Piece]:
         """The doses that some seed could give: one interval, or several where the seeds are apart.
 
@@ -114,18 +122,21 @@ def sparse_of(answers: Sequence[Answer]) -> Answer | None:
     return next((a for a in answers if a.result.bounded and not a.point), None)
 
 
-def ask(sources: Sequence[Source], state: Sequence[Any]) -> list[Answer]:
+def ask(
+    sources: Sequence[Source], state: Sequence[Any], earlier: Sequence[EarlierVisit] | None = None
+) -> list[Answer]:
     """Ask every policy for a recommendation at one state.
 
     Args:
         sources: the policies, in the order of their marks.
         state: as many numbers as the scenario observes; anything else is refused by the recommender.
+        earlier: the visits of the same patient before it; None if nothing is known of them.
     """
     answers = [
         Answer(
             source,
             mark(index),
-            recommend(source.recommender, state),
+            recommend(source.recommender, state, earlier=earlier),
         )
         for index, source in enumerate(sources)
     ]
@@ -150,16 +161,21 @@ def by_target(answer: Answer, targets: Array) -> tuple[Array, dict[str, Any]]:
     states = np.tile(np.asarray(result.state, dtype=np.float64), (len(targets), 1))
     current = None if result.current is None else np.tile(np.asarray(result.current), (len(targets), 1))
     aimed = replace(recommender, policy=answer.source.policy.aimed_at(targets))
-    said = recommend_all(aimed, states, current)
+    asked, earlier = [states, targets], None
+    if result.earlier:
+        before = visits_before(result.earlier)
+        asked += before.past()
+        earlier = before[np.zeros(len(targets), dtype=np.int64)]
+    said = recommend_all(aimed, states, current, earlier)
     counts: dict[str, int] = {
         name: int((said.status == status).sum()) for status, name in enumerate(STATUSES)
     }
-    return said.dose, batch_content((states, targets), said.dose, counts)
+    return said.dose, batch_content(asked, said.dose, counts)
 
 
 def _outside(answer: Answer, sparse: Answer) -> float:
     """Mean over seeds of the probability outside the sparse policy's set, largest over dose dimensions."""
-    policy, width = answer.source.policy, answer.source.limits.n_act
+    policy, width = answer.policy, answer.source.limits.n_act
     obs = np.broadcast_to(_obs(answer.result), (len(policy.seeds), 1, len(answer.result.state)))
     largest = 0.0
     for dimension in range(width):
@@ -196,9 +212,7 @@ def curves(answers: Sequence[Answer], dimension: int) -> list[DensityCurve | Non
         return []
     left, right = dose_range(answers, dimension)
     return [
-        _curve(a, dimension, left, right)
-        if a.result.dose and a.source.policy.has_density(_obs(a.result))
-        else None
+        _curve(a, dimension, left, right) if a.result.dose and a.policy.has_density(_obs(a.result)) else None
         for a in answers
     ]
 
@@ -209,7 +223,7 @@ def _curve(answer: Answer, dimension: int, left: float, right: float) -> Density
     own = [s.low[dimension] + (s.high[dimension] - s.low[dimension]) * fraction for s in answer.result.seeds]
     grid = np.unique(np.concatenate([np.linspace(left, right, POINTS), *own]))
     grid = grid[(grid >= left) & (grid <= right)]
-    policy, obs = answer.source.policy, _obs(answer.result)
+    policy, obs = answer.policy, _obs(answer.result)
     middle = 0.5 * (np.asarray(answer.source.limits.low) + np.asarray(answer.source.limits.high))
     dose = np.tile(middle, (len(grid), 1))  # [K, A]
     dose[:, dimension] = grid

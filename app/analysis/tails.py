@@ -99,7 +99,7 @@ def tails(answers: Sequence[Answer], dimension: int) -> list[Tails]:
 
 
 def _mass(answer: Answer, grid: Array, dimension: int) -> Array:
-    policy, state = answer.source.policy, np.asarray(answer.result.state, dtype=np.float32)
+    policy, state = answer.policy, np.asarray(answer.result.state, dtype=np.float32)
     width, seeds = answer.source.limits.n_act, len(policy.seeds)
     obs = np.broadcast_to(state, (seeds, len(grid), len(state)))
     edge, end = np.tile(grid[:, None], (1, width)), np.full((len(grid), width), np.inf)
@@ -111,7 +111,7 @@ def _mass(answer: Answer, grid: Array, dimension: int) -> Array:
 
 def outside(answer: Answer, low: Sequence[float], high: Sequence[float]) -> Array:
     """Probability ``[S]`` outside an interval of doses at the answer's state, largest over dimensions."""
-    policy, state = answer.source.policy, np.asarray(answer.result.state, dtype=np.float32)
+    policy, state = answer.policy, np.asarray(answer.result.state, dtype=np.float32)
     obs = np.broadcast_to(state, (len(policy.seeds), 1, len(state)))
     return np.asarray(policy.mass_outside(obs, np.asarray(low), np.asarray(high))[:, 0].max(-1))
 

@@ -83,7 +83,7 @@ def view(listing: study.Listing) -> None:
     loaded = sources(runs)
     if not loaded or (asked := ask_state(runs[0], loaded[0])) is None:
         return
-    answers, records = on_record(loaded, asked.state, asked.visit)
+    answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
     if not answers:
         return
     status(answers, records)

@@ -121,7 +121,7 @@ def picture(listing: study.Listing) -> None:
         return
     if not loaded:
         return
-    answers, records = on_record(loaded, episodes.obs[0].tolist(), visit_of(episodes, 0))
+    answers, records = on_record(loaded, episodes.obs[0].tolist(), visit_of(episodes, 0), ())
     if not answers:
         return
     drawn = curves(answers, 0)

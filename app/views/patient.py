@@ -11,6 +11,7 @@ from app.readers import study
 from app.theme import counted
 from app.widgets import episode_panel, page, recommendation_card, write
 from app.widgets.audit import context_of, on_record, once
+from app.widgets.belief_panel import belief_panel
 from app.widgets.decision_form import decide
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
 from dosing.errors import UserError
@@ -46,12 +47,13 @@ def by_target(answer: Answer, key: str) -> None:
         )
         page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
     write.caption(
-        "{} {}: at this state, as at a first visit, within the limits: what the recommender says, on "
-        "record. Mean of {}. {:,} of {:,} deferred. Dotted: what it is asked for by default, which the "
-        "recommendation above rests on. Grey: returns that no recorded patient had. A return that is asked "
-        "for is no promise: patients need not reach it.",
+        "{} {}: at this state{}, within the limits: what the recommender says, on record. Mean of {}. {:,} of "
+        "{:,} deferred. Dotted: what it is asked for by default, which the recommendation above rests on. "
+        "Grey: returns that no recorded patient had. A return that is asked for is no promise: patients need "
+        "not reach it.",
         answer.mark.sign,
         source.name,
+        ", as at a first visit" if answer.result.earlier is None else "",
         counted(len(source.policy.seeds), "training seed"),
         about["statuses"]["deferred"],
         about["rows"],
@@ -87,13 +89,14 @@ def view(listing: study.Listing) -> None:
         return
     if (asked := ask_state(runs[0], loaded[0])) is None:
         return
-    answers, records = on_record(loaded, asked.state, asked.visit)
+    answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
     if answers:
         recommendation_card.answers(answers, records)
         decide(answers, records)
         take_away(answers, records, asked)
     for number, answer in enumerate(answers):
         by_target(answer, f"target{number}")
+        belief_panel(answer, f"belief{number}_")
     if asked.row is not None and asked.episodes is not None:
         episode_panel.episode_panel(asked.episodes, asked.row, loaded[0])
 

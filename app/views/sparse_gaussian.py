@@ -196,7 +196,7 @@ def view(listing: study.Listing) -> None:
     alike(*runs)
     loaded = sources(runs)
     if len(loaded) == 2 and (asked := ask_state(runs[0], loaded[0])) is not None:
-        answers, records = on_record(loaded, asked.state, asked.visit)
+        answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
         if answers:
             cards(answers, records)
         if answers and all(answer.result.dose is not None for answer in answers):

@@ -90,7 +90,7 @@ def followed(
         UserError: the run is damaged, or its recommender refuses a dose on the way.
     """
     source = Source(run.label, run.family, study.recommender(run), study.measured(run))
-    answers, records = on_record([source], asked.state, asked.visit)
+    answers, records = on_record([source], asked.state, asked.visit, asked.earlier)
     if not answers:
         return None
     (answer,), (record,) = answers, records

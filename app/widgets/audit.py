@@ -18,6 +18,7 @@ from dosing.errors import UserError
 from dosing.recommendation.audit_log import AuditLog, Kind, Record, log_of, shown
 from dosing.recommendation.decisions import Decision, decisions_on
 from dosing.recommendation.dose_context import DoseContext
+from dosing.recommendation.records import EarlierVisit
 
 
 def log() -> AuditLog:
@@ -44,7 +45,10 @@ def once(kind: Kind, content: Mapping[str, Any]) -> Record:
 
 
 def on_record(
-    sources: Sequence[Source], state: Sequence[Any], visit: tuple[str, int] | None
+    sources: Sequence[Source],
+    state: Sequence[Any],
+    visit: tuple[str, int] | None,
+    earlier: Sequence[EarlierVisit] | None = None,
 ) -> tuple[list[Answer], list[Record]]:
     """Ask policies about one state; what they say is in the log before anything of it is shown.
 
@@ -52,11 +56,12 @@ def on_record(
         sources: the policies, in the order of their marks.
         state: as many numbers as the scenario observes.
         visit: patient and visit (from 1) of the recorded data that the state is of; None for typed numbers.
+        earlier: the recorded visits of this patient before it; None for typed numbers.
 
     Returns:
         The answers and the record of each; none, after a sentence on the page, where nothing can be recorded.
     """
-    answers = ask(sources, state)
+    answers = ask(sources, state, earlier)
     try:
         for answer in answers:
             once("run loaded", answer.source.recommender.provenance)

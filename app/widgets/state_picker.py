@@ -18,6 +18,7 @@ from app.widgets import page, write
 from app.widgets.url_state import linked
 from dosing.data.store import Episodes
 from dosing.errors import UserError
+from dosing.recommendation.records import EarlierVisit
 
 RECORDED, TYPED = "recorded visit", "typed numbers"
 
@@ -116,6 +117,20 @@ class Asked:
     def visit(self) -> tuple[str, int] | None:
         """Patient and visit (from 1); None for typed numbers."""
         return visit_of(self.episodes, self.row)
+
+    @property
+    def earlier(self) -> tuple[EarlierVisit, ...] | None:
+        """The recorded visits of the same patient before this one; None for typed numbers."""
+        return earlier_of(self.episodes, self.row)
+
+
+def earlier_of(episodes: Episodes | None, row: int | None) -> tuple[EarlierVisit, ...] | None:
+    """The visits before a recorded one; None where there is none."""
+    if episodes is None or row is None:
+        return None
+    before = np.flatnonzero(episodes.episode[:row] == episodes.episode[row])
+    columns = (column[before].tolist() for column in (episodes.obs, episodes.act, episodes.reward))
+    return tuple(EarlierVisit(tuple(s), tuple(d), r) for s, d, r in zip(*columns, strict=True))
 
 
 def visit_of(episodes: Episodes | None, row: int | None) -> tuple[str, int] | None:

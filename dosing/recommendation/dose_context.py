@@ -135,14 +135,14 @@ class DecidedStates:
         if self._by_state:
             told = states if current is None else np.concatenate([states, current], axis=1)
             for row, numbers in enumerate(told.tolist()):
-                before = {} if earlier is None else {"earlier": visits_before(earlier, row)}
+                before = {} if earlier is None else {"earlier": visits_in_json(earlier, row)}
                 decision = self._by_state.get(state_hash(seen({"state": numbers} | before)))
                 if decision is not None:
                     result[row] = decision_words(decision)
         return result
 
 
-def visits_before(earlier: EarlierVisits, row: int) -> list[dict[str, Any]]:
+def visits_in_json(earlier: EarlierVisits, row: int) -> list[dict[str, Any]]:
     """The visits before one state as JSON keeps them, see ``dosing.recommendation.records.EarlierVisit``."""
     obs, dose, reward = (column[0].tolist() for column in earlier[row : row + 1].past())
     return [

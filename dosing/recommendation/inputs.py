@@ -52,7 +52,7 @@ def read_earlier(
         recommender: policy, rules and monitor.
         earlier: what was seen, delivered and received; a reward is needed only where the policy needs it.
     """
-    limits, agent = recommender.rules.limits, recommender.policy.agent
+    agent = recommender.policy.agent
     problem, states = agent.problem, _state_entries(recommender)
     doses = _dose_entries(recommender.rules)
     faults: list[Fault] = []
@@ -71,11 +71,16 @@ def read_earlier(
                 found.append((Reason.EARLIER_VISITS, sentence))
         faults += [(Reason.EARLIER_VISITS, sentence) for _, sentence in found]
     if faults or not earlier:
-        return EarlierVisits.none(1, problem.n_obs, limits.n_act), faults
+        return EarlierVisits.none(1, problem.n_obs, problem.n_act), faults
+    return visits_before(earlier), []
+
+
+def visits_before(earlier: Sequence[EarlierVisit]) -> EarlierVisits:
+    """The sound visits before one state, one or more, as columns."""
     rewards = [math.nan if one.reward is None else one.reward for one in earlier]
     columns = ([one.state for one in earlier], [one.dose for one in earlier], rewards)
     obs, dose, reward = (np.asarray(column, dtype=np.float64) for column in columns)
-    return EarlierVisits(obs, dose, reward, np.zeros(1, np.int64), np.full(1, len(earlier))), []
+    return EarlierVisits(obs, dose, reward, np.zeros(1, np.int64), np.full(1, len(earlier)))
 
 
 def read_current(rules: Rules, current: Any) -> tuple[tuple[float, ...] | None, list[Fault]]:

@@ -1,0 +1,72 @@
+"""What an agent that holds a belief believes about the patient on show, and how far that is to be trusted."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.analysis import belief
+from app.analysis.recommendations import Answer
+from app.charts.belief import markers
+from app.text import Markdown, sentence
+from app.theme import counted, number, with_unit
+from app.widgets import page, write
+from dosing.belief import ModelQuality
+
+
+def belief_panel(answer: Answer, key: str) -> None:
+    """Levels, forecasts and the quality of the model; nothing for an agent that holds no belief.
+
+    Args:
+        answer: what the agent says about the visit on show.
+        key: of its charts.
+    """
+    quality = belief.quality(answer)
+    if quality is None:
+        return
+    name = answer.source.name
+    write.subheader("What {} believes about this patient", name)
+    if quality.refused:
+        who = "everyone" if not quality.used else f"everyone by {counted(len(quality.refused), 'seed')}"
+        write.warning("**The constant dose is given to {}.** {}", who, _as_sentence(quality.refused[0]))
+    write.markdown("{}", in_words(quality))
+    one = belief.beliefs(answer)
+    if one is None:
+        return
+    entries = answer.source.recommender.rules.entries
+    count = one.seen.shape[1]
+    names = [entry.name for entry in entries] or [f"s{k + 1}" for k in range(count)]
+    units = [entry.unit for entry in entries] or ["1"] * count
+    half = (count + 1) // 2
+    for place, which in zip(st.columns(2), (range(half), range(half, count)), strict=True):
+        if which:
+            with place:
+                alt = f"Believed level and forecasts of {', '.join(names[k] for k in which)}"
+                page.draw(markers(one, which, names, units), f"{key}{which[0]}", alt)
+    limits = answer.source.limits
+    dose = ", ".join(number(v, 3) for v in answer.result.dose or ())
+    write.caption(
+        "{} {}: solid, the level behind each marker as it is believed to be after each visit, with its 90 % "
+        "interval; grey dots, what was seen. Right of the dotted line, forecasts of what will be seen: "
+        "dashed, if the dose of now, {}, were held from this visit on; dotted grey, under the constant dose "
+        "that is estimated from the recorded visits. Bands: 90 % intervals, noise of the observation "
+        "included. The policy itself decides anew at every visit. Forecasts of a model, no promise.",
+        answer.mark.sign,
+        name,
+        with_unit(dose, limits.unit),
+    )
+
+
+def in_words(quality: ModelQuality) -> Markdown:
+    """How well held-out patients were forecast."""
+    return sentence(
+        "Forecasts of held-out patients, 1 to 8 visits ahead: mean squared error **{}** of that of their "
+        "last value and **{}** of that of the mean of the others; 90 % intervals cover **{}** of what was "
+        "seen.",
+        *(f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in (quality.of_last_value, quality.of_mean)),
+        f"{100 * quality.coverage:.0f}\N{NO-BREAK SPACE}%",
+    )
+
+
+def _as_sentence(text: str) -> str:
+    """A reason that begins in lower case, as a sentence."""
+    return text[:1].upper() + text[1:]
