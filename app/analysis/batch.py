@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from dosing.earlier_visits import EarlierVisits
 from dosing.recommendation.answers_table import answers_schema, answers_table
 from dosing.recommendation.batch import read_current_doses, recommend_all
 from dosing.recommendation.dose_context import DecidedStates, Evidence
+from dosing.recommendation.explanations import FIRST_VISITS
 from dosing.recommendation.reasons import STATUSES
 from dosing.recommendation.records import Recommender
 from dosing.types import Array
@@ -24,6 +26,7 @@ def answer(
     source: str,
     evidence: Evidence,
     decided: DecidedStates,
+    earlier: EarlierVisits | None = None,
 ) -> pa.Table:
     """Ask the guarded recommender about every row; the table is that of ``recommend --in``, rows from 1.
 
@@ -34,16 +37,18 @@ def answer(
         source: SHA-256 of the file that the rows came in.
         evidence: what following the policy was worth.
         decided: decisions in force on the policy.
+        earlier: the visits before each row; None if every row is a state of its own.
     """
-    result = recommend_all(recommender, states, current)
-    schema = answers_schema(recommender, source, evidence)
+    result = recommend_all(recommender, states, current, earlier)
+    looks_back = recommender.policy.looks_back
+    note = FIRST_VISITS if looks_back and earlier is None else ""
+    schema = answers_schema(recommender, source, evidence, note)
     exact = {bounded for _, bounded in result.kinds}
     words = {frozenset({True}): "exact", frozenset({False}): "central 99 %, not a support"}
     about = {"rows": "counted from 1", "support": words.get(frozenset(exact), "none")}
     schema = schema.with_metadata({**(schema.metadata or {}), **about})
-    return answers_table(
-        result, 1, schema, decided.of(states, read_current_doses(recommender.rules, states, current))
-    )
+    given = read_current_doses(recommender.rules, states, current, earlier)
+    return answers_table(result, 1, schema, decided.of(states, given, earlier if looks_back else None))
 
 
 def statuses(table: pa.Table) -> dict[str, int]:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from app.analysis.belief import Band, Beliefs
 from app.charts.base import BOTTOM, finish
 from app.text import label
-from app.theme import GREY, number
+from app.theme import GREY, SHADE, number
 from dosing.types import AnyArray
 
 STRIP = 92
@@ -52,7 +52,7 @@ def _strip(
     bands = (one.level, one.recommended, one.constant)
     low = min(float(one.seen[:, marker].min()), *(float(b.low[:, marker].min()) for b in bands))
     high = max(float(one.seen[:, marker].max()), *(float(b.high[:, marker].max()) for b in bands))
-    pad, top = 0.06 * (high - low) or 1.0, 1.0 - place / count
+    pad, top = 0.1 * (high - low) or 1.0, 1.0 - place / count
     figure.update_layout(
         {
             axis.replace("y", "yaxis"): {
@@ -79,9 +79,9 @@ def _strip(
         font={"size": 12.5},
     )
     colour, faint = one.mark.colour, one.mark.faint(0.22)
-    joined = _from_level(one.recommended, one.level), _from_level(one.constant, one.level)
-    _band(figure, joined[1], marker, axis, GREY, "rgba(118,118,118,0.16)", "dot", "constant dose", suffix)
-    _band(figure, joined[0], marker, axis, colour, faint, "dash", "recommended dose held", suffix)
+    _from_level(figure, one, marker, axis)
+    _band(figure, one.constant, marker, axis, GREY, SHADE, "dot", "constant dose", suffix)
+    _band(figure, one.recommended, marker, axis, colour, faint, "dash", "recommended dose held", suffix)
     _band(figure, one.level, marker, axis, colour, one.mark.faint(0.34), "solid", "level", suffix)
     visits = one.level.visits
     dots = go.Scatter(x=visits, y=one.seen[:, marker], yaxis=axis, mode="markers")
@@ -89,13 +89,13 @@ def _strip(
     figure.add_trace(dots.update(hovertemplate=f"visit %{{x}}: seen %{{y:.3f}}{suffix}<extra></extra>"))
 
 
-def _from_level(forecast: Band, level: Band) -> Band:
-    """A forecast drawn on from the mean of the level at the visit on show."""
-    start = level.mean[-1:]
-    return Band(
-        np.r_[level.visits[-1], forecast.visits],
-        *(np.concatenate([start, values]) for values in (forecast.mean, forecast.low, forecast.high)),
-    )
+def _from_level(figure: go.Figure, one: Beliefs, marker: int, axis: str) -> None:
+    """Lines from the level at the visit on show to the first forecasts."""
+    for forecast, colour, dash in ((one.constant, GREY, "dot"), (one.recommended, one.mark.colour, "dash")):
+        x = [one.level.visits[-1], forecast.visits[0]]
+        y = [one.level.mean[-1, marker], forecast.mean[0, marker]]
+        line = {"color": colour, "width": 2, "dash": dash}
+        figure.add_trace(go.Scatter(x=x, y=y, yaxis=axis, mode="lines", line=line, hoverinfo="skip"))
 
 
 def _band(
@@ -117,7 +117,7 @@ def _band(
     middle = go.Scatter(x=band.visits, y=mean, yaxis=axis, mode="lines", customdata=np.c_[low, high])
     middle.update(line={"color": colour, "width": 2, "dash": dash}, name=name)
     hover = f"visit %{{x}}, {name}: %{{y:.3f}} (%{{customdata[0]:.3f}} to %{{customdata[1]:.3f}}){suffix}"
-    if len(band.visits) == 1:  # a first visit: no line to see
+    if len(band.visits) == 1:  # no line to see
         middle.update(mode="markers", marker={"color": colour, "size": 8, "symbol": "line-ew-open"})
         spread = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low}
         middle.update(error_y=spread | {"color": colour, "thickness": 5, "width": 0})

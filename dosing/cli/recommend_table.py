@@ -44,22 +44,23 @@ def history_of(recommender: Recommender, file: Path) -> tuple[tuple[float, ...],
     Raises:
         UserError: it does not exist, or is not exactly such a file.
     """
+    from dosing.recommendation.patient_table import wanted
     from dosing.recommendation.visit_table import check_columns, visits_of
 
     try:
-        sheet = _sheet(file)
+        sheet = _sheet(file, [entry.name for entry in wanted(recommender)[0]])
         check_columns(recommender, sheet.columns, patients=False)
         return visits_of(sheet, recommender, patients=False).course()
     except Refused as error:
         raise UserError(f"{file}: {error}") from None
 
 
-def _sheet(file: Path) -> Sheet:
-    """A whole file, with its texts; which columns it may have is checked afterwards."""
+def _sheet(file: Path, allowed: Sequence[str]) -> Sheet:
+    """A whole file as the dashboard reads it; see ``dosing.recommendation.patient_table.read``."""
     from dosing.recommendation.patient_table import read
 
     try:
-        return read(file.read_bytes(), file.suffix, None)
+        return read(file.read_bytes(), file.suffix, allowed)
     except FileNotFoundError:
         raise UserError(f"{file} does not exist.") from None
     except OSError as error:
@@ -160,7 +161,7 @@ def pieces_of(recommender: Recommender, table: Path) -> Iterator[Piece]:
     """
     import pyarrow.parquet as pq
 
-    from dosing.recommendation.patient_table import numbers, wanted
+    from dosing.recommendation.patient_table import PATIENT, numbers, wanted
     from dosing.recommendation.records import StateEntry
     from dosing.recommendation.visit_table import holds_visits
 
@@ -168,7 +169,7 @@ def pieces_of(recommender: Recommender, table: Path) -> Iterator[Piece]:
     names = [*entries, *doses]
     csv = table.suffix.lower() == ".csv"
     try:
-        sheet = _sheet(table) if csv else None
+        sheet = _sheet(table, [*names, PATIENT]) if csv else None
         head = list(sheet.columns) if sheet else pq.read_schema(table).names
         if holds_visits(head):
             yield from _visits(recommender, sheet or _whole(table))

@@ -101,14 +101,13 @@ def _twice(names: Sequence[str]) -> list[str]:
 # Reading a file
 
 
-def read(content: bytes, suffix: str, allowed: Sequence[str] | None = ()) -> Sheet:
+def read(content: bytes, suffix: str, allowed: Sequence[str] = ()) -> Sheet:
     """Read a CSV or parquet file without interpreting its values.
 
     Args:
         content: of the file.
         suffix: of its name: ``.csv`` or ``.parquet``, in any case.
-        allowed: column names that identify nobody, whatever they look like: those of the scenario; None if
-            columns are checked later.
+        allowed: column names that identify nobody, whatever they look like: those of the scenario.
 
     Raises:
         Refused: the file is too large, cannot be read, has a column twice or none, or names patients.
@@ -122,7 +121,7 @@ def read(content: bytes, suffix: str, allowed: Sequence[str] | None = ()) -> She
     return readers[kind](content, allowed)
 
 
-def _read_parquet(content: bytes, allowed: Sequence[str] | None) -> Sheet:
+def _read_parquet(content: bytes, allowed: Sequence[str]) -> Sheet:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             rows, names = file.metadata.num_rows, file.schema_arrow.names
@@ -153,7 +152,7 @@ def sheet_of(table: pa.Table, kinds: Mapping[str, pa.DataType] | None = None) ->
     return Sheet(columns, table.num_rows)
 
 
-def _read_csv(content: bytes, allowed: Sequence[str] | None) -> Sheet:
+def _read_csv(content: bytes, allowed: Sequence[str]) -> Sheet:
     """Read a header line and as many values in every further one."""
     table = read_text_table(
         io.BytesIO(content),
@@ -164,10 +163,8 @@ def _read_csv(content: bytes, allowed: Sequence[str] | None) -> Sheet:
     return Sheet(table.columns, table.rows, table.separator)
 
 
-def _people(names: Sequence[str], allowed: Sequence[str] | None) -> list[str]:
+def _people(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
     """Columns that look as if they identified people."""
-    if allowed is None:
-        return []
     people = [name for name in names if name not in allowed and identifying(name)]
     return [
         f"These columns look as if they identified people: {', '.join(map(repr, people))}. Remove them; rows "
@@ -175,7 +172,7 @@ def _people(names: Sequence[str], allowed: Sequence[str] | None) -> list[str]:
     ] * bool(people)
 
 
-def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str] | None) -> list[str]:
+def _head_problems(names: Sequence[str], rows: int, allowed: Sequence[str]) -> list[str]:
     """What names and number of rows tell before any value is looked at."""
     problems = _people(names, allowed)
     if twice := _twice(list(names)):

@@ -133,6 +133,10 @@ def visits_of(
         Refused: values are no numbers; visits are not 1, 2, 3, ...; rows of a patient do not stand together;
             a dose is missing or outside the hard limits, or there where none can be: everything at once.
     """
+    if needs_rewards(recommender.policy.agent) and REWARD not in sheet.columns:
+        raise Refused(
+            [f"The file lacks {REWARD}: this policy aims at a return, and has to know what was received."]
+        )
     entries, doses = list(wanted(recommender)[0]), doses_of(recommender)
     own = [StateEntry(name) for name in (REWARD, VISIT) if name in sheet.columns]
     asked = [*entries, *doses, *own]

@@ -319,7 +319,7 @@ def states() -> Any:
 def test_a_table_is_answered_row_by_row(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommend, "PIECE", 7)
+    monkeypatch.setattr(recommend_table, "PIECE", 7)
     table, out = run / "patients.parquet", run / "out.parquet"
     frame = pd.DataFrame(states(), columns=COLUMNS)
     frame[reversed(COLUMNS)].to_parquet(table)  # in any order of columns
@@ -454,10 +454,11 @@ def test_a_table_is_answered_without_names_too(tmp_path: Path, run: Path) -> Non
     columns = [f"entry {k + 1}" for k in range(8)]
     pd.DataFrame(cohort().obs[:3], columns=columns).to_parquet(tmp_path / "in.parquet")
     log = AuditLog(tmp_path / FILE)
-    counts = recommend_table.recommend_table(
+    counts, note = recommend_table.recommend_table(
         nameless, tmp_path / "in.parquet", tmp_path / "out.parquet", log, Evidence()
     )
     assert counts == {"ok": 0, "limited": 0, "deferred": 3, "refused": 0}  # nothing knows what was recorded
+    assert note == ""
     result = pd.read_parquet(tmp_path / "out.parquet")
     assert result["distance"].isna().all()
     assert StateEntry("x").allowed == ""
