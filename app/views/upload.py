@@ -109,9 +109,7 @@ def needed(entries: Sequence[StateEntry], recommender: Recommender) -> None:
         MOST_BYTES // 1_000_000,
     )
     doses = [entry.name for entry in doses_of(recommender)]
-    reward = (
-        "and their reward" if needs_rewards(recommender.policy.agent) else "and, if you like, their reward"
-    )
+    reward = "and their reward" if needs_rewards(recommender.policy.agent) else "and, if known, their reward"
     write.caption(
         "Or one row per visit, with further columns patient (whose it is, such as 1 or A), visit (1, 2, 3 "
         "... of each patient) and {} (as delivered), {}: the rows of a patient together, from the first "
@@ -154,7 +152,7 @@ def mapping(sheet: Sheet, entries: Sequence[StateEntry], key: str, visits: bool)
     return chosen
 
 
-def ask(content: bytes, suffix: str, recommender: Recommender, key: str) -> Asked | None:
+def read_file(content: bytes, suffix: str, recommender: Recommender, key: str) -> Asked | None:
     """Read a file and ask which column is what; None, with a sentence, while one was not chosen.
 
     Raises:
@@ -287,7 +285,7 @@ def view(listing: study.Listing) -> None:
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     try:
-        asked = ask(content, Path(file.name).suffix, recommender, digest[:12])
+        asked = read_file(content, Path(file.name).suffix, recommender, digest[:12])
     except Refused as error:
         refuse(error)
         return

@@ -134,9 +134,7 @@ def visits_of(
             a dose is missing or outside the hard limits, or there where none can be: everything at once.
     """
     if needs_rewards(recommender.policy.agent) and REWARD not in sheet.columns:
-        raise Refused(
-            [f"The file lacks {REWARD}: this policy aims at a return, and has to know what was received."]
-        )
+        raise Refused([f"The file lacks {REWARD}: this policy aims at a return, less what was received."])
     entries, doses = list(wanted(recommender)[0]), doses_of(recommender)
     own = [StateEntry(name) for name in (REWARD, VISIT) if name in sheet.columns]
     asked = [*entries, *doses, *own]
