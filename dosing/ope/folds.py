@@ -163,7 +163,7 @@ def _pooled(
         unknown += sizes[k - 1] / sum(sizes) * np.asarray(own.unknown)
         unpaired += sizes[k - 1] / sum(sizes) * (np.asarray(own.unknown) + np.asarray(base.unknown[::-1]))
     n_seeds = len(result[0].policies[place].values[estimator].seeds)
-    pooled = _spread if refitted else _percentiles
+    pooled = spread_over_folds if refitted else _percentiles
     estimate = widened(pooled(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
     if place == 0 or not judged:
         return PooledValue(estimate)
@@ -183,7 +183,7 @@ def _percentiles(
     return Estimate(point, float(low), float(high), told, sum(sizes), n_seeds, method)
 
 
-def _spread(
+def spread_over_folds(
     drawn: Sequence[Array], sizes: Sequence[int], n_seeds: int, level: float, told: float, method: str
 ) -> Estimate:
     """The same with limits of Student's t, of as many degrees of freedom as the smallest fold leaves."""

@@ -5,8 +5,8 @@ constant dose estimated from the same training patients (``dosing.ope.folds``), 
 than the constant dose, if there is one, is trained on all patients.
 
 Agents that look back on a patient's episode are valued in roll-outs of models of the held-out patients
-(``dosing.ope.model_based``), which then value all candidates alike, on halves of the patients: the models of a
-fold are fitted to its own patients alone, and want as many as there can be.
+(``dosing.ope.model_based``), and so are then all candidates, on halves of the patients: the models of a fold
+are fitted to its own patients alone, and want as many as there can be.
 
 The study folder holds ``folds/``, a study of its own with the training visits and the runs of every fold; the
 chosen run; and ``selection.json``. The same command continues where a killed one stopped.
