@@ -48,8 +48,8 @@ from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ENV_ID, OPTIONS = "dosing/Treatment-v0", {"variant": "simenv3"}
-GROUP = 4
-"""Data sets that are trained and fitted as one stack."""
+GROUP, AT_ONCE = 10, 1600
+"""Most data sets, and most patients, that are trained and fitted as one stack."""
 CONFIDENCE = 0.95
 
 
@@ -185,8 +185,9 @@ def main() -> None:
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.is_file() else []
     for pair in arguments.sizes:
         size, count = (int(x) for x in pair.split(":"))
-        for first in range(arguments.first, arguments.first + count, GROUP):
-            seeds = range(first, min(first + GROUP, arguments.first + count))
+        step = max(1, min(GROUP, AT_ONCE // size))
+        for first in range(arguments.first, arguments.first + count, step):
+            seeds = range(first, min(first + step, arguments.first + count))
             done = {row["seed"] for row in rows if row["patients"] == size}
             if done.issuperset(seeds):
                 continue
