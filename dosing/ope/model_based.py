@@ -84,7 +84,7 @@ class Models:
             "level": rng.standard_normal((patients, 1, n_obs)),
             "process": rng.standard_normal((patients, 1, visits, n_obs)),
             "order": rng.random((patients, 1, visits + 1)),
-            "sign": rng.random((patients, 1, 1, 1)),
+            "sign": rng.random((patients, 1, visits + 1, 1)),  # so that visits do not resemble each other
         }
         noise = {name: torch.as_tensor(x).to(self.obs).expand(count, *x.shape) for name, x in drawn.items()}
         upto = self.share.cumsum(1) / self.share.sum(1, keepdim=True)
