@@ -113,12 +113,15 @@ def fit_models(data: Sequence[Trajectories], shares: Array) -> list[Models | str
     fitted = fit_response(visits, doses, FIT)
     paid = fit_reward(visits[:, :, 1:], doses, rewards, fitted.fold)
     numbers = calibrate(fitted, visits, doses).reason(paid.explained).tolist()
+    for k, number in zip(usable, numbers, strict=True):
+        reasons[k] = REASONS[number] or None
+    if all(reasons):
+        return [str(reason) for reason in reasons]
     share = torch.as_tensor(shares[usable], dtype=torch.float32)
     response = refit(fitted, visits, doses, share.flatten(0, 1), REFIT_STEPS, 2 * FIT.batch)
     result: list[Models | str] = [str(reason) for reason in reasons]
     for at, k in enumerate(usable):
-        if numbers[at] > 0:
-            result[k] = REASONS[numbers[at]]
+        if reasons[k] is not None:
             continue
         own = torch.arange(at * share.shape[1], (at + 1) * share.shape[1])
         again = refit_reward(paid, at, visits[at, :, 1:], doses[at], rewards[at], share[at])
@@ -184,7 +187,8 @@ class Imagination:
         whole = self._mean(rule, seeds, rows[:1], IMAGINED)
         size = max(1, AT_ONCE // (seeds * IMAGINED_AGAIN))
         again = np.concatenate([self._mean(rule, seeds, part, IMAGINED_AGAIN) for part in rows.split(size)])
-        return whole + again - again[:1]
+        replicates: Array = whole + again - again[:1]
+        return replicates
 
     @torch.no_grad()
     def _mean(self, rule: Act, seeds: int, rows: Tensor, patients: int) -> Array:
