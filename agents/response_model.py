@@ -227,7 +227,9 @@ class ResponseModel(Agent):
     @property
     def refusals(self) -> tuple[str, ...]:
         """For every seed why its model was refused and the constant dose is given; empty where it was not."""
-        return tuple(REASONS[max(int(number), 0)] for number in self.reason[:, 0].tolist())
+        return tuple(
+            f"{REASONS[k]}: the constant dose is used." if k > 0 else "" for k in self.reason[:, 0].tolist()
+        )
 
     def models(self, members: slice) -> state_space.ResponseModel:
         """The response models of some members, ``S x members`` of them, members innermost."""

@@ -14,9 +14,10 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.ope.folds import PooledValue
 from dosing.ope.importance import WeightDiagnostics, density_ratios, windowed_weights
-from dosing.ope.selection import PolicyValue, Settings, evaluate_policies
+from dosing.ope.selection import Settings, evaluate_policies
 from dosing.ope.targets import target
 from dosing.ope.trajectories import Trajectories
+from dosing.ope.values import PolicyValue
 from dosing.policy import DosePolicy
 from dosing.types import Array
 
@@ -26,6 +27,7 @@ ESTIMATORS = {
     "wis": "weighted importance sampling",
     "wis_window": "importance sampling, last two visits",
     "wdr": "weighted doubly robust",
+    "model_based": "roll-outs of a response model",
 }
 """What estimators are called on screen."""
 GENERATED = ("samples", "point_set")

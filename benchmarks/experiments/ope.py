@@ -39,8 +39,9 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds, patient_boot
 from dosing.models.prior import constant_dose
 from dosing.ope.baselines import ridge_fitted_q
 from dosing.ope.ranking import coverage, rank_correlation, regret_at_1
-from dosing.ope.selection import BASELINE, Estimator, Settings, Valuation, evaluate_policies
+from dosing.ope.selection import BASELINE, Settings, evaluate_policies
 from dosing.ope.trajectories import Trajectories
+from dosing.ope.values import Estimator, Valuation
 from dosing.policy import DosePolicy
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler

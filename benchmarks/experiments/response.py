@@ -32,7 +32,6 @@ from dosing.data.dataset import Dataset, Transform
 from dosing.data.store import Episodes
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.statistics import paired_difference
-from dosing.models.calibration import REASONS
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
 from dosing.runs.files import write_json
@@ -140,7 +139,7 @@ def compared(size: int, count: int, arguments: argparse.Namespace) -> dict[str, 
         "tenth": float(np.quantile(gain, 0.1)),
         "least": float(gain.min()),
         "lost": int((gain < -0.02).sum()),
-        "refused": [REASONS[int(r)] for r in agent.reason[:, 0].tolist() if r > 0],
+        "refused": [reason for reason in agent.refusals if reason],
         "gains": gain.round(3).tolist(),
         "promised": [round(float(x), 2) for x in metrics.get("gain/least", torch.zeros(0))],
         "numbers": agent.numbers.numpy().round(3).tolist(),

@@ -21,13 +21,14 @@ def register(command: Any) -> None:
         "--data", metavar="SOURCE", required=True, help="environment id (simulated on the spot) or a file"
     )
     options.add_grid(parser, out="runs/select")
-    parser.add_argument("--folds", type=int, default=5, help="parts of the patients [%(default)s]")
+    parser.add_argument("--folds", type=int, help="parts of the patients [5, or 2 where model_based decides]")
     parser.add_argument("--fold-seed", type=int, default=0, help="seed of the cut into parts [%(default)s]")
     parser.add_argument(
         "--estimators",
         nargs="+",
-        default=["fqe"],
-        help="of fqe, wis, wis_window, wdr: the first decides, the others are shown [fqe]",
+        default=(),
+        help="of fqe, wis, wis_window, wdr, model_based: the first decides, the others are shown [fqe; "
+        "model_based and fqe where an agent looks back on a patient's episode]",
     )
     parser.add_argument(
         "--ridge", type=float, default=1.0, help="penalty of fqe on differences between states [%(default)s]"

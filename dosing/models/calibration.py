@@ -40,11 +40,10 @@ RIDGE = 1e-2
 REASONS = (
     "",
     "the response model does not forecast held-out patients better than their last value and the mean of "
-    "the others do: the constant dose is used.",
-    "the response model leaves unexplained what the recorded visits show: the constant dose is used.",
-    "the forecast intervals of the response model do not cover what was observed: the constant dose is used.",
-    "the reward of a visit cannot be foreseen from its dose and the next observation: the constant dose is "
-    "used.",
+    "the others do",
+    "the response model leaves unexplained what the recorded visits show",
+    "the forecast intervals of the response model do not cover what was observed",
+    "the reward of a visit cannot be foreseen from its dose and the next observation",
 )
 """Why a model is refused, by number; 0 is a model that is not."""
 LEAST_EXPLAINED = 0.05

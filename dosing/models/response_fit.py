@@ -311,6 +311,29 @@ def fit_response(obs: Tensor, act: Tensor, settings: FitSettings = FitSettings()
     )
 
 
+def refit(fitted: Fitted, obs: Tensor, act: Tensor, share: Tensor, steps: int, batch: int) -> ResponseModel:
+    """Fit the models of all patients on to other weighings of them; family and prior stay as chosen.
+
+    Args:
+        fitted: response models of R data sets.
+        obs: ``[R, N, V, O]`` they were fitted to.
+        act: ``[R, N, V - 1, A]``.
+        share: ``[R M, N]`` weight of every patient in M weighings of each data set, those of one next to each
+            other.
+        steps: of Adam, from the model of all patients.
+        batch: patients per step.
+
+    Returns:
+        R M models.
+    """
+    repeats = len(share) // len(obs)
+    sets = torch.arange(len(obs), device=obs.device).repeat_interleave(repeats)
+    start = fitted.models(0).select(sets)
+    linear = torch.tensor([family == "linear" for family in fitted.family], device=obs.device)[sets]
+    pooling = torch.tensor(fitted.pooling, dtype=obs.dtype, device=obs.device)[sets]
+    return fit(start, obs, act, share, pooling, linear, steps, batch)
+
+
 def _padded(model: ResponseModel, sizes: Sizes) -> Tensor:
     """A model's parameters ``[K, P]``, with zeros where others have hidden units."""
     packed = model.pack()

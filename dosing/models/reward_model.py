@@ -22,6 +22,8 @@ RIDGE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Strengths that are tried, relative to the number of visits; the intercept is free."""
 MOST_FEATURES = 700
 """Most coefficients of the quadratic features; with more, only the linear ones are tried."""
+PATIENTS = 64
+"""Patients whose own sums are held at once."""
 ROWS = 1 << 18
 """Numbers of the design matrix that are held at once, in thousands of visits times coefficients."""
 
@@ -186,6 +188,31 @@ def fit_reward(next_obs: Tensor, act: Tensor, reward: Tensor, fold: Tensor) -> F
         quadratic=best >= len(strengths),
         strength=strengths[best % len(strengths)].to(act.dtype),
     )
+
+
+def refit_reward(
+    fitted: FittedReward, number: int, next_obs: Tensor, act: Tensor, reward: Tensor, share: Tensor
+) -> RewardModel:
+    """Reward models of one data set for M other weighings of its patients; features and ridge stay.
+
+    Args:
+        fitted: reward models of R data sets.
+        number: of the data set.
+        next_obs: ``[N, T, O]``, NaN where a marker was not recorded.
+        act: ``[N, T, A]``.
+        reward: ``[N, T]``.
+        share: ``[M, N]`` weight of every patient.
+    """
+    quadratic = bool(fitted.quadratic[number])
+    n_obs, n_powers = next_obs.shape[-1], powers(act[:1, :1]).shape[-1]
+    parts = zip(*(x.unsqueeze(1).split(PATIENTS) for x in (next_obs, act, reward)), strict=True)
+    moments = [
+        torch.tensordot(weight.double(), _moments(*columns, quadratic=quadratic), 1)
+        for columns, weight in zip(parts, share.split(PATIENTS, 1), strict=True)
+    ]
+    theta = _solve(torch.stack(moments).sum(0), fitted.strength[number].double().expand(len(share)))
+    full = _symmetric(theta.unflatten(-1, (-1, n_powers)), n_obs, quadratic=quadratic)
+    return RewardModel(full.to(act.dtype))
 
 
 def _symmetric(theta: Tensor, n_obs: int, *, quadratic: bool) -> Tensor:

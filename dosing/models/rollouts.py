@@ -46,7 +46,7 @@ def imagine(model: ResponseModel, obs: Tensor, act: Tensor, noise: Mapping[str, 
         obs: ``[S, n, T + 1, O]``.
         act: ``[S, n, T, A]``.
         noise: ``level [S, n, E, O]`` and ``process [S, n, E, T, O]``, normal; ``order [S, n, E, T + 1]`` and
-            ``sign [S, n, E, 1, 1]``, uniform.
+            ``sign [S, n, E, 1, 1]``, or one of each visit, uniform.
     """
     _, innovations = model.filter(obs, act)
     settled = innovations[min(FIRST_RESIDUAL, act.shape[2] // 2) :]

@@ -64,10 +64,12 @@ class Coverage:
     def unrecorded(self, policy: Target) -> Array:
         """Share ``[S]`` of the policy's doses near which none was recorded at states like theirs."""
         doses, weights = policy.nodes(self.obs)  # [K, S, B, A]
-        share = [
-            w * self.support.unrecorded(self.obs, d).mean(-1) for w, d in zip(weights, doses, strict=True)
-        ]
+        share = [w * self.share(self.obs, d) for w, d in zip(weights, doses, strict=True)]
         return np.asarray(np.sum(share, axis=0), dtype=np.float64)
+
+    def share(self, obs: Array, doses: Array) -> Array:
+        """Share ``[S]`` of doses ``[S, B, A]`` near which none was recorded at states like ``obs [B, O]``."""
+        return np.asarray(self.support.unrecorded(obs, doses).mean(-1), dtype=np.float64)
 
     def refusal(self, unrecorded: Array) -> str | None:
         """Why a policy with this share ``[S]`` of unrecorded doses has no value; None if it has one."""

@@ -4,7 +4,8 @@ In each fold the policies and the constant dose come from the other patients, an
 alone estimate their values (``dosing.ope.selection``). Fold estimates are averaged with the numbers of their
 patients as weights. The interval is a percentile bootstrap over patients, drawn within every fold; resampling
 n patients with replacement shrinks a variance by (n - 1) / n, which is undone fold by fold (Davison, Hinkley
-1997, section 3.2). Policies are taken as fixed.
+1997, section 3.2). Policies are taken as fixed. Where a replicate fits models anew there are too few for
+percentiles: the interval is t, of their spread, with the degrees of freedom of the patients.
 
 With C candidates, intervals of differences are at 1 - (1 - confidence) / C: all hold together at the given
 confidence (Bonferroni), so that trying more settings makes nothing look better than it is.
@@ -17,13 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import stdtrit
 
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, Verdict, verdict
 from dosing.ope.baselines import estimated_constant
-from dosing.ope.selection import BASELINE, Estimator, Selection, Settings, evaluate_policies, widened
+from dosing.ope.selection import BASELINE, REFITTED, Selection, Settings, evaluate_policies
 from dosing.ope.trajectories import Trajectories
+from dosing.ope.values import Estimator, widened
 from dosing.policy import DosePolicy
 from dosing.types import Act, Array
 
@@ -141,7 +144,10 @@ def _pooled(
 ) -> PooledValue:
     """Pool the policy at one place of every fold's results; the first place is the constant dose."""
     confidence = result[0].settings.confidence
-    method = "patient bootstrap within folds"
+    refitted = estimator in REFITTED
+    method = (
+        "t, spread of patient-bootstrap refits within folds" if refitted else "patient bootstrap within folds"
+    )
     drawn: list[Array] = []
     unknown = np.zeros(2)  # below and above, mean over patients
     unpaired = np.zeros(2)
@@ -157,24 +163,41 @@ def _pooled(
         unknown += sizes[k - 1] / sum(sizes) * np.asarray(own.unknown)
         unpaired += sizes[k - 1] / sum(sizes) * (np.asarray(own.unknown) + np.asarray(base.unknown[::-1]))
     n_seeds = len(result[0].policies[place].values[estimator].seeds)
-    estimate = widened(_estimate(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
+    pooled = spread_over_folds if refitted else _percentiles
+    estimate = widened(pooled(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
     if place == 0 or not judged:
         return PooledValue(estimate)
     level, corrected = 1.0 - (1.0 - confidence) / tried, f"{method}, Bonferroni for {tried} candidates"
     how = corrected if tried > 1 else method
-    difference = _estimate(differences, sizes, n_seeds, level, confidence, how)
+    difference = pooled(differences, sizes, n_seeds, level, confidence, how)
     difference = widened(difference, *unpaired.tolist())
     return PooledValue(estimate, difference, verdict(difference), tuple(float(d[0]) for d in differences))
 
 
-def _estimate(
+def _percentiles(
     drawn: Sequence[Array], sizes: Sequence[int], n_seeds: int, level: float, told: float, method: str
 ) -> Estimate:
     """Mean over folds of replicates ``[R + 1]``, with percentile limits at one level told as another."""
-    patients = sum(sizes)
-    point = sum(n / patients * float(d[0]) for d, n in zip(drawn, sizes, strict=True))
-    around = sum(
-        n / patients * math.sqrt(n / (n - 1)) * (d[1:] - d[0]) for d, n in zip(drawn, sizes, strict=True)
-    )
+    point, around = _around(drawn, sizes)
     low, high = np.quantile(point + around, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(point, float(low), float(high), told, patients, n_seeds, method)
+    return Estimate(point, float(low), float(high), told, sum(sizes), n_seeds, method)
+
+
+def spread_over_folds(
+    drawn: Sequence[Array], sizes: Sequence[int], n_seeds: int, level: float, told: float, method: str
+) -> Estimate:
+    """The same with limits of Student's t, of as many degrees of freedom as the smallest fold leaves."""
+    point, around = _around(drawn, sizes)
+    half = float(stdtrit(min(sizes) - 1, 0.5 + level / 2) * math.sqrt((around**2).mean()))
+    return Estimate(point, point - half, point + half, told, sum(sizes), n_seeds, method)
+
+
+def _around(drawn: Sequence[Array], sizes: Sequence[int]) -> tuple[float, Array]:
+    """Mean over folds, and what the mean of each replicate ``[R]`` differs from it."""
+    share = [n / sum(sizes) for n in sizes]
+    point = sum(w * float(d[0]) for w, d in zip(share, drawn, strict=True))
+    around: Array = sum(
+        (w * math.sqrt(n / (n - 1)) * (d[1:] - d[0]) for w, n, d in zip(share, sizes, drawn, strict=True)),
+        start=np.zeros(len(drawn[0]) - 1),
+    )
+    return point, around

@@ -9,18 +9,19 @@ them. A policy trained on the very patients it is evaluated on looks too good; k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import get_args
 
 import numpy as np
 from scipy.special import stdtrit
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.evaluation.statistics import Estimate, Verdict, verdict
+from dosing.evaluation.statistics import Estimate, verdict
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
-from dosing.ope.coverage import Coverage
+from dosing.ope.coverage import CHECKED, Coverage
 from dosing.ope.features import StateFeatures
 from dosing.ope.fqe import PolicyFeatures, Regression, check_criterion, fit, value
 from dosing.ope.importance import (
@@ -31,13 +32,13 @@ from dosing.ope.importance import (
     windowed_importance,
     windowed_weights,
 )
+from dosing.ope.model_based import Imagination, fit_models
 from dosing.ope.neural import NeuralSettings, neural_values
-from dosing.ope.targets import Target, target
+from dosing.ope.targets import Target, doses_after, looks_back, target
 from dosing.ope.trajectories import Behaviour, Trajectories, fold_of, patient_counts
+from dosing.ope.values import Estimator, PolicyValue, Valuation, widened
 from dosing.policy import DosePolicy
 from dosing.types import Act, Array
-
-Estimator = Literal["fqe", "neural_fqe", "wis", "wis_window", "wdr"]
 
 BASELINE = "estimated_constant"
 """Name of the policy that every other is compared with; it is the first of the results."""
@@ -45,6 +46,16 @@ BASELINE = "estimated_constant"
 
 WEIGHING: frozenset[Estimator] = frozenset(("wis", "wis_window", "wdr"))
 """Estimators that need importance weights."""
+OF_EPISODES: frozenset[Estimator] = frozenset(("model_based",))
+"""Estimators of policies that look back on a patient's episode too."""
+REFITTED: frozenset[Estimator] = frozenset(("neural_fqe", "model_based"))
+"""Estimators with a few replicates, each fitted anew: their intervals are t, of the replicates' spread."""
+FEWEST_MODELS = 2
+"""Fewest replicates of the model-based form."""
+FOLLOWED = "recommended or drawn dose after every recorded episode"
+LOOKS_BACK = (
+    "the policy looks back on the episode before a visit, and this values policies of the state alone"
+)
 NONE_LEFT = "in some bootstrap replicates no patient with a weight above 0 is left"
 
 
@@ -79,6 +90,8 @@ class Settings:
     """Bootstrap replicates of the neural form, each a network of its own."""
     neural: NeuralSettings = field(default_factory=NeuralSettings)
     """How these are trained."""
+    model_replicates: int = 50
+    """Bootstrap replicates of the model-based form, each with models of its own."""
     confidence: float = 0.95
     """Level of the intervals."""
     seed: int = 0
@@ -100,6 +113,10 @@ class Settings:
             )
         if self.neural_replicates < 2:
             raise UserError(f"neural replicates must be at least 2, got {self.neural_replicates}.")
+        if self.model_replicates < FEWEST_MODELS:
+            raise UserError(
+                f"model replicates must be at least {FEWEST_MODELS}, got {self.model_replicates}."
+            )
         if patients < 2:
             raise UserError("one recorded patient has no spread to make an interval from; give at least 2.")
         horizon = visits if self.horizon is None else self.horizon
@@ -107,56 +124,6 @@ class Settings:
         if "wis_window" in self.estimators and not 1 <= self.window <= horizon:
             raise UserError(f"the window must be 1 to {horizon} visits, got {self.window}.")
         return horizon
-
-
-@dataclass(frozen=True)
-class Valuation:
-    """One estimator's answer for one policy: a number with its interval, or the reason why there is none.
-
-    Attributes:
-        estimate: return of the policy, mean over its seeds, in the data's unit.
-        seeds: estimate of each seed ``[S]``; empty where refused.
-        difference: the policy's return minus that of the estimated constant dose, paired by patient; None
-            where the rewards tell no such dose.
-        verdict: what the difference says.
-        refused: why there is no number.
-        drawn: the estimate in every bootstrap replicate ``[R + 1]``, of the data themselves first; replicate
-            r of every policy is of the same patients.
-        unknown: how far below and above the return may lie besides, for want of recorded doses near the
-            policy's; part of the intervals.
-    """
-
-    estimate: Estimate | None = None
-    seeds: tuple[float, ...] = ()
-    difference: Estimate | None = None
-    verdict: Verdict | None = None
-    refused: str | None = None
-    drawn: Array | None = field(default=None, repr=False, compare=False)
-    unknown: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class PolicyValue:
-    """Everything estimated of one policy.
-
-    Attributes:
-        name: of the policy.
-        description: what was evaluated: recommended or drawn dose, and its smoothing.
-        values: by estimator.
-        weights: how many patients the importance weights rest on; None where there are none.
-        off_support: mean probability, over recorded visits and seeds, of doses of which importance weights
-            know nothing: draws delivered exactly at a hard limit.
-        gap: fitted Q evaluation minus doubly robust, where both gave a number.
-        unrecorded: share of its doses at recorded states near which none was recorded, largest over seeds.
-    """
-
-    name: str
-    description: str
-    values: dict[Estimator, Valuation]
-    weights: WeightDiagnostics | None
-    off_support: float
-    gap: float | None
-    unrecorded: float
 
 
 @dataclass(frozen=True)
@@ -217,8 +184,7 @@ def evaluate_policies(
     result: list[PolicyValue] = []
     base: dict[Estimator, Valuation] | None = None
     for name, rule in rules:
-        policy = target(rule, data.transform, sampled=settings.sampled, bandwidth=settings.bandwidth)
-        valued = evaluation.policy(name, policy, base or {})
+        valued = evaluation.policy(name, rule, base or {})
         if base is None:
             base = valued.values if best.identified else {}
         result.append(valued)
@@ -235,7 +201,7 @@ class _Weights:
 
 
 class _Evaluation:
-    """What all candidates share: features, replicates, folds."""
+    """What all candidates share: features, replicates, folds, models of the patients."""
 
     def __init__(self, data: Trajectories, settings: Settings) -> None:
         self.data, self.settings = data, settings
@@ -245,43 +211,77 @@ class _Evaluation:
         self.inverse = self.regression.solver(self.counts)
         self.coverage = Coverage.of(data, settings.discount, self.horizon)
 
-    def policy(self, name: str, policy: Target, base: dict[Estimator, Valuation]) -> PolicyValue:
+    @cached_property
+    def imagination(self) -> Imagination | str:
+        """Models of the patients and of replicates of them; or why they would value nothing."""
+        data, chosen = self.data, self.settings
+        (models,) = fit_models([data], self.counts[None, : chosen.model_replicates + 1])
+        if isinstance(models, str):
+            return models
+        return Imagination(models, data.transform, chosen.discount, self.horizon, chosen.seed)
+
+    def policy(self, name: str, rule: Act | DosePolicy, base: Mapping[Estimator, Valuation]) -> PolicyValue:
         """Estimate one policy; ``base`` holds the values that it is compared with, where it is."""
-        unrecorded = self.coverage.unrecorded(policy)
+        policy = self._target(rule)
+        unrecorded = self._unrecorded(rule, policy)
+        off_support = policy.off_support(self.data.obs[self.data.recorded > 0]).mean() if policy else 0.0
         values: dict[Estimator, Valuation] = {}
         weights = None
         if (reason := self.coverage.refusal(unrecorded)) is not None:
             values = dict.fromkeys(self.settings.estimators, Valuation(refused=reason))
         else:
             weights, refusals = self._weights(policy)
-            features = PolicyFeatures.of(self.regression, policy)
+            features = PolicyFeatures.of(self.regression, policy) if policy else None
             excess = self.coverage.excess(unrecorded)
             for estimator in self.settings.estimators:
                 if estimator in refusals:
                     values[estimator] = Valuation(refused=refusals[estimator])
                     continue
-                drawn = self._replicates(estimator, policy, features, weights)
+                drawn = (
+                    self._replicates_of_state(estimator, policy, features, weights)
+                    if policy and features and estimator not in OF_EPISODES
+                    else self._imagined(rule)
+                )
                 values[estimator] = self._valuation(estimator, drawn, base.get(estimator), excess)
         fqe, wdr = (values[k].estimate if k in values else None for k in ("fqe", "wdr"))
-        off_support = policy.off_support(self.data.obs[self.data.recorded > 0])
         return PolicyValue(
             name=name,
-            description=policy.description,
+            description=policy.description if policy else FOLLOWED,
             values=values,
             weights=weights.diagnostics if weights else None,
-            off_support=float(off_support.mean()),
+            off_support=float(off_support),
             gap=fqe.value - wdr.value if fqe and wdr else None,
             unrecorded=float(unrecorded.max()),
         )
 
-    def _weights(self, policy: Target) -> tuple[_Weights | None, dict[Estimator, str]]:
-        """Importance weights, and why an estimator that needs them has no number."""
-        if not WEIGHING & set(self.settings.estimators):
-            return None, {}
+    def _target(self, rule: Act | DosePolicy) -> Target | None:
+        """The rule as a policy of the state alone; None for one that looks back."""
+        if looks_back(rule):
+            return None
+        chosen = self.settings
+        return target(rule, self.data.transform, sampled=chosen.sampled, bandwidth=chosen.bandwidth)
+
+    def _unrecorded(self, rule: Act | DosePolicy, policy: Target | None) -> Array:
+        """Share ``[S]`` of the doses near which none was recorded, of one that looks back on its patients."""
+        if policy is not None:
+            return self.coverage.unrecorded(policy)
+        assert isinstance(rule, DosePolicy), "only trained policies look back"
+        return self.coverage.share(*doses_after(rule, self.data, CHECKED))
+
+    def _weights(self, policy: Target | None) -> tuple[_Weights | None, dict[Estimator, str]]:
+        """Importance weights, and why an estimator has no number."""
+        asked = set(self.settings.estimators)
+        refusals: dict[Estimator, str] = {}
+        if "model_based" in asked and isinstance(self.imagination, str):
+            refusals["model_based"] = self.imagination
+        if policy is None:
+            return None, dict.fromkeys(asked - OF_EPISODES, LOOKS_BACK) | refusals
+        if not WEIGHING & asked:
+            return None, refusals
         try:
             ratios = density_ratios(self.data, policy, self.horizon)
         except UserError as error:
-            return None, dict.fromkeys(WEIGHING, str(error))
+            return None, dict.fromkeys(WEIGHING, str(error)) | refusals
         full, windowed = ratios.cumprod(-1), windowed_weights(ratios, self.settings.window)
         result = WeightDiagnostics.of(full, windowed.reshape(len(windowed), -1))
         reasons: dict[Estimator, str | None] = {
@@ -289,13 +289,18 @@ class _Evaluation:
             "wdr": result.refusal(),
             "wis_window": result.window_refusal(),
         }
-        refusals: dict[Estimator, str] = {k: reason for k, reason in reasons.items() if reason is not None}
+        refusals |= {k: reason for k, reason in reasons.items() if reason is not None}
         return _Weights(full, windowed, result), refusals
 
-    def _replicates(
+    def _imagined(self, rule: Act | DosePolicy) -> Array:
+        """Estimates ``[R' + 1, S]`` by roll-outs in models that have not been refused."""
+        assert not isinstance(self.imagination, str), "an estimator whose models were refused was refused"
+        return self.imagination.values(rule, sampled=self.settings.sampled)
+
+    def _replicates_of_state(
         self, estimator: Estimator, policy: Target, features: PolicyFeatures, weights: _Weights | None
     ) -> Array:
-        """Estimates ``[R + 1, S]`` of one estimator that has not been refused."""
+        """Estimates ``[R + 1, S]`` of one estimator of policies of the state that has not been refused."""
         data, counts, chosen = self.data, self.counts, self.settings
         discount, horizon = chosen.discount, self.horizon
         if estimator == "fqe":
@@ -347,7 +352,7 @@ class _Evaluation:
     def _estimate(self, estimator: Estimator, drawn: Array, n_seeds: int) -> Estimate:
         """Point value and interval from replicates ``[R + 1]``."""
         point, replicates, level = float(drawn[0]), drawn[1:], self.settings.confidence
-        if estimator == "neural_fqe":  # too few for percentiles
+        if estimator in REFITTED:  # too few for percentiles
             half = float(stdtrit(len(replicates) - 1, 0.5 + level / 2) * replicates.std(ddof=1))
             low, high = point - half, point + half
             method = f"t, spread of {len(replicates)} patient-bootstrap refits"
@@ -355,11 +360,3 @@ class _Evaluation:
             low, high = (float(x) for x in np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2]))
             method = "patient bootstrap"
         return Estimate(point, low, high, level, self.data.patients, n_seeds, method)
-
-
-def widened(estimate: Estimate, below: float, above: float) -> Estimate:
-    """An estimate whose interval reaches further, for want of recorded doses near the policy's."""
-    if below == 0.0 and above == 0.0:
-        return estimate
-    method = f"{estimate.method}, widened for doses with none recorded near"
-    return replace(estimate, low=estimate.low - below, high=estimate.high + above, method=method)

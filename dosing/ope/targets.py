@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
+from dosing.evaluation.rules import following
+from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy, in_double
 from dosing.safety import DoseLimits
-from dosing.types import Act, Array
+from dosing.types import Act, Array, Listener
 
 QUADRATURE = 32
 """Nodes over which the expectation over a distribution is taken."""
@@ -205,3 +207,31 @@ def dose_moments(policy: Target, obs: Array) -> tuple[Array, Array]:
     first: Array = np.tensordot(weights, doses, 1)
     second: Array = np.tensordot(weights, doses**2, 1)
     return first, second
+
+
+def looks_back(policy: Act | DosePolicy) -> bool:
+    """Whether a policy is a trained stack whose dose depends on the episode before a visit."""
+    return isinstance(policy, DosePolicy) and policy.looks_back
+
+
+def doses_after(policy: DosePolicy, data: Trajectories, visits: int) -> tuple[Array, Array]:
+    """States ``[B, O]`` of recorded visits and the doses ``[S, B, A]`` recommended after the episode so far.
+
+    Args:
+        policy: a trained stack, which may look back.
+        data: the patients, who were given their recorded doses at the visits before.
+        visits: most visits that are looked at; whole patients, evenly spaced.
+    """
+    some = max(1, min(data.patients, visits // data.visits))
+    rows = np.unique(np.linspace(0, data.patients - 1, some).astype(np.int64))
+    obs, seeds = data.obs[rows].astype(np.float32), len(policy.seeds)
+    given, reward = data.transform.to_dose(data.act[rows]), data.reward[rows]
+    rule, doses = following(policy), []
+    for visit in range(data.visits):
+        dose = rule(np.broadcast_to(obs[:, visit], (seeds, *obs[:, visit].shape)), visit)
+        doses.append(np.clip(data.transform.to_unit(dose), -1.0, 1.0))
+        if isinstance(rule, Listener):
+            heard = (np.broadcast_to(x[:, visit], (seeds, *x[:, visit].shape)) for x in (given, reward))
+            rule.observe(*heard)
+    recorded = data.recorded[rows] > 0
+    return data.obs[rows][recorded], np.stack(doses, 2)[:, recorded]

@@ -4,6 +4,10 @@ Every candidate is trained once per fold on the patients outside it, valued on t
 constant dose estimated from the same training patients (``dosing.ope.folds``), and the best that is better
 than the constant dose, if there is one, is trained on all patients.
 
+Agents that look back on a patient's episode are valued in roll-outs of models of the held-out patients
+(``dosing.ope.model_based``), and so are then all candidates, on halves of the patients: the models of a fold
+are fitted to its own patients alone, and want as many as there can be.
+
 The study folder holds ``folds/``, a study of its own with the training visits and the runs of every fold; the
 chosen run; and ``selection.json``. The same command continues where a killed one stopped.
 """
@@ -21,7 +25,7 @@ from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
 from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
-from dosing.ope.selection import Settings
+from dosing.ope.selection import FEWEST_MODELS, OF_EPISODES, Settings
 from dosing.ope.trajectories import Trajectories, fold_patients
 from dosing.runs.files import write_json
 from dosing.runs.folder import RunFolder
@@ -36,7 +40,8 @@ from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resourc
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Problem
 
-LOOKS_BACK = "it looks back on a patient's episode, and recorded visits value policies of the state alone."
+PARTS, PARTS_OF_MODELS = 5, 2
+"""Folds unless another number is asked for; those of estimators that fit models to the held-out patients."""
 
 
 def select(
@@ -57,11 +62,12 @@ def select(
         agents: registry keys, ``"all"`` for those that can be valued, or a grid of their settings.
         data: file of recorded visits with one dose dimension, from a simulator or not; or an environment
             id, of which visits are simulated once and kept in the study. Nothing else is simulated.
-        folds: how the patients are cut; None is five folds.
+        folds: how the patients are cut; None is five folds, or two where ``model_based`` decides.
         seeds: trained together in every run; a candidate's value is the mean over them.
         training: length and batch size; None takes the preset's.
-        criterion: how values are estimated; None is fitted Q evaluation by its defaults. The first estimator
-            decides, others are shown beside it. Replicates are raised to what the number of candidates needs.
+        criterion: how values are estimated; the first estimator decides, others are shown beside it. None,
+            or no estimator, is fitted Q evaluation, and before it ``model_based`` where a candidate looks
+            back. Replicates are raised to what the number of candidates needs.
         resources: where it is computed.
 
     Raises:
@@ -72,13 +78,19 @@ def select(
     chosen, launcher = presets.find(grid.preset), resources.launcher()
     training = training or TrainingSettings(**chosen.training)
     training.check()
-    candidates, left_out = _candidates(grid, chosen, training)
+    criterion = criterion or Settings(estimators=())
+    candidates, left_out = _candidates(grid, chosen, training, criterion.estimators[:1])
     file = obtain_data(DataSource.of(data), study)
     episodes = read_episodes(file)
-    criterion = criterion or Settings(estimators=("fqe",))
-    criterion = replace(criterion, replicates=max(criterion.replicates, enough_replicates(len(candidates))))
+    memory = [candidate.agent for candidate in candidates if _looks_back(candidate)]
+    criterion = replace(
+        criterion,
+        estimators=criterion.estimators or (("model_based", "fqe") if memory else ("fqe",)),
+        replicates=max(criterion.replicates, enough_replicates(len(candidates))),
+    )
     parts, constant = _cut(episodes, folds, criterion)
-    files = [_kept(study, file.stem, k, folds.count, part) for k, (part, _) in enumerate(parts, 1)]
+    count = len(parts)
+    files = [_kept(study, file.stem, k, count, part) for k, (part, _) in enumerate(parts, 1)]
 
     def job(candidate: Candidate, visits: Path, where: Path) -> Job:
         options = chosen.data_of(candidate.agent) | dict(grid.data_options)
@@ -86,11 +98,11 @@ def select(
         return Job(setup, visits, where, tuple(seeds), training, resources.device)
 
     jobs = [job(candidate, visits, study / FOLDS) for candidate in candidates for visits in files]
-    results, count = list(run_jobs(jobs, launcher)), folds.count
+    results = list(run_jobs(jobs, launcher))
     runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
     validation = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
-    notes, limits = _notes(candidates, left_out, grid.preset), dose_limits(episodes)
+    notes, limits = _notes(candidates, left_out, grid.preset, memory), dose_limits(episodes)
     result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes)
     if result.chosen:
         (run,) = run_jobs([job(result.chosen, file, study)], launcher)
@@ -112,17 +124,26 @@ def _cut(
     recorded = Trajectories.from_episodes(episodes, behaviour=criterion.behaviour)
     constant = estimated_constant(recorded)
     criterion.check(recorded.patients, recorded.visits)
-    _check_folds(folds.count, recorded.patients)
-    parts = fold_patients(episodes, folds.count, folds.seed)
-    evaluate_folds([Fold(*part, {}) for part in parts], criterion)
+    count = folds.count
+    if count is None:
+        count = PARTS_OF_MODELS if criterion.estimators[0] in OF_EPISODES else PARTS
+    _check_folds(count, recorded.patients)
+    parts = fold_patients(episodes, count, folds.seed)
+    evaluate_folds([Fold(*part, {}) for part in parts], replace(criterion, model_replicates=FEWEST_MODELS))
     return parts, constant
 
 
 def _notes(
-    candidates: Sequence[Candidate], left_out: Mapping[str, str], preset: str | None
+    candidates: Sequence[Candidate], left_out: Mapping[str, str], preset: str | None, memory: Sequence[str]
 ) -> tuple[str, ...]:
-    """Who is left out, and whom the preset does not know."""
+    """Who is left out, what decides where candidates look back, and whom the preset does not know."""
     notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    if memory:
+        who = ", ".join(dict.fromkeys(memory))
+        notes.append(
+            f"model_based decides between all candidates, since {who} looks back on a patient's episode and "
+            "other estimators value policies of the state alone."
+        )
     names = dict.fromkeys(candidate.agent for candidate in candidates)
     unknown = [name for name in names if not presets.find(preset).knows(name)]
     if preset and unknown:
@@ -131,28 +152,37 @@ def _notes(
 
 
 def _candidates(
-    grid: Grid, preset: presets.Preset, training: TrainingSettings
+    grid: Grid, preset: presets.Preset, training: TrainingSettings, deciding: Sequence[str]
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Every configuration with every regularisation, each with its own name; who of all is left out, why.
 
     Raises:
-        UserError: an agent named cannot be valued on recorded visits.
+        UserError: an agent named cannot be valued by the estimator that decides.
     """
     regularised = regularisations(grid.regularise, preset)
     refused: dict[str, str] = {}
     configured = configurations(grid, preset, regularised, training, refused)
-    unable = [
-        name for name, config in configured if registry.build(name, config, Problem(1, 1, 1), (0,)).looks_back
-    ]
-    if unable and grid.agents != ("all",):
-        raise UserError(f"{unable[0]} cannot be selected: {LOOKS_BACK}")
-    configured = [(name, config) for name, config in configured if name not in unable]
     every = [Candidate("", agent, config, options) for agent, config in configured for options in regularised]
+    if deciding and deciding[0] not in OF_EPISODES:
+        unable = [candidate.agent for candidate in every if _looks_back(candidate)]
+        reason = (
+            f"it looks back on a patient's episode, and {deciding[0]} values policies of the state "
+            "alone; let model_based decide."
+        )
+        if unable and grid.agents != ("all",):
+            raise UserError(f"{unable[0]} cannot be selected: {reason}")
+        every = [candidate for candidate in every if candidate.agent not in unable]
+        refused |= dict.fromkeys(unable, reason)
     result = [
         replace(one, name=f"{name} ({family_of(one)})")
         for name, one in zip(run_names(every), every, strict=True)
     ]
-    return result, refused | dict.fromkeys(unable, LOOKS_BACK)
+    return result, refused
+
+
+def _looks_back(candidate: Candidate) -> bool:
+    """Whether its policy depends on the episode before a visit."""
+    return registry.build(candidate.agent, candidate.config, Problem(1, 1, 1), (0,)).looks_back
 
 
 def _check_folds(folds: int, patients: int) -> None:

@@ -105,8 +105,8 @@ class Grid:
 class Folds:
     """How recorded patients are cut for cross-validation."""
 
-    count: int = 5
-    """K, each of two or more patients."""
+    count: int | None = None
+    """K, each of two or more patients; None is 5, or 2 where the estimator ``model_based`` decides."""
     seed: int = 0
 
 

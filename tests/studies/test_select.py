@@ -314,18 +314,77 @@ def test_help_needs_no_torch() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_an_agent_that_looks_back_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+# Agents that look back
+
+
+def responding(patients: int, visits: int = 6) -> Episodes:
+    """Levels that doses move, seen with noise; what is paid falls with the square of the level."""
+    rng = np.random.default_rng(1)
+    level, rows = 0.5 * rng.normal(size=patients), patients * visits
+    unit, seen = rng.uniform(-1.0, 1.0, size=(patients, visits)), [level + 0.5 * rng.normal(size=patients)]
+    for visit in range(visits):
+        level = 0.8 * level + 0.6 * unit[:, visit]
+        seen.append(level + 0.5 * rng.normal(size=patients))
+    y = np.stack(seen, 1).astype(np.float32)
+    dose = (5.0 + 5.0 * unit).reshape(rows, 1).astype(np.float32)
+    return dataclasses.replace(
+        recorded(0.0, patients, visits),
+        obs=y[:, :-1].reshape(rows, 1),
+        next_obs=y[:, 1:].reshape(rows, 1),
+        act=dose,
+        act_requested=dose,
+        reward=-(y[:, 1:].reshape(rows) ** 2),
+    )
+
+
+@pytest.mark.long
+def test_agents_with_and_without_memory_are_answered_in_one_table(tmp_path: Path) -> None:
+    data, study = kept(tmp_path, responding(80)), tmp_path / "study"
+    settings = {"response_model.fit_steps": [60], "response_model.decay_steps": [60]}
+    training = TrainingSettings(steps=60, batch_size=64)
+    names = ["response_model", "decision_transformer", "bc"]
+    result = small(study, names, data, settings=settings, training=training, folds=None, seeds=(0,))
+    assert result.candidates[0].agent == "response_model"
+    assert result.chosen == result.candidates[0]
+    assert "is better than the constant dose" in result.verdict
+    assert "t, spread of patient-bootstrap refits within folds, Bonferroni for 3 candidates" in result.verdict
+    assert result.criterion.estimators == ("model_based", "fqe")
+    for candidate in result.candidates:
+        own = result.validation.values[candidate.name]
+        assert len(own["model_based"].folds) == 2  # halves, unless another number is asked for
+        looks_back = candidate.agent != "bc"
+        assert ("looks back on the episode" in str(own["fqe"].refused)) == looks_back
+    assert any("model_based decides" in note and "decision_transformer" in note for note in result.notes)
+    assert read_json(study / SELECTION)["decided_by"] == "model_based"
+
+
+def test_an_agent_that_looks_back_is_refused_where_another_estimator_decides(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.0))
     with pytest.raises(UserError, match="decision_transformer cannot be selected: it looks back"):
-        small(tmp_path, ["bc", "decision_transformer"], data)
+        small(tmp_path, ["bc", "decision_transformer"], data, criterion=EXACT)
     assert not list(tmp_path.rglob("config.json"))
 
 
 def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
-    result, left_out = _candidates(Grid(("all",)), presets.find(None), TrainingSettings())
+    every = (Grid(("all",)), presets.find(None), TrainingSettings())
+    result, left_out = _candidates(*every, ("fqe",))
     assert left_out.keys() == {"decision_transformer", "response_model"}
     assert "looks back on a patient's episode" in left_out["decision_transformer"]
     assert [c.agent for c in result] == [name for name in agents.AGENTS if name not in left_out]
+    for deciding in ((), ("model_based",)):
+        result, left_out = _candidates(*every, deciding)
+        assert left_out == {}
+        assert [c.agent for c in result] == list(agents.AGENTS)
+
+
+def test_a_model_that_is_refused_values_nobody(tmp_path: Path) -> None:
+    result = small(
+        tmp_path, ["bc"], kept(tmp_path, recorded(0.8)), criterion=Settings(estimators=("model_based",))
+    )
+    assert "does not forecast held-out patients better" in str(
+        result.value(result.candidates[0].name).refused
+    )
+    assert result.verdict.startswith("No candidate has an estimated value")
 
 
 # The preset for few patients
