@@ -161,6 +161,7 @@ def build(
     from dosing.models.networks import Initialiser
     from dosing.models.regularisation import Regularisation
     from dosing.models.settings import check_settings
+    from dosing.training.belief_agent import OnBelief, belief_problem
 
     entry = find(name)
     try:
@@ -174,6 +175,12 @@ def build(
     options = Regularisation.of(regularisation)
     init = Initialiser(seeds, device, dtype or torch.float32, product_dtype, options)
     build_stack: Any = entry.agent_class()
-    built: Agent = build_stack(init, problem, config)
-    built.regularisation = options
-    return built
+
+    def stack(sizes: Problem) -> Agent:
+        made: Agent = build_stack(init, sizes, config)
+        made.regularisation = options
+        return made
+
+    if options.advantage == "critic":
+        return stack(problem)
+    return OnBelief(stack(belief_problem(problem)), problem, options.imagined)

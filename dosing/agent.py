@@ -86,6 +86,10 @@ class Agent(nn.Module):
         that has taken it keeps it, so that neither loading nor further data changes what a weight means.
         """
 
+    def view(self, dataset: Any) -> Any:
+        """The ``dosing.data.dataset.Dataset`` that is learned from, made of the recorded one."""
+        return dataset
+
     def rows(self, dataset: Any) -> Tensor | None:
         """Rows of the ``dosing.data.dataset.Dataset`` this method trains on; None for all of them."""
         del dataset

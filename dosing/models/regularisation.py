@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from dosing.errors import UserError
 
 Prior = Literal["none", "constant_dose"]
+Advantage = Literal["critic", "response_model"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Regularisation:
     scale_advantage: bool = False
     """Divide advantages by their standard deviation over the batch before a temperature is applied."""
 
+    advantage: Advantage = "critic"
+    """response_model: what is learned are advantages in a response model of the patients, and the state is
+    the belief about the patient; see ``dosing.training.belief_agent``."""
+    imagined: int = 20
+    """Further doses at every recorded visit whose advantage in the response model is learned too."""
+
     def __post_init__(self) -> None:
         """Check the ranges.
 
@@ -55,6 +62,8 @@ class Regularisation:
             "dropout": (0.0 <= self.dropout < 1.0, "at least 0 and below 1"),
             "weight_decay": (0.0 <= self.weight_decay < math.inf, "at least 0"),
             "prior": (self.prior in get_args(Prior), f"one of {', '.join(get_args(Prior))}"),
+            "advantage": (self.advantage in get_args(Advantage), f"one of {', '.join(get_args(Advantage))}"),
+            "imagined": (self.imagined >= 0, "at least 0"),
         }
         for name, (good, wanted) in checks.items():
             if not good:

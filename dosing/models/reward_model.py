@@ -63,6 +63,12 @@ class RewardModel:
         products: Tensor = square.movedim(3, 2).flatten(2).contiguous()
         return products
 
+    @cached_property
+    def curvature(self) -> Tensor:
+        """Coefficients of y'_i y'_i ``[K, O, P]``: what one more variance of a marker adds to the reward."""
+        square: Tensor = self.theta[:, 1 + self.n_obs :].unflatten(1, (self.n_obs, self.n_obs))
+        return square.diagonal(dim1=1, dim2=2).mT
+
     @property
     def n_obs(self) -> int:
         """O."""

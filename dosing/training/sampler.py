@@ -208,7 +208,7 @@ class Sampler:
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
         prepare(agent, dataset)
-        self.dataset = dataset
+        self.dataset = dataset = agent.view(dataset)
         self.seeds = agent.seeds
         self.windows = agent.context > 1
         self.length = agent.context if agent.episodes is None else _episode_length(dataset)

@@ -1,0 +1,269 @@
+"""What recorded patients say of how patients respond: fitted models, the belief they give, and their gate.
+
+    x' = f_k(x, a) + N(0, q_k),   y = x + N(0, r_k),   r = r_k(y', a),     k = 0 all patients, 1..F folds
+
+``k = 1..F`` are fitted without the patients of one fold each (``dosing.models.response_fit``,
+``dosing.models.reward_model``). A model that does not forecast held-out patients well enough is refused
+(``dosing.models.calibration``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dosing.data.dataset import Dataset
+from dosing.errors import UserError
+from dosing.models.calibration import REASONS, Calibration, calibrate
+from dosing.models.planning import PlanSettings, Range, plan
+from dosing.models.prior import constant_doses
+from dosing.models.response import FAR, Belief, Family, ResponseModel, Sizes, unpack
+from dosing.models.response_fit import FitSettings, fit_response, usable_patients
+from dosing.models.reward_model import RewardModel, fit_reward, powers
+from dosing.types import Problem
+
+LARGEST_BELIEF = 6.0
+"""Beliefs are shown to a policy up to so many standard deviations of the recorded visits."""
+CLOCK = 3
+"""Numbers that tell a policy the visit."""
+NUMBERS = ("skill_last_value", "skill_mean", "coverage", "left_over", "uniform", "autocorrelation")
+"""What is kept of a calibration, means over the horizons; see ``dosing.models.calibration.Calibration``."""
+
+Families = Literal["all", "own_marker", "linear", "saturating", "network"]
+FAMILIES: dict[Families, tuple[Family, ...]] = {
+    "all": ("saturating", "linear", "network"),
+    "own_marker": ("saturating", "linear"),
+    "linear": ("linear",),
+    "saturating": ("saturating",),
+    "network": ("network",),
+}
+
+
+@dataclass(frozen=True)
+class PatientSettings:
+    """How the models are fitted, and whether a badly calibrated one is refused."""
+
+    families: Families = "own_marker"
+    hidden_units: int = 12
+    fit_steps: int = 150
+    folds: int = 3
+    gated: bool = True
+
+
+class PatientModel(nn.Module):
+    """Response and reward models of S data sets, 1 + F members each; blank until :meth:`fit`.
+
+    Attributes:
+        response: ``[S, 1 + F, P]`` packed response models.
+        reward: ``[S, 1 + F, rows, powers]`` coefficients of the reward models.
+        constant: ``[S, 1, A]`` the estimated constant dose.
+        low: ``[S, 1, A]`` lowest recorded dose.
+        high: ``[S, 1, A]`` highest recorded dose.
+        horizon: ``[S, 1]`` recorded visits per episode.
+        reason: ``[S, 1]`` number of the reason why the models are refused, 0 for none, -1 before the fit.
+        numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
+    """
+
+    reward: Tensor
+    constant: Tensor
+    low: Tensor
+    high: Tensor
+    horizon: Tensor
+    reason: Tensor
+    numbers: Tensor
+
+    def __init__(self, count: int, problem: Problem, settings: PatientSettings, like: Tensor) -> None:
+        super().__init__()
+        self.settings, self.members = settings, 1 + settings.folds
+        families = FAMILIES[settings.families]
+        hidden = settings.hidden_units if "network" in families else 0
+        self.sizes = Sizes(problem.n_obs, problem.n_act, hidden)
+        zero = torch.zeros(count, 1, dtype=like.dtype, device=like.device)
+        blank = ResponseModel.blank(self.sizes, count * self.members, zero).pack()
+        self.response = nn.Parameter(blank.unflatten(0, (count, self.members)), requires_grad=False)
+        rows = 1 + problem.n_obs + problem.n_obs**2
+        n_powers = powers(zero.new_zeros(1, problem.n_act)).shape[-1]
+        self.register_buffer("reward", zero.new_zeros(count, self.members, rows, n_powers))
+        for name, value in (("constant", 0.0), ("low", -1.0), ("high", 1.0)):
+            self.register_buffer(name, zero.new_full((count, 1, problem.n_act), value))
+        self.register_buffer("horizon", zero.clone())
+        self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
+        self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
+        self._coupled, self._held = False, True
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is."""
+        return bool((self.reason >= 0).all())
+
+    @torch.no_grad()
+    def fit(self, dataset: Dataset) -> None:
+        """Fit and calibrate the models, and estimate the constant dose; models once fitted are kept.
+
+        Raises:
+            UserError: episodes differ in length or end early, or there are too few patients or doses.
+        """
+        if self.fitted:
+            return
+        obs, act, reward, next_obs = usable_patients(*episodes_of(dataset))
+        seen = torch.cat((obs, next_obs[:, :, -1:]), 2)  # [R, N, T + 1, O]
+        s = self.settings
+        fitted = fit_response(
+            seen,
+            act,
+            FitSettings(
+                steps=s.fit_steps, folds=s.folds, families=FAMILIES[s.families], hidden=s.hidden_units
+            ),
+        )
+        rewards = fit_reward(next_obs, act, reward, fitted.fold)
+        calibration = calibrate(fitted, seen, act)
+        reason = calibration.reason(rewards.explained)
+        self.response.copy_(fitted.packed)
+        self.reward.copy_(rewards.theta)
+        self.low.copy_(act.amin((1, 2)).unsqueeze(1))
+        self.high.copy_(act.amax((1, 2)).unsqueeze(1))
+        self.constant.copy_(constant_doses(act, reward).unsqueeze(1))
+        self.horizon.fill_(float(act.shape[2]))
+        self.numbers.copy_(_numbers(calibration))
+        self.reason.copy_((reason if s.gated else torch.zeros_like(reason)).unsqueeze(1))
+        self._notice()
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As in torch; the models may be of another family than before."""
+        loaded = super().load_state_dict(*arguments, **options)
+        self._notice()
+        return loaded
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._notice()
+
+    def _notice(self) -> None:
+        """Whether any model has hidden units at work or a level that is held; else they are not computed."""
+        own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
+        self._coupled = bool(self.response[..., own:].any())
+        every = unpack(self.response.flatten(0, 1), self.sizes).parameters
+        self._held = bool((every["low"] > -FAR).any() or (every["high"] < FAR).any())
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """For every seed why its models are refused and the constant dose given; empty where they are not."""
+        return tuple(
+            f"{REASONS[k]}: the constant dose is used." if k > 0 else "" for k in self.reason[:, 0].tolist()
+        )
+
+    @property
+    def trusted(self) -> Tensor:
+        """Where the models are not refused, ``[S, 1, 1]``."""
+        return (self.reason <= 0).unsqueeze(-1)
+
+    def responses(self, members: slice = slice(None)) -> ResponseModel:
+        """The response models of some members, ``S x members`` of them, members innermost."""
+        packed = self.response[:, members].flatten(0, 1)
+        sizes = self.sizes
+        if not self._coupled:
+            sizes = sizes._replace(hidden=0)
+            packed = packed[:, : sum(torch.Size(shape).numel() for shape in sizes.shapes().values())]
+        return replace(unpack(packed, sizes), held=self._held)
+
+    def rewards(self, members: slice = slice(None)) -> RewardModel:
+        """The reward models of some members, as :meth:`responses`."""
+        return RewardModel(self.reward[:, members].flatten(0, 1))
+
+    # The belief of every member, [S (1 + F), B, O]
+
+    def first_belief(self, patients: int) -> Belief:
+        """Before the first visit."""
+        return self.responses().prior(patients)
+
+    def take_in(self, belief: Belief, obs: Tensor) -> Belief:
+        """After a visit ``obs [S, B, O]``."""
+        return self.responses().correct(belief, obs.repeat_interleave(self.members, 0))[0]
+
+    def carry_on(self, belief: Belief, act: Tensor) -> Belief:
+        """At the next visit, before it, after delivered doses ``act [S, B, A]``."""
+        return self.responses().predict(belief, act.repeat_interleave(self.members, 0))
+
+    def belief(self, obs: Tensor, act: Tensor) -> Belief:
+        """After the last of visits ``obs [S, B, T, O]``, with doses ``act [S, B, T - 1, A]`` between them."""
+        belief = self.first_belief(obs.shape[1])
+        for visit, seen in enumerate(obs.unbind(2)):
+            if visit > 0:
+                belief = self.carry_on(belief, act[:, :, visit - 1])
+            belief = self.take_in(belief, seen)
+        return belief
+
+    # What is done with it
+
+    def span(self, members: slice = slice(None)) -> Range:
+        """Recorded doses, of the models of some members."""
+        count = len(range(*members.indices(self.members)))
+        return Range(*(x.repeat_interleave(count, 0) for x in (self.low, self.high)))
+
+    def planned(
+        self, belief: Belief, visit: int, settings: PlanSettings, members: slice = slice(None)
+    ) -> Tensor:
+        """Doses ``[H, S x members, B, A]`` planned at a visit, counted from 0, in models of some members.
+
+        Beyond the recorded visits one visit is left.
+        """
+        left = max(round(float(self.horizon.max())) - visit, 1)
+        count = len(range(*members.indices(self.members)))
+        start = self.constant.repeat_interleave(count, 0)
+        return plan(
+            self.responses(members), self.rewards(members), belief, start, self.span(members), left, settings
+        )
+
+    def clock(self, visit: int) -> Tensor:
+        """What tells a policy the visit, counted from 0: ``[S, 1, CLOCK]``, each between 0 and 1."""
+        left = (self.horizon - 1.0 - visit).clamp(min=0.0)
+        early = torch.exp(torch.full_like(left, -0.5 * visit))
+        share = visit / self.horizon.clamp(min=1.0)
+        return torch.stack((share.clamp(max=1.0), early, torch.exp(-0.5 * left)), -1)
+
+    def features(self, mean: Tensor, visit: int, before: Tensor) -> Tensor:
+        """The belief as a state ``[S, B, O + CLOCK + A]``.
+
+        Its variance is left out: where every visit is recorded, it is a function of the visit alone.
+
+        Args:
+            mean: ``[S, B, O]`` of the belief.
+            visit: from 0.
+            before: ``[S, B, A]`` dose of the visit before; 0 at the first.
+        """
+        limited = mean.clamp(-LARGEST_BELIEF, LARGEST_BELIEF)
+        return torch.cat((limited, self.clock(visit).expand(-1, mean.shape[1], -1), before), -1)
+
+
+def episodes_of(dataset: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Visits, doses, rewards and next visits of R data sets, ``[R, N, T, ...]``.
+
+    Raises:
+        UserError: episodes differ in length.
+    """
+    visits = dataset.starts.diff()
+    if int(visits.min()) != int(visits.max()):
+        raise UserError(
+            f"the response model learns from episodes of one length; the data set's have "
+            f"{int(visits.min())} to {int(visits.max())} visits."
+        )
+    split = (dataset.replicates, -1, int(visits.max()))
+    obs, act, reward, next_obs = (
+        x.unflatten(0, split) for x in (dataset.obs, dataset.act, dataset.reward, dataset.next_obs)
+    )
+    return obs, act, reward, next_obs
+
+
+def _numbers(calibration: Calibration) -> Tensor:
+    """What is kept of a calibration, ``[R, numbers]``."""
+    skill = calibration.skill.mean(1)
+    rest = (
+        calibration.coverage.mean(1),
+        calibration.left_over,
+        calibration.uniform,
+        calibration.autocorrelation,
+    )
+    return torch.stack((skill[:, 0], skill[:, 1], *rest), 1)

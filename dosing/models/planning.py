@@ -1,0 +1,134 @@
+"""Doses planned in fitted models: from the belief at hand, the doses that promise most over coming visits.
+
+    maximise over a_0 .. a_(H-1)   sum_h E r(y_(h+1), a_h),      x_(h+1) = f(x_h, a_h),  x_0 the belief
+    E r(y, a) = r(b, a) + sum_i Theta_ii(a) (p_i + r_i)          b, p forecast mean and variance, r the noise
+
+H visits are looked ahead, or those that are left. The first dose is given and the plan made anew at the next
+visit, from the belief then: open-loop feedback control (Dreyfus 1965; Bertsekas 2005, "Dynamic programming
+and suboptimal control", European Journal of Control 11:310, section 5), receding-horizon control without a
+terminal cost. Where the first plan is the constant dose, what it promises is never below that of the constant
+dose. The maximum is climbed by Adam (Kingma, Ba 2015) with a step size that falls to 0, in u of
+
+    a = (low + high) / 2 + (high - low) / 2 tanh u,      low, high the ends of the recorded doses
+
+so that no planned dose lies beyond a recorded one. Nothing is learned here and nothing drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dosing.models.response import Belief, ResponseModel
+from dosing.models.reward_model import RewardModel, powers
+
+BETAS = (0.7, 0.9)
+"""Decay of Adam's moments: of few steps, the first ones should soon be forgotten."""
+STEADY = 1e-3
+"""Added to the root of Adam's second moment, in reward per unit of u: flat directions are left alone."""
+EDGE = 0.99
+"""Largest |tanh u| at first."""
+ROWS = 1 << 16
+"""Plans that are made at once, over models and patients."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How a plan is made."""
+
+    visits: int = 10
+    """H, visits that are looked ahead."""
+    iterations: int = 12
+    """Steps of Adam."""
+    step_size: float = 0.15
+    """Of the first step, in u."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Ends of the doses that may be planned, ``low`` and ``high`` ``[K, 1, A]``."""
+
+    low: Tensor
+    high: Tensor
+
+    def doses(self, u: Tensor) -> Tensor:
+        """Doses within the range at ``u [K, ..., A]``."""
+        return 0.5 * (self.low + self.high) + 0.5 * (self.high - self.low) * torch.tanh(u)
+
+    def inverse(self, act: Tensor) -> Tensor:
+        """``u`` of doses ``act [K, B, A]``."""
+        half = (0.5 * (self.high - self.low)).clamp(min=1e-6)
+        return torch.atanh(((act - 0.5 * (self.low + self.high)) / half).clamp(-EDGE, EDGE))
+
+
+def promised(world: ResponseModel, reward: RewardModel, belief: Belief, doses: Tensor) -> Tensor:
+    """Expected sum of rewards ``[K, B]`` over the coming visits.
+
+    Args:
+        world: K response models.
+        reward: K reward models.
+        belief: after the visit at hand, ``[K, B, O]``.
+        doses: ``[H, K, B, A]`` at it and at the visits after it.
+    """
+    total = belief.mean.new_zeros(belief.mean.shape[:2])
+    for dose in doses.unbind(0):
+        belief = world.predict(belief, dose)
+        noise = belief.diagonal + world.noise
+        total = total + reward(belief.mean, dose) + (powers(dose) * (noise @ reward.curvature)).sum(-1)
+    return total
+
+
+def plan(
+    world: ResponseModel,
+    reward: RewardModel,
+    belief: Belief,
+    start: Tensor,
+    span: Range,
+    visits: int,
+    settings: PlanSettings,
+) -> Tensor:
+    """Planned doses ``[H, K, B, A]``, of H visits or as many as are left.
+
+    Args:
+        world: K response models.
+        reward: K reward models.
+        belief: after the visit at hand, ``[K, B, O]``.
+        start: dose ``[K, 1, A]`` of the first plan, at every visit.
+        span: of the doses.
+        visits: left, the one at hand included.
+        settings: how the plan is made.
+    """
+    patients = belief.mean.shape[1]
+    size = max(1, ROWS // world.count)
+    first = span.inverse(start).expand(-1, patients, -1)
+    parts = [
+        _climb(world, reward, Belief(*(x[:, at : at + size] for x in belief)), u, span, visits, settings)
+        for at, u in zip(range(0, patients, size), first.split(size, 1), strict=True)
+    ]
+    return torch.cat(parts, 2)
+
+
+def _climb(
+    world: ResponseModel,
+    reward: RewardModel,
+    belief: Belief,
+    first: Tensor,
+    span: Range,
+    visits: int,
+    settings: PlanSettings,
+) -> Tensor:
+    """As :func:`plan`, for patients at once; ``first [K, B, A]`` is u of the first plan."""
+    u = first.repeat(min(settings.visits, visits), 1, 1, 1).requires_grad_()
+    slope, square = torch.zeros_like(u), torch.zeros_like(u)
+    fast, slow = BETAS
+    for k in range(settings.iterations):
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(promised(world, reward, belief, span.doses(u)).sum(), u)
+        with torch.no_grad():
+            slope = fast * slope + (1.0 - fast) * gradient
+            square = slow * square + (1.0 - slow) * gradient * gradient
+            ahead = slope / (1.0 - fast ** (k + 1)) / ((square / (1.0 - slow ** (k + 1))).sqrt() + STEADY)
+            u += settings.step_size * (1.0 - k / settings.iterations) * ahead
+    return span.doses(u.detach())
