@@ -17,8 +17,10 @@ The policy's distribution is a q-Gaussian with bounded support (q < 1) around th
 Its half-width is ``disagreements`` times the root mean square distance of the F fold models' doses from m.
 
 A model that does not forecast held-out patients well enough is refused (``dosing.models.calibration``), and
-the constant dose is given to everyone. Everything is fitted before the first update; updates change nothing,
-and report how well the reward model of all patients does on the batch. Seeds draw nothing and agree.
+the constant dose is given to everyone. All this is decided before the first update; updates go on with the
+fit of the response models, on batches of patients:
+
+    L = sum_k [ - ln L_k / entries + (strength spread(theta_k) + |weights_k|^2) / N ]       patients outside k
 """
 
 from __future__ import annotations
@@ -35,14 +37,13 @@ from dosing.distributions.q_gaussian import QGaussian, support_radius
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
-from dosing.models.patient_model import Families, PatientModel, PatientSettings
+from dosing.models.optimisers import adam, decay_learning_rate
+from dosing.models.patient_model import MEAN_LIMIT, Families, PatientModel, PatientSettings
 from dosing.models.planning import PlanSettings
 from dosing.models.response import Belief
 from dosing.training.belief_agent import BeliefAgent
 from dosing.types import About, Problem
 
-MEAN_LIMIT = 0.999
-"""Largest |mode| on the [-1, 1] axis."""
 MIN_WIDTH = 1e-2
 """Half-width of the support, as a share of the room to the nearer limit: at least this, at most 1 less it."""
 
@@ -53,6 +54,12 @@ class ResponseModelConfig:
 
     look_ahead: int = 10
     """Visits that are planned at once, fewer where fewer are left; a dose's effect should fade within."""
+    learning_rate: float = 2e-3
+    """Adam step size at first, as the fit goes on."""
+    decay_steps: int = 200
+    """Updates over which the step size falls to 0 by a cosine; later updates change nothing."""
+    episodes: int = 64
+    """Recorded patients per update."""
     plan_steps: int = 12
     """Steps by which a plan is improved."""
     plan_step_size: float = 0.15
@@ -85,6 +92,8 @@ class ResponseModel(BeliefAgent):
         checked="no public code",
     )
 
+    needs = frozenset({"episode"})
+
     def __init__(self, init: Initialiser, problem: Problem, config: ResponseModelConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(config)
@@ -94,6 +103,8 @@ class ResponseModel(BeliefAgent):
         )
         like = torch.zeros((), dtype=init.dtype, device=init.device)
         self.patients = PatientModel(len(init.seeds), problem, settings, like)
+        self.episodes = config.episodes
+        self.optimizers = {"response": adam(self.patients, config.learning_rate)}
 
     def policy_after(self, history: History) -> Distribution:
         """The distribution of one dose after a history: the filter runs over all of it."""
@@ -122,15 +133,40 @@ class ResponseModel(BeliefAgent):
             q, scale = 1.0, scale * ((3.0 - q) / (5.0 - 3.0 * q)) ** 0.5
         return Independent(QGaussian(loc, scale, q, validate_args=False), 1, validate_args=False)
 
-    @torch.no_grad()
+    # Learning: the fit goes on, on batches of patients
+
+    def schedule(self, step: int) -> None:
+        """Cosine decay of the step size."""
+        decay_learning_rate(
+            self.optimizers["response"], self.config.learning_rate, step, self.config.decay_steps
+        )
+
+    def phase(self, step: int) -> int:
+        """1 once the step size is 0 and nothing changes any more."""
+        return int(step >= self.config.decay_steps)
+
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No losses; the reward model's mean squared error on the batch."""
-        told = self.patients.rewards(slice(0, 1))(batch.next_obs, batch.act)
-        return {}, {"reward/error": (told - batch.reward).square().mean(1)}
+        """Loss ``response`` ``[S]``; the reward model's mean squared error on the batch as a metric."""
+        obs, act = (x.unflatten(1, (-1, batch.length)) for x in (batch.obs, batch.act))
+        last = batch.next_obs.unflatten(1, (-1, batch.length))[:, :, -1:]
+        episode = batch.extra["episode"].reshape(*obs.shape[:3])[:, :, 0]
+        loss = self.patients.loss(torch.cat((obs, last), 2), act, episode)
+        with torch.no_grad():
+            told = self.patients.rewards(slice(0, 1))(batch.next_obs, batch.act)
+        return {"response": loss}, {"reward/error": (told - batch.reward).square().mean(1)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Changes nothing; returns metrics ``[S]``."""
-        return self.losses_and_metrics(batch)[1]
+        """One step of the fit; none once the step size is 0."""
+        if self.phase(batch.step) == 0:
+            return super().update(batch)
+        with torch.no_grad():
+            losses, metrics = self.losses_and_metrics(batch)
+        return {f"loss/{name}": loss for name, loss in losses.items()} | metrics
+
+    def adjust_gradients(self) -> None:
+        """Linear models stay linear."""
+        if (gradient := self.patients.response.grad) is not None:
+            self.patients.fix_straight(gradient)
 
 
 def _check(config: ResponseModelConfig) -> None:
@@ -139,7 +175,7 @@ def _check(config: ResponseModelConfig) -> None:
     Raises:
         UserError: one of the settings is out of range.
     """
-    names = ("look_ahead", "plan_steps", "hidden_units", "fit_steps")
+    names = ("look_ahead", "plan_steps", "hidden_units", "fit_steps", "decay_steps", "episodes")
     checks = {name: (getattr(config, name) >= 1, "at least 1") for name in names}
     checks |= {
         "folds": (config.folds >= 2, "at least 2"),

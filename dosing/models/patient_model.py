@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,11 +21,13 @@ from dosing.errors import UserError
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.planning import PlanSettings, Range, plan
 from dosing.models.prior import constant_doses
-from dosing.models.response import FAR, Belief, Family, ResponseModel, Sizes, unpack
-from dosing.models.response_fit import FitSettings, fit_response, usable_patients
+from dosing.models.response import FAR, STRAIGHT, Belief, Family, ResponseModel, Sizes, unpack
+from dosing.models.response_fit import FitSettings, fit_response, spread, usable_patients, weights
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.types import Problem
 
+MEAN_LIMIT = 0.999
+"""Largest |dose| that is recommended, on the [-1, 1] axis: a support needs room on both sides."""
 LARGEST_BELIEF = 6.0
 """Beliefs are shown to a policy up to so many standard deviations of the recorded visits."""
 CLOCK = 3
@@ -65,6 +68,8 @@ class PatientModel(nn.Module):
         horizon: ``[S, 1]`` recorded visits per episode.
         reason: ``[S, 1]`` number of the reason why the models are refused, 0 for none, -1 before the fit.
         numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
+        pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
+        count: ``[S, 1]`` recorded patients.
     """
 
     reward: Tensor
@@ -74,6 +79,8 @@ class PatientModel(nn.Module):
     horizon: Tensor
     reason: Tensor
     numbers: Tensor
+    pooling: Tensor
+    count: Tensor
 
     def __init__(self, count: int, problem: Problem, settings: PatientSettings, like: Tensor) -> None:
         super().__init__()
@@ -83,13 +90,14 @@ class PatientModel(nn.Module):
         self.sizes = Sizes(problem.n_obs, problem.n_act, hidden)
         zero = torch.zeros(count, 1, dtype=like.dtype, device=like.device)
         blank = ResponseModel.blank(self.sizes, count * self.members, zero).pack()
-        self.response = nn.Parameter(blank.unflatten(0, (count, self.members)), requires_grad=False)
+        self.response = nn.Parameter(blank.unflatten(0, (count, self.members)).contiguous())
         rows = 1 + problem.n_obs + problem.n_obs**2
         n_powers = powers(zero.new_zeros(1, problem.n_act)).shape[-1]
         self.register_buffer("reward", zero.new_zeros(count, self.members, rows, n_powers))
         for name, value in (("constant", 0.0), ("low", -1.0), ("high", 1.0)):
             self.register_buffer(name, zero.new_full((count, 1, problem.n_act), value))
-        self.register_buffer("horizon", zero.clone())
+        for name in ("horizon", "pooling", "count"):
+            self.register_buffer(name, zero.clone())
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
         self._coupled, self._held = False, True
@@ -125,8 +133,10 @@ class PatientModel(nn.Module):
         self.reward.copy_(rewards.theta)
         self.low.copy_(act.amin((1, 2)).unsqueeze(1))
         self.high.copy_(act.amax((1, 2)).unsqueeze(1))
-        self.constant.copy_(constant_doses(act, reward).unsqueeze(1))
+        self.constant.copy_(constant_doses(act, reward).clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
         self.horizon.fill_(float(act.shape[2]))
+        self.count.fill_(float(act.shape[1]))
+        self.pooling.copy_(torch.tensor(fitted.pooling).unsqueeze(1))
         self.numbers.copy_(_numbers(calibration))
         self.reason.copy_((reason if s.gated else torch.zeros_like(reason)).unsqueeze(1))
         self._notice()
@@ -172,6 +182,38 @@ class PatientModel(nn.Module):
     def rewards(self, members: slice = slice(None)) -> RewardModel:
         """The reward models of some members, as :meth:`responses`."""
         return RewardModel(self.reward[:, members].flatten(0, 1))
+
+    def loss(self, obs: Tensor, act: Tensor, episode: Tensor) -> Tensor:
+        """What the response models are fitted by, on some of the patients, sum over members: ``[S]``.
+
+        Mean negative log-likelihood of an entry, by every fold's model of the patients outside that fold, and
+        the prior; see ``dosing.models.response_fit``.
+
+        Args:
+            obs: ``[S, n, T + 1, O]``.
+            act: ``[S, n, T, A]``.
+            episode: ``[S, n]`` number of each patient in the data set.
+        """
+        model = replace(self.responses(), held=False, complete=bool(obs.isfinite().all()))
+        outside = episode.unsqueeze(1) % self.settings.folds != torch.arange(
+            -1, self.settings.folds, device=obs.device
+        ).view(-1, 1)  # [S, 1 + F, n]; no patient's number leaves -1
+        seen, given = (x.repeat_interleave(self.members, 0) for x in (obs, act))
+        weight = outside.flatten(0, 1).to(obs.dtype)
+        entries = (seen.isfinite().sum((2, 3)) * weight).sum(1).clamp(min=1.0)
+        fit = -(model.log_likelihood(seen, given) * weight).sum(1) / entries
+        prior = spread(model).unflatten(0, (-1, self.members)) * self.pooling + weights(model).unflatten(
+            0, (-1, self.members)
+        )
+        total: Tensor = (fit.unflatten(0, (-1, self.members)) + prior / self.count).sum(1)
+        return total
+
+    @torch.no_grad()
+    def fix_straight(self, gradient: Tensor) -> None:
+        """Leave the saturation level of linear models where it is: its share of ``gradient`` becomes 0."""
+        level = unpack(self.response.flatten(0, 1), self.sizes).parameters["log_level"]
+        own = unpack(gradient.view(-1, gradient.shape[-1]), self.sizes).parameters["log_level"]
+        own.masked_fill_(level > 0.5 * math.log(STRAIGHT), 0.0)
 
     # The belief of every member, [S (1 + F), B, O]
 

@@ -124,7 +124,7 @@ class OnBelief(BeliefAgent):
         self.optimizers = inner.optimizers
         self.patients = PatientModel(
             len(inner.seeds), problem, PatientSettings(), next(inner.parameters()).detach()
-        )
+        ).requires_grad_(False)
 
     @property
     def discount(self) -> float:

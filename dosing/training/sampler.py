@@ -120,6 +120,13 @@ def _time_step(dataset: Dataset) -> Tensor:
     return (torch.arange(len(dataset), device=first.device) - first).to(dataset.reward.dtype)[:, None]
 
 
+def _episode(dataset: Dataset) -> Tensor:
+    """Number of the visit's episode within its data set, from 0, ``[M, 1]``."""
+    lengths = dataset.starts.diff()
+    number = torch.arange(len(lengths), device=lengths.device) % (len(lengths) // dataset.replicates)
+    return torch.repeat_interleave(number, lengths).to(dataset.reward.dtype)[:, None]
+
+
 def _mask(dataset: Dataset) -> Tensor:
     """1.0 at every visit, ``[M, 1]``; 0.0 in the rows that pad a window."""
     return torch.ones_like(dataset.reward)[:, None]
@@ -130,6 +137,7 @@ EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
     "has_next": _has_next,
     "return_to_go": _return_to_go,
     "time_step": _time_step,
+    "episode": _episode,
     "mask": _mask,
 }
 """Columns an agent can ask for in ``needs``, each ``[M, width]``; beside them ``discounted_return``, which is
@@ -141,7 +149,7 @@ def columns_for(agent: Agent) -> dict[str, Callable[[Dataset], Tensor]]:
     return {**EXTRAS, "discounted_return": partial(_return_to_go, discount=agent.discount)}
 
 
-OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "mask"})
+OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "episode", "mask"})
 """Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
 
 

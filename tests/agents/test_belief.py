@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import agents
-from agents.response_model import MEAN_LIMIT, ResponseModel
+from agents.response_model import ResponseModel
 from dosing.agent import History, HoldsBelief
 from dosing.belief import belief_of, quality_of
 from dosing.data.dataset import Transform
@@ -32,22 +32,28 @@ def build(families: str, *, held: bool = False) -> ResponseModel:
     assert isinstance(agent, ResponseModel)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        agent.response.add_(0.3 * torch.randn(agent.response.shape, generator=rng, dtype=torch.float64))
-        agent.prior_dose.add_(0.3 * torch.randn(agent.prior_dose.shape, generator=rng, dtype=torch.float64))
-        agent.horizon.fill_(24.0)
-        agent.reason.zero_()
+        model = agent.patients
+        model.response.add_(0.3 * torch.randn(model.response.shape, generator=rng, dtype=torch.float64))
+        model.constant.add_(
+            0.3 * torch.randn(model.constant.shape, generator=rng, dtype=torch.float64).tanh()
+        )
+        model.horizon.fill_(24.0)
+        model.reason.zero_()
         for k in range(len(SEEDS)):
-            parameters = unpack(agent.response[k], agent.sizes).parameters
+            parameters = unpack(model.response[k], model.sizes).parameters
             parameters["low"].fill_(-0.8 if held else -1e6)
             parameters["high"].fill_(0.8 if held else 1e6)
             if families == "linear":
                 parameters["log_level"].fill_(math.log(STRAIGHT))
-    agent._notice()
+    model._notice()
     return agent
 
 
 def model_of(agent: ResponseModel, seed: int) -> dict[str, np.ndarray]:
-    return {name: p[0].numpy() for name, p in unpack(agent.response[seed], agent.sizes).parameters.items()}
+    return {
+        name: p[0].numpy()
+        for name, p in unpack(agent.patients.response[seed].detach(), agent.patients.sizes).parameters.items()
+    }
 
 
 def history() -> tuple[History, torch.Tensor]:
@@ -100,7 +106,7 @@ def test_a_belief_is_that_of_a_filter_in_loops(families: str, held: bool) -> Non
     agent = build(families, held=held)
     told, coming = history()
     believed = agent.belief_after(told, coming)
-    full = agent.models(slice(0, 1)).full
+    full = agent.patients.responses(slice(0, 1)).full
     for s in range(len(SEEDS)):
         p = model_of(agent, s)
         noise, process = np.exp(p["log_noise"]), np.diag(np.exp(p["log_process"]))
@@ -164,14 +170,14 @@ def test_a_patients_belief_is_the_mixture_over_seeds_in_the_worlds_units() -> No
 def test_the_constant_dose_is_the_one_that_a_refused_model_gives() -> None:
     agent = build("saturating")
     policy, state, _ = asked(agent)
-    constant = TRANSFORM.to_dose(MEAN_LIMIT * np.tanh(agent.prior_dose[:, 0].numpy()))
+    constant = TRANSFORM.to_dose(agent.patients.constant[:, 0].numpy())
     with torch.no_grad():
-        agent.reason.fill_(1)
+        agent.patients.reason.fill_(1)
     given = policy.recommended(np.broadcast_to(state.astype(np.float32), (len(SEEDS), 1, N_OBS)))
     np.testing.assert_allclose(given[:, 0], constant, rtol=1e-12)
     assert belief_of(policy, state, None, COMING) is None  # nothing is drawn from models that are refused
     with torch.no_grad():
-        agent.reason[0] = 0
+        agent.patients.reason[0] = 0
     own, told = (belief_of(policy, state, dose, COMING) for dose in (None, constant[0]))
     assert own is not None
     assert told is not None
@@ -186,8 +192,10 @@ def test_the_constant_dose_is_the_one_that_a_refused_model_gives() -> None:
 def test_the_quality_of_a_model_is_told_as_shares_and_refusals() -> None:
     agent = build("saturating")
     with torch.no_grad():
-        agent.numbers.copy_(torch.tensor([[0.6, 0.4, 0.9, 0.0, 0.0, 0.0], [0.8, 0.2, 0.8, 0.0, 0.0, 0.0]]))
-        agent.reason[1] = 3
+        agent.patients.numbers.copy_(
+            torch.tensor([[0.6, 0.4, 0.9, 0.0, 0.0, 0.0], [0.8, 0.2, 0.8, 0.0, 0.0, 0.0]])
+        )
+        agent.patients.reason[1] = 3
     quality = quality_of(DosePolicy(agent, TRANSFORM))
     assert quality is not None
     assert quality.of_last_value == pytest.approx(0.3)
@@ -196,7 +204,7 @@ def test_the_quality_of_a_model_is_told_as_shares_and_refusals() -> None:
     assert quality.refused == (REASONS[3],)
     assert quality.used
     with torch.no_grad():
-        agent.reason.fill_(2)
+        agent.patients.reason.fill_(2)
     refused = quality_of(DosePolicy(agent, TRANSFORM))
     assert refused is not None
     assert refused.refused == (REASONS[2],) * 2

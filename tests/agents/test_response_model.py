@@ -1,4 +1,4 @@
-"""The response model agent: its roll-outs, its belief in deployment, its gate, and what it is worth."""
+"""The response model agent: its fit, its plans, its belief in deployment, its gate, and what it is worth."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 import agents
-from agents.response_model import MEAN_LIMIT, MIN_WIDTH, ResponseModel, ResponseModelConfig
+from agents.response_model import MIN_WIDTH, ResponseModel, ResponseModelConfig
 from dosing.agent import History
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
 from dosing.models.batch import Batch
-from dosing.models.response import Sizes, unpack
+from dosing.models.planning import PlanSettings
+from dosing.models.response import STRAIGHT, Belief, Sizes, unpack
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
@@ -48,184 +49,138 @@ def build(
     return agent
 
 
-def randomised(agent: ResponseModel) -> ResponseModel:
-    """Random models, rewards and constant doses, and a different policy for every seed."""
-    rng = torch.Generator().manual_seed(1)
+def randomised(agent: ResponseModel, horizon: int = 5) -> ResponseModel:
+    """Random models, rewards and constant doses, different for every seed."""
+    rng, patients = torch.Generator().manual_seed(1), agent.patients
     with torch.no_grad():
-        for name, value in [*agent.named_parameters(), *agent.named_buffers()]:
-            if name in ("reason", "numbers"):
-                continue
+        for value in (patients.response, patients.reward):
             value.add_(0.2 * torch.randn(value.shape, generator=rng, dtype=value.dtype))
-        agent.horizon.fill_(5.0)
-        agent.reason.zero_()
-        sizes = agent.sizes
+        patients.constant.copy_(torch.rand(patients.constant.shape, generator=rng) - 0.5)
+        patients.horizon.fill_(horizon)
+        patients.pooling.copy_(torch.tensor([[0.7], [3.0]]))
+        patients.count.fill_(9.0)
+        patients.reason.zero_()
         for k in range(len(agent.seeds)):
-            model = unpack(agent.response[k], sizes)
+            model = unpack(patients.response[k], patients.sizes)
             model.parameters["low"].fill_(-1.5)
             model.parameters["high"].fill_(1.5)
-    agent._notice()
+    patients._notice()
     return agent
 
 
 def member(agent: ResponseModel, seed: int, number: int) -> dict[str, np.ndarray]:
-    parameters = unpack(agent.response[seed], agent.sizes).parameters
+    parameters = unpack(agent.patients.response[seed].detach(), agent.patients.sizes).parameters
     return {name: p[number].numpy() for name, p in parameters.items()}
 
 
-def recommended(
-    agent: ResponseModel, seed: int, mean: np.ndarray, visit: int, before: np.ndarray
-) -> np.ndarray:
-    """The policy of one seed, written out."""
-    horizon = float(agent.horizon[seed, 0])
-    clock = [visit / horizon, math.exp(-visit / 2), math.exp(-(horizon - 1 - visit) / 2)]
-    x = np.concatenate((np.clip(mean, -6.0, 6.0), clock, before))
-    layers: list[Any] = list(agent.actor.layers)
-    for i, layer in enumerate(layers):
-        x = x @ layer.weight[seed].detach().numpy() + layer.bias[seed, 0].detach().numpy()
-        if i < len(layers) - 1:
-            x = 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    return np.asarray(MEAN_LIMIT * np.tanh(x + agent.prior_dose[seed, 0].numpy()))
-
-
-def episodes(agent: ResponseModel, visits: int, patients: int) -> Batch:
-    """A batch of random recorded patients, with the noise of one update."""
+def patients_of(agent: ResponseModel, visits: int, number: list[int]) -> Batch:
+    """A batch of random recorded patients, by their numbers in the data set."""
     rng = torch.Generator().manual_seed(2)
-    rows = (len(agent.seeds), patients * visits)
+    rows = (len(agent.seeds), len(number) * visits)
     n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
-    obs = normal(len(agent.seeds), patients, visits + 1, n_obs)
-    noise = {}
-    for name, (kind, shape) in agent.noise(rows[1]).items():
-        full = (len(agent.seeds), *shape)
-        noise[name] = (
-            normal(*full) if kind == "normal" else torch.rand(full, generator=rng, dtype=torch.float64)
-        )
+    obs = normal(len(agent.seeds), len(number), visits + 1, n_obs)
+    episode = torch.tensor(number, dtype=torch.float64).repeat_interleave(visits)
     return Batch(
         obs=obs[:, :, :-1].flatten(1, 2),
         act=normal(*rows, n_act).tanh(),
         reward=normal(*rows),
         next_obs=obs[:, :, 1:].flatten(1, 2),
         terminated=torch.zeros(rows, dtype=torch.float64),
-        noise=noise,
+        extra={"episode": episode.expand(len(agent.seeds), -1).unsqueeze(-1)},
         length=visits,
     )
 
 
-def expected_gains(agent: ResponseModel, batch: Batch, seed: int) -> np.ndarray:
-    """Gain over the constant dose in every model, by loops over models, patients and visits."""
-    visits, patients, full = batch.length, agent.config.episodes, agent.models(slice(0, 1)).full
-    own, n_obs = member(agent, seed, 0), agent.problem.n_obs
-    noise = {name: value[seed].numpy() for name, value in batch.noise.items()}
-    obs = batch.obs[seed].view(patients, visits, n_obs).numpy()
-    act = batch.act[seed].view(patients, visits, -1).numpy()
-    last = batch.next_obs[seed].view(patients, visits, n_obs)[:, -1:].numpy()
-    first, gains = min(6, visits // 2), np.zeros(1 + agent.config.folds)
-    constant = MEAN_LIMIT * np.tanh(agent.prior_dose[seed, 0].numpy())
-    for n in range(patients):
-        seen = np.concatenate((obs[n], last[n]))
-        means, covariances, _ = oracle.filter_patient(own, seen, act[n], full=full)
-        pool = []
-        for v in range(first, visits + 1):
-            ahead = oracle.move(own, means[v - 1], act[n, v - 1])
-            slope = np.diag(oracle.jacobian(own, means[v - 1], act[n, v - 1]))
-            spread = slope**2 * np.diag(covariances[v - 1]) + np.exp(own["log_process"])
-            r = np.exp(own["log_noise"])
-            pool.append((seen[v] - ahead) * np.sqrt(r / (spread + r)))
-        for k in range(len(gains)):
-            sign = -1.0 if noise["sign"][n, k, 0, 0] < 0.5 else 1.0
-            residual = [sign * pool[int(u * len(pool))] for u in noise["order"][n, k]]
-            world, theta = member(agent, seed, k), agent.reward[seed, k].numpy()
-            for follow, weight in ((True, 1.0), (False, -1.0)):
-                level = world["start"] + np.exp(0.5 * world["log_start_variance"]) * noise["level"][n, k]
-                history: list[np.ndarray] = []
-                doses: list[np.ndarray] = []
-                for t in range(visits):
-                    history.append(level + residual[t])
-                    mean = oracle.filter_patient(own, np.stack(history), np.array(doses), full=full)[0][-1]
-                    before = doses[-1] if doses else np.zeros(len(constant))
-                    dose = recommended(agent, seed, mean, t, before) if follow else constant
-                    doses.append(dose)
-                    shake = np.exp(0.5 * world["log_process"]) * noise["process"][n, k, t]
-                    level = oracle.move(world, level, dose) + shake
-                    gains[k] += weight * oracle.reward(theta, level + residual[t + 1], dose) / patients
-    return gains
-
-
-@pytest.mark.parametrize("n_act", [1, 2])
-@pytest.mark.parametrize("pessimism", [0.0, 0.5, 1.0])
-def test_the_loss_is_that_of_the_equations(n_act: int, pessimism: float) -> None:
-    agent = randomised(build(n_obs=3, n_act=n_act, pessimism=pessimism, folds=2))
-    batch = episodes(agent, 5, agent.config.episodes)
+@pytest.mark.parametrize(
+    ("n_obs", "n_act", "settings"),
+    [(3, 1, {}), (3, 2, {"families": "all", "hidden_units": 3}), (4, 1, {"families": "all"})],
+    ids=["own marker", "full covariance", "mean field"],
+)
+def test_the_loss_is_that_of_the_equations(n_obs: int, n_act: int, settings: dict[str, Any]) -> None:
+    """Every fold's model by the patients outside the fold, the first by all; prior and likelihood in loops."""
+    agent = randomised(build(n_obs=n_obs, n_act=n_act, folds=2, **settings))
+    visits, number = 4, [0, 3, 5, 8]
+    batch = patients_of(agent, visits, number)
     (loss,) = agent.losses(batch).values()
+    full = agent.patients.responses().full
     for k in range(2):
-        gains = expected_gains(agent, batch, k)
-        want = -((1.0 - pessimism) * gains.mean() + pessimism * gains.min())
+        obs = batch.obs[k].view(len(number), visits, n_obs).numpy()
+        last = batch.next_obs[k].view(len(number), visits, n_obs)[:, -1:].numpy()
+        seen, act = np.concatenate((obs, last), 1), batch.act[k].view(len(number), visits, n_act).numpy()
+        want = 0.0
+        for m in range(3):
+            rows = [i for i, n in enumerate(number) if m == 0 or n % 2 != m - 1]
+            p = member(agent, k, m) | {"low": np.full(n_obs, -1e9), "high": np.full(n_obs, 1e9)}
+            pooling = float(agent.patients.pooling[k, 0])
+            want += oracle.fit_loss(p, seen[rows], act[rows], pooling, 9, full=full)
         np.testing.assert_allclose(loss[k].detach(), want, rtol=1e-6)
-
-
-def test_the_loss_with_hidden_units_is_that_of_the_equations() -> None:
-    agent = randomised(build(n_obs=4, families="all", hidden_units=3, folds=2, pessimism=0.5))
-    assert agent._coupled
-    batch = episodes(agent, 4, agent.config.episodes)
-    (loss,) = agent.losses(batch).values()
-    gains = expected_gains(agent, batch, 1)
-    np.testing.assert_allclose(loss[1].detach(), -0.5 * (gains.mean() + gains.min()), rtol=1e-6)
 
 
 def test_gradients_of_the_loss_are_those_of_finite_differences() -> None:
     agent = randomised(build(n_obs=3, folds=2))
-    batch = episodes(agent, 4, agent.config.episodes)
-    weight: Any = agent.actor.layers[0].weight
-    loss = agent.losses(batch)["actor"].sum()
-    (gradient,) = torch.autograd.grad(loss, weight)
-    for index in ((0, 0, 0), (1, 2, 3), (1, 6, 1)):
+    batch, packed = patients_of(agent, 4, [0, 1, 2]), agent.patients.response
+    (gradient,) = torch.autograd.grad(agent.losses(batch)["response"].sum(), packed)
+    for index in ((0, 0, 0), (1, 2, 7), (1, 1, 12)):
         with torch.no_grad():
-            weight[index] += 1e-6
-            up = agent.losses(batch)["actor"].sum()
-            weight[index] -= 2e-6
-            down = agent.losses(batch)["actor"].sum()
-            weight[index] += 1e-6
-        np.testing.assert_allclose(gradient[index], (up - down) / 2e-6, rtol=1e-5, atol=1e-9)
+            packed[index] += 1e-6
+            up = agent.losses(batch)["response"].sum()
+            packed[index] -= 2e-6
+            down = agent.losses(batch)["response"].sum()
+            packed[index] += 1e-6
+        np.testing.assert_allclose(gradient[index], (up - down) / 2e-6, rtol=1e-5, atol=1e-8)
 
 
-def test_the_policy_learns_the_riccati_solution() -> None:
-    """A level that is seen exactly, linear response, quadratic costs: the dose is - k x (Kalman 1960)."""
-    visits, pull, push, state_cost, dose_cost = 4, 0.9, 0.5, 1.0, 0.6
-    agent = build(
-        torch.float32, n_obs=1, folds=2, episodes=128, hidden=(24,), learning_rate=0.01, decay_steps=500,
-        pessimism=0.0, gradient_clip=100.0,
-    )  # fmt: skip
-    model = unpack(agent.response.flatten(0, 1), Sizes(1, 1)).parameters
-    logit = math.log(pull / (1.0 - pull))
-    values = {"pull": logit, "dose": push, "log_level": math.log(1e3), "offset": 0.0, "start": 0.0}
-    values |= {"log_start_variance": math.log(0.25), "log_noise": -11.0, "log_process": -11.0}
-    for name, value in values.items():
-        model[name].fill_(value)
-    agent.response.copy_(unpack(agent.response.flatten(0, 1), Sizes(1, 1)).pack().view_as(agent.response))
-    agent.reward[..., 2, 0] = -state_cost  # y' y'
-    agent.reward[..., 0, 2] = -dose_cost  # a a
-    agent.horizon.fill_(visits)
-    agent.reason.zero_()
-    agent._notice()
-    rows = visits * agent.config.episodes
-    zeros = torch.zeros(2, rows, 1)
-    rng = torch.Generator().manual_seed(0)
-    for step in range(500):
-        noise = {
-            name: torch.randn(2, *s, generator=rng) if kind == "normal" else torch.rand(2, *s, generator=rng)
-            for name, (kind, s) in agent.noise(rows).items()
-        }
-        flat = zeros[..., 0]
+def test_a_linear_model_stays_linear_and_later_updates_change_nothing() -> None:
+    agent = randomised(build(folds=2, decay_steps=3, learning_rate=0.1))
+    straight = unpack(agent.patients.response[0], agent.patients.sizes).parameters["log_level"]
+    straight.detach().fill_(math.log(STRAIGHT))
+    for step in range(5):
+        before = agent.patients.response.detach().clone()
         agent.schedule(step)
-        agent.update(Batch(zeros, zeros, flat, zeros, flat, noise, step=step, length=visits))
-    gains = oracle.riccati(pull, push, state_cost, dose_cost, visits)
-    level = torch.linspace(-0.6, 0.6, 7).view(1, -1, 1).expand(2, -1, -1)
+        agent.update(dataclasses.replace(patients_of(agent, 4, [0, 1, 2]), step=step))
+        assert torch.equal(before, agent.patients.response) == (step >= 3)
+    level = [unpack(agent.patients.response[k], agent.patients.sizes).parameters["log_level"] for k in (0, 1)]
+    assert torch.equal(level[0], torch.full_like(level[0], math.log(STRAIGHT)))
+    assert not torch.equal(level[1], torch.full_like(level[1], 0.3))
+
+
+def linear_quadratic(agent: ResponseModel, visits: int, pull: float, push: float, cost: float) -> None:
+    """One marker that is seen exactly: x' = pull x + push a, reward - x'^2 - cost a^2."""
+    patients = agent.patients
+    model = unpack(patients.response.flatten(0, 1), Sizes(1, 1)).parameters
+    values = {"pull": math.log(pull / (1.0 - pull)), "dose": push, "log_level": math.log(1e3)}
+    values |= {"offset": 0.0, "start": 0.0, "log_start_variance": math.log(0.25)}
+    values |= {"log_noise": -11.0, "log_process": -11.0}
     with torch.no_grad():
-        dose = agent.dose(level, 0, torch.zeros_like(level))
-    np.testing.assert_allclose(dose, -gains[0] * level, atol=0.06)
+        packed = torch.cat(
+            [torch.full_like(p, values.get(name, 0.0)).flatten(1) for name, p in model.items()], 1
+        )
+        patients.response.copy_(packed.view_as(patients.response))
+        for k in range(len(agent.seeds)):
+            ends = unpack(patients.response[k], Sizes(1, 1)).parameters
+            ends["low"].fill_(-1e6)
+            ends["high"].fill_(1e6)
+    patients.reward[..., 2, 0] = -1.0  # y' y'
+    patients.reward[..., 0, 2] = -cost  # a a
+    patients.horizon.fill_(visits)
+    patients.reason.zero_()
+    patients._notice()
+
+
+@pytest.mark.parametrize("visit", [0, 2])
+def test_the_planned_dose_is_the_riccati_solution(visit: int) -> None:
+    """Linear response, quadratic costs, no noise: the best dose is - k x (Kalman 1960), to the end."""
+    visits, pull, push, cost = 4, 0.9, 0.5, 0.6
+    agent = build(n_obs=1, folds=2, plan_steps=60, plan_step_size=0.3)
+    linear_quadratic(agent, visits, pull, push, cost)
+    gains = oracle.riccati(pull, push, 1.0, cost, visits)
+    level = torch.linspace(-0.6, 0.6, 7, dtype=torch.float64).view(1, -1, 1).expand(6, -1, -1)
+    policy: Any = agent.distribution(Belief(level, torch.full_like(level, 1e-6)), visit)
+    np.testing.assert_allclose(policy.mode, -gains[visit] * level[:2], atol=2e-3)
 
 
 # Stacks, replicates, resuming
@@ -295,8 +250,8 @@ def test_a_run_is_resumed_and_loaded_exactly(tmp_path: Path) -> None:
     other = agents.build(NAME, small(NAME), PROBLEM, SEEDS)
     assert isinstance(other, ResponseModel)
     other.load_state_dict(whole.state_dict())
-    assert other._coupled == whole._coupled
-    assert other._held == whole._held
+    assert other.patients._coupled == whole.patients._coupled
+    assert other.patients._held == whole.patients._held
     assert torch.equal(other.policy(obs).mode, whole.policy(obs).mode)
 
 
@@ -315,40 +270,45 @@ def test_the_belief_goes_on_from_visit_to_visit_as_over_the_whole_history() -> N
     rng = torch.Generator().manual_seed(0)
     obs = torch.randn(2, 5, 6, 8, generator=rng, dtype=torch.float64)
     act = 2.0 * torch.rand(2, 5, 6, 1, generator=rng, dtype=torch.float64) - 1.0
-    belief, before = agent.first_belief(5), torch.zeros(2, 5, 1, dtype=torch.float64)
+    belief = agent.patients.first_belief(5)
     for visit in range(6):
-        belief = agent.take_in(belief, obs[:, :, visit])
+        belief = agent.patients.take_in(belief, obs[:, :, visit])
         history = History(obs[:, :, : visit + 1], act[:, :, :visit], torch.zeros(2, 5, visit))
         whole: Any = agent.policy_after(history)
-        step: Any = agent.distribution(belief, visit, before)
+        step: Any = agent.distribution(belief, visit)
         torch.testing.assert_close(whole.mode, step.mode, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(whole.base_dist.scale, step.base_dist.scale, rtol=1e-10, atol=1e-12)
-        before = act[:, :, visit]
-        belief = agent.carry_on(belief, before)
+        belief = agent.patients.carry_on(belief, act[:, :, visit])
     assert torch.equal(agent.policy(obs[:, :, 0]).mode, agent.policy_after(
         History(obs[:, :, :1], act[:, :, :0], torch.zeros(2, 5, 0))).mode)  # fmt: skip
 
 
 def test_the_width_is_the_disagreement_of_the_fold_models() -> None:
     agent = randomised(build(folds=2))
-    obs = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    distribution: Any = agent.policy(obs).base_dist  # type: ignore[attr-defined]
-    for k in range(2):
-        for b in range(6):
-            doses = []
-            for number in range(3):
-                means, _, _ = oracle.filter_patient(
-                    member(agent, k, number), obs[k, b : b + 1].numpy(), np.zeros((0, 1)), full=False
-                )
-                doses.append(recommended(agent, k, means[0], 0, np.zeros(1)))
-            apart = np.sqrt(np.mean([(d - doses[0]) ** 2 for d in doses[1:]]))
-            room = 1.0 - abs(doses[0][0])
-            half = min(max(2.0 * apart, MIN_WIDTH * room), (1.0 - MIN_WIDTH) * room)
-            width = distribution.radius * distribution.scale[k, b, 0].detach()
-            np.testing.assert_allclose(width, half, rtol=1e-6)
-    gaussian: Any = randomised(build(folds=2, actor="gaussian")).policy(obs).base_dist  # type: ignore[attr-defined]
-    torch.testing.assert_close(gaussian.variance, distribution.variance)
-    assert gaussian.q == 1.0
+    patients = agent.patients
+    belief = patients.take_in(patients.first_belief(6), torch.randn(2, 6, 8, dtype=torch.float64))
+    distribution: Any = agent.distribution(belief, 1).base_dist  # type: ignore[attr-defined]
+    doses = patients.planned(belief, 1, PlanSettings())[0].view(2, 3, 6)
+    apart = (doses[:, 1:] - doses[:, :1]).square().mean(1).sqrt()
+    room = 1.0 - doses[:, 0].abs()
+    half = torch.minimum(torch.maximum(2.0 * apart, MIN_WIDTH * room), (1.0 - MIN_WIDTH) * room)
+    torch.testing.assert_close(distribution.radius * distribution.scale[..., 0], half)
+    assert float(apart.max()) > 1e-3
+    gaussian: Any = randomised(build(folds=2, actor="gaussian"))
+    other = gaussian.distribution(belief, 1).base_dist
+    torch.testing.assert_close(other.variance, distribution.variance)
+    assert other.q == 1.0
+
+
+def test_no_dose_is_planned_beyond_the_recorded_ones() -> None:
+    """The reward rises with the dose for ever; recorded doses end at 0.3."""
+    agent = randomised(build(folds=2))
+    agent.patients.reward[..., 0, 1] = 100.0
+    agent.patients.low.fill_(-0.2)
+    agent.patients.high.fill_(0.3)
+    agent.patients.constant.fill_(0.1)
+    mode = agent.policy(torch.zeros(2, 4, 8, dtype=torch.float64)).mode
+    assert bool(((mode > 0.2) & (mode <= 0.3)).all())
 
 
 @pytest.mark.parametrize("kind", ["threshold", "resonant"])
@@ -381,19 +341,17 @@ def test_a_response_that_no_family_holds_is_answered_with_the_constant_dose(kind
     assert isinstance(agent, ResponseModel)
     sampler = Sampler(data, agent, 32)
     for step in range(3):
-        metrics = agent.update(sampler(step))
-        assert float(metrics["gain/mean"]) == 0.0
+        agent.update(sampler(step))
     assert "constant dose is used" in agent.refusals[0]
     mode = agent.policy(obs[None, :, 5]).mode
-    constant = MEAN_LIMIT * torch.tanh(agent.prior_dose)
-    torch.testing.assert_close(mode, constant.expand_as(mode))
+    torch.testing.assert_close(mode, agent.patients.constant.expand_as(mode))
 
 
 @pytest.mark.slow
 def test_it_beats_the_constant_dose_and_a_saved_run_gives_the_same_doses(tmp_path: Path) -> None:
     episodes = simulate("dosing/Treatment-v0", patients=50, policy="uniform", seed=77, variant="simenv3")
     data = Dataset.from_episodes(episodes)
-    agent = agents.build(NAME, ResponseModelConfig(decay_steps=200), PROBLEM, (0,))
+    agent = agents.build(NAME, ResponseModelConfig(), PROBLEM, (0,))
     sampler = Sampler(data, agent, 64)
     for step in range(200):
         agent.schedule(step)
@@ -405,4 +363,4 @@ def test_it_beats_the_constant_dose_and_a_saved_run_gives_the_same_doses(tmp_pat
     best = rollout(factory, following(policy), (0,), 2000).returns.mean()
     dose = estimated_constant(Trajectories.from_episodes(episodes)).dose
     base = rollout(factory, lambda obs, visit: np.full((1, obs.shape[1], 1), dose), (0,), 2000).returns.mean()
-    assert best > base + 0.15
+    assert best > base + 0.3

@@ -216,7 +216,7 @@ def test_where_the_model_is_refused_the_page_says_that_and_draws_no_belief(
     at = opened(tmp_path / "study", patient=PATIENT, visit=VISIT)
     text = plain(words(at))
     assert "The constant dose is given to everyone." in text
-    reason = REASONS[int(agent.reason[0, 0])]
+    reason = REASONS[int(agent.patients.reason[0, 0])]
     assert reason[1:] in text
     assert "Forecasts of held-out patients" in text
     assert not [c for c in charts(at) if "forecast from" in str(c["layout"]["xaxis"]["title"])]

@@ -28,7 +28,7 @@ from tests.support.samples import cohort
 
 COMMON = ["--seeds", "2", "--steps", "6", "--batch-size", "16", "--device", "cpu"]
 TINY = {
-    "response_model": ["--fit-steps", "3", "--gate", "off", "--episodes", "2", "--hidden", "8"],
+    "response_model": ["--fit-steps", "3", "--gate", "off", "--episodes", "2"],
     "decision_transformer": ["--context", "4", "--width", "16", "--target-quantile", "0.9"],
     "iql": ["--hidden", "8", "8"],
 }

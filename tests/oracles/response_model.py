@@ -117,3 +117,39 @@ def reward(theta: Array, next_obs: Array, act: Array) -> float:
     phi = [1.0, *next_obs, *(next_obs[i] * next_obs[j] for i in range(n) for j in range(n))]
     psi = [1.0, *act, *(act[i] * act[j] for i in range(a) for j in range(i, a))]
     return float(sum(phi[d] * theta[d, k] * psi[k] for d in range(len(phi)) for k in range(len(psi))))
+
+
+def promised(p: Parameters, theta: Array, mean: Array, variance: Array, doses: Sequence[Array]) -> float:
+    """Expected sum of rewards from a belief on, variances apart: by the normal moments of y', term by term."""
+    total, n = 0.0, len(mean)
+    for dose in doses:
+        slope = np.diag(jacobian(p, mean, dose))
+        mean = move(p, mean, dose)
+        variance = slope**2 * variance + np.exp(p["log_process"])
+        seen = variance + np.exp(p["log_noise"])
+        total += reward(theta, mean, dose)
+        for i in range(n):  # E y_i y_i is the square of the mean, and the variance
+            psi = [1.0, *dose, *(dose[j] * dose[k] for j in range(len(dose)) for k in range(j, len(dose)))]
+            total += sum(theta[1 + n + i * n + i, k] * psi[k] for k in range(len(psi))) * seen[i]
+    return total
+
+
+def fit_loss(p: Parameters, obs: Array, act: Array, pooling: float, patients: int, *, full: bool) -> float:
+    """Negative log-likelihood per entry of patients ``obs [n, V, O]``, and the prior of all ``patients``."""
+    likelihood = sum(filter_patient(p, o, a, full=full)[2] for o, a in zip(obs, act, strict=True))
+    entries = max(int(np.isfinite(obs).sum()), 1)
+    most = int(np.argmax((p["dose"] ** 2).sum(0)))
+    sign = np.sign(p["dose"][:, most])
+
+    def apart(x: Array) -> float:
+        return float(((x - x.mean(0)) ** 2).sum())
+
+    plain = ("pull", "log_level", "log_noise", "log_start_variance", "log_process")
+    prior = sum(apart(p[name]) for name in plain) + apart(p["start"] * sign)
+    prior += 4.0 * apart(p["dose"] * sign[:, None]) + 4.0 * apart(p["offset"] * sign)
+    size = 0.0
+    if "hidden_out" in p:
+        size = (p["hidden_out"] ** 2).sum() + 0.1 * (
+            (p["hidden_obs"] ** 2).sum() + (p["hidden_act"] ** 2).sum()
+        )
+    return -likelihood / entries + (pooling * prior + size) / patients

@@ -50,12 +50,13 @@ def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
         for k, seed in enumerate(seeds):
             rng = torch.Generator().manual_seed(seed)
             for part, value in [*agent.named_parameters(), *agent.named_buffers()]:
-                if value.is_floating_point() and part not in ("numbers", "horizon", "spread"):
+                fixed = ("numbers", "horizon", "spread", "low", "high", "count", "pooling")
+                if value.is_floating_point() and part.split(".")[-1] not in fixed:
                     value[k] += 0.3 * torch.randn(value[k].shape, generator=rng)
         if name == "response_model":
-            agent.horizon.fill_(float(VISITS))
-            agent.reason.zero_()
-            agent._notice()
+            agent.patients.horizon.fill_(float(VISITS))
+            agent.patients.reason.zero_()
+            agent.patients._notice()
     return DosePolicy(agent, Transform.fit(cohort()))
 
 
