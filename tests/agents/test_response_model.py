@@ -101,7 +101,7 @@ def patients_of(agent: ResponseModel, visits: int, number: list[int]) -> Batch:
     ids=["own marker", "full covariance", "mean field"],
 )
 def test_the_loss_is_that_of_the_equations(n_obs: int, n_act: int, settings: dict[str, Any]) -> None:
-    """Every fold's model by the patients outside the fold, the first by all; prior and likelihood in loops."""
+    """Every fold's model by the patients outside the fold, the first by all; in loops."""
     agent = randomised(build(n_obs=n_obs, n_act=n_act, folds=2, **settings))
     visits, number = 4, [0, 3, 5, 8]
     batch = patients_of(agent, visits, number)

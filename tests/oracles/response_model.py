@@ -120,7 +120,7 @@ def reward(theta: Array, next_obs: Array, act: Array) -> float:
 
 
 def promised(p: Parameters, theta: Array, mean: Array, variance: Array, doses: Sequence[Array]) -> float:
-    """Expected sum of rewards from a belief on, variances apart: by the normal moments of y', term by term."""
+    """Expected sum of rewards from a belief on, variances apart: by normal moments, term by term."""
     total, n = 0.0, len(mean)
     for dose in doses:
         slope = np.diag(jacobian(p, mean, dose))

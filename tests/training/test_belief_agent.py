@@ -23,6 +23,12 @@ from tests.oracles import response_model as oracle
 from tests.support.samples import PROBLEM, cohort, dataset, small
 
 PATIENTS = 9
+SHORT = PlanSettings(visits=3, iterations=3)
+
+
+@pytest.fixture(autouse=True)
+def short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dosing.training.belief_agent.PLAN", SHORT)
 
 
 def build(name: str = "fttpo", seeds: tuple[int, ...] = (3, 7), **options: Any) -> OnBelief:
@@ -59,8 +65,8 @@ def test_a_visit_is_shown_as_its_belief_and_valued_by_a_model_without_the_patien
             means, covariances, _ = oracle.filter_patient(p, obs, act, full=False)
             for t in (0, 3, visits - 2, visits - 1):
                 mean, variance = means[t], np.diag(covariances[t])
-                here = Belief(*(torch.as_tensor(x)[None, None].expand(2, 1, -1) for x in (mean, variance)))
-                plan = patients.planned(here, t, PlanSettings(), slice(1 + k, 2 + k))[:, 0, 0].numpy()
+                here = Belief(*(torch.tensor(x)[None, None].expand(2, 1, -1) for x in (mean, variance)))
+                plan = patients.planned(here, t, SHORT, slice(1 + k, 2 + k))[:, 0, 0].numpy()
                 constant = [patients.constant[0, 0].numpy()] * len(plan)
                 for c in range(copies):
                     dose = view.act[(c * PATIENTS + n) * visits + t].numpy()
@@ -147,7 +153,7 @@ def test_where_the_model_is_refused_the_constant_dose_is_the_best() -> None:
     agent.patients.reason.fill_(1)
     view, constant = agent.view(data), float(agent.patients.constant[0])
     away = (view.act[:, 0] - constant).square()
-    assert bool(((-view.reward / away).std() < 1e-6 * (view.reward / away).abs().mean()))
+    assert bool((-view.reward / away).std() < 1e-6 * (view.reward / away).abs().mean())
     assert agent.refusals[0].endswith("the constant dose is used.")
 
 
