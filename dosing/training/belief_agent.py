@@ -32,6 +32,8 @@ from dosing.models.response import Belief
 from dosing.rng import generator
 from dosing.types import Noise, Problem
 
+FIT = PatientSettings()
+"""How the models are fitted."""
 PLAN = PlanSettings()
 """How the doses after the first one are planned."""
 
@@ -123,7 +125,7 @@ class OnBelief(BeliefAgent):
         self.needs, self.warm_up = inner.needs, inner.warm_up  # type: ignore[misc]
         self.optimizers = inner.optimizers
         self.patients = PatientModel(
-            len(inner.seeds), problem, PatientSettings(), next(inner.parameters()).detach()
+            len(inner.seeds), problem, FIT, next(inner.parameters()).detach()
         ).requires_grad_(False)
 
     @property

@@ -13,7 +13,7 @@ import agents
 from dosing.agent import History, HoldsBelief
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
-from dosing.models.patient_model import CLOCK
+from dosing.models.patient_model import CLOCK, PatientSettings
 from dosing.models.planning import PlanSettings
 from dosing.models.response import Belief, unpack
 from dosing.training.belief_agent import OnBelief
@@ -29,6 +29,7 @@ SHORT = PlanSettings(visits=3, iterations=3)
 @pytest.fixture(autouse=True)
 def short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dosing.training.belief_agent.PLAN", SHORT)
+    monkeypatch.setattr("dosing.training.belief_agent.FIT", PatientSettings(fit_steps=6))
 
 
 def build(name: str = "fttpo", seeds: tuple[int, ...] = (3, 7), **options: Any) -> OnBelief:
