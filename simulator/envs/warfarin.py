@@ -137,7 +137,7 @@ class Warfarin(Scenario):
     safe_default = "hold: no dose (0 mg), measure the INR"
     model_limits_text = (
         "S-warfarin only; no bleeding, no thrombosis, no vitamin K, and no variation beyond what is named; "
-        "6 % of patients would need more than the hard limit of 15 mg a day for an INR of 2.5."
+        "7 % of patients would need more than the hard limit of 15 mg a day for an INR of 2.5."
     )
 
     def __init__(self, variant: str) -> None:
