@@ -19,6 +19,7 @@ from dosing.recommendation.simulated import FollowRecommender
 from dosing.safety import DoseLimits
 from dosing.studies import scenarios
 from dosing.types import Array
+from dosing.units import meant
 from simulator.cohorts.posterior import (
     Candidates,
     PosteriorPatients,
@@ -146,7 +147,11 @@ def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:
             raise UserError(f"dose {position} must be a number, got {word!r}.") from None
         if not bool(limits.contains([dose])):
             low, high = (with_unit(number(end[0]), limits.unit) for end in (limits.low, limits.high))
-            raise UserError(f"dose {position} must lie within the hard limits {low} to {high}, got {word!r}.")
+            unit = meant(dose, limits.unit, limits.low[0], limits.high[0])
+            hint = f"; {unit}" if unit else ""
+            raise UserError(
+                f"dose {position} must lie within the hard limits {low} to {high}, got {word!r}{hint}."
+            )
         doses.append(dose)
     return doses
 
