@@ -152,8 +152,6 @@ TINY = np.finfo(np.float64).tiny
 def greedy(c1: Array, c2: Array, low: Array | float = -1.0, high: Array | float = 1.0) -> Array:
     """Dose in [low, high] that maximises c1 a + c2 a^2, elementwise."""
     inside = c2 < 0
-    with np.errstate(
-        over="ignore"
-    ):  # the top of an almost straight line lies beyond every limit: infinity says so
+    with np.errstate(over="ignore"):  # the top of an almost straight line is infinitely far: at a limit
         top = np.clip(-c1 / np.where(inside, 2.0 * c2, -1.0), low, high)
     return np.where(inside, top, np.where(c1 + c2 * (low + high) >= 0, high, low))
