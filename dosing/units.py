@@ -1,8 +1,9 @@
 """Units of measured numbers and doses: conversions, stated once, and the unit somebody may have meant.
 
-A unit is written as in scenario cards: ``mg/day``, ``mg/dL``, ``U/h``. What is out of range in the unit that is
-asked for may be in range in another one; then it was probably given in that one. Nothing is converted on the
-way in: the number is refused and the sentence names the unit.
+A unit is written as in scenario cards: ``mg/day``, ``mg/dL``, ``U/h``. What is out of range in the unit that
+is asked for may be in range in another one; then it was probably given in that one. Nothing is converted on
+the way in: the number is refused and the sentence names the unit. A number that is possible in both units,
+such as 0.005 (g) for a dose of up to 15 mg, cannot be told apart.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ def _ratio(given: str, wanted: str, *kinds: dict[str, float]) -> float | None:
 
 
 def others(unit: str) -> list[str]:
-    """Units that convert into this one, in which a number may have been given by mistake."""
+    """Units in which a number may have been given by mistake: they differ in one part and convert."""
     top, sign, bottom = unit.partition("/")
     tops = next((list(kind) for kind in (_MASS, _AMOUNT) if top in kind), [])
     bottoms = list(_TIME) if bottom in _TIME else [bottom]
-    candidates = [f"{t}{sign}{b}" for t in tops for b in bottoms]
+    candidates = [f"{t}{sign}{bottom}" for t in tops] + [f"{top}{sign}{b}" for b in bottoms]
     if not sign:
         candidates += [*_AGE, *_LENGTH]
     candidates += ["mmol/L", "mg/dL"]
@@ -53,18 +54,17 @@ def others(unit: str) -> list[str]:
 def meant(value: float, unit: str, low: float, high: float) -> str:
     """Words on the unit that a number out of range was probably given in; empty where none makes sense.
 
+    Of several, the one that puts it nearest to the middle of the range.
+
     Args:
         value: the number as given.
         unit: the unit that was asked for.
         low: lowest possible number in that unit.
         high: highest possible number in that unit.
     """
-    found = []
-    for other in others(unit):
-        converted = value * (factor(other, unit) or 0.0)
-        if value != 0 and low <= converted <= high:
-            found.append((other, converted))
-    if not found:
+    converted = {other: value * (factor(other, unit) or 0.0) for other in others(unit)}
+    possible = {other: x for other, x in converted.items() if value != 0 and low <= x <= high}
+    if not possible:
         return ""
-    words = " or ".join(f"{value:g} {other} would be {converted:.4g} {unit}" for other, converted in found)
-    return f"probably another unit: {words}"
+    likely = min(possible, key=lambda other: abs(possible[other] - 0.5 * (low + high)))
+    return f"probably another unit: {value:g} {likely} would be {possible[likely]:.4g} {unit}"
