@@ -11,8 +11,9 @@ from gymnasium.vector import VectorEnv
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.engine.observation import Observation
-from simulator.environment import EnvOptions
+from simulator.behaviour_policies import parse_policy
+from simulator.cohorts.clinic_rules import ClinicRule
+from simulator.environment import EnvOptions, observed_range
 from simulator.envs import SCENARIOS
 from simulator.envs.mujoco import Reference, task_ids
 from simulator.envs.tasks import TaskFactory, is_registered
@@ -31,7 +32,8 @@ class CohortFactory:
         obs_range: lowest and highest possible observation.
         reference: scores are not normalised here.
         patients: per seed unless another number is asked for.
-        searched: whether the best constant dose is looked for.
+        searched: most patients on whom the best constant dose is looked for.
+        terminates: whether an episode can end before its last visit.
     """
 
     env_id: str
@@ -42,7 +44,8 @@ class CohortFactory:
     obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
     reference: Reference | None = None
     patients: int = 1000
-    searched: bool = True
+    searched: int = field(init=False)
+    terminates: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -53,9 +56,17 @@ class CohortFactory:
         checked = EnvOptions.of(self.env_id, self.options)
         object.__setattr__(self, "limits", checked.scenario.limits)
         object.__setattr__(self, "horizon", checked.steps)
-        seen = Observation(checked.observation, checked.scenario, 1)
-        object.__setattr__(self, "n_obs", len(seen.names))
-        object.__setattr__(self, "obs_range", (tuple(seen.low.tolist()), tuple(seen.high.tolist())))
+        object.__setattr__(self, "searched", checked.scenario.searched)
+        object.__setattr__(self, "terminates", checked.scenario.terminates)
+        low, high = observed_range(checked.patients(1))
+        object.__setattr__(self, "n_obs", len(low))
+        object.__setattr__(self, "obs_range", (tuple(low.tolist()), tuple(high.tolist())))
+
+    @property
+    def clinic_rules(self) -> dict[str, ClinicRule]:
+        """How clinics dose these patients, by name."""
+        scenario = EnvOptions.of(self.env_id, self.options).scenario
+        return {name: ClinicRule(parse_policy(name, scenario.policies)) for name in scenario.clinic_rules}
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""

@@ -7,7 +7,7 @@ are paired. Environments are handed in as a factory; this module knows no scenar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from dosing.evaluation.outcomes import MEASURES, Outcomes
 from dosing.evaluation.rules import consecutive, following
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
-from dosing.types import Act, Listener
+from dosing.types import Act, Array, Attending, Listener
 
 REFERENCE_SEED = 0
 """Seed of the evaluation patients on which results are reported."""
@@ -41,8 +41,12 @@ class EnvFactory(Protocol):
         """Patients per seed unless another number is asked for."""
 
     @property
-    def searched(self) -> bool:
-        """Whether the best constant dose is looked for, which takes tens of thousands of patients."""
+    def searched(self) -> int:
+        """Most patients on whom each constant dose is tried to find the best one; 0: none is looked for."""
+
+    @property
+    def clinic_rules(self) -> Mapping[str, Act]:
+        """How clinics dose these patients, by name; empty where nobody says."""
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` to ``first_patient + patients - 1``."""
@@ -78,7 +82,10 @@ def rollout(
     groups = consecutive(seeds)
     envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
+    if isinstance(act, Attending):
+        act.attend(envs)
     total = {name: np.zeros(len(obs)) for name in MEASURES}
+    events: dict[str, Array] = {}
     live = np.ones(len(obs), dtype=np.bool_)
     for visit in range(factory.horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
@@ -94,6 +101,9 @@ def rollout(
         total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) * live
         total["dose"] += delivered.mean(-1, dtype=np.float64) * live
         total["visits"] += 1.0 * live
+        for name in results[0][4].get("events", {}):
+            here = np.concatenate([r[4]["events"][name] for r in results])
+            events[name] = events.get(name, 0.0) + here * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
             act.observe(delivered.reshape(*pairs, -1), reward.reshape(pairs))
@@ -106,7 +116,9 @@ def rollout(
         env.close()
     for name in ("limited", "dose"):
         total[name] /= total["visits"]
-    return Outcomes(seeds, **{name: x.reshape(len(seeds), patients) for name, x in total.items()})
+    shape = (len(seeds), patients)
+    counted = {name: x.reshape(shape) for name, x in events.items()}
+    return Outcomes(seeds, **{name: x.reshape(shape) for name, x in total.items()}, events=counted)
 
 
 def _offsets(groups: list[list[int]], patients: int) -> list[int]:

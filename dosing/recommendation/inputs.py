@@ -14,6 +14,7 @@ from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.reasons import Reason
 from dosing.recommendation.records import EarlierVisit, Recommender, Rules, StateEntry
+from dosing.units import meant
 
 LARGEST = float(np.finfo(np.float32).max)
 """Largest number that a policy can be shown."""
@@ -134,7 +135,9 @@ def _read(given: Any, entries: Sequence[StateEntry], whole: str) -> tuple[tuple[
             sentence = f"{name} of {whole} must be a finite number, got {echo(value)}{allowed}."
             faults.append((Reason.NOT_FINITE, sentence))
         elif not entry.low <= number <= entry.high:
-            sentence = f"{name} of {whole} must be {entry.allowed}, got {echo(value)}."
+            unit = meant(number, entry.unit, entry.low, entry.high)
+            hint = f"; {unit}" if unit else ""
+            sentence = f"{name} of {whole} must be {entry.allowed}, got {echo(value)}{hint}."
             faults.append((Reason.OUT_OF_RANGE, sentence))
         numbers.append(number)
     return tuple(numbers), faults

@@ -21,6 +21,7 @@ from dosing.evaluation.rules import constant, uniform
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
 from dosing.types import Array
+from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort, long_for_most, stack
 
@@ -163,7 +164,8 @@ class Parabolas:
 
     horizon = 3
     patients = 20
-    searched = True
+    searched = 50
+    clinic_rules: dict = {}  # noqa: RUF012
 
     def __init__(self, best: float, low: float, high: float) -> None:
         self.best, self.limits = best, DoseLimits((low,), (high,))
@@ -248,3 +250,48 @@ def test_outcomes_survive_the_file(tmp_path: Path, factory: CohortFactory) -> No
     result = read_outcomes(tmp_path / "episodes.parquet")
     assert list(result) == ["first", "second"]
     assert all(same(result[rule], outcomes[rule]) for rule in outcomes)
+
+
+def test_visits_with_each_safety_event_are_counted_and_kept(tmp_path: Path) -> None:
+    """Against the environment stepped by hand; nothing counts after an episode has ended."""
+    factory = CohortFactory("dosing/Warfarin-v0", {"steps": 30})
+    result = rollout(factory, constant(15.0), (0,), 60)
+    env = factory(60, 0)
+    env.reset(seed=REFERENCE_SEED)
+    counts: dict[str, np.ndarray] = {}
+    live = np.ones(60, dtype=bool)
+    for _ in range(30):
+        *_, terminated, _, info = env.step(np.full((60, 1), 15.0, dtype=np.float32))
+        for name, flags in info["events"].items():
+            counts[name] = counts.get(name, 0) + (flags & live)
+        live &= ~terminated
+    assert counts["critical"].sum() > 0
+    assert set(result.events) == set(counts)
+    for name, expected in counts.items():
+        np.testing.assert_array_equal(result.events[name][0], expected)
+    assert result.visits.min() < 30 == result.visits.max()
+    write_outcomes(tmp_path / "x.parquet", {"recommended": result})
+    back = read_outcomes(tmp_path / "x.parquet")["recommended"]
+    for name, expected in result.events.items():
+        np.testing.assert_array_equal(back.events[name], expected)
+
+
+def test_a_clinics_rule_gives_what_it_gives_as_a_behaviour_policy() -> None:
+    """Which knows the genotype and answers measurements: the same returns as in a recorded cohort."""
+    factory = CohortFactory("dosing/Warfarin-v0", {"steps": 35, "hide_genotype": True})
+    rule = factory.clinic_rules["gage-nomogram:0"]
+    result = rollout(factory, rule, (2, 5), 6)
+    for k, seed in enumerate((2, 5)):
+        data = simulate(
+            "dosing/Warfarin-v0",
+            patients=6,
+            first_patient=6 * seed,
+            policy="gage-nomogram:0",
+            cohort="evaluation",
+            steps=35,
+            hide_genotype=True,
+        )
+        expected = data.reward.reshape(6, 35).sum(1, dtype=np.float64)
+        np.testing.assert_allclose(result.returns[k], expected, rtol=1e-5)
+    again = rollout(factory, rule, (2, 5), 6)  # it begins anew with every evaluation
+    np.testing.assert_array_equal(again.returns, result.returns)
