@@ -231,6 +231,7 @@ def test_rewards_are_needed_by_a_policy_that_aims_at_a_return_and_by_no_other() 
     untold = replace(earlier, reward=missing)
     aiming = recommend_all(recommender("decision_transformer"), states, earlier=untold)
     assert np.flatnonzero(aiming.status == 3).tolist() == list(range(5, VISITS))
+    assert set(aiming.codes[5:].tolist()) == {int(Reason.EARLIER_VISITS)}
     said = recommend(recommender("decision_transformer"), states[9].tolist(), earlier=before(untold, 9))
     assert said.reasons == (
         "the reward of visit 5 is missing: this policy aims at a return, and needs to know what of it was "
