@@ -81,9 +81,10 @@ class Answer:
     @property
     def policy(self) -> DosePolicy:
         """The policy as it was asked: after the visits that it looked back at."""
-        if self.result.dose is None or not self.result.earlier:
-            return self.source.policy
-        return self.source.policy.after(visits_before(self.result.earlier).past())
+        policy, earlier = self.source.policy, self.result.earlier
+        if self.result.dose is None or earlier is None:
+            return policy
+        return policy.after(visits_before(earlier, policy.agent.problem).past())
 
     def pieces(self, dimension: int) -> list[Piece]:
         """The doses that some seed could give: one interval, or several where the seeds are apart.
@@ -162,8 +163,8 @@ def by_target(answer: Answer, targets: Array) -> tuple[Array, dict[str, Any]]:
     current = None if result.current is None else np.tile(np.asarray(result.current), (len(targets), 1))
     aimed = replace(recommender, policy=answer.source.policy.aimed_at(targets))
     asked, earlier = [states, targets], None
-    if result.earlier:
-        before = visits_before(result.earlier)
+    if result.earlier is not None:
+        before = visits_before(result.earlier, answer.source.policy.agent.problem)
         asked += before.past()
         earlier = before[np.zeros(len(targets), dtype=np.int64)]
     said = recommend_all(aimed, states, current, earlier)

@@ -24,7 +24,10 @@ def belief_panel(answer: Answer, key: str) -> None:
     if quality is None:
         return
     name = answer.source.name
-    write.subheader("What {} believes about this patient", name)
+    if quality.used:
+        write.subheader("What {} believes about this patient", name)
+    else:
+        write.subheader("Why {} gives everyone the constant dose", name)
     if quality.refused:
         who = "everyone" if not quality.used else f"everyone by {counted(len(quality.refused), 'seed')}"
         write.warning("**The constant dose is given to {}.** {}", who, _as_sentence(quality.refused[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dosing.earlier_visits import EarlierVisits
     from dosing.recommendation.audit_log import AuditLog
-    from dosing.recommendation.dose_context import Evidence
+    from dosing.recommendation.dose_context import DecidedStates, Evidence
     from dosing.recommendation.patient_table import Sheet
     from dosing.recommendation.records import EarlierVisit, Recommender
     from dosing.types import Array
@@ -92,38 +92,25 @@ def recommend_table(
             numbers; or ``out`` cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from dosing.data.partial import partial_path
-    from dosing.recommendation.batch import read_current_doses, recommend_all
     from dosing.recommendation.decisions import all_decisions
     from dosing.recommendation.dose_context import DecidedStates
     from dosing.recommendation.explanations import FIRST_VISITS
-    from dosing.recommendation.reasons import STATUSES
     from dosing.runs.files import sha256
 
     if out.resolve() == table.resolve():
         raise UserError(f"--out {out} is the table that is read; give it another name.")
-    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     temporary = partial_path(out)
     try:
         source = sha256(table)
-        pieces = pieces_of(recommender, table)
-        first = next(pieces)  # what is wrong with the table is told before anything is written
-        looks_back = recommender.policy.looks_back
-        note = FIRST_VISITS if looks_back and first.earlier is None else ""
-        schema = answers_schema(recommender, source, evidence, note)
         known = all_decisions(log) if log.path.is_file() else ()
         decided = DecidedStates(known, recommender.provenance.get("weights"))
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for piece in chain([first], pieces):
-                result = recommend_all(recommender, *piece, workers=-1)
-                given = read_current_doses(recommender.rules, *piece)
-                seen = piece.earlier if looks_back else None
-                done = sum(counts.values())
-                writer.write_table(answers_table(result, done, schema, decided.of(piece.states, given, seen)))
-                for status, name in enumerate(STATUSES):
-                    counts[name] += int((result.status == status).sum())
+        pieces = pieces_of(recommender, table)
+        first = next(pieces)  # what is wrong with the table is told before anything is written
+        note = FIRST_VISITS if recommender.policy.looks_back and first.earlier is None else ""
+        schema = answers_schema(recommender, source, evidence, note)
+        counts = _write(recommender, chain([first], pieces), temporary, schema, decided)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         about = {
@@ -143,6 +130,32 @@ def recommend_table(
     finally:
         temporary.unlink(missing_ok=True)
     return counts, note
+
+
+def _write(
+    recommender: Recommender,
+    pieces: Iterable[Piece],
+    file: Path,
+    schema: pa.Schema,
+    decided: DecidedStates,
+) -> dict[str, int]:
+    """Answer the pieces of a table one after the other; returns how many rows have each status."""
+    import pyarrow.parquet as pq
+
+    from dosing.recommendation.batch import read_current_doses, recommend_all
+    from dosing.recommendation.reasons import STATUSES
+
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+    with pq.ParquetWriter(file, schema) as writer:
+        for piece in pieces:
+            result = recommend_all(recommender, *piece, workers=-1)
+            given = read_current_doses(recommender.rules, *piece)
+            seen = piece.earlier if recommender.policy.looks_back else None
+            done = sum(counts.values())
+            writer.write_table(answers_table(result, done, schema, decided.of(piece.states, given, seen)))
+            for status, name in enumerate(STATUSES):
+                counts[name] += int((result.status == status).sum())
+    return counts
 
 
 def pieces_of(recommender: Recommender, table: Path) -> Iterator[Piece]:

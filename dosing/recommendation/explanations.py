@@ -80,8 +80,9 @@ def notes_on(recommender: Recommender, earlier: int | None) -> tuple[str, ...]:
         return ("This policy sees one visit alone: the visits before it changed nothing in its dose.",)
     if earlier is None:
         return (FIRST_VISIT,)
-    visits = f"{earlier} earlier visit{'' if earlier == 1 else 's'}" if earlier else "this first visit alone"
-    return (f"This policy looks back: its dose rests on {visits}{' and this one' if earlier else ''}.",)
+    if earlier == 0:
+        return ("This policy looks back; it was told that this is a first visit.",)
+    return (f"This policy looks back; it was told {earlier} earlier visit{'' if earlier == 1 else 's'}.",)
 
 
 def failure_sentence(error: Exception) -> str:

@@ -14,6 +14,7 @@ from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.reasons import Reason
 from dosing.recommendation.records import EarlierVisit, Recommender, Rules, StateEntry
+from dosing.types import Problem
 from dosing.units import meant
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -71,17 +72,18 @@ def read_earlier(
                 )
                 found.append((Reason.EARLIER_VISITS, sentence))
         faults += [(Reason.EARLIER_VISITS, sentence) for _, sentence in found]
-    if faults or not earlier:
+    if faults:
         return EarlierVisits.none(1, problem.n_obs, problem.n_act), faults
-    return visits_before(earlier), []
+    return visits_before(earlier, problem), []
 
 
-def visits_before(earlier: Sequence[EarlierVisit]) -> EarlierVisits:
-    """The sound visits before one state, one or more, as columns."""
+def visits_before(earlier: Sequence[EarlierVisit], problem: Problem) -> EarlierVisits:
+    """The sound visits before one state as columns, for a task of these sizes."""
     rewards = [math.nan if one.reward is None else one.reward for one in earlier]
     columns = ([one.state for one in earlier], [one.dose for one in earlier], rewards)
     obs, dose, reward = (np.asarray(column, dtype=np.float64) for column in columns)
-    return EarlierVisits(obs, dose, reward, np.zeros(1, np.int64), np.full(1, len(earlier)))
+    shaped = obs.reshape(-1, problem.n_obs), dose.reshape(-1, problem.n_act), reward
+    return EarlierVisits(*shaped, np.zeros(1, np.int64), np.full(1, len(earlier)))
 
 
 def read_current(rules: Rules, current: Any) -> tuple[tuple[float, ...] | None, list[Fault]]:

@@ -107,16 +107,7 @@ def _one(
         bounded=bounded,
         support=(as_tuple(result.low[0]), as_tuple(result.high[0])),
         mass_outside=float(result.mass_outside[0]),
-        seeds=tuple(
-            SeedSet(seed, as_tuple(d), as_tuple(lo), as_tuple(hi))
-            for seed, d, lo, hi in zip(
-                recommender.policy.seeds,
-                result.seed_dose[:, 0],
-                result.seed_low[:, 0],
-                result.seed_high[:, 0],
-                strict=True,
-            )
-        ),
+        seeds=_seed_sets(policy.seeds, result),
         reasons=reasons_in_words(recommender, result, code),
         state=state,
         provenance=dict(recommender.provenance),
@@ -138,6 +129,12 @@ def _one(
         safe_default=rules.safe_default,
         earlier=tuple(earlier) if policy.looks_back and earlier is not None else None,
     )
+
+
+def _seed_sets(seeds: Sequence[int], result: Answers) -> tuple[SeedSet, ...]:
+    """What each seed says about the one row."""
+    said = (column[:, 0] for column in (result.seed_dose, result.seed_low, result.seed_high))
+    return tuple(SeedSet(seed, *map(as_tuple, one)) for seed, *one in zip(seeds, *said, strict=True))
 
 
 def _refusal(

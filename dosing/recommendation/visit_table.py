@@ -55,12 +55,12 @@ class Visits:
 
     def pieces(self, rows: int) -> Iterator[slice]:
         """Parts of at least so many rows, but for the last, with whole patients each."""
-        ends = [*self.starts[1:].tolist(), len(self.states)]
+        ends = np.r_[self.starts[1:], len(self.states)]
         start = 0
-        for end in ends:
-            if end - start >= rows or end == ends[-1]:
-                yield slice(start, end)
-                start = end
+        while start < ends[-1]:
+            end = int(ends[min(np.searchsorted(ends, start + rows), len(ends) - 1)])
+            yield slice(start, end)
+            start = end
 
 
 def doses_of(recommender: Recommender) -> list[StateEntry]:
@@ -181,15 +181,15 @@ def _patients(sheet: Sheet) -> NDArray[np.object_]:
 
 def _apart(who: NDArray[np.object_], starts: NDArray[np.int64]) -> Iterator[Fault]:
     """Rows at which a patient comes again after another one."""
-    seen: dict[str, int] = {}
-    for start in starts.tolist():
-        if who[start] in seen:
-            yield (
-                start + 1,
-                f"Row {start + 1}, {PATIENT}: the patient of row {seen[who[start]]} comes again after "
-                "another one; the rows of a patient must stand together.",
-            )
-        seen.setdefault(who[start], start + 1)
+    _, first, patient = np.unique(who[starts], return_index=True, return_inverse=True)
+    before = first[patient]  # where the patient of each run of rows came first
+    for again in np.flatnonzero(before != np.arange(len(starts))).tolist():
+        row, other = starts[again] + 1, starts[before[again]] + 1
+        yield (
+            int(row),
+            f"Row {row}, {PATIENT}: the patient of row {other} comes again after another one; the rows of a "
+            "patient must stand together.",
+        )
 
 
 def _out_of_order(told: Array, visit: NDArray[np.int64]) -> Iterator[Fault]:

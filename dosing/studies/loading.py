@@ -12,7 +12,7 @@ from dosing.errors import UserError
 from dosing.policy import DosePolicy
 from dosing.recommendation import recommender
 from dosing.recommendation.novelty import monitor_of
-from dosing.recommendation.records import Recommendation, Recommender, Rules
+from dosing.recommendation.records import EarlierVisit, Recommendation, Recommender, Rules
 from dosing.runs.files import read_json, read_tensors
 from dosing.runs.folder import CARD, NOVELTY, NOVELTY_VISITS, WEIGHTS, RunFolder, VerifiedRun
 from dosing.studies.launch import device_of
@@ -104,7 +104,10 @@ def load(run: RunFolder | Path | str, device: str = "cpu") -> Recommender:
 
 
 def recommend(
-    run: RunFolder | Path | str, state: Sequence[Any], current: Sequence[Any] | None = None
+    run: RunFolder | Path | str,
+    state: Sequence[Any],
+    current: Sequence[Any] | None = None,
+    earlier: Sequence[EarlierVisit] | None = None,
 ) -> Recommendation:
     """Recommend a dose from a run folder, through the guarded recommender.
 
@@ -112,6 +115,7 @@ def recommend(
         run: folder of a finished run.
         state: the O observed numbers of one visit, as measured.
         current: the A doses that are given now, where the rules ask for them.
+        earlier: the visits of the same patient before this one, for a policy that looks back.
 
     Returns:
         The dose with its limits and reasons, or why there is none; bad states are refused in it.
@@ -119,7 +123,7 @@ def recommend(
     Raises:
         UserError: the run is unfinished or damaged, or its monitor is of other data.
     """
-    return recommender.recommend(load(run), state, current)
+    return recommender.recommend(load(run), state, current, earlier)
 
 
 def provenance(run: VerifiedRun) -> dict[str, Any]:

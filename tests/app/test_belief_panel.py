@@ -103,7 +103,7 @@ def test_a_recorded_visit_is_answered_after_the_visits_before_it(opened, study) 
     by_agent = {"Decision Transformer": evaluated(aiming), "Response model": evaluated(believing)}
     assert sorted(doses(at)) == sorted(number(dose) for dose in by_agent.values())
     text = words(at)
-    assert text.count("its dose rests on 8 earlier visits and this one") == 2
+    assert text.count("it was told 8 earlier visits") == 2
     shown = recommended()
     assert {(c["patient"], c["visit"], c["earlier_visits"]) for c in shown} == {(str(PATIENT), VISIT, 8)}
     recorded = episodes_of(believing)
@@ -216,6 +216,7 @@ def test_where_the_model_is_refused_the_page_says_that_and_draws_no_belief(
     at = opened(tmp_path / "study", patient=PATIENT, visit=VISIT)
     text = plain(words(at))
     assert "The constant dose is given to everyone." in text
+    assert "Why Response model gives everyone the constant dose" in text
     reason = REASONS[int(agent.patients.reason[0, 0])]
     assert reason[1:] in text
     assert "Forecasts of held-out patients" in text

@@ -232,6 +232,7 @@ def test_rewards_are_needed_by_a_policy_that_aims_at_a_return_and_by_no_other() 
     untold = replace(earlier, reward=missing)
     aiming = recommend_all(recommender("decision_transformer"), states, earlier=untold)
     assert np.flatnonzero(aiming.status == 3).tolist() == list(range(5, VISITS))
+    assert set(aiming.codes[5:].tolist()) == {int(Reason.EARLIER_VISITS)}
     said = recommend(recommender("decision_transformer"), states[9].tolist(), earlier=before(untold, 9))
     assert said.reasons == (
         "the reward of visit 5 is missing: this policy aims at a return, and needs to know what of it was "
@@ -319,7 +320,7 @@ def test_the_current_dose_is_the_last_one_before() -> None:
 def test_the_record_carries_what_was_seen_or_its_hash() -> None:
     states, earlier = table(1)
     result = recommend(recommender("response_model"), states[5].tolist(), earlier=before(earlier, 5))
-    assert result.notes == ("This policy looks back: its dose rests on 5 earlier visits and this one.",)
+    assert result.notes == ("This policy looks back; it was told 5 earlier visits.",)
     plain = json.loads(json.dumps(result.to_json()))
     _, numbers = shown(plain)
     assert [visit["dose"] for visit in numbers["earlier"]] == earlier.dose[:5].tolist()
@@ -337,7 +338,7 @@ def test_the_record_carries_what_was_seen_or_its_hash() -> None:
     first = recommend(recommender("response_model"), states[5].tolist(), earlier=())
     unknown = recommend(recommender("response_model"), states[5].tolist())
     assert first.dose == unknown.dose
-    assert "this first visit alone" in first.notes[0]
+    assert "this is a first visit" in first.notes[0]
     assert "as at a first visit" in unknown.notes[0]
     assert "earlier_visits" not in shown(unknown.to_json())[1]
 
