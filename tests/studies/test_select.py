@@ -320,11 +320,11 @@ def test_help_needs_no_torch() -> None:
 def responding(patients: int, visits: int = 6) -> Episodes:
     """Levels that doses move, seen with noise; what is paid falls with the square of the level."""
     rng = np.random.default_rng(1)
-    level, rows = 0.5 * rng.normal(size=patients), patients * visits
-    unit, seen = rng.uniform(-1.0, 1.0, size=(patients, visits)), [level + 0.5 * rng.normal(size=patients)]
+    level, rows = rng.normal(size=patients), patients * visits
+    unit, seen = rng.uniform(-1.0, 1.0, size=(patients, visits)), [level + 0.3 * rng.normal(size=patients)]
     for visit in range(visits):
         level = 0.8 * level + 0.6 * unit[:, visit]
-        seen.append(level + 0.5 * rng.normal(size=patients))
+        seen.append(level + 0.3 * rng.normal(size=patients))
     y = np.stack(seen, 1).astype(np.float32)
     dose = (5.0 + 5.0 * unit).reshape(rows, 1).astype(np.float32)
     return dataclasses.replace(
@@ -340,7 +340,8 @@ def responding(patients: int, visits: int = 6) -> Episodes:
 @pytest.mark.long
 def test_agents_with_and_without_memory_are_answered_in_one_table(tmp_path: Path) -> None:
     data, study = kept(tmp_path, responding(80)), tmp_path / "study"
-    settings = {"response_model.fit_steps": [60], "response_model.decay_steps": [60]}
+    short = {"fit_steps": 60, "decay_steps": 60, "learning_rate": 0.03}
+    settings = {f"response_model.{name}": [value] for name, value in short.items()}
     training = TrainingSettings(steps=60, batch_size=64)
     names = ["response_model", "decision_transformer", "bc"]
     result = small(study, names, data, settings=settings, training=training, folds=None, seeds=(0,))
