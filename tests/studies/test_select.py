@@ -318,7 +318,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def responding(patients: int, visits: int = 6) -> Episodes:
-    """Levels that doses move, seen with noise; what is paid falls with the square of the level."""
+    """Levels that doses move, seen with noise; what is paid falls with the squares of level and dose."""
     rng = np.random.default_rng(1)
     level, rows = rng.normal(size=patients), patients * visits
     unit, seen = rng.uniform(-1.0, 1.0, size=(patients, visits)), [level + 0.3 * rng.normal(size=patients)]
@@ -333,7 +333,7 @@ def responding(patients: int, visits: int = 6) -> Episodes:
         next_obs=y[:, 1:].reshape(rows, 1),
         act=dose,
         act_requested=dose,
-        reward=-(y[:, 1:].reshape(rows) ** 2),
+        reward=-(y[:, 1:].reshape(rows) ** 2) - unit.reshape(rows).astype(np.float32) ** 2,
     )
 
 
