@@ -316,8 +316,8 @@ def refit(fitted: Fitted, obs: Tensor, act: Tensor, share: Tensor, steps: int, b
 
     Args:
         fitted: response models of R data sets.
-        obs: ``[R, N, V, O]`` they were fitted to.
-        act: ``[R, N, V - 1, A]``.
+        obs: ``[R, N, V, O]`` they were fitted to, or ``[R M, ...]`` standardised for every weighing.
+        act: ``[R, N, V - 1, A]``, or ``[R M, ...]``.
         share: ``[R M, N]`` weight of every patient in M weighings of each data set, those of one next to each
             other.
         steps: of Adam, from the model of all patients.
@@ -326,8 +326,8 @@ def refit(fitted: Fitted, obs: Tensor, act: Tensor, share: Tensor, steps: int, b
     Returns:
         R M models.
     """
-    repeats = len(share) // len(obs)
-    sets = torch.arange(len(obs), device=obs.device).repeat_interleave(repeats)
+    count = len(fitted.family)
+    sets = torch.arange(count, device=obs.device).repeat_interleave(len(share) // count)
     start = fitted.models(0).select(sets)
     linear = torch.tensor([family == "linear" for family in fitted.family], device=obs.device)[sets]
     pooling = torch.tensor(fitted.pooling, dtype=obs.dtype, device=obs.device)[sets]

@@ -59,6 +59,8 @@ class Models:
         response: 1 + R response models.
         reward: 1 + R reward models, in the data's unit.
         share: ``[1 + R, N]`` weight of every patient.
+        middle: ``[1 + R, 1, O]`` mean of each replicate's visits, 0 for the patients themselves.
+        scale: ``[1 + R, 1, O]`` standard deviation, 1 for the patients themselves.
         obs: ``[N, V, O]`` standardised visits, whose residuals are lent to imagined patients.
         act: ``[N, V - 1, A]`` doses given there, in [-1, 1].
     """
@@ -66,13 +68,16 @@ class Models:
     response: ResponseModel
     reward: RewardModel
     share: Tensor
+    middle: Tensor
+    scale: Tensor
     obs: Tensor
     act: Tensor
 
     def select(self, rows: Tensor) -> Models:
         """Some of the models, or the same one several times: ``rows [L]``."""
         reward = RewardModel(self.reward.theta[rows])
-        return Models(self.response.select(rows), reward, self.share[rows], self.obs, self.act)
+        own = (x[rows] for x in (self.share, self.middle, self.scale))
+        return Models(self.response.select(rows), reward, *own, self.obs, self.act)
 
     def imagine(self, patients: int, visits: int, seed: int) -> tuple[Tensor, Imagined]:
         """First levels ``[1 + R, n, O]`` of n imagined patients in each model, and what else they need.
@@ -90,7 +95,8 @@ class Models:
         upto = self.share.cumsum(1) / self.share.sum(1, keepdim=True)
         at = (torch.as_tensor(rng.permutation(patients)).to(self.obs) + 0.5) / patients
         lent = torch.searchsorted(upto, at.expand(count, -1).contiguous()).clamp(max=len(self.obs) - 1)
-        imagined = imagine(self.response, self.obs[lent], self.act[lent], noise)
+        seen = (self.obs[lent] - self.middle.unsqueeze(1)) / self.scale.unsqueeze(1)
+        imagined = imagine(self.response, seen, self.act[lent], noise)
         spread = self.response.start_variance.sqrt()
         return self.response.prior(patients).mean + spread * imagined.level, imagined
 
@@ -118,15 +124,32 @@ def fit_models(data: Sequence[Trajectories], shares: Array) -> list[Models | str
     if all(reasons):
         return [str(reason) for reason in reasons]
     share = torch.as_tensor(shares[usable], dtype=torch.float32)
-    response = refit(fitted, visits, doses, share.flatten(0, 1), REFIT_STEPS, 2 * FIT.batch)
+    middle, scale = _standards(visits, share)
+    own_units = ((visits.unsqueeze(1) - middle.unsqueeze(2)) / scale.unsqueeze(2)).flatten(0, 1)
+    given = doses.repeat_interleave(share.shape[1], 0)
+    response = refit(fitted, own_units, given, share.flatten(0, 1), REFIT_STEPS, 2 * FIT.batch)
     result: list[Models | str] = [str(reason) for reason in reasons]
     for at, k in enumerate(usable):
         if reasons[k] is not None:
             continue
         own = torch.arange(at * share.shape[1], (at + 1) * share.shape[1])
         again = refit_reward(paid, at, visits[at, :, 1:], doses[at], rewards[at], share[at])
-        result[k] = Models(response.select(own), again, share[at], visits[at], doses[at])
+        weighed = (share[at], middle[at], scale[at])
+        result[k] = Models(response.select(own), again, *weighed, visits[at], doses[at])
     return result
+
+
+def _standards(visits: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[D, 1 + R, 1, O]`` of weighed visits, less and over those of the first.
+
+    The prior holds what is common to all markers in standardised units: without units of its own, a replicate
+    would not have the sampling error of each marker's mean.
+    """
+    weight = share / share.sum(-1, keepdim=True)
+    first, second = (torch.einsum("drn,dnvo->dro", weight, x) / visits.shape[2] for x in (visits, visits**2))
+    scale = (second - first**2).clamp(min=1e-6).sqrt()
+    middle = (first - first[:, :1]).unsqueeze(2)
+    return middle, (scale / scale[:, :1]).unsqueeze(2)
 
 
 def _visits(data: Trajectories) -> Array:
@@ -197,17 +220,19 @@ class Imagination:
         level, imagined = some.imagine(patients, self.horizon, self.seed)
         repeated = torch.arange(len(rows)).repeat(seeds)  # [S K], the models of a seed next to each other
         world, reward = some.response.select(repeated), RewardModel(some.reward.theta[repeated])
+        middle, scale = some.middle[repeated], some.scale[repeated]
         level, residual, process = (
             x.repeat(seeds, *[1] * (x.dim() - 1)) for x in (level, imagined.residual, imagined.process)
         )
         limits, shake = DoseLimits(self.transform.act_low, self.transform.act_high), world.process.sqrt()
         total = level.new_zeros(level.shape[:2], dtype=torch.float64)
         for visit in range(self.horizon):
-            seen = self._worldly(level + residual[:, :, visit]).reshape(seeds, len(rows) * patients, -1)
+            seen = self._worldly(middle + scale * (level + residual[:, :, visit]))
+            seen = seen.reshape(seeds, len(rows) * patients, -1)
             delivered = limits.deliver(rule(seen, visit))[0].astype(np.float64)
             act = torch.as_tensor(self.transform.to_unit(delivered)).to(level).reshape(*level.shape[:2], -1)
             level = world.move(level, act) + shake * process[:, :, visit]
-            paid = reward(level + residual[:, :, visit + 1], act).double()
+            paid = reward(middle + scale * (level + residual[:, :, visit + 1]), act).double()
             total += self.discount**visit * paid
             if isinstance(rule, Listener):
                 rule.observe(delivered, paid.reshape(seeds, -1).numpy())
