@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 
-LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit")
-"""Name of each code that ``deliver`` returns: the rule that changed the dose, empty when none did."""
+LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit", "step limit")
+"""Name of each code of a delivered dose: the rule that changed it last, empty when none did."""
+
+STEP_LIMIT = LIMITED_BY.index("step limit")
+"""Code of a dose that a step limit held."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class DoseLimits:
 class StepLimit:
     """Largest change of a dose of A dimensions against the dose that is given now.
 
-    It may change by ``relative`` times the size of the current dose, and by ``absolute`` in any case.
+    It may change by ``relative`` times the size of the current dose, and by ``absolute`` in any case. Where
+    a dose is ``always`` allowed, two more rules may say what follows from it: ``lowering`` may be free, since
+    it goes no further than that dose; and treatment that stands at that dose may begin with ``start``.
     """
 
     absolute: tuple[float, ...]
@@ -93,23 +98,36 @@ class StepLimit:
     always: tuple[float, ...] | None = None
     """A dose that is allowed from any other, such as none at all; None if there is no such dose."""
     current: tuple[str, ...] = ()
-    """Names of the observed entries that are the current dose; empty where it has to be told."""
+    """Names of the observed entries that tell the current dose, equally many for every dose dimension, one
+    dimension after the other: the largest of a dimension's entries counts. Empty where it has to be told."""
+    lowering: bool = True
+    """Whether a change towards ``always`` is limited too."""
+    start: tuple[float, ...] | None = None
+    """Highest dose where the current one is ``always``: with it treatment begins."""
 
     def __post_init__(self) -> None:
         """Refuse a limit that is not finite, negative, allows no change, or is not of one length."""
         absolute = tuple(float(x) for x in np.atleast_1d(np.asarray(self.absolute, dtype=np.float64)))
-        numbers = np.asarray((*absolute, self.relative, *(self.always or ())), dtype=np.float64)
+        more = (*(self.always or ()), *(self.start or ()))
+        numbers = np.asarray((*absolute, self.relative, *more), dtype=np.float64)
         allowed = np.asarray((*absolute, self.relative))
         if not np.isfinite(numbers).all() or (allowed < 0).any() or not (allowed > 0).any():
             raise UserError(
                 f"a step limit must be finite, not negative and allow some change, got absolute {absolute} "
                 f"and relative {self.relative}"
             )
-        for name, values in (("always", self.always), ("current", self.current or None)):
+        for name, values in (("always", self.always), ("start", self.start)):
             if values is not None and len(values) != len(absolute):
                 raise UserError(
                     f"a step limit of {len(absolute)} dose(s) needs as many in {name!r}, got {len(values)}"
                 )
+        if len(self.current) % len(absolute):
+            raise UserError(
+                f"a step limit of {len(absolute)} dose(s) needs as many names or a multiple in 'current', "
+                f"got {len(self.current)}"
+            )
+        if self.always is None and (self.start is not None or not self.lowering):
+            raise UserError("a step limit with a start or free lowering needs a dose that is always allowed")
         object.__setattr__(self, "absolute", absolute)
 
     @classmethod
@@ -123,21 +141,46 @@ class StepLimit:
         if result is None:
             return None
         try:
-            always = result.get("always")
-            return cls(
-                tuple(result["absolute"]),
-                float(result.get("relative", 0.0)),
-                None if always is None else tuple(float(x) for x in always),
-                tuple(result.get("current", ())),
+            always, start = (
+                None if result.get(name) is None else tuple(float(x) for x in result[name])
+                for name in ("always", "start")
             )
+            current = tuple(result.get("current", ()))
+            lowering = bool(result.get("lowering", True))
+            absolute, relative = tuple(result["absolute"]), float(result.get("relative", 0.0))
+            return cls(absolute, relative, always, current, lowering, start)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"the scenario card's step limit cannot be read: {result!r}") from None
+
+    def card(self) -> dict[str, Any]:
+        """The limit as it stands in a scenario card, which :meth:`of` reads."""
+        return {
+            "absolute": list(self.absolute),
+            "relative": self.relative,
+            "always": None if self.always is None else list(self.always),
+            "current": list(self.current),
+            "lowering": self.lowering,
+            "start": None if self.start is None else list(self.start),
+        }
+
+    def observed(self, entries: Any) -> NDArray[np.float64]:
+        """The current doses [..., A] from the observed entries that ``current`` names [..., len(current)]."""
+        told = np.asarray(entries, dtype=np.float64)
+        parts = told.reshape(*told.shape[:-1], len(self.absolute), -1)
+        return np.asarray(parts.max(axis=-1), dtype=np.float64)
 
     def around(self, current: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lowest and highest dose [..., A] that may follow the current doses [..., A]."""
         now = as_dose(current, len(self.absolute)).astype(np.float64)
         change = np.maximum(np.asarray(self.absolute), self.relative * np.abs(now))
-        return now - change, now + change
+        low, high = now - change, now + change
+        if self.always is not None:
+            none = np.asarray(self.always)
+            if self.start is not None:
+                high = np.where(now == none, np.maximum(high, self.start), high)
+            if not self.lowering:
+                low, high = np.where(now >= none, none, low), np.where(now < none, none, high)
+        return low, high
 
     def deliver(self, requested: Any, current: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Give the nearest dose to ``requested`` that may follow ``current``.

@@ -8,9 +8,9 @@ that importance weights built on it are refused instead of wrong.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from dosing.types import Array
+from dosing.types import AnyArray, Array
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class View:
     """Dose delivered at the visit before [N, A]; None at the first visit."""
     dice: Array
     """Independent uniforms on (0, 1) for this policy, [N, A + 1]."""
+    low: Array
+    """Lowest dose that would be delivered now, [A] or [N, A]."""
+    high: Array
+    """Highest dose that would be delivered now, [A] or [N, A]."""
+    known: Mapping[str, AnyArray] = field(default_factory=dict)
+    """What the clinician knows of each patient whether or not the learner is shown it, [N] each."""
 
 
 Act = Callable[[View], tuple[Array, Array]]
@@ -206,12 +212,26 @@ def truncated_normal_log_prob(dose: Array, centre: Array, sd: Array, low: Array,
     return out
 
 
-def parse_policy(policy: str | BehaviourPolicy) -> BehaviourPolicy:
+class Named(Protocol):
+    """What makes a scenario's own policy from the text behind its name."""
+
+    @property
+    def make(self) -> Callable[[str], BehaviourPolicy]:
+        """Takes the text after the colon, empty where there is none."""
+
+
+def parse_policy(policy: str | BehaviourPolicy, own: Mapping[str, Named] | None = None) -> BehaviourPolicy:
     """Return the policy that a text names.
 
+    Args:
+        policy: the text, or a policy itself.
+        own: policies of one scenario by name, beside those that every scenario has.
+
     Raises:
-        UserError: If it is not ``uniform``, ``constant:DOSE``, ``titration`` or ``titration:SPREAD``.
+        UserError: If it is not ``uniform``, ``constant:DOSE``, ``titration``, ``titration:SPREAD`` or the
+            name of an own policy.
     """
+    own = own or {}
     if isinstance(policy, BehaviourPolicy):
         return policy
     kind, _, value = str(policy).partition(":")
@@ -222,9 +242,12 @@ def parse_policy(policy: str | BehaviourPolicy) -> BehaviourPolicy:
             return Constant(float(value))
         if kind == "titration":
             return Titration(float(value)) if value else Titration()
+        if kind in own:
+            return own[kind].make(value)
     except ValueError as error:
         if isinstance(error, UserError):
             raise
+    more = "".join(f", {name} or {name}:VALUE" for name in own)
     raise UserError(
-        f"unknown policy {policy!r}: it must be uniform, constant:DOSE, titration or titration:SPREAD"
+        f"unknown policy {policy!r}: it must be uniform, constant:DOSE, titration or titration:SPREAD{more}"
     )

@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     _environment_options(command)
     command.add_argument("--patients", type=int, default=50, help="number of patients (50)")
     command.add_argument(
-        "--policy", default="uniform", help="uniform, constant:DOSE, titration or titration:SPREAD (uniform)"
+        "--policy",
+        default="uniform",
+        help="uniform, constant:DOSE, titration or one of the scenario's card (uniform)",
     )
     command.add_argument("--workers", type=int, default=1, help="threads (1)")
     command.add_argument("--out", help=".parquet, .csv or .hdf5 file, or minari:namespace/name-v0")
@@ -99,19 +101,41 @@ def _environment_options(command: argparse.ArgumentParser) -> None:
     option.add_argument("--missing-visits", type=float, help="probability that a visit is not measured")
     option.add_argument("--first-patient", type=int, help="number of the first patient")
     option.add_argument("--out-of-range", help="deliver (at the limit) or raise")
+    option.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of this scenario alone, see its card; repeatable",
+    )
 
 
 def _options(chosen: argparse.Namespace, *more: str) -> dict[str, Any]:
     """Return the environment options that were given."""
     names = ("variant", "realism", "history", "latent", "noise", "missing", "missing_visits", "out_of_range")
     given = {name: getattr(chosen, name) for name in (*names, "steps", "cohort", "first_patient", *more)}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None} | _own_options(chosen.option)
+
+
+def _own_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE options: true, false and numbers as such, all else as text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.isidentifier():
+            raise UserError(f"an option is written NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
 
 
 def _list(chosen: argparse.Namespace) -> None:
     for env_id in SCENARIOS:
         scenario = scenario_class(env_id)
         print(f"{env_id}\n    {scenario.title}\n    variants: {', '.join(scenario.variants)}")
+        print(f"    options: {', '.join(scenario.option_names)}")
 
 
 def _card(chosen: argparse.Namespace) -> None:

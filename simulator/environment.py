@@ -5,14 +5,16 @@ Contract of every environment here (both forms):
 - ``reset(seed=s)`` starts at patient number ``first_patient`` (default 0) of that seed; every further
   ``reset()`` moves on to the next patients. ``reset(options={"patient_id": k})`` pins patient k (the vector
   form: k and the ones after it). A patient's first state, covariance and noise never depend on the doses.
-- Episodes end by ``truncated`` after the scenario's number of visits, never by ``terminated``.
-- A finite dose outside the hard limits is delivered at the limit and ``info`` says so in ``dose_requested``,
-  ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` it is an error. NaN, inf and wrong
-  shapes always are.
-- ``info["cost"]`` and ``info["events"]`` carry the safety signal, which the reward never contains.
+- Episodes end by ``truncated`` after the scenario's number of visits; by ``terminated`` only in a scenario
+  whose card says so.
+- A finite dose outside the hard limits, or beyond a step limit, is delivered at the limit and ``info`` says
+  so in ``dose_requested``, ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` one outside
+  the hard limits is an error. NaN, inf and wrong shapes always are.
+- ``info["cost"]`` and ``info["events"]`` carry the safety signal, which the reward never contains;
+  ``info["truth"]`` carries what nobody observed, where a scenario has such a thing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -27,13 +29,11 @@ from dosing.errors import UserError
 from dosing.safety import LIMITED_BY, as_dose
 from dosing.types import Float32Array
 from simulator.engine.batch import Core
-from simulator.engine.observation import OPTION_NAMES, Observation, ObservationOptions
+from simulator.engine.observation import Observation, ObservationOptions
 from simulator.engine.rng import COHORTS
-from simulator.engine.scenario import Scenario
+from simulator.engine.scenario import Flags, OwnOptions, Scenario, TreatedPatients
+from simulator.engine.synthetic import SyntheticPatients
 from simulator.envs import scenario_class
-
-EXTREME = 0.9
-"""Share of the largest allowed |dose| above which a delivered dose counts as the event ``extreme_dose``."""
 
 MOST_VISITS = 10_000
 """Longest episode that can be asked for."""
@@ -47,21 +47,22 @@ class EnvOptions:
     """All options of an environment id, checked."""
 
     scenario: Scenario
-    cohort: str = "train"
+    cohort: str
     """``train`` or ``evaluation``: different patients of the same seed."""
-    steps: int = 24
+    steps: int
     """Visits of one episode."""
-    first_patient: int = 0
+    first_patient: int
     """Number of the patient at which ``reset(seed=...)`` starts."""
-    out_of_range: str = "deliver"
+    out_of_range: str
     """``deliver`` a dose outside the limits at the limit, or ``raise``."""
-    observation: ObservationOptions = field(default_factory=ObservationOptions)
+    own: OwnOptions
+    """Options of this scenario alone, checked."""
 
     @classmethod
     def of(cls, env_id: str, options: dict[str, Any]) -> "EnvOptions":
         """Check ``options`` of ``gymnasium.make(env_id, **options)``; raises UserError for what is wrong."""
         kind = scenario_class(env_id)
-        known = ("variant", "cohort", "steps", "first_patient", "out_of_range", "realism", *OPTION_NAMES)
+        known = ("variant", "cohort", "steps", "first_patient", "out_of_range", *kind.option_names)
         unknown = [name for name in options if name not in known]
         if unknown:
             raise UserError(f"{env_id} has no option {unknown[0]!r}, it has {', '.join(known)}")
@@ -73,15 +74,29 @@ class EnvOptions:
         if out_of_range not in ("deliver", "raise"):
             raise UserError(f'out_of_range must be "deliver" or "raise", got {out_of_range!r}')
         steps = options.get("steps")
-        shown = {name: options[name] for name in OPTION_NAMES if name in options}
         return cls(
             scenario=scenario,
             cohort=cohort,
             steps=scenario.visits if steps is None else whole_number("steps", steps, 1, MOST_VISITS),
             first_patient=whole_number("first_patient", options.get("first_patient", 0), 0),
             out_of_range=out_of_range,
-            observation=ObservationOptions.of(options.get("realism"), **shown),
+            own=scenario.own_options({name: options[name] for name in kind.option_names if name in options}),
         )
+
+    @property
+    def observation(self) -> ObservationOptions:
+        """How a scenario round a latent mean is observed.
+
+        Raises:
+            UserError: it is none, and has options of its own kind.
+        """
+        if not isinstance(self.own, ObservationOptions):
+            raise UserError(f"{self.scenario.env_id} has no latent mean that could be observed.")
+        return self.own
+
+    def patients(self, n: int) -> TreatedPatients:
+        """``n`` patients of this scenario under these options."""
+        return self.scenario.patients(n, self.cohort, self.own, self.steps)
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -94,10 +109,16 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
     return int(value)
 
 
-def _spaces(options: EnvOptions, observation: Observation) -> tuple[Space, Space]:
-    limits = options.scenario.limits
+def observed_range(patients: TreatedPatients) -> tuple[Float32Array, Float32Array]:
+    """Lowest and highest possible observation [O]."""
+    ends = np.array([(entry.low, entry.high) for entry in patients.entries], dtype=np.float32)
+    return ends[:, 0].copy(), ends[:, 1].copy()
+
+
+def _spaces(patients: TreatedPatients) -> tuple[Space, Space]:
+    limits = patients.scenario.limits
     action = Box(np.array(limits.low, dtype=np.float32), np.array(limits.high, dtype=np.float32))
-    return Box(observation.low, observation.high), action
+    return Box(*observed_range(patients)), action
 
 
 class Visits:
@@ -107,58 +128,80 @@ class Visits:
         """Check the options and lay everything out; no patient exists before ``start``."""
         self.n = n
         self.options = EnvOptions.of(env_id, options)
-        scenario, shown = self.options.scenario, self.options.observation
-        self.core = Core(scenario, n, self.options.cohort, shown.variation, shown.confounding)
-        self.observation = Observation(shown, scenario, n)
-        self.limits = scenario.limits
+        self.treated = self.options.patients(n)
+        self.limits = self.options.scenario.limits
         self.next_patient = self.options.first_patient
         self.time = -1
-        largest = np.maximum(np.abs(scenario.limits.low), np.abs(scenario.limits.high))
-        self._extreme = (EXTREME * largest).astype(np.float32)
 
     def start(self, seed: int, patient: int) -> Float32Array:
         """Bring n patients from number ``patient`` on to their first visit; returns observations [n, O]."""
-        self.core.start(seed, patient)
         self.next_patient = patient + self.n
         self.patients = np.arange(patient, patient + self.n)
         self.time = 0
-        return self.observation.start(self.core, seed)
+        self.ended: Flags = np.zeros(self.n, dtype=np.bool_)
+        return self.treated.start(seed, patient)
 
-    def step(self, requested: Any) -> tuple[Float32Array, Float32Array, Info]:
-        """Deliver doses [n, A]; returns observations [n, O], rewards [n] and info of arrays."""
+    def step(self, requested: Any) -> tuple[Float32Array, Float32Array, Flags, Info]:
+        """Deliver doses [n, A]; returns observations [n, O], rewards [n], who ended now [n], info of arrays.
+
+        Whose episode has ended for good stays as they are, with reward and cost 0 and no event.
+        """
         dose = as_dose(requested, self.limits.n_act)
         if dose.shape != (self.n, self.limits.n_act):
             raise UserError(f"doses must have shape {(self.n, self.limits.n_act)}, got {dose.shape}")
-        exact, limited = self.limits.deliver(dose)
-        if self.options.out_of_range == "raise" and limited.any():
-            row = int(np.flatnonzero(limited)[0])
+        exact, limited = self.treated.deliver(dose)
+        if self.options.out_of_range == "raise" and not self.limits.contains(dose).all():
+            row = int(np.flatnonzero(~self.limits.contains(dose))[0])
             raise UserError(
                 f"dose {dose[row].tolist()} of patient {self.patients[row]} is outside the hard limits "
                 f"{list(self.limits.low)} to {list(self.limits.high)} {self.limits.unit}"
             )
         delivered = exact.astype(np.float32, copy=False)
-        reward = self.core.step(delivered[:, 0])
+        result = self.treated.step(delivered)
         self.time += 1
-        extreme = (np.abs(delivered) > self._extreme).any(axis=1)
         info: Info = {
             "patient": self.patients.copy(),
             "dose_requested": dose.copy(),  # the caller may use the array again
             "dose_delivered": delivered,
             "limited_by": limited,
-            "cost": extreme.astype(np.float32),
-            "events": {"extreme_dose": extreme},
+            "cost": result.cost,
+            "events": dict(result.events),
         }
-        return self.observation.next(self.core, delivered), reward, info
+        if result.truth:
+            info["truth"] = dict(result.truth)
+        if result.over is None:
+            return result.seen, result.reward, np.zeros(self.n, dtype=np.bool_), info
+        live = ~self.ended
+        info["cost"] = result.cost * live
+        info["events"] = {name: flag & live for name, flag in result.events.items()}
+        self.ended = self.ended | result.over
+        return result.seen, result.reward * live, result.over & live, info
+
+    @property
+    def core(self) -> Core:
+        """The batched core of a scenario round a latent mean; see :attr:`EnvOptions.observation`."""
+        return self._synthetic.core
+
+    @property
+    def observation(self) -> Observation:
+        """What is shown of a scenario round a latent mean."""
+        return self._synthetic.observation
+
+    @property
+    def _synthetic(self) -> SyntheticPatients:
+        if not isinstance(self.treated, SyntheticPatients):
+            raise UserError(f"{self.options.scenario.env_id} has no latent mean that could be looked at.")
+        return self.treated
 
     @property
     def covariate(self) -> Float32Array:
         """Hidden covariate of each patient [n], for behaviour policies only."""
-        return self.core.covariates()
+        return self.treated.covariate
 
     @property
     def over(self) -> bool:
-        """Whether the last visit has been made."""
-        return self.time >= self.options.steps
+        """Whether no patient has a visit left."""
+        return self.time >= self.options.steps or bool(self.ended.all())
 
 
 def _patient(options: dict[str, Any] | None, following: int) -> int:
@@ -195,7 +238,7 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Build the environment of a registered id; ``options`` as in :class:`EnvOptions`."""
         _refuse_rendering(env_id, render_mode)
         self.visits = Visits(env_id, 1, options)
-        self.observation_space, self.action_space = _spaces(self.visits.options, self.visits.observation)
+        self.observation_space, self.action_space = _spaces(self.visits.treated)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -214,7 +257,7 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         dose = as_dose(action, self.visits.limits.n_act)
         if dose.ndim != 1:
             raise UserError(f"a dose must have shape ({self.visits.limits.n_act},), got {dose.shape}")
-        obs, reward, info = self.visits.step(dose[None])
+        obs, reward, ended, info = self.visits.step(dose[None])
         single: Info = {
             "patient": int(info["patient"][0]),
             "dose_requested": info["dose_requested"][0],
@@ -223,7 +266,10 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             "cost": float(info["cost"][0]),
             "events": {name: bool(flag[0]) for name, flag in info["events"].items()},
         }
-        return obs[0], float(reward[0]), False, self.visits.over, single
+        if "truth" in info:
+            single["truth"] = {name: value[0].tolist() for name, value in info["truth"].items()}
+        terminated = bool(ended[0])
+        return obs[0], float(reward[0]), terminated, self.visits.over and not terminated, single
 
 
 def patient_env(env_id: str, **options: Any) -> gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]:
@@ -241,8 +287,9 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
     """N patients in step: all start together and end together, then the next N begin.
 
     Autoreset is gymnasium's next-step mode: the step after the last visit ignores its doses, rewards 0 and
-    returns the first observations of the next N patients. ``info["limited_by"]`` holds codes into
-    ``dosing.safety.LIMITED_BY``.
+    returns the first observations of the next N patients. In a scenario that can end an episode early there
+    is no autoreset: whose episode is over stays as they are, with reward 0, until ``reset``, which is due
+    when all are over. ``info["limited_by"]`` holds codes into ``dosing.safety.LIMITED_BY``.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -254,7 +301,9 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
         _refuse_rendering(env_id, render_mode)
         self.num_envs = whole_number("num_envs (patients)", num_envs, 1)
         self.visits = Visits(env_id, self.num_envs, options)
-        spaces = _spaces(self.visits.options, self.visits.observation)
+        spaces = _spaces(self.visits.treated)
+        if self.visits.options.scenario.terminates:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space = batch_space(spaces[0], self.num_envs)
         self.action_space = batch_space(spaces[1], self.num_envs)
@@ -277,8 +326,11 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
         if self.visits.time < 0:
             raise UserError("the episode has not begun: call reset() before step()")
         if self.visits.over:
+            if self.visits.options.scenario.terminates:
+                raise UserError("the episodes of all patients are over: call reset() before step()")
             obs, info = self.reset()
             return obs, np.zeros(self.num_envs, dtype=np.float32), self._never, self._never, info
-        obs, reward, info = self.visits.step(actions)
-        truncated = np.full(self.num_envs, self.visits.over)
-        return obs, reward, self._never.copy(), truncated, info
+        before = self.visits.ended
+        obs, reward, terminated, info = self.visits.step(actions)
+        last = self.visits.time >= self.visits.options.steps
+        return obs, reward, terminated, ~before & ~terminated & last, info

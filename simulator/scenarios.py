@@ -11,8 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.engine.observation import Observation
-from simulator.environment import EnvOptions
+from simulator.environment import EnvOptions, observed_range
 from simulator.envs import SCENARIOS
 from simulator.envs.mujoco import Reference, task_ids
 from simulator.envs.tasks import TaskFactory, is_registered
@@ -53,9 +52,9 @@ class CohortFactory:
         checked = EnvOptions.of(self.env_id, self.options)
         object.__setattr__(self, "limits", checked.scenario.limits)
         object.__setattr__(self, "horizon", checked.steps)
-        seen = Observation(checked.observation, checked.scenario, 1)
-        object.__setattr__(self, "n_obs", len(seen.names))
-        object.__setattr__(self, "obs_range", (tuple(seen.low.tolist()), tuple(seen.high.tolist())))
+        low, high = observed_range(checked.patients(1))
+        object.__setattr__(self, "n_obs", len(low))
+        object.__setattr__(self, "obs_range", (tuple(low.tolist()), tuple(high.tolist())))
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""

@@ -132,12 +132,52 @@ def test_a_held_dose_lies_between_the_current_and_the_requested_one(
         {"absolute": (1.0,), "relative": np.nan},
         {"absolute": (1.0,), "always": (0.0, 0.0)},
         {"absolute": (1.0,), "always": (np.nan,)},
-        {"absolute": (1.0,), "current": ("a", "b")},
+        {"absolute": (1.0, 1.0), "current": ("a", "b", "c")},
+        {"absolute": (1.0,), "always": (0.0,), "start": (5.0, 5.0)},
+        {"absolute": (1.0,), "always": (0.0,), "start": (np.inf,)},
+        {"absolute": (1.0,), "start": (5.0,)},
+        {"absolute": (1.0,), "lowering": False},
     ],
 )
 def test_step_limits_that_make_no_sense_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match="step limit"):
         StepLimit(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("requested", "current", "given"),
+    [
+        (0.3, 5.0, 0.3),  # lowering is free, down to the dose that is always allowed
+        (9.0, 5.0, 6.0),
+        (9.0, 0.0, 9.0),  # treatment begins
+        (14.0, 0.0, 10.0),
+        (14.0, 0.1, 0.6),  # it has begun: the least step
+        (0.0, 5.0, 0.0),
+    ],
+)
+def test_free_lowering_and_a_start(requested: float, current: float, given: float) -> None:
+    step = StepLimit((0.5,), 0.2, (0.0,), lowering=False, start=(10.0,))
+    dose, held = step.deliver([requested], [current])
+    np.testing.assert_allclose(dose, [given])
+    assert held == (given != requested)
+    low, high = step.around([current])
+    assert low == 0.0
+    assert (low <= given) & (given <= high)
+
+
+def test_the_largest_of_the_entries_that_tell_a_dose_counts() -> None:
+    one = StepLimit((0.5,), current=("yesterday", "week"))
+    assert one.observed([[4.0, 5.0], [3.0, 1.0]]).tolist() == [[5.0], [3.0]]
+    two = StepLimit((0.5, 0.5), current=("a yesterday", "a week", "b yesterday", "b week"))
+    assert two.observed([[4.0, 5.0, 1.0, 0.0]]).tolist() == [[5.0, 1.0]]
+
+
+def test_a_step_limit_comes_back_from_its_own_card() -> None:
+    for step in (
+        StepLimit((0.5,), 0.2, (0.0,), ("yesterday", "week"), lowering=False, start=(10.0,)),
+        StepLimit((0.5, 1.0)),
+    ):
+        assert StepLimit.of({"dose": {"step_limit": step.card()}}) == step
 
 
 def test_a_step_limit_is_read_from_a_card() -> None:

@@ -24,8 +24,9 @@ import numpy as np
 
 from dosing import __version__
 from simulator.engine.batch import Core
+from simulator.engine.latent import EXTREME
 from simulator.engine.rng import BLOCK
-from simulator.environment import EXTREME, MOST_VISITS, CohortEnv
+from simulator.environment import MOST_VISITS, CohortEnv
 from simulator.envs.treatment import Treatment
 
 ENV_ID = "dosing/Treatment-v0"

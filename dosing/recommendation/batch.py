@@ -207,13 +207,13 @@ def read_current_doses(rules: Rules, states: Array, current: Array | None) -> Ar
         return None
     names = [entry.name for entry in rules.entries]
     try:
-        observed: Array = states[:, [names.index(name) for name in rules.step.current]]
+        observed = states[:, [names.index(name) for name in rules.step.current]]
     except ValueError:
         raise UserError(
             f"the step limit reads the current dose from {list(rules.step.current)}, which the scenario card "
             "does not observe."
         ) from None
-    return observed
+    return rules.step.observed(observed)
 
 
 def as_observations(policy: DosePolicy, states: Array) -> Observations:

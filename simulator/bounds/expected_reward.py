@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
+from simulator.engine.latent import LatentScenario
 from simulator.environment import CohortEnv
 from simulator.envs import SCENARIOS, scenario_class
 
@@ -81,8 +82,9 @@ def known_patients(env_id: str, n: int, seed: int, **options: Any) -> Patients:
     """
     env = CohortEnv(env_id, num_envs=n, **options)
     scenario = env.visits.options.scenario
-    if scenario.expected_reward_form is None:
-        known = [name for name in SCENARIOS if scenario_class(name).expected_reward_form]
+    if not isinstance(scenario, LatentScenario) or scenario.expected_reward_form is None:
+        kinds = {name: scenario_class(name) for name in SCENARIOS}
+        known = [n for n, k in kinds.items() if issubclass(k, LatentScenario) and k.expected_reward_form]
         raise UserError(
             f"{env_id} has no deterministic latent mean: ceilings are known for {' and '.join(known)}"
         )

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes, EpisodeWriter, concatenate
-from simulator.behaviour_policies import BehaviourPolicy, Clinic, View, parse_policy
+from simulator.behaviour_policies import BehaviourPolicy, parse_policy
 from simulator.card import scenario_card
 from simulator.cohorts.task_episodes import task_episodes
 from simulator.engine.rng import BLOCK, POLICY, block_streams
-from simulator.environment import CohortEnv, whole_number
+from simulator.environment import CohortEnv, observed_range, whole_number
 from simulator.envs import SCENARIOS
 from simulator.envs.tasks import is_registered
 from simulator.progress import progress_bar
@@ -111,13 +111,15 @@ class SimulationPlan:
         self.env_id = env_id
         self.patients = whole_number("patients", patients, 1)
         self.seed = whole_number("seed", seed, 0)
-        self.policy = parse_policy(policy)
         self.options: dict[str, Any] = {**env_options, "cohort": cohort}
         if steps is not None:
             self.options["steps"] = steps
         self.first = whole_number("first_patient", self.options.pop("first_patient", 0), 0)
         probe = CohortEnv(env_id, num_envs=1, **self.options).visits
+        self.policy = parse_policy(policy, probe.options.scenario.policies)
         self.steps = probe.options.steps
+        entries = probe.treated.entries
+        low, high = observed_range(probe.treated)
         card = scenario_card(env_id, **self.options)
         self.metadata = DatasetMetadata(
             env_id=env_id,
@@ -129,10 +131,10 @@ class SimulationPlan:
             scenario_version=card["version"],
             code_version=__version__,
             notice=NOT_FOR_PATIENTS,
-            obs_names=tuple(probe.observation.names),
-            obs_units=("1",) * len(probe.observation.names),
-            obs_low=tuple(probe.observation.low.tolist()),
-            obs_high=tuple(probe.observation.high.tolist()),
+            obs_names=tuple(entry.name for entry in entries),
+            obs_units=tuple(entry.unit for entry in entries),
+            obs_low=tuple(low.tolist()),
+            obs_high=tuple(high.tolist()),
             action_low=probe.limits.low,
             action_high=probe.limits.high,
             dose_name=card["dose"]["name"],
@@ -173,10 +175,8 @@ class SimulationPlan:
         """Simulate patients ``first`` to ``end - 1`` through all visits."""
         n, steps = end - first, self.steps
         env = CohortEnv(self.env_id, num_envs=n, first_patient=first, **self.options)
-        limits, marker = env.visits.limits, env.visits.options.scenario.marker
-        shown = env.visits.options.observation
-        clinic = Clinic(limits, marker.target, marker.gain, marker.start, shown.confounding)
-        act = self.policy.begin(clinic, n)
+        limits, treated = env.visits.limits, env.visits.treated
+        act = self.policy.begin(treated.clinic(), n)
         streams = block_streams(self.seed, str(self.options["cohort"]), POLICY, first, n)
         dice = np.empty((len(streams), limits.n_act + 1, BLOCK))
         obs, _ = env.reset(seed=self.seed)
@@ -192,14 +192,13 @@ class SimulationPlan:
             "terminated": rows(0, np.bool_),
             "truncated": rows(0, np.bool_),
         }
-        weights = np.asarray(marker.weights)
         last: NDArray[np.float32] | None = None
+        kept = np.zeros((n, steps), dtype=np.bool_)
         for t in range(steps):
             for stream, block in zip(streams, dice, strict=True):
                 stream.random(out=block)
-            seen = env.visits.observation.marker(obs, weights)
-            view = View(obs, seen, env.visits.covariate, last, env.visits.core.rows(dice))
-            dose, log_prob = act(view)
+            kept[:, t] = ~env.visits.ended
+            dose, log_prob = act(treated.view(obs, last, treated.rows(dice)))
             out["obs"][:, t] = obs
             obs, out["reward"][:, t], terminated, truncated, info = env.step(dose.astype(np.float32))
             out["next_obs"][:, t] = obs
@@ -208,11 +207,15 @@ class SimulationPlan:
             out["limited_by"][:, t], out["cost"][:, t] = info["limited_by"], info["cost"]
             out["behaviour_log_prob"][:, t] = log_prob
             last = info["dose_delivered"]
-        flat: dict[str, Any] = {
-            name: array.reshape(n * steps, *array.shape[2:]) for name, array in out.items()
+            if env.visits.over:
+                break
+        flat: dict[str, Any] = out | {
+            "episode": np.repeat(np.arange(first, end, dtype=np.int64), steps).reshape(n, steps),
+            "step": np.tile(np.arange(steps, dtype=np.int32), n).reshape(n, steps),
         }
         return Episodes(
-            **flat,
-            episode=np.repeat(np.arange(first, end, dtype=np.int64), steps),
-            step=np.tile(np.arange(steps, dtype=np.int32), n),
+            **{
+                name: array.reshape(n * steps, *array.shape[2:]) if kept.all() else array[kept]
+                for name, array in flat.items()
+            }
         )

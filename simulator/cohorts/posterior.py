@@ -28,9 +28,10 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds, paired_difference
 from dosing.types import Act, Float32Array, Listener
 from simulator.engine.covariance import Rows, correlate
+from simulator.engine.latent import EXTREME, LatentScenario
 from simulator.engine.rng import BLOCK, MEASUREMENT, NOISE, PATIENT, POLICY, matched_stream
 from simulator.engine.scenario import normal_blocks, uniform_blocks
-from simulator.environment import EXTREME, EnvOptions, whole_number
+from simulator.environment import EnvOptions, whole_number
 
 CANDIDATES = 2**18
 """Patients drawn without regard to the state; those who could show it are kept. Of ``dosing/Treatment-v0``
@@ -140,7 +141,7 @@ class PosteriorPatients:
             act: the rule; see ``dosing.types.Act``. Visits count from 0 at the given state.
             seeds: S, the first axis of what the rule is asked and answers.
         """
-        scenario, steps, n = self.options.scenario, self.options.steps, self.n
+        scenario, steps, n = latent_scenario(self.options), self.options.steps, self.n
         limits, k = scenario.limits, scenario.n_state
         noise, error = self._noise()
         copies = (1, seeds)
@@ -167,7 +168,7 @@ class PosteriorPatients:
 
     def _noise(self) -> tuple[Float32Array, Float32Array | None]:
         """Process noise ``[T, k, n]`` and measurement error ``[T, k, n]``, None where there is none."""
-        k, steps = self.options.scenario.n_state, self.options.steps
+        k, steps = latent_scenario(self.options).n_state, self.options.steps
         entries = max((len(row) for row in self.rows), default=k)
         blocks = range(-(-self.n // BLOCK))
 
@@ -208,7 +209,7 @@ class Candidates:
                 state; a scenario that cannot be matched.
         """
         self.options, self.seed = EnvOptions.of(env_id, options), whole_number("seed", seed, 0)
-        scenario, shown = self.options.scenario, self.options.observation
+        scenario, shown = latent_scenario(self.options), self.options.observation
         if more := [name for name in LEFT_OUT if getattr(shown, name)]:
             raise UserError(
                 f"patients are matched to one measured state, which is not all that {more[0]}="
@@ -236,7 +237,7 @@ class Candidates:
         Raises:
             UserError: the state is not k finite numbers, or none of the candidates could show it.
         """
-        scenario = self.options.scenario
+        scenario = latent_scenario(self.options)
         shown = _as_state(state, scenario.state_names)
         mean = shown[:, None] - self.noise - self.error
         density = scenario.first_mean_density(mean)
@@ -267,7 +268,8 @@ class Candidates:
         self, blocks: range
     ) -> tuple[Rows, Float32Array, Float32Array, Float32Array, Float32Array, Float32Array]:
         """Noise factors, first noise, first error, first mean, sensitivity and dice of some blocks."""
-        scenario, shown, k = self.options.scenario, self.options.observation, self.options.scenario.n_state
+        scenario, shown = latent_scenario(self.options), self.options.observation
+        k = scenario.n_state
         who, noise, error, dice = (
             [matched_stream(self.seed, FIRST_VISIT, purpose, block) for block in blocks]
             for purpose in (PATIENT, NOISE, MEASUREMENT, POLICY)
@@ -284,6 +286,20 @@ class Candidates:
             correlate(draws.rows, normals, first)
         wrong = np.float32(shown.noise) * normal_blocks(error, k)
         return draws.rows, first, wrong, draws.mean, np.exp(log), uniform_blocks(dice, 1)[0]
+
+
+def latent_scenario(options: EnvOptions) -> LatentScenario:
+    """The scenario of these options.
+
+    Raises:
+        UserError: it has no latent mean, so that nobody can be matched to a state.
+    """
+    if not isinstance(options.scenario, LatentScenario):
+        raise UserError(
+            f"{options.scenario.env_id} has no latent mean: which of its patients could show a given state "
+            "is not known, so nobody is matched to one."
+        )
+    return options.scenario
 
 
 def _as_state(state: ArrayLike, names: tuple[str, ...]) -> Float32Array:

@@ -50,7 +50,10 @@ def task_episodes(
     while live.any():
         dice = np.concatenate([s.random((limits.n_act + 1, 256)) for s in streams], axis=1).T[:patients]
         nothing = np.full(patients, np.nan)
-        dose, log_prob = act(View(seen, nothing, np.zeros(patients, dtype=np.float32), None, dice))
+        none = np.zeros(patients, dtype=np.float32)
+        dose, log_prob = act(
+            View(seen, nothing, none, None, dice, np.asarray(limits.low), np.asarray(limits.high))
+        )
         after, reward, terminated, truncated, info = env.step(dose.astype(np.float32))
         visits.append(
             {

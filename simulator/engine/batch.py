@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dosing.types import Float32Array
 from simulator.engine.covariance import correlate, matrices
+from simulator.engine.latent import LatentScenario
 from simulator.engine.rng import BLOCK, NOISE, PATIENT, block_streams
-from simulator.engine.scenario import Scenario, normal_blocks, patients_last
+from simulator.engine.scenario import normal_blocks, patients_last
 
 GROUP = 128
 """Blocks worked through together: 32,768 patients, so that a call costs little beside its work. From 24 to
@@ -26,7 +27,7 @@ class Core:
     """The patients ``first`` to ``first + n - 1`` of one cohort, all at the same visit."""
 
     def __init__(
-        self, scenario: Scenario, n: int, cohort: str, variation: float = 0.0, confounding: float = 0.0
+        self, scenario: LatentScenario, n: int, cohort: str, variation: float = 0.0, confounding: float = 0.0
     ) -> None:
         """Hold ``n`` patients; ``start`` must be called before ``step``.
 
@@ -143,7 +144,7 @@ class Group:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: LatentScenario,
         shared: Float32Array | None,
         who: list[Generator],
         noise: list[Generator],

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from dosing.errors import UserError
 from dosing.types import Float32Array
 from simulator.engine.batch import Core
+from simulator.engine.latent import LARGEST_NORMAL, LatentScenario
 from simulator.engine.rng import BLOCK, MEASUREMENT, block_streams
-from simulator.engine.scenario import LARGEST_NORMAL, Scenario
+from simulator.engine.scenario import OwnOptions
 
 REALISM: dict[int, dict[str, float]] = {
     1: {},
@@ -36,7 +37,7 @@ behaviour policy sees and the learner does not. Our choice of sizes, without a p
 
 
 @dataclass(frozen=True)
-class ObservationOptions:
+class ObservationOptions(OwnOptions):
     """Options on what is observed and on how patients differ; every one composes with every other."""
 
     history: int = 0
@@ -95,7 +96,7 @@ def _ago(back: int) -> str:
 class Observation:
     """Turns the core's state into observations [n, O] and remembers what the options need."""
 
-    def __init__(self, options: ObservationOptions, scenario: Scenario, n: int) -> None:
+    def __init__(self, options: ObservationOptions, scenario: LatentScenario, n: int) -> None:
         """Lay out the observation vector of ``n`` patients."""
         self.options, self.n = options, n
         k, a = scenario.n_state, scenario.limits.n_act

@@ -1,80 +1,201 @@
-"""What a synthetic scenario must say about itself, so that one batched core can run it.
+"""What every scenario says about itself, and what its patients do for an environment.
 
-All arrays are float32 with the patients last: [k, P] for vectors of k entries, [P] for scalars. Every method
-works elementwise along P, so a patient's numbers do not depend on the neighbours.
+A scenario is a subclass of :class:`Scenario`, named in ``simulator.envs.SCENARIOS``; its ``patients`` builds
+:class:`TreatedPatients`: n simulated patients in step. Environments, cards, recorded cohorts and evaluation
+ask these two and know no scenario by name. Scenarios round a latent mean share one implementation
+(``simulator.engine.synthetic``); a physiological model writes its own ``TreatedPatients``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
-from dosing.safety import DoseLimits
-from dosing.types import Float32Array
+from dosing.safety import STEP_LIMIT, DoseLimits, StepLimit
+from dosing.types import AnyArray, Array, Float32Array
+from simulator.behaviour_policies import BehaviourPolicy, Clinic, View
 from simulator.engine.rng import BLOCK
 
-LARGEST_NORMAL = 8.25
-"""No float32 normal of NumPy's ziggurat is larger: 3.6542 + 24 ln(2) / 3.6542 = 8.2065."""
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Marker:
-    """What a titrating clinician looks at: a weighted sum of observed states with a target."""
+class ObservedEntry:
+    """One entry of an observation: its name, its unit ("1" for none) and the range it never leaves."""
 
-    weights: tuple[float, ...]
-    """Weight of each observed state entry."""
-    target: float
-    """Value at which the clinician leaves the dose alone."""
-    gain: float
-    """Change of the dose per unit that the marker lies below the target."""
-    start: float
-    """First dose."""
+    name: str
+    unit: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
-class PatientDraws:
-    """What is drawn once per patient, for the P patients of whole blocks."""
+class Target:
+    """The range in which a scenario's clinicians keep one quantity."""
 
-    mean: Float32Array
-    """Latent mean at the first visit [k, P]."""
-    rows: tuple[Float32Array, ...]
-    """Rows of each patient's own noise factor (``simulator.engine.covariance``); empty when all share one."""
+    name: str
+    """Name of the quantity, as in the observations."""
+    unit: str
+    low: float
+    high: float
+    basis: str
+    """Where the range comes from."""
+
+
+@dataclass(frozen=True)
+class VisitResult:
+    """What one visit brought n patients; arrays hold the patients first."""
+
+    seen: Float32Array
+    """Next observation [n, O]."""
+    reward: Float32Array
+    """Reward [n]."""
+    cost: Float32Array
+    """Safety cost [n], which the reward never contains."""
+    events: Mapping[str, Flags]
+    """Each event that the scenario's card defines, [n]."""
+    over: Flags | None = None
+    """Whose episode ended at this visit for good [n]; None in a scenario that never ends one early."""
+    truth: Mapping[str, AnyArray] = field(default_factory=dict)
+    """True quantities behind the observation, for scoring and for no agent, [n] each."""
+
+
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A behaviour policy of one scenario: what it does, and how it is made from the text behind its name."""
+
+    text: str
+    """What it does, for the card; written ``NAME`` or ``NAME:VALUE``."""
+    make: Callable[[str], BehaviourPolicy]
+    """Takes the text after the colon, empty where there is none; raises UserError for a bad one."""
+
+
+class OwnOptions:
+    """Options that a scenario has beside those of every environment: a frozen dataclass derives from this."""
+
+    def described(self) -> dict[str, Any]:
+        """The options by name, for the card."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+class TreatedPatients(ABC):
+    """``n`` patients of one cohort, all at the same visit."""
+
+    def __init__(self, scenario: Scenario, n: int, cohort: str) -> None:
+        """Hold ``n`` patients of ``scenario``; ``start`` comes before all else."""
+        self.scenario, self.n, self.cohort, self.first = scenario, n, cohort, 0
+
+    @property
+    @abstractmethod
+    def entries(self) -> tuple[ObservedEntry, ...]:
+        """The O entries of an observation."""
+
+    @abstractmethod
+    def start(self, seed: int, first: int) -> Float32Array:
+        """Bring patients ``first`` to ``first + n - 1`` to their first visit; observations [n, O].
+
+        Nothing about a patient may depend on the others, on n or on the doses.
+        """
+
+    @abstractmethod
+    def step(self, dose: Float32Array) -> VisitResult:
+        """Give doses [n, A], which :meth:`deliver` let through, and go on to the next visit."""
+
+    @property
+    @abstractmethod
+    def covariate(self) -> Float32Array:
+        """Hidden covariate of each patient [n], for behaviour policies only; 0 where there is none."""
+
+    @abstractmethod
+    def clinic(self) -> Clinic:
+        """What a behaviour policy may know before the first visit."""
+
+    @abstractmethod
+    def marker(self, seen: Float32Array) -> Array:
+        """What a titrating clinician looks at in observations [n, O]: [n], NaN where it was not measured."""
+
+    def known(self) -> Mapping[str, AnyArray]:
+        """What a clinician knows of each patient, whether or not it is observed: [n] each."""
+        return {}
+
+    def current_dose(self) -> Array | None:
+        """The dose [n, A] that the step limit is measured from; None where no limit is in force."""
+        return None
+
+    def deliver(self, requested: AnyArray) -> tuple[AnyArray, NDArray[np.int8]]:
+        """Turn requested doses [n, A] into delivered ones, with the code of ``LIMITED_BY`` that held each.
+
+        The hard limits come first, then the step limit; the code names the one that bound last.
+        """
+        dose, code = self.scenario.limits.deliver(requested)
+        step, current = self.scenario.step_limit, self.current_dose()
+        if step is None or current is None:
+            return dose, code
+        held, changed = step.deliver(dose, current)
+        return held, np.where(changed, np.int8(STEP_LIMIT), code)
+
+    def allowed(self) -> tuple[Array, Array]:
+        """Lowest and highest dose that may be delivered now, [A] or [n, A]."""
+        low, high = np.asarray(self.scenario.limits.low), np.asarray(self.scenario.limits.high)
+        step, current = self.scenario.step_limit, self.current_dose()
+        if step is None or current is None:
+            return low, high
+        least, most = step.around(current)
+        return np.maximum(low, least), np.minimum(high, most)
+
+    def view(self, seen: Float32Array, last: Float32Array | None, dice: Array) -> View:
+        """What a behaviour policy sees of observations [n, O], doses given last and its dice [n, A + 1]."""
+        low, high = self.allowed()
+        return View(seen, self.marker(seen), self.covariate, last, dice, low, high, self.known())
+
+    def rows(self, blocks: AnyArray) -> AnyArray:
+        """Turn draws for whole blocks [B, k, 256] into one row per patient of this cohort [n, k]."""
+        low = self.first % BLOCK
+        return patients_last(blocks).T[low : low + self.n]
 
 
 class Scenario(ABC):
-    """One environment: its dynamics, its reward and its limits."""
+    """One kind of patient and treatment: what the card states, and how patients are made."""
 
     env_id: ClassVar[str]
     title: ClassVar[str]
     variants: ClassVar[tuple[str, ...]]
-    n_state: ClassVar[int]
-    """Entries k of the state and of the latent mean."""
-    state_names: ClassVar[tuple[str, ...]]
-    marker: ClassVar[Marker]
     version: ClassVar[str]
     """Raised whenever a number that the scenario produces changes."""
     sources: ClassVar[tuple[str, ...]]
-    expected_reward_form: ClassVar[Literal["quadratic", "cubic"] | None] = None
-    """Closed form of the expected reward (``simulator.bounds.expected_reward``); None where there is none."""
+    option_names: ClassVar[tuple[str, ...]] = ()
+    """Options that ``gymnasium.make`` takes beside those of every environment."""
+    decision_interval: ClassVar[str]
+    """Time between two visits, in words with its unit."""
+    terminates: ClassVar[bool] = False
+    """Whether an episode can end before its last visit."""
     motion_text: ClassVar[str]
     reward_text: ClassVar[str]
+    cost_text: ClassVar[str]
+    events: ClassVar[Mapping[str, str]]
+    """Definition of each event by name, threshold and source in it."""
+    target: ClassVar[Target | None] = None
+    budget: ClassVar[float | None] = None
+    """Cost per episode that is thought acceptable; None where nobody says."""
+    policies: ClassVar[Mapping[str, NamedPolicy]] = {}
+    """Behaviour policies of this scenario alone."""
+    dose_name: ClassVar[str] = "dose"
+    safe_default: ClassVar[str]
+    """What to do where no dose is recommended."""
+    model_limits_text: ClassVar[str]
 
     variant: str
-    lag: bool = False
-    """Whether the state is drawn around the mean before the dose, as in the published evaluation."""
     limits: DoseLimits
+    step_limit: StepLimit | None = None
     visits: int
-    """Published number of visits of one episode."""
-    state_bound: float
-    """Bound on the absolute value of an observed state entry."""
-    mean_bound: float
-    """Bound on the absolute value of a latent mean entry."""
+    """Number of visits of one episode."""
     start_text: str
     noise_text: str
 
@@ -83,32 +204,34 @@ class Scenario(ABC):
         """Take the numbers of one variant; raises UserError where there is no such variant."""
 
     @abstractmethod
-    def draw(self, generators: list[Generator]) -> PatientDraws:
-        """Draw who the patients of whole blocks are."""
+    def own_options(self, given: Mapping[str, Any]) -> OwnOptions:
+        """Check the options among ``option_names`` that were given; raises UserError for a bad value."""
 
     @abstractmethod
-    def shared_factor(self, seed: int) -> Float32Array | None:
-        """Return the noise factor [k, k] that all patients of a seed share, or None when each has one."""
+    def patients(self, n: int, cohort: str, own: Any, steps: int) -> TreatedPatients:
+        """``n`` patients of a cohort, under options that :meth:`own_options` checked.
 
-    def first_mean_density(self, mean: Float32Array) -> Float32Array | None:
-        """Density [P] of the first latent ``mean`` [k, P] over its largest; None where all start from one.
-
-        It is what a state at the first visit says about a patient (``simulator.cohorts.posterior``).
-
-        Raises:
-            UserError: If the scenario does not know it.
+        Args:
+            n: number of patients.
+            cohort: ``train`` or ``evaluation``.
+            own: what :meth:`own_options` returned.
+            steps: visits of an episode.
         """
-        raise UserError(f"{self.env_id} cannot tell which of its patients could show a given state.")
 
-    @abstractmethod
-    def advance(
-        self, mean: Float32Array, state: Float32Array, dose: Float32Array, noise: Float32Array
-    ) -> None:
-        """Move latent ``mean`` and ``state`` [k, P] in place by one visit under ``dose`` [P]."""
+    def policy_texts(self) -> dict[str, str]:
+        """Behaviour policies as they are written, with what they do."""
+        return {
+            "uniform": "uniform over the hard limits",
+            "constant:DOSE": "one dose for everyone",
+            **{name: policy.text for name, policy in self.policies.items()},
+        }
 
-    @abstractmethod
-    def reward(self, state: Float32Array, dose: Float32Array) -> Float32Array:
-        """Return the reward [P] of ``dose`` [P] from the *next* state [k, P]."""
+    @classmethod
+    def checked(cls, variant: str) -> str:
+        """Return ``variant``; raises UserError where there is no such variant."""
+        if variant not in cls.variants:
+            raise UserError(f"{cls.env_id} has no variant {variant!r}, it has {', '.join(cls.variants)}")
+        return variant
 
 
 def normal_blocks(generators: list[Generator], *shape: int) -> Float32Array:

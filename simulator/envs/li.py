@@ -14,16 +14,16 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from dosing.types import Float32Array
+from simulator.engine.latent import Marker, PatientDraws
 from simulator.engine.rng import BLOCK
-from simulator.engine.scenario import Marker, PatientDraws, Scenario
+from simulator.engine.synthetic import SyntheticScenario
 
 HALF, QUARTER = np.float32(0.5), np.float32(0.25)
 
 
-class LiI(Scenario):
+class LiI(SyntheticScenario):
     """Environment I: quadratic reward."""
 
     env_id = "dosing/LiI-v0"
@@ -45,9 +45,7 @@ class LiI(Scenario):
 
     def __init__(self, variant: str) -> None:
         """Build the scenario; raises UserError for an unknown variant."""
-        if variant not in self.variants:
-            raise UserError(f"{self.env_id} has no variant {variant!r}, it has {', '.join(self.variants)}")
-        self.variant = variant
+        self.variant = self.checked(variant)
         self.limits = DoseLimits(low=(0.0,), high=(1.0,))
 
     def draw(self, generators: list[Generator]) -> PatientDraws:

@@ -14,24 +14,18 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from dosing.types import Float32Array
 from simulator.engine.covariance import lkj_rows, published_rows, shared_lkj_factor
+from simulator.engine.latent import LARGEST_NORMAL, Marker, PatientDraws
 from simulator.engine.rng import replication_stream
-from simulator.engine.scenario import (
-    LARGEST_NORMAL,
-    Marker,
-    PatientDraws,
-    Scenario,
-    normal_blocks,
-    uniform_blocks,
-)
+from simulator.engine.scenario import normal_blocks, uniform_blocks
+from simulator.engine.synthetic import SyntheticScenario
 
 HALF = np.float32(0.5)
 
 
-class Treatment(Scenario):
+class Treatment(SyntheticScenario):
     """Environment III, in four variants.
 
     - ``corrected``: a full-rank LKJ(1) correlation over two and m_0 ~ U(-1,1)^8 for each patient; 24 visits.
@@ -76,9 +70,7 @@ class Treatment(Scenario):
 
     def __init__(self, variant: str) -> None:
         """Build one variant; raises UserError for an unknown one."""
-        if variant not in self.variants:
-            raise UserError(f"{self.env_id} has no variant {variant!r}, it has {', '.join(self.variants)}")
-        self.variant = variant
+        self.variant = self.checked(variant)
         self.lag = variant == "li-evaluation"
         reach = self.evaluation_limit if self.lag else 1.0
         self.limits = DoseLimits(low=(-reach,), high=(reach,))

@@ -30,7 +30,8 @@ def view(n: int, marker: float = 0.8, covariate: float = 0.0) -> View:
     dice = np.random.default_rng(0).random((n, 2))
     obs = np.zeros((n, 8), dtype=np.float32)
     hidden = np.full(n, covariate, dtype=np.float32)
-    return View(obs, np.full(n, marker), hidden, None, dice)
+    low, high = np.asarray(CLINIC.limits.low), np.asarray(CLINIC.limits.high)
+    return View(obs, np.full(n, marker), hidden, None, dice, low, high)
 
 
 def agent(obs: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from dosing.errors import UserError
 from dosing.types import Act, Float32Array, Observations
 from simulator.cohorts.posterior import QUANTILES, Candidates, bands
 from simulator.engine.covariance import lkj_rows
-from simulator.engine.scenario import PatientDraws, normal_blocks, uniform_blocks
+from simulator.engine.latent import PatientDraws
+from simulator.engine.scenario import normal_blocks, uniform_blocks
 from simulator.environment import CohortEnv
 from simulator.envs import SCENARIOS
 from simulator.envs.treatment import Treatment
