@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 
-LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit", "step limit")
+LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit", "step limit", "cumulative limit")
 """Name of each code of a delivered dose: the rule that changed it last, empty when none did."""
 
 STEP_LIMIT = LIMITED_BY.index("step limit")
 """Code of a dose that a step limit held."""
+
+CUMULATIVE_LIMIT = LIMITED_BY.index("cumulative limit")
+"""Code of a dose that was held because of what earlier doses have left in the body."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from dosing.safety import DoseLimits, StepLimit
 from simulator.engine.scenario import NamedPolicy, Scenario, Target
 from simulator.insulin.patients import (
+    BASAL,
     ENTRIES,
     LARGEST_RATE,
     ON_BOARD_PER_KG,
     STEPS_PER_DAY,
     InsulinOptions,
     InsulinPatients,
-    BASAL,
 )
 from simulator.insulin.policies import POLICIES
 
@@ -40,7 +40,7 @@ class Insulin(Scenario):
     sources: ClassVar[tuple[str, ...]] = (
         "Dalla Man, Rizza, Cobelli 2007, IEEE Trans Biomed Eng 54:1740, meal simulation model",
         "Kovatchev et al. 2009, J Diabetes Sci Technol 3:44, form S2008",
-        "simglucose 0.2.11, Copyright (c) 2017 Jinyu Xie, MIT licence: ten adults, sensor error, random meals",
+        "simglucose 0.2.11, Copyright (c) 2017 Jinyu Xie, MIT licence: adults, sensor error, random meals",
         "oref0 (OpenAPS): at most four times the basal rate",
         "Battelino et al. 2019, Diabetes Care 42:1593, thresholds",
         "Kovatchev et al. 1997, Diabetes Care 20:1655, risk of glucose",
@@ -50,8 +50,8 @@ class Insulin(Scenario):
     terminates = True
     motion_text = "13 states of glucose and insulin, classical Runge-Kutta of order four, steps of 1 min"
     reward_text = (
-        "max(1 - RI/7.755, -10), RI = 10 (1.509 (ln(G)^1.084 - 5.381))^2, G the true glucose at the end of the "
-        "step, mg/dL; at an early end charged for every step that is lost"
+        "max(1 - RI/7.755, -10), RI = 10 (1.509 (ln(G)^1.084 - 5.381))^2, G the true glucose at the end of "
+        "the step, mg/dL; at an early end charged for every step that is lost"
     )
     cost_text = (
         "1 where G < 70 mg/dL, 5 where G < 54 mg/dL, else 0; at an early end charged for every step that is "
@@ -74,8 +74,9 @@ class Insulin(Scenario):
     safe_default = "the scheduled basal rate"
     model_limits_text = (
         "Adults only. No counter-regulation: glucose below about 40 mg/dL is not meaningful. No exercise, "
-        "illness, daily rhythm of sensitivity, pump or site failure. Insulin beyond the scheduled basal rate, "
-        f"boluses included, is held at {ON_BOARD_PER_KG:g} U/kg on board by the pump, which knows the weight."
+        "illness, daily rhythm of sensitivity, pump or site failure. Insulin beyond the scheduled basal "
+        f"rate, boluses included, is held at {ON_BOARD_PER_KG:g} U/kg on board by the pump, which knows the "
+        "weight."
     )
     start_text = "06:00, fasting, at the steady state of the scheduled basal rate"
     noise_text = (

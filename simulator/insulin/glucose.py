@@ -1,6 +1,6 @@
 """Glucose and insulin in the body, form S2008 of the UVA/Padova simulator: 13 states, time in minutes.
 
-Inputs: carbohydrate eaten d (mg/min), insulin u (pmol/kg/min). With x1..x13 for ``state[0]`` to ``state[12]``::
+Inputs: carbohydrate eaten d (mg/min), insulin u (pmol/kg/min). x1 to x13 are ``state[0]`` to ``state[12]``::
 
     stomach, solid    dx1 = -kmax x1 + d                        liquid  dx2 = kmax x1 - kgut x2
     gut               dx3 = kgut x2 - kabs x3                   Ra = f kabs x3 / BW

@@ -103,12 +103,11 @@ def random_meals(uniforms: Array, normals: Array) -> Meals:
 
 def fixed_meals(days: int, patients: int) -> Meals:
     """The fixed day of everyone, repeated, counted without error."""
-    start = [
-        MINUTES_PER_DAY * day + 60 * (hour - START_HOUR) for day in range(days) for hour, _ in FIXED_DAY
-    ]
+    start = [MINUTES_PER_DAY * day + 60 * (hour - START_HOUR) for day in range(days) for hour, _ in FIXED_DAY]
     grams = [grams for _ in range(days) for _, grams in FIXED_DAY]
-    minute, eaten = (np.repeat(np.array(part, dtype=np.float64)[:, None], patients, axis=1)
-                     for part in (start, grams))
+    minute, eaten = (
+        np.repeat(np.array(part, dtype=np.float64)[:, None], patients, axis=1) for part in (start, grams)
+    )
     return Meals(minute, eaten, eaten.copy())
 
 

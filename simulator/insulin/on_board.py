@@ -51,7 +51,7 @@ class OnBoard:
         self._given[:m] = amounts[::-1]
 
     def total(self, minutes: int = 0) -> Array:
-        """What will be left after ``minutes`` in which nothing is given [P], in the unit of what was given."""
+        """What will be left after ``minutes`` without more [P], in the unit of what was given."""
         # A running sum adds minute after minute whatever P is; a plain sum would round by its shape.
         shares = self._left[minutes:] * self._given[: len(self._given) - minutes]
         return np.cumsum(shares, axis=0)[-1]

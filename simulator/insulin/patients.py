@@ -21,8 +21,8 @@ from simulator.engine.scenario import (
     Flags,
     ObservedEntry,
     OwnOptions,
-    Patients,
     Scenario,
+    TreatedPatients,
     VisitResult,
     normal_blocks,
     uniform_blocks,
@@ -87,8 +87,8 @@ class InsulinOptions(OwnOptions):
     """How meals come and how glucose is seen."""
 
     meals: str = "random"
-    """``random`` days; ``unannounced``: the same days, none counted and no bolus; ``fixed``: 45 g at 07:00, 70
-    g at 12:00, 80 g at 18:00, counted without error."""
+    """``random`` days; ``unannounced``: the same days, none counted and no bolus; ``fixed``: 45 g at 07:00,
+    70 g at 12:00, 80 g at 18:00, counted without error."""
     sensor: str = "cgm"
     """``cgm`` with correlated errors, or ``perfect``."""
 
@@ -100,7 +100,7 @@ class InsulinOptions(OwnOptions):
                 raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-class InsulinPatients(Patients):
+class InsulinPatients(TreatedPatients):
     """n adults in step."""
 
     def __init__(self, scenario: Scenario, n: int, cohort: str, own: InsulinOptions, steps: int) -> None:
@@ -239,14 +239,18 @@ class InsulinPatients(Patients):
             return published_adults().columns(numbers % len(published_adults().BW))
         who = block_streams(seed, self.cohort, PATIENT, self.first, self.n)
         which = self._columns(uniform_blocks(who)).astype(np.float64)
-        return varied_adults(which, self._columns(normal_blocks(who, CANDIDATES, len(VARIED))).astype(np.float64))
+        return varied_adults(
+            which, self._columns(normal_blocks(who, CANDIDATES, len(VARIED))).astype(np.float64)
+        )
 
     def _meals(self, seed: int) -> Meals:
         days = -(-self.steps // STEPS_PER_DAY)
         if self.own.meals == "fixed":
             return fixed_meals(days, self.n)
         streams = block_streams(seed, self.cohort, NOISE, self.first, self.n)
-        dice = [(uniform_blocks(streams, 6, UNIFORMS), normal_blocks(streams, 6, NORMALS)) for _ in range(days)]
+        dice = [
+            (uniform_blocks(streams, 6, UNIFORMS), normal_blocks(streams, 6, NORMALS)) for _ in range(days)
+        ]
         uniforms, normals = (
             np.stack([self._columns(part) for part in parts]).astype(np.float64)
             for parts in zip(*dice, strict=True)

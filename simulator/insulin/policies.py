@@ -31,7 +31,7 @@ def schedule(view: View) -> Array:
 
 
 def protocol(view: View) -> Array:
-    """Multiple of the scheduled basal rate [N]: 0 at or soon below 70 mg/dL, more where glucose will be high."""
+    """Multiple of the scheduled basal rate [N]: 0 where glucose is or will be low, more where high."""
     glucose = view.obs[:, GLUCOSE].astype(np.float64)
     forecast = glucose + FORECAST_MIN * view.obs[:, SLOPE]
     raised = np.where(forecast > 250, 2.0, np.where(forecast > 180, 1.5, 1.0))
@@ -112,10 +112,12 @@ def _uniform_allowed(text: str) -> BehaviourPolicy:
 
 
 POLICIES = {
-    "basal": NamedPolicy("scheduled basal rate times exp(Normal(0, SPREAD)), SPREAD 0", _spread("basal", schedule, 0.0)),
+    "basal": NamedPolicy(
+        "scheduled basal rate times exp(Normal(0, SPREAD)), SPREAD 0", _spread("basal", schedule, 0.0)
+    ),
     "protocol": NamedPolicy(
-        "0 where glucose < 80 mg/dL or its 30-minute forecast < 70, 2 x basal where the forecast > 250, 1.5 x "
-        "where > 180, else 1 x; times exp(Normal(0, SPREAD)), SPREAD 0.3, truncated to what is allowed",
+        "0 where glucose < 80 mg/dL or its 30-minute forecast < 70, 2 x basal where the forecast > 250, "
+        "1.5 x where > 180, else 1 x; times exp(Normal(0, SPREAD)), SPREAD 0.3, truncated to what is allowed",
         _spread("protocol", protocol, SPREAD),
     ),
     "uniform-allowed": NamedPolicy("uniform over the rates that may be delivered now", _uniform_allowed),

@@ -1,8 +1,9 @@
 """A continuous glucose sensor: correlated errors of realistic size, read every 15 minutes.
 
-Error model of simglucose 0.2.11 (``simulator.insulin.adults``; after Breton and Kovatchev 2008, J Diabetes Sci
-Technol 2:853): e <- 0.7 (e + Normal(0, 1)) every 15 minutes, error = -5.47 + 15.9574 sinh((e + 0.5444)/1.6898)
-mg/dL. Readings are taken when the error is drawn, so that nothing lies between two draws.
+Error model of simglucose 0.2.11 (``simulator.insulin.adults``; after Breton and Kovatchev 2008, J Diabetes
+Sci Technol 2:853): e <- 0.7 (e + Normal(0, 1)) every 15 minutes, and the error in mg/dL is
+-5.47 + 15.9574 sinh((e + 0.5444)/1.6898). Readings are taken when the error is drawn, so that nothing lies
+between two draws.
 """
 
 from __future__ import annotations
