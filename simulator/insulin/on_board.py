@@ -42,16 +42,19 @@ class OnBoard:
             patients: P.
         """
         self._left = left[:, None]
-        self._given = np.zeros((len(left), patients))
+        self._patients = patients
+        # A sum over rows of two columns or more adds row after row; one column alone would be summed in
+        # another order and round otherwise.
+        self._given = np.zeros((len(left), max(patients, 2)))
 
     def give(self, amounts: Array) -> None:
         """Add what was given in each of the last m minutes, the latest last [m, P]."""
         m = len(amounts)
         self._given[m:] = self._given[:-m].copy()
-        self._given[:m] = amounts[::-1]
+        self._given[:m, : self._patients] = amounts[::-1]
 
     def total(self, minutes: int = 0) -> Array:
         """What will be left after ``minutes`` without more [P], in the unit of what was given."""
-        # A running sum adds minute after minute whatever P is; a plain sum would round by its shape.
         shares = self._left[minutes:] * self._given[: len(self._given) - minutes]
-        return np.cumsum(shares, axis=0)[-1]
+        total: Array = shares.sum(axis=0)[: self._patients]
+        return total

@@ -117,7 +117,8 @@ class InsulinPatients(TreatedPatients):
         """Bring patients ``first`` on to 06:00, fasting, at the steady state of their basal rates."""
         self.first, self.time = first, 0
         self.model = GlucoseModel(self._adults(seed))
-        self.basal = self.model.adults.basal_U_per_h
+        # What the pump shows is what it infuses: a rate that is observed and asked for again is no other.
+        self.basal = self.model.adults.basal_U_per_h.astype(np.float32).astype(np.float64)
         self.meals = self._meals(seed)
         self.insulin = OnBoard(insulin_left(np.arange(DURATION_MIN)), self.n)
         self.carbohydrate = OnBoard(carbohydrate_left(np.arange(CARBOHYDRATE_MIN)), self.n)
@@ -208,14 +209,13 @@ class InsulinPatients(TreatedPatients):
     def deliver(self, requested: AnyArray) -> tuple[AnyArray, NDArray[np.int8]]:
         """As every scenario, then hold what would bring too much insulin on board."""
         dose, code = super().deliver(requested)
-        most = self._stacking_limit()
-        held = dose > most
-        return np.where(held, most, dose), np.where(held[:, 0], np.int8(CUMULATIVE_LIMIT), code)
+        held = dose > self._most
+        return np.where(held, self._most, dose), np.where(held[:, 0], np.int8(CUMULATIVE_LIMIT), code)
 
     def allowed(self) -> tuple[Array, Array]:
         """Lowest and highest rate that may be delivered now [n, 1], U/h."""
         low, high = super().allowed()
-        return low, np.minimum(high, self._stacking_limit())
+        return low, np.minimum(high, self._most)
 
     def _stacking_limit(self) -> Array:
         """Highest rate [n, 1] that keeps insulin on board below its limit at the end of the step, U/h.
@@ -268,6 +268,7 @@ class InsulinPatients(TreatedPatients):
         return reading(self.model.sensor_site_mg_dL, error)
 
     def _observe(self, slope: Array) -> Float32Array:
+        self._most = self._stacking_limit()
         angle = 2 * np.pi * (START_HOUR / 24 + self.time / STEPS_PER_DAY)
         seen = np.empty((self.n, len(ENTRIES)), dtype=np.float32)
         columns = (
