@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY, as_dose
-from dosing.types import Float32Array
+from dosing.types import AnyArray, Float32Array
 from simulator.engine.batch import Core
 from simulator.engine.observation import Observation, ObservationOptions
 from simulator.engine.rng import COHORTS
-from simulator.engine.scenario import Flags, OwnOptions, Scenario, TreatedPatients
+from simulator.engine.scenario import Flags, OwnOptions, Scenario, TreatedPatients, VisitResult
 from simulator.engine.synthetic import SyntheticPatients
 from simulator.envs import scenario_class
 
@@ -139,7 +139,8 @@ class Visits:
         self.patients = np.arange(patient, patient + self.n)
         self.time = 0
         self.ended: Flags = np.zeros(self.n, dtype=np.bool_)
-        return self.treated.start(seed, patient)
+        self._seen, self._truth = self.treated.start(seed, patient), dict[str, AnyArray]()
+        return self._seen
 
     def step(self, requested: Any) -> tuple[Float32Array, Float32Array, Flags, Info]:
         """Deliver doses [n, A]; returns observations [n, O], rewards [n], who ended now [n], info of arrays.
@@ -171,11 +172,22 @@ class Visits:
             info["truth"] = dict(result.truth)
         if result.over is None:
             return result.seen, result.reward, np.zeros(self.n, dtype=np.bool_), info
-        live = ~self.ended
+        return self._of_the_living(result, info)
+
+    def _of_the_living(
+        self, result: VisitResult, info: Info
+    ) -> tuple[Float32Array, Float32Array, Flags, Info]:
+        """A visit in a scenario that ends episodes: whose is over already stays as they were."""
+        live, over = ~self.ended, np.asarray(result.over)
+        self._seen = np.where(live[:, None], result.seen, self._seen)
+        self._truth = {
+            name: np.where(live, value, self._truth.get(name, value)) for name, value in result.truth.items()
+        }
+        info["truth"] = dict(self._truth)
         info["cost"] = result.cost * live
         info["events"] = {name: flag & live for name, flag in result.events.items()}
-        self.ended = self.ended | result.over
-        return result.seen, result.reward * live, result.over & live, info
+        self.ended = self.ended | over
+        return self._seen, result.reward * live, over & live, info
 
     @property
     def core(self) -> Core:

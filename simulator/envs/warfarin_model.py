@@ -1,0 +1,184 @@
+"""Warfarin and the INR: the model of Hamberg et al. 2010 and the patients it was fitted to.
+
+Source: Hamberg et al. 2010, Clin Pharmacol Ther 87:727, doi 10.1038/clpt.2010.37, final parameter set.
+Tablets are racemic; half the dose is S-warfarin, and only S acts in this model. Time in hours, amounts in mg:
+
+    dA_g/dt = -k_a A_g;    dA_c/dt = k_a A_g - (CL/V) A_c;    C = A_c/V;    E = C^g / (EC50^g + C^g)
+    two chains of three compartments, rates k1 = 3/MTT1 (fast factors F) and k2 = 3/MTT2 (slow factors H):
+        dF1/dt = k1 (1 - E - F1);   dF2/dt = k1 (F1 - F2);   dF3/dt = k1 (F2 - F3);   H likewise with k2
+    INR = INR0 + 20 (1 - (F3 + H3)/2)
+    CL = (sum over the CYP2C9 alleles) (1 - 0.00571 (age - 71)) exp(eta_CL);   V = 14.3 exp(eta_V)
+    EC50 = (sum over the VKORC1 -1639 alleles) exp(eta_EC50)
+
+The published table of between-patient variability is read as variances (0.089, 0.054, 0.34), which fits the
+coefficients of variation of the model of 2007 (31, 26 and 41 %); read as standard deviations it would make
+the cohort far too uniform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dosing.types import AnyArray, Array
+
+CL_ALLELE = {"*1": 0.174, "*2": 0.0879, "*3": 0.0422}
+"""Clearance of S-warfarin per CYP2C9 allele (L/h)."""
+EC50_ALLELE = {"G": 2.05, "A": 0.96}
+"""Concentration of half the effect per VKORC1 -1639 allele (mg/L)."""
+AGE_EFFECT, AGE_CENTRE = -0.00571, 71.0
+"""Relative change of the clearance per year of age above the centre (y): clearance falls with age."""
+VOLUME = 14.3
+"""Volume of distribution (L)."""
+ABSORPTION = 2.0
+"""Rate k_a of absorption (1/h)."""
+HILL = 1.15
+"""Exponent g of the effect."""
+TRANSIT = (28.6, 118.3)
+"""Mean transit times of the chains of fast and slow factors (h)."""
+INR_BASE, INR_SPAN = 1.0, 20.0
+VARIANCES = (0.089, 0.054, 0.34)
+"""Variances of eta_CL, eta_V and eta_EC50 between patients."""
+
+CYP2C9 = (("*1", "*1"), ("*1", "*2"), ("*1", "*3"), ("*2", "*2"), ("*2", "*3"), ("*3", "*3"))
+CYP2C9_SHARES = (0.587, 0.173, 0.167, 0.033, 0.027, 0.013)
+"""Shares of the genotypes (Hamberg et al. 2007, table 1, doi 10.1038/sj.clpt.6100084)."""
+VKORC1 = (("G", "G"), ("A", "G"), ("A", "A"))
+VKORC1_SHARES = (0.39, 0.41, 0.20)
+"""Shares of the genotypes with 0, 1 and 2 A alleles (same source)."""
+
+STEPS = (*(0.25,) * 8, *(0.5,) * 4, *(2.0,) * 10)
+"""Steps of the integration over one day (h): short while a tablet is absorbed, long after."""
+
+
+def clearance(alleles: ArrayLike, age: ArrayLike) -> Array:
+    """Typical clearance (L/h) of a sum of allele clearances (L/h) at an age (y)."""
+    return np.asarray(alleles) * (1.0 + AGE_EFFECT * (np.asarray(age) - AGE_CENTRE))
+
+
+def steady_dose(inr: float, cl: ArrayLike, ec50: ArrayLike) -> Array:
+    """Dose (mg/day) under which the average concentration holds an INR, for CL (L/h) and EC50 (mg/L)."""
+    effect = (inr - INR_BASE) / INR_SPAN
+    concentration = np.asarray(ec50) * (effect / (1.0 - effect)) ** (1.0 / HILL)
+    return np.asarray(48.0 * np.asarray(cl) * concentration)
+
+
+def _day(rate: float) -> tuple[Array, Array]:
+    """One day of a chain by classical Runge-Kutta steps, which are matrices because the chain is linear.
+
+    Args:
+        rate: k of the chain (1/h).
+
+    Returns:
+        The day's propagator [3, 3], and the weight of the input 1 - E at each node [3, 2 * steps + 1]: the
+        ends and the middle of every step.
+    """
+    chain, enter = rate * (np.eye(3, k=-1) - np.eye(3)), np.array([rate, 0.0, 0.0])
+
+    def advance(x: Array, inputs: tuple[float, float, float], h: float) -> Array:
+        def slope(x: Array, u: float) -> Array:
+            return chain @ x + (enter if x.ndim == 1 else enter[:, None]) * u
+
+        begin, middle, end = inputs
+        a = slope(x, begin)
+        b = slope(x + h / 2 * a, middle)
+        c = slope(x + h / 2 * b, middle)
+        return np.asarray(x + h / 6 * (a + 2 * b + 2 * c + slope(x + h * c, end)))
+
+    through, weights = np.eye(3), np.zeros((3, len(NODES)))
+    for step, h in enumerate(STEPS):
+        nothing = (0.0, 0.0, 0.0)
+        through, weights = advance(through, nothing, h), advance(weights, nothing, h)
+        for place in range(3):
+            unit = (float(place == 0), float(place == 1), float(place == 2))
+            weights[:, 2 * step + place] += advance(np.zeros(3), unit, h)
+    return through, weights
+
+
+NODES = np.concatenate(
+    [[0.0], np.repeat(np.cumsum(STEPS), 2) - np.tile([0.5, 0.0], len(STEPS)) * np.repeat(STEPS, 2)]
+)
+"""Times at which the effect is computed within a day (h): the ends and the middle of every step."""
+
+_CHAINS = tuple(_day(3.0 / transit) for transit in TRANSIT)
+_THROUGH = np.zeros((6, 6))
+_THROUGH[:3, :3], _THROUGH[3:, 3:] = _CHAINS[0][0], _CHAINS[1][0]
+_WEIGHTS = np.concatenate([_CHAINS[0][1], _CHAINS[1][1]])  # [6, nodes]
+
+
+@dataclass
+class Physiology:
+    """P patients' bodies, moved on one day at a time; every operation is elementwise along the patients.
+
+    Amounts are exact between doses, since absorption and elimination are linear; the chains are integrated by
+    classical Runge-Kutta steps (:data:`STEPS`).
+
+    Attributes:
+        volume: V (L) [P].
+        gut: amount A_g of S-warfarin (mg) [P].
+        body: amount A_c (mg) [P].
+        chains: F1, F2, F3, H1, H2, H3 [6, P].
+        base: INR without warfarin [P].
+    """
+
+    volume: Array
+    gut: Array
+    body: Array
+    chains: Array
+    base: Array
+
+    @classmethod
+    def untreated(cls, volume: Array, base: float = INR_BASE) -> Physiology:
+        """Patients who never had a dose, from their volumes (L) [P]."""
+        none = np.zeros_like(volume)
+        return cls(volume, none, none.copy(), np.ones((6, len(volume))), np.full_like(volume, base))
+
+    def day(self, dose: Array, cl: Array, ec50: Array) -> None:
+        """Take a dose and live 24 hours.
+
+        Args:
+            dose: racemic warfarin that is taken now (mg) [P].
+            cl: clearance of this day (L/h) [P].
+            ec50: concentration of half the effect of this day (mg/L) [P].
+        """
+        gut, rate = self.gut + 0.5 * dose, cl / self.volume
+        absorbed = gut * ABSORPTION / (ABSORPTION - rate)  # rate is far below k_a: 1.2 L/h over 5 L at most
+        half = (ec50 * self.volume) ** HILL
+        chains = np.zeros_like(self.chains)
+        for row, parts in zip(chains, _THROUGH, strict=True):
+            for share, part in zip(parts, self.chains, strict=True):
+                if share:
+                    row += share * part
+        for time, weights in zip(NODES, _WEIGHTS.T, strict=True):
+            body = (self.body + absorbed) * np.exp(-rate * time) - absorbed * np.exp(-ABSORPTION * time)
+            power = np.maximum(body, 0.0) ** HILL
+            chains += weights[:, None] * (half / (power + half))  # 1 - E
+        self.body, self.gut, self.chains = np.maximum(body, 0.0), gut * np.exp(-ABSORPTION * 24.0), chains
+
+    @property
+    def inr(self) -> Array:
+        """True INR now [P]."""
+        return np.asarray(self.base + INR_SPAN * (1.0 - (self.chains[2] + self.chains[5]) / 2.0))
+
+
+def genotypes(cyp2c9: ArrayLike, vkorc1: ArrayLike) -> dict[str, AnyArray]:
+    """What the genotypes of patients mean, from their places in :data:`CYP2C9` and :data:`VKORC1` [P].
+
+    Returns:
+        Sum of the allele clearances ``cl`` (L/h), sum of the ``ec50`` of the alleles (mg/L), and the numbers
+        of CYP2C9 ``*2`` and ``*3`` and of VKORC1 ``A`` alleles.
+    """
+    table: dict[str, Any] = {
+        "cl": [sum(CL_ALLELE[allele] for allele in pair) for pair in CYP2C9],
+        "*2": [pair.count("*2") for pair in CYP2C9],
+        "*3": [pair.count("*3") for pair in CYP2C9],
+    }
+    other: dict[str, Any] = {
+        "ec50": [sum(EC50_ALLELE[allele] for allele in pair) for pair in VKORC1],
+        "A": [pair.count("A") for pair in VKORC1],
+    }
+    chosen = {name: np.asarray(values)[np.asarray(cyp2c9)] for name, values in table.items()}
+    return chosen | {name: np.asarray(values)[np.asarray(vkorc1)] for name, values in other.items()}
