@@ -45,7 +45,7 @@ class Insulin(Scenario):
         "Battelino et al. 2019, Diabetes Care 42:1593, thresholds",
         "Kovatchev et al. 1997, Diabetes Care 20:1655, risk of glucose",
     )
-    option_names: ClassVar[tuple[str, ...]] = ("meals", "sensor")
+    option_names = tuple(InsulinOptions.__dataclass_fields__)
     decision_interval = "15 min"
     terminates = True
     motion_text = "13 states of glucose and insulin, classical Runge-Kutta of order four, steps of 1 min"

@@ -156,8 +156,11 @@ def test_patients_that_cannot_live_are_drawn_again() -> None:
     assert many.Vg[1] == ADULTS.Vg[0]  # no candidate left: the published adult
 
 
-@pytest.mark.parametrize("patient", [0, 5])
-def test_a_day_equals_that_of_an_adaptive_solver_written_from_the_equations(patient: int) -> None:
+@pytest.mark.parametrize(("patient", "plasma_error", "site_error"), [(0, 0.005, 0.002), (5, 0.3, 0.1)])
+def test_hours_equal_those_of_an_adaptive_solver_written_from_the_equations(
+    patient: int, plasma_error: float, site_error: float
+) -> None:
+    # The gut of A006 is the fastest: a step of one minute errs most there, by 0.2 % while it eats.
     rows = list(csv.reader((files("simulator.insulin") / "adults.csv").read_text().splitlines()))[1:]
     published = {row[0]: float(row[1 + patient]) for row in rows}
     derived = oracle.derived(published)
@@ -169,8 +172,8 @@ def test_a_day_equals_that_of_an_adaptive_solver_written_from_the_equations(pati
     units = [derived["basal_U_per_h"] / 60 + boluses.get(minute, 0.0) for minute in range(420)]
     slow = oracle.glucose(published, 420, meals, units)
     plasma, site = run(mine, 420, meals, boluses)
-    np.testing.assert_allclose(plasma[:, 0], slow[:, 0], atol=0.06)
-    np.testing.assert_allclose(site[:, 0], slow[:, 1], atol=0.06)
+    np.testing.assert_allclose(plasma[:, 0], slow[:, 0], atol=plasma_error)
+    np.testing.assert_allclose(site[:, 0], slow[:, 1], atol=site_error)
     fasting = [4 * derived["basal_U_per_h"] / 60] * 720
     slow = oracle.glucose(published, 720, {}, fasting)
     plasma, site = run(mine, 720, basal=4)
