@@ -44,22 +44,17 @@ from simulator.engine.scenario import (
     uniform_blocks,
 )
 from simulator.envs.warfarin_model import (
-    CL_ALLELE,
-    CYP2C9_SHARES,
-    VARIANCES,
-    VKORC1_SHARES,
-    VOLUME,
+    DICE,
+    DRIFT_DAYS,
+    DRIFT_SD,
+    INTERACTION_DAYS,
+    NORMALS,
     Physiology,
-    clearance,
-    genotypes,
+    Traits,
 )
 from simulator.envs.warfarin_policies import POLICIES, measured_on
 
-DRIFT_SD, DRIFT_DAYS = 0.35, 10.0
 MISSED, DOUBLED = 0.08, 0.01
-INTERACTION, INTERACTION_DAYS, INTERACTION_FROM = 0.15, 14.0, (20.0, 90.0)
-INTERACTION_LOG = (-0.25, 0.25)
-"""Mean and standard deviation of the log factor on the clearance."""
 ERROR_SD = 0.10
 REPORTED = (0.5, 25.0)
 """Range in which an INR is reported."""
@@ -68,7 +63,6 @@ HIGH, SEVERE, CRITICAL, LOW, LOW_FROM = 4.0, 5.0, 10.0, 1.5, 14
 WORST = -4.0
 """Lowest reward of a day."""
 WEEK = 7
-WILD = 2 * CL_ALLELE["*1"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,7 @@ class Warfarin(Scenario):
     safe_default = "hold: no dose (0 mg), measure the INR"
     model_limits_text = (
         "S-warfarin only; no bleeding, no thrombosis, no vitamin K, and no variation beyond what is named; "
-        "6 % of patients would need more than the hard limit of 15 mg a day for an INR of 2.5."
+        "7 % of patients would need more than the hard limit of 15 mg a day for an INR of 2.5."
     )
 
     def __init__(self, variant: str) -> None:
@@ -211,8 +205,11 @@ class WarfarinPatients(TreatedPatients):
             block_streams(seed, self.cohort, purpose, first, self.n)
             for purpose in (PATIENT, NOISE, MEASUREMENT)
         )
-        self._draw_patients(self._mine(normal_blocks(who, 7)), self._mine(uniform_blocks(who, 4)))
-        self.body = Physiology.untreated(self._volume)
+        self.traits = Traits.of(
+            self._mine(normal_blocks(who, NORMALS)), self._mine(uniform_blocks(who, DICE))
+        )
+        self._drift = self.traits.drift
+        self.body = Physiology.untreated(self.traits.volume)
         self._doses = np.zeros((WEEK, self.n))
         self._measured = self._before = self._measure()
         self._last_day = self._before_day = 0
@@ -222,8 +219,10 @@ class WarfarinPatients(TreatedPatients):
         """Give doses [n, 1] (mg/day), live one day, measure the INR where it is due."""
         prescribed = dose[:, 0].astype(np.float64)
         taken, ec50 = self._taken_and_sensitivity(prescribed)
-        interacting = (self._from <= self.time) & (self.time < self._from + INTERACTION_DAYS)
-        cl = np.where(interacting, self._cl * self._slowed, self._cl)
+        who = self.traits
+        began = (who.interacts_from <= self.time) & self._varied
+        interacting = began & (self.time < who.interacts_from + INTERACTION_DAYS)
+        cl = np.where(interacting, who.cl * who.slowed, who.cl)
         self.body.day(taken, cl, ec50)
         self.time += 1
         self._doses[(self.time - 1) % WEEK] = prescribed
@@ -251,7 +250,7 @@ class WarfarinPatients(TreatedPatients):
 
     def known(self) -> Mapping[str, AnyArray]:
         """Age (y), body surface (m2) and numbers of alleles."""
-        return {"age": self._age, "body surface": self._surface, **self._alleles}
+        return {"age": self.traits.age, "body surface": self.traits.surface, **self.traits.alleles}
 
     def current_dose(self) -> Array:
         """The maintenance dose [n, 1] that the step limit is measured from."""
@@ -271,34 +270,13 @@ class WarfarinPatients(TreatedPatients):
         low = self.first % (drawn.shape[-1] // len(self._noise))
         return np.asarray(drawn[..., low : low + self.n], dtype=np.float64)
 
-    def _draw_patients(self, normal: Array, dice: Array) -> None:
-        """Who the patients are, from seven normals and four uniforms each."""
-        places = [
-            np.minimum(np.searchsorted(np.cumsum(shares), u, side="right"), len(shares) - 1)
-            for shares, u in zip((CYP2C9_SHARES, VKORC1_SHARES), dice[:2], strict=True)
-        ]
-        genes = genotypes(*places)
-        eta = np.sqrt(np.asarray(VARIANCES))[:, None] * normal[:3]
-        self._age = np.clip(68.0 + 12.0 * normal[3], 22.0, 90.0)
-        self._surface = np.clip(1.9 + 0.2 * normal[4], 1.3, 2.6)
-        self._alleles = {f"{name} alleles": genes[name] for name in ("*2", "*3", "A")}
-        self._share = genes["cl"] / WILD
-        self._cl = clearance(genes["cl"], self._age) * np.exp(eta[0])
-        self._volume, self._ec50 = VOLUME * np.exp(eta[1]), genes["ec50"] * np.exp(eta[2])
-        begin, end = INTERACTION_FROM
-        has = self._varied & (dice[2] < INTERACTION)
-        self._from = np.where(has, np.floor(begin + (end - begin) * dice[3]), np.inf)
-        mean, sd = INTERACTION_LOG
-        self._slowed = np.exp(mean + sd * normal[5])
-        self._drift = DRIFT_SD * normal[6]
-
     def _taken_and_sensitivity(self, prescribed: Array) -> tuple[Array, Array]:
         """Doses as they are taken, and EC50 of the day; moves the drift on."""
         if not self._varied:
-            return prescribed, self._ec50
+            return prescribed, self.traits.ec50
         dice = self._mine(uniform_blocks(self._noise, 1))[0]
         taken = prescribed * np.where(dice < MISSED, 0.0, np.where(dice >= 1.0 - DOUBLED, 2.0, 1.0))
-        ec50 = self._ec50 * np.exp(self._drift)
+        ec50 = self.traits.ec50 * np.exp(self._drift)
         kept = np.exp(-1.0 / DRIFT_DAYS)
         fresh = self._mine(normal_blocks(self._noise, 1))[0]
         self._drift = kept * self._drift + DRIFT_SD * np.sqrt(1.0 - kept**2) * fresh
@@ -331,10 +309,10 @@ class WarfarinPatients(TreatedPatients):
         """Observations [n, 8]."""
         seen = np.empty((self.n, len(self.entries)), dtype=np.float32)
         seen[:, 0], seen[:, 1], seen[:, 2] = self._measured, self._before, self.time - self._last_day
-        seen[:, 3], seen[:, 4], seen[:, 5] = self._yesterday, self._week, self._age
+        seen[:, 3], seen[:, 4], seen[:, 5] = self._yesterday, self._week, self.traits.age
         if self.own.hide_genotype:
             apart = max(self._last_day - self._before_day, 1)
             seen[:, 6], seen[:, 7] = self.time, (self._measured - self._before) / apart
         else:
-            seen[:, 6], seen[:, 7] = self._share, self._alleles["A alleles"]
+            seen[:, 6], seen[:, 7] = self.traits.share, self.traits.alleles["A alleles"]
         return seen

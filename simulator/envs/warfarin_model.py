@@ -17,6 +17,7 @@ the cohort far too uniform.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,17 @@ CYP2C9_SHARES = (0.587, 0.173, 0.167, 0.033, 0.027, 0.013)
 VKORC1 = (("G", "G"), ("A", "G"), ("A", "A"))
 VKORC1_SHARES = (0.39, 0.41, 0.20)
 """Shares of the genotypes with 0, 1 and 2 A alleles (same source)."""
+
+AGE, SURFACE = (68.0, 12.0, 22.0, 90.0), (1.9, 0.2, 1.3, 2.6)
+"""Mean, standard deviation and ends of the age (y) and of the body surface (m2); our choice."""
+DRIFT_SD, DRIFT_DAYS = 0.35, 10.0
+"""Standard deviation and time constant (days) of the drift of log EC50 within a patient."""
+INTERACTION, INTERACTION_DAYS, INTERACTION_FROM = 0.15, 14.0, (20.0, 90.0)
+"""Share of patients who take an interacting drug, for how long, and between which days that begins."""
+INTERACTION_LOG = (-0.25, 0.25)
+"""Mean and standard deviation of the log factor on the clearance under it."""
+NORMALS, DICE = 7, 4
+"""Standard normals and uniforms that a patient is drawn from."""
 
 STEPS = (*(0.25,) * 8, *(0.5,) * 4, *(2.0,) * 10)
 """Steps of the integration over one day (h): short while a tablet is absorbed, long after."""
@@ -164,21 +176,71 @@ class Physiology:
         return np.asarray(self.base + INR_SPAN * (1.0 - (self.chains[2] + self.chains[5]) / 2.0))
 
 
-def genotypes(cyp2c9: ArrayLike, vkorc1: ArrayLike) -> dict[str, AnyArray]:
-    """What the genotypes of patients mean, from their places in :data:`CYP2C9` and :data:`VKORC1` [P].
+@dataclass(frozen=True)
+class Traits:
+    """Who P patients are; arrays [P].
 
-    Returns:
-        Sum of the allele clearances ``cl`` (L/h), sum of the ``ec50`` of the alleles (mg/L), and the numbers
-        of CYP2C9 ``*2`` and ``*3`` and of VKORC1 ``A`` alleles.
+    Attributes:
+        age: in years.
+        surface: body surface (m2).
+        alleles: numbers of CYP2C9 ``*2`` and ``*3`` and VKORC1 ``A`` alleles, named ``"A alleles"`` etc.
+        share: sum of the allele clearances over that of the wild type.
+        cl: clearance (L/h).
+        volume: V (L).
+        ec50: concentration of half the effect (mg/L), before any drift.
+        drift: first value of the drift of its logarithm.
+        interacts_from: day on which an interacting drug is begun; infinity where none is.
+        slowed: factor on the clearance under it.
     """
-    table: dict[str, Any] = {
-        "cl": [sum(CL_ALLELE[allele] for allele in pair) for pair in CYP2C9],
-        "*2": [pair.count("*2") for pair in CYP2C9],
-        "*3": [pair.count("*3") for pair in CYP2C9],
-    }
-    other: dict[str, Any] = {
-        "ec50": [sum(EC50_ALLELE[allele] for allele in pair) for pair in VKORC1],
-        "A": [pair.count("A") for pair in VKORC1],
-    }
-    chosen = {name: np.asarray(values)[np.asarray(cyp2c9)] for name, values in table.items()}
-    return chosen | {name: np.asarray(values)[np.asarray(vkorc1)] for name, values in other.items()}
+
+    age: Array
+    surface: Array
+    alleles: dict[str, AnyArray]
+    share: Array
+    cl: Array
+    volume: Array
+    ec50: Array
+    drift: Array
+    interacts_from: Array
+    slowed: Array
+
+    @classmethod
+    def of(cls, normal: Array, dice: Array) -> Traits:
+        """From standard normals [7, P] and uniforms [4, P]."""
+        two, three, a, alleles_cl, alleles_ec50 = _genotypes(*dice[:2])
+        eta = np.sqrt(np.asarray(VARIANCES))[:, None] * normal[:3]
+        age, surface = (
+            np.clip(mean + sd * z, low, high)
+            for (mean, sd, low, high), z in zip((AGE, SURFACE), normal[3:5], strict=True)
+        )
+        begin, end = INTERACTION_FROM
+        mean, sd = INTERACTION_LOG
+        return cls(
+            age=age,
+            surface=surface,
+            alleles={"*2 alleles": two, "*3 alleles": three, "A alleles": a},
+            share=alleles_cl / (2 * CL_ALLELE["*1"]),
+            cl=clearance(alleles_cl, age) * np.exp(eta[0]),
+            volume=VOLUME * np.exp(eta[1]),
+            ec50=alleles_ec50 * np.exp(eta[2]),
+            drift=DRIFT_SD * normal[6],
+            interacts_from=np.where(dice[2] < INTERACTION, np.floor(begin + (end - begin) * dice[3]), np.inf),
+            slowed=np.exp(mean + sd * normal[5]),
+        )
+
+
+def _genotypes(cyp2c9: Array, vkorc1: Array) -> tuple[AnyArray, ...]:
+    """Numbers of *2, *3 and A alleles, sums of allele clearances and of allele EC50s, from uniforms [P]."""
+
+    def of(pairs: Any, shares: tuple[float, ...], dice: Array, value: Callable[[Any], float]) -> AnyArray:
+        place = np.minimum(np.searchsorted(np.cumsum(shares), dice, side="right"), len(shares) - 1)
+        return np.array([value(pair) for pair in pairs])[place]
+
+    first, second = (CYP2C9, CYP2C9_SHARES, cyp2c9), (VKORC1, VKORC1_SHARES, vkorc1)
+    return (
+        of(*first, lambda pair: pair.count("*2")),
+        of(*first, lambda pair: pair.count("*3")),
+        of(*second, lambda pair: pair.count("A")),
+        of(*first, lambda pair: sum(CL_ALLELE[allele] for allele in pair)),
+        of(*second, lambda pair: sum(EC50_ALLELE[allele] for allele in pair)),
+    )

@@ -8,8 +8,10 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes
+from dosing.safety import DoseLimits, StepLimit
 from simulator.cli import main
 from simulator.cohorts.generate import simulate
+from simulator.engine.latent import LatentScenario
 from simulator.envs import SCENARIOS, scenario_class
 
 ENV_ID = "dosing/Treatment-v0"
@@ -66,16 +68,15 @@ def test_card_is_json_with_names_units_limits_formulas_and_sources(
         "notice",
     ):
         assert card[key]
-    limits = scenario_class(env_id)(card["variant"]).limits
-    assert card["dose"] == {
-        "name": "dose",
-        "unit": "1",
-        "hard_low": list(limits.low),
-        "hard_high": list(limits.high),
-        "safe_default": "no dose (0)",
-    }
+    scenario = scenario_class(env_id)(card["variant"])
+    limits, synthetic = scenario.limits, isinstance(scenario, LatentScenario)
+    dose = card["dose"]
+    assert DoseLimits(dose["hard_low"], dose["hard_high"], dose["unit"]) == limits
+    assert StepLimit.of(card) == scenario.step_limit
+    assert dose["safe_default"] == scenario.safe_default
+    assert (dose["unit"] == "1") == synthetic
     for entry in card["observations"]:
-        assert entry["unit"] == "1"
+        assert entry["unit"] == "1" or not synthetic
         assert np.isfinite([entry["low"], entry["high"]]).all()
         assert entry["low"] < entry["high"]
 
