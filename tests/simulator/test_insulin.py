@@ -96,7 +96,8 @@ def test_slope_and_carbohydrate_on_board_after_a_meal() -> None:
     assert (seen[3][:, 3] == 0).all()
     # The 45 g of 07:00 are 14 minutes old at 07:15, the end of the minute in which they came being 07:01.
     np.testing.assert_allclose(seen[4][:, 3], 45 * (1 - 14 / 180), rtol=1e-6)
-    np.testing.assert_allclose(seen[4][:, 2], 45 / ADULTS.CR * insulin_left(np.array([14.0])), rtol=1e-5)
+    bolus = 45 / ADULTS.CR + np.where(ADULTS.Gb > 150, (ADULTS.Gb - 140) / ADULTS.CF, 0)
+    np.testing.assert_allclose(seen[4][:, 2], bolus * insulin_left(np.array([14.0])), rtol=1e-3)
 
 
 def test_a_rate_is_held_by_the_hard_limits_four_times_basal_and_what_is_on_board() -> None:
@@ -152,21 +153,22 @@ def test_too_low_glucose_ends_the_episode_and_is_charged_for_what_is_lost(
 def test_every_event_of_the_card_is_reported_by_true_glucose() -> None:
     env = cohort(40, variant="adults", meals="unannounced")
     card = scenario_card(ENV)
-    seen = dict.fromkeys(card["events"], 0)
+    seen, live = dict.fromkeys(card["events"], 0), np.ones(40, dtype=bool)
     for step in range(96):
-        _, _, _, _, info = env.step(column([12.0 if step < 20 else 0.0] * 40))
+        _, _, terminated, _, info = env.step(column([12.0 if step < 20 else 0.0] * 40))
         assert set(info["events"]) == set(card["events"])
         glucose = info["truth"]["glucose_mg_dL"]
+        assert not any(flags[~live].any() for flags in info["events"].values())
         for name, threshold, low in (
             ("below_70", 70, True),
             ("below_54", 54, True),
             ("above_180", 180, False),
         ):
-            np.testing.assert_array_equal(
-                info["events"][name], glucose < threshold if low else glucose > threshold
-            )
+            beyond = glucose < threshold if low else glucose > threshold
+            np.testing.assert_array_equal(info["events"][name], beyond & live)
         for name, flags in info["events"].items():
             seen[name] += int(flags.sum())
+        live &= ~terminated
     assert all(seen.values())
 
 
