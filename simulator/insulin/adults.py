@@ -14,8 +14,9 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dosing.types import Array
+from dosing.types import AnyArray, Array
 
 PMOL_PER_UNIT = 6000.0
 """Insulin in one unit U, pmol: the convention of this model."""
@@ -172,7 +173,7 @@ class Adults:
         plasma = [self.Gpb, self.Gtb, self.Ipb, nothing, self.Ib, self.Ib, self.Ilb]
         return np.stack([nothing] * 3 + plasma + [depot, self.kd * depot / self.ka2, self.Gpb])
 
-    def columns(self, which: slice | Array) -> Adults:
+    def columns(self, which: slice | AnyArray) -> Adults:
         """The adults at some places."""
         return Adults(**{name: getattr(self, name)[which] for name in PARAMETERS})
 
@@ -211,7 +212,7 @@ def varied_adults(which: Array, normals: Array) -> Adults:
     return Adults(**chosen)
 
 
-def _can_live(adults: Adults) -> Array:
+def _can_live(adults: Adults) -> NDArray[np.bool_]:
     basal = adults.basal_U_per_h
     steady = (adults.Gpb < RENAL_THRESHOLD) & (adults.Vm0 > 0)
-    return steady & (basal >= BASAL_RANGE[0]) & (basal <= BASAL_RANGE[1])
+    return np.asarray(steady & (basal >= BASAL_RANGE[0]) & (basal <= BASAL_RANGE[1]))

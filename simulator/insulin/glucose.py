@@ -62,12 +62,12 @@ class GlucoseModel:
     @property
     def plasma_mg_dL(self) -> Array:
         """Glucose in plasma, mg/dL [P]."""
-        return self.state[3] / self.adults.Vg
+        return np.asarray(self.state[3] / self.adults.Vg)
 
     @property
     def sensor_site_mg_dL(self) -> Array:
         """Glucose where a sensor sits, mg/dL [P]."""
-        return self.state[12] / self.adults.Vg
+        return np.asarray(self.state[12] / self.adults.Vg)
 
     def minute(self, meal_g: Array | float, insulin_U_per_min: Array) -> None:
         """Advance by one minute: one step of the classical Runge-Kutta method of order four.

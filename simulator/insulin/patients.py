@@ -120,11 +120,11 @@ class InsulinPatients(TreatedPatients):
         # What the pump shows is what it infuses: a rate that is observed and asked for again is no other.
         self.basal = self.model.adults.basal_U_per_h.astype(np.float32).astype(np.float64)
         self.meals = self._meals(seed)
-        self.insulin = OnBoard(insulin_left(np.arange(DURATION_MIN)), self.n)
-        self.carbohydrate = OnBoard(carbohydrate_left(np.arange(CARBOHYDRATE_MIN)), self.n)
+        self.insulin = OnBoard(insulin_left(np.arange(float(DURATION_MIN))), self.n)
+        self.carbohydrate = OnBoard(carbohydrate_left(np.arange(float(CARBOHYDRATE_MIN))), self.n)
         self.hypoglycaemia = Hypoglycaemia(self.n)
         self._errors = block_streams(seed, self.cohort, MEASUREMENT, first, self.n)
-        self._error = self._columns(normal_blocks(self._errors)).astype(np.float64)
+        self._error = self._columns(normal_blocks(self._errors))
         self.last_rate = self.basal
         self.seen_glucose = self._read()
         return self._observe(np.zeros(self.n))
@@ -224,7 +224,9 @@ class InsulinPatients(TreatedPatients):
         """
         weight = self.model.adults.BW
         room = ON_BOARD_PER_KG * weight - self.insulin.total(STEP_MIN)
-        of_the_step = insulin_left(np.arange(STEP_MIN)).sum() / 60  # U on board per U/h infused meanwhile
+        of_the_step = (
+            insulin_left(np.arange(float(STEP_MIN))).sum() / 60
+        )  # U on board per U/h infused meanwhile
         limit: Array = self.basal + np.maximum(room, 0.0) / of_the_step
         return limit[:, None]
 
@@ -238,10 +240,8 @@ class InsulinPatients(TreatedPatients):
             numbers = np.arange(self.first, self.first + self.n)
             return published_adults().columns(numbers % len(published_adults().BW))
         who = block_streams(seed, self.cohort, PATIENT, self.first, self.n)
-        which = self._columns(uniform_blocks(who)).astype(np.float64)
-        return varied_adults(
-            which, self._columns(normal_blocks(who, CANDIDATES, len(VARIED))).astype(np.float64)
-        )
+        which = self._columns(uniform_blocks(who))
+        return varied_adults(which, self._columns(normal_blocks(who, CANDIDATES, len(VARIED))))
 
     def _meals(self, seed: int) -> Meals:
         days = -(-self.steps // STEPS_PER_DAY)
@@ -252,16 +252,15 @@ class InsulinPatients(TreatedPatients):
             (uniform_blocks(streams, 6, UNIFORMS), normal_blocks(streams, 6, NORMALS)) for _ in range(days)
         ]
         uniforms, normals = (
-            np.stack([self._columns(part) for part in parts]).astype(np.float64)
-            for parts in zip(*dice, strict=True)
+            np.stack([self._columns(part) for part in parts]) for parts in zip(*dice, strict=True)
         )
         meals = random_meals(uniforms, normals)
         return meals.uncounted() if self.own.meals == "unannounced" else meals
 
-    def _columns(self, blocks: Float32Array) -> Float32Array:
-        """This cohort's columns of draws for whole blocks [..., P]."""
+    def _columns(self, blocks: Float32Array) -> Array:
+        """This cohort's columns [..., n] of draws for whole blocks."""
         low = self.first % BLOCK
-        return np.ascontiguousarray(blocks[..., low : low + self.n])
+        return np.ascontiguousarray(blocks[..., low : low + self.n], dtype=np.float64)
 
     def _read(self) -> Array:
         error = 0.0 if self.own.sensor == "perfect" else error_mg_dL(self._error)
