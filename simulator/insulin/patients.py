@@ -224,9 +224,8 @@ class InsulinPatients(TreatedPatients):
         """
         weight = self.model.adults.BW
         room = ON_BOARD_PER_KG * weight - self.insulin.total(STEP_MIN)
-        of_the_step = (
-            insulin_left(np.arange(float(STEP_MIN))).sum() / 60
-        )  # U on board per U/h infused meanwhile
+        # U on board at the end of the step for every U/h infused meanwhile.
+        of_the_step = insulin_left(np.arange(float(STEP_MIN))).sum() / 60
         limit: Array = self.basal + np.maximum(room, 0.0) / of_the_step
         return limit[:, None]
 
