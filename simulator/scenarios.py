@@ -30,7 +30,7 @@ class CohortFactory:
         obs_range: lowest and highest possible observation.
         reference: scores are not normalised here.
         patients: per seed unless another number is asked for.
-        searched: whether the best constant dose is looked for.
+        searched: most patients on whom the best constant dose is looked for.
     """
 
     env_id: str
@@ -41,7 +41,7 @@ class CohortFactory:
     obs_range: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False)
     reference: Reference | None = None
     patients: int = 1000
-    searched: bool = True
+    searched: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -52,6 +52,7 @@ class CohortFactory:
         checked = EnvOptions.of(self.env_id, self.options)
         object.__setattr__(self, "limits", checked.scenario.limits)
         object.__setattr__(self, "horizon", checked.steps)
+        object.__setattr__(self, "searched", checked.scenario.searched)
         low, high = observed_range(checked.patients(1))
         object.__setattr__(self, "n_obs", len(low))
         object.__setattr__(self, "obs_range", (tuple(low.tolist()), tuple(high.tolist())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +31,11 @@ def most_patients(env_id: str, variant: str) -> int:
     return min(MOST_PATIENTS, MOST_VISITS // steps)
 
 
-def cohort(env_id: str, variant: str, patients: int, seed: int, policy: str, realism: int) -> Episodes:
-    """Simulate a cohort; see ``simulator.cohorts.generate.simulate``."""
-    return simulate(env_id, patients=patients, policy=policy, seed=seed, variant=variant, realism=realism)
+def cohort(
+    env_id: str, variant: str, patients: int, seed: int, policy: str, options: tuple[tuple[str, Any], ...]
+) -> Episodes:
+    """Simulate a cohort with options of the environment; see ``simulator.cohorts.generate.simulate``."""
+    return simulate(env_id, patients=patients, policy=policy, seed=seed, variant=variant, **dict(options))
 
 
 def quantity_names(episodes: Episodes) -> list[str]:

@@ -137,11 +137,8 @@ def groups(result: list[Evaluation]) -> None:
     result = [one for one in result if one.outcome.seeds == first.seeds]
     result = [one for one in result if one.outcome.returns.shape == first.returns.shape]
     names = list(result[0].run.config.obs_names)
-    states = names[: patients.mean.shape[2]]
-    traits = {f"latent mean of {name}": patients.mean[..., k] for k, name in enumerate(states)}
+    traits = dict(patients.traits)
     traits |= {f"first observed {name}": patients.seen[..., k] for k, name in enumerate(names)}
-    if np.ptp(patients.sensitivity) > 0:
-        traits["sensitivity to the dose"] = patients.sensitivity
     trait = pick(st, "Patients grouped by", list(traits), "trait")
     try:
         shown = [(o.run.label, o.mark, subgroups(o.outcome.returns, traits[trait], GROUPS)) for o in result]
@@ -150,9 +147,9 @@ def groups(result: list[Evaluation]) -> None:
         return
     page.draw(cohort.by_subgroup(trait, shown), "subgroups", f"Mean return by {trait}")
     write.caption(
-        "{} equally large groups. The latent mean is known to the simulator alone; no "
-        "agent sees it. Lines: 95 % intervals. A difference between groups is no effect "
-        "of the trait alone.",
+        "{} equally large groups, or one for each value where there are no more. What is not "
+        "observed is known to the simulator alone; no agent sees it. Lines: 95 % intervals. A "
+        "difference between groups is no effect of the trait alone.",
         GROUPS,
     )
 

@@ -47,9 +47,11 @@ def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
     env_id = pick(left, "Environment", list(SCENARIOS), "env")
-    variants = scenario_class(env_id).variants
-    variant = pick(middle, "Variant", variants, "variant")
-    realism = pick(right, "Realism, 1 is ideal", list(REALISM), "realism")
+    variant = pick(middle, "Variant", scenario_class(env_id).variants, "variant")
+    scenario = scenario_class(env_id)
+    options: dict[str, Any] = {}
+    if "realism" in scenario.option_names:
+        options["realism"] = int(pick(right, "Realism, 1 is ideal", list(REALISM), "realism"))
     most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
     patients = left.number_input(
@@ -57,10 +59,10 @@ def simulated() -> tuple[Episodes, str] | None:
     )
     in_range(middle, "seed", 0, LARGEST_SEED)
     seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
-    kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED), "behaviour")
+    kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED, *scenario.policies), "behaviour")
     policy = kind
     if kind == FIXED:
-        limits = scenario_class(env_id)(variant).limits
+        limits = scenario(variant).limits
         low, high = limits.low[0], limits.high[0]
         in_range(st, "given", low, high)
         dose = st.slider(
@@ -74,7 +76,7 @@ def simulated() -> tuple[Episodes, str] | None:
         )
         policy = f"{FIXED}:{dose:g}"
     try:
-        made = cohort(env_id, variant, int(patients), int(seed), policy, int(realism))
+        made = cohort(env_id, variant, int(patients), int(seed), policy, tuple(options.items()))
     except UserError as error:
         page.problems([str(error)])
         return None

@@ -10,6 +10,7 @@ import agents
 from dosing import NOT_FOR_PATIENTS
 from dosing.cli import options
 from dosing.cli.serve import serve
+from dosing.errors import UserError
 
 
 def register(command: Any) -> None:
@@ -27,7 +28,10 @@ def register(command: Any) -> None:
         help="in place of patients: mujoco (Hopper-v5, recorded first), a D4RL file of Hopper, or minari:ID",
     )
     parser.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
-    parser.add_argument("--variant", default="corrected", help="variant of the environment [%(default)s]")
+    parser.add_argument(
+        "--scenario", metavar="ID", default=options.DEFAULT_ENV, help="whose patients [%(default)s]"
+    )
+    parser.add_argument("--variant", help="variant of the scenario [its first]")
     options.add_device(parser)
     parser.add_argument("--no-serve", action="store_true", help="end after the table")
     parser.add_argument("--port", type=int, default=8501, help="port of the dashboard [%(default)s]")
@@ -38,8 +42,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.studies import Cohort, mujoco_data
     from dosing.studies.comparison import demo
+    from dosing.studies.scenarios import variant_options
 
     seeds = options.seed_range(arguments.seeds)
+    if arguments.data is not None and (arguments.scenario != options.DEFAULT_ENV or arguments.variant):
+        raise UserError("--data takes the place of patients: leave --scenario and --variant out.")
     if arguments.data is not None:
         source = None if arguments.data == "mujoco" else arguments.data
         result = mujoco_data.demo(
@@ -50,7 +57,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             arguments.out,
             seeds=seeds,
             steps=2000 if arguments.steps is None else arguments.steps,
-            cohort=Cohort(arguments.patients, options={"variant": arguments.variant}),
+            scenario=arguments.scenario,
+            cohort=Cohort(arguments.patients, options=variant_options(arguments.scenario, arguments.variant)),
             device=arguments.device,
         )
     print(result)

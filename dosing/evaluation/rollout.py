@@ -41,8 +41,8 @@ class EnvFactory(Protocol):
         """Patients per seed unless another number is asked for."""
 
     @property
-    def searched(self) -> bool:
-        """Whether the best constant dose is looked for, which takes tens of thousands of patients."""
+    def searched(self) -> int:
+        """Most patients on whom each constant dose is tried to find the best one; 0: none is looked for."""
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` to ``first_patient + patients - 1``."""

@@ -232,7 +232,8 @@ def subgroups(
 ) -> tuple[Subgroup, ...]:
     """Return the mean of returns ``[S, P]`` in ``count`` equally large groups by a trait ``[S, P]``.
 
-    The groups are cut at the trait's quantiles over all patients together; equal values stay together. One
+    The groups are cut at the trait's quantiles over all patients together; equal values stay together, and a
+    trait with no more values than groups, such as a genotype, has one group for each of its values. One
     row: t over the patients of a group. Several rows, each with patients of its own: the mean of the seeds'
     group means, with t over the seeds. A group needs two patients in every seed.
     """
@@ -243,7 +244,11 @@ def subgroups(
         )
     if count < 2:
         raise UserError(f"subgroups need 2 or more groups, got {count}")
-    group = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values, side="right")
+    levels = np.unique(values)
+    edges = np.quantile(values, np.arange(1, count) / count)
+    if 1 < len(levels) <= count:
+        edges, count = levels[1:], len(levels)
+    group = np.searchsorted(edges, values, side="right")
     result = []
     for index in range(count):
         inside = group == index

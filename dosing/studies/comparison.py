@@ -167,15 +167,16 @@ def demo(
     *,
     seeds: Sequence[int],
     steps: int,
+    scenario: str,
     cohort: Cohort,
     device: str,
     evaluation_patients: int = 1000,
 ) -> Comparison:
-    """The main job: simulate a cohort dosed at random, train the demonstration's agents, evaluate them."""
+    """The main job: simulate a scenario's cohort, train the demonstration's agents, evaluate them."""
     return compare(
         study,
         registry.DEMO,
-        DataSource("dosing/Treatment-v0", cohort),
+        DataSource(scenario, cohort),
         seeds=seeds,
         training=TrainingSettings(steps=steps),
         evaluation_patients=evaluation_patients,

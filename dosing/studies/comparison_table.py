@@ -143,7 +143,7 @@ def references(
     wanted = {
         "seeds": list(seeds),
         "patients": patients,
-        "search_patients": SEARCH_PATIENTS,
+        "search_patients": min(SEARCH_PATIENTS, factory.searched),
         "baseline": asdict(baseline) | {"recorded": list(baseline.recorded or ())},  # as JSON gives it back
     }
     record, episodes = folder / REFERENCES, folder / EPISODES
@@ -161,7 +161,7 @@ def references(
     elif baseline.median is not None:
         rules["median"] = constant(baseline.median)
     if factory.limits.n_act == 1 and factory.searched:
-        dose, value = best_constant(factory, SEARCH_PATIENTS)
+        dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
         rules["best"] = constant(dose)
     outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
     write_outcomes(episodes, outcomes)

@@ -12,9 +12,16 @@ from dosing.errors import UserError
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
 from simulator.card import scenario_card
-from simulator.envs import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 from simulator.envs.tasks import TRUSTED, TaskFactory, is_registered
 from simulator.scenarios import EvaluationFactory, evaluation_factory
+
+
+def variant_options(env_id: str, variant: str | None) -> dict[str, str]:
+    """Options that choose a variant: the one that was asked for, else the first of a scenario of ours."""
+    if variant is None and env_id in SCENARIOS:
+        variant = scenario_class(env_id).variants[0]
+    return {} if variant is None else {"variant": variant}
 
 
 def environment_of(env_id: str | None, options: Mapping[str, Any]) -> EvaluationFactory | None:

@@ -17,14 +17,12 @@ class Evaluated:
     Attributes:
         number: number of each patient in the evaluation cohort ``[S, P]``.
         seen: first observation ``[S, P, O]``.
-        mean: latent mean behind it ``[S, P, k]``, which no agent sees.
-        sensitivity: factor on the dose inside the dynamics ``[S, P]``; 1 without variation.
+        traits: how they differ ``[S, P]`` each, by name; much of it no agent sees.
     """
 
     number: Any
     seen: Float32Array
-    mean: Float32Array
-    sensitivity: Float32Array
+    traits: dict[str, Any]
 
 
 def evaluated(env_id: str, seeds: Sequence[int], patients: int, env_seed: int, **options: Any) -> Evaluated:
@@ -40,10 +38,12 @@ def evaluated(env_id: str, seeds: Sequence[int], patients: int, env_seed: int, *
     Raises:
         UserError: unknown id or option.
     """
-    parts = []
+    numbers, seen, traits = [], [], []
     for seed in seeds:
         env = CohortEnv(env_id, patients, cohort="evaluation", first_patient=seed * patients, **options)
-        seen, info = env.reset(seed=env_seed)
-        core = env.visits.core
-        parts.append((info["patient"], seen, core.means(), core.sensitivities()))
-    return Evaluated(*(np.stack(part) for part in zip(*parts, strict=True)))
+        first, info = env.reset(seed=env_seed)
+        numbers.append(info["patient"])
+        seen.append(first)
+        traits.append(env.visits.treated.traits())
+    joined = {name: np.stack([part[name] for part in traits]) for name in traits[0]}
+    return Evaluated(np.stack(numbers), np.stack(seen), joined)

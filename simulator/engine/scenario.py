@@ -125,6 +125,10 @@ class TreatedPatients(ABC):
         """What a clinician knows of each patient, whether or not it is observed: [n] each."""
         return {}
 
+    def traits(self) -> Mapping[str, AnyArray]:
+        """How the patients differ, seen or hidden, for subgroups of an evaluation: [n] each, units in names."""
+        return {}
+
     def current_dose(self) -> Array | None:
         """The dose [n, A] that the step limit is measured from; None where no limit is in force."""
         return None
@@ -186,6 +190,8 @@ class Scenario(ABC):
     """Cost per episode that is thought acceptable; None where nobody says."""
     policies: ClassVar[Mapping[str, NamedPolicy]] = {}
     """Behaviour policies of this scenario alone."""
+    searched: ClassVar[int] = 10_000
+    """Most patients on whom each of some forty constant doses is tried to find the best one."""
     dose_name: ClassVar[str] = "dose"
     safe_default: ClassVar[str]
     """What to do where no dose is recommended."""

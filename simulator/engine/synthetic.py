@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dosing.types import Array, Float32Array
+from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.batch import Core
 from simulator.engine.latent import EXTREME, LatentScenario
@@ -71,6 +71,14 @@ class SyntheticPatients(TreatedPatients):
     def covariate(self) -> Float32Array:
         """Hidden covariate, which acts only through ``confounding``."""
         return self.core.covariates()
+
+    def traits(self) -> Mapping[str, AnyArray]:
+        """Latent means, and the sensitivity where patients differ in it."""
+        means = self.core.means()
+        found = {f"latent mean of {name}": means[:, k] for k, name in enumerate(self.scenario.state_names)}
+        if self.shown.variation or self.shown.confounding:
+            found["sensitivity to the dose"] = self.core.sensitivities()
+        return found
 
     def clinic(self) -> Clinic:
         """Limits, and the marker by which doses are titrated."""

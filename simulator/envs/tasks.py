@@ -162,7 +162,7 @@ class TaskFactory:
         patients: episodes per seed unless another number is asked for; 0 takes the usual number.
         reference: returns between which scores are normalised; None where there are none.
         card: what the environment says of itself in ``env.unwrapped.card``; None where it says nothing.
-        searched: whether the best constant dose is looked for on this task: never.
+        searched: on this task the best constant dose is looked for on no patients.
     """
 
     env_id: str
@@ -175,7 +175,7 @@ class TaskFactory:
     card: dict[str, Any] | None = field(init=False)
     workers: int | None = None
     patients: int = 0
-    searched: bool = False
+    searched: int = 0
 
     def __post_init__(self) -> None:
         """Look the limits and the time limit up.

@@ -134,6 +134,7 @@ class Warfarin(Scenario):
     target = Target("last INR", "1", 2.0, 3.0, "CHEST 2012 target for vitamin K antagonists, grade 1B")
     budget = 5.0
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
+    searched = 1000
     safe_default = "hold: no dose (0 mg), measure the INR"
     model_limits_text = (
         "S-warfarin only; no bleeding, no thrombosis, no vitamin K, and no variation beyond what is named; "
@@ -205,11 +206,9 @@ class WarfarinPatients(TreatedPatients):
             block_streams(seed, self.cohort, purpose, first, self.n)
             for purpose in (PATIENT, NOISE, MEASUREMENT)
         )
-        self.traits = Traits.of(
-            self._mine(normal_blocks(who, NORMALS)), self._mine(uniform_blocks(who, DICE))
-        )
-        self._drift = self.traits.drift
-        self.body = Physiology.untreated(self.traits.volume)
+        self.who = Traits.of(self._mine(normal_blocks(who, NORMALS)), self._mine(uniform_blocks(who, DICE)))
+        self._drift = self.who.drift
+        self.body = Physiology.untreated(self.who.volume)
         self._doses = np.zeros((WEEK, self.n))
         self._measured = self._before = self._measure()
         self._last_day = self._before_day = 0
@@ -219,7 +218,7 @@ class WarfarinPatients(TreatedPatients):
         """Give doses [n, 1] (mg/day), live one day, measure the INR where it is due."""
         prescribed = dose[:, 0].astype(np.float64)
         taken, ec50 = self._taken_and_sensitivity(prescribed)
-        who = self.traits
+        who = self.who
         began = (who.interacts_from <= self.time) & self._varied
         interacting = began & (self.time < who.interacts_from + INTERACTION_DAYS)
         cl = np.where(interacting, who.cl * who.slowed, who.cl)
@@ -250,7 +249,18 @@ class WarfarinPatients(TreatedPatients):
 
     def known(self) -> Mapping[str, AnyArray]:
         """Age (y), body surface (m2) and numbers of alleles."""
-        return {"age": self.traits.age, "body surface": self.traits.surface, **self.traits.alleles}
+        return {"age": self.who.age, "body surface": self.who.surface, **self.who.alleles}
+
+    def traits(self) -> Mapping[str, AnyArray]:
+        """Age, genotype, and what the body makes of them."""
+        who = self.who
+        return {
+            "age (year)": who.age,
+            "VKORC1 A alleles": who.alleles["A alleles"],
+            "CYP2C9 *2 or *3 alleles": who.alleles["*2 alleles"] + who.alleles["*3 alleles"],
+            "clearance (L/h)": who.cl,
+            "EC50 (mg/L)": who.ec50,
+        }
 
     def current_dose(self) -> Array:
         """The maintenance dose [n, 1] that the step limit is measured from."""
@@ -273,10 +283,10 @@ class WarfarinPatients(TreatedPatients):
     def _taken_and_sensitivity(self, prescribed: Array) -> tuple[Array, Array]:
         """Doses as they are taken, and EC50 of the day; moves the drift on."""
         if not self._varied:
-            return prescribed, self.traits.ec50
+            return prescribed, self.who.ec50
         dice = self._mine(uniform_blocks(self._noise, 1))[0]
         taken = prescribed * np.where(dice < MISSED, 0.0, np.where(dice >= 1.0 - DOUBLED, 2.0, 1.0))
-        ec50 = self.traits.ec50 * np.exp(self._drift)
+        ec50 = self.who.ec50 * np.exp(self._drift)
         kept = np.exp(-1.0 / DRIFT_DAYS)
         fresh = self._mine(normal_blocks(self._noise, 1))[0]
         self._drift = kept * self._drift + DRIFT_SD * np.sqrt(1.0 - kept**2) * fresh
@@ -309,10 +319,10 @@ class WarfarinPatients(TreatedPatients):
         """Observations [n, 8]."""
         seen = np.empty((self.n, len(self.entries)), dtype=np.float32)
         seen[:, 0], seen[:, 1], seen[:, 2] = self._measured, self._before, self.time - self._last_day
-        seen[:, 3], seen[:, 4], seen[:, 5] = self._yesterday, self._week, self.traits.age
+        seen[:, 3], seen[:, 4], seen[:, 5] = self._yesterday, self._week, self.who.age
         if self.own.hide_genotype:
             apart = max(self._last_day - self._before_day, 1)
             seen[:, 6], seen[:, 7] = self.time, (self._measured - self._before) / apart
         else:
-            seen[:, 6], seen[:, 7] = self.traits.share, self.traits.alleles["A alleles"]
+            seen[:, 6], seen[:, 7] = self.who.share, self.who.alleles["A alleles"]
         return seen

@@ -373,7 +373,7 @@ class Chains:
     def __init__(self, horizon: int = VISITS, reach: float = 1.0) -> None:
         self.horizon, self.reach = horizon, reach
         self.limits = DoseLimits((-reach,), (reach,))
-        self.patients, self.searched = 10, True
+        self.patients, self.searched = 10, 10
         self.built: list[Chain] = []
 
     def __call__(self, patients: int, first_patient: int) -> Chain:

@@ -24,6 +24,7 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             study,
             seeds=SEEDS,
             steps=100,
+            scenario="dosing/Treatment-v0",
             cohort=Cohort(PATIENTS, options={"variant": "corrected"}),
             device="cpu",
             evaluation_patients=4,

@@ -24,5 +24,6 @@ def test_the_patients_are_those_of_the_evaluation() -> None:
     assert result.number.tolist() == [list(range(7, 14)), list(range(28, 35))]
     alone = CohortEnv("dosing/Treatment-v0", 1, cohort="evaluation", first_patient=30, **options)
     alone.reset(seed=REFERENCE_SEED)
-    np.testing.assert_array_equal(result.mean[1, 2], alone.visits.core.means()[0])
-    assert result.sensitivity[1, 2] == alone.visits.core.sensitivities()[0] != 1.0
+    means = [result.traits[f"latent mean of s{k}"][1, 2] for k in range(1, 9)]
+    np.testing.assert_array_equal(means, alone.visits.core.means()[0])
+    assert result.traits["sensitivity to the dose"][1, 2] == alone.visits.core.sensitivities()[0] != 1.0

@@ -163,7 +163,7 @@ class Parabolas:
 
     horizon = 3
     patients = 20
-    searched = True
+    searched = 50
 
     def __init__(self, best: float, low: float, high: float) -> None:
         self.best, self.limits = best, DoseLimits((low,), (high,))

@@ -48,9 +48,9 @@ def test_observations_are_measurements_and_prescriptions() -> None:
         np.testing.assert_array_equal(info["truth"]["dose taken"], np.float64(given[-1]))
     who = env.visits.treated
     assert isinstance(who, WarfarinPatients)
-    np.testing.assert_allclose(seen[:, 5], who.traits.age, rtol=1e-6)
-    np.testing.assert_allclose(seen[:, 6], who.traits.share, rtol=1e-6)
-    np.testing.assert_array_equal(seen[:, 7], who.traits.alleles["A alleles"])
+    np.testing.assert_allclose(seen[:, 5], who.who.age, rtol=1e-6)
+    np.testing.assert_allclose(seen[:, 6], who.who.share, rtol=1e-6)
+    np.testing.assert_array_equal(seen[:, 7], who.who.alleles["A alleles"])
 
 
 def test_daily_monitoring_measures_the_same_patients_every_day() -> None:

@@ -148,7 +148,7 @@ def test_the_cohort_needs_the_doses_that_it_should() -> None:
     """Individual doses for an INR of 2.5: median 4.9, 5 to 95 % 1.3 to 16.4 mg/day, 6 to 7 % above 15."""
     env = CohortEnv("dosing/Warfarin-v0", 20_000)
     env.reset(seed=0)
-    who = env.visits.treated.traits  # type: ignore[attr-defined]
+    who = env.visits.treated.who  # type: ignore[attr-defined]
     dose = steady_dose(2.5, who.cl, who.ec50)
     assert np.median(dose) == pytest.approx(4.9, abs=0.15)
     np.testing.assert_allclose(np.quantile(dose, [0.05, 0.95]), [1.3, 16.4], rtol=0.06)
