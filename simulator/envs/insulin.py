@@ -70,6 +70,7 @@ class Insulin(Scenario):
     )
     budget: ClassVar[float | None] = STEPS_PER_DAY * (0.04 + 4 * 0.01)
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
+    searched = 200
     dose_name = "insulin rate"
     safe_default = "the scheduled basal rate"
     model_limits_text = (
