@@ -19,7 +19,15 @@ from dosing.recommendation.simulated import FollowRecommender
 from dosing.safety import DoseLimits
 from dosing.studies import scenarios
 from dosing.types import Array
-from simulator.cohorts.posterior import Candidates, PosteriorPatients, Trajectories, bands
+from dosing.units import meant
+from simulator.cohorts.posterior import (
+    Candidates,
+    PosteriorPatients,
+    Trajectories,
+    bands,
+    latent_scenario,
+)
+from simulator.environment import EnvOptions
 from simulator.scenarios import CohortFactory
 
 RETURN, DOSE, ALL = "return so far", "dose given", "all observed states"
@@ -51,11 +59,13 @@ class World:
         """The scenario that the run was trained on.
 
         Raises:
-            UserError: its data came from no simulator here, or from one without patients.
+            UserError: its data came from no simulator here, from one without patients, or from one in which
+                nobody can be matched to a state.
         """
         factory = scenarios.factory_of(run.folder)
         if not isinstance(factory, CohortFactory):
             raise UserError(f"{factory.env_id} has episodes, not patients: nobody can be matched to a state.")
+        latent_scenario(EnvOptions.of(factory.env_id, factory.options))
         names = run.config.obs_names
         options = json.dumps(factory.options, sort_keys=True)
         return cls(factory.env_id, options, seed, names, factory.limits, factory.horizon)
@@ -137,7 +147,11 @@ def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:
             raise UserError(f"dose {position} must be a number, got {word!r}.") from None
         if not bool(limits.contains([dose])):
             low, high = (with_unit(number(end[0]), limits.unit) for end in (limits.low, limits.high))
-            raise UserError(f"dose {position} must lie within the hard limits {low} to {high}, got {word!r}.")
+            unit = meant(dose, limits.unit, limits.low[0], limits.high[0])
+            hint = f"; {unit}" if unit else ""
+            raise UserError(
+                f"dose {position} must lie within the hard limits {low} to {high}, got {word!r}{hint}."
+            )
         doses.append(dose)
     return doses
 

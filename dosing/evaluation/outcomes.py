@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Outcomes:
         dose: mean delivered dose, averaged over dose dimensions.
         visits: until the episode ended, at the latest the scenario's horizon; NaN in a file of an earlier
             version, which did not keep it.
+        events: visits with each safety event that the scenario names; empty where it names none, or in a
+            file of an earlier version.
     """
 
     seeds: tuple[int, ...]
@@ -32,7 +35,11 @@ class Outcomes:
     limited: Array
     dose: Array
     visits: Array
+    events: Mapping[str, Array] = field(default_factory=dict)
 
+
+EVENT = "event: "
+"""Begins the column of a safety event."""
 
 MEASURES = ("returns", "cost", "limited", "dose", "visits")
 
@@ -46,8 +53,10 @@ def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
         columns["rule"] += [rule] * (n_seeds * patients)
         columns["seed"] += np.repeat(result.seeds, patients).tolist()
         columns["patient"] += np.tile(np.arange(patients), n_seeds).tolist()
-        for name, parts in values.items():
-            parts.append(getattr(result, name).reshape(-1))
+        for name in MEASURES:
+            values[name].append(getattr(result, name).reshape(-1))
+        for name, counts in result.events.items():
+            values.setdefault(EVENT + name, []).append(counts.reshape(-1))
     write_table(path, columns | {name: np.concatenate(parts) for name, parts in values.items()})
 
 
@@ -60,5 +69,10 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
         if "visits" not in rows:
             rows = rows.assign(visits=np.nan)
         arrays = {name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1) for name in MEASURES}
-        result[str(rule)] = Outcomes(seeds, **arrays)
+        events = {
+            str(name).removeprefix(EVENT): rows[name].to_numpy(np.float64).reshape(len(seeds), -1)
+            for name in rows.columns
+            if str(name).startswith(EVENT)
+        }
+        result[str(rule)] = Outcomes(seeds, **arrays, events=events)
     return result

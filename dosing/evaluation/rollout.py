@@ -19,7 +19,7 @@ from dosing.evaluation.outcomes import MEASURES, Outcomes
 from dosing.evaluation.rules import consecutive, following
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
-from dosing.types import Act, Listener
+from dosing.types import Act, Array, Listener
 
 REFERENCE_SEED = 0
 """Seed of the evaluation patients on which results are reported."""
@@ -79,6 +79,7 @@ def rollout(
     envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
     total = {name: np.zeros(len(obs)) for name in MEASURES}
+    events: dict[str, Array] = {}
     live = np.ones(len(obs), dtype=np.bool_)
     for visit in range(factory.horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
@@ -94,6 +95,9 @@ def rollout(
         total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) * live
         total["dose"] += delivered.mean(-1, dtype=np.float64) * live
         total["visits"] += 1.0 * live
+        for name in results[0][4].get("events", {}):
+            here = np.concatenate([r[4]["events"][name] for r in results])
+            events[name] = events.get(name, 0.0) + here * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
             act.observe(delivered.reshape(*pairs, -1), reward.reshape(pairs))
@@ -106,7 +110,9 @@ def rollout(
         env.close()
     for name in ("limited", "dose"):
         total[name] /= total["visits"]
-    return Outcomes(seeds, **{name: x.reshape(len(seeds), patients) for name, x in total.items()})
+    shape = (len(seeds), patients)
+    counted = {name: x.reshape(shape) for name, x in events.items()}
+    return Outcomes(seeds, **{name: x.reshape(shape) for name, x in total.items()}, events=counted)
 
 
 def _offsets(groups: list[list[int]], patients: int) -> list[int]:

@@ -181,13 +181,11 @@ class TrialLog:
 
     def outcomes(self) -> dict[str, Outcomes]:
         """Outcomes of the last evaluation of every seed, by rule."""
-        return {
-            rule: Outcomes(
-                self.seeds,
-                **{name: np.stack([result[rule][name] for result in self._found]) for name in MEASURES},
-            )
+        found: dict[str, dict[str, Any]] = {
+            rule: {name: np.stack([result[rule][name] for result in self._found]) for name in MEASURES}
             for rule in self._found[0]
         }
+        return {rule: Outcomes(self.seeds, **measures) for rule, measures in found.items()}
 
     def why(self, k: int, visits: int) -> dict[str, Any]:
         """Why the seed at place ``k`` of the stack was stopped after so many visits."""

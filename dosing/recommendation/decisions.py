@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import DECISIONS, AuditLog, Record, _record, _sha256, _sound, state_hash
 from dosing.safety import DoseLimits
+from dosing.units import meant
 
 Action = Literal["accept", "modify", "reject"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -198,9 +199,19 @@ def _decided(
         unit = "" if limits.unit == "1" else f" {limits.unit}"
         raise UserError(
             f"the new dose must be {limits.n_act} number(s) within the hard limits {list(low)} to "
-            f"{list(high)}{unit}, which cannot be overridden; got {dose!r}."
+            f"{list(high)}{unit}, which cannot be overridden; got {dose!r}{_hint(given, limits)}."
         )
     return given
+
+
+def _hint(given: Sequence[float], limits: DoseLimits) -> str:
+    """The unit that doses beyond the limits were probably meant in."""
+    words = [
+        meant(dose, limits.unit, low, high)
+        for dose, low, high in zip(given, limits.low, limits.high, strict=False)
+        if math.isfinite(dose) and not low <= dose <= high
+    ]
+    return "".join(f"; {word}" for word in words if word)
 
 
 @dataclass(frozen=True)

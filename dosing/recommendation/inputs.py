@@ -12,6 +12,7 @@ import numpy as np
 from dosing.errors import UserError
 from dosing.recommendation.reasons import Reason
 from dosing.recommendation.records import Recommender, Rules, StateEntry
+from dosing.units import meant
 
 LARGEST = float(np.finfo(np.float32).max)
 """Largest number that a policy can be shown."""
@@ -82,7 +83,9 @@ def _read(given: Any, entries: Sequence[StateEntry], whole: str) -> tuple[tuple[
             sentence = f"{name} of {whole} must be a finite number, got {echo(value)}{allowed}."
             faults.append((Reason.NOT_FINITE, sentence))
         elif not entry.low <= number <= entry.high:
-            sentence = f"{name} of {whole} must be {entry.allowed}, got {echo(value)}."
+            unit = meant(number, entry.unit, entry.low, entry.high)
+            hint = f"; {unit}" if unit else ""
+            sentence = f"{name} of {whole} must be {entry.allowed}, got {echo(value)}{hint}."
             faults.append((Reason.OUT_OF_RANGE, sentence))
         numbers.append(number)
     return tuple(numbers), faults

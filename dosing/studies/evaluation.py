@@ -13,7 +13,7 @@ import numpy as np
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.evaluation import rollout
-from dosing.evaluation.outcomes import read_outcomes, write_outcomes
+from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
@@ -151,7 +151,7 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
 
 
 def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
-    """What is said beside returns where episodes may end early: normalised scores and lengths.
+    """What is said beside returns: patients with safety events; of tasks, normalised scores and lengths.
 
     Args:
         runs: of one data set.
@@ -159,7 +159,7 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
     """
     factory = factory_of(runs[0])
     if not isinstance(factory, TaskFactory):
-        return []
+        return _event_notes([read_outcomes(run.path / EPISODES)["recommended"] for run in runs], rows)
     visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
     lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
     notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
@@ -172,6 +172,22 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
         ]
         between = f"random {reference.random:g}, expert {reference.expert:g}, {reference.source}"
         notes.append(f"normalised scores of recommended doses ({between}): {', '.join(scores)}")
+    return notes
+
+
+def _event_notes(outcomes: Sequence[Outcomes], rows: Sequence[Row]) -> list[str]:
+    """Share of the patients who had each safety event at all; of one event alone the cost says as much."""
+    names = list(outcomes[0].events)
+    if len(names) < 2:
+        return []
+    notes = []
+    for name in names:
+        shares = ", ".join(
+            f"{row.name} {100 * float((one.events[name] > 0).mean()):.1f} %"
+            for row, one in zip(rows, outcomes, strict=True)
+            if name in one.events
+        )
+        notes.append(f"patients with the event {name} at any visit, recommended doses: {shares}")
     return notes
 
 

@@ -126,7 +126,7 @@ class TreatedPatients(ABC):
         return {}
 
     def traits(self) -> Mapping[str, AnyArray]:
-        """How the patients differ, seen or hidden, for subgroups of an evaluation: [n] each, units in names."""
+        """How the patients differ, seen or hidden, for subgroups: [n] each, with the unit in the name."""
         return {}
 
     def current_dose(self) -> Array | None:

@@ -60,7 +60,7 @@ def test_the_page_says_what_the_outcomes_say(open_app, larger: Path) -> None:  #
     assert f"Patient {20 * seed + patient}, training seed {seed}:" in first
     assert f"return **{minus(f'{outcome.returns.min():.1f}')}**" in first
     who = evaluated("dosing/Treatment-v0", (0, 1), 20, 0, variant="corrected", steps=24)
-    groups = subgroups(outcome.returns, who.mean[..., 2])
+    groups = subgroups(outcome.returns, who.traits["latent mean of s3"])
     assert minus(str(groups[0].mean)) in minus(at.get("plotly_chart")[2].proto.spec)
     links = at.get("page_link")
     assert len(links) == 20

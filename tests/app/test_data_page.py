@@ -61,7 +61,7 @@ def test_a_cohort_is_simulated_as_asked_for(open_app, full_study: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_a_file_holds_the_same_visits_and_the_notice(tmp_path: Path, suffix: str) -> None:
-    made = data.cohort("dosing/LiI-v0", "published", 5, 1, "titration", 1)
+    made = data.cohort("dosing/LiI-v0", "published", 5, 1, "titration", ())
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data.export(made, suffix))
     back = read_episodes(path)
@@ -73,7 +73,7 @@ def test_the_largest_cohorts_take_a_moment() -> None:
     assert data.most_patients("dosing/Treatment-v0", "corrected") == 10_000
     assert data.most_patients("dosing/Treatment-v0", "li-evaluation") == 2_400
     start = time.perf_counter()
-    data.cohort("dosing/Treatment-v0", "corrected", 10_000, 0, "titration", 5)
+    data.cohort("dosing/Treatment-v0", "corrected", 10_000, 0, "titration", (("realism", 5),))
     assert time.perf_counter() - start < 10.0  # about half a second on an idle core
 
 

@@ -248,3 +248,27 @@ def test_outcomes_survive_the_file(tmp_path: Path, factory: CohortFactory) -> No
     result = read_outcomes(tmp_path / "episodes.parquet")
     assert list(result) == ["first", "second"]
     assert all(same(result[rule], outcomes[rule]) for rule in outcomes)
+
+
+def test_visits_with_each_safety_event_are_counted_and_kept(tmp_path: Path) -> None:
+    """Against the environment stepped by hand; nothing counts after an episode has ended."""
+    factory = CohortFactory("dosing/Warfarin-v0", {"steps": 30})
+    result = rollout(factory, constant(15.0), (0,), 60)
+    env = factory(60, 0)
+    env.reset(seed=REFERENCE_SEED)
+    counts: dict[str, np.ndarray] = {}
+    live = np.ones(60, dtype=bool)
+    for _ in range(30):
+        *_, terminated, _, info = env.step(np.full((60, 1), 15.0, dtype=np.float32))
+        for name, flags in info["events"].items():
+            counts[name] = counts.get(name, 0) + (flags & live)
+        live &= ~terminated
+    assert counts["critical"].sum() > 0
+    assert set(result.events) == set(counts)
+    for name, expected in counts.items():
+        np.testing.assert_array_equal(result.events[name][0], expected)
+    assert result.visits.min() < 30 == result.visits.max()
+    write_outcomes(tmp_path / "x.parquet", {"recommended": result})
+    back = read_outcomes(tmp_path / "x.parquet")["recommended"]
+    for name, expected in result.events.items():
+        np.testing.assert_array_equal(back.events[name], expected)
