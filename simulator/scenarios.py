@@ -31,6 +31,7 @@ class CohortFactory:
         reference: scores are not normalised here.
         patients: per seed unless another number is asked for.
         searched: most patients on whom the best constant dose is looked for.
+        terminates: whether an episode can end before its last visit.
     """
 
     env_id: str
@@ -42,6 +43,7 @@ class CohortFactory:
     reference: Reference | None = None
     patients: int = 1000
     searched: int = field(init=False)
+    terminates: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -53,6 +55,7 @@ class CohortFactory:
         object.__setattr__(self, "limits", checked.scenario.limits)
         object.__setattr__(self, "horizon", checked.steps)
         object.__setattr__(self, "searched", checked.scenario.searched)
+        object.__setattr__(self, "terminates", checked.scenario.terminates)
         low, high = observed_range(checked.patients(1))
         object.__setattr__(self, "n_obs", len(low))
         object.__setattr__(self, "obs_range", (tuple(low.tolist()), tuple(high.tolist())))

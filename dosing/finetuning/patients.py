@@ -59,7 +59,7 @@ class TreatedVisit:
 
 @dataclass(frozen=True)
 class VisitOutcome:
-    """What came of one visit; fields as of :class:`Visit`."""
+    """What came of one visit; fields as of :class:`TreatedVisit`."""
 
     reward: Array
     cost: Array
@@ -67,6 +67,8 @@ class VisitOutcome:
     terminated: Flags
     truncated: Flags
     following: Observations
+    dose: npt.NDArray[np.float32] | None = None
+    """Delivered ``[S, P, A]``; None where it is what was given. A step limit may hold it further."""
 
 
 class PatientsUnderTreatment(Protocol):
@@ -163,7 +165,12 @@ class Waves:
         if over.all():
             self.wave += 1
             following = self._begin()
-        return VisitOutcome(reward.astype(np.float64), cost, next_obs, terminated, truncated, following)
+        delivered = np.stack(
+            [result[4].get("dose_delivered", given) for result, given in zip(results, dose, strict=True)]
+        )
+        return VisitOutcome(
+            reward.astype(np.float64), cost, next_obs, terminated, truncated, following, delivered
+        )
 
     def state(self) -> dict[str, Tensor]:
         """The wave, and the doses given in it ``[t, S, P, A]``."""

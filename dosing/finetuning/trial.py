@@ -134,8 +134,13 @@ class Trial:
         for k in self.stopped:  # nobody is treated by it any more; its place in the stack is filled
             requested[k] = self.middle
         dose, code = self.treated.limits.deliver(requested.astype(np.float32))
-        result = self.treated.treat(dose.astype(np.float32, copy=False))
-        return TreatedVisit(obs=obs, requested=requested, dose=dose, limited=code != 0, **vars(result))
+        given = dose.astype(np.float32, copy=False)
+        result = self.treated.treat(given)
+        delivered = given if result.dose is None else result.dose
+        limited = (code != 0) | (delivered != given).any(axis=-1)
+        return TreatedVisit(
+            obs=obs, requested=requested, limited=limited, **vars(result) | {"dose": delivered}
+        )
 
     def _remember(self, visit: TreatedVisit) -> None:
         both = (visit.obs, visit.next_obs)

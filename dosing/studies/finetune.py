@@ -47,6 +47,7 @@ from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
 from dosing.studies.scenarios import factory_of
 from dosing.studies.settings import Resources
+from dosing.studies.single_patients import SinglePatients
 from dosing.training.offline import TrainingDivergedError
 from simulator.envs.tasks import TaskFactory, trust
 from simulator.scenarios import EvaluationFactory, evaluation_factory
@@ -122,6 +123,9 @@ def patients_of(
         return Tasks(factory.env_id, factory.options, seeds, patients)
     if meta.first_patient + (meta.patients or 0) > SPAN:
         raise UserError(f"the data set has patients beyond number {SPAN}, which are kept for trials.")
+
+    if factory.terminates:
+        return SinglePatients(factory, seeds, patients, meta.seed or 0)
 
     def make(count: int) -> VectorEnv[Any, Any, Any]:
         return factory.cohort(count, cohort="train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,7 +32,9 @@ class Tasks:
 
     def __init__(self, env_id: str, options: Mapping[str, Any], seeds: Sequence[int], num_envs: int) -> None:
         self.num_envs, self._seeds = num_envs, tuple(seeds)
-        self._tasks = [[make_task(env_id, options) for _ in range(num_envs)] for _ in seeds]
+        self._tasks: list[list[gymnasium.Env[Any, Any]]] = [
+            [make_task(env_id, options) for _ in range(num_envs)] for _ in seeds
+        ]
         with make_task(env_id, options) as task:
             space: Any = task.action_space
             (self.n_obs,) = task.observation_space.shape or ()
@@ -66,7 +69,18 @@ class Tasks:
                 if terminated[k, p] or truncated[k, p]:
                     self._episode[k, p] += 1
                     following[k, p] = self._reset(k, p)
-        return VisitOutcome(reward, terminated.astype(np.float64), next_obs, terminated, truncated, following)
+        cost = np.array([[self._cost(bool(r[2]), r[4]) for r in row] for row in results], dtype=np.float64)
+        delivered = [
+            [r[4].get("dose_delivered", given) for r, given in zip(row, doses, strict=True)]
+            for row, doses in zip(results, dose, strict=True)
+        ]
+        return VisitOutcome(
+            reward, cost, next_obs, terminated, truncated, following, np.array(delivered, dtype=np.float32)
+        )
+
+    def _cost(self, terminated: bool, info: dict[str, Any]) -> float:
+        """Safety cost of a visit."""
+        return float(terminated)
 
     def state(self) -> dict[str, Tensor]:
         """The episode at every place, and the actions in it, ``[S, P, t, A]`` with zeros behind the last."""

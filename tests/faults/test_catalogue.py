@@ -15,13 +15,9 @@ SIZES = {"fault": 44, "behaviour": 20}
 CLINICAL = "with the clinical scenarios"
 
 WAITING: dict[tuple[str, int], tuple[str, str]] = {
-    ("fault", 6): (CLINICAL, "mg against g, U/h against U/min: no scenario has a unit yet"),
     ("fault", 8): (CLINICAL, "a carbohydrate entry: no scenario has meals"),
-    ("fault", 13): (CLINICAL, "stale and future readings: no scenario has a clock"),
     ("fault", 14): (CLINICAL, "a frozen sensor: no scenario has one"),
-    ("behaviour", 4): (CLINICAL, "cumulative limits: no scenario has insulin on board or a weekly dose"),
-    ("behaviour", 15): (CLINICAL, "subgroups by genotype and age, severe events: no scenario has them"),
-    ("behaviour", 17): (CLINICAL, "five steps of verification of a published clinical model"),
+    ("behaviour", 4): (CLINICAL, "cumulative limits: no scenario has insulin on board yet"),
 }
 """What has nothing to apply to, with when it comes and why it waits."""
 
