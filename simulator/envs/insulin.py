@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from dosing.safety import DoseLimits, StepLimit
+import numpy as np
+
+from dosing.safety import BaselineLimit, DoseLimits
 from simulator.engine.scenario import NamedPolicy, Scenario, Target
+from simulator.insulin.on_board import insulin_left
 from simulator.insulin.patients import (
     BASAL,
     ENTRIES,
     LARGEST_RATE,
-    ON_BOARD_PER_KG,
+    ON_BOARD,
+    STEP_MIN,
     STEPS_PER_DAY,
     InsulinOptions,
     InsulinPatients,
@@ -24,6 +28,10 @@ from simulator.insulin.policies import POLICIES
 
 BASAL_MULTIPLE = 4.0
 """Highest rate as a multiple of the scheduled basal rate, as in oref0."""
+
+HOURS_ON_BOARD = 3.4
+"""Insulin beyond the scheduled basal rate, boluses included, past which no rate above basal adds, in hours of
+the scheduled basal rate: about 0.05 U/kg, but in what is observed. Our choice, without a published source."""
 
 
 class Insulin(Scenario):
@@ -75,9 +83,7 @@ class Insulin(Scenario):
     safe_default = "the scheduled basal rate"
     model_limits_text = (
         "Adults only. No counter-regulation: glucose below about 40 mg/dL is not meaningful. No exercise, "
-        "illness, daily rhythm of sensitivity, pump or site failure. Insulin beyond the scheduled basal "
-        f"rate, boluses included, is held at {ON_BOARD_PER_KG:g} U/kg on board by the pump, which knows the "
-        "weight."
+        "illness, daily rhythm of sensitivity, pump or site failure."
     )
     start_text = "06:00, fasting, at the steady state of the scheduled basal rate"
     noise_text = (
@@ -90,8 +96,10 @@ class Insulin(Scenario):
         self.variant = self.checked(variant)
         self.visits = STEPS_PER_DAY
         self.limits = DoseLimits((0.0,), (LARGEST_RATE,), "U/h")
-        # Measured from the scheduled basal rate, not from the last rate: it may rise by three times basal.
-        self.step_limit = StepLimit((0.0,), BASAL_MULTIPLE - 1, current=(ENTRIES[BASAL].name,))
+        adds = float(insulin_left(np.arange(float(STEP_MIN))).sum()) / 60  # U of one U/h for a step
+        self.baseline_limit = BaselineLimit(
+            ENTRIES[BASAL].name, ENTRIES[ON_BOARD].name, BASAL_MULTIPLE, HOURS_ON_BOARD, adds
+        )
 
     def own_options(self, given: Mapping[str, Any]) -> InsulinOptions:
         """Check how meals come and how glucose is seen; raises UserError for a bad value."""

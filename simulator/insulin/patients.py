@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dosing.errors import UserError
-from dosing.safety import CUMULATIVE_LIMIT
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.rng import BLOCK, MEASUREMENT, NOISE, PATIENT, block_streams
@@ -58,10 +56,6 @@ STEPS_PER_DAY = 96
 LARGEST_RATE = 12.0
 """Largest infusion rate of anybody: four times the largest scheduled basal rate, U/h."""
 
-ON_BOARD_PER_KG = 0.05
-"""Insulin beyond the scheduled basal rate, boluses included, past which no rate above basal adds, U/kg. Our
-choice, without a published source."""
-
 ALIVE = (20.0, 600.0)
 """True glucose outside which an episode ends, mg/dL."""
 
@@ -78,7 +72,7 @@ ENTRIES = (
 """Observation. Insulin on board counts boluses and what was infused beyond the scheduled basal rate; it is
 negative after less. At most four boluses act at once, and three announced meals."""
 
-GLUCOSE, SLOPE, BASAL = 0, 1, 5
+GLUCOSE, SLOPE, ON_BOARD, BASAL = 0, 1, 2, 5
 """Places in the observation that policies read."""
 
 
@@ -202,32 +196,9 @@ class InsulinPatients(TreatedPatients):
         """Sensor glucose, mg/dL."""
         return seen[:, GLUCOSE].astype(np.float64)
 
-    def current_dose(self) -> Array:
-        """The scheduled basal rate, from which the limit of four times basal is measured, U/h [n, 1]."""
-        return self.basal[:, None]
-
-    def deliver(self, requested: AnyArray) -> tuple[AnyArray, NDArray[np.int8]]:
-        """As every scenario, then hold what would bring too much insulin on board."""
-        dose, code = super().deliver(requested)
-        held = dose > self._most
-        return np.where(held, self._most, dose), np.where(held[:, 0], np.int8(CUMULATIVE_LIMIT), code)
-
-    def allowed(self) -> tuple[Array, Array]:
-        """Lowest and highest rate that may be delivered now [n, 1], U/h."""
-        low, high = super().allowed()
-        return low, np.minimum(high, self._most)
-
-    def _stacking_limit(self) -> Array:
-        """Highest rate [n, 1] that keeps insulin on board below its limit at the end of the step, U/h.
-
-        The scheduled basal rate is always allowed.
-        """
-        weight = self.model.adults.BW
-        room = ON_BOARD_PER_KG * weight - self.insulin.total(STEP_MIN)
-        # U on board at the end of the step for every U/h infused meanwhile.
-        of_the_step = insulin_left(np.arange(float(STEP_MIN))).sum() / 60
-        limit: Array = self.basal + np.maximum(room, 0.0) / of_the_step
-        return limit[:, None]
+    def baseline_and_load(self) -> Array:
+        """Scheduled basal rate, U/h, and insulin on board, U, as observed [n, 2]."""
+        return self._seen[:, [BASAL, ON_BOARD]].astype(np.float64)
 
     def known(self) -> Mapping[str, AnyArray]:
         """Body weight, carbohydrate ratio and correction factor."""
@@ -266,7 +237,6 @@ class InsulinPatients(TreatedPatients):
         return reading(self.model.sensor_site_mg_dL, error)
 
     def _observe(self, slope: Array) -> Float32Array:
-        self._most = self._stacking_limit()
         angle = 2 * np.pi * (START_HOUR / 24 + self.time / STEPS_PER_DAY)
         seen = np.empty((self.n, len(ENTRIES)), dtype=np.float32)
         columns = (
@@ -275,4 +245,5 @@ class InsulinPatients(TreatedPatients):
         )
         for place, column in enumerate(columns):
             seen[:, place] = column
+        self._seen = seen
         return seen
