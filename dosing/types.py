@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -25,6 +25,14 @@ class Listener(Protocol):
 
     def observe(self, delivered: Array, reward: Array) -> None:
         """Take delivered doses ``[S, P, A]`` and rewards ``[S, P]``."""
+
+
+@runtime_checkable
+class Attending(Protocol):
+    """A rule that is shown the environments before the first visit, such as a clinic's in a simulation."""
+
+    def attend(self, envs: Sequence[Any]) -> None:
+        """Take the vector environments that hold the patients, after their reset."""
 
 
 @dataclass(frozen=True)

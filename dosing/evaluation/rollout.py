@@ -7,7 +7,7 @@ are paired. Environments are handed in as a factory; this module knows no scenar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from dosing.evaluation.outcomes import MEASURES, Outcomes
 from dosing.evaluation.rules import consecutive, following
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
-from dosing.types import Act, Array, Listener
+from dosing.types import Act, Array, Attending, Listener
 
 REFERENCE_SEED = 0
 """Seed of the evaluation patients on which results are reported."""
@@ -43,6 +43,10 @@ class EnvFactory(Protocol):
     @property
     def searched(self) -> int:
         """Most patients on whom each constant dose is tried to find the best one; 0: none is looked for."""
+
+    @property
+    def clinic_rules(self) -> Mapping[str, Act]:
+        """How clinics dose these patients, by name; empty where nobody says."""
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` to ``first_patient + patients - 1``."""
@@ -78,6 +82,8 @@ def rollout(
     groups = consecutive(seeds)
     envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
+    if isinstance(act, Attending):
+        act.attend(envs)
     total = {name: np.zeros(len(obs)) for name in MEASURES}
     events: dict[str, Array] = {}
     live = np.ones(len(obs), dtype=np.bool_)

@@ -25,12 +25,14 @@ from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES
 from dosing.studies.baseline import Baseline
-from dosing.types import Array
+from dosing.types import Act, Array
 
 REFERENCES = "references.json"
 SEARCH_PATIENTS = 10_000
 TAIL = 0.05
 """Share of the patients, or of the foreseen returns, that makes the lower tail."""
+CLINIC = "clinic: "
+"""Begins the name of a clinic's own rule."""
 EXACT = "exact support"
 """The ``width_kind`` of a bounded distribution."""
 
@@ -119,7 +121,7 @@ class References:
         search_return: its mean return on the separate patients it was found on.
         baseline: the constant dose estimated from the recorded visits.
         outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` or in its place
-            ``median``, and ``best`` (where there is such a dose).
+            ``median``, and ``best`` (where there is such a dose); then the rules of clinics.
     """
 
     dose: float | None
@@ -152,7 +154,7 @@ def references(
         if result.get("settings") == wanted and result.get("episodes") == sha256(episodes):
             return References(result["dose"], result["search_return"], baseline, read_outcomes(episodes))
     dose = value = None
-    rules = {"uniform": uniform(factory.limits, seeds)}
+    rules: dict[str, Act] = {"uniform": uniform(factory.limits, seeds)}
     nothing = [0.0] * factory.limits.n_act
     if factory.limits.contains(np.asarray(nothing)):
         rules["none"] = constant(nothing)
@@ -163,6 +165,7 @@ def references(
     if factory.limits.n_act == 1 and factory.searched:
         dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
         rules["best"] = constant(dose)
+    rules |= {CLINIC + name: rule for name, rule in factory.clinic_rules.items()}
     outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
     write_outcomes(episodes, outcomes)
     kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
@@ -182,7 +185,7 @@ def reference_rows(result: References) -> list[Row]:
         rows.append(
             Row(
                 name=_title(rule, result),
-                family="uniform" if rule == "uniform" else "constant",
+                family=_family(rule),
                 recommended=mean_over_seeds(returns),
                 sampled=None,
                 difference=difference,
@@ -204,8 +207,15 @@ def _lower_tail(returns: Array) -> Estimate | None:
     return cvar(returns, TAIL) if TAIL * returns.shape[1] >= 1.0 else None
 
 
+def _family(rule: str) -> str:
+    """What kind of rule it is."""
+    return "uniform" if rule == "uniform" else "clinic's rule" if rule.startswith(CLINIC) else "constant"
+
+
 def _title(rule: str, result: References) -> str:
     """Name of a reference rule, with its dose."""
+    if rule.startswith(CLINIC):
+        return rule.removesuffix(":0")  # without noise
     if rule in ("estimated", "median"):
         base = result.baseline
         source = f"{base.patients:,} patients" if base.patients > 1 else "one patient"

@@ -204,6 +204,8 @@ class Scenario(ABC):
     """Behaviour policies of this scenario alone."""
     searched: ClassVar[int] = 10_000
     """Most patients on whom each of some forty constant doses is tried to find the best one."""
+    clinic_rules: ClassVar[tuple[str, ...]] = ()
+    """Policies among these, without noise, that stand beside trained ones in an evaluation."""
     dose_name: ClassVar[str] = "dose"
     safe_default: ClassVar[str]
     """What to do where no dose is recommended."""

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dosing.data.minari_sets import APPLIED
 from dosing.errors import UserError
 from dosing.safety import DoseLimits, as_dose
-from dosing.types import Float32Array
+from dosing.types import Act, Float32Array
 from simulator.engine.rng import COHORTS
 from simulator.envs.mujoco import (
     EPISODES,
@@ -162,7 +162,7 @@ class TaskFactory:
         patients: episodes per seed unless another number is asked for; 0 takes the usual number.
         reference: returns between which scores are normalised; None where there are none.
         card: what the environment says of itself in ``env.unwrapped.card``; None where it says nothing.
-        searched: on this task the best constant dose is looked for on no patients.
+        searched, clinic_rules: no best constant dose is looked for, and no clinic has a rule.
     """
 
     env_id: str
@@ -176,6 +176,7 @@ class TaskFactory:
     workers: int | None = None
     patients: int = 0
     searched: int = 0
+    clinic_rules: Mapping[str, Act] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look the limits and the time limit up.

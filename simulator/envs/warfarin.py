@@ -133,6 +133,7 @@ class Warfarin(Scenario):
     }
     target = Target("last INR", "1", 2.0, 3.0, "CHEST 2012 target for vitamin K antagonists, grade 1B")
     budget = 5.0
+    clinic_rules = ("nomogram:0", "gage-nomogram:0", "gage:0")
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
     searched = 1000
     safe_default = "hold: no dose (0 mg), measure the INR"

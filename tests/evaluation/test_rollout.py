@@ -21,6 +21,7 @@ from dosing.evaluation.rules import constant, uniform
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
 from dosing.types import Array
+from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort, long_for_most, stack
 
@@ -164,6 +165,7 @@ class Parabolas:
     horizon = 3
     patients = 20
     searched = 50
+    clinic_rules: dict = {}  # noqa: RUF012
 
     def __init__(self, best: float, low: float, high: float) -> None:
         self.best, self.limits = best, DoseLimits((low,), (high,))
@@ -272,3 +274,24 @@ def test_visits_with_each_safety_event_are_counted_and_kept(tmp_path: Path) -> N
     back = read_outcomes(tmp_path / "x.parquet")["recommended"]
     for name, expected in result.events.items():
         np.testing.assert_array_equal(back.events[name], expected)
+
+
+def test_a_clinics_rule_gives_what_it_gives_as_a_behaviour_policy() -> None:
+    """Which knows the genotype and answers measurements: the same returns as in a recorded cohort."""
+    factory = CohortFactory("dosing/Warfarin-v0", {"steps": 35, "hide_genotype": True})
+    rule = factory.clinic_rules["gage-nomogram:0"]
+    result = rollout(factory, rule, (2, 5), 6)
+    for k, seed in enumerate((2, 5)):
+        data = simulate(
+            "dosing/Warfarin-v0",
+            patients=6,
+            first_patient=6 * seed,
+            policy="gage-nomogram:0",
+            cohort="evaluation",
+            steps=35,
+            hide_genotype=True,
+        )
+        expected = data.reward.reshape(6, 35).sum(1, dtype=np.float64)
+        np.testing.assert_allclose(result.returns[k], expected, rtol=1e-5)
+    again = rollout(factory, rule, (2, 5), 6)  # it begins anew with every evaluation
+    np.testing.assert_array_equal(again.returns, result.returns)
