@@ -257,8 +257,8 @@ class BaselineLimit:
         if result is None:
             return None
         try:
-            names = (str(result[name]) for name in ("baseline", "load"))
-            return cls(*names, *(float(result[name]) for name in ("multiple", "most_load", "adds")))
+            multiple, most_load, adds = (float(result[name]) for name in ("multiple", "most_load", "adds"))
+            return cls(str(result["baseline"]), str(result["load"]), multiple, most_load, adds)
         except (KeyError, TypeError, ValueError):
             raise UserError(f"the scenario card's baseline limit cannot be read: {result!r}") from None
 

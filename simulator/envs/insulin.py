@@ -78,6 +78,7 @@ class Insulin(Scenario):
     )
     budget: ClassVar[float | None] = STEPS_PER_DAY * (0.04 + 4 * 0.01)
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
+    clinic_rules = ("basal:0", "protocol:0")
     searched = 200
     dose_name = "insulin rate"
     safe_default = "the scheduled basal rate"

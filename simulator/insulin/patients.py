@@ -200,10 +200,15 @@ class InsulinPatients(TreatedPatients):
         """Scheduled basal rate, U/h, and insulin on board, U, as observed [n, 2]."""
         return self._seen[:, [BASAL, ON_BOARD]].astype(np.float64)
 
-    def known(self) -> Mapping[str, AnyArray]:
-        """Body weight, carbohydrate ratio and correction factor."""
+    def traits(self) -> Mapping[str, AnyArray]:
+        """Weight, what a pump is set to, and basal glucose."""
         adults = self.model.adults
-        return {"weight_kg": adults.BW, "g_per_U": adults.CR, "mg_dL_per_U": adults.CF}
+        return {
+            "weight (kg)": adults.BW,
+            "scheduled basal (U/h)": adults.basal_U_per_h,
+            "correction factor (mg/dL per U)": adults.CF,
+            "basal glucose (mg/dL)": adults.Gb,
+        }
 
     def _adults(self, seed: int) -> Adults:
         if self.scenario.variant == "published":
