@@ -54,7 +54,8 @@ def others(unit: str) -> list[str]:
 def meant(value: float, unit: str, low: float, high: float) -> str:
     """Words on the unit that a number out of range was probably given in; empty where none makes sense.
 
-    Of several, the one that puts it nearest to the middle of the range.
+    Of several, the one that puts it nearest to the middle of the range. Where the number lies less than twice
+    beyond an end, or any other unit would leave next to nothing of it, no unit is named.
 
     Args:
         value: the number as given.
@@ -62,8 +63,10 @@ def meant(value: float, unit: str, low: float, high: float) -> str:
         low: lowest possible number in that unit.
         high: highest possible number in that unit.
     """
+    if not (value > 2 * high > 0 or 0 < value < low / 2):
+        return ""
     converted = {other: value * (factor(other, unit) or 0.0) for other in others(unit)}
-    possible = {other: x for other, x in converted.items() if value != 0 and low <= x <= high}
+    possible = {other: x for other, x in converted.items() if max(low, 0.01 * high) <= x <= high}
     if not possible:
         return ""
     likely = min(possible, key=lambda other: abs(possible[other] - 0.5 * (low + high)))

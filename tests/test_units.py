@@ -72,3 +72,6 @@ def test_no_unit_is_guessed_where_none_fits() -> None:
     assert meant(-3, "mg/day", 0, 15) == ""
     assert meant(0.3, "1", 0.5, 25) == ""
     assert meant(0, "mg/dL", 39, 400) == ""
+    assert meant(16, "mg/day", 0, 15) == ""  # little above, though possible in mg/week
+    assert meant(4, "mg/L", -18, 3.5) == ""
+    assert meant(400, "ng", 0, 15) == ""  # next to nothing in any other unit

@@ -164,8 +164,11 @@ class Physiology:
             for share, part in zip(parts, self.chains, strict=True):
                 if share:
                     row += share * part
-        for time, weights in zip(NODES, _WEIGHTS.T, strict=True):
-            body = (self.body + absorbed) * np.exp(-rate * time) - absorbed * np.exp(-ABSORPTION * time)
+        left, decay = self.body + absorbed, {h: np.exp(-rate * 0.5 * h) for h in set(STEPS)}
+        for node, (time, weights) in enumerate(zip(NODES, _WEIGHTS.T, strict=True)):
+            if node:
+                left = left * decay[STEPS[(node - 1) // 2]]
+            body = left - absorbed * np.exp(-ABSORPTION * time)
             power = np.maximum(body, 0.0) ** HILL
             chains += weights[:, None] * (half / (power + half))  # 1 - E
         self.body, self.gut, self.chains = np.maximum(body, 0.0), gut * np.exp(-ABSORPTION * 24.0), chains

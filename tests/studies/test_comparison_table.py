@@ -371,8 +371,8 @@ def test_only_a_bounded_distribution_has_an_exact_zero(value: float | None, boun
 
 
 def first_patients(outcome: Outcomes, count: int) -> Outcomes:
-    arrays = {name: values[:, :count] for name, values in vars(outcome).items() if name != "seeds"}
-    return Outcomes(outcome.seeds, **arrays)
+    fields = {n: x for n, x in vars(outcome).items() if n not in ("seeds", "events")}
+    return Outcomes(outcome.seeds, **{name: values[:, :count] for name, values in fields.items()})
 
 
 def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factory: CohortFactory) -> None:
