@@ -12,11 +12,24 @@ from numpy.typing import NDArray
 
 from dosing.errors import UserError
 
-LIMITED_BY: tuple[str, ...] = ("", "low limit", "high limit", "step limit")
+LIMITED_BY: tuple[str, ...] = (
+    "",
+    "low limit",
+    "high limit",
+    "step limit",
+    "baseline limit",
+    "cumulative limit",
+)
 """Name of each code of a delivered dose: the rule that changed it last, empty when none did."""
 
 STEP_LIMIT = LIMITED_BY.index("step limit")
 """Code of a dose that a step limit held."""
+
+BASELINE_LIMIT = LIMITED_BY.index("baseline limit")
+"""Code of a dose that was held at a multiple of an observed baseline."""
+
+CUMULATIVE_LIMIT = LIMITED_BY.index("cumulative limit")
+"""Code of a dose that was held because of what earlier doses have left in the body."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,83 @@ class StepLimit:
             free = (dose == np.asarray(self.always)).all(axis=-1, keepdims=True)
             held = np.where(free, dose, held)
         return held, (held != dose).any(axis=-1)
+
+
+@dataclass(frozen=True)
+class BaselineLimit:
+    """Highest dose, of one dimension, beside a baseline dose and a load that are both observed.
+
+    The load is what earlier doses beyond the baseline have left in the body. With baseline b and load l, a
+    dose is at most ``multiple`` b, and at most b + max(``most_load`` b - l, 0) / ``adds``. The baseline
+    itself is always allowed. Unlike the current dose of a :class:`StepLimit`, neither can be told instead.
+    """
+
+    baseline: str
+    """Name of the observed baseline, in the unit of the dose."""
+    load: str
+    """Name of the observed load."""
+    multiple: float
+    """Highest dose as a multiple of the baseline."""
+    most_load: float
+    """Load beyond which no dose above the baseline adds, per unit of baseline."""
+    adds: float
+    """Load that each unit of dose above the baseline adds until the next decision."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are not finite or allow no dose above the baseline."""
+        numbers = np.asarray((self.multiple, self.most_load, self.adds), dtype=np.float64)
+        if not np.isfinite(numbers).all() or self.multiple < 1 or self.most_load < 0 or self.adds <= 0:
+            raise UserError(
+                "a baseline limit needs a finite multiple from 1 up, most_load from 0 up and adds above 0, "
+                f"got {self.multiple}, {self.most_load} and {self.adds}"
+            )
+
+    @classmethod
+    def of(cls, card: dict[str, Any]) -> "BaselineLimit | None":
+        """Read ``dose.baseline_limit`` of a scenario card; None if the scenario has none.
+
+        Raises:
+            UserError: It is there but makes no sense.
+        """
+        result = card.get("dose", {}).get("baseline_limit")
+        if result is None:
+            return None
+        try:
+            multiple, most_load, adds = (float(result[name]) for name in ("multiple", "most_load", "adds"))
+            return cls(str(result["baseline"]), str(result["load"]), multiple, most_load, adds)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"the scenario card's baseline limit cannot be read: {result!r}") from None
+
+    def highest(self, observed: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Highest doses [..., 1] by the multiple and by the load.
+
+        Args:
+            observed: Baseline and load [..., 2].
+        """
+        baseline, load = np.moveaxis(np.asarray(observed, dtype=np.float64)[..., None], -2, 0)
+        room = np.maximum(self.most_load * baseline - load, 0.0)
+        return self.multiple * baseline, baseline + room / self.adds
+
+    def deliver(self, requested: Any, observed: Any) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+        """Give the highest allowed dose up to ``requested``.
+
+        Args:
+            requested: Doses [..., 1], within the hard limits.
+            observed: Baseline and load [..., 2].
+
+        Returns:
+            ``(dose, limited)``: doses [..., 1], and one code [...] per dose: 0 where it was not changed, else
+            the index into ``LIMITED_BY`` of the rule that held it.
+
+        Raises:
+            UserError: As :meth:`DoseLimits.deliver`.
+        """
+        dose = as_dose(requested, 1).astype(np.float64)
+        by_multiple, by_load = self.highest(observed)
+        most = np.minimum(by_multiple, by_load)
+        code = np.where(by_load < by_multiple, np.int8(CUMULATIVE_LIMIT), np.int8(BASELINE_LIMIT))
+        held = dose > most
+        return np.where(held, most, dose), np.where(held, code, np.int8(0))[..., 0]
 
 
 def dose_text(value: float, low: float = -np.inf, high: float = np.inf, places: int | None = None) -> str:

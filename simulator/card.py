@@ -50,12 +50,13 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
 
 
 def _dose(scenario: Scenario) -> dict[str, Any]:
-    limits, step = scenario.limits, scenario.step_limit
+    limits, step, baseline = scenario.limits, scenario.step_limit, scenario.baseline_limit
     return {
         "name": scenario.dose_name,
         "unit": limits.unit,
         "hard_low": list(limits.low),
         "hard_high": list(limits.high),
         **({} if step is None else {"step_limit": step.card()}),
+        **({} if baseline is None else {"baseline_limit": asdict(baseline)}),
         "safe_default": scenario.safe_default,
     }

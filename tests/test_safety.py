@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dosing.errors import UserError
-from dosing.safety import LIMITED_BY, DoseLimits, StepLimit
+from dosing.safety import LIMITED_BY, BaselineLimit, DoseLimits, StepLimit
 
 LIMITS = DoseLimits(low=(-1.0,), high=(2.0,), unit="mg")
 
@@ -191,3 +191,37 @@ def test_a_step_limit_is_read_from_a_card() -> None:
     for broken in ({}, {"absolute": "much"}, {"absolute": 0.5}, "20 %", {"absolute": [0.5], "relative": "x"}):
         with pytest.raises(UserError, match="step limit"):
             StepLimit.of({"dose": {"step_limit": broken}})
+
+
+RULE = BaselineLimit("basal", "on board", multiple=4.0, most_load=3.0, adds=0.25)
+
+
+@pytest.mark.parametrize(
+    ("requested", "baseline", "load", "delivered", "rule"),
+    [
+        (3.9, 1.0, 0.0, 3.9, ""),
+        (4.1, 1.0, 0.0, 4.0, "baseline limit"),
+        (4.1, 1.0, 2.5, 3.0, "cumulative limit"),  # 1 + (3 - 2.5) / 0.25
+        (4.1, 1.0, 9.0, 1.0, "cumulative limit"),  # the baseline itself is always allowed
+        (0.9, 1.0, 9.0, 0.9, ""),
+        (0.0, 1.0, 9.0, 0.0, ""),
+        (9.0, 2.0, -5.0, 8.0, "baseline limit"),
+    ],
+)
+def test_a_baseline_limit_holds_by_the_multiple_or_by_the_load(
+    requested: float, baseline: float, load: float, delivered: float, rule: str
+) -> None:
+    dose, code = RULE.deliver(np.array([[requested]]), np.array([[baseline, load]]))
+    assert dose.shape == (1, 1)
+    assert (dose[0, 0], LIMITED_BY[code[0]]) == (delivered, rule)
+    one, single = RULE.deliver([requested], [baseline, load])
+    assert (one.tolist(), int(single)) == ([delivered], int(code[0]))
+
+
+def test_a_baseline_limit_is_read_from_the_card_or_refused() -> None:
+    stated = {"baseline": "basal", "load": "on board", "multiple": 4, "most_load": 3, "adds": 0.25}
+    assert BaselineLimit.of({"dose": {"baseline_limit": stated}}) == RULE
+    assert BaselineLimit.of({"dose": {}}) is None
+    for broken in ({}, stated | {"adds": 0}, stated | {"multiple": "x"}, stated | {"most_load": np.nan}):
+        with pytest.raises(UserError, match="baseline limit"):
+            BaselineLimit.of({"dose": {"baseline_limit": broken}})

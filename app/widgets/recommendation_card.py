@@ -22,6 +22,7 @@ from app.widgets import page, write
 from app.widgets.audit import beside, context_of
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.dose_context import DoseContext
+from dosing.recommendation.reasons import held_at
 
 
 def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
@@ -43,8 +44,7 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     if result.status == "ok":
         write.badge("✓ OK: within the hard limits", color="green")
     elif result.status == "limited":
-        limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
-        write.badge("▲ LIMITED: proposed {}, held at {}", proposed, limit, color="orange")
+        write.badge("▲ LIMITED: proposed {}, held at {}", proposed, held_at(result.codes), color="orange")
     else:
         label = "Dose the policy would give"
         write.badge("■ DEFERRED: not advice", color="red")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from dosing.recommendation.inputs import LARGEST
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import DISAGREEMENT, REFUSES, Reason
 from dosing.recommendation.records import Answers, Recommender, Rules
+from dosing.safety import BASELINE_LIMIT, CUMULATIVE_LIMIT
 from dosing.types import Array
 
 KEPT = 10
@@ -167,6 +168,11 @@ def _answer(asked: _Asked, result: Answers, rows: NDArray[np.int64]) -> None:
     if rules.step is not None:
         dose, held_back = rules.step.deliver(dose, None if asked.current is None else asked.current[rows])
         codes |= np.where(held_back, int(Reason.STEP_LIMIT), 0)
+    if rules.baseline is not None:
+        observed = _observed(rules, states, (rules.baseline.baseline, rules.baseline.load), "baseline limit")
+        dose, by = rules.baseline.deliver(dose, observed)
+        codes |= np.where(by == BASELINE_LIMIT, int(Reason.BASELINE_LIMIT), 0)
+        codes |= np.where(by == CUMULATIVE_LIMIT, int(Reason.CUMULATIVE_LIMIT), 0)
     codes |= np.where(limits.contains(dose), 0, int(Reason.LEFT_LIMITS))
 
     if (monitor := recommender.monitor) is None:
@@ -250,7 +256,7 @@ def _bad_entries(rules: Rules, states: Array) -> tuple[NDArray[np.bool_], NDArra
 def read_current_doses(
     rules: Rules, states: Array, current: Array | None, earlier: EarlierVisits | None = None
 ) -> Array | None:
-    """The doses given now ``[M, A]``: as told, else the last one before, else as observed; None if none."""
+    """The doses given now ``[M, A]``: as told, else as observed, else the last one before; None if none."""
     if current is not None:
         told = np.asarray(current, dtype=np.float64)
         if told.shape != (len(states), rules.limits.n_act):
@@ -259,25 +265,27 @@ def read_current_doses(
             )
         return told
     observed = _observed_doses(rules, states)
-    if rules.step is None or earlier is None:
+    if observed is not None or rules.step is None or earlier is None:
         return observed
-    nothing = np.full((len(states), rules.limits.n_act), np.nan)
-    return earlier.last_dose(nothing if observed is None else observed)
+    return earlier.last_dose(np.full((len(states), rules.limits.n_act), np.nan))
 
 
 def _observed_doses(rules: Rules, states: Array) -> Array | None:
     """The doses given now ``[M, A]`` where they are observed."""
     if rules.step is None or not rules.step.current:
         return None
+    return rules.step.observed(_observed(rules, states, rules.step.current, "step limit"))
+
+
+def _observed(rules: Rules, states: Array, wanted: Sequence[str], limit: str) -> Array:
+    """The entries of states ``[M, O]`` that a limit reads, ``[M, len(wanted)]``."""
     names = [entry.name for entry in rules.entries]
     try:
-        observed = states[:, [names.index(name) for name in rules.step.current]]
+        return states[:, [names.index(name) for name in wanted]]
     except ValueError:
         raise UserError(
-            f"the step limit reads the current dose from {list(rules.step.current)}, which the scenario card "
-            "does not observe."
+            f"the {limit} reads {list(wanted)}, which the scenario card does not observe."
         ) from None
-    return rules.step.observed(observed)
 
 
 def as_observations(policy: DosePolicy, states: Array) -> Observations:

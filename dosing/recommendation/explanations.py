@@ -60,6 +60,15 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
         f"the proposed dose {proposed}{unit} was held at {dose}{unit}: it may not move further from the "
         "current dose at once."
     )
+    if (rule := recommender.rules.baseline) is not None:
+        said[Reason.BASELINE_LIMIT] = (
+            f"the proposed dose {proposed}{unit} was held at {dose}{unit}: it may be no more than "
+            f"{rule.multiple:g} times the {rule.baseline}."
+        )
+        said[Reason.CUMULATIVE_LIMIT] = (
+            f"the proposed dose {proposed}{unit} was held at {dose}{unit}: with this {rule.load}, no more "
+            f"may be given beyond the {rule.baseline}."
+        )
     return tuple(said[reason] for reason in Reason if code & reason)
 
 

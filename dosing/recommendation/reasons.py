@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ class Reason(enum.IntFlag):
     BETWEEN_SEEDS = enum.auto()
     HARD_LIMIT = enum.auto()
     STEP_LIMIT = enum.auto()
+    BASELINE_LIMIT = enum.auto()
+    CUMULATIVE_LIMIT = enum.auto()
 
 
 REFUSES = Reason(Reason.UNFAMILIAR - 1)
@@ -46,7 +49,19 @@ DEFERS = (
 )
 
 
-LIMITS = Reason.HARD_LIMIT | Reason.STEP_LIMIT
+LIMITS = Reason.HARD_LIMIT | Reason.STEP_LIMIT | Reason.BASELINE_LIMIT | Reason.CUMULATIVE_LIMIT
+
+LIMIT_WORDS = {
+    "cumulative_limit": "the limit of what earlier doses have left",
+    "baseline_limit": "a multiple of the baseline",
+    "step_limit": "a step limit",
+}
+"""Words for the limit that held a dose by the name of its reason, the last that binds first."""
+
+
+def held_at(codes: Sequence[str]) -> str:
+    """Words for the limit that held a limited dose, from the names of its reasons."""
+    return next((words for name, words in LIMIT_WORDS.items() if name in codes), "a hard limit")
 
 
 STATUSES: tuple[Status, ...] = ("ok", "limited", "deferred", "refused")

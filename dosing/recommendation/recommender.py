@@ -7,7 +7,7 @@ A recommendation is an object, never a bare number. Its status follows from what
   it (``dosing.recommendation.novelty``), or there is no monitor that could tell; or the seeds disagree: their
   doses spread too much beside the recorded ones, or their mean lies where no seed would dose. The dose is
   shown as what the policy says, not as advice.
-* ``limited``: a hard limit or a step limit changed the dose.
+* ``limited``: a hard limit, a step limit or a baseline limit changed the dose.
 * ``ok``: none of these.
 
 One state and a table of states pass through the same arithmetic: :func:`recommend`, :func:`recommend_all`.

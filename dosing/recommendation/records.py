@@ -15,7 +15,7 @@ from dosing.errors import UserError
 from dosing.policy import CENTRAL, DosePolicy
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import Status, status_of
-from dosing.safety import DoseLimits, StepLimit, dose_text
+from dosing.safety import BaselineLimit, DoseLimits, StepLimit, dose_text
 from dosing.types import Array
 
 MASS = 0.9
@@ -53,12 +53,14 @@ class Rules:
         entries: one per observed entry; empty where nothing is known of them.
         step: largest change against the current dose; None if the scenario has no such limit.
         safe_default: what to do where no dose is recommended, in the scenario's words; empty if it has none.
+        baseline: highest dose beside what the state tells; None if the scenario has no such limit.
     """
 
     limits: DoseLimits
     entries: tuple[StateEntry, ...] = ()
     step: StepLimit | None = None
     safe_default: str = ""
+    baseline: BaselineLimit | None = None
 
     @classmethod
     def of(
@@ -71,7 +73,7 @@ class Rules:
         """Join a run's hard limits and names with its scenario card, if it has one.
 
         Raises:
-            UserError: the card's entries or its step limit cannot be read.
+            UserError: the card's entries or its further limits cannot be read.
         """
         card = dict(card or {})
         told = [
@@ -91,7 +93,7 @@ class Rules:
             default = str(card.get("dose", {}).get("safe_default", ""))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"the scenario card cannot be read ({error!r}).") from None
-        return cls(limits, entries, StepLimit.of(card), default)
+        return cls(limits, entries, StepLimit.of(card), default, BaselineLimit.of(card))
 
 
 @dataclass(frozen=True)

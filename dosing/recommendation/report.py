@@ -15,6 +15,7 @@ from typing import Any
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
 from dosing.recommendation.dose_context import DoseContext
+from dosing.recommendation.reasons import held_at
 from dosing.recommendation.records import (
     Limits,
     NearVisit,
@@ -152,8 +153,7 @@ def _article(one: Said) -> str:
     unit = _after(result.unit)
     words = WORDS[result.status]
     if result.status == "limited" and result.proposed is not None:
-        limit = "a step limit" if "step_limit" in result.codes else "a hard limit"
-        words += f": proposed {_doses(result.proposed, result.limits)}{unit}, held at {limit}"
+        words += f": proposed {_doses(result.proposed, result.limits)}{unit}, held at {held_at(result.codes)}"
     parts = [
         f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
         f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',

@@ -18,7 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dosing.errors import UserError
-from dosing.safety import STEP_LIMIT, DoseLimits, StepLimit
+from dosing.safety import STEP_LIMIT, BaselineLimit, DoseLimits, StepLimit
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, View
 from simulator.engine.rng import BLOCK
@@ -133,26 +133,38 @@ class TreatedPatients(ABC):
         """The dose [n, A] that the step limit is measured from; None where no limit is in force."""
         return None
 
+    def baseline_and_load(self) -> Array | None:
+        """Baseline and load [n, 2], as observed, of the baseline limit; None where no limit is in force."""
+        return None
+
     def deliver(self, requested: AnyArray) -> tuple[AnyArray, NDArray[np.int8]]:
         """Turn requested doses [n, A] into delivered ones, with the code of ``LIMITED_BY`` that held each.
 
-        The hard limits come first, then the step limit; the code names the one that bound last.
+        The hard limits come first, then the step limit and the baseline limit; the code names the one that
+        bound last.
         """
         dose, code = self.scenario.limits.deliver(requested)
         step, current = self.scenario.step_limit, self.current_dose()
-        if step is None or current is None:
-            return dose, code
-        held, changed = step.deliver(dose, current)
-        return held, np.where(changed, np.int8(STEP_LIMIT), code)
+        if step is not None and current is not None:
+            dose, changed = step.deliver(dose, current)
+            code = np.where(changed, np.int8(STEP_LIMIT), code)
+        rule, observed = self.scenario.baseline_limit, self.baseline_and_load()
+        if rule is not None and observed is not None:
+            dose, held = rule.deliver(dose, observed)
+            code = np.where(held > 0, held, code)
+        return dose, code
 
     def allowed(self) -> tuple[Array, Array]:
         """Lowest and highest dose that may be delivered now, [A] or [n, A]."""
         low, high = np.asarray(self.scenario.limits.low), np.asarray(self.scenario.limits.high)
         step, current = self.scenario.step_limit, self.current_dose()
-        if step is None or current is None:
-            return low, high
-        least, most = step.around(current)
-        return np.maximum(low, least), np.minimum(high, most)
+        if step is not None and current is not None:
+            least, most = step.around(current)
+            low, high = np.maximum(low, least), np.minimum(high, most)
+        rule, observed = self.scenario.baseline_limit, self.baseline_and_load()
+        if rule is not None and observed is not None:
+            high = np.minimum(high, np.minimum(*rule.highest(observed)))
+        return low, high
 
     def view(self, seen: Float32Array, last: Float32Array | None, dice: Array) -> View:
         """What a behaviour policy sees of observations [n, O], doses given last and its dice [n, A + 1]."""
@@ -202,6 +214,7 @@ class Scenario(ABC):
     variant: str
     limits: DoseLimits
     step_limit: StepLimit | None = None
+    baseline_limit: BaselineLimit | None = None
     visits: int
     """Number of visits of one episode."""
     start_text: str

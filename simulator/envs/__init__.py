@@ -14,6 +14,7 @@ SCENARIOS = {
     "dosing/LiII-v0": "simulator.envs.li:LiII",
     "dosing/LiIV-v0": "simulator.envs.treatment:LiIV",
     "dosing/Warfarin-v0": "simulator.envs.warfarin:Warfarin",
+    "dosing/Insulin-v0": "simulator.envs.insulin:Insulin",
 }
 """Environment id to ``module:Class`` of its scenario."""
 

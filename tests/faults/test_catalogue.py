@@ -15,9 +15,7 @@ SIZES = {"fault": 44, "behaviour": 20}
 CLINICAL = "with the clinical scenarios"
 
 WAITING: dict[tuple[str, int], tuple[str, str]] = {
-    ("fault", 8): (CLINICAL, "a carbohydrate entry: no scenario has meals"),
-    ("fault", 14): (CLINICAL, "a frozen sensor: no scenario has one"),
-    ("behaviour", 4): (CLINICAL, "cumulative limits: no scenario has insulin on board yet"),
+    ("fault", 14): (CLINICAL, "a frozen sensor: one state holds no run of readings in which to see one"),
 }
 """What has nothing to apply to, with when it comes and why it waits."""
 

@@ -32,7 +32,12 @@ OWN: dict[str, list[dict[str, Any]]] = {
         {"monitoring": "daily"},
         {"variability": "none", "steps": 7},
         {"hide_genotype": True, "cohort": "evaluation"},
-    ]
+    ],
+    "dosing/Insulin-v0": [
+        {},
+        {"meals": "unannounced", "steps": 7},
+        {"meals": "fixed", "sensor": "perfect", "cohort": "evaluation"},
+    ],
 }
 """Options of scenarios that have their own instead of those of a latent mean."""
 CASES = [
