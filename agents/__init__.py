@@ -114,7 +114,13 @@ AGENTS: dict[str, AgentSpec] = {
 }
 
 DEMO = ("fttpo", "iql")
-"""What the demonstration trains: a bounded policy and a Gaussian one; both have critics."""
+"""A bounded policy and a Gaussian one; both have critics."""
+DEMO_PATIENTS: Mapping[str, str] = {
+    "response_model": "clinical-small",
+    "fttpo": "belief",
+    "iql": "clinical-small",
+}
+"""What the demonstration trains on recorded patients, each agent with a preset."""
 COLLECTOR = "td3"
 """Learns online, from nothing, where data are to be recorded."""
 

@@ -20,6 +20,13 @@ COMMON: Settings = {"quasi_optimal": {"learning_rate": 1e-2}}
 FEW_PATIENTS: Settings = {"fttpo": {"temperature": 0.3}, **COMMON}
 """For tens to hundreds of recorded patients."""
 
+ON_BELIEF: Settings = {
+    "fttpo": {"temperature": 0.03},
+    "fttpo_released": {"temperature": 0.03},
+    "iql": {"inverse_temperature": 10.0},
+}
+"""For advantages in a response model, in standard deviations over recorded doses."""
+
 _FTTPO = {"learning_rate": 3e-4, "temperature": 0.01, "q_proposal": 2.0, "discount": 0.9}
 
 TREATMENT: Settings = {

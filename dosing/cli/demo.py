@@ -15,7 +15,7 @@ from dosing.errors import UserError
 
 def register(command: Any) -> None:
     """Add the command to the command line; ``command`` makes a parser of a name, a function and a text."""
-    titles = " and ".join(agents.find(name).title for name in agents.DEMO)
+    titles = ", ".join(agents.find(name).title for name in agents.DEMO_PATIENTS)
     parser: argparse.ArgumentParser = command(
         "demo", run, f"simulate a cohort, train {titles}, evaluate, print the table, serve it"
     )
@@ -32,6 +32,11 @@ def register(command: Any) -> None:
         "--scenario", metavar="ID", default=options.DEFAULT_ENV, help="whose patients [%(default)s]"
     )
     parser.add_argument("--variant", help="variant of the scenario [its first]")
+    parser.add_argument(
+        "--preset",
+        choices=["published", "common", "clinical-small", "belief"],
+        help=f"the same settings for {' and '.join(agents.DEMO)} alone, such as published [each its own]",
+    )
     options.add_device(parser)
     parser.add_argument("--no-serve", action="store_true", help="end after the table")
     parser.add_argument("--port", type=int, default=8501, help="port of the dashboard [%(default)s]")
@@ -60,6 +65,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             scenario=arguments.scenario,
             cohort=Cohort(arguments.patients, options=variant_options(arguments.scenario, arguments.variant)),
             device=arguments.device,
+            preset=arguments.preset,
         )
     print(result)
     print(NOT_FOR_PATIENTS)

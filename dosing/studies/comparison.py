@@ -32,7 +32,7 @@ from dosing.training.offline import TrainingDivergedError, TrainingSettings
 
 def compare(
     study: Path | str,
-    agents: Grid | str | Sequence[str],
+    agents: Grid | str | Sequence[str | Grid],
     data: DataSource | Path | str | Sequence[DataSource | Path | str],
     *,
     seeds: Sequence[int] = range(5),
@@ -47,11 +47,11 @@ def compare(
 
     Args:
         study: study folder.
-        agents: registry keys, ``"all"``, or a grid of their settings.
+        agents: registry keys, ``"all"``, a grid of their settings, or several grids, each with its preset.
         data: one source of recorded visits or several: files, ``minari:ID``, or environment ids that are
             simulated once and kept in the study.
         seeds: trained together in every run.
-        training: length and batch size; None takes the preset's.
+        training: length and batch size; None takes the first preset's.
         milestones: further updates at which every run is evaluated.
         evaluation_patients: new patients per seed; None is each scenario's own number.
         resources: where it is computed.
@@ -59,13 +59,17 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, grid, resources = Path(study), Grid.of(agents), resources or Resources()
-    chosen, launcher = presets.find(grid.preset), resources.launcher()
-    training = training or TrainingSettings(**chosen.training)
+    study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
+    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher()
+    training = training or TrainingSettings(**chosen[0].training)
     training.check()
     keep = training.before_end(milestones)
     left_out: dict[str, str] = {}
-    setups = _setups(grid, chosen, training, left_out)
+    setups = [
+        setup
+        for grid, preset in zip(grids, chosen, strict=True)
+        for setup in _setups(grid, preset, training, left_out)
+    ]
     files = [obtain_data(source, study) for source in DataSource.several(data)]
     asked = {file: evaluable(file).patients for file in files}
     if evaluation_patients is not None:
@@ -78,12 +82,13 @@ def compare(
         for setup in setups
     ]
     results = list(run_jobs(jobs, launcher))
-    notes = _notes(jobs, results, left_out, grid.preset)
+    notes = _notes(jobs, results, left_out, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
     rows = _rows(runs, asked, notes)
-    pairs = _differences(jobs, results, chosen.contrast) if chosen.contrast else []
+    contrasts = [preset.contrast for preset in chosen if preset.contrast]
+    pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
@@ -118,7 +123,7 @@ def _notes(
     jobs: Sequence[Job],
     results: Sequence[RunFolder | TrainingDivergedError],
     left_out: Mapping[str, str],
-    preset: str | None,
+    grids: Sequence[Grid],
 ) -> list[str]:
     """What is not in the table, and whom the preset does not know."""
     notes = [
@@ -127,10 +132,13 @@ def _notes(
         if isinstance(result, TrainingDivergedError)
     ]
     notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
-    names = dict.fromkeys(job.setup.agent for job in jobs)
-    unknown = [name for name in names if not presets.find(preset).knows(name)]
-    if preset is not None and unknown:
-        notes.append(f"preset {preset} has nothing for {', '.join(unknown)}: their own defaults were used.")
+    trained = dict.fromkeys(job.setup.agent for job in jobs)
+    for grid in grids:
+        names = trained if grid.agents == ("all",) else [name for name in trained if name in grid.agents]
+        unknown = [name for name in names if not presets.find(grid.preset).knows(name)]
+        if grid.preset is not None and unknown:
+            told = f"preset {grid.preset} has nothing for {', '.join(unknown)}"
+            notes.append(f"{told}: their own defaults were used.")
     return notes
 
 
@@ -170,12 +178,17 @@ def demo(
     scenario: str,
     cohort: Cohort,
     device: str,
+    preset: str | None = None,
     evaluation_patients: int = 1000,
 ) -> Comparison:
-    """The main job: simulate a scenario's cohort, train the demonstration's agents, evaluate them."""
+    """The main job: simulate a scenario's cohort, train the demonstration's agents, evaluate them.
+
+    Each agent has its own preset, or all have the same one; what learns a response model does without.
+    """
+    own = [Grid((name,), preset=settings) for name, settings in registry.DEMO_PATIENTS.items()]
     return compare(
         study,
-        registry.DEMO,
+        own if preset is None else Grid(registry.DEMO, preset=preset),
         DataSource(scenario, cohort),
         seeds=seeds,
         training=TrainingSettings(steps=steps),

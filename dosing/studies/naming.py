@@ -36,7 +36,8 @@ class Settings(Protocol):
 
 def family_of(config: Settings) -> str:
     """Distribution of a run's policy, in words."""
-    return agents.find(config.agent).family_of(config.agent_config)
+    family = agents.find(config.agent).family_of(config.agent_config)
+    return family if config.regularisation.advantage == "critic" else f"{family} on a belief"
 
 
 def run_names(configs: Sequence[Settings]) -> list[str]:

@@ -129,6 +129,17 @@ PRESETS: Mapping[str, Preset] = {
         data=SCALED,
         regularisation={"dose_quadratic": True, "weight_decay": 30.0, "prior": "constant_dose"},
     ),
+    "belief": Preset(
+        about=(
+            "states are beliefs about the patient, and what is learned are advantages in a response model "
+            "fitted to the recorded visits; small networks that start at the estimated constant dose"
+        ),
+        shared={"hidden": (32, 32), "learning_rate": 3e-3, "discount": 0.9, "target_rate": 0.005},
+        agents=presets.ON_BELIEF,
+        training={"batch_size": 256},
+        data=SCALED,
+        regularisation={"advantage": "response_model", "prior": "constant_dose"},
+    ),
     "sparse-vs-gaussian": dataclasses.replace(
         COMMON,
         about="the common settings, twice for every agent that can be sparse and Gaussian",

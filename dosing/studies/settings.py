@@ -100,6 +100,15 @@ class Grid:
             return agents
         return cls((agents,) if isinstance(agents, str) else tuple(agents))
 
+    @classmethod
+    def several(cls, agents: Grid | str | Sequence[str | Grid]) -> tuple[Grid, ...]:
+        """From one grid, several, or registry keys with the agents' own settings."""
+        if isinstance(agents, Grid | str):
+            return (cls.of(agents),)
+        names = tuple(agent for agent in agents if isinstance(agent, str))
+        grids = tuple(agent for agent in agents if isinstance(agent, Grid))
+        return ((cls(names),) if names or not grids else ()) + grids
+
 
 @dataclass(frozen=True)
 class Folds:
