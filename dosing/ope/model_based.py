@@ -76,8 +76,8 @@ class Models:
     def select(self, rows: Tensor) -> Models:
         """Some of the models, or the same one several times: ``rows [L]``."""
         reward = RewardModel(self.reward.theta[rows])
-        own = (x[rows] for x in (self.share, self.middle, self.scale))
-        return Models(self.response.select(rows), reward, *own, self.obs, self.act)
+        share, middle, scale = self.share[rows], self.middle[rows], self.scale[rows]
+        return Models(self.response.select(rows), reward, share, middle, scale, self.obs, self.act)
 
     def imagine(self, patients: int, visits: int, seed: int) -> tuple[Tensor, Imagined]:
         """First levels ``[1 + R, n, O]`` of n imagined patients in each model, and what else they need.
