@@ -113,13 +113,9 @@ def recommend_table(
         counts = _write(recommender, chain([first], pieces), temporary, schema, decided)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        about = {
-            "input": source,
-            "output": sha256(temporary),
-            "rows": sum(counts.values()),
-            "statuses": counts,
-        }
-        log.append("batch", about | {"provenance": dict(recommender.provenance)})
+        about = {"input": source, "output": sha256(temporary), "rows": sum(counts.values())}
+        about |= {"statuses": counts, "provenance": dict(recommender.provenance)}
+        log.append("batch", about)
         temporary.replace(out)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or table} does not exist.") from error
