@@ -127,6 +127,7 @@ class ResponseModel(BeliefAgent):
         loc = torch.where(trusted, doses[:, 0], constant).clamp(-MEAN_LIMIT, MEAN_LIMIT)
         apart = torch.where(trusted.unsqueeze(1), doses[:, 1:] - loc.unsqueeze(1), 0.0)
         half, room = c.disagreements * apart.square().mean(1).sqrt(), 1.0 - loc.abs()
+        loc = torch.where(half.isfinite(), loc, torch.nan)  # no dose where a fold model has none
         half = torch.maximum(torch.minimum(half, (1.0 - MIN_WIDTH) * room), MIN_WIDTH * room)
         q, scale = c.q, half / support_radius(c.q)
         if c.actor == "gaussian":

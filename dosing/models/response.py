@@ -44,6 +44,8 @@ FAR = 1e6
 STRAIGHT = 1e4
 """Saturation level of a linear family: C tanh(g / C) is g to the last digit of float32."""
 LOG_TWO_PI = math.log(2.0 * math.pi)
+LOG_LEVEL = (-20.0, 20.0)
+"""Range of a saturation level's logarithm, in standard deviations of the recorded visits."""
 LOG_VARIANCE = (-12.0, 8.0)
 """Range of a variance's logarithm, in squared standard deviations of the recorded visits."""
 
@@ -176,7 +178,7 @@ class ResponseModel:
 
     @cached_property
     def _ceiling(self) -> Tensor:
-        return self._row("log_level").exp()
+        return self._row("log_level").clamp(*LOG_LEVEL).exp()
 
     @cached_property
     def _offset(self) -> Tensor:

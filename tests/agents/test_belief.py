@@ -201,7 +201,7 @@ def test_the_quality_of_a_model_is_told_as_shares_and_refusals() -> None:
     assert quality.of_last_value == pytest.approx(0.3)
     assert quality.of_mean == pytest.approx(0.7)
     assert quality.coverage == pytest.approx(0.85)
-    assert quality.refused == (REASONS[3],)
+    assert quality.refused == (f"{REASONS[3]}: the constant dose is used.",)
     assert quality.used
     with torch.no_grad():
         agent.patients.reason.fill_(2)
