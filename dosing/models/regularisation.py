@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from dosing.errors import UserError
 
 Prior = Literal["none", "constant_dose"]
-Advantage = Literal["critic", "response_model"]
+Advantage = Literal["critic", "model"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Regularisation:
     """Divide advantages by their standard deviation over the batch before a temperature is applied."""
 
     advantage: Advantage = "critic"
-    """response_model: what is learned are advantages in a response model of the patients, and the state is
+    """model: what is learned are advantages in a response model of the patients, and the state is
     the belief about the patient; see ``dosing.training.belief_agent``."""
     imagined: int = 20
     """Further doses at every recorded visit whose advantage in the response model is learned too."""

@@ -138,7 +138,7 @@ PRESETS: Mapping[str, Preset] = {
         agents=presets.ON_BELIEF,
         training={"batch_size": 256},
         data=SCALED,
-        regularisation={"advantage": "response_model", "prior": "constant_dose"},
+        regularisation={"advantage": "model", "prior": "constant_dose"},
     ),
     "sparse-vs-gaussian": dataclasses.replace(
         COMMON,

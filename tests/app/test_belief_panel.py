@@ -34,7 +34,7 @@ from tests.app.test_pages import doses, plain, words
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENT, VISIT = 3, 9
-SMALL = {"hidden": (8,), "fit_steps": 40, "episodes": 2, "families": "linear"}
+SMALL = {"fit_steps": 40, "episodes": 2, "families": "linear"}
 
 
 def study_of(folder: Path, **settings: dict[str, Any]) -> list[RunFolder]:

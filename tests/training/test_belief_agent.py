@@ -33,7 +33,7 @@ def short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(name: str = "fttpo", seeds: tuple[int, ...] = (3, 7), **options: Any) -> OnBelief:
-    fields = {"advantage": "response_model", "imagined": 2} | options
+    fields = {"advantage": "model", "imagined": 2} | options
     agent = agents.build(name, small(name), PROBLEM, seeds, dtype=torch.float64, regularisation=fields)
     assert isinstance(agent, OnBelief)
     return agent
