@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import agents
-from dosing.agent import Agent, HoldsBelief, HasFurtherDensities
+from dosing.agent import Agent, HasFurtherDensities, HoldsBelief
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.models.batch import Batch

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import agents
 from dosing.runs.folder import WEIGHTS
-from dosing.studies import Cohort, comparison
+from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
 
 PATIENTS, SEEDS = 3, (0, 1)
 
@@ -20,14 +21,14 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)
         patch.setattr("dosing.studies.launch.os.cpu_count", lambda: 1)  # in this process: no workers to start
-        comparison.demo(
+        comparison.compare(
             study,
+            agents.DEMO,
+            DataSource("dosing/Treatment-v0", Cohort(PATIENTS, options={"variant": "corrected"})),
             seeds=SEEDS,
-            steps=100,
-            scenario="dosing/Treatment-v0",
-            cohort=Cohort(PATIENTS, options={"variant": "corrected"}),
-            device="cpu",
+            training=TrainingSettings(steps=100),
             evaluation_patients=4,
+            resources=Resources("cpu"),
         )
     return study
 

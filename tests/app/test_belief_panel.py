@@ -161,11 +161,12 @@ def test_the_charts_show_levels_and_forecasts_of_the_belief(study) -> None:
     held = tensor(np.tile(one.result.dose, (8, 1)))  # limits are -1 and 1
     own = agent.belief_after(history, held)
     scale = np.asarray(transform.obs_scale)
-    level = np.asarray(transform.obs_mean) + scale * own.level_mean[0, 0].numpy()
+    level = np.asarray(transform.obs_mean) + scale * own.level_mean[:, 0].mean(0).numpy()  # of both seeds
     np.testing.assert_allclose(believed.level.mean, level, atol=1e-4)
-    ahead = np.asarray(transform.obs_mean) + scale * own.forecast_mean[0, 0].numpy()
+    ahead = np.asarray(transform.obs_mean) + scale * own.forecast_mean[:, 0].mean(0).numpy()
     np.testing.assert_allclose(believed.recommended.mean, ahead, atol=1e-4)
-    wide = WITHIN * scale * own.forecast_sd[0, 0].numpy()
+    mixed = own.forecast_sd[:, 0].square().mean(0) + own.forecast_mean[:, 0].var(0, correction=0)
+    wide = WITHIN * scale * mixed.sqrt().numpy()
     np.testing.assert_allclose(believed.recommended.high - believed.recommended.mean, wide, atol=1e-4)
     assert believed.recommended.visits.tolist() == list(range(VISIT + 1, VISIT + 9))
     assert np.abs(believed.constant.mean - believed.recommended.mean).max() > 1e-4
@@ -196,7 +197,7 @@ def test_the_page_says_how_well_patients_were_forecast(opened, study) -> None:
     at = opened(study[0], patient=PATIENT, visit=VISIT)
     assert "What Response model believes about this patient" in [s.value for s in at.subheader]
     agent: Any = recommender_of(study[1]).policy.agent
-    numbers = agent.numbers.mean(0)
+    numbers = agent.patients.numbers.mean(0)
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
     for share in (1.0 - numbers[0], 1.0 - numbers[1]):
         assert f"**{100 * float(share):.0f} %**" in text

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dosing.studies import Cohort, comparison
+import agents
+from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
 from tests.app.test_pages import open_app, words  # noqa: F401
 
 PAGES = sorted(p.stem for p in (Path(__file__).parents[2] / "app/views").glob("[a-z]*.py"))
@@ -17,14 +18,14 @@ def clinical_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 20)
         patch.setattr("dosing.studies.launch.os.cpu_count", lambda: 1)
-        comparison.demo(
+        comparison.compare(
             study,
+            agents.DEMO,
+            DataSource("dosing/Warfarin-v0", Cohort(60)),
             seeds=(0, 1),
-            steps=60,
-            scenario="dosing/Warfarin-v0",
-            cohort=Cohort(60),
-            device="cpu",
+            training=TrainingSettings(steps=60),
             evaluation_patients=8,
+            resources=Resources("cpu"),
         )
     return study
 

@@ -29,7 +29,7 @@ def make_larger(study: Path) -> None:
     """Give every run 20 patients a seed, so that a tenth and quarters are whole patients."""
     for run in find_runs(study):
         rng = np.random.default_rng(len(run.config().agent))
-        names = [field.name for field in fields(Outcomes) if field.name != "seeds"]
+        names = [field.name for field in fields(Outcomes) if field.name not in ("seeds", "events")]
         kept = {
             rule: Outcomes((0, 1), **{name: rng.normal(size=(2, 20)) for name in names})
             for rule in ("recommended", "sampled")
