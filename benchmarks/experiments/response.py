@@ -1,176 +1,259 @@
-"""The response model agent against the estimated constant dose, over cohort size.
+"""The response model, and agents that learn its advantages, against the estimated constant dose.
 
-    OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --sizes 50:30 100:10 [--updates 600]
+    OMP_NUM_THREADS=1 python benchmarks/experiments/response.py [--patients 2000] [--only TEXT]
 
-Every data set is of other recorded patients; all data sets of a size are trained as one stack, one seed each.
+Every data set is of other recorded patients; all data sets of a case are trained as one stack, one seed each.
 Every policy meets the same evaluation patients, and stands beside the constant dose estimated from its own
-data set. Settings were chosen on data seeds from 5000 on or by held-out recorded patients; the reported data
-sets (seeds from 1000 on) chose nothing.
+data set. Settings were chosen on data seeds from 5000 on; the reported data sets (seeds from 1000 on) chose
+nothing. A case is computed once: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 import agents
-from agents.response_model import ResponseModel
-from dosing.data.dataset import Dataset, Transform
+from benchmarks.curves import Line, Panel, draw
+from benchmarks.experiments.cohort import Cohorts, Replicates
+from benchmarks.machine import describe
+from benchmarks.report import table
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.agent import Agent, HoldsBelief
+from dosing.data.dataset import Dataset
 from dosing.data.store import Episodes
-from dosing.evaluation.rollout import rollout
-from dosing.evaluation.statistics import paired_difference
-from dosing.ope.baselines import estimated_constant
-from dosing.ope.trajectories import Trajectories
-from dosing.runs.files import write_json
-from dosing.training.regularised import take_step
+from dosing.evaluation.rules import following
+from dosing.evaluation.statistics import Estimate, paired_difference, verdict
+from dosing.runs.files import write_atomic, write_json
+from dosing.studies.presets import PRESETS
+from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
-from dosing.types import Observations, Problem
+from dosing.types import Array, Problem
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 
-Array = npt.NDArray[np.float64]
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FIRST = 1000
+TREATMENT, MAIN = "dosing/Treatment-v0", "SimEnv3"
 
 
-class Follower:
-    """The recommended or drawn doses of a stack, with beliefs kept from visit to visit.
+@dataclass(frozen=True)
+class Case:
+    """Recorded patients of one kind.
 
-    The doses are those of ``policy_after`` on the whole history, without filtering it anew at every visit.
+    Attributes:
+        name: for the table.
+        size: recorded patients.
+        count: data sets.
+        env: scenario.
+        options: of the scenario.
+        policy: by which the recorded patients were dosed.
+        outliers: share of the recorded numbers that are replaced by ones five standard deviations away.
     """
 
-    def __init__(
-        self, agent: ResponseModel, transforms: Sequence[Transform], *, sampled: bool = False
-    ) -> None:
-        self.agent, self.sampled = agent, sampled
-        names = ("obs_mean", "obs_scale", "act_low", "act_high")
-        self.mean, self.scale, self.low, self.high = (
-            torch.tensor([getattr(t, name) for t in transforms], dtype=torch.float64).unsqueeze(1)
-            for name in names
-        )
+    name: str
+    size: int
+    count: int
+    env: str = TREATMENT
+    options: dict[str, Any] = field(default_factory=lambda: {"variant": "simenv3"})
+    policy: str = "uniform"
+    outliers: float = 0.0
 
-    @torch.no_grad()
-    def __call__(self, obs: Observations, visit: int) -> Array:
-        """Doses ``[S, P, 1]`` at ``obs [S, P, O]``; every dose is delivered as it is."""
-        raw = torch.from_numpy(np.array(obs, dtype=np.float64))
-        seen = ((raw - self.mean) / self.scale).float()
-        if visit == 0:
-            self.belief = self.agent.first_belief(seen.shape[1])
-            self.before = seen.new_zeros(*seen.shape[:2], self.agent.problem.n_act)
-            self.rng = torch.Generator().manual_seed(0)
-        else:
-            self.belief = self.agent.carry_on(self.belief, self.before)
-        self.belief = self.agent.take_in(self.belief, seen)
-        base: Any = cast(Any, self.agent.distribution(self.belief, visit, self.before)).base_dist
-        unit = base.mode
-        if self.sampled:
-            unit = base.rsample_from(torch.rand(*unit.shape, base.n_uniforms, generator=self.rng))
-        self.before = unit
-        return cast(Array, (self.low + 0.5 * (self.high - self.low) * (unit.double() + 1.0)).numpy())
+    @property
+    def compared(self) -> bool:
+        """Whether every learner is measured here, not the first alone."""
+        return self.name == MAIN and self.size in (50, 400)
+
+    def episodes(self) -> list[Episodes]:
+        """The data sets."""
+        made = [
+            simulate(self.env, patients=self.size, policy=self.policy, seed=seed, **self.options)
+            for seed in range(FIRST, FIRST + self.count)
+        ]
+        return [disturbed(e, self.outliers, seed) for seed, e in enumerate(made)] if self.outliers else made
 
 
-def trained(
-    data: Sequence[Dataset], settings: dict[str, Any], updates: int, seeds: Sequence[int]
-) -> tuple[ResponseModel, dict[str, torch.Tensor]]:
-    """One seed per data set, trained as one stack; the last update's metrics."""
-    joined = Dataset.join(data)
+def disturbed(episodes: Episodes, share: float, seed: int) -> Episodes:
+    """A share of the observed numbers replaced by outliers, alike before and after a dose."""
+    rng, spread = np.random.default_rng(seed), 5.0 * episodes.obs.std(0)
+    first = episodes.step == 0
+    visits = np.concatenate((episodes.obs, episodes.next_obs[episodes.step == episodes.step.max()]))
+    away = np.where(rng.random(visits.shape) < share, rng.choice([-1.0, 1.0], visits.shape), 0.0) * spread
+    visits = (visits + away).astype(np.float32)
+    obs, last = visits[: len(episodes.obs)], visits[len(episodes.obs) :]
+    next_obs = np.concatenate((obs[1:], obs[:1]))
+    next_obs[np.flatnonzero(np.roll(first, -1))] = last
+    return dataclasses.replace(episodes, obs=obs, next_obs=next_obs)
+
+
+SIZES = ((12, 10), (25, 10), (50, 30), (100, 10), (400, 10), (2000, 4))
+OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("variant corrected", {"options": {"variant": "corrected"}}),
+    ("variant li-data", {"options": {"variant": "li-data"}}),
+    ("Li environment I", {"env": "dosing/LiI-v0", "options": {}}),
+    ("Li environment II", {"env": "dosing/LiII-v0", "options": {}}),
+    ("Li environment IV", {"env": "dosing/LiIV-v0", "options": {}}),
+    *((f"realism {k}", {"options": {"variant": "simenv3", "realism": k}}) for k in (2, 3, 4, 5)),
+    ("dosed by titration", {"policy": "titration"}),
+    ("5 % outliers", {"outliers": 0.05}),
+)
+CASES = [Case(MAIN, size, count) for size, count in SIZES]
+CASES += [Case(name, size, count, **what) for name, what in OTHERS for size, count in ((50, 8), (400, 2))]
+
+GAUSSIAN = {"actor": "gaussian"}
+FIRST_LINE = "response model"
+LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
+    FIRST_LINE: ("response_model", "clinical-small", {}, 200),
+    "response model, Gaussian": ("response_model", "clinical-small", GAUSSIAN, 200),
+    "FtTPO on its belief": ("fttpo", "belief", {}, 2000),
+    "FtTPO on its belief, Gaussian": ("fttpo", "belief", GAUSSIAN, 2000),
+    "IQL on its belief": ("iql", "belief", {}, 2000),
+    "TD3+BC on its belief": ("td3_bc", "belief", {}, 2000),
+}
+"""Registry key, preset, settings and updates of every line."""
+WORK = [(case, FIRST_LINE) for case in CASES]
+WORK += [(case, line) for line in LEARNERS if line != FIRST_LINE for case in CASES if case.compared]
+"""What is computed, in this order."""
+
+
+def trained(line: str, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent:
+    """One seed per data set, trained as one stack."""
+    name, preset, settings, updates = LEARNERS[line]
+    chosen, joined = PRESETS[preset], Dataset.join(data)
+    config = chosen.settings(name, agents.find(name).config_class()) | settings
     problem = Problem(joined.obs.shape[1], joined.act.shape[1])
-    agent = cast(ResponseModel, agents.build("response_model", settings, problem, seeds))
-    sampler = Sampler(joined, agent, 256)
-    total: dict[str, torch.Tensor] = {}
+    agent = agents.build(name, config, problem, seeds, regularisation=chosen.regularisation)
+    take, sampler = updater(agent), Sampler(joined, agent, chosen.training["batch_size"])
     for step in range(updates):
-        agent.schedule(step)
-        metrics = take_step(agent, sampler(step))
-        if step >= updates - 20:
-            total = {k: total.get(k, 0.0) + v / 20 for k, v in metrics.items()}
-    return agent, total
+        take(sampler(step))
+    return agent
 
 
-def compared(size: int, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns of policy and constant for ``count`` data sets of ``size`` patients."""
-    options = json.loads(arguments.options)
-    seeds = range(arguments.first, arguments.first + count)
-    episodes: list[Episodes] = [
-        simulate(arguments.env, patients=size, policy="uniform", seed=s, **options) for s in seeds
-    ]
-    data = [Dataset.from_episodes(e) for e in episodes]
+def measured(case: Case, line: str, patients: int) -> dict[str, Any]:
+    """What a learner is worth in a case."""
+    seeds = tuple(range(FIRST, FIRST + case.count))
+    cohorts = Cohorts(case.episodes(), seeds, CohortFactory(case.env, case.options), patients)
+    data, base = [Dataset.from_episodes(e) for e in cohorts.episodes], cohorts.constants()
     began = time.process_time()
-    agent, metrics = trained(data, json.loads(arguments.settings), arguments.updates, tuple(seeds))
-    seconds = time.process_time() - began
-    factory, patients = CohortFactory(arguments.env, options), arguments.patients
+    agent = trained(line, data, seeds)
+    seconds = (time.process_time() - began) / case.count
+    policy = Replicates(agent, [d.transform for d in data])
+    best = cohorts.returns(following(policy))
+    drawn = cohorts.returns(following(policy, sampled=True))
+    refused = [bool(r) for r in agent.refusals] if isinstance(agent, HoldsBelief) else []
+    about = {"case": case.name, "size": case.size, "data_sets": case.count, "evaluated": patients}
+    return about | row(line, best, drawn, base) | {"refused": sum(refused), "seconds": seconds}
 
-    def returns(act: Any) -> Array:
-        gained: Array = rollout(factory, act, (0,) * count, patients).returns
-        return gained
 
-    doses = np.array([estimated_constant(Trajectories.from_episodes(e)).dose for e in episodes])
-    base = returns(lambda obs, visit: np.broadcast_to(doses[:, None, None], (*obs.shape[:2], 1)))
-    transforms = [d.transform for d in data]
-    best = returns(Follower(agent, transforms))
-    drawn = returns(Follower(agent, transforms, sampled=True))
-    gain = (best - base).mean(1)
+def row(line: str, best: Array, drawn: Array, base: Array) -> dict[str, Any]:
+    """What a learner's recommended and drawn doses are worth beside the constant dose."""
+    difference, gain = paired_difference(best, base, shared_patients=True), (best - base).mean(1)
     return {
-        "env": arguments.env,
-        "options": options,
-        "settings": json.loads(arguments.settings),
-        "updates": arguments.updates,
-        "patients": size,
-        "data_sets": count,
-        "first_seed": arguments.first,
+        "name": line,
         "constant": float(base.mean()),
         "return": float(best.mean()),
-        "drawn": float(drawn.mean()),
-        "difference": str(paired_difference(best, base, shared_patients=True)) if count > 1 else "",
-        "mean": float(gain.mean()),
-        "median": float(np.median(gain)),
+        "drawn": float((drawn - best).mean()),
+        "difference": dataclasses.asdict(difference),
+        "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
         "least": float(gain.min()),
-        "lost": int((gain < -0.02).sum()),
-        "refused": [reason for reason in agent.refusals if reason],
+        "worse_sets": int((gain < -0.1).sum()),
         "gains": gain.round(3).tolist(),
-        "promised": [round(float(x), 2) for x in metrics.get("gain/least", torch.zeros(0))],
-        "numbers": agent.numbers.numpy().round(3).tolist(),
-        "seconds_per_data_set": seconds / count,
     }
 
 
+def shown(one: dict[str, Any]) -> str:
+    """A difference with its interval."""
+    return str(Estimate(**one))
+
+
+def page(rows: Sequence[dict[str, Any]], command: str) -> str:
+    """Everything as markdown."""
+    head = ["", "recorded patients", "data sets", "constant dose", "return", "minus constant", "verdict"]
+    head += ["10th percentile", "least", "refused", "drawn minus recommended", "CPU s per data set"]
+    parts = [
+        "# Doses from a learned response model",
+        f"`{command}` on {describe()}; dosing {__version__}.",
+        "Mean return over the visits of an episode on new patients, the same for all of a case; every "
+        "data set is of other recorded patients. Intervals: 95 %, over data sets and patients. The "
+        "difference is to the constant dose estimated from the same data set; percentile and least are over "
+        "data sets. A refused model gives everyone that dose.",
+        "![Gain over the constant dose against recorded patients](response.svg)",
+    ]
+    for title, main in ((MAIN, True), ("Other patients, the response model alone", False)):
+        lines = [
+            [
+                r["name"] if main else r["case"],
+                str(r["size"]),
+                str(r["data_sets"]),
+                f"{r['constant']:.2f}",
+                f"{r['return']:.2f}",
+                shown(r["difference"]),
+                r["verdict"],
+                f"{r['tenth']:.2f}",
+                f"{r['least']:.2f}",
+                str(r["refused"]),
+                f"{r['drawn']:.2f}",
+                f"{r['seconds']:.1f}",
+            ]
+            for r in rows
+            if (r["case"] == MAIN) == main
+        ]
+        if lines:
+            parts += [f"## {title}", table(head, lines)]
+    return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> str:
+    """Gain over the constant dose against recorded patients, a panel for each learner."""
+    panels = []
+    for line in LEARNERS:
+        own = [r for r in rows if r["case"] == MAIN and r["name"] == line]
+        if own:
+            estimates = tuple(Estimate(**r["difference"]) for r in own)
+            sizes = tuple(r["size"] for r in own)
+            panels.append(Panel(line, (Line("minus the estimated constant dose", sizes, estimates),)))
+    title = "Return of recommended doses, minus that of the constant dose from the same patients"
+    return draw(panels, [], title, of_x="recorded patients", of_groups="")
+
+
 def main() -> None:
-    """Train, evaluate, print, and keep the numbers."""
+    """Compute the cases that are missing; keep numbers, page and picture after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--sizes", nargs="+", default=["12:10", "25:10", "50:30", "100:10", "400:10", "2000:4"]
-    )
-    parser.add_argument("--first", type=int, default=FIRST, help="seed of the first data set [%(default)s]")
-    parser.add_argument("--updates", type=int, default=600, help="[%(default)s]")
-    parser.add_argument("--patients", type=int, default=10_000, help="evaluated on [%(default)s]")
-    parser.add_argument("--env", default="dosing/Treatment-v0")
-    parser.add_argument("--options", default='{"variant": "simenv3"}')
-    parser.add_argument("--settings", default="{}", help="of the agent, as JSON")
-    parser.add_argument("--out", type=Path, default=RESULTS / "response.json")
+    parser.add_argument("--patients", type=int, default=2000, help="evaluated on [%(default)s]")
+    parser.add_argument("--only", default="", help="cases, sizes and learners whose name has this text")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the page")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.is_file() else []
-    for pair in arguments.sizes:
-        size, count = (int(x) for x in pair.split(":"))
-        row = compared(size, count, arguments)
-        rows.append(row)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, {"rows": rows})
-        short = {k: v for k, v in row.items() if k not in ("gains", "promised", "numbers", "refused")}
-        print(json.dumps(short), f"refused {len(row['refused'])}", f"gains {row['gains']}", flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    kept = arguments.out / "response.json"
+    rows = json.loads(kept.read_text())["rows"] if kept.is_file() else []
+    command = f"OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --patients {arguments.patients}"
+    for case, line in WORK:
+        key = (case.name, case.size, line, arguments.patients)
+        if any((r["case"], r["size"], r["name"], r["evaluated"]) == key for r in rows):
+            continue
+        if arguments.only not in f"{case.name} {case.size} {line}":
+            continue
+        rows.append(measured(case, line, arguments.patients))
+        write_json(kept, {"machine": describe(), "version": __version__, "rows": rows})
+        write_atomic(arguments.out / "response.svg", picture(rows).encode())
+        write_atomic(arguments.out / "response.md", page(rows, command).encode())
+        print(*key, f"{rows[-1]['return']:.2f}", shown(rows[-1]["difference"]), flush=True)
 
 
 if __name__ == "__main__":

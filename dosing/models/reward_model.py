@@ -44,7 +44,7 @@ class RewardModel:
         by_marker: Tensor = torch.baddbmm(slope, next_obs, self._products).unflatten(
             -1, (-1, next_obs.shape[-1])
         )
-        by_power = (by_marker @ next_obs.unsqueeze(-1)).squeeze(-1) + constant  # [K, B, P]
+        by_power = (by_marker * next_obs.unsqueeze(-2)).sum(-1) + constant  # [K, B, P]
         reward: Tensor = (by_power * powers(act)).sum(-1)
         return reward
 
