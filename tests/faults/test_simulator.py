@@ -66,12 +66,20 @@ def test_fault_42_an_interruption_leaves_nothing_half_written(
     sent: signal.Signals, status: int, tmp_path: Path
 ) -> None:
     words = ["run", ENV, "--patients", "50000000", "--out", str(tmp_path / "x.hdf5")]
-    process = subprocess.Popen([sys.executable, "-m", "simulator", *words], stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.hdf5.*.partial")) and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(sent)
-    _, told = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simulator", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+    )
+    try:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob(".x.hdf5.*.partial")) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == status, told
     assert told.strip().splitlines()[-1].endswith("nothing was left half written")
     assert not list(tmp_path.iterdir())

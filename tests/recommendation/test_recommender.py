@@ -369,7 +369,8 @@ def test_every_bad_entry_gets_its_own_sentence_with_range_and_unit() -> None:
     check(result, UNIT)
     assert result.reasons == (
         "INR (entry 1) of the state must be 0.5 to 25, got 0.3.",
-        "age (entry 2) of the state must be 18 to 100 year, got 240.",
+        "age (entry 2) of the state must be 18 to 100 year, got 240; probably another unit: 240 month "
+        "would be 20 year.",
         "s3 (entry 3) of the state must be a number, got 'x'.",
         "s4 (entry 4) of the state must be a finite number, got nan.",
     )
@@ -593,7 +594,7 @@ def test_the_gravest_reason_decides_the_status() -> None:
         names = reason_names(code)
         refuses = any(codes[: list(Reason).index(Reason.UNFAMILIAR)])
         defers = {"unfamiliar", "unrecorded_dose", "no_monitor", "seeds_apart", "between_seeds"} & set(names)
-        limits = {"hard_limit", "step_limit"} & set(names)
+        limits = {"hard_limit", "step_limit", "baseline_limit", "cumulative_limit"} & set(names)
         expected = "refused" if refuses else "deferred" if defers else "limited" if limits else "ok"
         assert STATUSES[int(status_of(np.array([code]))[0])] == expected
 
