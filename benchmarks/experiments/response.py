@@ -100,7 +100,7 @@ def disturbed(episodes: Episodes, share: float, seed: int) -> Episodes:
     return dataclasses.replace(episodes, obs=obs, next_obs=next_obs)
 
 
-SIZES = ((12, 10), (25, 10), (50, 30), (100, 10), (400, 10), (2000, 4))
+SIZES = ((50, 10), (400, 4), (12, 10), (25, 10), (100, 10), (2000, 2))
 OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("variant corrected", {"options": {"variant": "corrected"}}),
     ("variant li-data", {"options": {"variant": "li-data"}}),
@@ -153,20 +153,20 @@ def measured(case: Case, line: str, patients: int) -> dict[str, Any]:
     seconds = (time.process_time() - began) / case.count
     policy = Replicates(agent, [d.transform for d in data])
     best = cohorts.returns(following(policy))
-    drawn = cohorts.returns(following(policy, sampled=True))
+    drawn = cohorts.returns(following(policy, sampled=True)) if case.compared else None
     refused = [bool(r) for r in agent.refusals] if isinstance(agent, HoldsBelief) else []
     about = {"case": case.name, "size": case.size, "data_sets": case.count, "evaluated": patients}
-    return about | row(line, best, drawn, base) | {"refused": sum(refused), "seconds": seconds}
+    lost = None if drawn is None else float((drawn - best).mean())
+    return about | row(line, best, base) | {"drawn": lost} | {"refused": sum(refused), "seconds": seconds}
 
 
-def row(line: str, best: Array, drawn: Array, base: Array) -> dict[str, Any]:
-    """What a learner's recommended and drawn doses are worth beside the constant dose."""
+def row(line: str, best: Array, base: Array) -> dict[str, Any]:
+    """What a learner's recommended doses are worth beside the constant dose."""
     difference, gain = paired_difference(best, base, shared_patients=True), (best - base).mean(1)
     return {
         "name": line,
         "constant": float(base.mean()),
         "return": float(best.mean()),
-        "drawn": float((drawn - best).mean()),
         "difference": dataclasses.asdict(difference),
         "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
@@ -207,10 +207,10 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
                 f"{r['tenth']:.2f}",
                 f"{r['least']:.2f}",
                 str(r["refused"]),
-                f"{r['drawn']:.2f}",
+                "" if r["drawn"] is None else f"{r['drawn']:.2f}",
                 f"{r['seconds']:.1f}",
             ]
-            for r in rows
+            for r in sorted(rows, key=lambda r: (r["case"], list(LEARNERS).index(r["name"]), r["size"]))
             if (r["case"] == MAIN) == main
         ]
         if lines:
@@ -222,7 +222,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> str:
     """Gain over the constant dose against recorded patients, a panel for each learner."""
     panels = []
     for line in LEARNERS:
-        own = [r for r in rows if r["case"] == MAIN and r["name"] == line]
+        own = sorted((r for r in rows if r["case"] == MAIN and r["name"] == line), key=lambda r: r["size"])
         if own:
             estimates = tuple(Estimate(**r["difference"]) for r in own)
             sizes = tuple(r["size"] for r in own)
