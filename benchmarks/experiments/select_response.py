@@ -27,13 +27,14 @@ import torch
 
 import agents
 from agents.response_model import ResponseModel
-from benchmarks.experiments.response import FIRST, Follower, trained
+from benchmarks.experiments.cohort import Replicates
+from benchmarks.experiments.response import FIRST, FIRST_LINE, trained
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import __version__
 from dosing.data.dataset import Dataset, Transform
 from dosing.evaluation.rollout import rollout
-from dosing.evaluation.rules import constant
+from dosing.evaluation.rules import constant, following
 from dosing.evaluation.statistics import mean_over_seeds, verdict
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.folds import spread_over_folds
@@ -67,7 +68,7 @@ def one_of(agent: ResponseModel, seed: int) -> ResponseModel:
 def true_gains(agent: ResponseModel, transforms: list[Transform], doses: Array, patients: int) -> Array:
     """Return of every policy minus that of its constant dose, on the same evaluation patients ``[S]``."""
     factory, seeds = CohortFactory(ENV_ID, OPTIONS), (0,) * len(doses)
-    best = rollout(factory, Follower(agent, transforms), seeds, patients).returns
+    best = rollout(factory, following(Replicates(agent, transforms)), seeds, patients).returns
     base = rollout(
         factory,
         lambda obs, visit: np.broadcast_to(doses[:, None, None], (*obs.shape[:2], 1)),
@@ -84,7 +85,8 @@ def group(size: int, seeds: range, arguments: argparse.Namespace) -> list[dict[s
     recorded = [simulate(ENV_ID, patients=size, policy="uniform", seed=s, **OPTIONS) for s in seeds]
     parts = [part for episodes in recorded for part in fold_patients(episodes, folds)]
     data = [Dataset.from_episodes(training) for training, _ in parts]
-    agent, _ = trained(data, {"decay_steps": arguments.updates}, arguments.updates, tuple(range(len(data))))
+    agent = trained(FIRST_LINE, data, tuple(range(len(data))))
+    assert isinstance(agent, ResponseModel)
     doses = np.array([estimated_constant(Trajectories.from_episodes(t)).dose for t, _ in parts])
     transforms = [one.transform for one in data]
     truth = true_gains(agent, transforms, doses, arguments.patients)
@@ -96,9 +98,9 @@ def group(size: int, seeds: range, arguments: argparse.Namespace) -> list[dict[s
 
     def valued(k: int, own: Models) -> Array:
         world = Imagination(own, held[k].transform, 1.0, held[k].visits, k % folds)
-        gain: Array = world.values(Follower(one_of(agent, k), transforms[k : k + 1])) - world.values(
-            constant(doses[k])
-        )
+        gain: Array = world.values(
+            following(Replicates(one_of(agent, k), transforms[k : k + 1]))
+        ) - world.values(constant(doses[k]))
         return gain[:, 0]
 
     rows = []
@@ -158,7 +160,7 @@ def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
 Made by `python benchmarks/experiments/select_response.py`, dosing {__version__}, in {seconds:.0f} s of
 processor time on: {describe()}
 
-The response model agent ({arguments.updates} updates, one seed) on data sets with 24 visits of {ENV_ID},
+The response model agent (one seed) on data sets with 24 visits of {ENV_ID},
 variant simenv3, uniform doses, seeds from {min(row["seed"] for row in rows)} on. Trained on one half of the
 patients and valued by `model_based` on the other, and the other way round, beside the constant dose estimated
 from the half it was trained on; the truth is the mean of both differences on {arguments.patients:,}
@@ -177,7 +179,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", nargs="+", default=["50:20", "400:12"], help="patients:data sets")
     parser.add_argument("--first", type=int, default=FIRST, help="seed of the first data set [%(default)s]")
-    parser.add_argument("--updates", type=int, default=400, help="[%(default)s]")
     parser.add_argument("--patients", type=int, default=10_000, help="evaluated on [%(default)s]")
     parser.add_argument("--out", type=Path, default=RESULTS / "select_response.json")
     arguments = parser.parse_args()
@@ -194,7 +195,7 @@ def main() -> None:
             rows = [row for row in rows if row["patients"] != size or row["seed"] not in seeds]
             rows += group(size, seeds, arguments)
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(arguments.out, {"updates": arguments.updates, "rows": rows})
+            write_json(arguments.out, {"rows": rows})
             arguments.out.with_suffix(".md").write_text(page(rows, arguments))
             print(*summary([row for row in rows if row["patients"] == size]), flush=True)
 
