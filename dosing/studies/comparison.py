@@ -12,7 +12,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 import agents as registry
+from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.runs.files import write_json
@@ -28,6 +31,9 @@ from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
+
+FEW_PATIENTS = "clinical-small"
+"""The preset for tens to hundreds of recorded patients."""
 
 
 def compare(
@@ -183,13 +189,18 @@ def demo(
 ) -> Comparison:
     """The main job: simulate a scenario's cohort, train the demonstration's agents, evaluate them.
 
-    Each agent has its own preset, or all have the same one; what learns a response model does without.
+    Each agent has its own preset, or all have the same one. Where recorded episodes differ in length, no
+    response model is learned, and the agents that do without have the preset for few patients.
     """
-    own = [Grid((name,), preset=settings) for name, settings in registry.DEMO_PATIENTS.items()]
+    file = obtain_data(DataSource(scenario, cohort), study)
+    visits = np.unique(read_episodes(file).episode, return_counts=True)[1]
+    grids = [Grid((name,), preset=settings) for name, settings in registry.DEMO_PATIENTS.items()]
+    if preset is not None or visits.min() < visits.max():
+        grids = [Grid(registry.DEMO, preset=preset or FEW_PATIENTS)]
     return compare(
         study,
-        own if preset is None else Grid(registry.DEMO, preset=preset),
-        DataSource(scenario, cohort),
+        grids,
+        file,
         seeds=seeds,
         training=TrainingSettings(steps=steps),
         evaluation_patients=evaluation_patients,

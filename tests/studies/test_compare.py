@@ -28,7 +28,7 @@ from dosing.evaluation.rules import constant
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
-from dosing.studies import Comparison, Grid, Resources, compare, comparison_table, jobs
+from dosing.studies import Cohort, Comparison, Grid, Resources, compare, comparison_table, jobs
 from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
@@ -252,6 +252,37 @@ def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> Non
     assert f"note: {note}" in str(result)
     assert read_json(tmp_path / TABLE)["notes"] == [note]
     assert {run.config().transform.reward_scale for run in find_runs(tmp_path)} == {1.0}
+
+
+def test_several_grids_are_one_table_each_with_its_preset(visits: Path, tmp_path: Path) -> None:
+    grids = [Grid(("fttpo",), SMALL, preset="belief"), Grid(("iql",), preset="clinical-small")]
+    result = compare(tmp_path, grids, visits, training=TINY, resources=Resources("cpu", workers=1))
+    policies = [row.family for row in result.rows[:2]]
+    assert policies == ["sparse q-Gaussian on a belief", "clipped Gaussian"]
+    learned = {run.config().agent: run.config() for run in find_runs(tmp_path)}
+    assert learned["fttpo"].regularisation.advantage == "model"
+    assert learned["fttpo"].agent_config["learning_rate"] == 3e-3
+    assert learned["iql"].regularisation.dose_quadratic
+    assert not [note for note in result.notes if "preset" in note]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_demonstration_learns_a_response_model_where_episodes_are_of_one_length(
+    alike: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = cohort(6)
+    if not alike:
+        shorter = {name: column[:-1] for name, column in episodes.arrays().items()}
+        episodes = dataclasses.replace(episodes, **shorter)
+    write_episodes(episodes, tmp_path / "visits.parquet")
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "obtain_data", lambda *_: tmp_path / "visits.parquet")
+    monkeypatch.setattr(module, "compare", lambda study, grids, file, **rest: asked.append((grids, file)))
+    module.demo(tmp_path, seeds=(0,), steps=1, scenario=ENV, cohort=Cohort(6), device="cpu")
+    ((grids, file),) = asked
+    trained = {name: grid.preset for grid in grids for name in grid.agents}
+    assert file == tmp_path / "visits.parquet"
+    assert trained == dict(agents.DEMO_PATIENTS if alike else dict.fromkeys(agents.DEMO, "clinical-small"))
 
 
 def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
