@@ -7,11 +7,12 @@ Model-based offline reinforcement learning with a latent state. From the recorde
 are fitted by maximum likelihood (``dosing.models.response``, ``dosing.models.reward_model``). At a visit the
 belief b_k of every model, an extended Kalman filter over all visits so far, is made into a plan
 
-    a_0, .. a_(H-1) = argmax E_k sum_h r_k(y_(h+1), a_h)        from b_k, climbed from the constant dose a*
+    a_0, .. a_(H-1) with a high E_k sum_h r_k(y_(h+1), a_h)      from b_k, climbed from the constant dose a*
 
 (``dosing.models.planning``), of which the first dose counts and the rest is planned anew at the next visit:
 open-loop feedback control (Dreyfus 1965; Bertsekas 2005, European Journal of Control 11:310), on learned
-models as in Chua et al. 2018 (arXiv 1805.12114). No dose beyond the recorded ones is planned.
+models as in Chua et al. 2018 (arXiv 1805.12114). No dose beyond the recorded ones is planned; a dose drawn
+from the policy can lie beyond by less than the half-width.
 
 The policy's distribution is a q-Gaussian with bounded support (q < 1) around the dose m that model 0 plans.
 Its half-width is ``disagreements`` times the root mean square distance of the F fold models' doses from m.

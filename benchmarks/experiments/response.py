@@ -184,7 +184,14 @@ def shown(one: dict[str, Any]) -> str:
 def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     """Everything as markdown."""
     head = ["", "recorded patients", "data sets", "constant dose", "return", "minus constant", "verdict"]
-    head += ["10th percentile", "least", "refused", "drawn minus recommended", "CPU s per data set"]
+    head += [
+        "10th percentile",
+        "least",
+        "below -0.1",
+        "refused",
+        "drawn minus recommended",
+        "CPU s per data set",
+    ]
     parts = [
         "# Doses from a learned response model",
         f"`{command}` on {describe()}; dosing {__version__}.",
@@ -206,6 +213,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
                 r["verdict"],
                 f"{r['tenth']:.2f}",
                 f"{r['least']:.2f}",
+                str(r["worse_sets"]),
                 str(r["refused"]),
                 "" if r["drawn"] is None else f"{r['drawn']:.2f}",
                 f"{r['seconds']:.1f}",

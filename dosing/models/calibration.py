@@ -78,14 +78,14 @@ class Calibration:
         Args:
             explained: share ``[R]`` of the rewards' variance explained by the reward model.
         """
-        far = (self.coverage - COVERAGE).abs().amax(1) > NOT_COVERED
+        near = (self.coverage - COVERAGE).abs().amax(1) <= NOT_COVERED
         checks = (
-            (self.lower <= 0.0).any(-1).any(-1),
-            self.left_over > LEFT_OVER,
-            far,
-            explained < LEAST_EXPLAINED,
+            ~(self.lower > 0.0).all(-1).all(-1),  # so put that a number which is not finite refuses
+            ~(self.left_over <= LEFT_OVER),
+            ~near,
+            ~(explained >= LEAST_EXPLAINED),
         )
-        reason = torch.zeros_like(far, dtype=torch.long)
+        reason = torch.zeros_like(near, dtype=torch.long)
         for number in range(len(checks), 0, -1):
             reason = torch.where(checks[number - 1], number, reason)
         return reason

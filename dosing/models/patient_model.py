@@ -112,7 +112,7 @@ class PatientModel(nn.Module):
         """Fit and calibrate the models, and estimate the constant dose; models once fitted are kept.
 
         Raises:
-            UserError: episodes differ in length or end early, or there are too few patients or doses.
+            UserError: episodes differ in length, or there are too few patients or doses.
         """
         if self.fitted:
             return
@@ -141,14 +141,8 @@ class PatientModel(nn.Module):
         self.reason.copy_((reason if s.gated else torch.zeros_like(reason)).unsqueeze(1))
         self._notice()
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As in torch; the models may be of another family than before."""
-        loaded = super().load_state_dict(*arguments, **options)
-        self._notice()
-        return loaded
-
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
+        super()._load_from_state_dict(*arguments)  # of itself or as part of an agent
         self._notice()
 
     def _notice(self) -> None:
@@ -194,7 +188,7 @@ class PatientModel(nn.Module):
             act: ``[S, n, T, A]``.
             episode: ``[S, n]`` number of each patient in the data set.
         """
-        model = replace(self.responses(), held=False, complete=bool(obs.isfinite().all()))
+        model = replace(self.responses(), held=False)
         outside = episode.unsqueeze(1) % self.settings.folds != torch.arange(
             -1, self.settings.folds, device=obs.device
         ).view(-1, 1)  # [S, 1 + F, n]; no patient's number leaves -1
@@ -269,7 +263,7 @@ class PatientModel(nn.Module):
     def features(self, mean: Tensor, visit: int, before: Tensor) -> Tensor:
         """The belief as a state ``[S, B, O + CLOCK + A]``.
 
-        Its variance is left out: where every visit is recorded, it is a function of the visit alone.
+        Its variance is left out: it depends on the visit above all, where every visit is recorded.
 
         Args:
             mean: ``[S, B, O]`` of the belief.

@@ -8,6 +8,9 @@ normal prior around the mean over markers (Gelman, Hill 2007, "Data analysis usi
 multilevel/hierarchical models", chapter 12). The ln L of whole patients is that of
 :mod:`dosing.models.response`.
 
+A fold's model starts, as all do, from regressions on all patients, and family, strength and (of linear
+models) the ends of the range are chosen with all of them; only its likelihood is without the fold.
+
 Family and strength are chosen by k-fold held-out likelihood over patients: of all candidates that are within
 one standard error (of the paired difference over patients) of the best, the simplest (Breiman et al. 1984,
 "Classification and regression trees", section 3.4.3). Saturating counts as simpler than linear, whose levels

@@ -64,6 +64,11 @@ class RewardModel:
         return products
 
     @cached_property
+    def products(self) -> Tensor:
+        """Coefficients of y'_i y'_j by dose power, ``[K, O O, P]``."""
+        return self.theta[:, 1 + self.n_obs :]
+
+    @cached_property
     def curvature(self) -> Tensor:
         """Coefficients of y'_i y'_i ``[K, O, P]``: what one more variance of a marker adds to the reward."""
         square: Tensor = self.theta[:, 1 + self.n_obs :].unflatten(1, (self.n_obs, self.n_obs))

@@ -71,11 +71,9 @@ def compare(
     training.check()
     keep = training.before_end(milestones)
     left_out: dict[str, str] = {}
-    setups = [
-        setup
-        for grid, preset in zip(grids, chosen, strict=True)
-        for setup in _setups(grid, preset, training, left_out)
-    ]
+    setups: list[AgentSetup] = []
+    for grid, preset in zip(grids, chosen, strict=True):
+        setups += [s for s in _setups(grid, preset, training, left_out) if s not in setups]
     files = [obtain_data(source, study) for source in DataSource.several(data)]
     asked = {file: evaluable(file).patients for file in files}
     if evaluation_patients is not None:

@@ -182,7 +182,9 @@ def _candidates(
 
 def _looks_back(candidate: Candidate) -> bool:
     """Whether its policy depends on the episode before a visit."""
-    return registry.build(candidate.agent, candidate.config, Problem(1, 1, 1), (0,)).looks_back
+    return registry.build(
+        candidate.agent, candidate.config, Problem(1, 1, 1), (0,), regularisation=candidate.regularisation
+    ).looks_back
 
 
 def _check_folds(folds: int, patients: int) -> None:

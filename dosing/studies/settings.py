@@ -105,6 +105,7 @@ class Grid:
         """From one grid, several, or registry keys with the agents' own settings."""
         if isinstance(agents, Grid | str):
             return (cls.of(agents),)
+        agents = tuple(agents)
         names = tuple(agent for agent in agents if isinstance(agent, str))
         grids = tuple(agent for agent in agents if isinstance(agent, Grid))
         return ((cls(names),) if names or not grids else ()) + grids

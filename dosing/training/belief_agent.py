@@ -6,12 +6,14 @@ first one (``dosing.models.planning``) and a* the constant dose,
 
     A(b, a) = E sum of rewards under a, a_1, .. a_(H-1)  -  the same under a*, a*, .. a*
 
-takes the place of the reward, and the target does not bootstrap: every value learned is an advantage in the
-model. The recorded dose and N further ones, drawn from those recorded, stand at every recorded visit
-(imagined data, as in Dyna: Sutton 1990, ICML). The agent's state is the belief of the model of all patients,
-the visit and the dose before (:meth:`PatientModel.features`); it stays without memory itself.
+takes the place of the reward, and every row is an episode of one visit, so that no target bootstraps: every
+value learned is an advantage in the model. The recorded dose and N further ones, drawn from those recorded,
+stand at every recorded visit (imagined data, as in Dyna: Sutton 1990, ICML). The agent's state is the belief
+of the model of all patients, the visit and the dose before (:meth:`PatientModel.features`); it stays without
+memory itself.
 
-Where the models are refused, A(b, a) = - (a - a*)^2: the agent learns the constant dose.
+Where the models are refused, A(b, a) = - (a - a*)^2: the agent learns the constant dose, as well as it can.
+What imitates recorded doses imitates their distribution over all visits, once N is large.
 """
 
 from __future__ import annotations
@@ -171,11 +173,17 @@ class OnBelief(BeliefAgent):
         """The data set that the agent learns from; the agent's own ``prepare`` sees it.
 
         Raises:
-            UserError: episodes differ in length.
+            UserError: episodes differ in length, or these are not the patients that the model was fitted to.
         """
         obs, act, _, next_obs = episodes_of(dataset)
         if len(obs) not in (1, len(self.seeds)):
             raise UserError(f"{len(obs)} replicates need an agent of as many seeds, not {len(self.seeds)}.")
+        fitted = int(self.patients.count[0]), int(self.patients.horizon[0])
+        if (act.shape[1], act.shape[2]) != fitted:
+            raise UserError(
+                f"the model was fitted to {fitted[0]} patients of {fitted[1]} visits, and is shown "
+                f"{act.shape[1]} of {act.shape[2]}: which of them it was fitted without is not known."
+            )
         model = _first(self.patients, len(obs))
         seen = torch.cat((obs, next_obs[:, :, -1:]), 2)
         states = _states(model, seen, act)  # [R, N, T + 1, F]
@@ -196,7 +204,7 @@ class OnBelief(BeliefAgent):
             act=rows(doses),
             reward=rows(advantage / scale),
             terminated=torch.ones_like(dataset.terminated[:1]).expand(count * visits),
-            starts=torch.arange(count + 1, device=dataset.starts.device) * visits,
+            starts=torch.arange(count * visits + 1, device=dataset.starts.device),
         )
         self.inner.prepare(built)
         return built

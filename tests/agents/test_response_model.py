@@ -348,7 +348,7 @@ def test_a_response_that_no_family_holds_is_answered_with_the_constant_dose(kind
 
 
 @pytest.mark.slow
-def test_it_beats_the_constant_dose_and_a_saved_run_gives_the_same_doses(tmp_path: Path) -> None:
+def test_it_beats_the_constant_dose() -> None:
     episodes = simulate("dosing/Treatment-v0", patients=50, policy="uniform", seed=77, variant="simenv3")
     data = Dataset.from_episodes(episodes)
     agent = agents.build(NAME, ResponseModelConfig(), PROBLEM, (0,))

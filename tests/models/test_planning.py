@@ -81,6 +81,32 @@ def test_the_expected_reward_is_the_mean_of_simulated_ones() -> None:
     assert bool(((total.mean(1) - told).abs() < 4.0 * error).all())
 
 
+def test_markers_that_are_uncertain_together_count_together() -> None:
+    """A full covariance: the products of two markers in the reward see their covariance."""
+    world, reward, belief = models(1)
+    straight = {"log_level": 9.0, "low": -1e6, "high": 1e6}
+    parameters = {
+        name: torch.full_like(p, straight[name]) if name in straight else p
+        for name, p in world.parameters.items()
+    }
+    half = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.4, 0.0], [-0.5, 0.2, 0.6]], dtype=torch.float64)
+    one = Belief(belief.mean[:, :1], (half @ half.mT).expand(2, 1, 3, 3))
+    dose = torch.tensor([0.3], dtype=torch.float64).expand(1, 2, 1, 1)
+    told = promised(ResponseModel(parameters, full=True), reward, one, dose)[:, 0]
+    rng, draws = torch.Generator().manual_seed(6), 400_000
+
+    def normal() -> Tensor:
+        return torch.randn(2, draws, 3, generator=rng, dtype=torch.float64)
+
+    world = ResponseModel(parameters)
+    act = dose[0].expand(-1, draws, -1)
+    level = world.move(one.mean + normal() @ half.mT, act) + world.process.sqrt() * normal()
+    worth = reward(level + world.noise.sqrt() * normal(), act)
+    assert bool(((worth.mean(1) - told).abs() < 4.0 * worth.std(1) / draws**0.5).all())
+    apart = promised(world, reward, Belief(one.mean, one.variance.diagonal(dim1=-2, dim2=-1)), dose)[:, 0]
+    assert bool(((worth.mean(1) - apart).abs() > 8.0 * worth.std(1) / draws**0.5).any())
+
+
 def test_a_longer_climb_promises_more_and_the_constant_is_the_floor() -> None:
     world, reward, belief = models(2)
     span, start = dose_range(2), torch.full((2, 1, 2), 0.1, dtype=torch.float64)

@@ -18,7 +18,7 @@ from dosing.models.planning import PlanSettings
 from dosing.models.response import Belief, unpack
 from dosing.training.belief_agent import OnBelief
 from dosing.training.checkpoint import load_training_state, training_state
-from dosing.training.sampler import Sampler
+from dosing.training.sampler import Lookahead, Sampler
 from tests.oracles import response_model as oracle
 from tests.support.samples import PROBLEM, cohort, dataset, small
 
@@ -145,6 +145,22 @@ def test_a_loaded_agent_learns_and_doses_on_as_the_saved_one() -> None:
         second.update(again(step))
     obs = data.obs[:5].expand(2, -1, -1)
     assert torch.equal(first.policy(obs).mode, second.policy(obs).mode)
+
+
+def test_every_row_is_an_episode_of_its_own() -> None:
+    """So that neither returns to go nor targets over several visits sum advantages over a horizon again."""
+    data = dataset(PATIENTS, dtype=torch.float64)
+    agent = fitted(build("cal_ql"), data)
+    view = agent.view(data)
+    assert torch.equal(view.starts, torch.arange(len(view) + 1))
+    several = Sampler(data, build(), 64, lookahead=Lookahead(3))(0)
+    assert set(several.reward[0].tolist()) <= set(Sampler(data, build(), 64).dataset.reward.tolist())
+
+
+def test_other_patients_than_those_of_the_fit_are_refused() -> None:
+    agent = fitted(build(), dataset(PATIENTS, dtype=torch.float64))
+    with pytest.raises(UserError, match="fitted to 9 patients of 24 visits"):
+        agent.view(dataset(PATIENTS + 1, dtype=torch.float64))
 
 
 def test_where_the_model_is_refused_the_constant_dose_is_the_best() -> None:
