@@ -41,6 +41,7 @@ def batch(agent: Agent, step: int, device: str = "cpu") -> Batch:
         "discounted_return": torch.randn(*shape, 1, generator=rng),
         "return_to_go": torch.randn(*shape, 1, generator=rng),
         "time_step": torch.randint(20, (*shape, 1), generator=rng).float(),
+        "episode": torch.arange(ROWS).float().view(1, -1, 1).expand(*shape, 1),
         "mask": (torch.rand(*shape, 1, generator=rng) < 0.9).float(),
     }
     return Batch(
