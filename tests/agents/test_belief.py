@@ -207,7 +207,7 @@ def test_the_quality_of_a_model_is_told_as_shares_and_refusals() -> None:
         agent.patients.reason.fill_(2)
     refused = quality_of(DosePolicy(agent, TRANSFORM))
     assert refused is not None
-    assert refused.refused == (REASONS[2],) * 2
+    assert refused.refused == (f"{REASONS[2]}: the constant dose is used.",) * 2
     assert not refused.used
 
 

@@ -417,12 +417,13 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(
     assert first.stderr == ""
     lines = first.stdout.splitlines()
     assert lines[0].startswith("agent")
-    names = [re.sub(r" -?\d.*", "", line.split("  ")[0]) for line in lines[2:8]]
-    assert names == ["FtTPO", "IQL", "uniform dosing", "no dose", "constant dose", "best constant dose"]
-    assert all(line.startswith("ceiling: ") for line in lines[8:-1])
+    names = [re.sub(r" -?\d.*", "", line.split("  ")[0]) for line in lines[2:9]]
+    trained = ["Response model", "FtTPO", "IQL"]
+    assert names == [*trained, "uniform dosing", "no dose", "constant dose", "best constant dose"]
+    assert all(line.startswith("ceiling: ") for line in lines[9:-1])
     assert lines[-1] == NOT_FOR_PATIENTS
     assert lines[2].count("0 (exactly)") == 2
-    assert "exactly" not in lines[3]
+    assert "exactly" not in lines[4]
     table = read_json(tmp_path / "table.json")
     assert len(table["rows"]) == len(lines) - 3
     assert all((tmp_path / run / DONE).is_file() for run in table["runs"])

@@ -263,5 +263,8 @@ def test_behaviour_11_what_a_roll_out_follows_is_on_record(
     assert kinds == ["run loaded", "recommendation", "batch"]
     batch_ = log.verify().records[-1].content
     visits = run_of(full_study).config().problem.horizon
-    assert batch_["rows"] == sum(batch_["statuses"].values()) == 100 * visits
+    patients, rest = divmod(batch_["rows"], visits)
+    assert 0 < patients <= 100  # as many as could show this state, and were asked for
+    assert rest == 0
+    assert batch_["rows"] == sum(batch_["statuses"].values())
     assert "Answers of the recommender on the way:" in said(at)
