@@ -30,7 +30,7 @@ import torch
 import agents
 from benchmarks.machine import describe
 from benchmarks.report import table
-from dosing.cli.recommend import recommend_table
+from dosing.cli.recommend_table import recommend_table
 from dosing.data.dataset import Transform, dose_limits
 from dosing.data.store import Episodes
 from dosing.evaluation.rollout import rollout
