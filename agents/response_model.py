@@ -39,8 +39,9 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam, decay_learning_rate
-from dosing.models.patient_model import MEAN_LIMIT, Families, PatientModel, PatientSettings
+from dosing.models.patient_model import Families, PatientModel, PatientSettings
 from dosing.models.planning import PlanSettings
+from dosing.models.policy_heads import MEAN_LIMIT
 from dosing.models.response import Belief
 from dosing.training.belief_agent import BeliefAgent
 from dosing.types import About, Problem

@@ -23,8 +23,8 @@ from dosing.agent import (
     value_of,
 )
 from dosing.data.dataset import Transform
+from dosing.data.earlier_visits import Past
 from dosing.distributions.draws import Draws
-from dosing.earlier_visits import Past
 from dosing.errors import UserError
 from dosing.rng import generator
 from dosing.types import Array

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.recommendation.answers_table import answers_schema, answers_table
 from dosing.recommendation.batch import read_current_doses, recommend_all
 from dosing.recommendation.dose_context import DecidedStates, Evidence

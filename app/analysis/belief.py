@@ -8,7 +8,7 @@ import numpy as np
 
 from app.analysis.recommendations import Answer
 from app.theme import Mark
-from dosing.belief import ModelQuality, PatientBelief, belief_of, quality_of
+from dosing.recommendation.belief import ModelQuality, PatientBelief, belief_of, quality_of
 from dosing.types import Array
 
 WITHIN = 1.6448536269514722

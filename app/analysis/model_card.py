@@ -15,8 +15,8 @@ import numpy as np
 from app.readers.study import Run
 from app.theme import minus
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.data.store import Episodes
-from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds

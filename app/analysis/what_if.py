@@ -16,10 +16,10 @@ from dosing.errors import UserError
 from dosing.evaluation.rules import constant
 from dosing.recommendation.records import Recommender
 from dosing.recommendation.simulated import FollowRecommender
+from dosing.recommendation.units import meant
 from dosing.safety import DoseLimits
 from dosing.studies import scenarios
 from dosing.types import Array
-from dosing.units import meant
 from simulator.cohorts.posterior import (
     Candidates,
     PosteriorPatients,

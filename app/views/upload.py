@@ -24,8 +24,8 @@ from app.widgets.audit import beside, log, nothing_recorded, once
 from app.widgets.state_picker import one_data_set, pick, sources
 from dosing import NOT_FOR_PATIENTS
 from dosing.agent import needs_rewards
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.data.text_table import TOLD, Refused
-from dosing.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.batch import unusable
 from dosing.recommendation.decisions import Decision, all_decisions

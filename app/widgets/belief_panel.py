@@ -10,7 +10,7 @@ from app.charts.belief import markers
 from app.text import Markdown, sentence
 from app.theme import counted, number, with_unit
 from app.widgets import page, write
-from dosing.belief import ModelQuality
+from dosing.recommendation.belief import ModelQuality
 
 
 def belief_panel(answer: Answer, key: str) -> None:

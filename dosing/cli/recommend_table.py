@@ -15,7 +15,7 @@ from dosing.recommendation.answers_table import answers_schema, answers_table, c
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dosing.earlier_visits import EarlierVisits
+    from dosing.data.earlier_visits import EarlierVisits
     from dosing.recommendation.audit_log import AuditLog
     from dosing.recommendation.dose_context import DecidedStates, Evidence
     from dosing.recommendation.patient_table import Sheet

@@ -20,14 +20,13 @@ from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.calibration import REASONS, Calibration, calibrate
 from dosing.models.planning import PlanSettings, Range, plan
+from dosing.models.policy_heads import MEAN_LIMIT
 from dosing.models.prior import constant_doses
 from dosing.models.response import FAR, STRAIGHT, Belief, Family, ResponseModel, Sizes, unpack
 from dosing.models.response_fit import FitSettings, fit_response, spread, usable_patients, weights
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.types import Problem
 
-MEAN_LIMIT = 0.999
-"""Largest |dose| that is recommended, on the [-1, 1] axis: a support needs room on both sides."""
 LARGEST_BELIEF = 6.0
 """Beliefs are shown to a policy up to so many standard deviations of the recorded visits."""
 CLOCK = 3

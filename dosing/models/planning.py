@@ -80,7 +80,7 @@ def promised(world: ResponseModel, reward: RewardModel, belief: Belief, doses: T
         belief = world.predict(belief, dose)
         spread = world.noise @ reward.curvature  # [K, 1, P]
         if world.full:
-            spread = spread + belief.variance.flatten(2) @ reward.products
+            spread = spread + belief.variance.flatten(2) @ reward.pairs
         else:
             spread = spread + belief.variance @ reward.curvature
         total = total + reward(belief.mean, dose) + (powers(dose) * spread).sum(-1)

@@ -64,7 +64,7 @@ class RewardModel:
         return products
 
     @cached_property
-    def products(self) -> Tensor:
+    def pairs(self) -> Tensor:
         """Coefficients of y'_i y'_j by dose power, ``[K, O O, P]``."""
         return self.theta[:, 1 + self.n_obs :]
 

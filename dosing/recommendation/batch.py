@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.agent import needs_rewards
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.policy import DosePolicy, Observations
 from dosing.recommendation.explanations import failure_sentence

@@ -24,8 +24,8 @@ from dosing.recommendation.audit_log import (
     seen,
     state_hash,
 )
+from dosing.recommendation.units import meant
 from dosing.safety import DoseLimits
-from dosing.units import meant
 
 Action = Literal["accept", "modify", "reject"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.audit_log import seen, state_hash
 from dosing.recommendation.decisions import Decision, state_key

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from dosing.agent import needs_rewards
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.reasons import Reason
 from dosing.recommendation.records import EarlierVisit, Recommender, Rules, StateEntry
+from dosing.recommendation.units import meant
 from dosing.types import Problem
-from dosing.units import meant
 
 LARGEST = float(np.finfo(np.float32).max)
 """Largest number that a policy can be shown."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.batch import as_observations, read_current_doses, recommend_all
 from dosing.recommendation.explanations import failure_sentence, faults_inside, notes_on, reasons_in_words

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all

@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dosing.agent import needs_rewards
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.data.text_table import Fault, Refused
-from dosing.earlier_visits import EarlierVisits
 from dosing.recommendation.patient_table import PATIENT, Sheet, by_dimension, numbers, wanted
 from dosing.recommendation.records import EarlierVisit, Recommender, StateEntry
 from dosing.types import Array

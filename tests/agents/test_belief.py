@@ -12,12 +12,12 @@ import torch
 import agents
 from agents.response_model import ResponseModel
 from dosing.agent import History, HoldsBelief
-from dosing.belief import belief_of, quality_of
 from dosing.data.dataset import Transform
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.models.calibration import REASONS
 from dosing.models.response import STRAIGHT, unpack
 from dosing.policy import DosePolicy
+from dosing.recommendation.belief import belief_of, quality_of
 from dosing.types import Problem
 from tests.oracles import response_model as oracle
 from tests.support.samples import small, stack

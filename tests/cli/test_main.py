@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST = next(iter(agents.AGENTS))
 STATE = ["0.1", "-0.2", "0", "1", "-1e-3", "2.5E-1", "-.5", "3"]
 TINY = ["--seeds", "2", "--steps", "6", "--batch-size", "16", "--device", "cpu", "--hidden", "8", "8"]
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """The command line's handler of SIGTERM does not stay in this process."""
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, kept)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +38,6 @@ TINY = ["--seeds", "1", "--steps", "6", "--batch-size", "16", "--device", "cpu",
 USUAL = [f"{x:.7g}" for x in cohort().obs[5].tolist()]
 FAR = ["6", "-6", "6", "-6", "6", "-6", "6", "-6"]
 COLUMNS = [f"s{i + 1}" for i in range(8)]
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """The command line's handler of SIGTERM does not stay in this process."""
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, kept)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +32,6 @@ TINY = {
 }
 COLUMNS = [f"s{i + 1}" for i in range(8)]
 LOOKING_BACK = ("response_model", "decision_transformer")
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, kept)
 
 
 @pytest.fixture(scope="module")

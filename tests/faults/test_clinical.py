@@ -7,9 +7,9 @@ import pytest
 
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommender
+from dosing.recommendation.units import factor
 from dosing.safety import DoseLimits
 from dosing.studies import AgentSetup, Cohort, DataSource, TrainingSettings, evaluate, load, train
-from dosing.units import factor
 from simulator.card import scenario_card
 from simulator.environment import CohortEnv
 from simulator.envs import SCENARIOS

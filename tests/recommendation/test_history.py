@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dosing.data.dataset import Transform
-from dosing.earlier_visits import EarlierVisits, Past
+from dosing.data.earlier_visits import EarlierVisits, Past
 from dosing.errors import UserError
 from dosing.history_policy import HistoryPolicy
 from dosing.policy import DosePolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dosing.earlier_visits import EarlierVisits
+from dosing.data.earlier_visits import EarlierVisits
 from dosing.errors import UserError
 
 STARTS = np.array([0, 3, 4, 9])

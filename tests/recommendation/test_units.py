@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dosing.units import factor, meant, others
+from dosing.recommendation.units import factor, meant, others
 
 
 @pytest.mark.parametrize(
