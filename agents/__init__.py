@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dosing.entry_points import AGENTS as GROUP
+from dosing.entry_points import leave_out, syntax_of, usable
 from dosing.errors import UserError
 from dosing.types import About
 
@@ -62,11 +62,9 @@ class AgentSpec:
 @functools.cache
 def _abouts(module: str) -> dict[str, About]:
     """The ``about`` of every class in a file that has one: ``About(name="text", ...)``, all literals."""
-    spec = importlib.util.find_spec(module)
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else "")
     return {
         node.name: About(**{str(k.arg): ast.literal_eval(k.value) for k in item.value.keywords})
-        for node in tree.body
+        for node in syntax_of(module).body
         if isinstance(node, ast.ClassDef)
         for item in node.body
         if isinstance(item, ast.Assign) and isinstance(item.value, ast.Call)
@@ -112,6 +110,31 @@ AGENTS: dict[str, AgentSpec] = {
     "quasi_optimal": AgentSpec("agents.quasi_optimal", "QuasiOptimal", "Quasi-optimal"),
     "response_model": AgentSpec("agents.response_model", "ResponseModel", "Response model"),
 }
+
+
+def _add_packaged() -> None:
+    """Take the agents of installed packages in: entry points ``name = module:Class`` of ``dosing.agents``."""
+    for entry in usable(GROUP, AGENTS):
+        spec = AgentSpec(entry.module, entry.attr, entry.attr)
+        try:
+            known = spec.about is not None and f"{spec.name}Config" in _classes(spec.module)
+        except (KeyError, TypeError, ValueError, SyntaxError, OSError):
+            known = False
+        if known:
+            AGENTS[entry.name] = spec
+        else:
+            leave_out(
+                entry,
+                f"{entry.module} has to hold a class {entry.attr or 'of an agent'} with its `about`, and "
+                f"{entry.attr or '<class>'}Config; see the documentation, Add an agent",
+            )
+
+
+def _classes(module: str) -> set[str]:
+    return {node.name for node in syntax_of(module).body if isinstance(node, ast.ClassDef)}
+
+
+_add_packaged()
 
 DEMO = ("fttpo", "iql")
 """A bounded policy and a Gaussian one; both have critics."""

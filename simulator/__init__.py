@@ -3,17 +3,11 @@
 It needs NumPy and gymnasium; the entry points are named by text, so that nothing is loaded before ``make``.
 """
 
-from gymnasium.envs.registration import register
+from simulator.envs import SCENARIOS, add_packaged, add_scenario
 
-from simulator.envs import SCENARIOS
+for _env_id, _target in list(SCENARIOS.items()):
+    add_scenario(_env_id, _target)
+add_packaged()
 
 ENV_IDS = tuple(SCENARIOS)
 """Registered environment ids."""
-
-for _env_id in ENV_IDS:
-    register(
-        id=_env_id,
-        entry_point="simulator.environment:patient_env",
-        vector_entry_point="simulator.environment:CohortEnv",
-        kwargs={"env_id": _env_id},
-    )

@@ -7,6 +7,7 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from simulator.engine.scenario import Scenario
 from simulator.environment import EnvOptions
+from simulator.envs.registered import stamped
 
 
 def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
     observations = [asdict(entry) for entry in chosen.patients(1).entries]
     if not scenario.limits.unit or not all(entry["unit"] for entry in observations):
         raise UserError(f"the scenario {env_id} does not state all its units")
-    return {
+    said = {
         "id": env_id,
         "title": scenario.title,
         "version": scenario.version,
@@ -47,6 +48,7 @@ def scenario_card(env_id: str, **options: Any) -> dict[str, Any]:
         "options": {"cohort": chosen.cohort, **chosen.own.described()},
         "limits_of_the_model": scenario.model_limits_text,
     }
+    return stamped(env_id, said)
 
 
 def _dose(scenario: Scenario) -> dict[str, Any]:

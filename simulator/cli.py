@@ -12,9 +12,10 @@ import numpy as np
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes
 from dosing.errors import Terminated, UserError, end_on_sigterm
-from simulator.card import scenario_card
 from simulator.cohorts.generate import simulate, simulate_to
-from simulator.envs import SCENARIOS, scenario_class
+from simulator.envs import PACKAGED, SCENARIOS, scenario_class
+from simulator.envs.registered import scenario_id
+from simulator.scenarios import card_of
 
 ROWS_SHOWN = 12
 """Rows of the table that ``run`` prints when no file is asked for."""
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 after a user's error, 130 or 143 after an interrupt."""
     try:
         chosen = _parser().parse_args(arguments)
+        if "env_id" in chosen:
+            chosen.env_id = scenario_id(chosen.env_id)
         end_on_sigterm()
         status = int(chosen.run(chosen) or 0)
         sys.stdout.flush()
@@ -55,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="list | run | card | ceiling")
 
     command = commands.add_parser("list", help="print every environment id with its variants")
+    command.add_argument("files", nargs="*", metavar="FILE.py", help="files of further scenarios, which run")
     command.set_defaults(run=_list)
 
     command = commands.add_parser("run", help="simulate patients under a behaviour policy")
@@ -87,10 +91,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _environment_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("env_id", metavar="ENV", help=f"one of {', '.join(SCENARIOS)}")
+    ids = ", ".join(SCENARIOS)
+    command.add_argument("env_id", metavar="ENV", help=f"one of {ids}, module:ID, or FILE.py, which is run")
     command.add_argument("--seed", type=int, default=0, help="seed of the replication (0)")
     command.add_argument("--steps", type=int, help="visits per patient (the scenario's own number)")
-    command.add_argument("--cohort", default="train", help="train or evaluation (train)")
+    command.add_argument("--cohort", help="train or evaluation (train)")
     option = command.add_argument_group("environment options")
     option.add_argument("--variant", help="variant of the scenario (its first)")
     option.add_argument("--realism", type=int, help="graded realism, 1 to 5")
@@ -132,14 +137,22 @@ def _own_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    for env_id in SCENARIOS:
-        scenario = scenario_class(env_id)
+    named = [scenario_id(file) for file in chosen.files]
+    for env_id in dict.fromkeys([*SCENARIOS, *named, *PACKAGED]):
+        try:
+            if env_id not in SCENARIOS:
+                print(f"{env_id}\n    {card_of(env_id, {}).get('title', 'states no title')}")
+                continue
+            scenario = scenario_class(env_id)
+        except UserError as error:  # what one package brings is no reason to show nothing
+            print(f"warning: {error}", file=sys.stderr)
+            continue
         print(f"{env_id}\n    {scenario.title}\n    variants: {', '.join(scenario.variants)}")
         print(f"    options: {', '.join(scenario.option_names)}")
 
 
 def _card(chosen: argparse.Namespace) -> None:
-    print(json.dumps(scenario_card(chosen.env_id, **_options(chosen)), indent=2))
+    print(json.dumps(card_of(chosen.env_id, _options(chosen)), indent=2))
 
 
 def _run(chosen: argparse.Namespace) -> None:

@@ -12,11 +12,13 @@ from gymnasium.vector import VectorEnv
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from simulator.behaviour_policies import parse_policy
+from simulator.card import scenario_card
 from simulator.cohorts.clinic_rules import ClinicRule
 from simulator.environment import EnvOptions, observed_range
-from simulator.envs import SCENARIOS
+from simulator.envs import PACKAGED, SCENARIOS
 from simulator.envs.mujoco import Reference, task_ids
-from simulator.envs.tasks import TaskFactory, is_registered
+from simulator.envs.registered import is_registered, load_trusted_files
+from simulator.envs.tasks import TaskFactory
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,24 @@ EvaluationFactory = CohortFactory | TaskFactory
 
 def known_ids() -> tuple[str, ...]:
     """Ids that can be evaluated in: our scenarios, MuJoCo's tasks, and what others registered."""
+    load_trusted_files()
     others = [
         env_id
         for env_id, spec in gymnasium.registry.items()
         if not str(spec.entry_point).startswith(("gymnasium.", "simulator.")) and spec.entry_point
+        if "/" in env_id
     ]
-    return (*SCENARIOS, *task_ids(), *(env_id for env_id in others if "/" in env_id))
+    return tuple(dict.fromkeys([*SCENARIOS, *task_ids(), *others, *PACKAGED]))
+
+
+def card_of(env_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of an environment; empty where it states none.
+
+    Raises:
+        UserError: as :func:`evaluation_factory`.
+    """
+    factory = evaluation_factory(env_id, options)
+    return dict(factory.card or {}) if isinstance(factory, TaskFactory) else scenario_card(env_id, **options)
 
 
 def evaluation_factory(env_id: str, options: Mapping[str, Any]) -> EvaluationFactory:
@@ -103,8 +117,8 @@ def evaluation_factory(env_id: str, options: Mapping[str, Any]) -> EvaluationFac
     Raises:
         UserError: no such environment or option, or spaces that a dosing policy cannot work with.
     """
-    if env_id in SCENARIOS:
-        return CohortFactory(env_id, dict(options))
     if not is_registered(env_id):
         raise UserError(f"there is no environment {env_id!r}; there are: {', '.join(known_ids())}.")
+    if env_id in SCENARIOS:
+        return CohortFactory(env_id, dict(options))
     return TaskFactory(env_id, dict(options))

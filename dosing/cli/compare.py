@@ -20,8 +20,8 @@ def register(command: Any) -> None:
         "--data",
         nargs="+",
         metavar="SOURCE",
-        default=[options.DEFAULT_ENV],
-        help=f"ids or files [{options.DEFAULT_ENV}]",
+        default=[],
+        help=f"ids or files [patients of --scenario, else of {options.DEFAULT_ENV}]",
     )
     options.add_grid(parser, out="runs/compare")
     parser.add_argument(
@@ -42,10 +42,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.studies import compare
 
+    sources = arguments.data or [None if arguments.scenario else options.DEFAULT_ENV]
     comparison = compare(
         arguments.out,
         options.grid_of(arguments, arguments.policy_families),
-        [options.source_of(source, arguments) for source in arguments.data],
+        [options.source_of(source, arguments) for source in sources],
         milestones=arguments.evaluate_at,
         evaluation_patients=arguments.evaluation_patients,
         **options.grid_options(arguments),

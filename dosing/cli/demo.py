@@ -29,7 +29,10 @@ def register(command: Any) -> None:
     )
     parser.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
     parser.add_argument(
-        "--scenario", metavar="ID", default=options.DEFAULT_ENV, help="whose patients [%(default)s]"
+        "--scenario",
+        metavar="ID",
+        default=options.DEFAULT_ENV,
+        help="whose patients: an id or FILE.py, which is run [%(default)s]",
     )
     parser.add_argument("--variant", help="variant of the scenario [its first]")
     parser.add_argument(
@@ -48,6 +51,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.studies import Cohort, mujoco_data
     from dosing.studies.comparison import demo
     from dosing.studies.scenarios import variant_options
+    from simulator.envs.registered import scenario_id
 
     seeds = options.seed_range(arguments.seeds)
     if arguments.data is not None and (arguments.scenario != options.DEFAULT_ENV or arguments.variant):
@@ -58,12 +62,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
         )
     else:
+        scenario = scenario_id(arguments.scenario)
         result = demo(
             arguments.out,
             seeds=seeds,
             steps=2000 if arguments.steps is None else arguments.steps,
-            scenario=arguments.scenario,
-            cohort=Cohort(arguments.patients, options=variant_options(arguments.scenario, arguments.variant)),
+            scenario=scenario,
+            cohort=Cohort(arguments.patients, options=variant_options(scenario, arguments.variant)),
             device=arguments.device,
             preset=arguments.preset,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dosing import NOT_FOR_PATIENTS
+from dosing.cli import options
 
 
 def register(command: Any) -> None:
@@ -18,6 +19,7 @@ def register(command: Any) -> None:
     parser.add_argument(
         "--patients", type=int, default=None, help="new patients per seed [1000; MuJoCo: 10 episodes]"
     )
+    options.add_scenario(parser, "where the run's scenario is one of a file or module")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -25,6 +27,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.studies import evaluate
 
+    options.load_scenario(arguments.scenario)
     print(evaluate(arguments.path, arguments.patients))
     print(NOT_FOR_PATIENTS)
     return 0

@@ -29,7 +29,7 @@ def register(command: Any) -> None:
         "--run", dest="runs", nargs="+", type=Path, default=[], metavar="RUN", help="finished run folders"
     )
     parser.add_argument("--out", type=Path, help="study folder [that of the first run]")
-    parser.add_argument("--env", metavar="ID", help="environment of the trial [that of the data]")
+    options.add_scenario(parser, "environment of the trial [that of the data]")
     parser.add_argument(
         "--env-option", action="append", default=[], metavar="NAME=VALUE", help="of it; repeatable"
     )
@@ -82,10 +82,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         finetuning.find(name)
     from dosing.finetuning.method import TrialSettings
     from dosing.runs.config import EnvironmentReference
+    from dosing.runs.folder import RunFolder
     from dosing.studies import Resources, finetune
+    from simulator.envs.registered import SUFFIX, scenario_id
 
     more = options.env_options(arguments.env_option)
-    env = more if arguments.env is None else EnvironmentReference(arguments.env, more)
+    env: EnvironmentReference | dict[str, Any] = more
+    if arguments.scenario is not None:
+        env = EnvironmentReference(scenario_id(arguments.scenario), more)
+        own = RunFolder(arguments.runs[0]).config().env if arguments.runs else None
+        if arguments.scenario.endswith(SUFFIX) and own and own.id == env.id:
+            env = more  # the file is named only to be loaded
     settings = TrialSettings(
         **{name: getattr(arguments, name) for name in _defaults}, harm_budget=arguments.harm_budget
     )

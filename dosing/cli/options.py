@@ -85,10 +85,21 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_scenario(parser: argparse.ArgumentParser, text: str) -> None:
+    """The scenario, by its id or its file; ``text`` says what for."""
+    parser.add_argument(
+        "--scenario",
+        "--env",
+        dest="scenario",
+        metavar="ID",
+        help=f"{text}: an id or FILE.py, which is run",
+    )
+
+
 def add_external(parser: argparse.ArgumentParser) -> None:
-    """What a file of another program does not say itself."""
+    """Where visits come from, and what a file of another program does not say itself."""
+    add_scenario(parser, "simulated where --data is left out, else where the visits come from")
     result = parser.add_argument_group("files of other programs (D4RL, Minari, CSV, parquet)")
-    result.add_argument("--env", metavar="ID", help="environment they come from, such as Hopper-v5")
     for end in ("low", "high"):
         result.add_argument(
             f"--dose-{end}", nargs="+", type=float, default=[], metavar="DOSE", help=f"{end} limit per action"
@@ -147,11 +158,26 @@ def grid_of(arguments: argparse.Namespace, families: Sequence[str] = ()) -> Grid
     )
 
 
-def source_of(source: str, arguments: argparse.Namespace) -> DataSource:
-    """A source of visits with the arguments of :func:`add_cohort` and :func:`add_external`."""
+def source_of(source: str | None, arguments: argparse.Namespace) -> DataSource:
+    """A source of visits with the arguments of :func:`add_cohort` and :func:`add_external`.
+
+    Args:
+        source: of ``--data``; None simulates patients of ``--scenario``.
+        arguments: of the command.
+
+    Raises:
+        UserError: neither is given, or what is said of the visits cannot be.
+    """
+    scenario = arguments.scenario
+    if source is None:
+        if scenario is None:
+            raise UserError(
+                f"name the visits: --data with a file, or --scenario with an id such as {DEFAULT_ENV}."
+            )
+        source, scenario = scenario, None
     more = env_options(arguments.env_option)
     cohort = Cohort(arguments.patients, arguments.policy, arguments.data_seed, more)
-    return DataSource(source, cohort, described(arguments))
+    return DataSource(source, cohort, described(source, scenario, arguments))
 
 
 def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -176,12 +202,14 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def described(arguments: argparse.Namespace) -> External | None:
-    """What was said about files of other programs; None where nothing was."""
+def described(source: str, scenario: str | None, arguments: argparse.Namespace) -> External | None:
+    """What was said about the visits of a source; None where nothing was that they do not say themselves."""
     from dosing.studies import data
 
+    if scenario is not None and data.comes_from(source, scenario):
+        scenario = None
     return data.external_of(
-        arguments.env,
+        scenario,
         env_options(arguments.env_option),
         low=arguments.dose_low,
         high=arguments.dose_high,
@@ -190,6 +218,18 @@ def described(arguments: argparse.Namespace) -> External | None:
         split_at_jumps=arguments.split_at_jumps,
         clip_rounding=arguments.clip_rounding,
     )
+
+
+def load_scenario(scenario: str | None) -> None:
+    """Load the file of a scenario that was typed, or trust its module, here and in processes started later.
+
+    Raises:
+        UserError: there is no such file, or it does not register one scenario.
+    """
+    if scenario is not None:
+        from simulator.envs.registered import scenario_id
+
+        scenario_id(scenario)
 
 
 def seed_range(count: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dosing.cli import options
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import VARIABLE
 
@@ -19,6 +20,7 @@ def register(command: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="study folder to show [%(default)s]"
     )
+    options.add_scenario(parser, "where a run's scenario is one of a file or module")
     parser.add_argument("--port", type=int, default=8501, help="port on localhost [%(default)s]")
 
 
@@ -31,6 +33,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     if not arguments.out.is_dir():
         raise UserError(f"there is no study folder {arguments.out}; make one with: python -m dosing demo.")
+    options.load_scenario(arguments.scenario)
     return serve(arguments.out, arguments.port)
 
 

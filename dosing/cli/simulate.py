@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dosing.cli import options
+from dosing.errors import UserError
 
 
 def register(command: Any) -> None:
@@ -14,7 +15,8 @@ def register(command: Any) -> None:
     parser: argparse.ArgumentParser = command(
         "simulate", run, "simulate patients and record their visits in a file"
     )
-    parser.add_argument("env", nargs="?", default=options.DEFAULT_ENV, help="environment id [%(default)s]")
+    parser.add_argument("env", nargs="?", metavar="ID", help="the same as --scenario")
+    options.add_scenario(parser, f"whose patients [{options.DEFAULT_ENV}]")
     parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .csv or .hdf5")
     options.add_cohort(parser)
 
@@ -24,9 +26,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.data.store import write_episodes
     from simulator.cohorts.generate import simulate
+    from simulator.envs.registered import scenario_id
 
+    if arguments.env and arguments.scenario:
+        raise UserError(f"two scenarios are named, {arguments.env} and {arguments.scenario}: name one.")
     episodes = simulate(
-        arguments.env,
+        scenario_id(arguments.env or arguments.scenario or options.DEFAULT_ENV),
         patients=arguments.patients,
         policy=arguments.policy,
         seed=arguments.data_seed,

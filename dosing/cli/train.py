@@ -60,9 +60,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         import tyro
 
         tyro.cli(agents.find(arguments.agent).config_class(), prog=arguments.agent, args=["--help"])
-    if arguments.data is None:
+    if arguments.data is None and arguments.scenario is None:
         agents.find(arguments.agent)
-        raise UserError("train needs --data: an environment id such as dosing/Treatment-v0, or a file.")
+        raise UserError(
+            "train needs --data, a file or an environment id such as dosing/Treatment-v0, or --scenario, an "
+            "id or the file of a scenario."
+        )
     if arguments.threads < 1:
         raise UserError(f"--threads must be at least 1, got {arguments.threads}.")
     import torch

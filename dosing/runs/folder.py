@@ -8,9 +8,10 @@
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
 * ``card.json``: the scenario card of the training data, where they have one; ``novelty.json`` and
   ``novelty.safetensors``: the monitor of unfamiliar states (``dosing.recommendation.novelty``);
+* ``scenario.py``: where the environment is one of a Python file, a copy of it, which is never run by itself;
 * ``milestones/<update>/``: weights, episodes and evaluation after that many updates, where asked for;
-* ``DONE``: SHA-256 of config, metrics, weights, card and monitor. A folder without it is resumed or ignored,
-  never shown.
+* ``DONE``: SHA-256 of config, metrics, weights, card, monitor and scenario. A folder without it is resumed
+  or ignored, never shown.
 
 Milestones are no part of the key: keeping weights on the way changes no result. A run that lacks a milestone
 which is asked for later is trained again from its start, to the same bits.
@@ -35,6 +36,7 @@ from dosing.runs.files import json_of, read_bytes, read_json, sha256, write_json
 CONFIG, CHECKPOINT, WEIGHTS = "config.json", "checkpoint.safetensors", "weights.safetensors"
 METRICS, EPISODES, EVALUATION, DONE = "metrics.parquet", "episodes.parquet", "evaluation.json", "DONE"
 CARD, NOVELTY, NOVELTY_VISITS = "card.json", "novelty.json", "novelty.safetensors"
+SCENARIO = "scenario.py"
 MILESTONES = "milestones"
 
 
@@ -114,7 +116,7 @@ class RunFolder:
         """Record the hashes of the result, and of what ``also`` belongs to it, and mark the run as done."""
         kept = sorted(self.path.glob(f"{MILESTONES}/*/{WEIGHTS}"))
         files = [self.path / name for name in (CONFIG, WEIGHTS, METRICS)] + kept
-        further = [self.path / name for name in (CARD, NOVELTY, NOVELTY_VISITS, *also)]
+        further = [self.path / name for name in (CARD, NOVELTY, NOVELTY_VISITS, SCENARIO, *also)]
         files += [file for file in further if file.is_file()]
         write_json(self.path / DONE, {str(file.relative_to(self.path)): sha256(file) for file in files})
 

@@ -22,10 +22,10 @@ from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies.scenarios import factory_for, version_of
+from dosing.studies.scenarios import factory_for, unloaded, version_of
 from dosing.studies.settings import DataSource
 from simulator.cohorts.generate import simulate
-from simulator.envs.tasks import is_registered, trust
+from simulator.envs.registered import SUFFIX, is_registered, scenario_id
 from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000
@@ -46,7 +46,7 @@ def external_of(
     """What the user says about a file of another program; an environment says its limits and its length.
 
     Args:
-        env_id: id of one of our scenarios or of a MuJoCo task.
+        env_id: id of an environment, or the file of a scenario.
         options: of that environment.
         low: lower limit of every action.
         high: upper limit of every action.
@@ -65,7 +65,7 @@ def external_of(
     if low or high:
         limits = DoseLimits(tuple(low), tuple(high))
     if env_id is not None:
-        trust(env_id)
+        env_id = scenario_id(env_id)
         factory = evaluation_factory(env_id, options)
         limits, horizon = limits or factory.limits, horizon or factory.horizon
         n_obs, obs_range = factory.n_obs, factory.obs_range
@@ -83,8 +83,25 @@ def external_of(
     return None if said == External() else said
 
 
+def comes_from(source: str, scenario: str) -> bool:
+    """Whether a file is our own and says itself that its visits come from a scenario, which is loaded.
+
+    Args:
+        source: file, ``minari:ID`` or id.
+        scenario: an id, or a file of a scenario.
+
+    Raises:
+        UserError: the scenario cannot be loaded, or the file cannot be read.
+    """
+    env_id = scenario_id(scenario)
+    recorded = source.startswith(MINARI) or Path(source).is_file()
+    return recorded and is_own(source) and read_episodes(source).metadata.env_id == env_id
+
+
 def obtain_data(data: DataSource, study: Path) -> Path:
     """Return the file of recorded visits: our own file itself, another program's copied, or a simulation.
+
+    A source that ends in ``.py`` is the file of a scenario: it is loaded, which runs it, and simulated.
 
     A simulated file is named by everything that decides its content, the version of the scenario among it,
     and is not made twice; a copy of another program's visits, with what the user says about them, by its
@@ -97,7 +114,8 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     for folder in (study, study / "data"):
         clear_partials(folder)
     source, cohort, external = data.source, data.cohort, data.external
-    if source.startswith(MINARI) or Path(source).is_file():
+    recorded = source.startswith(MINARI) or Path(source).is_file()
+    if recorded and not source.endswith(SUFFIX):
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
@@ -107,7 +125,7 @@ def obtain_data(data: DataSource, study: Path) -> Path:
             source.removeprefix(MINARI).replace("/", "-") if source.startswith(MINARI) else Path(source).stem
         )
         return _kept(study, name, ".hdf5", {"metadata": said}, lambda: episodes)
-    trust(source)
+    source = scenario_id(source)
     if not is_registered(source):
         raise UserError(
             f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
@@ -165,6 +183,8 @@ def describe(path: Path) -> str:
     meta, patients = episodes.metadata, len(np.unique(episodes.episode))
     left_out, clipped = meta.rows_left_out, meta.doses_clipped
     words = f"{path}: {patients:,} patients, {len(episodes) + left_out:,} visits"
+    if hint := unloaded(meta):
+        words = f"Runs on these visits cannot be evaluated. {hint}\n{words}"
     if left_out:
         words += f", {left_out:,} of them left out: nothing was recorded after them"
     if clipped:

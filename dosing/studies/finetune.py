@@ -45,11 +45,12 @@ from dosing.studies.finetune_table import TRIALS, Report, report_on, write_start
 from dosing.studies.launch import device_of
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
-from dosing.studies.scenarios import factory_of
+from dosing.studies.scenarios import factory_of, keep_scenario
 from dosing.studies.settings import Resources
 from dosing.studies.single_patients import SinglePatients
 from dosing.training.offline import TrainingDivergedError
-from simulator.envs.tasks import TaskFactory, trust
+from simulator.envs.registered import scenario_id
+from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory, evaluation_factory
 
 
@@ -139,8 +140,7 @@ def _factory(job: TrialJob) -> EvaluationFactory:
         factory = factory_of(RunFolder(job.run))
         env_id, options = factory.env_id, factory.options | dict(job.env_options)
     else:
-        env_id, options = job.env_id, dict(job.env_options)
-        trust(env_id)
+        env_id, options = scenario_id(job.env_id), dict(job.env_options)
     return evaluation_factory(env_id, options)
 
 
@@ -162,6 +162,7 @@ def conduct_trial(job: TrialJob, position: int = 0) -> RunFolder | TrainingDiver
             run.verify()
             return run
         write_json(run.path / CONFIG, config.to_json())
+        keep_scenario(run, factory.env_id)
         conducted = Trial(
             learner,
             patients_of(factory, start.dataset.metadata, learner.agent.seeds, settings.patients),

@@ -9,12 +9,12 @@ from typing import Any
 from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import read_episodes
 from dosing.errors import UserError
-from dosing.runs.folder import RunFolder
+from dosing.runs.files import read_json, write_atomic
+from dosing.runs.folder import CARD, SCENARIO, RunFolder
 from dosing.safety import DoseLimits
-from simulator.card import scenario_card
 from simulator.envs import SCENARIOS, scenario_class
-from simulator.envs.tasks import TRUSTED, TaskFactory, is_registered
-from simulator.scenarios import EvaluationFactory, evaluation_factory
+from simulator.envs.registered import TRUSTED, file_of, is_registered
+from simulator.scenarios import EvaluationFactory, card_of, evaluation_factory
 
 
 def variant_options(env_id: str, variant: str | None) -> dict[str, str]:
@@ -51,6 +51,12 @@ def _check_scenario(
     """Refuse what another version of a scenario made, or this version between other limits."""
     here = version_of(factory.env_id, factory.options)
     if version != here:
+        if file := file_of(factory.env_id):
+            raise UserError(
+                f"the scenario file {file.path} has changed: {what} are of version {version}, it is version "
+                f"{here}. Simulate and train again, or name the copy that a run keeps: --scenario "
+                f"RUN/{SCENARIO}."
+            )
         raise UserError(
             f"{what} are of version {version} of {factory.env_id}, here is version {here}: simulate and "
             "train again."
@@ -68,10 +74,7 @@ def version_of(env_id: str, options: Mapping[str, Any]) -> str | None:
     Raises:
         UserError: no such environment or option.
     """
-    if env_id in SCENARIOS:
-        return str(scenario_card(env_id, **options)["version"])
-    factory = evaluation_factory(env_id, options)
-    version = (factory.card or {}).get("version") if isinstance(factory, TaskFactory) else None
+    version = card_of(env_id, options).get("version")
     return None if version is None else str(version)
 
 
@@ -86,7 +89,8 @@ def evaluable(data: Path) -> EvaluationFactory:
     if factory is None:
         raise UserError(
             f"{data} comes from no simulator here: agents trained on it meet no new patients. If it was "
-            f"recorded in an environment that is known here, name it with --env.{_hint(metadata.env_id)}"
+            f"recorded in an environment that is known here, name it with --scenario."
+            f"{_hint(metadata.env_id, metadata.card)}"
         )
     return factory
 
@@ -103,14 +107,38 @@ def factory_of(run: RunFolder) -> EvaluationFactory:
     if result is not None and version is not None:
         _check_scenario(f"the visits of {run.path}", result, version, None)
     if result is None:
-        raise UserError(
-            f"{run.path} was trained on data without a simulator, so it cannot be evaluated here."
-            f"{_hint(env.id if env else None)}"
-        )
+        card = read_json(run.path / CARD) if (run.path / CARD).is_file() else {}
+        hint = _hint(env.id if env else None, card, run.path)
+        why = "without a simulator" if not hint else "of a simulator that is not loaded"
+        raise UserError(f"{run.path} was trained on data {why}, so it cannot be evaluated here.{hint}")
     return result
 
 
-def _hint(env_id: str | None) -> str:
-    """What lets an environment be looked up whose module a file names."""
-    module = (env_id or "").rpartition(":")[0]
-    return f" It names the module {module}: if you trust it, set {TRUSTED}={module}." if module else ""
+def unloaded(metadata: DatasetMetadata) -> str | None:
+    """What loads the file or module that visits come from; None where it is loaded or they name none."""
+    if is_registered(metadata.env_id or ""):
+        return None
+    return _hint(metadata.env_id, metadata.card).strip() or None
+
+
+def _hint(env_id: str | None, card: Mapping[str, Any], run: Path | None = None) -> str:
+    """What lets an environment be looked up whose module or file something names."""
+    if module := (env_id or "").rpartition(":")[0]:
+        return f" It names the module {module}: if you trust it, set {TRUSTED}={module}."
+    if not isinstance(file := card.get("file"), Mapping):
+        return ""
+    copy = f" (or {run / SCENARIO}, its copy)" if run and (run / SCENARIO).is_file() else ""
+    return (
+        f" {card.get('id')} is the scenario of the file {file.get('path')}, run only if you name it: "
+        f"if you trust it, add --scenario {file.get('path')}{copy}."
+    )
+
+
+def keep_scenario(run: RunFolder, env_id: str) -> None:
+    """Keep a copy of a scenario's file in the folder of a run that came of it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if file := file_of(env_id):
+        write_atomic(run.path / SCENARIO, file.content)

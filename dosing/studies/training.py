@@ -32,7 +32,7 @@ from dosing.runs.files import write_json
 from dosing.runs.folder import CARD, CONFIG, RunFolder
 from dosing.studies.data import obtain_data
 from dosing.studies.launch import device_of, progress_bar
-from dosing.studies.scenarios import factory_for
+from dosing.studies.scenarios import factory_for, keep_scenario
 from dosing.studies.settings import AgentSetup, DataSource
 from dosing.training import offline
 from dosing.training.offline import TrainingSettings
@@ -134,6 +134,8 @@ def train_run(
         keep_monitor(run.path, episodes)
         if episodes.metadata.card:
             write_json(run.path / CARD, episodes.metadata.card)
+        if config.env is not None:
+            keep_scenario(run, config.env.id)
         bar = progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position)
         try:
             with bar:

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.metadata import DatasetMetadata
-from dosing.data.store import Episodes, EpisodeWriter, concatenate
+from dosing.data.store import Episodes, EpisodeWriter, concatenate, write_episodes
+from dosing.errors import UserError
 from simulator.behaviour_policies import BehaviourPolicy, parse_policy
 from simulator.card import scenario_card
 from simulator.cohorts.task_episodes import task_episodes
 from simulator.engine.rng import BLOCK, POLICY, block_streams
 from simulator.environment import CohortEnv, observed_range, whole_number
 from simulator.envs import SCENARIOS
-from simulator.envs.tasks import is_registered
+from simulator.envs.registered import is_registered
 from simulator.progress import progress_bar
 
 CHUNK_VISITS = 100_000
@@ -63,7 +64,9 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
-    if env_id not in SCENARIOS and is_registered(env_id):
+    if is_registered(env_id) and env_id not in SCENARIOS:
+        if cohort != "train":
+            raise UserError(f"visits of {env_id} are recorded on the cohort train alone, got {cohort!r}.")
         limit = {} if steps is None else {"max_episode_steps": steps}
         count, first = whole_number("patients", patients, 1), whole_number("seed", seed, 0)
         return task_episodes(
@@ -86,7 +89,13 @@ def simulate_to(
     workers: int = 1,
     **env_options: Any,
 ) -> DatasetMetadata:
-    """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata."""
+    """As :func:`simulate`, but stream to ``path`` in constant memory; returns the stored metadata.
+
+    Visits of an environment that is none of our scenarios are written once all are simulated.
+    """
+    if is_registered(env_id) and env_id not in SCENARIOS:
+        request: dict[str, Any] = {"patients": patients, "steps": steps, "policy": policy, "seed": seed}
+        return write_episodes(simulate(env_id, **request, cohort=cohort, **env_options), path)
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
     with EpisodeWriter(path, plan.metadata) as writer:
         for chunk in plan.chunks(workers, progress):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,17 +19,57 @@ SCENARIOS = {
 }
 """Environment id to ``module:Class`` of its scenario."""
 
+PACKAGED: dict[str, EntryPoint] = {}
+"""Environments of installed packages, by id: the module registers the id with gymnasium, or holds a scenario,
+which is then one of :data:`SCENARIOS` too."""
+
+
+def add_scenario(env_id: str, target: str) -> None:
+    """Let gymnasium make the patients of a scenario.
+
+    Args:
+        env_id: its id.
+        target: ``module:Class`` of the scenario; it is imported when it is asked for.
+    """
+    from gymnasium.envs.registration import register
+
+    SCENARIOS[env_id] = target
+    register(
+        id=env_id,
+        entry_point="simulator.environment:patient_env",
+        vector_entry_point="simulator.environment:CohortEnv",
+        kwargs={"env_id": env_id},
+    )
+
+
+def add_packaged() -> None:
+    """Take the scenarios of installed packages in, from the entry points ``dosing.scenarios``; see there."""
+    from dosing.entry_points import SCENARIOS as GROUP
+    from dosing.entry_points import usable
+
+    for entry in usable(GROUP, {**SCENARIOS, **PACKAGED}):
+        PACKAGED[entry.name] = entry
+        if entry.attr:
+            add_scenario(entry.name, entry.value)
+
 
 def scenario_class(env_id: str) -> type[Scenario]:
-    """The class of a scenario of ours.
+    """The class of a scenario of ours, of a file or of an installed package.
 
     Raises:
-        UserError: there is no scenario of that id.
+        UserError: there is no scenario of that id, or the package that brings it cannot be loaded.
     """
     from dosing.errors import UserError  # importing the simulator imports nothing else
 
     if env_id not in SCENARIOS:
         raise UserError(f"unknown environment {env_id!r}, known are {', '.join(SCENARIOS)}")
     module, name = SCENARIOS[env_id].split(":")
-    scenario: type[Scenario] = getattr(importlib.import_module(module), name)
+    try:
+        scenario: type[Scenario] = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        if env_id not in PACKAGED:
+            raise
+        from dosing.entry_points import told
+
+        raise UserError(f"{told(PACKAGED[env_id])} cannot be loaded: {error}.") from error
     return scenario

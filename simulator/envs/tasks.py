@@ -10,10 +10,8 @@ environment says in ``info["cost"]``, else the number of terminations (a fall); 
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +38,7 @@ from simulator.envs.mujoco import (
     take_warnings,
     task_ids,
 )
+from simulator.envs.registered import is_registered, stamped
 
 Flags = NDArray[np.bool_]
 
@@ -51,39 +50,6 @@ EPISODES_PER_PROCESS = 25
 
 EPISODE = 3
 """Spawn key of the streams that start episodes, beside those of patients."""
-
-
-TRUSTED = "DOSING_ENVIRONMENTS"
-"""Environment variable: modules, separated by commas, that may be imported because a file names them."""
-
-
-def trust(env_id: str) -> None:
-    """Let the module of ``package.module:Name-v0`` be imported, here and in processes started from now on.
-
-    For ids that a person typed. Importing runs code, so an id that stands in a data file or a run folder is
-    looked up only where its module is imported already or listed in :data:`TRUSTED`.
-    """
-    module = env_id.rpartition(":")[0]
-    if module and module not in _trusted():
-        os.environ[TRUSTED] = ",".join([*_trusted(), module])
-
-
-def _trusted() -> list[str]:
-    return [name for name in os.environ.get(TRUSTED, "").split(",") if name]
-
-
-def is_registered(env_id: str) -> bool:
-    """Whether gymnasium knows the id; the module of ``package.module:Name-v0`` is imported if trusted."""
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module and module not in sys.modules:
-            if module not in _trusted():
-                return False
-            importlib.import_module(module)
-        gymnasium.spec(name)
-    except (gymnasium.error.Error, ImportError):
-        return False
-    return True
 
 
 def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -194,7 +160,7 @@ class TaskFactory:
         physics = self.env_id in task_ids()
         object.__setattr__(self, "patients", self.patients or (EPISODES if physics else PATIENTS))
         object.__setattr__(self, "reference", REFERENCES.get(self.env_id))
-        object.__setattr__(self, "card", dict(said) if said else None)
+        object.__setattr__(self, "card", stamped(self.env_id, dict(said or {})) or None)
         limits = DoseLimits(tuple(space.low.tolist()), tuple(space.high.tolist()))
         object.__setattr__(self, "limits", limits)
         object.__setattr__(self, "horizon", spec.max_episode_steps)

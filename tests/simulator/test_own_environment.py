@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from dosing.errors import UserError
 from simulator.cohorts.generate import simulate
 from simulator.environment import PatientEnv
-from simulator.envs.tasks import TRUSTED, is_registered, trust
+from simulator.envs.registered import TRUSTED, is_registered, scenario_id
 from simulator.scenarios import evaluation_factory, known_ids
 
 ENV = "clinic/Tank-v0"
@@ -115,7 +115,7 @@ def test_titration_needs_a_marker() -> None:
 
 def test_a_module_in_front_of_the_id_is_imported_first() -> None:
     assert is_registered("simulator:dosing/Treatment-v0")
-    trust("no_such_module_here:Tank-v0")
+    scenario_id("no_such_module_here:Tank-v0")
     assert not is_registered("no_such_module_here:Tank-v0")
 
 
@@ -125,7 +125,7 @@ def test_a_module_that_a_file_names_is_imported_only_if_somebody_trusts_it(
     (tmp_path / "named_by_a_file.py").write_text("raise RuntimeError('this code ran')\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert not is_registered("named_by_a_file:Tank-v0")
-    trust("named_by_a_file:Tank-v0")
+    scenario_id("named_by_a_file:Tank-v0")
     with pytest.raises(RuntimeError, match="this code ran"):
         is_registered("named_by_a_file:Tank-v0")
 
