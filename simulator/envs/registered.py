@@ -152,21 +152,8 @@ def _load(path: Path) -> ScenarioFile:
     before = _FILES.get(path)
     if before is not None and before.content == content:
         return before
-    name = f"dosing_scenario_{hashlib.sha256(content).hexdigest()[:16]}"
-    loader = _Loader(path, content)
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
     with _registering(path, before) as new:
-        sys.modules[name] = module  # dataclasses look their module up there
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*Overriding environment")  # refused below
-                loader.exec_module(module)
-        except Exception as error:
-            raise UserError(f"the scenario file {path} fails: {type(error).__name__}: {error}.") from error
-        for scenario in _scenarios_of(module):
-            add_scenario(scenario.env_id, f"{name}:{scenario.__name__}")
+        _run(path, content)
         found = new()
         if len(found) != 1:
             what = f"several: {', '.join(found)}" if found else "none"
@@ -176,6 +163,22 @@ def _load(path: Path) -> ScenarioFile:
             )
     _FILES[path] = ScenarioFile(path, content, found[0])
     return _FILES[path]
+
+
+def _run(path: Path, content: bytes) -> None:
+    """Run a file under a module name of its own, and add the scenarios of our simulator that it defines."""
+    name = f"dosing_scenario_{hashlib.sha256(content).hexdigest()[:16]}"
+    loader = _Loader(path, content)
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # for dataclasses
+    try:
+        loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"the scenario file {path} fails: {type(error).__name__}: {error}.") from error
+    for scenario in _scenarios_of(module):
+        add_scenario(scenario.env_id, f"{name}:{scenario.__name__}")
 
 
 @contextmanager
@@ -197,7 +200,9 @@ def _registering(path: Path, before: ScenarioFile | None) -> Iterator[Any]:
         return [env_id for env_id, spec in gymnasium.registry.items() if start.get(env_id) is not spec]
 
     try:
-        yield new
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*Overriding environment")  # refused below
+            yield new
         if taken := [env_id for env_id in new() if env_id in start]:
             raise UserError(f"{path} registers {taken[0]!r}, which is taken: give the scenario another id.")
     except UserError:

@@ -115,7 +115,7 @@ def test_ceiling_prints_every_row(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", ENV_ID, "--out", "cohort.xls"], ".parquet"),
         (["run", ENV_ID, "--out", "/nonexistent/cohort.csv"], "does not exist"),
         (["run", ENV_ID, "--out", "minari:cohort"], "namespace/name-v0"),
-        (["card", "Treatment"], "known are"),
+        (["card", "Treatment"], "there are: dosing/Treatment-v0"),
         (["ceiling", "dosing/LiI-v0"], "no deterministic latent mean"),
         (["ceiling", ENV_ID, "--patients", "1"], "patients must be"),
     ],

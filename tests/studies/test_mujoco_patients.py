@@ -144,7 +144,7 @@ def test_a_table_is_trained_on_but_meets_no_new_patients(
     assert config["obs_names"] == ["x"]
     assert config["limits"]["high"] == [2.0]
     assert main(["compare", "--agents", "bc", *data, *columns, *limits]) == 2
-    assert "name it with --env" in capsys.readouterr().err
+    assert "name it with --scenario" in capsys.readouterr().err
     assert main(["train", "bc", *data]) == 2
     assert "name its columns of obs" in capsys.readouterr().err
 

@@ -1,0 +1,136 @@
+"""Agents and scenarios of installed packages: entry points, found without importing the packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+AGENT = (ROOT / "examples" / "own_agent.py").read_text().split("AGENTS[")[0]
+
+SCENARIO = """
+from simulator.envs.li import LiI
+
+
+class Ours(LiI):
+    env_id = "clinic/Ours-v0"
+    title = "A scenario of a package"
+"""
+
+ENTRIES = """
+[dosing.agents]
+half = clinic_half:UpperHalf
+{agents}
+[dosing.scenarios]
+clinic/Ours-v0 = clinic_scenario:Ours
+example/TwoCompartment-v0 = clinic_drug
+{scenarios}
+"""
+
+
+def install(folder: Path, agents: str = "", scenarios: str = "") -> None:
+    """A distribution as an installer leaves it, in a folder that stands on the path."""
+    (folder / "clinic_half.py").write_text(AGENT)
+    (folder / "clinic_scenario.py").write_text(SCENARIO)
+    (folder / "clinic_drug.py").write_text((ROOT / "examples" / "two_compartment.py").read_text())
+    (folder / "clinic_broken.py").write_text("raise RuntimeError('this code ran')\n")
+    info = folder / "clinic_kit-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clinic-kit\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(ENTRIES.format(agents=agents, scenarios=scenarios))
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def test_agents_and_scenarios_of_a_package_stand_beside_ours(tmp_path: Path) -> None:
+    install(tmp_path)
+    listed = run(tmp_path, "-m", "dosing", "agents")
+    assert listed.returncode == 0
+    assert listed.stderr == ""
+    (line,) = (line for line in listed.stdout.splitlines() if line.startswith("half "))
+    assert "UpperHalf" in line
+    assert "no paper: an example" in line
+    scenarios = run(tmp_path, "-m", "simulator", "list")
+    assert scenarios.returncode == 0, scenarios.stderr
+    for shown in (
+        "clinic/Ours-v0\n    A scenario of a package",
+        "example/TwoCompartment-v0\n    Infusion of a drug",
+    ):
+        assert shown in scenarios.stdout
+    card = run(tmp_path, "-m", "simulator", "card", "clinic/Ours-v0")
+    assert json.loads(card.stdout)["title"] == "A scenario of a package"
+
+
+@pytest.mark.long
+def test_they_are_trained_and_evaluated_in_every_process(tmp_path: Path) -> None:
+    """An agent of a package on both scenarios, by two workers, in one comparison."""
+    install(tmp_path)
+    line = "-m dosing compare --agents half bc --data clinic/Ours-v0 example/TwoCompartment-v0 --workers 2"
+    line += " --patients 5 --seeds 2 --steps 6 --batch-size 16 --evaluation-patients 3 --out study"
+    done = run(tmp_path, *line.split(), "--set", "hidden=[8]")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "left out" not in done.stderr
+    assert done.stdout.count("UpperHalf") >= 2
+    assert len(list(tmp_path.glob("study/half/*/*/evaluation.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "entry", "reason"),
+    [
+        ("agents", "lost = no_such_module:Agent", "there is no module 'no_such_module'"),
+        ("agents", "lost = clinic_broken.inside:Agent", "RuntimeError: this code ran"),
+        ("agents", "lost = clinic_half:Other", "has to hold a class Other with its `about`, and OtherConfig"),
+        ("agents", "lost = clinic_half", "has to hold a class of an agent"),
+        ("agents", "fttpo = clinic_half:UpperHalf", "that name is taken"),
+        ("scenarios", "clinic/Lost-v0 = no_such_module:Lost", "there is no module 'no_such_module'"),
+        ("scenarios", "dosing/LiI-v0 = clinic_scenario:Ours", "that name is taken"),
+    ],
+)
+def test_a_broken_entry_point_is_left_out_with_one_warning(
+    tmp_path: Path, group: str, entry: str, reason: str
+) -> None:
+    install(tmp_path, **{group: entry})
+    code = "import agents, simulator; print('half' in agents.AGENTS, 'clinic/Ours-v0' in simulator.ENV_IDS)"
+    done = run(tmp_path, "-c", code)
+    assert (done.returncode, done.stdout) == (0, "True True\n")
+    assert done.stderr.count("Warning:") == 1
+    assert f"the entry point '{entry}' (dosing.{group}) of clinic-kit is left out: " in done.stderr
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("clinic/Lost-v0 = clinic_broken:Lost", "cannot be loaded: this code ran"),
+        ("clinic/Lost-v0 = clinic_scenario:Lost", "has no attribute 'Lost'"),
+        ("clinic/Lost-v0 = clinic_half", "registers no 'clinic/Lost-v0' with gymnasium"),
+        ("clinic/Lost-v0 = clinic_broken", "cannot be loaded: RuntimeError: this code ran"),
+    ],
+)
+def test_what_breaks_only_when_it_is_asked_for_is_told_then(tmp_path: Path, entry: str, reason: str) -> None:
+    install(tmp_path, scenarios=entry)
+    listed = run(tmp_path, "-m", "simulator", "list")
+    assert listed.returncode == 0
+    assert "A scenario of a package" in listed.stdout
+    (line,) = listed.stderr.splitlines()
+    assert line.startswith(f"warning: the entry point '{entry}' (dosing.scenarios) of clinic-kit ")
+    assert reason in line
+    asked = run(tmp_path, "-m", "simulator", "card", "clinic/Lost-v0")
+    assert asked.returncode == 2
+    assert reason in asked.stderr
