@@ -90,47 +90,58 @@ def test_they_are_trained_and_evaluated_in_every_process(tmp_path: Path) -> None
     assert len(list(tmp_path.glob("study/half/*/*/evaluation.json"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("group", "entry", "reason"),
-    [
-        ("agents", "lost = no_such_module:Agent", "there is no module 'no_such_module'"),
-        ("agents", "lost = clinic_broken.inside:Agent", "RuntimeError: this code ran"),
-        ("agents", "lost = clinic_half:Other", "has to hold a class Other with its `about`, and OtherConfig"),
-        ("agents", "lost = clinic_half", "has to hold a class of an agent"),
-        ("agents", "fttpo = clinic_half:UpperHalf", "that name is taken"),
-        ("scenarios", "clinic/Lost-v0 = no_such_module:Lost", "there is no module 'no_such_module'"),
-        ("scenarios", "dosing/LiI-v0 = clinic_scenario:Ours", "that name is taken"),
-    ],
-)
-def test_a_broken_entry_point_is_left_out_with_one_warning(
-    tmp_path: Path, group: str, entry: str, reason: str
-) -> None:
-    install(tmp_path, **{group: entry})
-    code = "import agents, simulator; print('half' in agents.AGENTS, 'clinic/Ours-v0' in simulator.ENV_IDS)"
+BROKEN = {
+    "agents": {
+        "lost = no_such_module:Agent": "there is no module 'no_such_module'",
+        "broken = clinic_broken.inside:Agent": "RuntimeError: this code ran",
+        "other = clinic_half:Other": "has to hold a class Other with its `about`, and OtherConfig",
+        "none = clinic_half": "has to hold a class of an agent",
+        "fttpo = clinic_half:UpperHalf": "that name is taken",
+    },
+    "scenarios": {
+        "clinic/Lost-v0 = no_such_module:Lost": "there is no module 'no_such_module'",
+        "dosing/LiI-v0 = clinic_scenario:Ours": "that name is taken",
+    },
+}
+
+
+def test_a_broken_entry_point_is_left_out_with_one_warning(tmp_path: Path) -> None:
+    install(tmp_path, **{group: "\n".join(entries) for group, entries in BROKEN.items()})
+    code = (
+        "import agents, simulator\n"
+        "print('half' in agents.AGENTS, 'clinic/Ours-v0' in simulator.ENV_IDS)\n"
+        "print({'lost', 'broken', 'other', 'none'} & set(agents.AGENTS), agents.AGENTS['fttpo'].title)\n"
+        "print('clinic/Lost-v0' in simulator.ENV_IDS)"
+    )
     done = run(tmp_path, "-c", code)
-    assert (done.returncode, done.stdout) == (0, "True True\n")
-    assert done.stderr.count("Warning:") == 1
-    assert f"the entry point '{entry}' (dosing.{group}) of clinic-kit is left out: " in done.stderr
-    assert reason in done.stderr
+    assert (done.returncode, done.stdout) == (0, "True True\nset() FtTPO\nFalse\n"), done.stderr
+    told = [line for line in done.stderr.splitlines() if "Warning: " in line]
+    assert len(told) == sum(map(len, BROKEN.values()))
+    for group, entries in BROKEN.items():
+        for entry, reason in entries.items():
+            start = f"the entry point '{entry}' (dosing.{group}) of clinic-kit is left out: "
+            (line,) = (line for line in told if start in line)
+            assert reason in line.split(start)[1]
 
 
-@pytest.mark.parametrize(
-    ("entry", "reason"),
-    [
-        ("clinic/Lost-v0 = clinic_broken:Lost", "cannot be loaded: this code ran"),
-        ("clinic/Lost-v0 = clinic_scenario:Lost", "has no attribute 'Lost'"),
-        ("clinic/Lost-v0 = clinic_half", "registers no 'clinic/Lost-v0' with gymnasium"),
-        ("clinic/Lost-v0 = clinic_broken", "cannot be loaded: RuntimeError: this code ran"),
-    ],
-)
-def test_what_breaks_only_when_it_is_asked_for_is_told_then(tmp_path: Path, entry: str, reason: str) -> None:
-    install(tmp_path, scenarios=entry)
+LATE = {
+    "clinic/A-v0 = clinic_broken:Lost": "cannot be loaded: RuntimeError: this code ran",
+    "clinic/B-v0 = clinic_scenario:Lost": "has no attribute 'Lost'",
+    "clinic/C-v0 = clinic_half": "registers no 'clinic/C-v0' with gymnasium",
+    "clinic/D-v0 = clinic_broken": "cannot be loaded: RuntimeError: this code ran",
+}
+
+
+def test_what_breaks_only_when_it_is_asked_for_is_told_then(tmp_path: Path) -> None:
+    install(tmp_path, scenarios="\n".join(LATE))
     listed = run(tmp_path, "-m", "simulator", "list")
     assert listed.returncode == 0
     assert "A scenario of a package" in listed.stdout
-    (line,) = listed.stderr.splitlines()
-    assert line.startswith(f"warning: the entry point '{entry}' (dosing.scenarios) of clinic-kit ")
-    assert reason in line
-    asked = run(tmp_path, "-m", "simulator", "card", "clinic/Lost-v0")
+    lines = listed.stderr.splitlines()
+    assert len(lines) == len(LATE)
+    for line, (entry, reason) in zip(sorted(lines), LATE.items(), strict=True):
+        assert line.startswith(f"warning: the entry point '{entry}' (dosing.scenarios) of clinic-kit ")
+        assert reason in line
+    asked = run(tmp_path, "-m", "simulator", "card", "clinic/A-v0")
     assert asked.returncode == 2
-    assert reason in asked.stderr
+    assert LATE["clinic/A-v0 = clinic_broken:Lost"] in asked.stderr

@@ -13,29 +13,76 @@ import pandas as pd
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes, write_episodes
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
-from dosing.safety import LIMITED_BY
+from dosing.safety import LIMITED_BY, DoseLimits
 from dosing.types import AnyArray
 from simulator.cohorts.generate import simulate
-from simulator.environment import EnvOptions
+from simulator.envs import PACKAGED, SCENARIOS, scenario_class
+from simulator.envs.registered import file_ids, load_trusted_files
+from simulator.scenarios import evaluation_factory
 
 MOST_PATIENTS, MOST_VISITS = 10_000, 240_000
 """Largest cohort that the dashboard simulates, in patients and in visits of all of them: under a second."""
+
+MOST_SINGLE_VISITS = 10_000
+"""The same for an environment that steps its patients one by one."""
 
 SHOWN = 16
 """Observed entries drawn as histograms; a history has many more."""
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What can be chosen of a scenario."""
+
+    variants: tuple[str, ...] = ()
+    realism: bool = False
+    """Whether it has the option of graded realism."""
+    policies: tuple[str, ...] = ()
+    """Behaviour policies beside uniform and constant doses."""
+
+
+def environments() -> list[str]:
+    """Ids of the scenarios, those of packages and of files that a person named among them.
+
+    Raises:
+        UserError: a file that was named cannot be loaded.
+    """
+    load_trusted_files()
+    return list(dict.fromkeys([*SCENARIOS, *file_ids(), *PACKAGED]))
+
+
+def offered(env_id: str) -> Offered:
+    """What can be chosen of a scenario.
+
+    Raises:
+        UserError: the package that brings it cannot be loaded.
+    """
+    if env_id not in SCENARIOS:
+        return Offered()
+    scenario = scenario_class(env_id)
+    return Offered(scenario.variants, "realism" in scenario.option_names, ("titration", *scenario.policies))
+
+
+def limits(env_id: str, variant: str) -> DoseLimits:
+    """Hard dose limits; an empty variant is none."""
+    return evaluation_factory(env_id, _options(variant)).limits
+
+
+def _options(variant: str) -> dict[str, str]:
+    return {"variant": variant} if variant else {}
+
+
 def most_patients(env_id: str, variant: str) -> int:
     """Largest cohort of a scenario that stays within both bounds."""
-    steps = EnvOptions.of(env_id, {"variant": variant}).steps
-    return min(MOST_PATIENTS, MOST_VISITS // steps)
+    visits = MOST_VISITS if env_id in SCENARIOS else MOST_SINGLE_VISITS
+    return max(1, min(MOST_PATIENTS, visits // evaluation_factory(env_id, _options(variant)).horizon))
 
 
 def cohort(
     env_id: str, variant: str, patients: int, seed: int, policy: str, options: tuple[tuple[str, Any], ...]
 ) -> Episodes:
     """Simulate a cohort with options of the environment; see ``simulator.cohorts.generate.simulate``."""
-    return simulate(env_id, patients=patients, policy=policy, seed=seed, variant=variant, **dict(options))
+    return simulate(env_id, patients=patients, policy=policy, seed=seed, **_options(variant), **dict(options))
 
 
 def quantity_names(episodes: Episodes) -> list[str]:

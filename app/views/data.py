@@ -18,10 +18,9 @@ from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.engine.observation import REALISM
-from simulator.envs import SCENARIOS, scenario_class
 
 RECORDED, SIMULATED = "recorded", "simulated now"
-UNIFORM, FIXED, TITRATION = "uniform", "constant", "titration"
+UNIFORM, FIXED = "uniform", "constant"
 LARGEST_SEED = 2**31 - 1
 ROWS = 50  # visits in the table
 FORMATS = ((".parquet", "application/vnd.apache.parquet"), (".csv", "text/csv"))
@@ -46,11 +45,15 @@ def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
 def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
-    env_id = pick(left, "Environment", list(SCENARIOS), "env")
-    variant = pick(middle, "Variant", scenario_class(env_id).variants, "variant")
-    scenario = scenario_class(env_id)
+    env_id = pick(left, "Environment", analysis_data.environments(), "env")
+    try:
+        offered = analysis_data.offered(env_id)
+    except UserError as error:
+        page.problems([str(error)])
+        return None
+    variant = pick(middle, "Variant", offered.variants, "variant") if offered.variants else ""
     options: dict[str, Any] = {}
-    if "realism" in scenario.option_names:
+    if offered.realism:
         options["realism"] = int(pick(right, "Realism, 1 is ideal", list(REALISM), "realism"))
     most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
@@ -59,10 +62,10 @@ def simulated() -> tuple[Episodes, str] | None:
     )
     in_range(middle, "seed", 0, LARGEST_SEED)
     seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
-    kind = pick(right, "Doses by", (UNIFORM, TITRATION, FIXED, *scenario.policies), "behaviour")
+    kind = pick(right, "Doses by", (UNIFORM, FIXED, *offered.policies), "behaviour")
     policy = kind
     if kind == FIXED:
-        limits = scenario(variant).limits
+        limits = analysis_data.limits(env_id, variant)
         low, high = limits.low[0], limits.high[0]
         in_range(st, "given", low, high)
         dose = st.slider(
@@ -80,8 +83,8 @@ def simulated() -> tuple[Episodes, str] | None:
     except UserError as error:
         page.problems([str(error)])
         return None
-    name = "-".join([env_id.split("/")[-1], variant, str(patients), policy.replace(":", "-"), f"seed{seed}"])
-    return made, name
+    words = [env_id.split("/")[-1], variant, str(patients), policy.replace(":", "-"), f"seed{seed}"]
+    return made, "-".join(filter(None, words))
 
 
 def facts(episodes: Episodes) -> None:

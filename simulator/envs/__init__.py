@@ -71,5 +71,7 @@ def scenario_class(env_id: str) -> type[Scenario]:
             raise
         from dosing.entry_points import told
 
-        raise UserError(f"{told(PACKAGED[env_id])} cannot be loaded: {error}.") from error
+        raise UserError(
+            f"{told(PACKAGED[env_id])} cannot be loaded: {type(error).__name__}: {error}."
+        ) from error
     return scenario

@@ -224,6 +224,11 @@ def _scenarios_of(module: Any) -> list[Any]:
     ]
 
 
+def file_ids() -> list[str]:
+    """Ids of the scenarios of files that are loaded."""
+    return [file.env_id for file in _FILES.values()]
+
+
 def file_of(env_id: str) -> ScenarioFile | None:
     """The file that registered an environment; None where it is none of a file."""
     return next((file for file in _FILES.values() if file.env_id == env_id), None)

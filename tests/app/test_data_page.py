@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -19,9 +20,11 @@ from dosing.data.store import read_episodes
 from dosing.runs.folder import find_runs
 from dosing.studies.data import episodes_of
 from simulator.cohorts.generate import simulate
+from simulator.envs.registered import TRUSTED
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_what_if import minus, open_app  # noqa: F401
+from tests.support.registries import own_registries
 
 PAGE = "views/data.py"
 
@@ -91,6 +94,25 @@ def test_without_the_recorded_visits_a_cohort_can_still_be_simulated(
     at.segmented_control(key="visits").set_value("simulated now").run()
     assert not at.exception
     assert "2,400 visits of 100 patients" in words(at)
+
+
+def test_a_scenario_of_a_file_is_offered_once_a_person_named_it(open_app, full_study: Path) -> None:  # noqa: F811
+    """Simulated with its own limits and unit; what it has no choice of is not asked for."""
+    file = Path(__file__).resolve().parents[2] / "examples" / "two_compartment.py"
+    link = {"visits": "simulated now", "env": "example/TwoCompartment-v0", "patients": "5"}
+    with own_registries():
+        assert "example/TwoCompartment-v0" not in data.environments()
+        os.environ[TRUSTED] = str(file)  # as the command app leaves it for the dashboard's process
+        at = open_app(full_study, PAGE, **link, behaviour="constant", given="600")
+        assert not at.exception
+        assert not at.error
+        boxes = {box.label: box.options for box in at.selectbox}
+        assert "Variant" not in boxes
+        assert boxes["Doses by"] == ["uniform", "constant"]
+        assert data.most_patients("example/TwoCompartment-v0", "") == 10_000 // 14
+        made = simulate("example/TwoCompartment-v0", patients=5, policy="constant:600")
+        assert at.code[0].value == made.content_hash()
+        assert "70 visits of 5 patients" in words(at)
 
 
 def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None:  # noqa: F811

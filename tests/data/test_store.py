@@ -16,6 +16,7 @@ from dosing.data.sources import read_source
 from dosing.data.store import Episodes, EpisodeWriter, concatenate, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
+from simulator.cohorts.generate import simulate
 
 FILES = ["cohort.parquet", "cohort.csv", "cohort.hdf5"]
 
@@ -74,6 +75,32 @@ def test_every_format_gives_back_exactly_what_went_in(
     assert stored.seed == 3
     assert stored.rows == len(data)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy"), [("dosing/Warfarin-v0", "uniform"), ("dosing/Insulin-v0", "constant:9")]
+)
+def test_minari_gives_back_drugs_with_units(
+    env_id: str, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Visits of both drugs, with episodes that end early, their card, and the environment made anew."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    data = simulate(env_id, patients=6, policy=policy, seed=1)
+    stored = write_episodes(data, "minari:dosing/drug-v0")
+    back = read_episodes("minari:dosing/drug-v0")
+    same(data, back)
+    assert back.metadata == stored
+    assert back.metadata.card["dose"]["unit"] == data.metadata.dose_unit != "1"
+    loaded = minari.load_dataset("dosing/drug-v0")
+    assert (loaded.total_episodes, loaded.total_steps) == (6, len(data))
+    lengths = np.unique(data.episode, return_counts=True)[1]
+    assert [len(episode.rewards) for episode in loaded.iterate_episodes()] == lengths.tolist()
+    assert data.terminated.any() == (lengths.min() < lengths.max())
+    env = loaded.recover_environment()
+    seen, _ = env.reset(seed=1)
+    np.testing.assert_array_equal(seen, data.obs[0])
+    np.testing.assert_array_equal(env.step(data.act[0])[0], data.next_obs[0])
 
 
 def test_minari_gives_back_exactly_what_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
