@@ -68,7 +68,7 @@ def limits(env_id: str, variant: str) -> DoseLimits:
     return evaluation_factory(env_id, _options(variant)).limits
 
 
-def _options(variant: str) -> dict[str, str]:
+def _options(variant: str) -> dict[str, Any]:
     return {"variant": variant} if variant else {}
 
 

@@ -28,12 +28,7 @@ def register(command: Any) -> None:
         help="in place of patients: mujoco (Hopper-v5, recorded first), a D4RL file of Hopper, or minari:ID",
     )
     parser.add_argument("--patients", type=int, default=50, help="recorded patients [%(default)s]")
-    parser.add_argument(
-        "--scenario",
-        metavar="ID",
-        default=options.DEFAULT_ENV,
-        help="whose patients: an id or FILE.py, which is run [%(default)s]",
-    )
+    options.add_scenario(parser, f"whose patients [{options.DEFAULT_ENV}]")
     parser.add_argument("--variant", help="variant of the scenario [its first]")
     parser.add_argument(
         "--preset",
@@ -54,7 +49,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from simulator.envs.registered import scenario_id
 
     seeds = options.seed_range(arguments.seeds)
-    if arguments.data is not None and (arguments.scenario != options.DEFAULT_ENV or arguments.variant):
+    if arguments.data is not None and (arguments.scenario or arguments.variant):
         raise UserError("--data takes the place of patients: leave --scenario and --variant out.")
     if arguments.data is not None:
         source = None if arguments.data == "mujoco" else arguments.data
@@ -62,7 +57,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             arguments.out, seeds=seeds, steps=arguments.steps, device=arguments.device, source=source
         )
     else:
-        scenario = scenario_id(arguments.scenario)
+        scenario = scenario_id(arguments.scenario or options.DEFAULT_ENV)
         result = demo(
             arguments.out,
             seeds=seeds,
