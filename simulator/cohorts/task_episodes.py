@@ -9,7 +9,7 @@ import numpy as np
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.metadata import DatasetMetadata
-from dosing.data.store import Episodes
+from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, Titration, View, parse_policy
 from simulator.engine.rng import POLICY, block_streams
@@ -77,7 +77,8 @@ def task_episodes(
     patient, step = np.nonzero(kept)
     flat: dict[str, Any] = {name: values[kept] for name, values in stacked.items()}
     metadata = _metadata(factory, env, patients, rule.name, seed)
-    return Episodes(**flat, episode=patient.astype(np.int64), step=step.astype(np.int32), metadata=metadata)
+    episodes = Episodes(**flat, episode=patient.astype(np.int64), step=step.astype(np.int32))
+    return concatenate([episodes], metadata)
 
 
 def _metadata(
