@@ -37,12 +37,13 @@ from dosing.agent import Agent, HoldsBelief
 from dosing.data.dataset import Dataset
 from dosing.data.store import Episodes
 from dosing.evaluation.rules import following
-from dosing.evaluation.statistics import Estimate, paired_difference, verdict
+from dosing.evaluation.statistics import Estimate, mean_over_seeds, paired_difference, verdict
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies.presets import PRESETS
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Array, Problem
+from simulator.bounds.published import measured as measured_ceilings
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 
@@ -75,7 +76,7 @@ class Case:
 
     @property
     def compared(self) -> bool:
-        """Whether every learner is measured here, not the first alone."""
+        """Whether every learner is measured here, not the first alone, and by drawn doses too."""
         return self.name == MAIN and self.size in (50, 400)
 
     def episodes(self) -> list[Episodes]:
@@ -100,7 +101,7 @@ def disturbed(episodes: Episodes, share: float, seed: int) -> Episodes:
     return dataclasses.replace(episodes, obs=obs, next_obs=next_obs)
 
 
-SIZES = ((50, 10), (400, 4), (12, 10), (25, 10), (100, 10), (2000, 2))
+SIZES = ((50, 30), (400, 10), (12, 10), (25, 10), (100, 10), (2000, 4))
 OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("variant corrected", {"options": {"variant": "corrected"}}),
     ("variant li-data", {"options": {"variant": "li-data"}}),
@@ -126,7 +127,12 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 """Registry key, preset, settings and updates of every line."""
 WORK = [(case, FIRST_LINE) for case in CASES]
-WORK += [(case, line) for line in LEARNERS if line != FIRST_LINE for case in CASES if case.compared]
+WORK += [
+    (Case(MAIN, size, count), line)
+    for line in LEARNERS
+    if line != FIRST_LINE
+    for size, count in ((50, 10), (400, 4))
+]
 """What is computed, in this order."""
 
 
@@ -165,8 +171,8 @@ def row(line: str, best: Array, base: Array) -> dict[str, Any]:
     difference, gain = paired_difference(best, base, shared_patients=True), (best - base).mean(1)
     return {
         "name": line,
-        "constant": float(base.mean()),
-        "return": float(best.mean()),
+        "constant": dataclasses.asdict(mean_over_seeds(base)),
+        "return": dataclasses.asdict(mean_over_seeds(best)),
         "difference": dataclasses.asdict(difference),
         "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
@@ -199,7 +205,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "data set is of other recorded patients. Intervals: 95 %, over data sets and patients. The "
         "difference is to the constant dose estimated from the same data set; percentile and least are over "
         "data sets. A refused model gives everyone that dose.",
-        "![Gain over the constant dose against recorded patients](response.svg)",
+        "![Return against recorded patients](response.svg)",
     ]
     for title, main in ((MAIN, True), ("Other patients, the response model alone", False)):
         lines = [
@@ -207,8 +213,8 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
                 r["name"] if main else r["case"],
                 str(r["size"]),
                 str(r["data_sets"]),
-                f"{r['constant']:.2f}",
-                f"{r['return']:.2f}",
+                f"{r['constant']['value']:.2f}",
+                shown(r["return"]),
                 shown(r["difference"]),
                 r["verdict"],
                 f"{r['tenth']:.2f}",
@@ -227,16 +233,23 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> str:
-    """Gain over the constant dose against recorded patients, a panel for each learner."""
+    """Return against recorded patients beside the constant dose's, a panel for each learner."""
     panels = []
     for line in LEARNERS:
         own = sorted((r for r in rows if r["case"] == MAIN and r["name"] == line), key=lambda r: r["size"])
         if own:
-            estimates = tuple(Estimate(**r["difference"]) for r in own)
             sizes = tuple(r["size"] for r in own)
-            panels.append(Panel(line, (Line("minus the estimated constant dose", sizes, estimates),)))
-    title = "Return of recommended doses, minus that of the constant dose from the same patients"
-    return draw(panels, [], title, of_x="recorded patients", of_groups="")
+            kinds = (("return", "the learner"), ("constant", "constant dose from the same patients"))
+            panels.append(
+                Panel(
+                    line,
+                    tuple(Line(name, sizes, tuple(Estimate(**r[kind]) for r in own)) for kind, name in kinds),
+                )
+            )
+    ceilings = measured_ceilings(TREATMENT, {"variant": "simenv3"})
+    rules = [(f"{c.policy}, knows {c.knows}", c.value) for c in ceilings]
+    title = "Return of recommended doses; dotted: what nobody can exceed who knows as much"
+    return draw(panels, rules, title, of_x="recorded patients", of_groups="")
 
 
 def main() -> None:
@@ -252,8 +265,8 @@ def main() -> None:
     rows = json.loads(kept.read_text())["rows"] if kept.is_file() else []
     command = f"OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --patients {arguments.patients}"
     for case, line in WORK:
-        key = (case.name, case.size, line, arguments.patients)
-        if any((r["case"], r["size"], r["name"], r["evaluated"]) == key for r in rows):
+        key = (case.name, case.size, line, arguments.patients, case.count)
+        if any((r["case"], r["size"], r["name"], r["evaluated"], r["data_sets"]) == key for r in rows):
             continue
         if arguments.only not in f"{case.name} {case.size} {line}":
             continue
@@ -261,7 +274,7 @@ def main() -> None:
         write_json(kept, {"machine": describe(), "version": __version__, "rows": rows})
         write_atomic(arguments.out / "response.svg", picture(rows).encode())
         write_atomic(arguments.out / "response.md", page(rows, command).encode())
-        print(*key, f"{rows[-1]['return']:.2f}", shown(rows[-1]["difference"]), flush=True)
+        print(*key, shown(rows[-1]["return"]), shown(rows[-1]["difference"]), flush=True)
 
 
 if __name__ == "__main__":
