@@ -49,6 +49,8 @@ from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FIRST = 1000
+LITTLE = 0.1
+"""A difference in return that is not worth speaking of."""
 TREATMENT, MAIN = "dosing/Treatment-v0", "SimEnv3"
 
 
@@ -116,9 +118,10 @@ CASES = [Case(MAIN, size, count) for size, count in SIZES]
 CASES += [Case(name, size, count, **what) for name, what in OTHERS for size, count in ((50, 8), (400, 2))]
 
 GAUSSIAN = {"actor": "gaussian"}
-FIRST_LINE = "response model"
+FIRST_LINE, UNGATED = "response model", "response model, never refused"
 LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     FIRST_LINE: ("response_model", "clinical-small", {}, 200),
+    UNGATED: ("response_model", "clinical-small", {"gate": "off"}, 200),
     "response model, Gaussian": ("response_model", "clinical-small", GAUSSIAN, 200),
     "FtTPO on its belief": ("fttpo", "belief", {}, 2000),
     "FtTPO on its belief, Gaussian": ("fttpo", "belief", GAUSSIAN, 2000),
@@ -127,10 +130,11 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 """Registry key, preset, settings and updates of every line."""
 WORK = [(case, FIRST_LINE) for case in CASES]
+WORK += [(case, UNGATED) for case in CASES if case.name != MAIN]
 WORK += [
     (Case(MAIN, size, count), line)
     for line in LEARNERS
-    if line != FIRST_LINE
+    if line not in (FIRST_LINE, UNGATED)
     for size, count in ((50, 10), (400, 4))
 ]
 """What is computed, in this order."""
@@ -163,7 +167,7 @@ def measured(case: Case, line: str, patients: int) -> dict[str, Any]:
     refused = [bool(r) for r in agent.refusals] if isinstance(agent, HoldsBelief) else []
     about = {"case": case.name, "size": case.size, "data_sets": case.count, "evaluated": patients}
     lost = None if drawn is None else float((drawn - best).mean())
-    return about | row(line, best, base) | {"drawn": lost} | {"refused": sum(refused), "seconds": seconds}
+    return about | row(line, best, base) | {"drawn": lost} | {"refused": refused, "seconds": seconds}
 
 
 def row(line: str, best: Array, base: Array) -> dict[str, Any]:
@@ -177,7 +181,7 @@ def row(line: str, best: Array, base: Array) -> dict[str, Any]:
         "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
         "least": float(gain.min()),
-        "worse_sets": int((gain < -0.1).sum()),
+        "worse_sets": int((gain < -LITTLE).sum()),
         "gains": gain.round(3).tolist(),
     }
 
@@ -207,10 +211,11 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "data sets. A refused model gives everyone that dose.",
         "![Return against recorded patients](response.svg)",
     ]
+    parts += gate(rows)
     for title, main in ((MAIN, True), ("Other patients, the response model alone", False)):
         lines = [
             [
-                r["name"] if main else r["case"],
+                r["name"] if main else r["case"] + (", never refused" if r["name"] == UNGATED else ""),
                 str(r["size"]),
                 str(r["data_sets"]),
                 f"{r['constant']['value']:.2f}",
@@ -220,7 +225,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
                 f"{r['tenth']:.2f}",
                 f"{r['least']:.2f}",
                 str(r["worse_sets"]),
-                str(r["refused"]),
+                str(sum(r["refused"])),
                 "" if r["drawn"] is None else f"{r['drawn']:.2f}",
                 f"{r['seconds']:.1f}",
             ]
@@ -230,6 +235,29 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         if lines:
             parts += [f"## {title}", table(head, lines)]
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
+
+
+def gate(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether models are refused that would have lost, and those not that gain, as markdown."""
+    never = {(r["case"], r["size"]): r for r in rows if r["name"] == UNGATED}
+    pairs = [
+        (no, own, other)
+        for r in rows
+        if r["name"] == FIRST_LINE and (r["case"], r["size"]) in never
+        for no, own, other in zip(r["refused"], r["gains"], never[r["case"], r["size"]]["gains"], strict=True)
+    ]
+    if not pairs:
+        return []
+    refused = np.array([other for no, _, other in pairs if no])
+    kept = np.array([own for no, own, _ in pairs if not no])
+    head = ["", "data sets", "lose more than 0.1", "gain more than 0.1", "mean difference", "least", "most"]
+    lines = [
+        [name, str(len(x)), str((x < -LITTLE).sum()), str((x > LITTLE).sum())]
+        + [f"{f(x):.2f}" if len(x) else "" for f in (np.mean, np.min, np.max)]
+        for name, x in (("refused, if they had been followed", refused), ("not refused", kept))
+    ]
+    text = "All data sets of the last table. A refusal is right where following the model would have lost."
+    return ["## Which models are refused", text, table(head, lines)]
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> str:
