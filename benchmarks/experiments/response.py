@@ -130,14 +130,14 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 """Registry key, preset, settings and updates of every line."""
 WORK = [(case, FIRST_LINE) for case in CASES]
-WORK += [(case, UNGATED) for case in CASES if case.name != MAIN]
 WORK += [
     (Case(MAIN, size, count), line)
     for line in LEARNERS
     if line not in (FIRST_LINE, UNGATED)
     for size, count in ((50, 10), (400, 4))
 ]
-"""What is computed, in this order."""
+WORK += [(case, UNGATED) for case in CASES if case.name != MAIN]
+"""What is computed, in this order; the last lines only where a model was refused."""
 
 
 def trained(line: str, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent:
@@ -295,6 +295,8 @@ def main() -> None:
     for case, line in WORK:
         key = (case.name, case.size, line, arguments.patients, case.count)
         if any((r["case"], r["size"], r["name"], r["evaluated"], r["data_sets"]) == key for r in rows):
+            continue
+        if line == UNGATED and not any(any(r["refused"]) for r in rows if (r["case"], r["size"]) == key[:2]):
             continue
         if arguments.only not in f"{case.name} {case.size} {line}":
             continue
