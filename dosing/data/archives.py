@@ -159,7 +159,7 @@ class MinariSink(Sink):
         self._set.storage.update_episodes(self._buffers(arrays))
 
     def _environment(self, arrays: Arrays) -> dict[str, Any]:
-        """Name the environment where gymnasium knows it, and always its spaces."""
+        """Name the environment where gymnasium has a name of it to store, and always its spaces."""
         import gymnasium
         from gymnasium.envs import registration
 
@@ -177,8 +177,8 @@ class MinariSink(Sink):
             "action_space": box(dose_low, dose_high),
             "env": None,
         }
-        if meta.get("env_id") in gymnasium.registry:
-            spec = gymnasium.spec(meta["env_id"])
+        spec = gymnasium.registry.get(meta.get("env_id") or "")
+        if spec is not None and isinstance(spec.entry_point, str):
             options = {**spec.kwargs, **meta["env_options"]}
             wrappers = [
                 registration.WrapperSpec(w["name"], f"gymnasium.wrappers:{w['name']}", w["kwargs"])

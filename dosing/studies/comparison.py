@@ -192,10 +192,11 @@ def demo(
     """
     file = obtain_data(DataSource(scenario, cohort), study)
     visits = np.unique(read_episodes(file).episode, return_counts=True)[1]
+    several = preset is None and visits.min() < visits.max()
     grids = [Grid((name,), preset=settings) for name, settings in registry.DEMO_PATIENTS.items()]
-    if preset is not None or visits.min() < visits.max():
+    if preset is not None or several:
         grids = [Grid(registry.DEMO, preset=preset or FEW_PATIENTS)]
-    return compare(
+    result = compare(
         study,
         grids,
         file,
@@ -204,3 +205,7 @@ def demo(
         evaluation_patients=evaluation_patients,
         resources=Resources(device),
     )
+    if not several:
+        return result
+    left_out = "the demonstration learns no response model from episodes of several lengths; compare does"
+    return dataclasses.replace(result, notes=(*result.notes, left_out))

@@ -140,6 +140,21 @@ def test_data_that_name_an_unloaded_file_are_trained_on_and_say_so(
     assert not (done.parent / SCENARIO).exists()
 
 
+def test_its_visits_go_through_minari_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class in a file has no name that Minari could store: its data set names spaces and no environment."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    line = ["simulate", "--scenario", str(EXAMPLE), "--patients", "3"]
+    assert main([*line, "--out", "minari:mine/drug-v0"]) == 0
+    assert main([*line, "--out", str(tmp_path / "drug.parquet")]) == 0
+    one, other = read_episodes("minari:mine/drug-v0"), read_episodes(tmp_path / "drug.parquet")
+    assert one.content_hash() == other.content_hash()
+    assert one.metadata.card == other.metadata.card
+    loaded = minari.load_dataset("mine/drug-v0")
+    assert loaded.env_spec is None
+    assert loaded.action_space.high.tolist() == [1500.0]
+
+
 @pytest.mark.parametrize("option", ["--scenario", "--env"])
 def test_without_data_the_scenario_is_simulated(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
