@@ -129,14 +129,14 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "TD3+BC on its belief": ("td3_bc", "belief", {}, 2000),
 }
 """Registry key, preset, settings and updates of every line."""
-WORK = [(case, FIRST_LINE) for case in CASES]
+WORK = [(case, FIRST_LINE) for case in CASES if case.name == MAIN]
 WORK += [
     (Case(MAIN, size, count), line)
     for line in LEARNERS
     if line not in (FIRST_LINE, UNGATED)
     for size, count in ((50, 10), (400, 4))
 ]
-WORK += [(case, UNGATED) for case in CASES if case.name != MAIN]
+WORK += [(case, line) for line in (FIRST_LINE, UNGATED) for case in CASES if case.name != MAIN]
 """What is computed, in this order; the last lines only where a model was refused."""
 
 
@@ -175,8 +175,8 @@ def row(line: str, best: Array, base: Array) -> dict[str, Any]:
     difference, gain = paired_difference(best, base, shared_patients=True), (best - base).mean(1)
     return {
         "name": line,
-        "constant": dataclasses.asdict(mean_over_seeds(base)),
-        "return": dataclasses.asdict(mean_over_seeds(best)),
+        "constant": dataclasses.asdict(mean_over_seeds(base, shared_patients=True)),
+        "return": dataclasses.asdict(mean_over_seeds(best, shared_patients=True)),
         "difference": dataclasses.asdict(difference),
         "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
