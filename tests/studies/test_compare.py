@@ -277,11 +277,17 @@ def test_the_demonstration_learns_a_response_model_where_episodes_are_of_one_len
     write_episodes(episodes, tmp_path / "visits.parquet")
     asked: list[Any] = []
     monkeypatch.setattr(module, "obtain_data", lambda *_: tmp_path / "visits.parquet")
-    monkeypatch.setattr(module, "compare", lambda study, grids, file, **rest: asked.append((grids, file)))
-    module.demo(tmp_path, seeds=(0,), steps=1, scenario=ENV, cohort=Cohort(6), device="cpu")
+
+    def compared(study: Path, grids: Any, file: Path, **rest: Any) -> Comparison:
+        asked.append((grids, file))
+        return Comparison(())
+
+    monkeypatch.setattr(module, "compare", compared)
+    result = module.demo(tmp_path, seeds=(0,), steps=1, scenario=ENV, cohort=Cohort(6), device="cpu")
     ((grids, file),) = asked
     trained = {name: grid.preset for grid in grids for name in grid.agents}
     assert file == tmp_path / "visits.parquet"
+    assert [("no response model" in note) for note in result.notes] == ([] if alike else [True])
     assert trained == dict(agents.DEMO_PATIENTS if alike else dict.fromkeys(agents.DEMO, "clinical-small"))
 
 
