@@ -47,16 +47,24 @@ def head(episodes: Episodes, rows: int) -> pd.DataFrame:
     """The first visits as a table with the names of the file; visits count from 1."""
     part = slice(0, rows)
     frame = pd.DataFrame({"patient": episodes.episode[part], "visit": episodes.step[part] + 1})
-    frame[quantity_names(episodes)] = episodes.obs[part].round(3)
-    dose = episodes.metadata.dose_name
+    meta, names = episodes.metadata, quantity_names(episodes)
+    units = meta.obs_units or ("1",) * len(names)
+    columns = [_head(name, unit) for name, unit in zip(names, units, strict=True)]
+    frame[columns] = episodes.obs[part].round(3)
+    dose = meta.dose_name
     for k in range(episodes.act.shape[1]):
         name = dose if episodes.act.shape[1] == 1 else f"{dose} {k + 1}"
-        frame[f"{name} requested"] = episodes.act_requested[part, k].round(3)
-        frame[f"{name} given"] = episodes.act[part, k].round(3)
+        frame[_head(f"{name} requested", meta.dose_unit)] = episodes.act_requested[part, k].round(3)
+        frame[_head(f"{name} given", meta.dose_unit)] = episodes.act[part, k].round(3)
     frame["held by"] = [LIMITED_BY[code] or "\N{EM DASH}" for code in episodes.limited_by[part]]
     frame["reward"] = episodes.reward[part].round(3)
     frame["cost"] = episodes.cost[part].round(3)
     return frame
+
+
+def _head(name: str, unit: str) -> str:
+    """Head of a column: a name with its unit, if it has one."""
+    return name if unit in ("", "1") else f"{name} ({unit})"
 
 
 def quantities(episodes: Episodes) -> list[Quantity]:

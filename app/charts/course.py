@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from app.analysis.course import Course, Range
 from app.charts.base import BOTTOM, finish
 from app.text import label
-from app.theme import GREY, HARM, TARGET, unit_words
+from app.theme import GREY, HARM, TARGET, counted, unit_words
 from dosing.types import AnyArray
 
 PANEL, GAP, LANE = 230, 12, 38
@@ -128,7 +128,8 @@ def _lane(figure: go.Figure, row: int, name: str, at: AnyArray, definition: str)
         y=-row - 0.3,
         yref="y2",
         yanchor="middle",
-        text=f'<span style="color:{HARM}">■</span> <b>{label(event_words(name))}</b>: {len(at)}×',
+        text=f'<span style="color:{HARM}">■</span> <b>{label(event_words(name))}</b>: '
+        f"at {counted(len(at), 'visit')}",
         showarrow=False,
         font={"size": 12},
     )

@@ -216,6 +216,7 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
     places = decimals(result.limits[1][dimension] - result.limits[0][dimension])
     spread = "exact support" if result.bounded else f"central {CENTRAL_WORDS}, not a support"
     words = "one dose" if answer.point else spread
+    words = "reference, a clinic's rule" if answer.source.reference else words
     brief = words if len(answer.source.name) <= ROOM else words.split(",")[0]  # on a narrow window
     _lane_text(figure, left, -row - 0.17, f"{title}: {brief}", "left")
     middle = -row - 0.5
@@ -297,6 +298,7 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
     assert result.proposed is not None
     dose, proposed = result.dose[dimension], result.proposed[dimension]
     rank = "deferred" if result.status == "deferred" else "recommended"
+    thin = mark.symbol.endswith("thin")
     low, high = (ends[dimension] for ends in result.limits)
     words = dose_number(dose, low, high, places)
     text = f"<b>{words}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
@@ -323,7 +325,8 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 "symbol": mark.symbol,
                 "size": 15,
                 "color": mark.colour,
-                "line": {"color": "white", "width": 1.5},
+                # a thin cross is nothing but its line
+                "line": {"color": mark.colour, "width": 3} if thin else {"color": "white", "width": 1.5},
             },
             hovertemplate=f"{label(answer.source.name)}: {rank} dose {words}<extra></extra>",
         )

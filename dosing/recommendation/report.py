@@ -89,13 +89,19 @@ class Said:
     context: DoseContext
 
 
-def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
+def report(
+    said: Sequence[Said],
+    entries: Sequence[StateEntry] = (),
+    about: str = "",
+    reference: Sequence[Said] = (),
+) -> str:
     """Return the page as HTML.
 
     Args:
         said: answers of one agent or more to the same state.
         entries: names and units of the observed entries; empty where nothing is known of them.
         about: which patient and visit this is, in words.
+        reference: answers of rules that are no agents, to compare with.
 
     Raises:
         UserError: there is no answer, or they are on different states.
@@ -103,7 +109,8 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
     if not said:
         raise UserError("a report needs at least one recommendation.")
     first = said[0].result
-    if any((one.result.state, one.result.current) != (first.state, first.current) for one in said[1:]):
+    others = [*said[1:], *reference]
+    if any((one.result.state, one.result.current) != (first.state, first.current) for one in others):
         raise UserError("a report is on one state; these recommendations are on several.")
     banner = f'<p class="banner">{_text(BANNER)}</p>'
     parts = [
@@ -114,6 +121,7 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
         _state(first, entries),
         "<h2>Recommendation per agent</h2>",
         f'<section class="agents">{"".join(map(_article, said))}</section>',
+        *_reference(reference),
         *_near(said, entries),
         "<h2>What this rests on</h2>",
         _provenance(said),
@@ -270,6 +278,20 @@ def _recorded(result: Recommendation, dimension: int, x: Callable[[float], float
 def _room(x: float, low: float, high: float) -> float:
     """Where the number of a dose stands so that it covers no number of a limit."""
     return min(max(x, low + 42), high - 42)
+
+
+def _reference(said: Sequence[Said]) -> Iterator[str]:
+    """Rules that are no agents, a line each: status, dose, reasons, and what following them was worth."""
+    if not said:
+        return
+    yield f"<h2>For reference: {_text(said[0].distribution)}</h2>"
+    rows = []
+    for one in said:
+        result = one.result
+        dose = "none" if result.dose is None else _doses(result.dose, result.limits) + _after(result.unit)
+        words = " ".join((*result.reasons, *(words for _, words in one.context.lines)))
+        rows.append([one.name, f"{SIGNS[result.status]} {WORDS[result.status]}", dose, words])
+    yield f'<div class="wide">{_table(["rule", "status", "dose", "reasons and worth"], rows)}</div>'
 
 
 def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:

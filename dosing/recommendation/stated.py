@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Independent
 from dosing.agent import Agent
 from dosing.distributions.point import Point
 from dosing.errors import UserError
+from dosing.models.batch import Batch
 from dosing.policy import DosePolicy
 from dosing.recommendation.records import Recommender
 from dosing.types import Problem
@@ -53,6 +54,10 @@ class _Stated(Agent):
     def __init__(self, problem: Problem, unit: Tensor) -> None:
         super().__init__(problem, (0,))
         self.dose = nn.Parameter(unit.double(), requires_grad=False)
+
+    def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Refuse: a rule learns nothing; raises UserError."""
+        raise UserError("a rule is no agent and learns nothing.")
 
     def policy(self, obs: Tensor) -> Distribution:
         """All probability at the dose."""

@@ -19,11 +19,11 @@ from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.types import AnyArray, Array
+from simulator.cohorts.clinic_rules import clinic_rules
 from simulator.engine.rng import BLOCK
 from simulator.engine.scenario import Flags
 from simulator.environment import CohortEnv, EnvOptions
 from simulator.envs import SCENARIOS
-from simulator.scenarios import CohortFactory
 
 TOLERANCE = 1e-4
 """Largest difference, relative or absolute, between a recorded number and the same number simulated again."""
@@ -70,7 +70,7 @@ def replay(episodes: Episodes, patient: int) -> dict[int, Replayed]:
     n = int(numbers[-1] - numbers[0]) + 1
     options = {name: value for name, value in meta.env_options.items() if name != "first_patient"}
     env = CohortEnv(str(meta.env_id), num_envs=n, first_patient=int(numbers[0]), **options)
-    run = _Run.of(env, seed, _requested(episodes, rows, int(numbers[0]), env), str(meta.env_id))
+    run = _Run.of(env, seed, _requested(episodes, rows, int(numbers[0]), env))
     place = (episodes.episode[rows] - numbers[0], episodes.step[rows])
     same = np.ones(n, dtype=np.bool_)
     same[place[0][~_as_recorded(run, episodes, rows, place)]] = False
@@ -98,7 +98,9 @@ def _requested(episodes: Episodes, rows: NDArray[np.int64], first: int, env: Coh
     """Recorded requested doses [T, n, A]; the lowest dose where nothing was recorded."""
     steps, limits = env.visits.options.steps, env.visits.limits
     if int(episodes.step[rows].max()) >= steps:
-        raise UserError(f"these visits go beyond the {steps} of an episode: they cannot be gone through again.")
+        raise UserError(
+            f"these visits go beyond the {steps} of an episode: they cannot be gone through again."
+        )
     doses = np.tile(np.asarray(limits.low, dtype=np.float32), (steps, env.num_envs, 1))
     doses[episodes.step[rows], episodes.episode[rows] - first] = episodes.act_requested[rows]
     return doses
@@ -118,10 +120,10 @@ class _Run:
     clinic: Mapping[str, Array]
 
     @classmethod
-    def of(cls, env: CohortEnv, seed: int, requested: AnyArray, env_id: str) -> _Run:
+    def of(cls, env: CohortEnv, seed: int, requested: AnyArray) -> _Run:
         """Give the requested doses [T, n, A] visit by visit."""
         obs, _ = env.reset(seed=seed)
-        rules = CohortFactory(env_id, {"variant": env.visits.options.scenario.variant}).clinic_rules
+        rules = clinic_rules(env.visits.options.scenario)
         for rule in rules.values():
             rule.attend([env])
         seen, dose, reward, infos = [obs], [], [], []

@@ -77,7 +77,12 @@ class Insulin(Scenario):
         "hypoglycaemia_level_2": "an event begins: 15 min in a row below 54 mg/dL (Battelino 2019)",
     }
     target: ClassVar[Target | None] = Target(
-        ENTRIES[GLUCOSE].name, "glucose_mg_dL", "mg/dL", 70.0, 180.0, "Battelino et al. 2019: more than 70 % of time"
+        ENTRIES[GLUCOSE].name,
+        "glucose_mg_dL",
+        "mg/dL",
+        70.0,
+        180.0,
+        "Battelino et al. 2019: more than 70 % of time",
     )
     budget: ClassVar[float | None] = STEPS_PER_DAY * (0.04 + 4 * 0.01)
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES

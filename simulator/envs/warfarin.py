@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dosing.errors import UserError
 from dosing.safety import DoseLimits, StepLimit
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dosing.errors import UserError
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.rng import BLOCK, MEASUREMENT, NOISE, PATIENT, block_streams
