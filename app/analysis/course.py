@@ -19,7 +19,6 @@ class Range:
 
     Attributes:
         name: of the quantity, as in the observations.
-        truth: name of the true quantity behind it; empty where the card names none.
         unit: of the quantity.
         low: lower end, within the range.
         high: upper end, within the range.
@@ -27,7 +26,6 @@ class Range:
     """
 
     name: str
-    truth: str
     unit: str
     low: float
     high: float
@@ -44,7 +42,7 @@ class Range:
             name, unit = str(told["name"]), str(told.get("unit", "1"))
         except (KeyError, TypeError, ValueError):
             return None
-        return cls(name, str(told.get("truth", "")), unit, low, high, str(told.get("basis", "")))
+        return cls(name, unit, low, high, str(told.get("basis", "")))
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def course_of(episodes: Episodes, rows: Array, replayed: Replayed | None) -> Cou
     entry = meta.obs_names.index(target.name)
     seen = np.append(episodes.obs[rows, entry], episodes.next_obs[rows[-1], entry]).astype(np.float64)
     budget, events = card.get("budget"), card.get("events")
-    true = None if replayed is None else replayed.truth.get(target.truth)
+    true = None if replayed is None else replayed.target
     return Course(
         target=target,
         seen=seen,

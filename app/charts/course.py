@@ -99,12 +99,13 @@ def _band_name(target: Range) -> dict[str, Any]:
 def _curves(visits: AnyArray, after: AnyArray, one: Course) -> list[go.Scatter]:
     """What was seen as dots, held until the next visit; the truth as a line."""
     name, unit = label(one.target.name), label(unit_words(one.target.unit))
+    fresh = np.append(True, np.diff(one.seen) != 0)  # else the last value is shown once more
     seen = go.Scatter(
         x=visits,
         y=one.seen,
         mode="lines+markers",
         line={"color": GREY, "width": 1, "shape": "hv", "dash": "dot"},
-        marker={"size": 5, "color": GREY, "symbol": "circle-open"},
+        marker={"size": np.where(fresh, 7, 0), "color": GREY, "symbol": "circle-open"},
         hovertemplate=f"visit %{{x}}: {name}, as seen, %{{y:.2f}} ({unit})<extra></extra>",
     )
     if one.true is None:

@@ -228,7 +228,7 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
     if result.recorded_near is not None:
         low, high = (ends[dimension] for ends in result.recorded_near)
         _recorded(figure, middle, low, high, places)
-    for place, seed in enumerate(result.seeds):
+    for place, seed in enumerate(() if answer.source.reference else result.seeds):
         y = middle + 0.26 * (0.5 - (place + 0.5) / len(result.seeds))
         figure.add_trace(
             go.Scatter(
@@ -243,7 +243,8 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
                 f"dose {number(seed.dose[dimension], places)}<extra></extra>",
             )
         )
-    _dose(figure, middle, answer, dimension, places, _anchor(result.dose[dimension], left, right))
+    roomy = "left" if result.dose[dimension] < 0.5 * (left + right) else "right"
+    _dose(figure, middle, answer, dimension, places, roomy)
     low, high = (end[dimension] for end in result.support)
     for end, beyond, sign, anchor in ((low, low < left, "◂", "left"), (high, high > right, "▸", "right")):
         if beyond:
@@ -314,7 +315,8 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 hovertemplate=f"proposed {number(proposed, places)}, held at the limit<extra></extra>",
             )
         )
-        text += f" LIMITED, proposed {number(proposed, places)}"
+        limited = "," if result.status == "deferred" else " LIMITED,"
+        text += f"{limited} proposed {number(proposed, places)}"
     figure.add_trace(
         go.Scatter(
             x=[dose],

@@ -56,14 +56,12 @@ def told(one: Course, missing: str = "") -> list[Markdown]:
     """
     target, share = one.target, one.judged
     where = with_unit(f"{target.low:g} to {target.high:g}", target.unit)
-    what = "as seen" if one.true is None else "the true value after each visit"
+    what = "as seen" if one.true is None else "by the true value after each visit"
     lines = [
         sentence(
-            "**Time in range: {}** of {}: {} within {}, {} below, {} above ({}, {})",
-            percent(share),
-            counted(share.visits, "visit"),
+            "**Time in range ({}): {}** of {}, {}: {} within {}, {} below, {} above",
+            *(target.name, percent(share), counted(share.visits, "visit"), what),
             *(share.within, where, share.below, share.above),
-            *(target.name, what),
         )
     ]
     if one.true is not None:
@@ -98,7 +96,7 @@ def _events(one: Course) -> Markdown:
 
 
 def _legend(one: Course) -> str:
-    lines = "Open dots: as seen, held until the next visit."
+    lines = "Open dots: as seen, where it changed; held until then."
     if one.true is not None:
         lines = (
             "Line: the true value, which nobody saw: the recorded doses given again to the same simulated "

@@ -35,12 +35,13 @@ class Replayed:
 
     Attributes:
         events: each event of the scenario's card at each visit ``[T]``.
-        truth: true quantities after each visit ``[T]``, by name; empty where the scenario has none.
+        target: true value after each visit ``[T]`` of what the scenario's clinicians keep in a range; None
+            where there is no such quantity.
         clinic: dose ``[T, A]`` that each of the clinic's rules asks for at each visit, before any limit.
     """
 
     events: Mapping[str, Flags]
-    truth: Mapping[str, AnyArray]
+    target: AnyArray | None
     clinic: Mapping[str, Array]
 
 
@@ -116,7 +117,7 @@ class _Run:
     """Doses delivered [T, n, A]."""
     reward: AnyArray
     events: Mapping[str, Flags]
-    truth: Mapping[str, AnyArray]
+    target: AnyArray | None
     clinic: Mapping[str, Array]
 
     @classmethod
@@ -138,21 +139,22 @@ class _Run:
             infos.append(info)
             if env.visits.over:
                 break
-        first = infos[0]
+        target = env.visits.options.scenario.target
         return cls(
             np.stack(seen),
             np.stack(dose),
             np.stack(reward),
-            {name: np.stack([info["events"][name] for info in infos]) for name in first["events"]},
-            {name: np.stack([info["truth"][name] for info in infos]) for name in first.get("truth", {})},
+            {name: np.stack([info["events"][name] for info in infos]) for name in infos[0]["events"]},
+            None if target is None else np.stack([info["truth"][target.truth] for info in infos]),
             {name: np.stack(doses) for name, doses in clinic.items()},
         )
 
     def of_patient(self, place: int, steps: NDArray[np.int32]) -> Replayed:
         """What came of one patient at these visits."""
-        columns = (self.events, self.truth, self.clinic)
         return Replayed(
-            *({name: values[steps, place] for name, values in column.items()} for column in columns)
+            {name: flags[steps, place] for name, flags in self.events.items()},
+            None if self.target is None else self.target[steps, place],
+            {name: doses[steps, place] for name, doses in self.clinic.items()},
         )
 
 
