@@ -153,6 +153,21 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         assert part in text, part
 
 
+def test_rules_for_reference_stand_in_a_table_of_their_own() -> None:
+    rules = [Said("clinic: rule", "a rule, no agent", one, CONTEXT) for one in (FOUND, REFUSED, LIMITED)]
+    text = words(FOUND, reference=rules)
+    assert "For reference: a rule, no agent rule status dose reasons and worth" in text
+    table = text.split("For reference:")[1].split("What this rests on")[0]
+    assert "clinic: rule ✓ OK: within the hard limits 4.25 mg" in table
+    assert "clinic: rule ✕ REFUSED: no dose none" in table
+    assert all(reason in table for one in (REFUSED, LIMITED) for reason in one.reasons)
+    assert table.count("Worse than one constant dose of 4.1 mg") == 3
+    assert "For reference" not in words(FOUND)
+    other = replace(FOUND, state=(9.0, 9.0, 9.0))
+    with pytest.raises(UserError, match="on one state"):
+        words(FOUND, reference=[Said("clinic: rule", "a rule", other, CONTEXT)])
+
+
 @pytest.mark.parametrize("result", [FOUND, REFUSED, DEFERRED, LIMITED])
 def test_the_banner_stands_at_both_ends(result: Recommendation) -> None:
     text = words(result)
