@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
-from dosing.types import Array
+from dosing.types import AnyArray, Array
 from simulator.cohorts.replay import Replayed
 from simulator.engine.scenario import Flags
 
@@ -115,22 +116,38 @@ def course_of(episodes: Episodes, rows: Array, replayed: Replayed | None) -> Cou
     Returns:
         None where the scenario names no range, or none of what is observed.
     """
-    meta, card = episodes.metadata, episodes.metadata.card
+    return course_from(
+        episodes.metadata,
+        np.concatenate([episodes.obs[rows], episodes.next_obs[rows[-1:]]]),
+        None if replayed is None else replayed.target,
+        {} if replayed is None else replayed.events,
+        float(episodes.cost[rows].sum(dtype=np.float64)),
+        bool(episodes.terminated[rows[-1]]),
+    )
+
+
+def course_from(
+    meta: DatasetMetadata,
+    seen: AnyArray,
+    true: AnyArray | None,
+    events: Mapping[str, Flags],
+    cost: float,
+    ended: bool,
+) -> Course | None:
+    """A course from what was seen ``[T + 1, O]`` and the rest of its fields; None as :func:`course_of`."""
+    card = meta.card
     target = Range.of(card)
     if target is None or target.name not in meta.obs_names:
         return None
-    entry = meta.obs_names.index(target.name)
-    seen = np.append(episodes.obs[rows, entry], episodes.next_obs[rows[-1], entry]).astype(np.float64)
-    budget, events = card.get("budget"), card.get("events")
-    true = None if replayed is None else replayed.target
+    budget, definitions = card.get("budget"), card.get("events")
     return Course(
         target=target,
-        seen=seen,
+        seen=seen[:, meta.obs_names.index(target.name)].astype(np.float64),
         true=None if true is None else np.asarray(true, dtype=np.float64),
-        events={} if replayed is None else replayed.events,
-        definitions=dict(events) if isinstance(events, Mapping) else {},
+        events=events,
+        definitions=dict(definitions) if isinstance(definitions, Mapping) else {},
         interval=str(card.get("decision_interval", "")),
-        cost=float(episodes.cost[rows].sum(dtype=np.float64)),
+        cost=cost,
         budget=float(budget) if isinstance(budget, int | float) else None,
-        ended=bool(episodes.terminated[rows[-1]]),
+        ended=ended,
     )

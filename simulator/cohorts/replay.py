@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from dosing.types import AnyArray, Array
+from dosing.types import Act, AnyArray, Array, Listener
 from simulator.cohorts.clinic_rules import clinic_rules
 from simulator.engine.rng import BLOCK
 from simulator.engine.scenario import Flags
@@ -80,6 +80,78 @@ def replay(episodes: Episodes, patient: int) -> dict[int, Replayed]:
         for k in numbers
         if same[k - numbers[0]]
     }
+
+
+@dataclass(frozen=True)
+class Onward:
+    """One recorded patient from a visit on, under other doses: K visits until the episode is over.
+
+    Attributes:
+        seen: observations ``[K + 1, O]``; the first is that of the visit.
+        dose: doses delivered ``[K, A]``.
+        limited: code of the limit that held each requested dose ``[K]``, 0 where none did.
+        reward: ``[K]``.
+        cost: safety cost ``[K]``.
+        events: each event at each visit ``[K]``.
+        target: true value after each visit ``[K]`` of what is kept in a range; None where there is none.
+        ended: whether the episode ended before its time.
+    """
+
+    seen: AnyArray
+    dose: AnyArray
+    limited: AnyArray
+    reward: AnyArray
+    cost: AnyArray
+    events: Mapping[str, Flags]
+    target: AnyArray | None
+    ended: bool
+
+
+def go_on(episodes: Episodes, row: int, act: Act) -> Onward:
+    """Bring a recorded patient to a recorded visit again, and follow a rule from there on.
+
+    The patient and all noise are those of the record: what differs from it comes of the doses.
+
+    Args:
+        episodes: recorded visits of one of our scenarios.
+        row: of the visit.
+        act: the rule, asked about ``[1, 1, O]``; visits count from 0 at the recorded one.
+
+    Raises:
+        UserError: as :func:`replay`; or the visits before come out otherwise than they were recorded.
+    """
+    meta = episodes.metadata
+    seed = _seed(meta)
+    rows = np.flatnonzero(episodes.episode[: row + 1] == episodes.episode[row])
+    options = {name: value for name, value in meta.env_options.items() if name != "first_patient"}
+    env = CohortEnv(str(meta.env_id), num_envs=1, first_patient=int(episodes.episode[row]), **options)
+    obs, _ = env.reset(seed=seed)
+    for place in rows:
+        if not np.allclose(obs[0], episodes.obs[place], TOLERANCE, TOLERANCE, equal_nan=True):
+            raise UserError("gone through again, these visits come out otherwise than they were recorded.")
+        if place != row:
+            obs = env.step(episodes.act_requested[place, None])[0]
+    seen, infos, reward, ended = [obs[0]], [], [], False
+    while not env.visits.over:
+        asked = np.asarray(act(obs[None], len(infos)), dtype=np.float64)[0]
+        obs, gained, over, _, info = env.step(asked)
+        if isinstance(act, Listener):
+            act.observe(info["dose_delivered"][None].astype(np.float64), gained[None].astype(np.float64))
+        seen.append(obs[0])
+        infos.append(info)
+        reward.append(gained[0])
+        ended = bool(over[0])
+    target = env.visits.options.scenario.target
+    return Onward(
+        seen=np.stack(seen),
+        dose=np.stack([info["dose_delivered"][0] for info in infos]),
+        limited=np.array([info["limited_by"][0] for info in infos]),
+        reward=np.array(reward),
+        cost=np.array([info["cost"][0] for info in infos]),
+        events={name: np.array([i["events"][name][0] for i in infos]) for name in infos[0]["events"]},
+        target=None if target is None else np.array([i["truth"][target.truth][0] for i in infos]),
+        ended=ended,
+    )
 
 
 def _seed(meta: DatasetMetadata) -> int:
