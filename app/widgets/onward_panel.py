@@ -64,7 +64,7 @@ def panel(runs: list[study.Run], episodes: Episodes, why: str) -> None:
         key="choices",
         bind="query-params",
     )
-    wide = count if count <= 2 else 2
+    wide = count if count <= 3 else 2
     columns = [column for _ in range(0, count, wide) for column in st.columns(wide)]
     for index, column in enumerate(columns):
         with column.container(border=True, height="stretch"):

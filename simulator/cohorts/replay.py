@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +132,8 @@ def go_on(episodes: Episodes, row: int, act: Act) -> Onward:
             raise UserError("gone through again, these visits come out otherwise than they were recorded.")
         if place != row:
             obs = env.step(episodes.act_requested[place, None])[0]
-    seen, infos, reward, ended = [obs[0]], [], [], False
+    seen, reward, ended = [obs[0]], [], False
+    infos: list[dict[str, Any]] = []
     while not env.visits.over:
         asked = np.asarray(act(obs[None], len(infos)), dtype=np.float64)[0]
         obs, gained, over, _, info = env.step(asked)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import agents
@@ -10,8 +11,9 @@ from dosing.runs.folder import find_runs
 from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
 from dosing.studies.data import episodes_of
 from simulator.cohorts.generate import simulate
-from simulator.cohorts.replay import replay
+from simulator.cohorts.replay import go_on, replay
 from tests.app.test_pages import open_app, words  # noqa: F401
+from tests.app.test_what_if import minus
 
 PAGES = sorted(p.stem for p in (Path(__file__).parents[2] / "app/views").glob("[a-z]*.py"))
 
@@ -46,9 +48,37 @@ def test_the_page_of_doses_names_the_step_limit_and_the_unit(open_app, clinical_
     assert "mg/day" in words(at)
 
 
-def test_who_cannot_be_matched_is_said_and_nothing_is_rolled_forward(open_app, clinical_study: Path) -> None:  # noqa: F811
-    said = words(open_app(clinical_study, "views/what_if.py"))
-    assert "Nothing can be rolled forward here: dosing/Warfarin-v0 has no latent mean" in said
+def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_study: Path) -> None:  # noqa: F811
+    link = {"patient": "5", "visit": "41", "choices": "3", "rule3": "dose per visit", "doses3": "3 2"}
+    at = open_app(clinical_study, "views/what_if.py", **link)
+    assert not at.error
+    said = words(at).replace("**", "")
+    assert "One recorded patient goes on" in said
+    assert "dosing/Warfarin-v0 has no latent mean" in said
+    episodes = episodes_of(find_runs(clinical_study)[0])
+    rows = np.flatnonzero(episodes.episode == 5)
+    row = int(rows[40])
+    for doses in (episodes.act_requested[row : rows[-1] + 1, 0].tolist(), [3.0, 2.0]):
+        on = go_on(episodes, row, lambda obs, visit, d=doses: np.full((1, 1, 1), d[min(visit, len(d) - 1)]))
+        assert f"Return from here on: {minus(f'{on.reward.sum():.2f}')}" in said
+        inside = int(((on.target >= 2.0) & (on.target <= 3.0)).sum())
+        share = f"{100 * inside / len(on.reward):.0f}\N{NO-BREAK SPACE}%"
+        assert f"Time in range (last INR): {share} of {len(on.reward)} visits" in said
+    assert "Answers of the recommender on the way:" in said
+    kinds = [r.kind for r in AuditLog(clinical_study / "audit.jsonl").verify().records]
+    assert "batch" in kinds
+    assert len(at.get("plotly_chart")) == 6
+
+
+def test_typed_numbers_and_doses_beyond_the_limits_do_not_go_on(open_app, clinical_study: Path) -> None:  # noqa: F811
+    link = {"state_from": "typed numbers", "numbers": "2.4 2.2 1 5 5 70 0.9 1"}
+    at = open_app(clinical_study, "views/what_if.py", **link)
+    assert "Choose a recorded visit" in words(at)
+    assert not at.get("plotly_chart")
+    link = {"choices": "1", "rule1": "dose per visit", "doses1": "20"}
+    at = open_app(clinical_study, "views/what_if.py", **link)
+    assert "dose 1 must lie within the hard limits" in words(at)
+    assert "mg/day" in words(at)
 
 
 def test_patients_are_grouped_by_age_and_genotype(open_app, clinical_study: Path) -> None:  # noqa: F811

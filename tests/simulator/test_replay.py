@@ -12,7 +12,7 @@ import pytest
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from simulator.cohorts.generate import simulate
-from simulator.cohorts.replay import replay
+from simulator.cohorts.replay import go_on, replay
 
 WARFARIN, INSULIN = "dosing/Warfarin-v0", "dosing/Insulin-v0"
 
@@ -121,3 +121,59 @@ def test_visits_that_cannot_be_gone_through_again_are_refused(changed: dict[str,
     other = replace(episodes, metadata=replace(episodes.metadata, **changed))
     with pytest.raises(UserError, match=said):
         replay(other, 0)
+
+
+def recorded_from(episodes: Episodes, row: int) -> Any:
+    """The rule that gives what was recorded from a row on."""
+    return lambda obs, visit: episodes.act_requested[row + visit].reshape(*obs.shape[:2], 1)
+
+
+@pytest.mark.parametrize(("env_id", "policy"), [(WARFARIN, "nomogram"), (INSULIN, "protocol")])
+def test_the_recorded_doses_lead_on_as_recorded(env_id: str, policy: str) -> None:
+    episodes = simulate(env_id, patients=3, policy=policy, seed=6, steps=30)
+    rows, row = rows_of(episodes, 1), int(rows_of(episodes, 1)[12])
+    on = go_on(episodes, row, recorded_from(episodes, row))
+    rest, found = rows[12:], replay(episodes, 1)[1]
+    np.testing.assert_allclose(on.seen[:-1], episodes.obs[rest], rtol=1e-5)
+    np.testing.assert_allclose(on.seen[-1], episodes.next_obs[rest[-1]], rtol=1e-5)
+    np.testing.assert_allclose(on.reward, episodes.reward[rest], rtol=1e-5)
+    np.testing.assert_allclose(on.cost, episodes.cost[rest])
+    np.testing.assert_allclose(on.dose, episodes.act[rest])
+    assert on.target is not None
+    assert found.target is not None
+    np.testing.assert_allclose(on.target, found.target[12:])
+    for name, flags in on.events.items():
+        assert flags.tolist() == found.events[name][12:].tolist()
+    assert not on.ended
+
+
+def test_no_more_warfarin_brings_the_inr_down_to_where_it_began() -> None:
+    episodes = simulate(WARFARIN, patients=2, policy="nomogram", seed=6)
+    row = int(rows_of(episodes, 1)[30])
+    on = go_on(episodes, row, lambda obs, visit: np.zeros((1, 1, 1)))
+    assert len(on.reward) == 60
+    assert on.target is not None
+    assert on.target[-1] == pytest.approx(1.0, abs=0.02)
+    assert on.events["under_anticoagulated"][-30:].all()
+    assert on.cost[-30:].tolist() == [1.0] * 30
+
+
+def test_limits_hold_chosen_doses_and_an_early_end_is_told() -> None:
+    episodes = simulate(WARFARIN, patients=8, policy="nomogram", seed=6)
+    ends = []
+    for patient in range(8):
+        on = go_on(episodes, int(rows_of(episodes, patient)[20]), lambda obs, visit: np.full((1, 1, 1), 15.0))
+        assert on.limited[0] != 0  # a maintenance dose rises by a fifth at most
+        assert on.dose.max() <= 15.0
+        ends.append(on.ended)
+        assert on.ended == (len(on.reward) < 70)
+        assert on.ended == bool(on.events["critical"].any())
+    assert any(ends)
+
+
+def test_who_comes_out_otherwise_does_not_go_on() -> None:
+    episodes = simulate(WARFARIN, patients=2, policy="nomogram", seed=6)
+    row = int(rows_of(episodes, 1)[30])
+    episodes.obs[row - 5, 0] += 0.01
+    with pytest.raises(UserError, match="come out otherwise"):
+        go_on(episodes, row, recorded_from(episodes, row))
