@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ PANEL, GAP, LANE = 230, 12, 38
 """Height in pixels of the curve, of the room below it, and of the lane of one event."""
 
 
-def course(visits: AnyArray, one: Course, current: int) -> go.Figure:
+def course(visits: AnyArray, one: Course, current: int, ends: tuple[float, float] | None = None) -> go.Figure:
     """The curve over the visits with its range, and a lane for every event that happened.
 
     What is observed stands at its visit; what a visit brought, the true value and events, one further.
@@ -26,6 +27,7 @@ def course(visits: AnyArray, one: Course, current: int) -> go.Figure:
         visits: visit numbers ``[T]``, from 1.
         one: the course.
         current: row of the visit on show.
+        ends: of the vertical axis, so that several courses compare by eye; None for its own.
     """
     happened = [name for name, count in one.counts.items() if count]
     body = PANEL + (GAP + LANE * len(happened) if happened else 0)
@@ -44,7 +46,7 @@ def course(visits: AnyArray, one: Course, current: int) -> go.Figure:
         },
         yaxis={
             "domain": [1 - PANEL / body, 1],
-            "range": shown_range(one),
+            "range": list(ends or shown_range([one])),
             "title": {"text": f"<b>{label(one.target.name)}</b> ({label(unit_words(one.target.unit))})"},
             "zeroline": False,
         },
@@ -62,13 +64,14 @@ def course(visits: AnyArray, one: Course, current: int) -> go.Figure:
     return figure
 
 
-def shown_range(one: Course) -> list[float]:
-    """Vertical range that holds the target and every value, with some air."""
-    values = [one.seen, np.array([one.target.low, one.target.high])]
-    every = np.concatenate(values if one.true is None else [*values, one.true])
+def shown_range(courses: Sequence[Course]) -> tuple[float, float]:
+    """Vertical range that holds the target and every value of these courses, with some air."""
+    values: list[AnyArray] = [np.array([(one.target.low, one.target.high) for one in courses]).ravel()]
+    values += [one.seen for one in courses] + [one.true for one in courses if one.true is not None]
+    every = np.concatenate(values)
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     pad = 0.08 * (high - low) or 1.0
-    return [low - pad, high + pad]
+    return low - pad, high + pad
 
 
 def _visit_words(visits: AnyArray, interval: str) -> str:

@@ -92,7 +92,7 @@ def _visits_axis(visits: AnyArray, anchor: str, current: int) -> dict[str, objec
     """Layout of a visit axis with a line at the current visit through every strip."""
     line = {"type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     x = float(visits[current])
-    title = f"visit (1 to {int(visits[-1])})"
+    title = f"visit ({int(visits[0])} to {int(visits[-1])})"
     return {
         "xaxis": {
             "anchor": anchor,

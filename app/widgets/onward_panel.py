@@ -9,10 +9,11 @@ import numpy as np
 import streamlit as st
 
 from app.analysis import onward
+from app.analysis.course import Course
 from app.analysis.recommendations import Source
 from app.analysis.what_if import typed_doses
 from app.charts import episode
-from app.charts.course import course
+from app.charts.course import course, shown_range
 from app.readers import study
 from app.text import bullets, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
@@ -66,11 +67,16 @@ def panel(runs: list[study.Run], episodes: Episodes, why: str) -> None:
     )
     wide = count if count <= 3 else 2
     columns = [column for _ in range(0, count, wide) for column in st.columns(wide)]
-    for index, column in enumerate(columns):
-        with column.container(border=True, height="stretch"):
+    places = [column.container(border=True, height="stretch") for column in columns]
+    made: list[tuple[int, Path, Course]] = []
+    for index, place in enumerate(places):
+        with place:
             path = _ask(index, runs, episodes, asked)
-            if path is not None:
-                _draw(path, episodes, row, f"onward{index}")
+        if path is not None:
+            made.append((index, path, onward.course_onward(episodes, path.result)))
+    for index, path, one in made:
+        with places[index]:
+            _draw(path, one, episodes, row, f"onward{index}", shown_range([other for *_, other in made]))
     write.caption(
         "The patient and all noise are those of the record; what differs comes of the doses. One patient: no "
         "interval, and no proof of what is better for others. Limits of the scenario hold every dose here "
@@ -160,9 +166,9 @@ def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Pat
     return Path(run.label, look, result, about["statuses"])
 
 
-def _draw(path: Path, episodes: Episodes, row: int, key: str) -> None:
-    """Words, course and doses of one choice."""
-    one, result, meta = onward.course_onward(episodes, path.result), path.result, episodes.metadata
+def _draw(path: Path, one: Course, episodes: Episodes, row: int, key: str, ends: tuple[float, float]) -> None:
+    """Words, course and doses of one choice; ``ends`` are those of the vertical axis of every course."""
+    result, meta = path.result, episodes.metadata
     lines = [*told(one), sentence("Return from here on: **{}**", number(float(result.reward.sum()), 2))]
     if path.statuses is not None:
         said = listed([f"{count:,} {status}" for status, count in path.statuses.items() if count])
@@ -170,7 +176,7 @@ def _draw(path: Path, episodes: Episodes, row: int, key: str) -> None:
     write.markdown("{} **{}**\n{}", path.mark.sign, path.name, bullets(lines))
     visits = np.arange(len(result.reward)) + float(episodes.step[row]) + 1
     alt = f"{one.target.name} from visit {visits[0]:.0f} on under {path.name}, with its range and events"
-    page.draw(course(visits, one, 0), f"{key}_course", alt)
+    page.draw(course(visits, one, 0, ends), f"{key}_course", alt)
     for k in range(result.dose.shape[1]):
         figure = episode.doses(
             visits,

@@ -93,9 +93,14 @@ def test_the_range_is_shaded_where_the_card_says_with_its_unit() -> None:
     assert figure.layout.xaxis.title.text == "visit (1 to 6, 1 day each)"
     assert figure.layout.title.text == NOTICE
     assert "70 to 180 mg/dL" in said(one)
-    low, high = shown_range(one)
+    low, high = shown_range([one])
     assert low < 60.0
     assert high > 200.0
+    higher = replace(one, seen=one.seen + 200.0)
+    both = shown_range([one, higher])
+    assert both[0] < 60.0
+    assert both[1] > 400.0
+    assert list(course(VISITS, one, 2, both).layout.yaxis.range) == list(both)
 
 
 def test_every_event_that_happened_has_a_named_lane_with_its_visits() -> None:
