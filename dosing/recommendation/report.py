@@ -286,10 +286,13 @@ def _reference(said: Sequence[Said]) -> Iterator[str]:
         return
     yield f"<h2>For reference: {_text(said[0].distribution)}</h2>"
     rows = []
-    for one in said:
-        result = one.result
+    for one, before in zip(said, (None, *said), strict=False):
+        result, context = one.result, one.context
         dose = "none" if result.dose is None else _doses(result.dose, result.limits) + _after(result.unit)
-        words = " ".join((*result.reasons, *(words for _, words in one.context.lines)))
+        worth = [words for _, words in context.lines]
+        if before is not None and before.context.lines == context.lines:
+            worth = ["Worth: as above."]
+        words = " ".join((*result.reasons, *worth))
         rows.append([one.name, f"{SIGNS[result.status]} {WORDS[result.status]}", dose, words])
     yield f'<div class="wide">{_table(["rule", "status", "dose", "reasons and worth"], rows)}</div>'
 
@@ -302,26 +305,18 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
             groups.setdefault(one.result.nearest, []).append(one)
     for visits, of in groups.items():
         whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
-        unit = _after(of[0].result.unit)
         yield f"<h2>Nearest training visits{_text(whose)}</h2>"
         known = len(entries) == len(visits[0].state)
-        names = (
-            [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
-        )
-        head = [
-            "patient",
-            "visit",
-            "distance",
-            "dose then",
-            "reward then",
-            *(names if len(names) <= 10 else ()),
-        ]
+        names = [_head(e.name, e.unit) for e in entries]
+        names = names if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
+        dose = _head("dose then", of[0].result.unit)
+        head = ["patient", "visit", "distance", dose, "reward then", *(names if len(names) <= 10 else ())]
         rows = [
             [
                 str(visit.patient),
                 str(visit.visit + 1),
                 f"{visit.distance:.3g}",
-                _doses(visit.dose, of[0].result.limits) + unit,
+                _doses(visit.dose, of[0].result.limits),
                 _number(visit.reward),
                 *(map(_number, visit.state) if len(names) <= 10 else ()),
             ]
@@ -393,6 +388,11 @@ def _doses(values: Sequence[float], limits: Limits) -> str:
 
 def _span(ends: Sequence[Sequence[float]], limits: Limits) -> str:
     return _minus(span_words(ends, limits))
+
+
+def _head(name: str, unit: str) -> str:
+    """A name as head of a column, with its unit."""
+    return f"{name} ({unit})" if _after(unit) else name
 
 
 def _after(unit: str) -> str:
