@@ -22,6 +22,10 @@ decimals, number = dose_context.decimals, dose_context.fixed
 
 GREY = "#767676"
 SHADE = "rgba(118,118,118,0.16)"
+TARGET = "rgba(0,158,115,0.18)"
+"""Fills the range in which a quantity is to be kept."""
+HARM = "#D03B2F"
+"""Of adverse events: 3:1 on the light and on the dark background; a name always stands beside it."""
 NBSP = "\N{NO-BREAK SPACE}"
 CENTRAL_WORDS = f"{100 * CENTRAL:.0f}{NBSP}%"
 """Mass of the interval that stands in for a support where there is none."""

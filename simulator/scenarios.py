@@ -11,9 +11,8 @@ from gymnasium.vector import VectorEnv
 
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
-from simulator.behaviour_policies import parse_policy
 from simulator.card import scenario_card
-from simulator.cohorts.clinic_rules import ClinicRule
+from simulator.cohorts.clinic_rules import ClinicRule, clinic_rules
 from simulator.environment import EnvOptions, observed_range
 from simulator.envs import PACKAGED, SCENARIOS
 from simulator.envs.mujoco import Reference, task_ids
@@ -68,7 +67,7 @@ class CohortFactory:
     def clinic_rules(self) -> dict[str, ClinicRule]:
         """How clinics dose these patients, by name."""
         scenario = EnvOptions.of(self.env_id, self.options).scenario
-        return {name: ClinicRule(parse_policy(name, scenario.policies)) for name in scenario.clinic_rules}
+        return clinic_rules(scenario)
 
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.safety import LIMITED_BY, DoseLimits
 from dosing.types import AnyArray
 from simulator.cohorts.generate import simulate
+from simulator.engine.scenario import Choice
 from simulator.envs import PACKAGED, SCENARIOS, scenario_class
 from simulator.envs.registered import file_ids, load_trusted_files
 from simulator.scenarios import evaluation_factory
@@ -35,8 +37,8 @@ class Offered:
     """What can be chosen of a scenario."""
 
     variants: tuple[str, ...] = ()
-    realism: bool = False
-    """Whether it has the option of graded realism."""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """Its options that have a few values."""
     policies: tuple[str, ...] = ()
     """Behaviour policies beside uniform and constant doses."""
 
@@ -60,7 +62,7 @@ def offered(env_id: str) -> Offered:
     if env_id not in SCENARIOS:
         return Offered()
     scenario = scenario_class(env_id)
-    return Offered(scenario.variants, "realism" in scenario.option_names, ("titration", *scenario.policies))
+    return Offered(scenario.variants, scenario.choices, ("titration", *scenario.policies))
 
 
 def limits(env_id: str, variant: str) -> DoseLimits:
@@ -94,16 +96,24 @@ def head(episodes: Episodes, rows: int) -> pd.DataFrame:
     """The first visits as a table with the names of the file; visits count from 1."""
     part = slice(0, rows)
     frame = pd.DataFrame({"patient": episodes.episode[part], "visit": episodes.step[part] + 1})
-    frame[quantity_names(episodes)] = episodes.obs[part].round(3)
-    dose = episodes.metadata.dose_name
+    meta, names = episodes.metadata, quantity_names(episodes)
+    units = meta.obs_units or ("1",) * len(names)
+    columns = [_head(name, unit) for name, unit in zip(names, units, strict=True)]
+    frame[columns] = episodes.obs[part].round(3)
+    dose = meta.dose_name
     for k in range(episodes.act.shape[1]):
         name = dose if episodes.act.shape[1] == 1 else f"{dose} {k + 1}"
-        frame[f"{name} requested"] = episodes.act_requested[part, k].round(3)
-        frame[f"{name} given"] = episodes.act[part, k].round(3)
+        frame[_head(f"{name} requested", meta.dose_unit)] = episodes.act_requested[part, k].round(3)
+        frame[_head(f"{name} given", meta.dose_unit)] = episodes.act[part, k].round(3)
     frame["held by"] = [LIMITED_BY[code] or "\N{EM DASH}" for code in episodes.limited_by[part]]
     frame["reward"] = episodes.reward[part].round(3)
     frame["cost"] = episodes.cost[part].round(3)
     return frame
+
+
+def _head(name: str, unit: str) -> str:
+    """Head of a column: a name with its unit, if it has one."""
+    return name if unit in ("", "1") else f"{name} ({unit})"
 
 
 def quantities(episodes: Episodes) -> list[Quantity]:

@@ -29,12 +29,16 @@ POINTS = 401
 
 @dataclass(frozen=True)
 class Source:
-    """A policy to ask: its name on screen, the recommender it is asked through and what it is worth."""
+    """A policy to ask: its name on screen, the recommender it is asked through and what it is worth.
+
+    A reference is no trained policy but a clinic's own rule, to compare with.
+    """
 
     name: str
     family: str
     recommender: Recommender
     measured: Row | None = None
+    reference: bool = False
 
     @property
     def policy(self) -> DosePolicy:

@@ -13,6 +13,8 @@ from app.text import label
 from app.theme import GREY, number, unit_words
 
 BINS = 40
+ROOM = 18
+"""Letters of a name and its unit that fit into one line of half a telephone."""
 PANEL, TOP = 132, 30
 """Height in pixels of a panel, and of the room above the first."""
 
@@ -76,8 +78,15 @@ def _panel(figure: go.Figure, tag: str, one: Quantity, left: float, top: float, 
         yref="paper",
         yanchor="bottom",
         align="left",
-        text=f"<b>{label(one.name)}</b> ({label(unit_words(one.unit))})<br>"
-        f"mean {number(float(values.mean()), 2)}",
+        text=_title(one, f"mean {number(float(values.mean()), 2)}"),
         showarrow=False,
         font={"size": 12},
     )
+
+
+def _title(one: Quantity, mean: str) -> str:
+    """Name, unit and mean in two lines that fit half a telephone."""
+    name, unit = f"<b>{label(one.name)}</b>", label(unit_words(one.unit))
+    if len(one.name) + len(unit) > ROOM:
+        return f"{name}<br>({unit}) {mean}"
+    return f"{name} ({unit})<br>{mean}"

@@ -216,6 +216,7 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
     places = decimals(result.limits[1][dimension] - result.limits[0][dimension])
     spread = "exact support" if result.bounded else f"central {CENTRAL_WORDS}, not a support"
     words = "one dose" if answer.point else spread
+    words = "reference, a clinic's rule" if answer.source.reference else words
     brief = words if len(answer.source.name) <= ROOM else words.split(",")[0]  # on a narrow window
     _lane_text(figure, left, -row - 0.17, f"{title}: {brief}", "left")
     middle = -row - 0.5
@@ -227,7 +228,7 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
     if result.recorded_near is not None:
         low, high = (ends[dimension] for ends in result.recorded_near)
         _recorded(figure, middle, low, high, places)
-    for place, seed in enumerate(result.seeds):
+    for place, seed in enumerate(() if answer.source.reference else result.seeds):
         y = middle + 0.26 * (0.5 - (place + 0.5) / len(result.seeds))
         figure.add_trace(
             go.Scatter(
@@ -242,7 +243,8 @@ def _lane(figure: Parts, row: int, answer: Answer, dimension: int, left: float, 
                 f"dose {number(seed.dose[dimension], places)}<extra></extra>",
             )
         )
-    _dose(figure, middle, answer, dimension, places, _anchor(result.dose[dimension], left, right))
+    roomy = "left" if result.dose[dimension] < 0.5 * (left + right) else "right"
+    _dose(figure, middle, answer, dimension, places, roomy)
     low, high = (end[dimension] for end in result.support)
     for end, beyond, sign, anchor in ((low, low < left, "◂", "left"), (high, high > right, "▸", "right")):
         if beyond:
@@ -297,6 +299,7 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
     assert result.proposed is not None
     dose, proposed = result.dose[dimension], result.proposed[dimension]
     rank = "deferred" if result.status == "deferred" else "recommended"
+    thin = mark.symbol.endswith("thin")
     low, high = (ends[dimension] for ends in result.limits)
     words = dose_number(dose, low, high, places)
     text = f"<b>{words}</b>{' DEFERRED' if result.status == 'deferred' else ''}"
@@ -312,7 +315,8 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 hovertemplate=f"proposed {number(proposed, places)}, held at the limit<extra></extra>",
             )
         )
-        text += f" LIMITED, proposed {number(proposed, places)}"
+        limited = "," if result.status == "deferred" else " LIMITED,"
+        text += f"{limited} proposed {number(proposed, places)}"
     figure.add_trace(
         go.Scatter(
             x=[dose],
@@ -323,7 +327,8 @@ def _dose(figure: Parts, y: float, answer: Answer, dimension: int, places: int, 
                 "symbol": mark.symbol,
                 "size": 15,
                 "color": mark.colour,
-                "line": {"color": "white", "width": 1.5},
+                # a thin cross is nothing but its line
+                "line": {"color": mark.colour, "width": 3} if thin else {"color": "white", "width": 1.5},
             },
             hovertemplate=f"{label(answer.source.name)}: {rank} dose {words}<extra></extra>",
         )

@@ -12,6 +12,9 @@ from app.text import label
 from app.theme import GREY, number, unit_words
 from dosing.types import AnyArray
 
+SHORT = 8
+"""Letters of a name that has room beside its strip; longer ones, and units, stand above."""
+
 
 def observations(
     visits: AnyArray, obs: AnyArray, names: Sequence[str], units: Sequence[str], current: int
@@ -25,9 +28,10 @@ def observations(
         units: of the observations.
         current: row of the visit on show.
     """
-    strip, count = 46, obs.shape[1]
+    above = any(len(name) > SHORT for name in names) or any(unit not in ("", "1") for unit in units)
+    strip, count, title = (64, obs.shape[1], 22) if above else (46, obs.shape[1], 0)
     figure = finish(go.Figure(), strip * count + 30 + BOTTOM, **_visits_axis(visits, f"y{count}", current))
-    figure.update_layout(margin={"l": 76, "r": 58})
+    figure.update_layout(margin={"l": 42 if above else 76, "r": 58})
     _corner(figure, 1.0, f"visit {visits[current]:.0f}", "right")
     for row in range(count):
         axis = "y" if row == 0 else f"y{row + 1}"
@@ -36,7 +40,7 @@ def observations(
         pad = 0.2 * (high - low) or 1.0
         unit = "" if units[row] in ("", "1") else f" {label(units[row])}"
         strip_axis = {
-            "domain": [top - 0.9 / count, top],
+            "domain": [top - (0.9 * (strip - title) + title) / strip / count, top - title / strip / count],
             "range": [low - pad, high + pad],
             "tickvals": [low, high],
             "ticktext": [number(low, 1), number(high, 1)],
@@ -47,21 +51,16 @@ def observations(
             "showgrid": False,
         }
         figure.update_layout({axis.replace("y", "yaxis"): strip_axis})
-        for x, side, words in (
-            (0, "left", f"<b>{label(names[row])}</b>{'<br>' if unit else ''}{unit}"),
-            (1, "right", f"<b>{number(float(value[current]), 2)}</b>"),
+        name = {"text": f"<b>{label(names[row])}</b>{unit}", "x": 0, "xanchor": "left", "xshift": -74}
+        middle = {"y": (low + high) / 2, "yref": axis}
+        if above:
+            name |= {"xshift": 0, "y": top - title / strip / count, "yref": "paper", "yanchor": "bottom"}
+        now_text = f"<b>{number(float(value[current]), 2)}</b>"
+        for words in (
+            middle | name,
+            middle | {"text": now_text, "x": 1, "xanchor": "right", "xshift": 54},
         ):
-            figure.add_annotation(
-                x=x,
-                xref="paper",
-                xshift=-74 if side == "left" else 54,
-                xanchor=side,
-                y=(low + high) / 2,
-                yref=axis,
-                text=words,
-                showarrow=False,
-                font={"size": 12.5},
-            )
+            figure.add_annotation(words, xref="paper", showarrow=False, font={"size": 12.5})
         hover = f"visit %{{x}}: {label(names[row])} %{{y:.3f}}{unit}<extra></extra>"
         line = go.Scatter(x=visits, y=value, yaxis=axis, mode="lines", hovertemplate=hover)
         now = go.Scatter(
@@ -93,7 +92,7 @@ def _visits_axis(visits: AnyArray, anchor: str, current: int) -> dict[str, objec
     """Layout of a visit axis with a line at the current visit through every strip."""
     line = {"type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     x = float(visits[current])
-    title = f"visit (1 to {int(visits[-1])})"
+    title = f"visit ({int(visits[0])} to {int(visits[-1])})"
     return {
         "xaxis": {
             "anchor": anchor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from app.analysis import data as analysis_data
 from app.charts import data, episode
 from app.readers import study
 from app.text import bullets, sentence
-from app.theme import counted
+from app.theme import counted, unit_words
 from app.widgets import page, write
+from app.widgets.course_panel import course_panel
 from app.widgets.state_picker import in_range, one_data_set, pick
 from dosing.data.store import Episodes
 from dosing.errors import UserError
-from simulator.engine.observation import REALISM
+from simulator.engine.scenario import Choice
 
 RECORDED, SIMULATED = "recorded", "simulated now"
 UNIFORM, FIXED = "uniform", "constant"
@@ -52,9 +54,7 @@ def simulated() -> tuple[Episodes, str] | None:
         page.problems([str(error)])
         return None
     variant = pick(middle, "Variant", offered.variants, "variant") if offered.variants else ""
-    options: dict[str, Any] = {}
-    if offered.realism:
-        options["realism"] = int(pick(right, "Realism, 1 is ideal", list(REALISM), "realism"))
+    options = chosen_options(offered.choices)
     most = analysis_data.most_patients(env_id, variant)
     in_range(left, "patients", 1, most)
     patients = left.number_input(
@@ -69,7 +69,7 @@ def simulated() -> tuple[Episodes, str] | None:
         low, high = limits.low[0], limits.high[0]
         in_range(st, "given", low, high)
         dose = st.slider(
-            "Dose for everyone",
+            sentence("Dose for everyone ({})", unit_words(limits.unit)),
             low,
             high,
             0.5 * (low + high),
@@ -87,6 +87,21 @@ def simulated() -> tuple[Episodes, str] | None:
     return made, "-".join(filter(None, words))
 
 
+def chosen_options(choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """What is asked for of the scenario's own options that have a few values."""
+    result = {}
+    places = st.columns(max(len(choices), 3))
+    for place, (name, choice) in zip(places, choices.items(), strict=False):
+        by_words = {option_words(value): value for value in choice.values}
+        result[name] = by_words[pick(place, choice.title, list(by_words), name)]
+    return result
+
+
+def option_words(value: Any) -> str:
+    """A value of an option as it stands in a list."""
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
 def facts(episodes: Episodes) -> None:
     """How much there is, where it comes from, and its hash."""
     meta = episodes.metadata
@@ -97,7 +112,7 @@ def facts(episodes: Episodes) -> None:
         f"Environment: {meta.env_id or 'none here'}, doses by {meta.policy or 'the file'}, "
         f"seed {'unknown' if meta.seed is None else meta.seed}",
         f"Mean return of a patient: {return_words(episodes, patients)}",
-        f"Visits at which a hard limit held the dose: {100 * held:.1f} %",
+        f"Visits at which a limit held the dose: {100 * held:.1f} %",
     ]
     write.markdown("{}", bullets(lines))
     st.caption("Content hash (SHA-256 over all columns, the same for every file format):")
@@ -165,6 +180,7 @@ def one_episode(episodes: Episodes) -> None:
     numbers, last = episodes.step[rows].astype(float) + 1, len(rows) - 1
     units = list(meta.obs_units or ("1",) * episodes.obs.shape[1])
     patient = int(episodes.episode[rows[0]])
+    course_panel(episodes, rows, last, "one_course")
     left, right = st.columns(2)
     with left:
         figure = episode.observations(

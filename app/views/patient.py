@@ -9,10 +9,11 @@ from app.analysis.recommendations import Answer
 from app.charts import target_return
 from app.readers import study
 from app.theme import counted
-from app.widgets import episode_panel, page, recommendation_card, write
+from app.widgets import clinic_rules, episode_panel, page, recommendation_card, write
 from app.widgets.audit import context_of, on_record, once
 from app.widgets.belief_panel import belief_panel
 from app.widgets.decision_form import decide
+from app.widgets.recommendation_card import Recorded
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import Record
@@ -60,19 +61,22 @@ def by_target(answer: Answer, key: str) -> None:
     )
 
 
-def take_away(answers: list[Answer], records: list[Record], asked: Asked) -> None:
+def take_away(answers: list[Answer], records: list[Record], rules: Recorded, asked: Asked) -> None:
     """The recommendations as one page to print or to keep."""
     about, name = "typed numbers", "typed"
     if asked.visit is not None:
         about = f"recorded patient {asked.visit[0]}, visit {asked.visit[1]}"
         name = f"patient{asked.visit[0]}-visit{asked.visit[1]}"
-    said = [
-        Said(answer.source.name, answer.source.family, answer.result, context_of(answer, record))
-        for answer, record in zip(answers, records, strict=True)
-    ]
+    said, reference = (
+        [
+            Said(answer.source.name, answer.source.family, answer.result, context_of(answer, record))
+            for answer, record in zip(*recorded, strict=True)
+        ]
+        for recorded in ((answers, records), rules)
+    )
     st.download_button(
         "Printable page (HTML)",
-        report(said, answers[0].source.recommender.rules.entries, about),
+        report(said, answers[0].source.recommender.rules.entries, about, reference),
         file_name=f"recommendation-{name}-not-for-patients.html",
         mime="text/html",
         on_click="ignore",
@@ -91,9 +95,10 @@ def view(listing: study.Listing) -> None:
         return
     answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
     if answers:
-        recommendation_card.answers(answers, records)
+        rules = clinic_rules.at_visit(asked, loaded[0])
+        recommendation_card.answers(answers, records, rules)
         decide(answers, records)
-        take_away(answers, records, asked)
+        take_away(answers, records, rules, asked)
     for number, answer in enumerate(answers):
         by_target(answer, f"target{number}")
         belief_panel(answer, f"belief{number}_")

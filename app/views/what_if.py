@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from app.analysis import onward
 from app.analysis import what_if as analysis_what_if
 from app.analysis.recommendations import Source
 from app.analysis.what_if import ALL, World
@@ -13,7 +14,7 @@ from app.charts import what_if
 from app.readers import study
 from app.text import Markdown, bullets, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
-from app.widgets import page, write
+from app.widgets import onward_panel, page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
 from app.widgets.state_picker import Asked, in_range, one_data_set, pick, question, words
 from dosing.errors import UserError
@@ -181,7 +182,10 @@ def view(listing: study.Listing) -> None:
     try:
         world = World.of(runs[0], seed)
     except UserError as error:
-        write.info("Nothing can be rolled forward here: {}", error)
+        if episodes is not None and onward.names_a_range(episodes):
+            onward_panel.panel(runs, episodes, str(error))
+        else:
+            write.info("Nothing can be rolled forward here: {}", error)
         return
     state, row = question(episodes)
     if not state:

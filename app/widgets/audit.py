@@ -61,10 +61,15 @@ def on_record(
     Returns:
         The answers and the record of each; none, after a sentence on the page, where nothing can be recorded.
     """
-    answers = ask(sources, state, earlier)
+    return recorded(ask(sources, state, earlier), visit)
+
+
+def recorded(answers: list[Answer], visit: tuple[str, int] | None) -> tuple[list[Answer], list[Record]]:
+    """Put answers on record, with the runs that gave them; see :func:`on_record`."""
     try:
         for answer in answers:
-            once("run loaded", answer.source.recommender.provenance)
+            if not answer.source.reference:  # a rule is no run
+                once("run loaded", answer.source.recommender.provenance)
         return answers, [once(*shown(answer.result.to_json(), visit=visit)) for answer in answers]
     except UserError as error:
         nothing_recorded(error)

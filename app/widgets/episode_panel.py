@@ -8,6 +8,7 @@ import streamlit as st
 from app.analysis.recommendations import Source
 from app.charts import episode
 from app.widgets import page, write
+from app.widgets.course_panel import course_panel
 from dosing.data.store import Episodes
 
 
@@ -20,6 +21,7 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
     names = list(meta.obs_names) or [f"s{i + 1}" for i in range(width)]
     patient = int(episodes.episode[row])
     write.subheader("Episode of patient {}", patient)
+    course_panel(episodes, rows, current, "course")
     left, right = st.columns(2)
     with left:
         figure = episode.observations(

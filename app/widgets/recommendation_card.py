@@ -40,13 +40,13 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
-    label = "Recommended dose"
+    label = "Dose by this rule" if source.reference else "Recommended dose"
     if result.status == "ok":
         write.badge("✓ OK: within the hard limits", color="green")
     elif result.status == "limited":
         write.badge("▲ LIMITED: proposed {}, held at {}", proposed, held_at(result.codes), color="orange")
     else:
-        label = "Dose the policy would give"
+        label = "Dose the rule would give" if source.reference else "Dose the policy would give"
         write.badge("■ DEFERRED: not advice", color="red")
     write.metric("{}", label, value=with_unit(dose, result.unit))
     if result.status == "deferred":
@@ -60,6 +60,8 @@ def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:
     """What a policy could give, one line each."""
     result = answer.result
     assert result.dose is not None, "a dose rests on something"
+    if answer.source.reference:
+        return [sentence("{}", note) for note in result.notes]
     sets = "; ".join(_words(answer.pieces(d), places) for d in range(len(result.dose)))
     own = "; ".join(
         interval(min(column), max(column), places)
@@ -94,14 +96,44 @@ def _words(pieces: list[Piece], places: int) -> str:
     return hull if len(pieces) == 1 else f"{len(pieces)} separate intervals from {hull}"
 
 
-def answers(result: list[Answer], records: Sequence[Record]) -> None:
-    """Recommendations side by side, then every policy on one dose axis per dose dimension."""
+Recorded = tuple[list[Answer], list[Record]]
+"""Answers with the record of each."""
+
+
+def answers(result: list[Answer], records: Sequence[Record], rules: Recorded) -> None:
+    """Recommendations side by side, then every policy on one dose axis per dose dimension.
+
+    Args:
+        result: what agents say.
+        records: of that in the audit log.
+        rules: what a clinic's own rules say at the same visit, for reference.
+    """
     sparse = sparse_of(result)
     for column, answer, record in zip(st.columns(len(result)), result, records, strict=True):
         with column.container(border=True, height="stretch"):
             card(answer, context_of(answer, record), sparse)
-    if not any(answer.result.dose for answer in result):
-        return
+    if any(answer.result.dose for answer in [*result, *rules[0]]):
+        _dose_axes([*result, *rules[0]])
+    if rules[0]:
+        _references(*rules)
+
+
+def _references(rules: list[Answer], records: Sequence[Record]) -> None:
+    """What a clinic's own rules say, with the same words as an agent."""
+    write.subheader("For reference: how a clinic would dose")
+    for column, answer, record in zip(st.columns(len(rules)), rules, records, strict=True):
+        with column.container(border=True, height="stretch"):
+            card(answer, context_of(answer, record), None)
+    write.caption(
+        "Rules, not agents: nothing was learned, and they know what the clinic knows of the patient even "
+        "where no agent is shown it. Each has answered this patient's recorded measurements from the first "
+        "visit on, and goes by its own earlier answers, not by the doses that were given. Its dose has "
+        "passed the same limits and the same monitor as an agent's, and is on record."
+    )
+
+
+def _dose_axes(result: list[Answer]) -> None:
+    """Every policy and rule on one dose axis per dose dimension."""
     st.subheader("What each policy could give")
     with st.container(horizontal=True):
         log = st.toggle("Log scale: shows tails", key="log", bind="query-params")

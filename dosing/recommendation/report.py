@@ -89,13 +89,19 @@ class Said:
     context: DoseContext
 
 
-def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str = "") -> str:
+def report(
+    said: Sequence[Said],
+    entries: Sequence[StateEntry] = (),
+    about: str = "",
+    reference: Sequence[Said] = (),
+) -> str:
     """Return the page as HTML.
 
     Args:
         said: answers of one agent or more to the same state.
         entries: names and units of the observed entries; empty where nothing is known of them.
         about: which patient and visit this is, in words.
+        reference: answers of rules that are no agents, to compare with.
 
     Raises:
         UserError: there is no answer, or they are on different states.
@@ -103,7 +109,8 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
     if not said:
         raise UserError("a report needs at least one recommendation.")
     first = said[0].result
-    if any((one.result.state, one.result.current) != (first.state, first.current) for one in said[1:]):
+    others = [*said[1:], *reference]
+    if any((one.result.state, one.result.current) != (first.state, first.current) for one in others):
         raise UserError("a report is on one state; these recommendations are on several.")
     banner = f'<p class="banner">{_text(BANNER)}</p>'
     parts = [
@@ -114,6 +121,7 @@ def report(said: Sequence[Said], entries: Sequence[StateEntry] = (), about: str 
         _state(first, entries),
         "<h2>Recommendation per agent</h2>",
         f'<section class="agents">{"".join(map(_article, said))}</section>',
+        *_reference(reference),
         *_near(said, entries),
         "<h2>What this rests on</h2>",
         _provenance(said),
@@ -272,6 +280,23 @@ def _room(x: float, low: float, high: float) -> float:
     return min(max(x, low + 42), high - 42)
 
 
+def _reference(said: Sequence[Said]) -> Iterator[str]:
+    """Rules that are no agents, a line each: status, dose, reasons, and what following them was worth."""
+    if not said:
+        return
+    yield f"<h2>For reference: {_text(said[0].distribution)}</h2>"
+    rows = []
+    for one, before in zip(said, (None, *said), strict=False):
+        result, context = one.result, one.context
+        dose = "none" if result.dose is None else _doses(result.dose, result.limits) + _after(result.unit)
+        worth = [words for _, words in context.lines]
+        if before is not None and before.context.lines == context.lines:
+            worth = ["Worth: as above."]
+        words = " ".join((*result.reasons, *worth))
+        rows.append([one.name, f"{SIGNS[result.status]} {WORDS[result.status]}", dose, words])
+    yield f'<div class="wide">{_table(["rule", "status", "dose", "reasons and worth"], rows)}</div>'
+
+
 def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
     """The nearest training visits; once for agents that were trained on the same visits."""
     groups: dict[tuple[NearVisit, ...], list[Said]] = {}
@@ -280,26 +305,18 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
             groups.setdefault(one.result.nearest, []).append(one)
     for visits, of in groups.items():
         whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
-        unit = _after(of[0].result.unit)
         yield f"<h2>Nearest training visits{_text(whose)}</h2>"
         known = len(entries) == len(visits[0].state)
-        names = (
-            [e.name for e in entries] if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
-        )
-        head = [
-            "patient",
-            "visit",
-            "distance",
-            "dose then",
-            "reward then",
-            *(names if len(names) <= 10 else ()),
-        ]
+        names = [_head(e.name, e.unit) for e in entries]
+        names = names if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
+        dose = _head("dose then", of[0].result.unit)
+        head = ["patient", "visit", "distance", dose, "reward then", *(names if len(names) <= 10 else ())]
         rows = [
             [
                 str(visit.patient),
                 str(visit.visit + 1),
                 f"{visit.distance:.3g}",
-                _doses(visit.dose, of[0].result.limits) + unit,
+                _doses(visit.dose, of[0].result.limits),
                 _number(visit.reward),
                 *(map(_number, visit.state) if len(names) <= 10 else ()),
             ]
@@ -371,6 +388,11 @@ def _doses(values: Sequence[float], limits: Limits) -> str:
 
 def _span(ends: Sequence[Sequence[float]], limits: Limits) -> str:
     return _minus(span_words(ends, limits))
+
+
+def _head(name: str, unit: str) -> str:
+    """A name as head of a column, with its unit."""
+    return f"{name} ({unit})" if _after(unit) else name
 
 
 def _after(unit: str) -> str:

@@ -215,7 +215,7 @@ def _family(rule: str) -> str:
 def _title(rule: str, result: References) -> str:
     """Name of a reference rule, with its dose."""
     if rule.startswith(CLINIC):
-        return rule.removesuffix(":0")  # without noise
+        return clinic_title(rule.removeprefix(CLINIC))
     if rule in ("estimated", "median"):
         base = result.baseline
         source = f"{base.patients:,} patients" if base.patients > 1 else "one patient"
@@ -226,6 +226,11 @@ def _title(rule: str, result: References) -> str:
     if rule == "best":
         return f"best constant dose {result.dose:.3f}, known to the simulator only"
     return {"uniform": "uniform dosing", "none": "no dose"}[rule]
+
+
+def clinic_title(rule: str) -> str:
+    """Name of a clinic's own rule in a table; without noise, which is not said."""
+    return CLINIC + rule.removesuffix(":0")
 
 
 def ceiling_row(policy: str, knows: str, value: float, half_width: float, patients: int) -> Row:

@@ -9,7 +9,8 @@ import numpy as np
 
 from dosing.errors import UserError
 from dosing.types import Array, Observations
-from simulator.behaviour_policies import Act, BehaviourPolicy
+from simulator.behaviour_policies import Act, BehaviourPolicy, parse_policy
+from simulator.engine.scenario import Scenario
 from simulator.environment import CohortEnv
 
 
@@ -50,3 +51,8 @@ class ClinicRule:
             doses.append(act(treated.view(rows[at : at + n], None, dice))[0])
             at += n
         return np.concatenate(doses).reshape(*obs.shape[:2], -1)
+
+
+def clinic_rules(scenario: Scenario) -> dict[str, ClinicRule]:
+    """How clinics dose the patients of a scenario, by name."""
+    return {name: ClinicRule(parse_policy(name, scenario.policies)) for name in scenario.clinic_rules}

@@ -42,11 +42,29 @@ class Target:
 
     name: str
     """Name of the quantity, as in the observations."""
+    truth: str
+    """Name of the true quantity behind it, as in ``VisitResult.truth``."""
     unit: str
     low: float
     high: float
     basis: str
     """Where the range comes from."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that has a few values."""
+
+    title: str
+    """What it is about, in a few words."""
+    values: tuple[Any, ...]
+    """The values that there are, the usual one first."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value that is none of these; raises UserError."""
+        if (type(value), value) not in [(type(known), known) for known in self.values]:
+            *others, last = map(str, self.values)
+            raise UserError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -188,6 +206,8 @@ class Scenario(ABC):
     sources: ClassVar[tuple[str, ...]]
     option_names: ClassVar[tuple[str, ...]] = ()
     """Options that ``gymnasium.make`` takes beside those of every environment."""
+    choices: ClassVar[Mapping[str, Choice]] = {}
+    """Those among them that have a few values, by name."""
     decision_interval: ClassVar[str]
     """Time between two visits, in words with its unit."""
     terminates: ClassVar[bool] = False

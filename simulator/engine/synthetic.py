@@ -12,14 +12,15 @@ from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.batch import Core
 from simulator.engine.latent import EXTREME, LatentScenario
-from simulator.engine.observation import OPTION_NAMES, Observation, ObservationOptions
-from simulator.engine.scenario import Flags, ObservedEntry, TreatedPatients, VisitResult
+from simulator.engine.observation import OPTION_NAMES, REALISM, Observation, ObservationOptions
+from simulator.engine.scenario import Choice, Flags, ObservedEntry, TreatedPatients, VisitResult
 
 
 class SyntheticScenario(LatentScenario):
     """A scenario round a latent mean that an environment can be made of."""
 
     option_names: ClassVar[tuple[str, ...]] = ("realism", *OPTION_NAMES)
+    choices: ClassVar[Mapping[str, Choice]] = {"realism": Choice("Realism, 1 is ideal", tuple(REALISM))}
 
     def own_options(self, given: Mapping[str, Any]) -> ObservationOptions:
         """Check how the patients are observed and differ; raises UserError for a bad value."""

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dosing.safety import BaselineLimit, DoseLimits
-from simulator.engine.scenario import NamedPolicy, Scenario, Target
+from simulator.engine.scenario import Choice, NamedPolicy, Scenario, Target
 from simulator.insulin.on_board import insulin_left
 from simulator.insulin.patients import (
     BASAL,
+    CHOICES,
     ENTRIES,
+    GLUCOSE,
     LARGEST_RATE,
     ON_BOARD,
     STEP_MIN,
@@ -54,6 +56,7 @@ class Insulin(Scenario):
         "Kovatchev et al. 1997, Diabetes Care 20:1655, risk of glucose",
     )
     option_names = tuple(InsulinOptions.__dataclass_fields__)
+    choices: ClassVar[Mapping[str, Choice]] = CHOICES
     decision_interval = "15 min"
     terminates = True
     motion_text = "13 states of glucose and insulin, classical Runge-Kutta of order four, steps of 1 min"
@@ -74,7 +77,12 @@ class Insulin(Scenario):
         "hypoglycaemia_level_2": "an event begins: 15 min in a row below 54 mg/dL (Battelino 2019)",
     }
     target: ClassVar[Target | None] = Target(
-        "glucose", "mg/dL", 70.0, 180.0, "Battelino et al. 2019: more than 70 % of time"
+        ENTRIES[GLUCOSE].name,
+        "glucose_mg_dL",
+        "mg/dL",
+        70.0,
+        180.0,
+        "Battelino et al. 2019: more than 70 % of time",
     )
     budget: ClassVar[float | None] = STEPS_PER_DAY * (0.04 + 4 * 0.01)
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES

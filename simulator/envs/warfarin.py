@@ -27,12 +27,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dosing.errors import UserError
 from dosing.safety import DoseLimits, StepLimit
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.rng import MEASUREMENT, NOISE, PATIENT, block_streams
 from simulator.engine.scenario import (
+    Choice,
     NamedPolicy,
     ObservedEntry,
     OwnOptions,
@@ -65,6 +65,14 @@ WORST = -4.0
 WEEK = 7
 
 
+CHOICES = {
+    "monitoring": Choice("INR measured as in a clinic, or daily", ("clinic", "daily")),
+    "variability": Choice("Variation within a patient", ("full", "none")),
+    "hide_genotype": Choice("Genotype hidden from agents", (False, True)),
+}
+"""Options and their values."""
+
+
 @dataclass(frozen=True)
 class WarfarinOptions(OwnOptions):
     """Options of the scenario alone."""
@@ -79,11 +87,8 @@ class WarfarinOptions(OwnOptions):
 
     def __post_init__(self) -> None:
         """Refuse values that are none."""
-        for name, known in (("monitoring", ("clinic", "daily")), ("variability", ("full", "none"))):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
-        if not isinstance(self.hide_genotype, bool):
-            raise UserError(f"hide_genotype must be True or False, got {self.hide_genotype!r}")
+        for name, choice in CHOICES.items():
+            choice.check(name, getattr(self, name))
 
 
 class Warfarin(Scenario):
@@ -102,6 +107,7 @@ class Warfarin(Scenario):
         "University of Washington anticoagulation services (maintenance nomogram)",
     )
     option_names = tuple(WarfarinOptions.__dataclass_fields__)
+    choices: ClassVar[Mapping[str, Choice]] = CHOICES
     decision_interval = "1 day"
     terminates = True
     motion_text = (
@@ -131,7 +137,7 @@ class Warfarin(Scenario):
         "critical": "true INR > 10 (CHEST 2012: oral vitamin K); ends the episode",
         "under_anticoagulated": "true INR < 1.5 after day 14 (University of Washington nomogram acts on it)",
     }
-    target = Target("last INR", "1", 2.0, 3.0, "CHEST 2012 target for vitamin K antagonists, grade 1B")
+    target = Target("last INR", "INR", "1", 2.0, 3.0, "CHEST 2012 target for vitamin K antagonists, grade 1B")
     budget = 5.0
     clinic_rules = ("nomogram:0", "gage-nomogram:0", "gage:0")
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dosing.errors import UserError
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
 from simulator.engine.rng import BLOCK, MEASUREMENT, NOISE, PATIENT, block_streams
 from simulator.engine.scenario import (
+    Choice,
     Flags,
     ObservedEntry,
     OwnOptions,
@@ -76,6 +76,13 @@ GLUCOSE, SLOPE, ON_BOARD, BASAL = 0, 1, 2, 5
 """Places in the observation that policies read."""
 
 
+CHOICES = {
+    "meals": Choice("Meals", ("random", "unannounced", "fixed")),
+    "sensor": Choice("Glucose sensor", ("cgm", "perfect")),
+}
+"""Options and their values."""
+
+
 @dataclass(frozen=True)
 class InsulinOptions(OwnOptions):
     """How meals come and how glucose is seen."""
@@ -88,10 +95,8 @@ class InsulinOptions(OwnOptions):
 
     def __post_init__(self) -> None:
         """Refuse values that are none of these."""
-        for name, known in (("meals", ("random", "unannounced", "fixed")), ("sensor", ("cgm", "perfect"))):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        for name, choice in CHOICES.items():
+            choice.check(name, getattr(self, name))
 
 
 class InsulinPatients(TreatedPatients):

@@ -189,6 +189,28 @@ def test_a_deferred_dose_is_drawn_as_one() -> None:
     assert any(hover.startswith("Agent 1: recommended dose") for hover in hovers)
 
 
+def test_a_clinics_rule_is_a_lane_for_reference_with_its_dose() -> None:
+    one = answer(seeds=((0.3, 0.3, 0.3),))
+    rule = replace(one, mark=OTHER, source=replace(one.source, name="clinic: rule", reference=True))
+    figure = dose_axis([answer(), rule], [curve(0.1, 0.4), None])
+    assert "<b>clinic: rule</b>: reference, a clinic's rule" in texts(figure)
+    (drawn,) = (trace for trace in figure.data if str(trace.hovertemplate).startswith("clinic: rule: reco"))
+    assert drawn.x[0] == pytest.approx(0.3)
+    assert (drawn.marker.symbol, drawn.marker.line.color) == ("x-thin", GREY)  # a white line would be no mark
+    assert len([trace for trace in figure.data if "seed" in str(trace.hovertemplate)]) == 2  # the agent's
+
+
+def test_long_names_and_units_stand_above_their_strips() -> None:
+    named = episode.observations(VISITS, WAVES, ["mean dose of 7 days", "b"], ["mg/day", "1"], 2)
+    (title,) = (a for a in named.layout.annotations if "mean dose" in a.text)
+    assert (title.yref, title.yanchor, title.xshift) == ("paper", "bottom", 0)
+    assert title.y == pytest.approx(named.layout.yaxis.domain[1])
+    assert named.layout.yaxis.domain[0] > named.layout.yaxis2.domain[1] + 0.1
+    short = episode.observations(VISITS, WAVES, ["a", "b"], ["1", "1"], 2)
+    (beside,) = (a for a in short.layout.annotations if a.text == "<b>a</b>")
+    assert (beside.yref, beside.xshift) == ("y", -74)
+
+
 def test_a_refusal_is_as_prominent_as_a_dose_and_draws_none() -> None:
     figure = dose_axis([answer(), refusal(1)], [curve(0.1, 0.4), None])
     assert len(bars(figure)) == 1

@@ -143,14 +143,31 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         "Step limit: 4 to 6 mg",
         "Hard limits: 0 to 15 mg",
         "Distance from the training visits: 1.23, unfamiliar beyond 3.5",
-        "7 4 0.75 4.125 mg \N{MINUS SIGN}1.5 2.625 70 59",
-        "9 1 1.23 3.875 mg 2 2.25 72 61",
+        "patient visit distance dose then (mg) reward then INR weight (kg) age (years)",
+        "7 4 0.75 4.125 \N{MINUS SIGN}1.5 2.625 70 59",
+        "9 1 1.23 3.875 2 2.25 72 61",
         "runs/x",
         *(char * 32 for char in ("a1", "b2", "c3", "d4")),
         "id dosing/X, options variant plain",
         "dosing 0.1.0, torch 2.13.0",
     ):
         assert part in text, part
+
+
+def test_rules_for_reference_stand_in_a_table_of_their_own() -> None:
+    rules = [Said("clinic: rule", "a rule, no agent", one, CONTEXT) for one in (FOUND, REFUSED, LIMITED)]
+    text = words(FOUND, reference=rules)
+    assert "For reference: a rule, no agent rule status dose reasons and worth" in text
+    table = text.split("For reference:")[1].split("What this rests on")[0]
+    assert "clinic: rule ✓ OK: within the hard limits 4.25 mg" in table
+    assert "clinic: rule ✕ REFUSED: no dose none" in table
+    assert all(reason in table for one in (REFUSED, LIMITED) for reason in one.reasons)
+    assert table.count("Worse than one constant dose of 4.1 mg") == 1
+    assert table.count("Worth: as above.") == 2
+    assert "For reference" not in words(FOUND)
+    other = replace(FOUND, state=(9.0, 9.0, 9.0))
+    with pytest.raises(UserError, match="on one state"):
+        words(FOUND, reference=[Said("clinic: rule", "a rule", other, CONTEXT)])
 
 
 @pytest.mark.parametrize("result", [FOUND, REFUSED, DEFERRED, LIMITED])

@@ -195,8 +195,8 @@ def test_meals_and_errors_never_depend_on_the_rates() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"meals": "late"}, "meals must be one of random, unannounced, fixed, got 'late'"),
-        ({"sensor": 3}, "sensor must be one of cgm, perfect, got 3"),
+        ({"meals": "late"}, "meals must be random, unannounced or fixed, got 'late'"),
+        ({"sensor": 3}, "sensor must be cgm or perfect, got 3"),
         ({"variant": "children"}, "has no variant 'children', it has adults, published"),
         ({"realism": 3}, "has no option 'realism'"),
     ],

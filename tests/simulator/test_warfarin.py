@@ -346,7 +346,7 @@ def test_clinics_keep_patients_in_range_as_an_independent_simulation_does(policy
     [
         ({"monitoring": "weekly"}, "monitoring must be clinic or daily, got 'weekly'"),
         ({"variability": "some"}, "variability must be full or none, got 'some'"),
-        ({"hide_genotype": 1}, "hide_genotype must be True or False, got 1"),
+        ({"hide_genotype": 1}, "hide_genotype must be False or True, got 1"),
         ({"realism": 3}, "no option 'realism'"),
         ({"history": 1}, "no option 'history'"),
         ({"variant": "2007"}, "no variant '2007'"),
