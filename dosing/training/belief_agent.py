@@ -203,6 +203,7 @@ class OnBelief(BeliefAgent):
             next_obs=rows(states[:, :, 1:].expand(copies, *states[:, :, 1:].shape)),
             act=rows(doses),
             reward=rows(advantage / scale),
+            cost=None,
             terminated=torch.ones_like(dataset.terminated[:1]).expand(count * visits),
             starts=torch.arange(count * visits + 1, device=dataset.starts.device),
         )
