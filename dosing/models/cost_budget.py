@@ -55,7 +55,7 @@ CHARGED = {"discounted_return": "discounted_cost"}
 
 
 class Piece(NamedTuple):
-    """An interval of doses ``[S, B, 1]``; where none is admissible, ``empty`` and around that of least cost."""
+    """An interval of doses ``[S, B, 1]``; ``empty`` where none is admissible: around that of least cost."""
 
     low: Tensor
     high: Tensor
@@ -176,7 +176,7 @@ class CostBudget(nn.Module):
         return cost
 
     def predicted(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Predicted cost per episode ``[S, B]`` of ``act [S, B, A]`` at ``obs [S, B, O]``, then the policy."""
+        """Predicted cost per episode ``[S, B]`` of ``act [S, B, A]`` at ``obs [S, B, O]``, then policy."""
         return self.visits * self.scale * self._per_visit(obs, act)
 
     def trims(self, distribution: Distribution) -> bool:
