@@ -196,6 +196,14 @@ def cost_and_return(
     return figure
 
 
+def rule_name(name: str) -> str:
+    """A reference rule's name short enough to stand over a point."""
+    words = name.split()
+    if "estimated" in words:
+        return "estimated constant"
+    return "best constant" if words[0] == "best" else " ".join(words[:2])
+
+
 def spread(values: Sequence[float], apart: float) -> list[float]:
     """Heights of labels near their values, from the lowest up, none nearer to another than ``apart``."""
     heights = [0.0] * len(values)

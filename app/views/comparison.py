@@ -40,7 +40,9 @@ def cost_and_return(rows: list[Row], key: str) -> None:
     """Cost against return of agents and rules, with the cost budgets that agents were trained within."""
     agents_ = [row for row in rows if row.sampled is not None]
     points = [
-        (row.name, mark(agents_.index(row)) if row in agents_ else OTHER, row.recommended, row.cost)
+        (row.name, mark(agents_.index(row)), row.recommended, row.cost)
+        if row in agents_
+        else (cohort.rule_name(row.name), OTHER, row.recommended, row.cost)
         for row in rows
         if row.cost
     ]
