@@ -46,7 +46,7 @@ LEARNING_RATE = 1e-3
 """Step size of its Adam."""
 TARGET_RATE = 0.02
 """Polyak rate of its target: with a discount of 0.9 it has the costs to come after some 500 updates."""
-DUAL_RATE = 0.005
+DUAL_RATE = 0.02
 """eta: step of the multiplier for each standard deviation of the recorded costs that a visit is over."""
 NARROW = 1e-3
 """Share of the support that is left, around the dose of least cost, where no dose keeps the budget."""

@@ -73,8 +73,9 @@ def test_dual_ascent_finds_the_multiplier_of_a_constrained_bandit(
     Without a budget the best dose is 0.8. The cost of an episode is 2 (a + 0.6) = 2 at a = 0.4; there the
     slope of the reward, 2 (0.8 - 0.4) = 0.8, is lambda times that of the cost, 1.
     """
-    monkeypatch.setattr(cost_budget, "LEARNING_RATE", 5e-3)
-    problem, rows = Problem(1, 1, 2), 256
+    monkeypatch.setattr(cost_budget, "LEARNING_RATE", 1e-2)
+    monkeypatch.setattr(cost_budget, "HIDDEN", (8,))
+    problem, rows = Problem(1, 1, 2), 64
     rng = np.random.default_rng(0)
     act = torch.as_tensor(rng.uniform(-0.6, 1.0, (2, rows, 1)))
     obs = torch.zeros(2, rows, 1, dtype=DTYPE)
@@ -84,15 +85,14 @@ def test_dual_ascent_finds_the_multiplier_of_a_constrained_bandit(
     own.prepare(data)
     policy = Climber(2)
     batch = Batch(obs, act, reward, obs, torch.ones_like(reward), extra={"cost": cost.unsqueeze(-1)})
-    for step in range(6000):
+    for _ in range(1500):
         charged = own.charged(batch)
         # the exact least-squares parabola of what the agent sees, and one step towards its top
         powers = torch.cat((torch.ones_like(act), act, act.square()), -1)
         fit = torch.linalg.lstsq(powers, charged.reward.unsqueeze(-1)).solution[..., 0]
         top = -fit[:, 1:2] / (2.0 * fit[:, 2:3])
-        policy.dose = torch.lerp(policy.dose, top, 0.05)
+        policy.dose = torch.lerp(policy.dose, top, 0.2)
         metrics = own.update(batch, policy)
-        del step
     torch.testing.assert_close(policy.dose, torch.full((2, 1), dose, dtype=DTYPE), rtol=0.0, atol=0.02)
     torch.testing.assert_close(own.price, torch.full((2,), price, dtype=DTYPE), rtol=0.0, atol=0.04)
     expected = 2.0 * (dose + 0.6)
@@ -123,7 +123,8 @@ def test_the_cost_critic_is_the_exact_evaluation_of_a_policy_on_a_chain(
 
     C = (1 - gamma) (I - gamma P_pi)^-1 c_pi by linear algebra, and C(s, a) for another first dose.
     """
-    monkeypatch.setattr(cost_budget, "LEARNING_RATE", 3e-3)
+    monkeypatch.setattr(cost_budget, "LEARNING_RATE", 5e-3)
+    monkeypatch.setattr(cost_budget, "HIDDEN", (16,))
     gamma, follows = 0.8, np.array([0.5, -0.25, 0.0])
     transition = np.array([[0.2, 0.8, 0.0], [0.0, 0.3, 0.7], [0.25, 0.0, 0.25]])  # the rest of state 2 ends
 
@@ -161,7 +162,7 @@ def test_the_cost_critic_is_the_exact_evaluation_of_a_policy_on_a_chain(
         both(ended.to(DTYPE)),
         extra={"cost": both(cost[:, None])},
     )
-    for _ in range(4000):
+    for _ in range(2500):
         own.update(batch, Fixed())
     tried = torch.tensor([[-1.0], [0.5], [1.0]], dtype=DTYPE)
     obs = both(one_hot.repeat_interleave(3, 0))
