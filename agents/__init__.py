@@ -191,6 +191,7 @@ def build(
     from dosing.models.regularisation import Regularisation
     from dosing.models.settings import check_settings
     from dosing.training.belief_agent import OnBelief, belief_problem
+    from dosing.training.regularised import keep_budget
 
     entry = find(name)
     try:
@@ -208,6 +209,7 @@ def build(
     def stack(sizes: Problem) -> Agent:
         made: Agent = build_stack(init, sizes, config)
         made.regularisation = options
+        keep_budget(made, init)
         return made
 
     if options.advantage == "critic":

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dosing.agent import Agent
+from dosing.agent import Agent, Rewards
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.batch import Batch
@@ -56,6 +56,8 @@ class BC(Agent):
         support="infinite_clipped",
         checked="no public code",
     )
+
+    rewards: ClassVar[Rewards] = "none"
 
     def __init__(self, init: Initialiser, problem: Problem, config: BCConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -93,6 +95,8 @@ class PercentBC(BC):
         support="infinite_clipped",
         checked="no public code",
     )
+
+    rewards: ClassVar[Rewards] = "fixed"
 
     def __init__(self, init: Initialiser, problem: Problem, config: PercentBCConfig) -> None:
         if not 0.0 < config.best_share <= 1.0:

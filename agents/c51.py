@@ -62,6 +62,8 @@ class C51(Agent):
         checked="value-flows with a log-softmax, 3e-16",
     )
 
+    rewards = "fixed"
+
     def __init__(self, init: Initialiser, problem: Problem, config: C51Config) -> None:
         super().__init__(problem, init.seeds)
         for name, least in (("n_atoms", 2), ("candidates", 1), ("flow_steps", 1)):

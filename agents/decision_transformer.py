@@ -196,6 +196,8 @@ class DecisionTransformer(Agent):
         checked="kzl/decision-transformer, 3e-16",
     )
 
+    rewards = "fixed"
+
     needs: ClassVar[frozenset[str]] = frozenset({"return_to_go", "time_step", "mask"})
     aim: Tensor
     spread: Tensor

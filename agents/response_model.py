@@ -95,6 +95,7 @@ class ResponseModel(BeliefAgent):
     )
 
     needs = frozenset({"episode", "mask"})
+    rewards = "fixed"
 
     def __init__(self, init: Initialiser, problem: Problem, config: ResponseModelConfig) -> None:
         super().__init__(problem, init.seeds)

@@ -121,6 +121,8 @@ class ValueFlows(Agent):
         checked="value-flows with its factor gamma, 0",
     )
 
+    rewards = "fixed"
+
     def __init__(self, init: Initialiser, problem: Problem, config: ValueFlowsConfig) -> None:
         super().__init__(problem, init.seeds)
         _check(config)

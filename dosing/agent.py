@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dosing.models.batch import Batch
+from dosing.models.cost_budget import CostBudget
 from dosing.models.critics import Critic
 from dosing.models.losses import polyak
 from dosing.models.regularisation import PLAIN, Regularisation
@@ -24,6 +25,8 @@ from dosing.types import About, Noise, Problem
 
 SMALLEST_SCALE = 1e-6
 """Added to a standard deviation that advantages are divided by."""
+Rewards = Literal["any", "fixed", "none"]
+"""What a method makes of rewards, see :class:`Agent`."""
 TARGET = "_target"
 """End of the name of a target network; before it stands the name of the network that it follows."""
 
@@ -47,7 +50,11 @@ class Agent(nn.Module):
             batch is transitions drawn one by one.
         warm_up: first updates that leave the policy as it is; a training of no more than these is refused.
         target_phase: the phase in which target networks move; None for every one.
+        rewards: what the method makes of rewards. ``fixed`` where it takes something from the recorded ones
+            before its first update, so that they cannot change in training; ``none`` where it learns from
+            doses alone.
         regularisation: what the agent was built with beyond the method.
+        budget: what keeps the cost of its doses within a budget; None without one.
     """
 
     about: ClassVar[About]
@@ -56,6 +63,7 @@ class Agent(nn.Module):
     episodes: int | None = None
     warm_up: int = 0
     target_phase: ClassVar[int | None] = None
+    rewards: ClassVar[Rewards] = "any"
     regularisation: Regularisation = PLAIN
 
     def __init__(self, problem: Problem, seeds: tuple[int, ...]) -> None:
@@ -63,6 +71,7 @@ class Agent(nn.Module):
         self.problem = problem
         self.seeds = seeds
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.budget: CostBudget | None = None
 
     @property
     def discount(self) -> float:
@@ -73,6 +82,11 @@ class Agent(nn.Module):
     def looks_back(self) -> bool:
         """Whether the action at a visit depends on the episode before it, not on the state alone."""
         return self.context > 1 or isinstance(self, RemembersEpisode)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Extra batch columns: the method's ``needs``, and those of a cost budget."""
+        return self.needs | (frozenset() if self.budget is None else self.budget.columns(self.needs))
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Noise that one update draws, by name; none where the update is deterministic given the batch."""

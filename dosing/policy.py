@@ -123,11 +123,15 @@ class DosePolicy:
     def distribution(self, obs: Observations) -> Distribution:
         """Distribution of the dose on the [-1, 1] axis at ``obs [S, B, O]``: batch_shape ``[S, B]``.
 
-        Of a policy that looks back: as at a first visit, or after what :meth:`after` was told.
+        Of a policy that looks back: as at a first visit, or after what :meth:`after` was told. Of one with a
+        cost budget and a bounded support: without the doses whose predicted cost exceeds the budget.
         """
-        if self._past is None:
-            return self.agent.policy(self._obs(obs))
-        return policy_after(self.agent, self.history(obs))
+        if self._past is not None:
+            return policy_after(self.agent, self.history(obs))
+        seen = self._obs(obs)
+        distribution = self.agent.policy(seen)
+        budget = self.agent.budget
+        return distribution if budget is None else budget.trimmed(distribution, seen)
 
     @torch.no_grad()
     def densities(self, obs: Observations) -> dict[str, Distribution]:
@@ -269,6 +273,39 @@ class DosePolicy:
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
         result = value_of(self.agent, self._obs(obs), unit)
         return None if result is None else self.transform.reward_scale * result.double().cpu().numpy()
+
+    @property
+    def cost_budget(self) -> float | None:
+        """Largest acceptable cost per episode, in the world's unit; None for an agent without one."""
+        return None if self.agent.budget is None else self.agent.budget.budget
+
+    @torch.no_grad()
+    def predicted_cost(self, obs: Observations, dose: Array) -> Array | None:
+        """Cost per episode ``[S, B]`` that each seed's cost critic predicts of ``dose [S, B, A]`` at ``obs``.
+
+        Of the dose followed by the agent's policy, in the world's unit; None for an agent without a cost
+        budget.
+        """
+        if self.agent.budget is None:
+            return None
+        unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
+        result: Array = self.agent.budget.predicted(self._obs(obs), unit).double().cpu().numpy()
+        return result
+
+    @torch.no_grad()
+    def over_budget(self, obs: Observations) -> npt.NDArray[np.bool_] | None:
+        """At which states each seed's support held no dose within the cost budget, ``[S, B]``.
+
+        The support is then what is left around the dose of least predicted cost. None for an agent without a
+        cost budget.
+        """
+        if self.agent.budget is None:
+            return None
+        seen = self._obs(obs)
+        result: npt.NDArray[np.bool_] = (
+            self.agent.budget.without_dose(self.agent.policy(seen), seen).cpu().numpy()
+        )
+        return result
 
     @torch.no_grad()
     def admissible(self, obs: Observations, count: int = 256) -> Array | None:

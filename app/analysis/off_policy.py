@@ -12,6 +12,7 @@ from app.readers.study import Run
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
+from dosing.ope.costs import costs_as_rewards
 from dosing.ope.folds import PooledValue
 from dosing.ope.importance import WeightDiagnostics, density_ratios, windowed_weights
 from dosing.ope.selection import Settings, evaluate_policies
@@ -53,6 +54,7 @@ class Valued:
         outside: share of the recorded doses outside the exact support ``[S]``; None for a distribution
             without one.
         patients: recorded.
+        cost: estimates of the policy's cost by the same estimators; None where a visit has no cost.
     """
 
     policy: PolicyValue
@@ -62,10 +64,11 @@ class Valued:
     refused: str
     outside: Array | None
     patients: int
+    cost: PolicyValue | None = None
 
 
 def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -> Valued:
-    """Estimate an agent's return from visits that it was trained on.
+    """Estimate an agent's return and cost from visits that it was trained on.
 
     Args:
         name: of the agent.
@@ -90,8 +93,12 @@ def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -
     except UserError as error:
         refused = str(error)
     constant, own = result.policies
+    cost, charged = None, costs_as_rewards(episodes)
+    if charged is not None:
+        cost = evaluate_policies(charged, [(name, policy)], settings, result.baseline).policies[1]
     kind = "estimated constant dose" if result.baseline.identified else "median recorded dose"
-    return Valued(own, constant, kind, sample, refused, outside_support(policy, episodes), result.patients)
+    outside = outside_support(policy, episodes)
+    return Valued(own, constant, kind, sample, refused, outside, result.patients, cost)
 
 
 def outside_support(policy: DosePolicy, episodes: Episodes) -> Array | None:

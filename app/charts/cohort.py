@@ -129,7 +129,9 @@ def _text(figure: go.Figure, x: float, y: float, text: str, anchor: str, **more:
     figure.add_annotation(x=x, y=y, text=text, xanchor=anchor, showarrow=False, font=font, **more)
 
 
-def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> go.Figure:
+def cost_and_return(
+    points: Sequence[tuple[str, Mark, Estimate, Estimate]], budgets: Sequence[float] = ()
+) -> go.Figure:
     """Mean cost against mean return of every agent and rule with both intervals.
 
     The names stand above, each at the end of a line from its point: the further out a point, the higher its
@@ -137,6 +139,7 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
 
     Args:
         points: name, mark, return and cost.
+        budgets: costs that agents had to keep within, each drawn as a line.
     """
     panel, row = 300, 17
     body = panel + row * len(points) + 8
@@ -150,10 +153,22 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
     ends = [end for _, _, result, _ in points for end in (result.low, result.high)]
     left, right = min(ends), max(ends)
     wide = right - left or 1.0
-    top = max(cost.high for *_, cost in points) or 1.0
+    top = max([*(cost.high for *_, cost in points), *budgets]) or 1.0
     bottom, top = -0.06 * top, 1.06 * top
     figure.update_xaxes(range=[left - 0.05 * wide, right + 0.05 * wide])
     figure.update_yaxes(range=[bottom, top])
+    for budget in budgets:
+        figure.add_hline(y=budget, line={"color": GREY, "width": 1.5, "dash": "dash"})
+        _text(
+            figure,
+            0.0,
+            budget,
+            f"cost budget {budget:g}",
+            "left",
+            xref="x domain",
+            yref="y",
+            yanchor="bottom",
+        )
     middle = 0.5 * (left + right)
     order = np.argsort([abs(result.value - middle) for _, _, result, _ in points], kind="stable")
     for place, index in enumerate(order):
@@ -179,6 +194,14 @@ def cost_and_return(points: Sequence[tuple[str, Mark, Estimate, Estimate]]) -> g
         text = f'<span style="color:{mark.colour}">{mark.glyph}</span> {label(name)}'
         _text(figure, result.value, head, text, "right" if outer else "left", yref="paper", yanchor="bottom")
     return figure
+
+
+def rule_name(name: str) -> str:
+    """A reference rule's name short enough to stand over a point."""
+    words = name.split()
+    if "estimated" in words:
+        return "estimated constant"
+    return "best constant" if words[0] == "best" else " ".join(words[:2])
 
 
 def spread(values: Sequence[float], apart: float) -> list[float]:

@@ -100,21 +100,16 @@ def safety(result: list[Evaluation]) -> None:
     rules = (
         [row for row in table[0] if row.sampled is None and row.cost and row.data == data] if table else []
     )
-    points += [(rule_name(row.name), OTHER, row.recommended, row.cost) for row in rules if row.cost]
-    page.draw(cohort.cost_and_return(points), "cost", "Mean cost against mean return, 95 % intervals")
+    points += [(cohort.rule_name(row.name), OTHER, row.recommended, row.cost) for row in rules if row.cost]
+    kept = {o.run.config.regularisation.cost_budget for o in result}
+    figure = cohort.cost_and_return(points, sorted(budget for budget in kept if budget is not None))
+    page.draw(figure, "cost", "Mean cost against mean return, 95 % intervals")
     st.caption(
         "Cost: number of safety events of a patient, which the scenario card on the Data page names; never "
-        "part of the reward. Down and to the right is better. Lines: 95 % intervals, which may reach below "
+        "part of the reward. Down and to the right is better; dashed: cost budgets of agents. "
+        "Lines: 95 % intervals, which may reach below "
         "the 0 that no cost can; grey: rules without learning."
     )
-
-
-def rule_name(name: str) -> str:
-    """A reference rule's name short enough to stand over a point."""
-    words = name.split()
-    if "estimated" in words:
-        return "estimated constant"
-    return "best constant" if words[0] == "best" else " ".join(words[:2])
 
 
 def known(one: Evaluation) -> Evaluated | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.charts import base
+from app.charts import base, cohort
 from app.readers import study
-from app.theme import minus, probability
+from app.theme import OTHER, mark, minus, probability
 from app.widgets import page, write
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row
@@ -22,17 +22,35 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
             "policy": row.family,
             "verdict": row.verdict or (dash if row.sampled else "reference"),
             "return, recommended dose": minus(row.recommended),
+            "cost": minus(row.cost) if row.cost else dash,
+            "cost budget": dash if row.budget is None else row.budget_words,
             "return, sampled dose": minus(row.sampled) if row.sampled else dash,
             "worst 5 % of patients": minus(row.lower_tail) if row.lower_tail else dash,
             "minus estimated constant": dash if row.difference_words == "-" else minus(row.difference_words),
             "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
             "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
             "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
-            "cost": f"{row.cost.value:.2f}" if row.cost else dash,
             "return foreseen (its worst 5 %)": dash if row.foreseen is None else minus(row.foreseen_words),
         }
         for row in rows
     )
+
+
+def cost_and_return(rows: list[Row], key: str) -> None:
+    """Cost against return of agents and rules, with the cost budgets that agents were trained within."""
+    agents_ = [row for row in rows if row.sampled is not None]
+    points = [
+        (row.name, mark(agents_.index(row)), row.recommended, row.cost)
+        if row in agents_
+        else (cohort.rule_name(row.name), OTHER, row.recommended, row.cost)
+        for row in rows
+        if row.cost
+    ]
+    if not points:
+        return
+    budgets = sorted({row.budget for row in rows if row.budget is not None})
+    figure = cohort.cost_and_return(points, budgets)
+    page.draw(figure, key, "Mean cost against mean return, 95 % intervals")
 
 
 def show_table(listing: study.Listing) -> None:
@@ -63,6 +81,7 @@ def show_table(listing: study.Listing) -> None:
             write.subheader("Trained on {}", name)
         figure = base.intervals([row for row in rows if row.data == name])
         page.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
+        cost_and_return([row for row in rows if row.data == name], f"cost{index}")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
@@ -86,8 +105,10 @@ def show_table(listing: study.Listing) -> None:
         "Intervals are 95 %. The difference is from the constant dose estimated from the same recorded "
         "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "
         "whether its interval excludes 0. Half-width and probabilities: means over recorded visits and "
-        "seeds, before any clipping; the sparse set is each seed's own. Cost: mean number of safety events "
-        "per patient. Worst 5 %: mean return of these patients (CVaR) when the recommended dose is given. "
+        "seeds, before any clipping; the sparse set is each seed's own. Cost: mean safety cost "
+        "per patient by recommended doses. Cost budget: what an agent was trained within; met or exceeded "
+        "where the interval of the cost lies below or above it, else open; predicted: by the agent's own "
+        "cost critic. Worst 5 %: mean return of these patients (CVaR) when the recommended dose is given. "
         "Foreseen: the distribution of the discounted return that an agent's own critic has learned, for "
         "those that "
         "learn one, at the recorded visits: its mean and the mean of its worst 5 %."

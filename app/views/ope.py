@@ -34,6 +34,7 @@ from dosing.runs.files import read_json
 from dosing.studies.selected import SELECTION
 
 RETURN = "return per patient (no unit)"
+COST = "cost per patient"
 
 
 @st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
@@ -44,14 +45,14 @@ def _valued(path: str, weights: str, sampled: bool, _run: study.Run) -> Valued |
     return value(_run.label, policy, episodes, sampled=sampled) if is_quick(policy, episodes) else None
 
 
-def truth(run: study.Run, rule: str) -> Estimate | None:
-    """Mean return on new simulated patients; None where the run was not evaluated."""
+def truth(run: study.Run, rule: str, measure: str = "returns") -> Estimate | None:
+    """Mean return, or ``cost``, on new simulated patients; None where the run was not evaluated."""
     try:
         result = evaluation.outcomes(run)
     except UserError as error:
         page.problems([f"{run.label}: {error}"])
         return None
-    return mean_over_seeds(result[rule].returns) if result and rule in result else None
+    return mean_over_seeds(getattr(result[rule], measure)) if result and rule in result else None
 
 
 def command(runs: list[study.Run]) -> str:
@@ -189,8 +190,8 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
     constant = first.constant.values["fqe"].estimate
     if constant is not None:
         lines.append((f"{first.constant_name}, fitted Q evaluation", OTHER, False, constant))
-    figure = panels_of_estimates([(RETURN, lines)])
-    page.draw(figure, "estimates", "Estimates beside the simulator's returns")
+    figure = panels_of_estimates([(RETURN, lines), (COST, costs(runs, result, rule))])
+    page.draw(figure, "estimates", "Estimates beside the simulator's returns and costs")
     refused = dict.fromkeys(
         f"{runs[index].label}, {ESTIMATORS[name]}: {one.refused}."
         for index, valued in result.items()
@@ -200,12 +201,28 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
     write.markdown("{}", bullets(sentence("**Not available.** {}", words) for words in refused))
     described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
     write.caption(
-        "Filled: mean return on new simulated patients. Open: estimates from the "
+        "Filled: mean return and cost on new simulated patients. Open: estimates from the "
         "recorded visits alone. Lines: 95{}% intervals over patients or seeds. What is "
         "valued: {}.",
         NBSP,
         described,
     )
+
+
+def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[Line]:
+    """Estimated costs beside the simulator's."""
+    lines: list[Line] = []
+    for index, valued in result.items():
+        run, look = runs[index], mark(index)
+        known = truth(run, rule, "cost")
+        lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
+        if valued.cost is None:
+            lines.append((run.label, look, False, "not available, a visit has no cost"))
+            continue
+        for name, one in valued.cost.values.items():
+            words = f"{run.label}, {ESTIMATORS[name]}"
+            lines.append((words, look, False, one.estimate or "not available, see below"))
+    return lines
 
 
 def support(runs: list[study.Run], result: dict[int, Valued]) -> None:

@@ -46,6 +46,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help=f"what networks and updates have beyond the method; repeatable: {options}",
     )
+    parser.add_argument(
+        "--cost-budget",
+        metavar="COST",
+        help="acceptable cost per episode: agents learn from reward less a price of cost, and bounded dose "
+        "sets are trimmed; inf for none (compare and select: COST,COST...)",
+    )
     for name, (kind, text) in TRAINING_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     for name, text in (
@@ -55,6 +61,25 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
         )
+
+
+def regularise_options(arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """Options of ``Regularisation`` to their values: those of --regularise, and of --cost-budget.
+
+    Raises:
+        UserError: one is not written NAME=VALUE, a budget is no number, or it is given in both ways.
+    """
+    given = settings_of(arguments.regularise)
+    if arguments.cost_budget is None:
+        return given
+    if "cost_budget" in given:
+        raise UserError("cost_budget is set twice: by --regularise and by --cost-budget.")
+    try:
+        return given | {"cost_budget": [float(part) for part in arguments.cost_budget.split(",")]}
+    except ValueError:
+        raise UserError(
+            f"--cost-budget must be a cost per episode, or inf for none, got {arguments.cost_budget!r}."
+        ) from None
 
 
 def training_options(arguments: argparse.Namespace, preset: presets.Preset) -> dict[str, Any]:
@@ -153,7 +178,7 @@ def grid_of(arguments: argparse.Namespace, families: Sequence[str] = ()) -> Grid
         settings=settings_of(arguments.set),
         preset=arguments.preset,
         families=tuple(families),
-        regularise=settings_of(arguments.regularise),
+        regularise=regularise_options(arguments),
         data_options=data_options(arguments),
     )
 

@@ -104,7 +104,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     )
     settings.check()
     seeds = options.seed_range(arguments.seeds)
-    regularised = regularisations(options.settings_of(arguments.regularise), preset)
+    regularised = regularisations(options.regularise_options(arguments), preset)
     if len(regularised) > 1:
         raise UserError("train takes one value of each option; several side by side are for compare.")
     shown = preset.data_of(arguments.agent) | options.data_options(arguments)

@@ -139,6 +139,8 @@ class Dataset:
         metadata: the card of the data, with its content hash.
         replicates: 1, or the number of data sets of one length that stand here one after the other, one for
             each seed of a stack; see :meth:`join`.
+        cost: ``[M]`` safety cost of the visit in the world's unit, NaN where it was not recorded; None where
+            nothing is known of it.
     """
 
     obs: Tensor
@@ -150,6 +152,7 @@ class Dataset:
     transform: Transform
     metadata: DatasetMetadata = field(default_factory=DatasetMetadata)
     replicates: int = 1
+    cost: Tensor | None = None
 
     @classmethod
     def join(cls, datasets: Sequence[Dataset]) -> Dataset:
@@ -170,9 +173,10 @@ class Dataset:
         offsets = [k * len(datasets[0]) for k in range(len(datasets))]
         starts = [d.starts[:-1] + offset for d, offset in zip(datasets, offsets, strict=True)]
         end = datasets[-1].starts[-1:] + offsets[-1]
-        first = datasets[0]
+        first, costs = datasets[0], [d.cost for d in datasets if d.cost is not None]
         return cls(
             **joined,
+            cost=torch.cat(costs) if len(costs) == len(datasets) else None,
             starts=torch.cat((*starts, end)),
             transform=first.transform,
             metadata=first.metadata,
@@ -217,6 +221,7 @@ class Dataset:
             reward=tensor(transform.scaled(episodes.reward.astype(np.float64))),
             next_obs=transform.obs(torch.as_tensor(episodes.next_obs, dtype=raw)).to(device, dtype),
             terminated=tensor(episodes.terminated),
+            cost=tensor(episodes.cost.astype(np.float64)),
             starts=torch.as_tensor(starts, device=device),
             transform=transform,
             metadata=episodes.metadata,

@@ -49,6 +49,10 @@ class Regularisation:
     the belief about the patient; see ``dosing.training.belief_agent``."""
     imagined: int = 20
     """Further doses at every recorded visit whose advantage in the response model is learned too."""
+    cost_budget: float | None = None
+    """Largest acceptable cost per episode, in the scenario's own unit: what is learned from is reward less
+    lambda times cost, and bounded dose sets are trimmed; see ``dosing.models.cost_budget``. None and infinity
+    are no budget."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -64,10 +68,13 @@ class Regularisation:
             "prior": (self.prior in get_args(Prior), f"one of {', '.join(get_args(Prior))}"),
             "advantage": (self.advantage in get_args(Advantage), f"one of {', '.join(get_args(Advantage))}"),
             "imagined": (self.imagined >= 0, "at least 0"),
+            "cost_budget": (self.cost_budget is None or self.cost_budget >= 0.0, "at least 0"),
         }
         for name, (good, wanted) in checks.items():
             if not good:
                 raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+        if self.cost_budget == math.inf:
+            object.__setattr__(self, "cost_budget", None)
 
     @classmethod
     def of(cls, fields: Regularisation | Mapping[str, Any] | None) -> Regularisation:

@@ -55,6 +55,10 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
         f"the seeds disagree: no seed would give {proposed}{unit}, the mean of their doses, which lies "
         "between what they would give."
     )
+    said[Reason.OVER_BUDGET] = (
+        f"no dose that the policy would give is predicted to keep the cost budget of "
+        f"{recommender.policy.cost_budget or 0.0:g} per episode; this is the one of least predicted cost."
+    )
     said[Reason.HARD_LIMIT] = f"the proposed dose {proposed}{unit} was held at a hard limit."
     said[Reason.STEP_LIMIT] = (
         f"the proposed dose {proposed}{unit} was held at {dose}{unit}: it may not move further from the "

@@ -34,6 +34,7 @@ class Reason(enum.IntFlag):
     NO_MONITOR = enum.auto()
     SEEDS_APART = enum.auto()
     BETWEEN_SEEDS = enum.auto()
+    OVER_BUDGET = enum.auto()
     HARD_LIMIT = enum.auto()
     STEP_LIMIT = enum.auto()
     BASELINE_LIMIT = enum.auto()
@@ -45,7 +46,12 @@ REFUSES = Reason(Reason.UNFAMILIAR - 1)
 
 
 DEFERS = (
-    Reason.UNFAMILIAR | Reason.UNRECORDED_DOSE | Reason.NO_MONITOR | Reason.SEEDS_APART | Reason.BETWEEN_SEEDS
+    Reason.UNFAMILIAR
+    | Reason.UNRECORDED_DOSE
+    | Reason.NO_MONITOR
+    | Reason.SEEDS_APART
+    | Reason.BETWEEN_SEEDS
+    | Reason.OVER_BUDGET
 )
 
 

@@ -5,7 +5,8 @@ A recommendation is an object, never a bare number. Its status follows from what
 * ``refused``: bad input, a policy whose numbers are not finite, or any failure inside. There is no dose.
 * ``deferred``: the state is unlike the training visits, or no dose near this one was recorded at states like
   it (``dosing.recommendation.novelty``), or there is no monitor that could tell; or the seeds disagree: their
-  doses spread too much beside the recorded ones, or their mean lies where no seed would dose. The dose is
+  doses spread too much beside the recorded ones, or their mean lies where no seed would dose; or no dose of
+  the support is predicted to keep the cost budget that the agent was trained within. The dose is
   shown as what the policy says, not as advice.
 * ``limited``: a hard limit, a step limit or a baseline limit changed the dose.
 * ``ok``: none of these.

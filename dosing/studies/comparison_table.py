@@ -61,6 +61,9 @@ class Row:
         foreseen: what the agent's own distribution of the discounted return says of its recommended dose: its
             mean and its CVaR 5 %, each averaged over recorded visits and seeds; None for an agent without
             such a distribution.
+        budget: cost budget that the agent was trained within; None for one without, and for a rule.
+        predicted_cost: what its cost critic predicts of the recommended doses, mean over recorded visits and
+            seeds; None without a budget.
     """
 
     name: str
@@ -78,6 +81,19 @@ class Row:
     data: str = ""
     lower_tail: Estimate | None = None
     foreseen: tuple[float, float] | None = None
+    budget: float | None = None
+    predicted_cost: float | None = None
+
+    @property
+    def budget_words(self) -> str:
+        """The budget, whether the interval of the cost says that it was met, and the cost predicted."""
+        if self.budget is None or self.cost is None:
+            return "-"
+        met = (
+            "met" if self.cost.high <= self.budget else "exceeded" if self.cost.low > self.budget else "open"
+        )
+        told = "" if self.predicted_cost is None else f" (predicted {self.predicted_cost:.2f})"
+        return f"{self.budget:g}: {met}{told}"
 
     @property
     def is_baseline(self) -> bool:
@@ -297,7 +313,17 @@ def agent_row(
         baseline=result.baseline,
         lower_tail=_lower_tail(best.returns),
         foreseen=_foreseen(policy, obs),
+        budget=policy.cost_budget,
+        predicted_cost=_predicted_cost(policy, obs),
     )
+
+
+def _predicted_cost(policy: DosePolicy, obs: Observations) -> float | None:
+    """Predicted cost of the recommended doses; see :class:`Row`."""
+    if policy.cost_budget is None:
+        return None
+    predicted = policy.predicted_cost(obs, policy.recommended(obs))
+    return None if predicted is None else float(predicted.mean())
 
 
 def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | None:
@@ -318,6 +344,8 @@ def render(rows: Sequence[Row]) -> str:
         "agent",
         "policy",
         "return, recommended dose",
+        "cost",
+        "cost budget",
         "return, sampled dose",
         "worst 5 %",
         "minus estimated constant",
@@ -325,7 +353,6 @@ def render(rows: Sequence[Row]) -> str:
         "half-width",
         "outside limits",
         "outside sparse interval",
-        "cost",
         "foreseen (worst 5 %)",
     )
     body = [
@@ -333,6 +360,8 @@ def render(rows: Sequence[Row]) -> str:
             row.name,
             row.family,
             str(row.recommended),
+            str(row.cost) if row.cost else "-",
+            row.budget_words,
             str(row.sampled) if row.sampled else "-",
             str(row.lower_tail) if row.lower_tail else "-",
             row.difference_words,
@@ -340,7 +369,6 @@ def render(rows: Sequence[Row]) -> str:
             f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else "-",
             mass_words(row.mass_outside_limits, row.width_kind == EXACT),
             mass_words(row.mass_outside_sparse, row.width_kind == EXACT),
-            f"{row.cost.value:.2f}" if row.cost else "-",
             row.foreseen_words,
         )
         for row in rows

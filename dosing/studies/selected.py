@@ -13,6 +13,7 @@ from dosing.models.regularisation import Regularisation
 from dosing.ope.baselines import EstimatedConstant
 from dosing.ope.folds import CrossValidation, PooledValue
 from dosing.ope.selection import BASELINE, Settings
+from dosing.ope.values import Estimator
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits, dose_text
 
@@ -60,6 +61,7 @@ class Selected:
         run: where the first candidate was trained on all patients; None where it is not better than the
             constant dose.
         notes: what a reader has to know besides.
+        costs: estimated costs in place of the values; None where a visit has no cost.
     """
 
     candidates: tuple[Candidate, ...]
@@ -69,6 +71,7 @@ class Selected:
     limits: DoseLimits
     run: RunFolder | None = None
     notes: tuple[str, ...] = ()
+    costs: CrossValidation | None = None
 
     @property
     def chosen(self) -> Candidate | None:
@@ -132,6 +135,8 @@ class Selected:
         """Plain fields, with the run's path from the study folder."""
         result = self.validation
         values = {name: {e: asdict(v) for e, v in own.items()} for name, own in result.values.items()}
+        costs = self.costs.values if self.costs else {}
+        cost = {name: {e: asdict(v) for e, v in costs.get(name, {}).items()} for name in values}
         return {
             "verdict": self.verdict,
             "chosen": self.chosen.to_json() if self.chosen else None,
@@ -144,8 +149,11 @@ class Selected:
                 "unit": self.limits.unit,
                 "doses_of_folds": list(result.doses),
                 "values": values[BASELINE],
+                "costs": cost[BASELINE],
             },
-            "candidates": [c.to_json() | {"values": values[c.name]} for c in self.candidates],
+            "candidates": [
+                c.to_json() | {"values": values[c.name], "costs": cost[c.name]} for c in self.candidates
+            ],
             "decided_by": self.criterion.estimators[0],
             "criterion": asdict(self.criterion),
             "patients": result.patients,
@@ -171,9 +179,9 @@ class Selected:
         kind = "constant" if self.constant.identified else "median recorded"
         names = {BASELINE: f"{kind} dose of each fold's training patients, {self.dose} of all"}
         names |= {c.name: c.name for c in self.candidates}
-        head = ("candidate", "estimator", "return", "minus constant dose", "verdict", "in each fold")
+        head = ("candidate", "estimator", "return", "cost", "minus constant dose", "verdict", "in each fold")
         body = [
-            (title, estimator, *_cells(self.validation.values[name][estimator]))
+            (title, estimator, *self._cells(name, estimator))
             for estimator in self.criterion.estimators
             for name, title in names.items()
         ]
@@ -184,9 +192,13 @@ class Selected:
         ]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
-
-def _cells(value: PooledValue) -> tuple[str, str, str, str]:
-    """Return, difference, verdict, and the difference in every fold or why there is none."""
-    folds = ", ".join(f"{d:.2f}" for d in value.folds)
-    estimate, difference = (str(x) if x else "-" for x in (value.estimate, value.difference))
-    return estimate, difference, value.verdict or "-", f"refused: {value.refused}" if value.refused else folds
+    def _cells(self, name: str, estimator: Estimator) -> tuple[str, str, str, str, str]:
+        """Return, cost, difference, verdict, and the difference in every fold or why there is none."""
+        value = self.validation.values[name][estimator]
+        costs = self.costs.values.get(name, {}) if self.costs else {}
+        cost = costs[estimator].estimate if estimator in costs else None
+        folds = ", ".join(f"{d:.2f}" for d in value.folds)
+        numbers = (str(x) if x else "-" for x in (value.estimate, cost, value.difference))
+        estimate, told, difference = numbers
+        last = f"refused: {value.refused}" if value.refused else folds
+        return estimate, told, difference, value.verdict or "-", last

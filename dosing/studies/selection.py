@@ -24,6 +24,7 @@ from dosing.data.dataset import dose_limits
 from dosing.data.store import Episodes, read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
+from dosing.ope.costs import costs_of_folds
 from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
 from dosing.ope.selection import FEWEST_MODELS, OF_EPISODES, Settings
 from dosing.ope.trajectories import Trajectories, fold_patients
@@ -100,10 +101,10 @@ def select(
     jobs = [job(candidate, visits, study / FOLDS) for candidate in candidates for visits in files]
     results = list(run_jobs(jobs, launcher))
     runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
-    validation = _validate(parts, runs, criterion)
+    validation, costs = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
     notes, limits = _notes(candidates, left_out, grid.preset, memory), dose_limits(episodes)
-    result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes)
+    result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes, costs=costs)
     if result.chosen:
         (run,) = run_jobs([job(result.chosen, file, study)], launcher)
         if isinstance(run, TrainingDivergedError):
@@ -214,8 +215,8 @@ def _validate(
     parts: Sequence[tuple[Episodes, Episodes]],
     runs: Mapping[str, Sequence[RunFolder | TrainingDivergedError]],
     criterion: Settings,
-) -> CrossValidation:
-    """Values of all candidates; one that diverged in a fold has none and counts as tried."""
+) -> tuple[CrossValidation, CrossValidation | None]:
+    """Values and costs of all candidates; one that diverged in a fold has none and counts as tried."""
     diverged = {
         name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
         for name, results in runs.items()
@@ -228,8 +229,8 @@ def _validate(
         if name not in diverged
     }
     folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
-    results = evaluate_folds(folds, criterion, len(runs))
-    return replace(results, values=results.values | diverged)
+    results, costs = evaluate_folds(folds, criterion, len(runs)), costs_of_folds(folds, criterion, len(runs))
+    return replace(results, values=results.values | diverged), costs
 
 
 def _order(value: PooledValue) -> tuple[bool, float]:

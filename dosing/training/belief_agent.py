@@ -205,6 +205,7 @@ class OnBelief(BeliefAgent):
             next_obs=rows(states[:, :, 1:].expand(copies, *states[:, :, 1:].shape)),
             act=rows(doses),
             reward=scaled,
+            cost=None,
             terminated=torch.ones_like(scaled),
             starts=torch.arange(len(scaled) + 1, device=dataset.starts.device),
         )

@@ -12,10 +12,15 @@ from dosing.agent import Agent
 from dosing.errors import UserError
 
 
+def optimizers(agent: Agent) -> dict[str, torch.optim.Optimizer]:
+    """All optimisers by name: the method's, and that of a cost critic."""
+    return agent.optimizers | ({} if agent.budget is None else {"budget": agent.budget.optimizer})
+
+
 def training_state(agent: Agent) -> dict[str, Tensor]:
     """Weights, target networks and optimiser moments of an agent, by name."""
     state = {f"agent.{name}": value for name, value in agent.state_dict().items()}
-    for label, optimizer in agent.optimizers.items():
+    for label, optimizer in optimizers(agent).items():
         state |= moments(optimizer, f"optimizer.{label}.")
     return state
 
@@ -32,7 +37,7 @@ def load_training_state(agent: Agent, state: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"the checkpoint does not fit this agent: {first}") from error
-    for label, optimizer in agent.optimizers.items():
+    for label, optimizer in optimizers(agent).items():
         load_moments(optimizer, state, f"optimizer.{label}.")
 
 

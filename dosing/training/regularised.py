@@ -1,4 +1,4 @@
-"""What regularisation adds to the training of any agent: a prior dose, and hidden units that are left out.
+"""What regularisation adds to the training of any agent: a prior dose, units left out, a price of cost.
 
 The methods know nothing of it; see ``dosing.models.regularisation``.
 """
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
+from dosing.errors import UserError
 from dosing.models.batch import Batch
-from dosing.models.networks import Mlp
+from dosing.models.cost_budget import CostBudget
+from dosing.models.networks import Initialiser, Mlp
 from dosing.models.prior import Centred, constant_dose
 from dosing.types import Noise
 
@@ -19,12 +21,40 @@ UNITS = "dropped_units"
 """Name of the noise that leaves out hidden units."""
 
 
+def keep_budget(agent: Agent, init: Initialiser) -> None:
+    """Give a fresh agent the cost budget of its regularisation, if there is one.
+
+    Raises:
+        UserError: the agent cannot be trained on reward less a price of cost that changes along the way.
+    """
+    budget, name = agent.regularisation.cost_budget, type(agent).__name__
+    if budget is None:
+        return
+    if agent.regularisation.advantage == "model":
+        raise UserError(
+            f"{name} on a belief learns advantages in a model of the reward alone, which knows no cost: "
+            "train it without a cost budget, or with advantage=critic."
+        )
+    if agent.rewards == "none":
+        raise UserError(f"{name} learns from doses alone, so that no price of cost would change its policy.")
+    if agent.rewards == "fixed" or agent.looks_back:
+        raise UserError(
+            f"{name} takes something from the recorded rewards before its first update, and a cost budget "
+            "changes rewards during training: choose another agent."
+        )
+    if agent.discount == 1.0:
+        raise UserError("a cost budget needs a discount below 1.")
+    agent.budget = CostBudget(init, agent.problem, budget, agent.discount)
+
+
 def prepare(agent: Agent, dataset: Dataset) -> None:
     """Take from the data what is fixed before the first update: the prior dose, and what the method takes.
 
     Raises:
-        UserError: the data do not do, as of the method's own ``prepare`` and of the prior.
+        UserError: the data do not do, as of the method's own ``prepare``, of the prior and of a cost budget.
     """
+    if agent.budget is not None:
+        agent.budget.prepare(dataset)
     if agent.regularisation.prior == "constant_dose":
         split = (dataset.replicates, len(dataset) // dataset.replicates)
         act = dataset.act.double().cpu().unflatten(0, split).mT.numpy()  # [R, A, M], one dose at a time
@@ -46,7 +76,14 @@ def noise_plan(agent: Agent, batch_size: int) -> dict[str, Noise]:
 
 
 def take_step(agent: Agent, batch: Batch) -> dict[str, Tensor]:
-    """Take the agent's ``update`` with the hidden units left out that the batch says; returns its metrics."""
+    """Take the agent's ``update``, costs charged where they have a budget; returns its metrics."""
+    if agent.budget is None:
+        return _update(agent, batch)
+    return _update(agent, agent.budget.charged(batch)) | agent.budget.update(batch, agent.policy)
+
+
+def _update(agent: Agent, batch: Batch) -> dict[str, Tensor]:
+    """The agent's ``update`` with the hidden units left out that the batch says."""
     networks = _dropping(agent)
     if not networks:
         return agent.update(batch)

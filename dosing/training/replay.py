@@ -315,6 +315,8 @@ def check_single(agent: Agent, dataset: Dataset | None = None) -> None:
     unknown = sorted(agent.needs - columns_for(agent).keys())
     if unknown:
         raise UserError(f"{name} needs {unknown}, which a replay buffer cannot serve.")
+    if agent.budget is not None:
+        raise UserError(f"{name} was built with a cost budget; a trial does not replay costs.")
     if agent.episodes is not None or agent.looks_back:
         raise UserError(f"{name} learns from whole episodes; a trial replays single visits.")
     if dataset is not None and agent.rows(dataset) is not None:

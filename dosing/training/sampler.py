@@ -106,11 +106,32 @@ def _return_to_go(dataset: Dataset, discount: float = 1.0) -> Tensor:
 
     Nothing is added for what may have followed where a time limit ended the episode.
     """
-    total, lengths = dataset.reward.double().clone(), dataset.starts.diff()
+    return _to_go(dataset, dataset.reward, discount)
+
+
+def _to_go(dataset: Dataset, values: Tensor, discount: float) -> Tensor:
+    """Sum of values ``[M]`` from the visit to the end of its episode, ``[M, 1]``."""
+    total, lengths = values.double().clone(), dataset.starts.diff()
     for left in range(2, int(lengths.max()) + 1):  # all episodes at once, from their ends
         rows = (dataset.starts[1:] - left)[lengths >= left]
         total[rows] += discount * total[rows + 1]
     return total.to(dataset.reward.dtype)[:, None]
+
+
+def _cost(dataset: Dataset) -> Tensor:
+    """Recorded safety cost of the visit, ``[M, 1]``, in the world's unit.
+
+    Raises:
+        UserError: there is none.
+    """
+    if dataset.cost is None:
+        raise UserError("the data set has no column cost.")
+    return dataset.cost[:, None]
+
+
+def _cost_to_go(dataset: Dataset, discount: float) -> Tensor:
+    """As :func:`_return_to_go`, of the cost."""
+    return _to_go(dataset, _cost(dataset).squeeze(1), discount)
 
 
 def _time_step(dataset: Dataset) -> Tensor:
@@ -135,21 +156,25 @@ def _mask(dataset: Dataset) -> Tensor:
 EXTRAS: Mapping[str, Callable[[Dataset], Tensor]] = {
     "next_act": _next_act,
     "has_next": _has_next,
+    "cost": _cost,
     "return_to_go": _return_to_go,
     "time_step": _time_step,
     "episode": _episode,
     "mask": _mask,
 }
 """Columns an agent can ask for in ``needs``, each ``[M, width]``; beside them ``discounted_return``, which is
-``return_to_go`` with the agent's discount."""
+``return_to_go`` with the agent's discount, and ``discounted_cost``, the same of the cost."""
 
 
 def columns_for(agent: Agent) -> dict[str, Callable[[Dataset], Tensor]]:
     """Every column that can be served to an agent, by name."""
-    return {**EXTRAS, "discounted_return": partial(_return_to_go, discount=agent.discount)}
+    sums = {"discounted_return": _return_to_go, "discounted_cost": _cost_to_go}
+    return {**EXTRAS, **{name: partial(column, discount=agent.discount) for name, column in sums.items()}}
 
 
-OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "episode", "mask"})
+OF_THE_VISIT = frozenset(
+    {"return_to_go", "discounted_return", "discounted_cost", "time_step", "episode", "mask"}
+)
 """Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
 
 
@@ -189,10 +214,10 @@ class Sampler:
             with windows it is rounded down to whole ones, of which there is at least one.
         in_place: write every batch into the same memory, as a captured graph needs; a batch is then valid
             until the next one is drawn.
-        lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum;
-            ``next_obs`` and the extra columns, but for ``OF_THE_VISIT``, are those after the last; and
-            ``terminated`` is 1 - gamma^(n - 1) (1 - d), so that a one-step target of the batch is the n-step
-            target of the data.
+        lookahead: over how many visits rewards are summed. ``reward`` is then their discounted sum, as
+            ``cost`` is that of the costs; ``next_obs`` and the extra columns, but for ``OF_THE_VISIT``, are
+            those after the last; and ``terminated`` is 1 - gamma^(n - 1) (1 - d), so that a one-step target
+            of the batch is the n-step target of the data.
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
@@ -213,7 +238,7 @@ class Sampler:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {batch_size}.")
         columns = columns_for(agent)
-        unknown = sorted(agent.needs - columns.keys())
+        unknown = sorted(agent.columns - columns.keys())
         if unknown:
             raise UserError(f"the sampler cannot serve {unknown}; it has {sorted(columns)}.")
         prepare(agent, dataset)
@@ -227,7 +252,7 @@ class Sampler:
         self.batch_size = batch_size = blocks * self.length
         self._noise_plan = noise_plan(agent, batch_size)
         n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
-        self._extras = sorted(agent.needs, key=lambda name: (name in OF_THE_VISIT, name))
+        self._extras = sorted(agent.columns, key=lambda name: (name in OF_THE_VISIT, name))
         extras = [columns[name](dataset) for name in self._extras]
         self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
         # One row per transition, so that a batch is one gather instead of five.
@@ -326,6 +351,9 @@ class Sampler:
         kept = sum(name in OF_THE_VISIT for name in self._extras)  # the last columns, of width 1 each
         rows[:, own : rows.shape[1] - kept] = last[:, own : rows.shape[1] - kept]
         rows[:, own + n_obs] = (rewards[following] * self._powers * live).sum(-1)
+        if "cost" in self._extras:
+            at = sum(self._widths[: 5 + self._extras.index("cost")])
+            rows[:, at] = (self._rows[:, at][following] * self._powers * live).sum(-1)
         rows[:, own + n_obs + 1] = 1.0 - self._powers[visits - 1] * (1.0 - last[:, own + n_obs + 1])
 
     def __call__(self, step: int) -> Batch:

@@ -155,6 +155,16 @@ def test_names_over_the_scatter_stand_in_rows_of_their_own() -> None:
     assert [s.y0 for s in lines] == pytest.approx([share * (k - low) / (high - low) for k in range(4)])
 
 
+def test_cost_budgets_are_lines_within_the_scatter() -> None:
+    point = Estimate(1.0, 0.5, 1.5, 0.95, 10, 2, "t")
+    figure = cohort.cost_and_return([("A", MARKS[0], point, point)], [0.5, 9.0])
+    across = [(s.y0, s.y1) for s in figure.layout.shapes if s.xref == "x domain"]
+    assert across == [(0.5, 0.5), (9.0, 9.0)]
+    assert "cost budget 0.5" in texts(figure)
+    assert "cost budget 9" in texts(figure)
+    assert figure.layout.yaxis.range[1] > 9.0
+
+
 def test_subgroups_are_drawn_with_their_ends_and_intervals() -> None:
     rng = np.random.default_rng(0)
     trait, returns = rng.normal(size=(3, 40)), rng.normal(size=(3, 40))

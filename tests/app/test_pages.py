@@ -234,7 +234,10 @@ def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path
     assert set(table["verdict"]) <= {"\N{EM DASH}", "better", "worse", "not distinguishable", "reference"}
     assert table["outside hard limits"][0].replace("\N{NO-BREAK SPACE}", " ") == "0 (exactly)"
     assert "2 seeds" in words(at)
-    assert len(at.get("plotly_chart")) == 1
+    costs = [str(line.cost).replace("-", "\N{MINUS SIGN}") if line.cost else "\N{EM DASH}" for line in rows]
+    assert costs == table["cost"].tolist()
+    assert set(table["cost budget"]) == {"\N{EM DASH}"}
+    assert len(at.get("plotly_chart")) == 2  # returns, and cost against return
 
 
 def test_data_sets_are_compared_one_by_one(open_app, full_study: Path, tmp_path: Path) -> None:

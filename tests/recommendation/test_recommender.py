@@ -578,6 +578,26 @@ def test_seeds_that_disagree_are_deferred(
     assert (result.spread[0] > limit) == ("seeds_apart" in codes)
 
 
+@pytest.mark.parametrize(
+    ("over", "deferred"), [([True, True], True), ([True, False], True), ([False] * 2, False)]
+)
+def test_without_a_dose_within_the_cost_budget_the_dose_is_deferred(over: list[bool], deferred: bool) -> None:
+    class Budgeted(Told):
+        cost_budget = 5.0
+
+        def over_budget(self, obs: Any) -> Any:
+            return np.broadcast_to(np.array(over)[:, None], obs.shape[:2])
+
+    dose = np.array([[0.1], [0.1]])
+    policy = Budgeted(dose, dose - 0.1, dose + 0.1)
+    result = recommend(Recommender(policy, RULES, monitor()), cohort(16).obs[5].tolist())
+    check(result, UNIT)
+    assert result.codes == (("over_budget",) if deferred else ())
+    assert result.status == ("deferred" if deferred else "ok")
+    if deferred:
+        assert "the cost budget of 5 per episode" in result.reasons[0]
+
+
 def test_a_deferred_dose_is_held_at_the_limits_too() -> None:
     dose = np.array([[1.0], [1.9]])
     result = recommend(

@@ -19,6 +19,7 @@ from dosing.data.store import Episodes
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.rollout import evaluate, rollout
 from dosing.evaluation.rules import constant
+from dosing.evaluation.statistics import Estimate
 from dosing.policy import DosePolicy
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import EPISODES
@@ -36,7 +37,7 @@ from dosing.studies.comparison_table import (
     render,
 )
 from simulator.scenarios import CohortFactory
-from tests.support.samples import ENV, cohort, is_bounded, long_for_most, stack
+from tests.support.samples import ENV, PROBLEM, cohort, is_bounded, long_for_most, small, stack
 
 SEEDS = (0, 1, 2)
 PATIENTS = 40
@@ -420,3 +421,47 @@ def test_a_table_of_an_earlier_version_is_read(result: References) -> None:
     line = reference_rows(result)[0]
     fields = {k: v for k, v in line.to_json().items() if k not in ("lower_tail", "foreseen")}
     assert Row.from_json(json.loads(json.dumps(fields))) == dataclasses.replace(line, lower_tail=None)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (None, "-"),
+        (1.0, "1: exceeded (predicted 4.20)"),
+        (5.0, "5: open (predicted 4.20)"),
+        (6.5, "6.5: met (predicted 4.20)"),
+    ],
+)
+def test_the_table_says_whether_a_cost_budget_was_met(
+    budget: float | None, words: str, result: References, factory: CohortFactory
+) -> None:
+    """Met where the whole interval of the cost lies within the budget."""
+    cost = Estimate(5.0, 4.0, 6.0, 0.95, 120, 3, "t over seeds")
+    told = dataclasses.replace(
+        row(BOUNDED[0], result, factory, None),
+        cost=cost,
+        budget=budget,
+        predicted_cost=None if budget is None else 4.2,
+    )
+    assert told.budget_words == words
+    head, _, line = render([told]).splitlines()
+    columns = [
+        head.index(name) for name in ("return, recommended dose", "cost", "cost budget", "return, sampled")
+    ]
+    assert columns == sorted(columns)
+    assert line[columns[1] :].startswith(str(cost))
+    assert line[columns[2] :].startswith(words)
+    assert Row.from_json(json.loads(json.dumps(told.to_json()))) == told
+
+
+def test_a_row_has_the_budget_and_the_predicted_cost_of_its_agent(
+    result: References, factory: CohortFactory
+) -> None:
+    agent = agents.build("fttpo", small("fttpo"), PROBLEM, SEEDS, regularisation={"cost_budget": 2.0})
+    own, states = DosePolicy(agent, Transform.fit(cohort())), cohort().obs[:50]
+    line = agent_row("FtTPO", "sparse", own, evaluate(own, factory, PATIENTS), result, states, None)
+    obs = np.broadcast_to(states, (len(SEEDS), *states.shape))
+    predicted = own.predicted_cost(obs, own.recommended(obs))
+    assert predicted is not None
+    assert line.budget == 2.0
+    assert line.predicted_cost == pytest.approx(predicted.mean())

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import agents
 from dosing.errors import UserError
 from dosing.runs.files import read_tensors, write_tensors
 from dosing.training.replay import ReplayBuffer, ReplaySampler
 from dosing.training.sampler import BLOCK, columns_for
 from dosing.types import Problem
-from tests.support.samples import dataset, stack
+from tests.support.samples import PROBLEM, dataset, small, stack
 
 NEEDS = ("discounted_return", "has_next", "mask", "next_act", "return_to_go", "time_step")
 SEEDS = (0, 4)
@@ -198,3 +199,6 @@ def test_what_cannot_be_replayed_is_refused() -> None:
         ReplaySampler(agent(), None, 8, 0.0)(0)
     with pytest.raises(UserError, match="QuasiOptimal learns from whole episodes"):
         ReplaySampler(stack("quasi_optimal", SEEDS), dataset(), 8, 0.5)
+    kept = agents.build("iql", small("iql"), PROBLEM, SEEDS, regularisation={"cost_budget": 1.0})
+    with pytest.raises(UserError, match="IQL was built with a cost budget; a trial does not replay costs"):
+        ReplaySampler(kept, dataset(), 8, 0.5)
