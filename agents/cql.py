@@ -46,7 +46,7 @@ from dosing.models.critics import Critic, frozen
 from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
-from dosing.models.policy_heads import Policy
+from dosing.models.policy_heads import SMALL_GAIN, Policy
 from dosing.models.settings import CriticSettings
 from dosing.types import About, Noise, Problem
 
@@ -92,6 +92,9 @@ class CQLConfig(CriticSettings):
     """Lower bound of the policy's log scale before tanh; -20 in the released code."""
     log_std_max: float = 2.0
     """Upper bound of the same."""
+    small_start: bool = False
+    """The critics' last layer starts with gain 0.01, the policy's heads near 0 and its scale at 1/e, as
+    released for locomotion (CORL); otherwise last layers start as the others do, and the scale near 1."""
 
 
 class CQL(Agent):
@@ -109,8 +112,18 @@ class CQL(Agent):
         _check(config)
         self.config = config
         log_std = (config.log_std_min, config.log_std_max)
-        self.actor = Policy(init, problem, config.hidden, "squashed_gaussian", log_std=log_std)
-        self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="orthogonal")
+        small = config.small_start
+        self.actor = Policy(
+            init, problem, config.hidden, "squashed_gaussian", log_std=log_std, small_start=small
+        )
+        self.critic = Critic(
+            init,
+            problem.n_obs,
+            problem.n_act,
+            config.hidden,
+            scheme="orthogonal",
+            last_gain=SMALL_GAIN if small else None,
+        )
         self.critic_target = target_copy(self.critic)
         self.log_temperature = init.constant(0.0, 1)
         self.optimizers = {
