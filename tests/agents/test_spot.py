@@ -46,7 +46,7 @@ def test_the_expected_dropped_unit_is_the_unit() -> None:
             layer.weight.mul_(0.02)  # small enough for tanh to be linear
     obs = torch.randn(1, 1, N_OBS, dtype=torch.float64).expand(len(SEEDS), 2000, N_OBS)
     u = torch.rand(len(SEEDS), 2000, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    dropped = agent._dropped_action(replace(make_batch(agent), obs=obs, noise={"dropout": u}))
+    dropped = agent._proposed(replace(make_batch(agent), obs=obs, noise={"dropout": u}))[0]
     mean, error = dropped.mean((1, 2)), dropped.std((1, 2)) / math.sqrt(2000)
     assert bool((error > 0.0).all())
     assert bool(((mean - agent.actor.action(obs).mean((1, 2))).abs() < 4.0 * error).all())
@@ -62,4 +62,4 @@ def test_the_loss_trains_the_network_that_is_deployed() -> None:
     noise = {"dropout": torch.full((2, 6, 16), 0.5, dtype=torch.float64)}
     zero = torch.zeros(2, 6, dtype=torch.float64)
     batch = Batch(obs, torch.zeros(2, 6, 2, dtype=torch.float64), zero, obs, zero, noise)
-    torch.testing.assert_close(agent._dropped_action(batch), agent.actor.action(obs))
+    torch.testing.assert_close(agent._proposed(batch)[0], agent.actor.action(obs))
