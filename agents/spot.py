@@ -169,8 +169,10 @@ class SPOT(Agent):
         return 0 if done < 0 else 1 + int(self.config.moves(done))
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of the phase, each ``[S]``: ``vae`` or ``behaviour``; or ``critic`` and, in the policy's
-        turn, ``actor`` and, of a soft actor-critic, ``temperature``."""
+        """Losses of the phase, each ``[S]``.
+
+        ``vae`` or ``behaviour``; or ``critic`` and, in the policy's turn, ``actor`` and ``temperature``.
+        """
         c, phase = self.config, self.phase(batch.step)
         if phase == 0:
             if c.density == "gaussian":
@@ -208,7 +210,7 @@ class SPOT(Agent):
         return td_target(batch.reward, batch.terminated, c.discount, bootstrap)
 
     def _proposed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The policy's dose ``[S, B, A]`` in its own loss, and its log-density ``[S, B]`` where it has one."""
+        """The policy's dose ``[S, B, A]`` in its own loss, with its log-density ``[S, B]`` or None."""
         keep = self._kept(batch.noise["dropout"]) if self.config.dropout > 0.0 else []
         if self.config.actor == "deterministic":
             return self.actor.action(batch.obs, keep), None

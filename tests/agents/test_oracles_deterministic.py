@@ -108,7 +108,9 @@ def test_spot_losses_with_dropout_in_the_target(n_act: int, dropout: float, dens
 
 @pytest.mark.parametrize("n_act", [1, 3])
 @pytest.mark.parametrize("density", ["elbo", "importance", "gaussian"])
-@pytest.mark.parametrize("option", [{}, {"normalise_q": False, "dropout": 0.0}, {"target_dropout": True}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{}, {"normalise_q": False, "dropout": 0.0}, {"target_dropout": True}], ids=str
+)
 def test_spot_losses_of_a_stochastic_policy(n_act: int, density: str, option: dict[str, Any]) -> None:
     cases.agrees(ORACLES, "spot soft", SOFT | {"density": density} | option, n_act)
 

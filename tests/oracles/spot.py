@@ -145,7 +145,9 @@ def soft_critic_loss(
         )
         target = float(batch["reward"][b])
         target += config["discount"] * (1.0 - float(batch["terminated"][b])) * future
-        for q in nets.action_values(params, "critic.net", batch["obs"][b], [float(x) for x in batch["act"][b]]):
+        for q in nets.action_values(
+            params, "critic.net", batch["obs"][b], [float(x) for x in batch["act"][b]]
+        ):
             total += (target - q) ** 2 / n
     return total
 
