@@ -25,8 +25,8 @@ tells them apart. ``density = "gaussian"`` is the paper's other estimate, a cond
 N(m(s), sigma(s)^2) fitted by likelihood, which has one mode; P = - beta/2n ln p(a | s) keeps the unit.
 
 The paper's penalty is a term for any actor-critic. ``actor = "squashed_gaussian"`` puts it on a soft
-actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): a ~ pi(.|s) along its path in L_pi, which gains alpha ln
-pi(a | s) and takes min_i Q_i, a' ~ pi(.|s') without noise, and L_alpha = - ln alpha E [ln pi(a | s) - n].
+actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): a ~ pi(.|s) along its path in L_pi, which gains
+alpha ln pi(a | s) and takes min_i Q_i, a' ~ pi(.|s') without noise, and L_alpha = - ln alpha E [ln pi - n].
 
 A departure from the released code: there the target policy, never in evaluation mode, keeps its dropout, a
 further noise on a'; here only pi(s) in L_pi has any, unless ``target_dropout``.
