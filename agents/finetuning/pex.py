@@ -186,7 +186,7 @@ class PEXAgent(Expanded):
         return {"own": Noise("uniform", (batch_size, width)), "choice": Noise("uniform", (batch_size,))}
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """IQL's losses with the policy's own, and ``temperature`` and ``offline`` where they adapt, ``[S]``."""
+        """IQL's losses with the policy's own, and those of what else adapts by settings, each ``[S]``."""
         c = self.config
         losses, metrics = self.online.losses_and_metrics(batch)
         if c.offline_step_size is not None:
