@@ -4,8 +4,9 @@
 
 First, doses recorded around -0.5 and +0.5 with a standard deviation of 0.1, whatever the state: what each
 estimator reports at the modes and in the empty middle, in nats, beside the truth. Then environment SimEnv3,
-50 patients x 24 visits, doses uniform within the limits, with the ``common`` settings but for widths: the return of 1,000
-new patients per seed under each estimator. The same command continues a study that was stopped.
+50 patients x 24 visits, doses uniform within the limits, with the ``common`` settings but for widths: the
+return of 1,000 new patients per seed under each estimator. The same command continues a study that was
+stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.dataset import Dataset, Transform
 from dosing.models.batch import Batch
-from dosing.runs.files import write_atomic, write_json
 from dosing.studies import Cohort, DataSource, Grid, Resources, TrainingSettings, compare
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler

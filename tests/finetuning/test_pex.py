@@ -143,7 +143,7 @@ def test_the_papers_evaluation_is_drawn_as_it_says(epsilon: float) -> None:
     mean = np.where(taken, second, offer[..., None]).mean(-1)
     np.testing.assert_allclose(distribution.mean[..., 0], mean, atol=0.05)
     usual = learner("pex,draws=64,inverse_temperature=3", start).agent
-    np.testing.assert_array_equal(distribution.mode, usual.policy(obs).base_dist.mode)  # type: ignore[attr-defined]
+    assert torch.equal(distribution.mode, usual.policy(obs).base_dist.mode)
 
 
 def test_recommended_is_the_mode_of_highest_value() -> None:
