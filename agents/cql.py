@@ -58,11 +58,11 @@ LARGEST_MULTIPLIER = 1e6
 class CQLConfig(CriticSettings):
     """Settings of CQL for the treatment simulators; target rate, samples and multiplier as published.
 
-    The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as many,
-    a discount of 0.99, a policy step size of 3e-5, a weight of 10 without the multiplier, a log scale from
-    -20 and ``small_start``; its mazes critics of five layers, a policy step size of 1e-4, a weight of 5 with the multiplier at a target gap of
-    0.8, the largest of 10 doses in the backup and no gap below -200. The original code imitates for its first
-    40,000 updates.
+    The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as
+    many, a discount of 0.99, a policy step size of 3e-5, a weight of 10 without the multiplier, a log
+    scale from -20 and ``small_start``; its mazes critics of five layers, a policy step size of 1e-4, a
+    weight of 5 with the multiplier at a target gap of 0.8, the largest of 10 doses in the backup and no
+    gap below -200. The original code imitates for its first 40,000 updates.
     """
 
     learning_rate: float = 3e-4

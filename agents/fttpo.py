@@ -196,7 +196,7 @@ class FtTPO(Agent):
         self.value = Value(init, n_obs, hidden, scheme="xavier")
         self.critic_target = target_copy(self.critic)
         trained = [self.proposal, self.actor, self.critic, self.value]
-        if config.actor_loss == "spot" and config.spot_density == "behaviour":
+        if config.spot_density == "behaviour":
             self.behaviour = Proposal(init, problem, hidden, config.proposal, config.q_proposal)
             trained.append(self.behaviour)
         self.optimizers = {
@@ -274,7 +274,7 @@ class FtTPO(Agent):
             "value": 0.5 * (v - baseline).square().mean(-1),
             "proposal": -(weight * proposal.log_prob(recorded).sum(-1)).mean(-1),
         }
-        if "behaviour" in self._modules:
+        if c.spot_density == "behaviour":
             parameters = self.behaviour.parameters_at(self.behaviour.trunk(batch.obs))
             likelihood = self.behaviour.distribution(*parameters).log_prob(recorded).sum(-1)
             losses["behaviour"] = -likelihood.mean(-1)
@@ -382,8 +382,8 @@ def check(config: FtTPOConfig) -> None:
         raise UserError(f"q_actor must be below 1 for a bounded dose set, got {c.q_actor}.")
     if not 1.0 <= c.q_proposal < 3.0:
         raise UserError(f"q_proposal must be at least 1 and below 3, got {c.q_proposal}.")
-    if c.nodes < 1:
-        raise UserError(f"nodes must be at least 1, got {c.nodes}.")
+    if c.spot_density == "behaviour" and c.actor_loss != "spot":
+        raise UserError(f"spot_density 'behaviour' needs actor_loss 'spot', got {c.actor_loss!r}.")
     if c.candidates < 1 or not 1 <= kept(c) <= c.candidates:
         raise UserError(f"rho must keep 1 to all of the candidates, got rho {c.rho} of {c.candidates}.")
     if c.actor == "gaussian" and c.proposal == "squashed_gaussian":

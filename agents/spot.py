@@ -148,7 +148,7 @@ class SPOT(Agent):
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Normal noise of the target action and of the latents; uniform noise of dropout and draws."""
         c, n_act = self.config, self.problem.n_act
-        plan = {}
+        plan: dict[str, Noise] = {}
         if c.density != "gaussian":
             plan["vae"] = Noise("normal", (batch_size, 1, 2 * n_act))
         if c.actor == "deterministic":

@@ -68,7 +68,9 @@ class Preset:
         own = self.variants[name]
         merged = {agent: dict(self.agents.get(agent, {})) | dict(own.get(agent, {})) for agent in own}
         data = dict(self.agent_data) | dict(self.variant_data.get(name, {}))
-        return dataclasses.replace(self, agents=dict(self.agents) | merged, agent_data=data, variants={})
+        return dataclasses.replace(
+            self, agents=dict(self.agents) | merged, agent_data=data, variants={}, variant_data={}
+        )
 
     def data_of(self, agent: str) -> dict[str, Any]:
         """Options of ``Transform.fit`` for an agent."""

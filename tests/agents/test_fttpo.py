@@ -536,6 +536,7 @@ def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
         ({"rho": 1.5}, "rho"),
         ({"actor": "gaussian", "proposal": "squashed_gaussian"}, "outside the box"),
         ({"actor_loss": "copy_mu", "share_mean": False}, "share_mean"),
+        ({"spot_density": "behaviour"}, "needs actor_loss 'spot'"),
         ({"actor_loss": "closed_form_width", "proposal": "student_t"}, "closed_form_width"),
         ({"actor_loss": "closed_form_width", "share_mean": False}, "closed_form_width"),
     ],
