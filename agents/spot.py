@@ -130,7 +130,7 @@ class SPOT(Agent):
         self.critic_target = target_copy(self.critic)
         trained = list(self.actor.parameters())
         if config.actor == "deterministic":
-            self.actor_target = target_copy(self.actor)
+            self.actor_target: Any = target_copy(self.actor)
         else:
             self.log_temperature = init.constant(0.0, 1)
             trained.append(self.log_temperature)

@@ -402,7 +402,6 @@ def test_percent_bc_at_known_shares() -> None:
         ("spot", {"actor_learning_rate": 0.0}),
         ("spot", {"actor_last_bound": -1e-3}),
         ("spot", {"critic_last_bound": 0.0}),
-        ("spot", {"actor": "squashed_gaussian", "actor_last_bound": 1e-3}),
         ("spot", {"vae_beta": 0.0}),
         ("spot", {"vae_hidden": ()}),
         ("spot", {"vae_learning_rate": 0.0}),

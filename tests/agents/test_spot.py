@@ -11,6 +11,7 @@ import torch
 
 import agents
 from benchmarks.experiments.density import log_densities, truth
+from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.types import Problem
 from tests.agents.oracle_cases import HIDDEN, N_OBS, SEEDS, Config, build, make_batch
@@ -105,6 +106,13 @@ def test_last_layers_of_mazes_start_near_zero() -> None:
     step = agents.build("spot", SPOT | {"actor_learning_rate": 1e-4}, Problem(N_OBS, 2), SEEDS)
     assert step.optimizers["actor"].param_groups[0]["lr"] == 1e-4
     assert step.optimizers["critic"].param_groups[0]["lr"] == 1e-3
+
+
+def test_a_bound_of_a_deterministic_policy_is_refused_for_another() -> None:
+    with pytest.raises(UserError, match="actor_last_bound is of the deterministic policy"):
+        agents.build(
+            "spot", SPOT | {"actor": "squashed_gaussian", "actor_last_bound": 1e-3}, Problem(2, 1), (0,)
+        )
 
 
 @pytest.mark.slow
