@@ -48,7 +48,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "importance, beta 0.01": {"density": "importance", "vae_beta": 0.01, "n_samples": 16},
     "gaussian": {"density": "gaussian", "vae_beta": 0.5},
 }
-PENALTIES = (0.05, 1.0)
+PENALTIES = (1.0,)
 """lambda for beta = 0.5; in other units it is divided so that a nat costs the same."""
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--fit", type=int, default=2000, help="updates of the estimator on two modes")
+    parser.add_argument("--fit", type=int, default=600, help="updates of the estimator on two modes")
     parser.add_argument("--study", type=Path, default=Path("runs/density"))
     arguments = parser.parse_args()
     seeds = tuple(range(arguments.seeds))
