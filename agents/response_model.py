@@ -94,7 +94,7 @@ class ResponseModel(BeliefAgent):
         checked="no public code",
     )
 
-    needs = frozenset({"episode"})
+    needs = frozenset({"episode", "mask"})
 
     def __init__(self, init: Initialiser, problem: Problem, config: ResponseModelConfig) -> None:
         super().__init__(problem, init.seeds)
@@ -150,13 +150,17 @@ class ResponseModel(BeliefAgent):
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``response`` ``[S]``; the reward model's mean squared error on the batch as a metric."""
-        obs, act = (x.unflatten(1, (-1, batch.length)) for x in (batch.obs, batch.act))
-        last = batch.next_obs.unflatten(1, (-1, batch.length))[:, :, -1:]
+        filled = batch.extra["mask"] > 0.0  # [S, B, 1]
+        obs, next_obs, act = (
+            x.unflatten(1, (-1, batch.length))
+            for x in (batch.obs, torch.where(filled, batch.next_obs, torch.nan), batch.act)
+        )
         episode = batch.extra["episode"].reshape(*obs.shape[:3])[:, :, 0]
-        loss = self.patients.loss(torch.cat((obs, last), 2), act, episode)
+        loss = self.patients.loss(torch.cat((obs[:, :, :1], next_obs), 2), act, episode)
         with torch.no_grad():
             told = self.patients.rewards(slice(0, 1))(batch.next_obs, batch.act)
-        return {"response": loss}, {"reward/error": (told - batch.reward).square().mean(1)}
+            error = ((told - batch.reward).square() * filled[..., 0]).sum(1) / filled[..., 0].sum(1)
+        return {"response": loss}, {"reward/error": error}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the fit; none once the step size is 0."""

@@ -37,17 +37,20 @@ from dosing.agent import Agent, HoldsBelief
 from dosing.data.dataset import Dataset
 from dosing.data.store import Episodes
 from dosing.evaluation.rules import following
-from dosing.evaluation.statistics import Estimate, paired_difference, verdict
+from dosing.evaluation.statistics import Estimate, mean_over_seeds, paired_difference, verdict
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies.presets import PRESETS
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Array, Problem
+from simulator.bounds.published import measured as measured_ceilings
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FIRST = 1000
+LITTLE = 0.1
+"""A difference in return that is not worth speaking of."""
 TREATMENT, MAIN = "dosing/Treatment-v0", "SimEnv3"
 
 
@@ -75,7 +78,7 @@ class Case:
 
     @property
     def compared(self) -> bool:
-        """Whether every learner is measured here, not the first alone."""
+        """Whether every learner is measured here, not the first alone, and by drawn doses too."""
         return self.name == MAIN and self.size in (50, 400)
 
     def episodes(self) -> list[Episodes]:
@@ -100,7 +103,7 @@ def disturbed(episodes: Episodes, share: float, seed: int) -> Episodes:
     return dataclasses.replace(episodes, obs=obs, next_obs=next_obs)
 
 
-SIZES = ((50, 10), (400, 4), (12, 10), (25, 10), (100, 10), (2000, 2))
+SIZES = ((50, 30), (400, 10), (12, 10), (25, 10), (100, 10), (2000, 4))
 OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("variant corrected", {"options": {"variant": "corrected"}}),
     ("variant li-data", {"options": {"variant": "li-data"}}),
@@ -115,9 +118,10 @@ CASES = [Case(MAIN, size, count) for size, count in SIZES]
 CASES += [Case(name, size, count, **what) for name, what in OTHERS for size, count in ((50, 8), (400, 2))]
 
 GAUSSIAN = {"actor": "gaussian"}
-FIRST_LINE = "response model"
+FIRST_LINE, UNGATED = "response model", "response model, never refused"
 LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     FIRST_LINE: ("response_model", "clinical-small", {}, 200),
+    UNGATED: ("response_model", "clinical-small", {"gate": "off"}, 200),
     "response model, Gaussian": ("response_model", "clinical-small", GAUSSIAN, 200),
     "FtTPO on its belief": ("fttpo", "belief", {}, 2000),
     "FtTPO on its belief, Gaussian": ("fttpo", "belief", GAUSSIAN, 2000),
@@ -126,8 +130,14 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 """Registry key, preset, settings and updates of every line."""
 WORK = [(case, FIRST_LINE) for case in CASES]
-WORK += [(case, line) for line in LEARNERS if line != FIRST_LINE for case in CASES if case.compared]
-"""What is computed, in this order."""
+WORK += [
+    (Case(MAIN, size, count), line)
+    for line in LEARNERS
+    if line not in (FIRST_LINE, UNGATED)
+    for size, count in ((50, 10), (400, 4))
+]
+WORK += [(case, UNGATED) for case in CASES if case.name != MAIN]
+"""What is computed, in this order; the last lines only where a model was refused."""
 
 
 def trained(line: str, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent:
@@ -157,7 +167,7 @@ def measured(case: Case, line: str, patients: int) -> dict[str, Any]:
     refused = [bool(r) for r in agent.refusals] if isinstance(agent, HoldsBelief) else []
     about = {"case": case.name, "size": case.size, "data_sets": case.count, "evaluated": patients}
     lost = None if drawn is None else float((drawn - best).mean())
-    return about | row(line, best, base) | {"drawn": lost} | {"refused": sum(refused), "seconds": seconds}
+    return about | row(line, best, base) | {"drawn": lost} | {"refused": refused, "seconds": seconds}
 
 
 def row(line: str, best: Array, base: Array) -> dict[str, Any]:
@@ -165,13 +175,13 @@ def row(line: str, best: Array, base: Array) -> dict[str, Any]:
     difference, gain = paired_difference(best, base, shared_patients=True), (best - base).mean(1)
     return {
         "name": line,
-        "constant": float(base.mean()),
-        "return": float(best.mean()),
+        "constant": dataclasses.asdict(mean_over_seeds(base)),
+        "return": dataclasses.asdict(mean_over_seeds(best)),
         "difference": dataclasses.asdict(difference),
         "verdict": verdict(difference),
         "tenth": float(np.quantile(gain, 0.1)),
         "least": float(gain.min()),
-        "worse_sets": int((gain < -0.1).sum()),
+        "worse_sets": int((gain < -LITTLE).sum()),
         "gains": gain.round(3).tolist(),
     }
 
@@ -199,22 +209,23 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "data set is of other recorded patients. Intervals: 95 %, over data sets and patients. The "
         "difference is to the constant dose estimated from the same data set; percentile and least are over "
         "data sets. A refused model gives everyone that dose.",
-        "![Gain over the constant dose against recorded patients](response.svg)",
+        "![Return against recorded patients](response.svg)",
     ]
+    parts += gate(rows)
     for title, main in ((MAIN, True), ("Other patients, the response model alone", False)):
         lines = [
             [
-                r["name"] if main else r["case"],
+                r["name"] if main else r["case"] + (", never refused" if r["name"] == UNGATED else ""),
                 str(r["size"]),
                 str(r["data_sets"]),
-                f"{r['constant']:.2f}",
-                f"{r['return']:.2f}",
+                f"{r['constant']['value']:.2f}",
+                shown(r["return"]),
                 shown(r["difference"]),
                 r["verdict"],
                 f"{r['tenth']:.2f}",
                 f"{r['least']:.2f}",
                 str(r["worse_sets"]),
-                str(r["refused"]),
+                str(sum(r["refused"])),
                 "" if r["drawn"] is None else f"{r['drawn']:.2f}",
                 f"{r['seconds']:.1f}",
             ]
@@ -226,17 +237,47 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
+def gate(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether models are refused that would have lost, and those not that gain, as markdown."""
+    never = {(r["case"], r["size"]): r for r in rows if r["name"] == UNGATED}
+    pairs = [
+        (no, own, other)
+        for r in rows
+        if r["name"] == FIRST_LINE and (r["case"], r["size"]) in never
+        for no, own, other in zip(r["refused"], r["gains"], never[r["case"], r["size"]]["gains"], strict=True)
+    ]
+    if not pairs:
+        return []
+    refused = np.array([other for no, _, other in pairs if no])
+    kept = np.array([own for no, own, _ in pairs if not no])
+    head = ["", "data sets", "lose more than 0.1", "gain more than 0.1", "mean difference", "least", "most"]
+    lines = [
+        [name, str(len(x)), str((x < -LITTLE).sum()), str((x > LITTLE).sum())]
+        + [f"{f(x):.2f}" if len(x) else "" for f in (np.mean, np.min, np.max)]
+        for name, x in (("refused, if they had been followed", refused), ("not refused", kept))
+    ]
+    text = "All data sets of the last table. A refusal is right where following the model would have lost."
+    return ["## Which models are refused", text, table(head, lines)]
+
+
 def picture(rows: Sequence[dict[str, Any]]) -> str:
-    """Gain over the constant dose against recorded patients, a panel for each learner."""
+    """Return against recorded patients beside the constant dose's, a panel for each learner."""
     panels = []
     for line in LEARNERS:
         own = sorted((r for r in rows if r["case"] == MAIN and r["name"] == line), key=lambda r: r["size"])
         if own:
-            estimates = tuple(Estimate(**r["difference"]) for r in own)
             sizes = tuple(r["size"] for r in own)
-            panels.append(Panel(line, (Line("minus the estimated constant dose", sizes, estimates),)))
-    title = "Return of recommended doses, minus that of the constant dose from the same patients"
-    return draw(panels, [], title, of_x="recorded patients", of_groups="")
+            kinds = (("return", "the learner"), ("constant", "constant dose from the same patients"))
+            panels.append(
+                Panel(
+                    line,
+                    tuple(Line(name, sizes, tuple(Estimate(**r[kind]) for r in own)) for kind, name in kinds),
+                )
+            )
+    ceilings = measured_ceilings(TREATMENT, {"variant": "simenv3"})
+    rules = [(f"{c.policy}, knows {c.knows}", c.value) for c in ceilings]
+    title = "Return of recommended doses; dotted: what nobody can exceed who knows as much"
+    return draw(panels, rules, title, of_x="recorded patients", of_groups="")
 
 
 def main() -> None:
@@ -252,8 +293,10 @@ def main() -> None:
     rows = json.loads(kept.read_text())["rows"] if kept.is_file() else []
     command = f"OMP_NUM_THREADS=1 python benchmarks/experiments/response.py --patients {arguments.patients}"
     for case, line in WORK:
-        key = (case.name, case.size, line, arguments.patients)
-        if any((r["case"], r["size"], r["name"], r["evaluated"]) == key for r in rows):
+        key = (case.name, case.size, line, arguments.patients, case.count)
+        if any((r["case"], r["size"], r["name"], r["evaluated"], r["data_sets"]) == key for r in rows):
+            continue
+        if line == UNGATED and not any(any(r["refused"]) for r in rows if (r["case"], r["size"]) == key[:2]):
             continue
         if arguments.only not in f"{case.name} {case.size} {line}":
             continue
@@ -261,7 +304,7 @@ def main() -> None:
         write_json(kept, {"machine": describe(), "version": __version__, "rows": rows})
         write_atomic(arguments.out / "response.svg", picture(rows).encode())
         write_atomic(arguments.out / "response.md", page(rows, command).encode())
-        print(*key, f"{rows[-1]['return']:.2f}", shown(rows[-1]["difference"]), flush=True)
+        print(*key, shown(rows[-1]["return"]), shown(rows[-1]["difference"]), flush=True)
 
 
 if __name__ == "__main__":

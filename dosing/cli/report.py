@@ -1,13 +1,17 @@
-"""The command ``report``: what runs say about one state, as one printable page."""
+"""The command ``report``: what runs say about one patient, as one printable page."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dosing.errors import UserError
+
+if TYPE_CHECKING:
+    from dosing.recommendation.records import EarlierVisit
 
 
 def register(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -19,7 +23,14 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
         "the gravest answer)",
     )
     parser.add_argument("paths", type=Path, nargs="+", metavar="RUN", help="run folders, each of an agent")
-    parser.add_argument("--state", nargs="+", required=True, help="as many numbers as the scenario observes")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--state", nargs="+", help="as many numbers as the scenario observes")
+    asked.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="parquet or CSV file of one patient's visits in order, as for recommend",
+    )
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # -1e-3 is no option, as in 3.14
     parser.add_argument(
         "--current-dose", nargs="+", metavar="DOSE", help="dose given now, where it is needed"
@@ -37,6 +48,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; the answers are in the audit log before the page is written."""
     import agents
     from dosing.cli.recommend import context_of, exit_status, study_log
+    from dosing.cli.recommend_table import history_of
     from dosing.recommendation.audit_log import shown
     from dosing.recommendation.recommender import recommend
     from dosing.recommendation.report import Said, report
@@ -52,12 +64,19 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     recommenders = [loading.recommender_of(folder) for folder in folders]
     if any(recommender.rules.entries != recommenders[0].rules.entries for recommender in recommenders[1:]):
         raise UserError("the runs observe different entries; one page is on one state.")
+    if arguments.history is not None and arguments.current_dose:
+        raise UserError("--current-dose goes with --state; with --history it is the last dose of the file.")
+    asked: list[tuple[Sequence[str | float], Sequence[EarlierVisit] | None]]
+    asked, origin = [(arguments.state, None)] * len(folders), "state from the command line"
+    if arguments.history is not None:
+        asked = [history_of(recommender, arguments.history) for recommender in recommenders]
+        origin = f"visits from {arguments.history.name}"
     log = study_log(arguments.paths[0], arguments.audit)
     said = []
-    for folder, recommender in zip(folders, recommenders, strict=True):
+    for folder, recommender, (state, earlier) in zip(folders, recommenders, asked, strict=True):
         config = folder.config()
         log.append("run loaded", dict(recommender.provenance))
-        result = recommend(recommender, arguments.state, arguments.current_dose)
+        result = recommend(recommender, state, arguments.current_dose, earlier)
         record = log.append(*shown(result.to_json()))
         name = agents.find(config.agent).title
         same = [other for other in folders if other.config().agent == config.agent]
@@ -69,9 +88,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 context_of(folder, log, record.content),
             )
         )
-    write_atomic(
-        arguments.out, report(said, recommenders[0].rules.entries, "state from the command line").encode()
-    )
+    write_atomic(arguments.out, report(said, recommenders[0].rules.entries, origin).encode())
     told = ", ".join(f"{one.name} {one.result.status}" for one in said)
     print(f"{arguments.out}: {told}")
     print(said[0].result.notice)

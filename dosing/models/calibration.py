@@ -12,8 +12,8 @@ Every patient is looked at by the model fitted without that patient's fold. Thre
   other. What it explains, as a share of what the model explains, is what a family could not hold: a threshold
   of the dose, an oscillation, a delay.
 
-A model that is not better than both naive forecasts on held-out patients, that leaves too much to explain or
-whose intervals do not cover is refused; :data:`REASONS` are the sentences.
+A model that is not better than both naive forecasts on held-out patients, beyond chance and by 2 %, that
+leaves too much to explain or whose intervals do not cover is refused; :data:`REASONS` are the sentences.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from dosing.models.response_fit import Fitted
 HORIZONS = (1, 2, 4, 8)
 """Visits ahead that are forecast."""
 COVERAGE = 0.9
+LEAST_SKILL = 0.02
+"""Least share of the mean squared error of either naive forecast that the model saves, mean over horizons: a
+smaller one can be found and still say nothing of use about doses."""
 NOT_COVERED = 0.08
 """Largest difference between the share of observations within 90 % intervals and 90 %."""
 LEFT_OVER = 0.15
@@ -39,8 +42,8 @@ DOSE_STEPS = 6
 RIDGE = 1e-2
 REASONS = (
     "",
-    "the response model does not forecast held-out patients better than their last value and the mean of "
-    "the others do",
+    "the response model does not forecast held-out patients at least 2 % better than their last value and "
+    "the mean of the others do",
     "the response model leaves unexplained what the recorded visits show",
     "the forecast intervals of the response model do not cover what was observed",
     "the reward of a visit cannot be foreseen from its dose and the next observation",
@@ -78,9 +81,10 @@ class Calibration:
         Args:
             explained: share ``[R]`` of the rewards' variance explained by the reward model.
         """
+        found = (self.lower > 0.0).all(-1).all(-1) & (self.skill.mean(1) >= LEAST_SKILL).all(-1)
         near = (self.coverage - COVERAGE).abs().amax(1) <= NOT_COVERED
         checks = (
-            ~(self.lower > 0.0).all(-1).all(-1),  # so put that a number which is not finite refuses
+            ~found,  # so put that a number which is not finite refuses
             ~(self.left_over <= LEFT_OVER),
             ~near,
             ~(explained >= LEAST_EXPLAINED),

@@ -23,7 +23,7 @@ from dosing.models.planning import PlanSettings, Range, plan
 from dosing.models.policy_heads import MEAN_LIMIT
 from dosing.models.prior import constant_doses
 from dosing.models.response import FAR, STRAIGHT, Belief, Family, ResponseModel, Sizes, unpack
-from dosing.models.response_fit import FitSettings, fit_response, spread, usable_patients, weights
+from dosing.models.response_fit import FitSettings, fit_response, spread, weights
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.types import Problem
 
@@ -64,7 +64,7 @@ class PatientModel(nn.Module):
         constant: ``[S, 1, A]`` the estimated constant dose.
         low: ``[S, 1, A]`` lowest recorded dose.
         high: ``[S, 1, A]`` highest recorded dose.
-        horizon: ``[S, 1]`` recorded visits per episode.
+        horizon: ``[S, 1]`` recorded visits of the longest episode.
         reason: ``[S, 1]`` number of the reason why the models are refused, 0 for none, -1 before the fit.
         numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
@@ -111,13 +111,12 @@ class PatientModel(nn.Module):
         """Fit and calibrate the models, and estimate the constant dose; models once fitted are kept.
 
         Raises:
-            UserError: episodes differ in length, or there are too few patients or doses.
+            UserError: there are too few patients or doses.
         """
         if self.fitted:
             return
-        obs, act, reward, next_obs = usable_patients(*episodes_of(dataset))
-        seen = torch.cat((obs, next_obs[:, :, -1:]), 2)  # [R, N, T + 1, O]
-        s = self.settings
+        visits, s = recorded_visits(dataset), self.settings
+        seen, act = visits.obs, visits.act
         fitted = fit_response(
             seen,
             act,
@@ -125,14 +124,15 @@ class PatientModel(nn.Module):
                 steps=s.fit_steps, folds=s.folds, families=FAMILIES[s.families], hidden=s.hidden_units
             ),
         )
-        rewards = fit_reward(next_obs, act, reward, fitted.fold)
+        rewards = fit_reward(seen[:, :, 1:], act, visits.reward, fitted.fold)
         calibration = calibrate(fitted, seen, act)
         reason = calibration.reason(rewards.explained)
         self.response.copy_(fitted.packed)
         self.reward.copy_(rewards.theta)
-        self.low.copy_(act.amin((1, 2)).unsqueeze(1))
-        self.high.copy_(act.amax((1, 2)).unsqueeze(1))
-        self.constant.copy_(constant_doses(act, reward).clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
+        self.low.copy_(visits.doses.amin(1, keepdim=True))
+        self.high.copy_(visits.doses.amax(1, keepdim=True))
+        best = constant_doses(act, visits.reward, visits.filled)
+        self.constant.copy_(best.clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
         self.horizon.fill_(float(act.shape[2]))
         self.count.fill_(float(act.shape[1]))
         self.pooling.copy_(torch.tensor(fitted.pooling).unsqueeze(1))
@@ -273,23 +273,62 @@ class PatientModel(nn.Module):
         return torch.cat((limited, self.clock(visit).expand(-1, mean.shape[1], -1), before), -1)
 
 
-def episodes_of(dataset: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Visits, doses, rewards and next visits of R data sets, ``[R, N, T, ...]``.
+@dataclass(frozen=True)
+class RecordedVisits:
+    """Visits of R data sets of N patients each; T is the longest episode, shorter ones end in empty visits.
+
+    Attributes:
+        obs: ``[R, N, T + 1, O]``, NaN where nothing was recorded.
+        act: ``[R, N, T, A]``, the mean recorded dose at an empty visit.
+        reward: ``[R, N, T]``, NaN at an empty visit.
+        filled: ``[R, N, T]``, False at an empty visit.
+    """
+
+    obs: Tensor
+    act: Tensor
+    reward: Tensor
+    filled: Tensor
+
+    @property
+    def doses(self) -> Tensor:
+        """The recorded doses, all visits of a data set one after the other, ``[R, M, A]``."""
+        return self.act[self.filled].unflatten(0, (len(self.act), -1))
+
+
+def recorded_visits(dataset: Dataset) -> RecordedVisits:
+    """The visits of a data set by patient.
 
     Raises:
-        UserError: episodes differ in length.
+        UserError: replicates differ in their number of episodes.
     """
-    visits = dataset.starts.diff()
-    if int(visits.min()) != int(visits.max()):
-        raise UserError(
-            f"the response model learns from episodes of one length; the data set's have "
-            f"{int(visits.min())} to {int(visits.max())} visits."
-        )
-    split = (dataset.replicates, -1, int(visits.max()))
-    obs, act, reward, next_obs = (
-        x.unflatten(0, split) for x in (dataset.obs, dataset.act, dataset.reward, dataset.next_obs)
+    sets, rows = dataset.replicates, len(dataset) // dataset.replicates
+    lengths = dataset.starts.diff()
+    patients = len(lengths) // sets
+    if not torch.equal(dataset.starts[::patients] if patients else dataset.starts, _ends(dataset, rows)):
+        raise UserError("every data set of a stack needs the same number of episodes.")
+    within = torch.arange(int(lengths.max()), device=lengths.device)
+    filled = (within < lengths.unsqueeze(1)).unflatten(0, (sets, patients))  # [R, N, T]
+
+    def by_patient(column: Tensor, empty: Tensor) -> Tensor:
+        """Rows ``[M, ...]`` as ``[R, N, T, ...]``."""
+        full = empty.expand(*filled.shape, *column.shape[1:]).clone()
+        full[filled] = column
+        return full
+
+    nan = dataset.obs.new_full((), math.nan)
+    first = dataset.obs[dataset.starts[:-1]].unflatten(0, (sets, patients))
+    mean = dataset.act.unflatten(0, (sets, rows)).mean(1)
+    return RecordedVisits(
+        torch.cat((first.unsqueeze(2), by_patient(dataset.next_obs, nan)), 2),
+        by_patient(dataset.act, mean[:, None, None]),
+        by_patient(dataset.reward, nan),
+        filled,
     )
-    return obs, act, reward, next_obs
+
+
+def _ends(dataset: Dataset, rows: int) -> Tensor:
+    """First row of every replicate, and the end of the last."""
+    return torch.arange(dataset.replicates + 1, device=dataset.starts.device) * rows
 
 
 def _numbers(calibration: Calibration) -> Tensor:

@@ -107,13 +107,23 @@ def dose_effect(act: Array, reward: Array, patient: NDArray[np.int64]) -> float:
     return float(fdtrc(2, n - 2, (n - 2) / (2 * (n - 1)) * squared))
 
 
-def constant_doses(act: Tensor, reward: Tensor) -> Tensor:
-    """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time."""
-    doses = act.flatten(1, 2).mT.double().cpu().numpy()  # [R, A, M]
-    paid = reward.flatten(1).unsqueeze(1).double().cpu().numpy()
-    patient = np.repeat(np.arange(act.shape[1]), act.shape[2])
-    best = constant_dose(doses, np.broadcast_to(paid, doses.shape), np.broadcast_to(patient, doses.shape))
-    return torch.as_tensor(best.dose).to(act)
+def constant_doses(act: Tensor, reward: Tensor, filled: Tensor) -> Tensor:
+    """Estimated constant dose ``[R, A]`` of every data set, one dose dimension at a time.
+
+    Args:
+        act: ``[R, N, T, A]``.
+        reward: ``[R, N, T]``.
+        filled: ``[R, N, T]``, False where there is no visit.
+    """
+    patient = torch.arange(act.shape[1], device=act.device).unsqueeze(1).expand(filled.shape[1:])
+    best = []
+    for doses, paid, own in zip(act, reward, filled, strict=True):
+        given = doses[own].mT.double().cpu().numpy()  # [A, M]
+        told, whose = paid[own].double().cpu().numpy(), patient[own].cpu().numpy()
+        best.append(
+            constant_dose(given, np.broadcast_to(told, given.shape), np.broadcast_to(whose, given.shape)).dose
+        )
+    return torch.as_tensor(np.stack(best)).to(act)
 
 
 class Centred(nn.Module):

@@ -252,20 +252,6 @@ def one_standard_error(losses: Tensor) -> Tensor:
     return (excess.mean(-1) <= error).int().argmax(1)  # argmax: the first
 
 
-def usable_patients(*columns: Tensor) -> tuple[Tensor, ...]:
-    """Columns ``[R, N, ...]`` in which the first usable patient stands in for one with a number not finite.
-
-    A data set has none (its loader refuses them), and an update that meets one stops the training.
-    """
-    good = torch.stack([column.flatten(2).isfinite().all(2) for column in columns]).all(0)  # [R, N]
-    if bool(good.all()):
-        return columns
-    own = torch.arange(good.shape[1], device=good.device)
-    patient = torch.where(good, own, good.int().argmax(1, keepdim=True))
-    sets = torch.arange(len(good), device=good.device).unsqueeze(1)
-    return tuple(column[sets, patient] for column in columns)
-
-
 def fit_response(obs: Tensor, act: Tensor, settings: FitSettings = FitSettings()) -> Fitted:
     """Fit response models to R data sets of N patients, and choose family and prior for each.
 

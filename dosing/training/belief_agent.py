@@ -28,7 +28,7 @@ from dosing.agent import Agent, EpisodeBelief, HeldOutForecasts, History
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.batch import Batch
-from dosing.models.patient_model import CLOCK, NUMBERS, PatientModel, PatientSettings, episodes_of
+from dosing.models.patient_model import CLOCK, NUMBERS, PatientModel, PatientSettings, recorded_visits
 from dosing.models.planning import PlanSettings, promised
 from dosing.models.response import Belief
 from dosing.rng import generator
@@ -173,38 +173,40 @@ class OnBelief(BeliefAgent):
         """The data set that the agent learns from; the agent's own ``prepare`` sees it.
 
         Raises:
-            UserError: episodes differ in length, or these are not the patients that the model was fitted to.
+            UserError: these are not the patients that the model was fitted to.
         """
-        obs, act, _, next_obs = episodes_of(dataset)
-        if len(obs) not in (1, len(self.seeds)):
-            raise UserError(f"{len(obs)} replicates need an agent of as many seeds, not {len(self.seeds)}.")
+        recorded = recorded_visits(dataset)
+        seen, act = recorded.obs, recorded.act
+        if len(seen) not in (1, len(self.seeds)):
+            raise UserError(f"{len(seen)} replicates need an agent of as many seeds, not {len(self.seeds)}.")
         fitted = int(self.patients.count[0]), int(self.patients.horizon[0])
         if (act.shape[1], act.shape[2]) != fitted:
             raise UserError(
                 f"the model was fitted to {fitted[0]} patients of {fitted[1]} visits, and is shown "
                 f"{act.shape[1]} of {act.shape[2]}: which of them it was fitted without is not known."
             )
-        model = _first(self.patients, len(obs))
-        seen = torch.cat((obs, next_obs[:, :, -1:]), 2)
+        model = _first(self.patients, len(seen))
         states = _states(model, seen, act)  # [R, N, T + 1, F]
-        doses = torch.cat((act.unsqueeze(0), _drawn(act, self.imagined)))  # [1 + n, R, N, T, A]
+        drawn = _drawn(act, recorded.doses, self.imagined)
+        doses = torch.cat((act.unsqueeze(0), drawn))  # [1 + n, R, N, T, A]
         advantage = _advantages(model, seen, act, doses)  # [1 + n, R, N, T]
-        copies, sets, patients, visits = advantage.shape
-        scale = advantage.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
+        copies, sets = advantage.shape[:2]
+        filled = recorded.filled.unsqueeze(1).expand(-1, copies, -1, -1)  # [R, 1 + n, N, T]
 
         def rows(x: Tensor) -> Tensor:
             """``[1 + n, R, N, T, ...]`` as ``[M, ...]``, the copies of a data set next to each other."""
-            return x.transpose(0, 1).flatten(0, 3)
+            return x.transpose(0, 1)[filled]
 
-        count = sets * copies * patients
+        reward = rows(advantage).unflatten(0, (sets, -1))
+        scaled = (reward / reward.std(1, keepdim=True).clamp(min=1e-6)).flatten()
         built = replace(
             dataset,
             obs=rows(states[:, :, :-1].expand(copies, *states[:, :, :-1].shape)),
             next_obs=rows(states[:, :, 1:].expand(copies, *states[:, :, 1:].shape)),
             act=rows(doses),
-            reward=rows(advantage / scale),
-            terminated=torch.ones_like(dataset.terminated[:1]).expand(count * visits),
-            starts=torch.arange(count * visits + 1, device=dataset.starts.device),
+            reward=scaled,
+            terminated=torch.ones_like(scaled),
+            starts=torch.arange(len(scaled) + 1, device=dataset.starts.device),
         )
         self.inner.prepare(built)
         return built
@@ -228,15 +230,14 @@ def _states(model: PatientModel, seen: Tensor, act: Tensor) -> Tensor:
     )
 
 
-def _drawn(act: Tensor, count: int) -> Tensor:
-    """``count`` further doses ``[count, R, N, T, A]`` at every visit, drawn from those of the data set."""
-    flat = act.flatten(1, 2)  # [R, M, A]
+def _drawn(act: Tensor, recorded: Tensor, count: int) -> Tensor:
+    """``count`` further doses ``[count, R, N, T, A]`` at every visit, drawn from ``recorded [R, M, A]``."""
     if count == 0:
-        return flat.new_zeros(0, *act.shape)
-    rng = generator(0, "indices", count)
-    index = torch.as_tensor(rng.integers(flat.shape[1], size=(count, flat.shape[1])), device=act.device)
-    drawn: Tensor = torch.stack([flat[:, rows] for rows in index]).unflatten(2, act.shape[1:3])
-    return drawn
+        return act.new_zeros(0, *act.shape)
+    shape = (count, act.shape[1] * act.shape[2])
+    index = torch.as_tensor(generator(0, "indices", count).integers(recorded.shape[1], size=shape))
+    drawn: Tensor = torch.stack([recorded[:, rows.to(act.device)] for rows in index])
+    return drawn.unflatten(2, act.shape[1:3])
 
 
 def _advantages(model: PatientModel, seen: Tensor, act: Tensor, doses: Tensor) -> Tensor:

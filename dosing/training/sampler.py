@@ -153,15 +153,15 @@ OF_THE_VISIT = frozenset({"return_to_go", "discounted_return", "time_step", "epi
 """Those that belong to the visit itself, however far a target looks ahead; the others to what follows."""
 
 
-def _episode_length(dataset: Dataset) -> int:
-    """Visits per episode, the same in every episode.
+def _episode_length(dataset: Dataset, *, padded: bool) -> int:
+    """Visits of the longest episode.
 
     Raises:
-        UserError: the lengths differ.
+        UserError: the lengths differ, and shorter ones are not to be padded.
     """
     lengths = dataset.starts.diff()
     shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest != longest:
+    if shortest != longest and not padded:
         raise UserError(
             f"this agent learns from whole episodes of one length; the data set's have {shortest} to "
             f"{longest} visits."
@@ -175,7 +175,8 @@ class Sampler:
     A window is ``agent.context`` consecutive visits of one episode from a uniformly drawn visit on, as in
     Chen et al. 2021 (arXiv 2106.01345): episodes count by their length, and a visit is seen with histories of
     every length, none included. Where the episode ends before the window does, rows of zeros come first, in
-    every column; the extra column ``mask`` tells them from visits.
+    every column; the extra column ``mask`` tells them from visits. Whole episodes shorter than the longest
+    are padded after their last visit, for an agent that asks for ``mask``.
 
     ``sampler(step)`` is a function of the step alone, so a resumed or replayed run sees the same batches. The
     agent is shown the data set once (:meth:`~dosing.agent.Agent.prepare`).
@@ -195,8 +196,8 @@ class Sampler:
 
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
-            learns from whole episodes and theirs is not one length, or it would have to look ahead or choose
-            among rows in episodes or windows; there are replicates, but not one per seed, or the agent
+            learns from whole episodes without ``mask`` and theirs is not one length, or it would have to look
+            ahead or choose among rows in episodes or windows; there are replicates, but not one per seed, or the agent
             chooses among rows.
     """
 
@@ -219,7 +220,9 @@ class Sampler:
         self.dataset = dataset = agent.view(dataset)
         self.seeds = agent.seeds
         self.windows = agent.context > 1
-        self.length = agent.context if agent.episodes is None else _episode_length(dataset)
+        self.length, self._episodes = agent.context, agent.episodes is not None
+        if self._episodes:
+            self.length = _episode_length(dataset, padded="mask" in agent.needs)
         blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
         self.batch_size = batch_size = blocks * self.length
         self._noise_plan = noise_plan(agent, batch_size)
@@ -233,7 +236,7 @@ class Sampler:
         self._rows = torch.cat((*basic, *ends, *extras), dim=1)
         self.lookahead = lookahead
         self._choose(agent, agent.rows(dataset))
-        if self.windows:  # behind the last visit, the row that pads
+        if self.windows or self._episodes:  # behind the last visit, the row that pads
             self._rows = torch.cat((self._rows, torch.zeros_like(self._rows[:1])))
         self._block = -1
         self._static: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -279,16 +282,16 @@ class Sampler:
         """Draw indices ``[BLOCK, S * B]`` and noise ``[BLOCK, S, ...]`` of one block of updates."""
         device, dtype = self._rows.device, self._rows.dtype
         shape = (BLOCK, self.batch_size // self.length)
-        count = self._count if self.windows else self._count // self.length
+        count = (len(self.dataset.starts) - 1) // self.dataset.replicates if self._episodes else self._count
         first = draw_indices(self.seeds, count, shape, block, device=device)
         if self.dataset.replicates > 1:
             own = torch.arange(len(self.seeds), device=device) * count
             first = first + own.unsqueeze(-1)  # [BLOCK, S, B]
         if self.windows:
-            self._index = self._window(first).view(BLOCK, -1)
-        else:
-            within = torch.arange(self.length, device=device)
-            self._index = (first.unsqueeze(-1) * self.length + within).view(BLOCK, -1)
+            first = self._window(first)
+        elif self._episodes:
+            first = self._episode(first)
+        self._index = first.view(BLOCK, -1)
         if self._chosen is not None:
             self._index = self._chosen[self._index]
         self._noise = noise_block(self.seeds, self._noise_plan, block, device=device, dtype=dtype)
@@ -305,6 +308,12 @@ class Sampler:
         missing = (self.length - self._remaining[first]).clamp(min=0).unsqueeze(-1)
         place = torch.arange(self.length, device=first.device) - missing
         return torch.where(place >= 0, first.unsqueeze(-1) + place, len(self.dataset))
+
+    def _episode(self, number: Tensor) -> Tensor:
+        """Rows ``[..., K]`` of whole episodes; padding comes after the last visit."""
+        starts, ends = self.dataset.starts[number], self.dataset.starts[number + 1]
+        rows = starts.unsqueeze(-1) + torch.arange(self.length, device=number.device)
+        return torch.where(rows < ends.unsqueeze(-1), rows, len(self.dataset))
 
     def _look_ahead(self, rows: Tensor, index: Tensor, visits: Tensor) -> None:
         """Write into ``rows`` what the target sees: summed rewards, and what follows the last of them."""

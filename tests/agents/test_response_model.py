@@ -20,7 +20,9 @@ from dosing.errors import UserError
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
 from dosing.models.batch import Batch
+from dosing.models.patient_model import recorded_visits
 from dosing.models.planning import PlanSettings
+from dosing.models.prior import constant_dose
 from dosing.models.response import STRAIGHT, Belief, Sizes, unpack
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
@@ -73,8 +75,8 @@ def member(agent: ResponseModel, seed: int, number: int) -> dict[str, np.ndarray
     return {name: p[number].numpy() for name, p in parameters.items()}
 
 
-def patients_of(agent: ResponseModel, visits: int, number: list[int]) -> Batch:
-    """A batch of random recorded patients, by their numbers in the data set."""
+def patients_of(agent: ResponseModel, visits: int, number: list[int], first: int | None = None) -> Batch:
+    """A batch of random recorded patients, by their numbers in the data set; the first one has fewer visits."""
     rng = torch.Generator().manual_seed(2)
     rows = (len(agent.seeds), len(number) * visits)
     n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
@@ -84,13 +86,18 @@ def patients_of(agent: ResponseModel, visits: int, number: list[int]) -> Batch:
 
     obs = normal(len(agent.seeds), len(number), visits + 1, n_obs)
     episode = torch.tensor(number, dtype=torch.float64).repeat_interleave(visits)
+    mask = torch.ones(rows, dtype=torch.float64)
+    mask[:, visits if first is None else first : visits] = 0.0
     return Batch(
         obs=obs[:, :, :-1].flatten(1, 2),
         act=normal(*rows, n_act).tanh(),
         reward=normal(*rows),
         next_obs=obs[:, :, 1:].flatten(1, 2),
         terminated=torch.zeros(rows, dtype=torch.float64),
-        extra={"episode": episode.expand(len(agent.seeds), -1).unsqueeze(-1)},
+        extra={
+            "episode": episode.expand(len(agent.seeds), -1).unsqueeze(-1),
+            "mask": mask.unsqueeze(-1),
+        },
         length=visits,
     )
 
@@ -104,13 +111,14 @@ def test_the_loss_is_that_of_the_equations(n_obs: int, n_act: int, settings: dic
     """Every fold's model by the patients outside the fold, the first by all; in loops."""
     agent = randomised(build(n_obs=n_obs, n_act=n_act, folds=2, **settings))
     visits, number = 4, [0, 3, 5, 8]
-    batch = patients_of(agent, visits, number)
+    batch = patients_of(agent, visits, number, first=2)
     (loss,) = agent.losses(batch).values()
     full = agent.patients.responses().full
     for k in range(2):
         obs = batch.obs[k].view(len(number), visits, n_obs).numpy()
         last = batch.next_obs[k].view(len(number), visits, n_obs)[:, -1:].numpy()
         seen, act = np.concatenate((obs, last), 1), batch.act[k].view(len(number), visits, n_act).numpy()
+        seen[0, 3:] = np.nan
         want = 0.0
         for m in range(3):
             rows = [i for i, n in enumerate(number) if m == 0 or n % 2 != m - 1]
@@ -255,11 +263,32 @@ def test_a_run_is_resumed_and_loaded_exactly(tmp_path: Path) -> None:
     assert torch.equal(other.policy(obs).mode, whole.policy(obs).mode)
 
 
-def test_episodes_of_several_lengths_are_refused_in_one_sentence() -> None:
-    data = dataset()
-    uneven = dataclasses.replace(data, starts=torch.cat((data.starts[:1], data.starts[2:])))
-    with pytest.raises(UserError, match="episodes of one length"):
-        stack(NAME).prepare(uneven)
+def shortened(data: Dataset, lengths: list[int]) -> Dataset:
+    """The first visits of every patient."""
+    rows = torch.cat([start + torch.arange(n) for start, n in zip(data.starts[:-1], lengths, strict=True)])
+    columns = {name: getattr(data, name)[rows] for name in ("obs", "act", "reward", "next_obs", "terminated")}
+    return dataclasses.replace(data, **columns, starts=torch.tensor([0, *np.cumsum(lengths)]))
+
+
+def test_episodes_of_several_lengths_are_learned_from_by_visits_that_were_recorded() -> None:
+    whole = dataset(dtype=torch.float64)
+    patients = len(whole.starts) - 1
+    lengths = [24 - 3 * (k % 3) for k in range(patients)]
+    data = shortened(whole, lengths)
+    visits = recorded_visits(data)
+    for k, length in enumerate(lengths):
+        rows = slice(int(data.starts[k]), int(data.starts[k + 1]))
+        assert torch.equal(visits.obs[0, k, 1 : length + 1], data.next_obs[rows])
+        assert torch.equal(visits.act[0, k, :length], data.act[rows])
+        assert torch.equal(visits.reward[0, k, :length], data.reward[rows])
+        assert bool(visits.obs[0, k, length + 1 :].isnan().all())
+    assert torch.equal(visits.doses[0], data.act)
+    agent = trained(SEEDS, data)
+    whose = np.repeat(np.arange(patients), lengths)
+    best = constant_dose(data.act[:, 0].numpy(), data.reward.numpy(), whose).dose
+    assert bool(agent.patients.response.isfinite().all())
+    assert float(agent.patients.horizon[0]) == 24.0
+    np.testing.assert_allclose(agent.patients.constant[0, 0], best)
 
 
 # Deployment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -252,3 +253,19 @@ def test_what_was_seen_is_on_record_and_a_decision_is_shown_again(
     assert ask(run, "--in", study / "in.csv", "--out", study / "out.parquet") == 0
     decided = pd.read_parquet(study / "out.parquet")["decision"]
     assert np.flatnonzero(decided.notna()).tolist() == [2 * 24 + 5]
+
+
+def test_a_page_on_a_history_says_what_recommend_says(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = run_of(study, "response_model"), study / "h.csv"
+    history(1, 9).to_csv(file, index=False)
+    status = ask(run, "--history", file, "--json")
+    dose = json.loads(capsys.readouterr().out)["dose"][0]
+    other, page = run_of(study, "decision_transformer"), study / "page.html"
+    assert main(["report", str(run), str(other), "--history", str(file), "--out", str(page)]) >= status
+    told = page.read_text()
+    assert "visits from h.csv" in told
+    shown = re.findall(r'class="dose">([^< ]+)', told)
+    assert len(shown) == 2
+    assert abs(float(shown[0].replace("\N{MINUS SIGN}", "-")) - dose) < 1e-3

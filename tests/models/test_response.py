@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dosing.errors import UserError
-from dosing.models.calibration import REASONS, calibrate
+from dosing.models.calibration import HORIZONS, LEAST_SKILL, REASONS, Calibration, calibrate
 from dosing.models.response import ResponseModel, Sizes, unpack
 from dosing.models.response_fit import (
     FitSettings,
@@ -354,6 +354,17 @@ def test_a_response_that_no_family_holds_is_refused(kind: str) -> None:
     calibration = calibrate(*fitted_toy(kind, 50))
     (reason,) = calibration.reason(torch.ones(1)).tolist()
     assert reason > 0
+
+
+@pytest.mark.parametrize("weak", [0, 1])
+def test_a_gain_over_either_naive_forecast_must_be_of_some_size(weak: int) -> None:
+    """Two data sets, both better beyond chance, the second by too little over one naive forecast."""
+    skill = torch.full((2, len(HORIZONS), 2), 1.1 * LEAST_SKILL)
+    skill[1, :, weak] = 0.9 * LEAST_SKILL
+    lower, coverage = torch.full_like(skill, 1e-6), torch.full((2, len(HORIZONS)), 0.9)
+    nothing = torch.zeros(2)
+    calibration = Calibration(skill, lower, coverage, nothing, nothing, nothing)
+    assert calibration.reason(torch.full((2,), 0.5)).tolist() == [0, 1]
 
 
 def test_a_model_of_nothing_is_refused_for_not_beating_naive_forecasts() -> None:

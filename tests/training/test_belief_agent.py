@@ -180,13 +180,6 @@ def test_agents_of_whole_episodes_are_refused_in_one_sentence(name: str) -> None
         build(name)
 
 
-def test_episodes_of_several_lengths_are_refused() -> None:
-    data = dataset()
-    uneven = dataclasses.replace(data, starts=torch.cat((data.starts[:1], data.starts[2:])))
-    with pytest.raises(UserError, match="episodes of one length"):
-        build().prepare(uneven)
-
-
 @pytest.mark.parametrize("options", [{"advantage": "critics"}, {"imagined": -1}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

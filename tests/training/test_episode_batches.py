@@ -96,6 +96,18 @@ def test_episodes_of_several_lengths_are_refused() -> None:
     Sampler(dataset((4, 3, 5)), agent(episodes=None), 10)
 
 
+def test_shorter_episodes_are_padded_after_their_last_visit() -> None:
+    data = dataset((4, 3, 5))
+    batch = Sampler(data, agent(needs=frozenset({"mask"})), 10)(0)
+    assert batch.length == 5
+    blocks = batch.obs[0, :, 0].view(-1, 5)
+    mask = batch.extra["mask"][0, :, 0].view(-1, 5).bool()
+    episodes = [data.obs[a:b, 0].tolist() for a, b in zip(data.starts, data.starts[1:], strict=False)]
+    for block, filled in zip(blocks, mask, strict=True):
+        assert block[filled].tolist() in episodes
+        assert not bool(block[~filled].any())
+
+
 def test_chosen_rows_of_whole_episodes_are_refused() -> None:
     with pytest.raises(UserError, match="whole episodes"):
         Sampler(dataset(), agent(rows=lambda data: torch.tensor([1])), 10)
