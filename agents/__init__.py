@@ -45,7 +45,8 @@ class AgentSpec:
         """Distribution of the policy with the settings of a run, in words."""
         if settings.get("actor") == "gaussian":
             return "clipped Gaussian"
-        family: str = settings.get("policy_family", self.about.family)
+        chosen = {"squashed_gaussian": "squashed_gaussian"}.get(settings.get("actor", ""), self.about.family)
+        family: str = settings.get("policy_family", chosen)
         return family.replace("_", " ").replace("gaussian", "Gaussian")
 
     def config_class(self) -> type[Any]:

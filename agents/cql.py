@@ -46,7 +46,7 @@ from dosing.models.critics import Critic, frozen
 from dosing.models.losses import target_copy, td_target
 from dosing.models.networks import Initialiser
 from dosing.models.optimisers import adam
-from dosing.models.policy_heads import Policy
+from dosing.models.policy_heads import SMALL_GAIN, Policy
 from dosing.models.settings import CriticSettings
 from dosing.types import About, Noise, Problem
 
@@ -58,11 +58,11 @@ LARGEST_MULTIPLIER = 1e6
 class CQLConfig(CriticSettings):
     """Settings of CQL for the treatment simulators; target rate, samples and multiplier as published.
 
-    The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as many,
-    a discount of 0.99, a policy step size of 3e-5 and a weight of 10 without the multiplier; its mazes
-    critics of five layers, a policy step size of 1e-4, a weight of 5 with the multiplier at a target gap of
-    0.8, the largest of 10 doses in the backup and no gap below -200. The original code imitates for its first
-    40,000 updates.
+    The released code's locomotion experiments use critics of three hidden layers of 256, a policy of as
+    many, a discount of 0.99, a policy step size of 3e-5, a weight of 10 without the multiplier, a log
+    scale from -20 and ``small_start``; its mazes critics of five layers, a policy step size of 1e-4, a
+    weight of 5 with the multiplier at a target gap of 0.8, the largest of 10 doses in the backup and no
+    gap below -200. The original code imitates for its first 40,000 updates.
     """
 
     learning_rate: float = 3e-4
@@ -92,6 +92,9 @@ class CQLConfig(CriticSettings):
     """Lower bound of the policy's log scale before tanh; -20 in the released code."""
     log_std_max: float = 2.0
     """Upper bound of the same."""
+    small_start: bool = False
+    """The critics' last layer starts with gain 0.01, the policy's heads near 0 and its scale at 1/e, as
+    released for locomotion (CORL); otherwise last layers start as the others do, and the scale near 1."""
 
 
 class CQL(Agent):
@@ -109,8 +112,18 @@ class CQL(Agent):
         _check(config)
         self.config = config
         log_std = (config.log_std_min, config.log_std_max)
-        self.actor = Policy(init, problem, config.hidden, "squashed_gaussian", log_std=log_std)
-        self.critic = Critic(init, problem.n_obs, problem.n_act, config.hidden, scheme="orthogonal")
+        small = config.small_start
+        self.actor = Policy(
+            init, problem, config.hidden, "squashed_gaussian", log_std=log_std, small_start=small
+        )
+        self.critic = Critic(
+            init,
+            problem.n_obs,
+            problem.n_act,
+            config.hidden,
+            scheme="orthogonal",
+            last_gain=SMALL_GAIN if small else None,
+        )
         self.critic_target = target_copy(self.critic)
         self.log_temperature = init.constant(0.0, 1)
         self.optimizers = {
@@ -253,7 +266,8 @@ class CalQLConfig(CQLConfig):
     """Settings of Cal-QL: those of CQL.
 
     The paper's mazes use critics of four hidden layers of 256, a policy of two, a weight of 5 with the
-    multiplier at a target gap of 0.8, and the largest of 10 doses in the backup.
+    multiplier at a target gap of 0.8, and the largest of 10 doses in the backup. Its code has a small start
+    as CQL's, with an orthogonal policy; CORL's version of it has none, but for the policy's scale.
     """
 
 

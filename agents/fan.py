@@ -73,8 +73,8 @@ class FANConfig(_Shared):
     """Settings of FAN: widths, discount and alpha_1 of the treatment simulators, the rest as the paper.
 
     The paper's experiments use four hidden layers of 512, a discount of 0.995 (0.99 in D4RL) and per task
-    (alpha_1, alpha_2): (3, 0.03) in D4RL's mazes, 1000 to 30000 and 0 to 10 in Adroit (with ``aggregate``
-    min), 10 or 100 and 0 to 3 in OGBench.
+    (alpha_1, alpha_2): (3, 0.03) in D4RL's mazes, 1000 to 30000 and 0 to 10 in Adroit, both with
+    ``aggregate`` min; 10 or 100 and 0 to 3 in OGBench, with mean.
     """
 
     actor_penalty: float = 2.0

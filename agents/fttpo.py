@@ -110,6 +110,9 @@ class FtTPOConfig(CriticSettings):
     nodes: int = 32
     """Quadrature nodes of quadrature_kl per dose dimension: 32 are exact to 1e-9 beside the default proposal;
     a Gaussian actor needs 128 for 1e-6."""
+    spot_density: Literal["proposal", "behaviour"] = "proposal"
+    """pi_phi in spot: the proposal, weighted towards good doses, or SPOT's: a further distribution of its
+    kind, fitted to all recorded doses alike."""
     rho: float = 0.2
     """Share of the candidates that gac keeps."""
     candidates: int = 10
@@ -164,7 +167,7 @@ class ActorTerms(NamedTuple):
     log_act: Tensor
     """Its log-density, per dimension."""
     proposal: Univariate
-    """The proposal with its parameters frozen; the path from a dose into its density is kept."""
+    """The proposal, or SPOT's density, with its parameters frozen; the path from a dose into it is kept."""
     weight: Tensor
     """The weight ``[S, B]`` of the recorded doses, a constant."""
 
@@ -193,6 +196,9 @@ class FtTPO(Agent):
         self.value = Value(init, n_obs, hidden, scheme="xavier")
         self.critic_target = target_copy(self.critic)
         trained = [self.proposal, self.actor, self.critic, self.value]
+        if config.spot_density == "behaviour":
+            self.behaviour = Proposal(init, problem, hidden, config.proposal, config.q_proposal)
+            trained.append(self.behaviour)
         self.optimizers = {
             "all": adam([p for module in trained for p in module.parameters()], config.learning_rate)
         }
@@ -268,6 +274,10 @@ class FtTPO(Agent):
             "value": 0.5 * (v - baseline).square().mean(-1),
             "proposal": -(weight * proposal.log_prob(recorded).sum(-1)).mean(-1),
         }
+        if c.spot_density == "behaviour":
+            parameters = self.behaviour.parameters_at(self.behaviour.trunk(batch.obs))
+            likelihood = self.behaviour.distribution(*parameters).log_prob(recorded).sum(-1)
+            losses["behaviour"] = -likelihood.mean(-1)
         if c.actor_loss != "closed_form_width":
             fixed = self.proposal.distribution(*(x.detach() for x in parameters))
             step = ActorTerms(batch, actor, act, log_act, fixed, weight)
@@ -372,8 +382,8 @@ def check(config: FtTPOConfig) -> None:
         raise UserError(f"q_actor must be below 1 for a bounded dose set, got {c.q_actor}.")
     if not 1.0 <= c.q_proposal < 3.0:
         raise UserError(f"q_proposal must be at least 1 and below 3, got {c.q_proposal}.")
-    if c.nodes < 1:
-        raise UserError(f"nodes must be at least 1, got {c.nodes}.")
+    if c.spot_density == "behaviour" and c.actor_loss != "spot":
+        raise UserError(f"spot_density 'behaviour' needs actor_loss 'spot', got {c.actor_loss!r}.")
     if c.candidates < 1 or not 1 <= kept(c) <= c.candidates:
         raise UserError(f"rho must keep 1 to all of the candidates, got rho {c.rho} of {c.candidates}.")
     if c.actor == "gaussian" and c.proposal == "squashed_gaussian":
@@ -386,6 +396,5 @@ def check(config: FtTPOConfig) -> None:
     if c.actor_loss == "closed_form_width" and (c.proposal != "q_gaussian" or not c.share_mean):
         raise UserError(
             "actor_loss 'closed_form_width' needs a q_gaussian proposal and share_mean: other "
-            "distributions have no "
-            "one ratio of widths."
+            "distributions have no one ratio of widths."
         )

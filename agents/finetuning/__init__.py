@@ -29,6 +29,7 @@ class MethodSpec:
         title: name as the field writes it.
         paper: authors, year, arXiv number.
         settings: of the method, where they differ from its own.
+        first_visits: visits before the first update in the method's released code; None is not known.
     """
 
     module: str
@@ -36,6 +37,7 @@ class MethodSpec:
     title: str
     paper: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    first_visits: int | None = None
 
     def method(self) -> Method:
         """Import the method's file and return the method.
@@ -55,33 +57,51 @@ class MethodSpec:
 _PEX = "Zhang, Xu, Yu 2023, arXiv 2302.00935"
 
 METHODS: dict[str, MethodSpec] = {
-    "scratch": MethodSpec("agents.finetuning.transfer", "SCRATCH", "Scratch", _PEX),
-    "buffer": MethodSpec("agents.finetuning.transfer", "BUFFER", "Buffer", _PEX),
-    "direct": MethodSpec("agents.finetuning.transfer", "DIRECT", "Direct", _PEX),
+    "scratch": MethodSpec("agents.finetuning.transfer", "SCRATCH", "Scratch", _PEX, first_visits=5000),
+    "buffer": MethodSpec("agents.finetuning.transfer", "BUFFER", "Buffer", _PEX, first_visits=5000),
+    "direct": MethodSpec("agents.finetuning.transfer", "DIRECT", "Direct", _PEX, first_visits=5000),
     "awac": MethodSpec(
-        "agents.finetuning.transfer", "AWAC", "AWAC", "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359"
+        "agents.finetuning.transfer",
+        "AWAC",
+        "AWAC",
+        "Nair, Gupta, Dalal, Levine 2020, arXiv 2006.09359",
+        first_visits=0,
     ),
     "spot": MethodSpec(
-        "agents.finetuning.transfer", "SPOT", "SPOT", "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239"
+        "agents.finetuning.transfer",
+        "SPOT",
+        "SPOT",
+        "Wu, Wu, Qiu, Wang, Long 2022, arXiv 2202.06239",
+        first_visits=0,
     ),
     "cal_ql": MethodSpec(
-        "agents.finetuning.transfer", "CAL_QL", "Cal-QL", "Nakamoto et al. 2023, arXiv 2303.05479"
+        "agents.finetuning.transfer",
+        "CAL_QL",
+        "Cal-QL",
+        "Nakamoto et al. 2023, arXiv 2303.05479",
+        first_visits=0,
     ),
     "rebrac": MethodSpec(
         "agents.finetuning.transfer",
         "REBRAC",
         "ReBRAC",
         "Tarasov, Kurenkov, Nikulin, Kolesnikov 2023, arXiv 2305.09836",
+        first_visits=0,
     ),
     "fan": MethodSpec(
         "agents.finetuning.transfer",
         "FAN",
         "FAN",
         "Lee, Kim, Balachandar, Mustafaoglu, Pingali 2026, arXiv 2605.01663",
+        first_visits=0,
     ),
-    "pex": MethodSpec("agents.finetuning.pex", "PEX", "PEX", _PEX),
+    "pex": MethodSpec("agents.finetuning.pex", "PEX", "PEX", _PEX, first_visits=5000),
     "off2on": MethodSpec(
-        "agents.finetuning.off2on", "OFF2ON", "Off2On", "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702"
+        "agents.finetuning.off2on",
+        "OFF2ON",
+        "Off2On",
+        "Lee, Seo, Lee, Abbeel, Shin 2021, arXiv 2107.00702",
+        first_visits=1000,
     ),
     "bt": MethodSpec("agents.finetuning.bt", "BT", "BT", "Campos et al. 2021, arXiv 2102.13515"),
     "jsrl": MethodSpec("agents.finetuning.jsrl", "JSRL", "JSRL", "Uchendu et al. 2023, arXiv 2204.02372"),

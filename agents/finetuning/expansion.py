@@ -184,6 +184,13 @@ def pick(act: Tensor, index: Tensor) -> Tensor:
     return act.gather(2, index[..., None, None].expand(*index.shape, 1, act.shape[-1])).squeeze(2)
 
 
+def point_set(doses: Tensor, weights: Tensor, loc: Tensor) -> Distribution:
+    """Doses ``[S, B, K, A]`` with probabilities ``[S, B, K]``, of which ``loc [S, B, A]`` is recommended."""
+    values = doses.transpose(-1, -2)
+    finite = Draws(values, weights.unsqueeze(-2), loc, "point_set", validate_args=False)
+    return Independent(finite, 1, validate_args=False)
+
+
 class Expanded(Agent):
     """An implicit-Q-learner beside F frozen policies.
 
@@ -248,12 +255,7 @@ class Expanded(Agent):
         chosen = self.probabilities(each)  # [S, B, M, F + 1]
         weights = torch.cat((chosen[..., :-1].mean(2), chosen[..., -1] / self.draws), -1)
         loc = pick(modes, of_modes.argmax(-1))
-        values = torch.cat((offers, own), 2).transpose(-1, -2)
-        return Independent(
-            Draws(values, weights.unsqueeze(-2), loc, "point_set", validate_args=False),
-            1,
-            validate_args=False,
-        )
+        return point_set(torch.cat((offers, own), 2), weights, loc)
 
     def densities(self, obs: Tensor) -> dict[str, Distribution]:
         """The learner's own distribution."""

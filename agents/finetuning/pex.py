@@ -11,7 +11,8 @@ of the batch but at doses a~ that the composite policy proposes anew at the batc
 
     L_pi = - E [ min(exp(beta (Qbar(s, a~) - V(s))), clip) ln pi(a~ | s) ].
 
-Half of every batch are recorded visits. The recommended dose is, of the members' modes, that of highest Q.
+Half of every batch are recorded visits (``share``). The recommended dose is, of the members' modes, that of
+highest Q.
 
 Beyond the paper, all settings of :class:`PEXConfig`:
 
@@ -31,8 +32,14 @@ Beyond the paper, all settings of :class:`PEXConfig`:
   - ``gradients``: its loss is the expectation over the choice that PEX draws,
     L_pi = - E sum_k w_k min(exp(beta (Qbar(s, a_k) - V(s))), clip) ln pi(a_k | s).
 
-Not taken over: evaluation within the training environment; log-densities of doses outside the limits; an
-evaluation that is drawn at random once in ten visits.
+* ``offline_step_size``. The offline policy adapts: it goes on learning by the same regression, at the doses
+  of the batch, with the critics that learn.
+
+The paper evaluates with an epsilon of 0.1: the new policy proposes its mode and the dose of highest Q is
+given, but with probability epsilon each, independently, it proposes a draw and the choice is drawn as above.
+``evaluation_epsilon`` makes that the distribution that is evaluated; in the trial doses are chosen as ever.
+
+Not taken over: evaluation within the training environment; log-densities of doses outside the limits.
 """
 
 from __future__ import annotations
@@ -40,26 +47,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.functional import one_hot
 
 from agents.finetuning.expansion import (
     Composing,
     Expanded,
     by_weight,
     executed,
+    fixed_draws,
     further,
     held,
     newcomer,
     of_run,
     pick,
+    point_set,
     refused,
     take_over,
     uniforms,
 )
+from agents.finetuning.pex_settings import PEXConfig
 from agents.iql import IQL
 from dosing.agent import Agent
 from dosing.errors import UserError
@@ -75,97 +86,6 @@ SPREAD_RATE = 0.005
 """Share of a batch's standard deviation in the running one, per update."""
 CALIBRATION = 4096
 """Recorded visits that the first one is of."""
-
-
-@dataclass(frozen=True)
-class PEXConfig:
-    """Settings of PEX: two members, a softmax at an inverse temperature of 10, as published.
-
-    The paper's mazes use an expectile of 0.9 and beta 10, its locomotion tasks those of IQL.
-    """
-
-    members: int = 2
-    """K, policies in the set, the one that learns included."""
-    others: Literal["seeds", "runs", "online"] = "seeds"
-    """Where the K - 2 further frozen members come from: seeds of the offline run that do not take part in the
-    trial, each used once; other runs; or the trial itself."""
-    runs: str = ""
-    """Folders of the other runs, separated by ":", one per further member."""
-    snapshot_every: int | None = None
-    """Updates from one frozen member of the trial to the next; None spaces them evenly."""
-    inverse_temperature: float = 10.0
-    """1 / alpha of the choice: 0 chooses evenly, large the dose of highest value."""
-    logits: Literal["raw", "scaled"] = "raw"
-    """Values in the choice as they are, or divided by their running standard deviation."""
-    adaptive: bool = False
-    """Adapt alpha so that the choice keeps a target entropy."""
-    entropy: float = 0.9
-    """Target entropy at the beginning, as a share of ln K."""
-    entropy_end: float = 0.1
-    """The same at the end."""
-    temperature_learning_rate: float = 1e-3
-    """Adam step size of ln alpha."""
-    mix: Literal["policies", "values", "gradients"] = "policies"
-    """What is mixed."""
-    doses: Literal["proposed", "recorded"] = "proposed"
-    """Doses that the policy is fitted to: proposed anew at the batch's states, or the batch's own."""
-    critic: Literal["offline", "random"] = "offline"
-    """Where Q, V and their targets start."""
-    expectile: float | None = None
-    """kappa of V; None is the offline run's."""
-    beta: float | None = None
-    """Inverse temperature of the policy's weights; None is the offline run's."""
-    step_size: float | None = None
-    """Adam step size of every network; None is the offline run's."""
-    draws: int = 8
-    """Draws of the policy that learns in the finite distribution of the composite one."""
-
-    def check(self) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            UserError: one of the settings is out of range, or some contradict each other.
-        """
-        others, every, rate = self.members - 2, self.snapshot_every, self.temperature_learning_rate
-        checks = [
-            (
-                others >= 0,
-                f"members must be at least 2, a frozen one and one that learns, got {self.members}",
-            ),
-            (self.draws >= 1, f"draws must be at least 1, got {self.draws}"),
-            (every is None or every >= 1, f"snapshot_every must be at least 1, got {every}"),
-            (0.0 < self.entropy < 1.0, f"entropy must be above 0 and below 1, got {self.entropy}"),
-            (
-                0.0 < self.entropy_end < 1.0,
-                f"entropy_end must be above 0 and below 1, got {self.entropy_end}",
-            ),
-            (rate > 0.0, f"temperature_learning_rate must be above 0, got {rate}"),
-            (
-                not self.adaptive or self.inverse_temperature > 0.0,
-                "an adaptive temperature starts at an inverse_temperature above 0",
-            ),
-            (
-                not self.adaptive or self.mix != "values",
-                "with mix=values nothing is chosen whose entropy a temperature could adapt",
-            ),
-            (
-                self.others != "online" or self.mix == "policies",
-                f"with mix={self.mix} one policy learns: others=online freezes none",
-            ),
-            (
-                self.others != "runs" or len(self.folders) == others,
-                f"others=runs needs {others} run(s) in runs for {self.members} members, "
-                f"got {len(self.folders)}",
-            ),
-        ]
-        for good, said in checks:
-            if not good:
-                raise UserError(f"{said}.")
-
-    @property
-    def folders(self) -> list[str]:
-        """The other runs."""
-        return [folder for folder in self.runs.split(":") if folder]
 
 
 class PEXAgent(Expanded):
@@ -191,6 +111,9 @@ class PEXAgent(Expanded):
         self.register_buffer("spread", ones.clone())
         if snapshots:
             self.blank = target_copy(online.actor)
+        if config.offline_step_size is not None:
+            offline = cast(IQL, self.frozen[0]).actor.requires_grad_(True)
+            self.optimizers["offline"] = adam(offline, config.offline_step_size)
         if config.adaptive:
             self.log_temperature = nn.Parameter(-ones * torch.tensor(config.inverse_temperature).log())
             self.optimizers["temperature"] = adam([self.log_temperature], config.temperature_learning_rate)
@@ -230,7 +153,28 @@ class PEXAgent(Expanded):
 
     def policy(self, obs: Tensor) -> Distribution:
         """The composite policy; where no policies are mixed, the one that learns."""
-        return super().policy(obs) if self.config.mix == "policies" else self.online.policy(obs)
+        if self.config.mix != "policies":
+            return self.online.policy(obs)
+        epsilon = self.config.evaluation_epsilon
+        return super().policy(obs) if epsilon is None else self._evaluated(obs, epsilon)
+
+    def _evaluated(self, obs: Tensor, epsilon: float) -> Distribution:
+        """The paper's evaluation: doses of the members, the mode and M draws of the one that learns."""
+        distribution, offers = self.online.policy(obs), self.offers(obs)
+        own = torch.cat((distribution.mode.unsqueeze(2), fixed_draws(distribution, self.draws)), 2)
+        count, doses = offers.shape[2], torch.cat((offers, own), 2)
+        with torch.no_grad():
+            frozen, of_own = self.worth(obs, doses).split((count, 1 + self.draws), -1)
+        each = torch.cat((frozen.unsqueeze(2).expand(-1, -1, 1 + self.draws, -1), of_own.unsqueeze(-1)), -1)
+        best = each.masked_fill(~self.present[:, None, None], -torch.inf).argmax(-1)  # [S, B, 1 + M]
+        chosen = epsilon * self.probabilities(each)
+        chosen = chosen + (1.0 - epsilon) * one_hot(best, count + 1).to(chosen)
+        proposed = chosen.new_full((1 + self.draws,), epsilon / self.draws)
+        proposed[0] = 1.0 - epsilon
+        chosen = chosen * proposed.unsqueeze(-1)
+        weights = torch.cat((chosen[..., :-1].sum(2), chosen[..., -1]), -1)
+        highest = torch.cat((frozen, of_own[..., :1]), -1).argmax(-1)
+        return point_set(doses, weights, pick(doses, highest))
 
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """Uniform noise of the proposed dose, and of the choice."""
@@ -242,9 +186,13 @@ class PEXAgent(Expanded):
         return {"own": Noise("uniform", (batch_size, width)), "choice": Noise("uniform", (batch_size,))}
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """IQL's losses with the policy's own, and ``temperature`` where that adapts, each ``[S]``."""
+        """IQL's losses with the policy's own, and those of what else adapts by settings, each ``[S]``."""
         c = self.config
         losses, metrics = self.online.losses_and_metrics(batch)
+        if c.offline_step_size is not None:
+            with torch.no_grad():
+                gained = _advantage(self.online, batch.obs, batch.act)
+            losses["offline"] = cast(IQL, self.frozen[0]).regression(batch.obs, batch.act, gained).mean(-1)
         if c.mix == "values":
             members = [cast(IQL, agent) for agent in (*self.frozen, self.online)]
             with torch.no_grad():
@@ -361,9 +309,9 @@ class PolicyExpansion:
             agent.calibrate(obs.expand(len(start.seeds), -1, -1))
         replay = ReplaySampler(
             agent,
-            start.dataset,
+            start.dataset if config.share > 0.0 else None,
             settings.batch_size,
-            0.5,
+            config.share,
             capacity=settings.remembered,
             num_envs=settings.patients,
         )

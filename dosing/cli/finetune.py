@@ -44,6 +44,11 @@ def register(command: Any) -> None:
     ):
         default = _defaults[name.replace("-", "_")]
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} [%(default)s]")
+    parser.add_argument(
+        "--published-start",
+        action="store_true",
+        help="visits before the first update as in each method's released code, where known, not --start",
+    )
     parser.add_argument("--seeds", type=int, help="the runs' first so many seeds [all]")
     parser.add_argument(
         "--harm-budget",
@@ -101,6 +106,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.runs,
         study=arguments.out,
         settings=settings,
+        published_start=arguments.published_start,
         env=env,
         seeds=arguments.seeds,
         evaluation_patients=arguments.evaluation_patients,

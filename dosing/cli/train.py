@@ -89,7 +89,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
     preset = presets.find(arguments.preset)
     if preset.contrast:
         raise UserError(f"preset {arguments.preset} sets runs side by side: it is for compare.")
-    default = config_class(**preset.settings(arguments.agent, config_class))
+    default = config_class(**preset.settings(arguments.agent, config_class, arguments.steps))
     prog = f"python -m dosing train {arguments.agent}"
     config = tyro.cli(config_class, prog=prog, args=rest, default=default)
     if not preset.knows(arguments.agent) and arguments.preset:

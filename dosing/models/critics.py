@@ -45,6 +45,7 @@ class Critic(nn.Module):
         layer_norm: normalise, see :class:`Mlp`.
         norm_after: normalise after every activation instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
+        last_gain: of the last layer's initialisation, see ``Linear``.
         aggregate: which one value of the ensemble :meth:`lower` is where ``pessimism`` does not say.
     """
 
@@ -61,6 +62,7 @@ class Critic(nn.Module):
         layer_norm: bool = False,
         norm_after: bool = False,
         last_bound: float | None = None,
+        last_gain: float | None = None,
         aggregate: Aggregate = "min",
     ) -> None:
         super().__init__()
@@ -80,6 +82,7 @@ class Critic(nn.Module):
             layer_norm=layer_norm,
             norm_after=norm_after,
             last_bound=last_bound,
+            last_gain=last_gain,
         )
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ critics, and the target policy's action has clipped noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,9 +66,14 @@ def smoothed(act: Tensor, noise: Tensor, scale: float, largest: float) -> Tensor
 
 
 @torch.no_grad()
-def smoothed_target(actor: PointPolicy, critic: Critic, batch: Batch, config: DelayedSettings) -> Tensor:
-    """Target r + gamma (1 - d) min_j Qbar_j(s', a'), ``[S, B]``, at a smoothed target action a'."""
-    act = actor.action(batch.next_obs)
+def smoothed_target(
+    actor: PointPolicy, critic: Critic, batch: Batch, config: DelayedSettings, keep: Sequence[Tensor] = ()
+) -> Tensor:
+    """Target r + gamma (1 - d) min_j Qbar_j(s', a'), ``[S, B]``, at a smoothed target action a'.
+
+    ``keep`` is the target policy's dropout, see ``Mlp``.
+    """
+    act = actor.action(batch.next_obs, keep)
     act = smoothed(act, batch.noise["target"], config.target_noise, config.noise_clip)
     bootstrap = critic.pessimistic(batch.next_obs, act)
     return td_target(batch.reward, batch.terminated, config.discount, bootstrap)

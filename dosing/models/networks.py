@@ -92,6 +92,7 @@ class Linear(nn.Module):
             (Glorot uniform, zero bias), ``orthogonal`` (gain sqrt 2, zero bias), ``edac`` (weights uniform
             within 1/sqrt(n_in), bias 0.1; An et al. 2021, arXiv 2110.01548) or ``gpt2`` (weights normal with
             standard deviation 0.02, zero bias).
+        gain: of the schemes ``orthogonal`` and ``xavier``; None is sqrt 2 and 1.
         bound: weights and bias uniform within it, whatever the scheme; for a last layer that starts near 0.
     """
 
@@ -103,7 +104,7 @@ class Linear(nn.Module):
         *,
         members: int | None = None,
         scheme: Init = "default",
-        gain: float = 2.0**0.5,
+        gain: float | None = None,
         bound: float | None = None,
     ) -> None:
         super().__init__()
@@ -113,13 +114,14 @@ class Linear(nn.Module):
         self.members = members
         self.dtype, self.product_dtype = init.dtype, init.product_dtype
         if scheme == "orthogonal" and bound is None:
-            self.weight = init.stack(lambda rng: _orthogonal(rng, shape, gain))
+            self.weight = init.stack(lambda rng: _orthogonal(rng, shape, 2.0**0.5 if gain is None else gain))
             self.bias = init.constant(0.0, *bias_shape)
         elif scheme == "gpt2" and bound is None:
             self.weight = init.stack(lambda rng: 0.02 * rng.standard_normal(shape))
             self.bias = init.constant(0.0, *bias_shape)
         else:
-            reach = bound or ((6.0 / (n_in + n_out)) ** 0.5 if scheme == "xavier" else n_in**-0.5)
+            glorot = (1.0 if gain is None else gain) * (6.0 / (n_in + n_out)) ** 0.5
+            reach = bound or (glorot if scheme == "xavier" else n_in**-0.5)
             self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
             if bound is not None or scheme == "default":
                 self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
@@ -187,6 +189,7 @@ class Mlp(nn.Module):
         layer_norm: normalise before every activation, see :class:`StackedLayerNorm`.
         norm_after: normalise after every activation instead of before.
         last_bound: weights and bias of the last layer start uniform within it.
+        last_gain: of the last layer's initialisation, see :class:`Linear`.
 
     With one width it has no layer and returns its input: the trunk of a linear policy. Of the initialiser's
     regularisation it has ``layer_norm``, also where its method has none, and ``dropout``: ``masks`` ``[S, 1,
@@ -207,11 +210,13 @@ class Mlp(nn.Module):
         layer_norm: bool = False,
         norm_after: bool = False,
         last_bound: float | None = None,
+        last_gain: float | None = None,
     ) -> None:
         super().__init__()
         last = len(widths) - 2
+        own: dict[str, float | None] = {"bound": last_bound, "gain": last_gain}
         self.layers = nn.ModuleList(
-            Linear(init, n_in, n_out, members=members, scheme=scheme, bound=last_bound if i == last else None)
+            Linear(init, n_in, n_out, members=members, scheme=scheme, **(own if i == last else {}))
             for i, (n_in, n_out) in enumerate(pairwise(widths))
         )
         self.hidden = list(widths[1:] if activate_last else widths[1:-1])

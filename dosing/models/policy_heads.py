@@ -39,6 +39,8 @@ MEAN_LIMIT = 0.999
 MIN_WIDTH = 1e-3
 """Smallest half-width of a sparse distribution, as a fraction of the room between the mean and the nearer
 limit."""
+SMALL_GAIN = 0.01
+"""Gain of last layers that start near 0."""
 EDGE = 1e-6
 """Distributions on the open box see recorded doses at most this close to its edges."""
 
@@ -78,6 +80,8 @@ class Policy(nn.Module):
         log_std: bounds of ln sigma.
         free_scale: one state-independent ln sigma per seed and dimension, starting at 0, in place of a head;
             a Beta distribution, which has no sigma, keeps its head.
+        small_start: the heads start near 0 (Glorot uniform, gain ``SMALL_GAIN``) and ln sigma near -1, for a
+            head of ln sigma.
 
     Raises:
         UserError: the bounds of ln sigma are the wrong way round.
@@ -93,6 +97,7 @@ class Policy(nn.Module):
         scheme: Init = "default",
         log_std: tuple[float, float] = (-5.0, 2.0),
         free_scale: bool = False,
+        small_start: bool = False,
     ) -> None:
         super().__init__()
         if log_std[0] > log_std[1]:
@@ -101,7 +106,9 @@ class Policy(nn.Module):
         self.q = HEAVY_Q if family == "heavy_q_gaussian" else 1.0
         width, n_act = (problem.n_obs, *hidden)[-1], problem.n_act
         self.trunk = Mlp(init, [problem.n_obs, *hidden], scheme=scheme, activate_last=True)
-        self.loc = Linear(init, width, n_act, scheme=scheme)
+        head: Init = "xavier" if small_start else scheme
+        gain = SMALL_GAIN if small_start else None
+        self.loc = Linear(init, width, n_act, scheme=head, gain=gain)
         self.prior = Centred(init, n_act, self.loc.bias)
         if self.prior.active and family == "beta":
             raise UserError("a Beta distribution has no mean of its own that could start at a prior dose.")
@@ -109,7 +116,9 @@ class Policy(nn.Module):
         if free_scale and family != "beta":
             self.scale = init.constant(0.0, 1, n_act)
         else:
-            self.scale = Linear(init, width, n_act, scheme=scheme)
+            self.scale = Linear(init, width, n_act, scheme=head, gain=gain)
+            if small_start:
+                nn.init.constant_(self.scale.bias, -1.0)
         if family == "student_t":
             self.df = Linear(init, width, n_act, scheme=scheme)
 

@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_clip": (lambda x: x > 0.0, "above 0"),
     "actor_decay_steps": (lambda x: x is None or x >= 1, "at least 1 or None"),
     "actor_every": (lambda x: x >= 1, "at least 1"),
+    "nodes": (lambda x: x >= 1, "at least 1"),
     "target_noise": (lambda x: x >= 0.0, "at least 0"),
     "noise_clip": (lambda x: x >= 0.0, "at least 0"),
     "vae_hidden": (lambda x: min(x, default=0) >= 1, "one or more widths of at least 1"),

@@ -256,12 +256,19 @@ def _name_of(agent: Agent) -> str:
     return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), "")
 
 
+def _begun(settings: TrialSettings, method: str) -> TrialSettings:
+    """The settings with the visits before a method's first update as in its released code, if known."""
+    first = finetuning.find(method).first_visits
+    return settings if first is None else replace(settings, start=first)
+
+
 def finetune(
     methods: Sequence[str],
     runs: Sequence[Path],
     *,
     study: Path | None = None,
     settings: TrialSettings | None = None,
+    published_start: bool = False,
     env: EnvironmentReference | Mapping[str, Any] | None = None,
     seeds: int | None = None,
     evaluation_patients: int | None = None,
@@ -276,6 +283,8 @@ def finetune(
         runs: finished offline runs of one data set.
         study: study folder; None is that of the first run.
         settings: see ``dosing.finetuning.method.TrialSettings``.
+        published_start: each method's first update after as many visits as in its released code, in place of
+            ``settings.start``, where that is known.
         env: environment of the trial, or options that the environment of the data gets besides.
         seeds: see :func:`start_of`.
         evaluation_patients: per seed; None is the scenario's own number.
@@ -296,7 +305,17 @@ def finetune(
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
     env_id, options = (env.id, env.options) if isinstance(env, EnvironmentReference) else (None, env or {})
     jobs = [
-        TrialJob(name, path, study, settings, env_id, options, seeds, evaluation_patients, device)
+        TrialJob(
+            name,
+            path,
+            study,
+            _begun(settings, name) if published_start else settings,
+            env_id,
+            options,
+            seeds,
+            evaluation_patients,
+            device,
+        )
         for name, path in pairs
     ]
     results = list(launcher.map(conduct_trial, jobs))

@@ -28,7 +28,7 @@ def configurations(
         grid: agents, and the values that their settings take in turn.
         preset: applied before the settings; None is the grid's.
         regularisations: what every agent has to be able to work with.
-        training: likewise.
+        training: likewise; its length is what a preset's decay of the step size lasts.
         left_out: if given, takes the agents of ``["all"]`` that cannot work with the regularisation or the
             training asked for, with the reason. A setting's value that is refused is never left out.
 
@@ -44,7 +44,8 @@ def configurations(
     for name in _chosen(names, contrast):
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
-        values = {key: [value] for key, value in preset.settings(name, config_class).items()}
+        own = preset.settings(name, config_class, training.steps if training else None)
+        values = {key: [value] for key, value in own.items()}
         if grid.families and "policy_family" in hints:
             values["policy_family"] = list(grid.families)
         if contrast and (distribution := contrast.of(config_class)):

@@ -47,6 +47,8 @@ class Preset:
         regularisation: options of ``dosing.models.regularisation.Regularisation``.
         contrast: distributions that ``compare`` sets side by side, for agents that can carry both.
         variants: settings of single agents by what the data are, asked for as ``NAME/VARIANT``.
+        variant_data: options of single agents' data by variant; they win over ``agent_data``.
+        decayed: settings that take the number of updates of the training, such as the end of a decay.
     """
 
     about: str
@@ -58,22 +60,33 @@ class Preset:
     regularisation: Mapping[str, Any] = field(default_factory=dict)
     contrast: Contrast | None = None
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    variant_data: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    decayed: tuple[str, ...] = ()
 
     def variant(self, name: str) -> Preset:
         """The preset with what a variant adds to single agents."""
         own = self.variants[name]
         merged = {agent: dict(self.agents.get(agent, {})) | dict(own.get(agent, {})) for agent in own}
-        return dataclasses.replace(self, agents=dict(self.agents) | merged, variants={})
+        data = dict(self.agent_data) | dict(self.variant_data.get(name, {}))
+        return dataclasses.replace(
+            self, agents=dict(self.agents) | merged, agent_data=data, variants={}, variant_data={}
+        )
 
     def data_of(self, agent: str) -> dict[str, Any]:
         """Options of ``Transform.fit`` for an agent."""
         return dict(self.data) | dict(self.agent_data.get(agent, {}))
 
-    def settings(self, agent: str, config_class: type[Any]) -> dict[str, Any]:
-        """Fields of the agent's configuration that this preset sets."""
+    def settings(self, agent: str, config_class: type[Any], steps: int | None = None) -> dict[str, Any]:
+        """Fields of the agent's configuration that this preset sets.
+
+        Args:
+            agent: registry key.
+            config_class: its configuration.
+            steps: updates of the training; None leaves out what lasts as long.
+        """
         fields = {f.name for f in dataclasses.fields(config_class)}
-        shared = {name: value for name, value in self.shared.items() if name in fields}
-        return shared | dict(self.agents.get(agent, {}))
+        shared = dict(self.shared) | dict.fromkeys(self.decayed if steps is not None else (), steps)
+        return {k: v for k, v in shared.items() if k in fields} | dict(self.agents.get(agent, {}))
 
     def knows(self, agent: str) -> bool:
         """Whether the preset says anything about this agent."""
@@ -95,7 +108,8 @@ D4RL = Preset(
     about=(
         "each paper's settings on MuJoCo locomotion (D4RL, v2); task and quality are named after a slash, "
         "such as d4rl-mujoco/hopper-medium. First phases have their published length (--set shortens them); "
-        "batches are 256 for all; no settings for these tasks were published for FQL, FAN and their kin"
+        "step sizes decay over the training's own length; batches are 256 for all; no settings for these "
+        "tasks were published for Cal-QL, FQL, FAN and their kin"
     ),
     shared={"learning_rate": 3e-4, "discount": 0.99, "target_rate": 0.005},
     agents=presets.LOCOMOTION,
@@ -103,6 +117,8 @@ D4RL = Preset(
     data=AS_RECORDED,
     agent_data=presets.LOCOMOTION_DATA,
     variants=presets.by_variant(),
+    variant_data=presets.LOCOMOTION_DATA_BY_TASK,
+    decayed=presets.DECAYED,
 )
 
 PRESETS: Mapping[str, Preset] = {

@@ -109,7 +109,7 @@ def rows(batch: Batch, seed: int, config: cases.Config) -> nets.Arrays:
     return result
 
 
-OWN = {"critic": ("critic.",), "value": ("value.",), "proposal": ("proposal.",), "actor": ("actor.",)}
+OWN = {name: (f"{name}.",) for name in ("critic", "value", "proposal", "actor", "behaviour")}
 ORACLE = cases.Oracle(fttpo.losses, OWN, rows)
 RELEASED = cases.Oracle(fttpo_released.losses, OWN)
 
@@ -146,10 +146,22 @@ def test_losses_of_other_indices_and_bootstraps(loss: str, share_mean: bool, fam
         cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share_mean", [True, False])
+def test_losses_of_spot_with_its_own_density(share_mean: bool, family: str) -> None:
+    config = options(
+        actor_loss="spot", spot_density="behaviour", proposal=family, share_mean=share_mean, q_proposal=1.5
+    )
+    for n_act in (1, 3):
+        agent = cases.build("fttpo", config, n_act)
+        cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
+
+
 GRADIENT_CASES = [  # beside those of test_oracles
     *(options(actor_loss=loss) for loss in LOSSES if loss not in ("reverse_kl", "detached_k3", "tawac")),
     *(options(proposal=family) for family in FAMILIES[1:]),
     *(options(actor_loss=loss, share_mean=False) for loss in ("quadrature_kl", "spot", "gac")),
+    options(actor_loss="spot", spot_density="behaviour", share_mean=False),
     options(actor="gaussian"),
     options(actor="gaussian", actor_loss="spot", share_mean=False),
     options(actor="gaussian", actor_loss="tawac"),  # a sparse one has a slope at few recorded doses
@@ -158,7 +170,8 @@ GRADIENT_CASES = [  # beside those of test_oracles
 
 
 def case_name(config: cases.Config) -> str:
-    return name_of(config) + ("" if config["share_mean"] else "-own")
+    density = f"-{config['spot_density']}" if "spot_density" in config else ""
+    return name_of(config) + ("" if config["share_mean"] else "-own") + density
 
 
 @pytest.mark.long
@@ -275,6 +288,16 @@ def swapped(first: str, second: str) -> Callable[..., None]:
         ({"actor_loss": "closed_form_width"}, replaced("width_ratio", lambda *_: 0.3), {"value", "critic"}),
         ({"actor_loss": "max_likelihood"}, another(actor_loss="reverse_kl", share_mean=False), {"actor"}),
         ({"actor_loss": "spot"}, another(actor_loss="copy_mu"), {"actor"}),
+        (
+            {"actor_loss": "spot", "spot_density": "behaviour"},
+            doubled("behaviour.mean"),
+            {"behaviour", "actor"},
+        ),
+        (
+            {"actor_loss": "spot", "spot_density": "behaviour", "proposal": "student_t"},
+            replaced("density_of_spot", lambda params, _: params),
+            {"behaviour", "actor"},
+        ),
         ({"actor_loss": "gac"}, another(rho=0.34), {"actor"}),
         ({"actor_loss": "gac"}, replaced("INNER", 0.3), {"actor"}),
         ({"actor_loss": "tawac"}, replaced("OUTSIDE", -20.0), {"actor"}),
@@ -513,6 +536,7 @@ def test_losses_compile_into_one_graph(changes: dict[str, Any]) -> None:
         ({"rho": 1.5}, "rho"),
         ({"actor": "gaussian", "proposal": "squashed_gaussian"}, "outside the box"),
         ({"actor_loss": "copy_mu", "share_mean": False}, "share_mean"),
+        ({"spot_density": "behaviour"}, "needs actor_loss 'spot'"),
         ({"actor_loss": "closed_form_width", "proposal": "student_t"}, "closed_form_width"),
         ({"actor_loss": "closed_form_width", "share_mean": False}, "closed_form_width"),
     ],

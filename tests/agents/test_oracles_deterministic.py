@@ -31,6 +31,7 @@ SPOT = TD3 | {
     "vae_hidden": (7, 5),
     "vae_beta": 0.5,
 }
+SOFT = SPOT | {"actor": "squashed_gaussian"}
 QUASI = {
     "discount": 0.9,
     "regularisation": 0.05,
@@ -52,6 +53,10 @@ ORACLES = {
     "rebrac": cases.Oracle(rebrac.losses, PAIR, step=TURN),
     "spot": cases.Oracle(cases.only(spot.losses, "critic", "actor"), PAIR, step=SPOT["vae_steps"] + TURN),
     "spot vae": cases.Oracle(cases.only(spot.losses, "vae"), {"vae": ("vae.",)}),
+    "spot behaviour": cases.Oracle(spot.behaviour_loss, {"behaviour": ("behaviour.",)}),
+    "spot soft": cases.Oracle(
+        spot.soft_losses, PAIR | {"temperature": ("log_temperature",)}, step=SPOT["vae_steps"] + TURN
+    ),
     "quasi_optimal": cases.Oracle(quasi_optimal.losses, {"residual": ("theta", "w")}, n_act=1),
 }
 
@@ -91,6 +96,28 @@ def test_rebrac_losses(n_act: int, option: dict[str, Any]) -> None:
 @pytest.mark.parametrize("option", [{}, {"normalise_q": False}, {"dropout": 0.0}, {"vae_beta": 0.2}], ids=str)
 def test_spot_losses(n_act: int, density: str, n_samples: int, option: dict[str, Any]) -> None:
     cases.agrees(ORACLES, "spot", SPOT | {"density": density, "n_samples": n_samples} | option, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("density", ["elbo", "gaussian"])
+def test_spot_losses_with_dropout_in_the_target(n_act: int, dropout: float, density: str) -> None:
+    config = SPOT | {"density": density, "dropout": dropout, "target_dropout": True}
+    cases.agrees(ORACLES, "spot", config, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+@pytest.mark.parametrize("density", ["elbo", "importance", "gaussian"])
+@pytest.mark.parametrize(
+    "option", [{}, {"normalise_q": False, "dropout": 0.0}, {"target_dropout": True}], ids=str
+)
+def test_spot_losses_of_a_stochastic_policy(n_act: int, density: str, option: dict[str, Any]) -> None:
+    cases.agrees(ORACLES, "spot soft", SOFT | {"density": density} | option, n_act)
+
+
+@pytest.mark.parametrize("n_act", [1, 3])
+def test_spot_loss_of_the_normal_distribution(n_act: int) -> None:
+    cases.agrees(ORACLES, "spot behaviour", SPOT | {"density": "gaussian"}, n_act)
 
 
 @pytest.mark.parametrize("n_act", [1, 3])
@@ -216,6 +243,13 @@ MISTAKES: list[tuple[str, cases.Config, cases.Mistake, set[str]]] = [
     ("spot", SPOT, one_draw, {"actor"}),
     ("spot", SPOT, cases.setting(density="importance"), {"actor"}),
     ("spot", SPOT, cases.setting(normalise_q=False), {"actor"}),
+    ("spot", SPOT | {"density": "gaussian"}, cases.setting(density="gaussian", vae_beta=0.6), {"actor"}),
+    ("spot", SPOT | {"target_dropout": True}, cases.setting(target_dropout=False), {"critic"}),
+    ("spot soft", SOFT, cases.discount_sign, {"critic"}),
+    ("spot soft", SOFT, cases.no_terminal_mask, {"critic"}),
+    ("spot soft", SOFT, cases.targets_are_online, {"critic"}),
+    ("spot soft", SOFT, cases.larger_critic, BOTH),
+    ("spot soft", SOFT, cases.setting(penalty=0.4), {"actor"}),
     ("spot vae", SPOT, cases.no_divergence, {"vae"}),
     ("quasi_optimal", QUASI, cases.discount_sign, {"residual"}),
     ("quasi_optimal", QUASI, cases.no_terminal_mask, {"residual"}),
@@ -248,6 +282,10 @@ CASES: list[tuple[str, cases.Config]] = [
     ("rebrac", REBRAC | {"normalise_q": False}),
     ("spot", SPOT),
     ("spot", SPOT | {"density": "importance", "normalise_q": False, "dropout": 0.0}),
+    ("spot", SPOT | {"density": "gaussian", "target_dropout": True}),
+    ("spot soft", SOFT),
+    ("spot soft", SOFT | {"density": "gaussian"}),
+    ("spot behaviour", SPOT | {"density": "gaussian"}),
     ("spot vae", SPOT),
     ("quasi_optimal", QUASI),
     ("quasi_optimal", QUASI | {"support_multiplier": "released"}),
@@ -360,6 +398,10 @@ def test_percent_bc_at_known_shares() -> None:
         ("spot", {"n_samples": 0}),
         ("spot", {"vae_steps": 0}),
         ("spot", {"dropout": 1.0}),
+        ("spot", {"density": "kernel"}),
+        ("spot", {"actor_learning_rate": 0.0}),
+        ("spot", {"actor_last_bound": -1e-3}),
+        ("spot", {"critic_last_bound": 0.0}),
         ("spot", {"vae_beta": 0.0}),
         ("spot", {"vae_hidden": ()}),
         ("spot", {"vae_learning_rate": 0.0}),

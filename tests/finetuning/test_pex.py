@@ -111,6 +111,41 @@ def test_the_distribution_is_that_of_the_doses_requested() -> None:
     assert 0.05 < float(share.min()) < float(share.max()) < 0.95
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_the_papers_evaluation_is_drawn_as_it_says(epsilon: float) -> None:
+    """Loops: mode or draw, then dose of highest value or a choice, both by coins of their own."""
+    start = begun()
+    agent: Any = learner(f"pex,draws=64,inverse_temperature=3,evaluation_epsilon={epsilon}", start).agent
+    obs = start.dataset.obs[:3].expand(2, -1, -1)
+    with torch.no_grad():
+        distribution, online = agent.policy(obs).base_dist, agent.online.policy(obs).base_dist
+        offer = agent.frozen[0].policy(obs).mode[..., 0].numpy()
+        rng, n = np.random.default_rng(2), 4000
+        draw = online.loc[..., 0, None].numpy() + online.scale[..., 0, None].numpy() * rng.standard_normal(
+            (2, 3, n)
+        )
+        second = np.where(rng.random((2, 3, n)) < epsilon, draw, online.loc[..., 0, None].numpy())
+        values = []
+        for act in (np.broadcast_to(offer[..., None], second.shape), second):
+            many = torch.from_numpy(np.clip(act, -1.0, 1.0)).float().reshape(2, 3 * n, 1)
+            values.append(
+                agent.online.critic(obs.repeat_interleave(n, 1), many).amin(1).view(2, 3, n).numpy()
+            )
+    chance = 1.0 / (1.0 + np.exp(-3.0 * (values[1] - values[0])))
+    drawn, greedy = rng.random((2, 3, n)) < chance, values[1] > values[0]
+    taken = np.where(rng.random((2, 3, n)) < epsilon, drawn, greedy)
+    share = distribution.weights[:, :, 0]
+    np.testing.assert_allclose(share.sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(share[..., 0], 1.0 - taken.mean(-1), atol=0.04)
+    np.testing.assert_allclose(
+        share[..., 1], (taken & (second == online.loc[..., 0, None].numpy())).mean(-1), atol=0.04
+    )
+    mean = np.where(taken, second, offer[..., None]).mean(-1)
+    np.testing.assert_allclose(distribution.mean[..., 0], mean, atol=0.05)
+    usual = learner("pex,draws=64,inverse_temperature=3", start).agent
+    assert torch.equal(distribution.mode, usual.policy(obs).base_dist.mode)
+
+
 def test_recommended_is_the_mode_of_highest_value() -> None:
     start = begun()
     agent: Any = learner("pex", start).agent
@@ -148,6 +183,25 @@ def test_frozen_members_stay_as_they_are() -> None:
         moved = name.startswith("online.")
         assert torch.equal(x, before[name]) is not moved, name
     assert not any(p.requires_grad for p in agent.frozen.parameters())
+
+
+def test_an_offline_policy_that_adapts_is_fitted_to_the_batch_and_nothing_else_of_it_moves() -> None:
+    """Its loss by a direct computation; its critics, which value nothing, stay as they were."""
+    start = begun(dtype=torch.float64)
+    agent: Any = learner("pex,offline_step_size=0.01", start).agent
+    data = batch(agent, start)
+    with torch.no_grad():
+        loss = agent.losses(data)["offline"].numpy()
+        q, v = target_value(agent, data.obs, data.act)
+        own = agent.frozen[0].policy(data.obs).base_dist
+        z = (data.act - own.loc) / own.scale
+        log_prob = (-0.5 * z.square() - own.scale.log() - 0.5 * np.log(2.0 * np.pi)).sum(-1)
+        weight = torch.exp(BETA * (q - v)).clamp(max=100.0)
+    np.testing.assert_allclose(loss, -(weight * log_prob).mean(-1), rtol=1e-9)
+    before = {name: x.clone() for name, x in agent.frozen[0].state_dict().items()}
+    take_step(agent, data)
+    moved = {name for name, x in agent.frozen[0].state_dict().items() if not torch.equal(x, before[name])}
+    assert moved == {name for name in before if name.startswith("actor.")}
 
 
 def test_settings_of_the_learner() -> None:
@@ -398,6 +452,10 @@ def test_the_policy_is_frozen_and_begins_anew() -> None:
         ("pex,members=2,members=3", "each once"),
         ("direct,members=2", "Direct .* has no settings of its own"),
         ("pecs", "no method 'pecs'"),
+        ("pex,share=1", "share of recorded visits must be at least 0 and below 1"),
+        ("pex,offline_step_size=0", "offline_step_size must be above 0"),
+        ("pex,evaluation_epsilon=1.5", "evaluation_epsilon must be between 0 and 1"),
+        ("pex,mix=values,offline_step_size=0.1", "no frozen policy doses"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(spec: str, message: str) -> None:
@@ -415,16 +473,17 @@ def test_it_goes_on_from_iql_only() -> None:
 
 
 SPECS = ["pex", "pex,adaptive=true,logits=scaled", "pex,members=4,others=online,snapshot_every=7"]
+ADAPTS = "pex,offline_step_size=0.01,evaluation_epsilon=0.1,share=0.25"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("spec", [*SPECS, "pex,mix=gradients"])
+@pytest.mark.parametrize("spec", [*SPECS, ADAPTS, "pex,mix=gradients"])
 def test_a_killed_trial_resumes_bit_by_bit(spec: str, tmp_path: Path) -> None:
     start = begun()
     killed_and_resumed(lambda: trial(spec, start, {"checkpoint_every": 62, "visits": 120}), tmp_path)
 
 
-@pytest.mark.parametrize("spec", [SPECS[1], SPECS[2]])
+@pytest.mark.parametrize("spec", [SPECS[1], SPECS[2], ADAPTS])
 def test_a_stacked_seed_is_the_seed_alone(spec: str) -> None:
     same_alone(spec, "iql")
 
@@ -443,6 +502,18 @@ def test_half_of_a_batch_are_recorded_visits() -> None:
     theirs = (data.obs[:, :, None] == recorded[None, None, :, : PROBLEM.n_obs]).all(-1).any(-1)
     assert theirs[:, :4].all()
     assert not theirs[:, 4:].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_share_of_recorded_visits_is_a_setting(share: float) -> None:
+    result = trial(f"pex,share={share}", begun())
+    while not result.learner.replay.ready or result.visits < 40:
+        result.step()
+    data, start = result.learner.replay(result.updates), begun()
+    theirs = (data.obs[:, :, None] == start.dataset.obs[None, None]).all(-1).any(-1)
+    first = round(share * theirs.shape[1])
+    assert theirs[:, :first].all()
+    assert not theirs[:, first:].any()
 
 
 def test_fixed_draws_are_those_of_the_distribution() -> None:

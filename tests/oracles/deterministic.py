@@ -17,11 +17,15 @@ def act(params: nets.Arrays, name: str, obs: np.ndarray) -> list[float]:
 
 
 def smoothed_act(
-    params: nets.Arrays, obs: np.ndarray, noise: np.ndarray, config: dict[str, Any]
+    params: nets.Arrays,
+    obs: np.ndarray,
+    noise: np.ndarray,
+    config: dict[str, Any],
+    next_act: list[float] | None = None,
 ) -> list[float]:
-    """``clip(pi_bar(s') + clip(sigma eps, +-c), +-1)`` per dimension."""
+    """``clip(pi_bar(s') + clip(sigma eps, +-c), +-1)`` per dimension; ``next_act`` is another pi_bar(s')."""
     drawn = []
-    for a, eps in zip(act(params, "actor_target", obs), noise, strict=True):
+    for a, eps in zip(next_act or act(params, "actor_target", obs), noise, strict=True):
         shift = config["target_noise"] * float(eps)
         shift = max(-config["noise_clip"], min(config["noise_clip"], shift))
         drawn.append(max(-1.0, min(1.0, a + shift)))
@@ -35,12 +39,14 @@ def critic_loss(
     config: dict[str, Any],
     penalty: Callable[[int, list[float]], float] = lambda row, next_act: 0.0,
     values: Callable[..., list[float]] = nets.action_values,
+    policy: Callable[[int], list[float]] | None = None,
 ) -> float:
     """``sum_i mean (r + gamma (1 - d) [min_j Qbar_j(s', a') - penalty] - Q_i(s, a))^2``, a' smoothed."""
     n = len(batch["reward"])
     total = 0.0
     for b in range(n):
-        next_act = smoothed_act(frozen, batch["next_obs"][b], batch["u_target"][b], config)
+        other = None if policy is None else policy(b)
+        next_act = smoothed_act(frozen, batch["next_obs"][b], batch["u_target"][b], config, other)
         future = nets.pessimistic(values(frozen, "critic_target.net", batch["next_obs"][b], next_act))
         future -= penalty(b, next_act)
         target = float(batch["reward"][b])

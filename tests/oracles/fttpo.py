@@ -148,6 +148,15 @@ def log_proposal(params: nets.Arrays, obs: np.ndarray, act: list[float], config:
     return sum(distribution(a) for distribution, a in zip(distributions, act, strict=True))
 
 
+def density_of_spot(params: nets.Arrays, config: dict[str, Any]) -> nets.Arrays:
+    """The parameters in which spot's density is called the proposal."""
+    if config.get("spot_density", "proposal") == "proposal":
+        return params
+    return {
+        name.replace("behaviour.", "proposal."): x for name, x in params.items() if "proposal." not in name
+    }
+
+
 def recorded(act: list[float], config: dict[str, Any]) -> list[float]:
     """A recorded dose as the proposal's likelihood sees it: inside the limits for a squashed Gaussian."""
     if config.get("proposal") != "squashed_gaussian":
@@ -278,7 +287,7 @@ def actor_loss(
         return -log_proposal(frozen, obs, drawn, config)
     if kind == "spot":
         value = nets.pessimistic(nets.action_values(frozen, "critic.net", obs, executed(drawn)))
-        return -value / size - tau * log_proposal(frozen, obs, drawn, config)
+        return -value / size - tau * log_proposal(density_of_spot(frozen, config), obs, drawn, config)
     if kind == "gac":
         doses = [sample(fixed_means, fixed_scales, z) for z in batch["z_candidates"][b]]
         values = [
@@ -348,6 +357,9 @@ def losses(
         advantage = online - nets.state_value(frozen, obs)
         weight = min(max(1.0 + advantage / config["temperature"], 0.0), config["weight_clip"])
         total["proposal"] -= weight * log_proposal(params, obs, recorded(act, config), config) / n
+        if config.get("spot_density") == "behaviour":
+            likelihood = log_proposal(density_of_spot(params, config), obs, recorded(act, config), config)
+            total["behaviour"] = total.get("behaviour", 0.0) - likelihood / n
         if config["actor_loss"] != "closed_form_width":
             total["actor"] += actor_loss(params, frozen, batch, b, config, size, weight) / n
     if config["actor_loss"] == "closed_form_width":

@@ -10,7 +10,13 @@ of 2A numbers, a decoder tanh(.) the action, p(a|z, s) = N(decoder(s, z), beta/4
     L_pi    = -mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))| + lambda mean P(s, pi(s))
 
 P is D, or -beta/(2A) times the logarithm of the mean over draws of p(a|z, s) p(z) / q(z|a, s), where the
-normal density of a is taken without its constant. pi(s) has dropout: unit j of a hidden layer is 0 if its
+normal density of a is taken without its constant, or -beta/(2A) times that of N(tanh m(s), sigma(s)^2), whose
+own loss is -mean ln p(a|s). With a squashed Gaussian policy a ~ pi(.|s), and
+
+    L_pi    = -mean min_i Q_i(s, a) / mean |min_i Q_i(s, a)| + lambda mean P(s, a) + alpha mean ln pi(a|s)
+    L_alpha = -ln alpha mean [ln pi(a|s) - A],        alpha a constant in L_pi,
+
+with a' ~ pi(.|s'), unsmoothed, in L_Q. pi(s) has dropout: unit j of a hidden layer is 0 if its
 uniform number is below the rate, else divided by one minus the rate.
 """
 
@@ -21,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracles import deterministic
+from tests.oracles import deterministic, policies
 from tests.oracles import mlp as nets
 
 
@@ -77,13 +83,17 @@ def log_density(
 
 
 def dropped_act(
-    params: nets.Arrays, obs: np.ndarray, uniform: np.ndarray | None, config: dict[str, Any]
+    params: nets.Arrays,
+    obs: np.ndarray,
+    uniform: np.ndarray | None,
+    config: dict[str, Any],
+    name: str = "actor",
 ) -> list[float]:
     """The actor with dropout by the given uniform numbers, one per hidden unit."""
     row = [float(x) for x in obs]
     used, layer = 0, 0
-    while f"actor.net.layers.{layer + 1}.weight" in params:
-        row = nets.relu(nets.head(params, f"actor.net.layers.{layer}", row))
+    while f"{name}.net.layers.{layer + 1}.weight" in params:
+        row = nets.relu(nets.head(params, f"{name}.net.layers.{layer}", row))
         if config["dropout"] > 0.0:
             assert uniform is not None
             for j in range(len(row)):
@@ -91,7 +101,114 @@ def dropped_act(
                 row[j] = row[j] / (1.0 - config["dropout"]) if keep else 0.0
             used += len(row)
         layer += 1
-    return [math.tanh(x) for x in nets.head(params, f"actor.net.layers.{layer}", row)]
+    return [math.tanh(x) for x in nets.head(params, f"{name}.net.layers.{layer}", row)]
+
+
+def drawn(
+    params: nets.Arrays,
+    obs: np.ndarray,
+    noise: np.ndarray,
+    uniform: np.ndarray | None,
+    config: dict[str, Any],
+) -> tuple[list[float], float]:
+    """A dose of the squashed Gaussian policy with dropout, by uniform numbers, and its log-density."""
+    row, used, layer = [float(x) for x in obs], 0, 0
+    while f"actor.trunk.layers.{layer}.weight" in params:
+        row = nets.relu(nets.head(params, f"actor.trunk.layers.{layer}", row))
+        if uniform is not None:
+            for j in range(len(row)):
+                keep = float(uniform[used + j]) >= config["dropout"]
+                row[j] = row[j] / (1.0 - config["dropout"]) if keep else 0.0
+            used += len(row)
+        layer += 1
+    act, log_prob = [], 0.0
+    for loc, raw, u in zip(
+        nets.head(params, "actor.loc", row), nets.head(params, "actor.scale", row), noise, strict=True
+    ):
+        normal = policies.Normal(loc, math.exp(min(max(raw, -5.0), 2.0)))
+        x = normal.ppf(float(u[0]))
+        act.append(math.tanh(x))
+        log_prob += normal.logpdf(x) + 2.0 * math.log(math.cosh(x))
+    return act, log_prob
+
+
+def soft_critic_loss(
+    params: nets.Arrays, frozen: nets.Arrays, batch: nets.Arrays, config: dict[str, Any]
+) -> float:
+    """``sum_i mean (r + gamma (1 - d) min_j Qbar_j(s', a') - Q_i(s, a))^2``, a' drawn from the policy."""
+    n, total = len(batch["reward"]), 0.0
+    for b in range(n):
+        uniform = batch["u_target_dropout"][b] if config.get("target_dropout") else None
+        next_act, _ = drawn(frozen, batch["next_obs"][b], batch["u_next_act"][b], uniform, config)
+        future = nets.pessimistic(
+            nets.action_values(frozen, "critic_target.net", batch["next_obs"][b], next_act)
+        )
+        target = float(batch["reward"][b])
+        target += config["discount"] * (1.0 - float(batch["terminated"][b])) * future
+        for q in nets.action_values(
+            params, "critic.net", batch["obs"][b], [float(x) for x in batch["act"][b]]
+        ):
+            total += (target - q) ** 2 / n
+    return total
+
+
+GAUSSIAN = {"policy_family": "clipped_gaussian", "log_std_min": -5.0, "log_std_max": 2.0}
+
+
+def penalty_of(
+    params: nets.Arrays, obs: np.ndarray, act: list[float], draws: np.ndarray | None, config: dict[str, Any]
+) -> float:
+    """P(s, a) by the density's name."""
+    if config["density"] == "gaussian":
+        unit = config["vae_beta"] / (2.0 * len(act))
+        return -unit * policies.log_policy(params, "behaviour", obs, act, GAUSSIAN)
+    assert draws is not None
+    if config["density"] == "elbo":
+        return distance(params, obs, act, draws, config)
+    if config["density"] == "importance":
+        constant = -0.5 * len(act) * math.log(2.0 * math.pi * config["vae_beta"] / 4.0)
+        result = log_density(params, obs, act, draws, config) - constant
+        return -config["vae_beta"] / (2.0 * len(act)) * result
+    raise ValueError(config["density"])
+
+
+def behaviour_loss(
+    params: nets.Arrays, batch: nets.Arrays, config: dict[str, Any], frozen: nets.Arrays | None = None
+) -> dict[str, float]:
+    """``-mean ln p(a|s)`` of the normal distribution."""
+    del config, frozen
+    n = len(batch["reward"])
+    total = 0.0
+    for b in range(n):
+        act = [float(x) for x in batch["act"][b]]
+        total -= policies.log_policy(params, "behaviour", batch["obs"][b], act, GAUSSIAN) / n
+    return {"behaviour": total}
+
+
+def soft_losses(
+    params: nets.Arrays, batch: nets.Arrays, config: dict[str, Any], frozen: nets.Arrays | None = None
+) -> dict[str, float]:
+    """As :func:`losses`, with a squashed Gaussian policy; and that of ln alpha."""
+    frozen = params if frozen is None else frozen
+    n = len(batch["reward"])
+    size = value = penalty = log_prob = fixed = 0.0
+    for b in range(n):
+        obs, uniform = batch["obs"][b], batch["u_dropout"][b] if config["dropout"] > 0.0 else None
+        current, now = drawn(frozen, obs, batch["u_act"][b], uniform, config)
+        size += abs(nets.pessimistic(nets.action_values(frozen, "critic.net", obs, current))) / n
+        proposed, own = drawn(params, obs, batch["u_act"][b], uniform, config)
+        value += nets.pessimistic(nets.action_values(frozen, "critic.net", obs, proposed)) / n
+        draws = batch["u_latent"][b] if "u_latent" in batch else None
+        penalty += penalty_of(frozen, obs, proposed, draws, config) / n
+        log_prob, fixed = log_prob + own / n, fixed + now / n
+    alpha = math.exp(float(frozen["log_temperature"][0]))
+    return {
+        "critic": soft_critic_loss(params, frozen, batch, config),
+        "actor": -value / (size if config["normalise_q"] else 1.0)
+        + config["penalty"] * penalty
+        + alpha * log_prob,
+        "temperature": -float(params["log_temperature"][0]) * (fixed - len(batch["act"][0])),
+    }
 
 
 def losses(
@@ -108,26 +225,26 @@ def losses(
     """
     frozen = params if frozen is None else frozen
     n = len(batch["reward"])
+
+    def dropped_target(b: int) -> list[float]:
+        mask = batch["u_target_dropout"][b]
+        return dropped_act(frozen, batch["next_obs"][b], mask, config, "actor_target")
+
+    policy = dropped_target if config.get("target_dropout") and config["dropout"] > 0.0 else None
     vae = size = value = penalty = 0.0
     for b in range(n):
         obs, act = batch["obs"][b], [float(x) for x in batch["act"][b]]
-        vae += distance(params, obs, act, batch["u_vae"][b], config) / n
+        if config["density"] != "gaussian":
+            vae += distance(params, obs, act, batch["u_vae"][b], config) / n
         uniform = batch["u_dropout"][b] if config["dropout"] > 0.0 else None
         current = dropped_act(frozen, obs, uniform, config)
         size += abs(nets.action_values(frozen, "critic.net", obs, current)[0]) / n
         proposed = dropped_act(params, obs, uniform, config)
         value += nets.action_values(frozen, "critic.net", obs, proposed)[0] / n
-        draws = batch["u_latent"][b]
-        if config["density"] == "elbo":
-            penalty += distance(frozen, obs, proposed, draws, config) / n
-        elif config["density"] == "importance":
-            constant = -0.5 * len(act) * math.log(2.0 * math.pi * config["vae_beta"] / 4.0)
-            result = log_density(frozen, obs, proposed, draws, config) - constant
-            penalty -= config["vae_beta"] / (2.0 * len(act)) * result / n
-        else:
-            raise ValueError(config["density"])
+        draws = batch["u_latent"][b] if "u_latent" in batch else None
+        penalty += penalty_of(frozen, obs, proposed, draws, config) / n
     return {
         "vae": vae,
-        "critic": deterministic.critic_loss(params, frozen, batch, config),
+        "critic": deterministic.critic_loss(params, frozen, batch, config, policy=policy),
         "actor": -value / (size if config["normalise_q"] else 1.0) + config["penalty"] * penalty,
     }

@@ -107,6 +107,14 @@ def test_the_command_runs_trials_and_prints_a_table(
     ]  # trials are no offline runs
 
 
+def test_first_visits_may_be_those_of_the_released_code(offline: dict[str, Path]) -> None:
+    """SPOT's learns at once, PEX's after 5,000 visits; Bt's is not public."""
+    tiny(["spot", "direct", "bt"], list(offline.values()), published_start=True)
+    study = offline["iql"].parents[2]
+    begins = {name: run.config().trial.settings["start"] for name, run in folders(study).items()}
+    assert (begins["spot"], begins["direct"], begins["bt"]) == (0, 5000, TINY.start)
+
+
 def test_before_the_trial_the_policy_is_the_offline_one_on_the_evaluation_patients(
     offline: dict[str, Path],
 ) -> None:
