@@ -292,7 +292,8 @@ class RecordedVisits:
     @property
     def doses(self) -> Tensor:
         """The recorded doses, all visits of a data set one after the other, ``[R, M, A]``."""
-        return self.act[self.filled].unflatten(0, (len(self.act), -1))
+        doses: Tensor = self.act[self.filled].unflatten(0, (len(self.act), -1))
+        return doses
 
 
 def recorded_visits(dataset: Dataset) -> RecordedVisits:

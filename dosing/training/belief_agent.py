@@ -237,8 +237,9 @@ def _drawn(act: Tensor, recorded: Tensor, count: int) -> Tensor:
         return act.new_zeros(0, *act.shape)
     shape = (count, act.shape[1] * act.shape[2])
     index = torch.as_tensor(generator(0, "indices", count).integers(recorded.shape[1], size=shape))
-    drawn: Tensor = torch.stack([recorded[:, rows.to(act.device)] for rows in index])
-    return drawn.unflatten(2, act.shape[1:3])
+    flat = torch.stack([recorded[:, rows.to(act.device)] for rows in index])
+    drawn: Tensor = flat.unflatten(2, act.shape[1:3])
+    return drawn
 
 
 def _advantages(model: PatientModel, seen: Tensor, act: Tensor, doses: Tensor) -> Tensor:

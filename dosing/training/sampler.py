@@ -222,8 +222,8 @@ class Sampler:
     Raises:
         UserError: the batch size is not positive, the agent needs a column this sampler cannot serve, or it
             learns from whole episodes without ``mask`` and theirs is not one length, or it would have to look
-            ahead or choose among rows in episodes or windows; there are replicates, but not one per seed, or the agent
-            chooses among rows.
+            ahead or choose among rows in episodes or windows; there are replicates, but not one per seed, or
+            the agent chooses among rows.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ import agents
 from agents.response_model import MIN_WIDTH, ResponseModel, ResponseModelConfig
 from dosing.agent import History
 from dosing.data.dataset import Dataset
-from dosing.errors import UserError
 from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import following
 from dosing.models.batch import Batch
@@ -36,7 +35,7 @@ from dosing.types import Problem
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.oracles import response_model as oracle
-from tests.support.samples import PROBLEM, cohort, dataset, small, stack
+from tests.support.samples import PROBLEM, cohort, dataset, small
 
 NAME = "response_model"
 SEEDS = (3, 7)
@@ -76,7 +75,7 @@ def member(agent: ResponseModel, seed: int, number: int) -> dict[str, np.ndarray
 
 
 def patients_of(agent: ResponseModel, visits: int, number: list[int], first: int | None = None) -> Batch:
-    """A batch of random recorded patients, by their numbers in the data set; the first one has fewer visits."""
+    """A batch of random recorded patients, by number; the first one has ``first`` visits, if that is given."""
     rng = torch.Generator().manual_seed(2)
     rows = (len(agent.seeds), len(number) * visits)
     n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
