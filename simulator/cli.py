@@ -66,8 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--patients", type=int, default=50, help="number of patients (50)")
     command.add_argument(
         "--policy",
-        default="uniform",
-        help="uniform, constant:DOSE, titration or one of the scenario's card (uniform)",
+        help="uniform, constant:DOSE, titration or one of the scenario's card (the scenario's usual one)",
     )
     command.add_argument("--workers", type=int, default=1, help="threads (1)")
     command.add_argument("--out", help=".parquet, .csv or .hdf5 file, or minari:namespace/name-v0")

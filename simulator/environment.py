@@ -11,7 +11,8 @@ Contract of every environment here (both forms):
   so in ``dose_requested``, ``dose_delivered`` and ``limited_by``; with ``out_of_range="raise"`` one outside
   the hard limits is an error. NaN, inf and wrong shapes always are.
 - ``info["cost"]`` and ``info["events"]`` carry the safety signal, which the reward never contains;
-  ``info["truth"]`` carries what nobody observed, where a scenario has such a thing.
+  ``info["truth"]`` carries what nobody observed, where a scenario has such a thing, and
+  ``info["in_range"]`` whether what its clinicians keep in a range truly lies there.
 """
 
 from dataclasses import dataclass
@@ -170,6 +171,8 @@ class Visits:
         }
         if result.truth:
             info["truth"] = dict(result.truth)
+        if (target := self.treated.scenario.target) is not None:
+            info["in_range"] = target.holds(result.truth)
         if result.over is None:
             return result.seen, result.reward, np.zeros(self.n, dtype=np.bool_), info
         return self._of_the_living(result, info)
@@ -186,6 +189,8 @@ class Visits:
         info["truth"] = dict(self._truth)
         info["cost"] = result.cost * live
         info["events"] = {name: flag & live for name, flag in result.events.items()}
+        if "in_range" in info:
+            info["in_range"] = info["in_range"] & live
         self.ended = self.ended | over
         return self._seen, result.reward * live, over & live, info
 
@@ -278,6 +283,8 @@ class PatientEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             "cost": float(info["cost"][0]),
             "events": {name: bool(flag[0]) for name, flag in info["events"].items()},
         }
+        if "in_range" in info:
+            single["in_range"] = bool(info["in_range"][0])
         if "truth" in info:
             single["truth"] = {name: value[0].tolist() for name, value in info["truth"].items()}
         terminated = bool(ended[0])

@@ -10,7 +10,7 @@ from app.readers import study
 from app.theme import OTHER, mark, minus, probability
 from app.widgets import page, write
 from dosing.errors import UserError
-from dosing.studies.comparison_table import Row
+from dosing.studies.comparison_table import Row, share_words
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:
@@ -24,6 +24,7 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
             "return, recommended dose": minus(row.recommended),
             "cost": minus(row.cost) if row.cost else dash,
             "cost budget": dash if row.budget is None else row.budget_words,
+            "time in range": dash if row.in_range is None else share_words(row.in_range),
             "return, sampled dose": minus(row.sampled) if row.sampled else dash,
             "worst 5 % of patients": minus(row.lower_tail) if row.lower_tail else dash,
             "minus estimated constant": dash if row.difference_words == "-" else minus(row.difference_words),

@@ -100,7 +100,7 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-seed", type=int, default=0, help="seed of the simulated patients [%(default)s]"
     )
-    parser.add_argument("--policy", default="uniform", help="rule that doses them [%(default)s]")
+    parser.add_argument("--policy", help="rule that doses them [the scenario's usual one, such as uniform]")
     parser.add_argument(
         "--env-option",
         action="append",

@@ -27,6 +27,8 @@ class Outcomes:
             version, which did not keep it.
         events: visits with each safety event that the scenario names; empty where it names none, or in a
             file of an earlier version.
+        in_range: visits at which what the scenario's clinicians keep in a range truly lay there; None where
+            there is no such quantity, or in a file of an earlier version.
     """
 
     seeds: tuple[int, ...]
@@ -36,10 +38,14 @@ class Outcomes:
     dose: Array
     visits: Array
     events: Mapping[str, Array] = field(default_factory=dict)
+    in_range: Array | None = None
 
 
 EVENT = "event: "
 """Begins the column of a safety event."""
+
+IN_RANGE = "in_range"
+"""Column of the visits within the range."""
 
 MEASURES = ("returns", "cost", "limited", "dose", "visits")
 
@@ -57,6 +63,8 @@ def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
             values[name].append(getattr(result, name).reshape(-1))
         for name, counts in result.events.items():
             values.setdefault(EVENT + name, []).append(counts.reshape(-1))
+        if result.in_range is not None:
+            values.setdefault(IN_RANGE, []).append(result.in_range.reshape(-1))
     write_table(path, columns | {name: np.concatenate(parts) for name, parts in values.items()})
 
 
@@ -74,5 +82,6 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
             for name in rows.columns
             if str(name).startswith(EVENT)
         }
-        result[str(rule)] = Outcomes(seeds, **arrays, events=events)
+        kept = rows[IN_RANGE].to_numpy(np.float64).reshape(len(seeds), -1) if IN_RANGE in rows else None
+        result[str(rule)] = Outcomes(seeds, **arrays, events=events, in_range=kept)
     return result

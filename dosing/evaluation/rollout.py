@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from dosing.errors import UserError
-from dosing.evaluation.outcomes import MEASURES, Outcomes
+from dosing.evaluation.outcomes import IN_RANGE, MEASURES, Outcomes
 from dosing.evaluation.rules import consecutive, following
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
@@ -85,7 +85,7 @@ def rollout(
     if isinstance(act, Attending):
         act.attend(envs)
     total = {name: np.zeros(len(obs)) for name in MEASURES}
-    events: dict[str, Array] = {}
+    counts: dict[str, Array] = {}
     live = np.ones(len(obs), dtype=np.bool_)
     for visit in range(factory.horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
@@ -101,9 +101,8 @@ def rollout(
         total["limited"] += np.concatenate([r[4]["limited_by"] != 0 for r in results]) * live
         total["dose"] += delivered.mean(-1, dtype=np.float64) * live
         total["visits"] += 1.0 * live
-        for name in results[0][4].get("events", {}):
-            here = np.concatenate([r[4]["events"][name] for r in results])
-            events[name] = events.get(name, 0.0) + here * live
+        for name, flags in _flags([r[4] for r in results]).items():
+            counts[name] = counts.get(name, 0.0) + flags * live
         if isinstance(act, Listener):
             pairs = (len(seeds), patients)
             act.observe(delivered.reshape(*pairs, -1), reward.reshape(pairs))
@@ -117,8 +116,16 @@ def rollout(
     for name in ("limited", "dose"):
         total[name] /= total["visits"]
     shape = (len(seeds), patients)
-    counted = {name: x.reshape(shape) for name, x in events.items()}
-    return Outcomes(seeds, **{name: x.reshape(shape) for name, x in total.items()}, events=counted)
+    events = {name: x.reshape(shape) for name, x in counts.items()}
+    in_range = events.pop(IN_RANGE, None)
+    measures = {name: x.reshape(shape) for name, x in total.items()}
+    return Outcomes(seeds, **measures, events=events, in_range=in_range)
+
+
+def _flags(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """What was or was not at this visit, by name: the scenario's events, and whether a range was kept."""
+    found = [info.get("events", {}) | {k: info[k] for k in (IN_RANGE,) if k in info} for info in infos]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 def _offsets(groups: list[list[int]], patients: int) -> list[int]:

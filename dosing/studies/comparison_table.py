@@ -64,6 +64,8 @@ class Row:
         budget: cost budget that the agent was trained within; None for one without, and for a rule.
         predicted_cost: what its cost critic predicts of the recommended doses, mean over recorded visits and
             seeds; None without a budget.
+        in_range: mean share of a patient's visits at which what clinicians keep in a range truly lies there,
+            when the recommended dose is given; None where there is no such quantity.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Row:
     foreseen: tuple[float, float] | None = None
     budget: float | None = None
     predicted_cost: float | None = None
+    in_range: Estimate | None = None
 
     @property
     def budget_words(self) -> str:
@@ -119,7 +122,7 @@ class Row:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Row:
         """Inverse of :meth:`to_json`."""
-        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail")
+        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
         if values["baseline"]:
             values["baseline"] = Baseline.from_json(values["baseline"])
@@ -213,9 +216,18 @@ def reference_rows(result: References) -> list[Row]:
                 cost=mean_over_seeds(outcome.cost.reshape(1, -1)),
                 baseline=result.baseline,
                 lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
+                in_range=_in_range(outcome, pooled=True),
             )
         )
     return rows
+
+
+def _in_range(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
+    """Share of visits within the range; of a rule without seeds all patients are pooled."""
+    if outcomes.in_range is None:
+        return None
+    share = outcomes.in_range / outcomes.visits
+    return mean_over_seeds(share.reshape(1, -1) if pooled else share)
 
 
 def _lower_tail(returns: Array) -> Estimate | None:
@@ -315,6 +327,7 @@ def agent_row(
         foreseen=_foreseen(policy, obs),
         budget=policy.cost_budget,
         predicted_cost=_predicted_cost(policy, obs),
+        in_range=_in_range(best),
     )
 
 
@@ -335,7 +348,10 @@ def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | No
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table as text with one line per row, one table per data set; intervals are 95 %."""
+    """The table as text with one line per row, one table per data set; intervals are 95 %.
+
+    A column in which no row has anything to say is left out.
+    """
     names = list(dict.fromkeys(row.data for row in rows))
     if len(names) > 1:
         parts = {name: render([row for row in rows if row.data == name]) for name in names}
@@ -346,6 +362,7 @@ def render(rows: Sequence[Row]) -> str:
         "return, recommended dose",
         "cost",
         "cost budget",
+        "time in range",
         "return, sampled dose",
         "worst 5 %",
         "minus estimated constant",
@@ -362,6 +379,7 @@ def render(rows: Sequence[Row]) -> str:
             str(row.recommended),
             str(row.cost) if row.cost else "-",
             row.budget_words,
+            share_words(row.in_range),
             str(row.sampled) if row.sampled else "-",
             str(row.lower_tail) if row.lower_tail else "-",
             row.difference_words,
@@ -373,12 +391,21 @@ def render(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    columns = [(name, *cells) for name, *cells in zip(head, *body, strict=True) if set(cells) != {"-"}]
+    widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-        for line in [head, *body]
+        for line in zip(*columns, strict=True)
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def share_words(share: Estimate | None) -> str:
+    """A share with its interval, in per cent; a dash for none."""
+    if share is None:
+        return "-"
+    value, low, high = (f"{100.0 * x:.1f}" for x in (share.value, share.low, share.high))
+    return f"{value} [{low}, {high}] %"
 
 
 def mass_words(value: float | None, bounded: bool) -> str:

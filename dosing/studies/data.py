@@ -24,7 +24,7 @@ from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
 from dosing.studies.scenarios import factory_for, unloaded, version_of
 from dosing.studies.settings import DataSource
-from simulator.cohorts.generate import simulate
+from simulator.cohorts.generate import simulate, usual_policy
 from simulator.envs.registered import SUFFIX, is_registered, scenario_id
 from simulator.scenarios import evaluation_factory, known_ids
 
@@ -134,7 +134,8 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
     options = dict(cohort.options)
-    recipe = asdict(cohort) | {"env": source, "version": version_of(source, options)}
+    policy = cohort.policy or usual_policy(source)
+    recipe = asdict(cohort) | {"policy": policy, "env": source, "version": version_of(source, options)}
     return _kept(
         study,
         f"{source.split('/')[-1]}-{cohort.patients}",
@@ -143,7 +144,7 @@ def obtain_data(data: DataSource, study: Path) -> Path:
         lambda: simulate(
             source,
             patients=cohort.patients,
-            policy=cohort.policy,
+            policy=policy,
             seed=cohort.seed,
             progress=True,
             **options,

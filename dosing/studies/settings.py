@@ -19,8 +19,8 @@ class Cohort:
     """Patients that are simulated where a source of visits is the id of an environment."""
 
     patients: int = 50
-    policy: str = "uniform"
-    """Rule that doses them, see ``simulator.behaviour_policies.parse_policy``."""
+    policy: str | None = None
+    """Rule that doses them, see ``simulator.behaviour_policies.parse_policy``; None: the scenario's usual."""
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the environment, such as ``variant``."""

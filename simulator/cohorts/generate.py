@@ -23,7 +23,7 @@ from simulator.card import scenario_card
 from simulator.cohorts.task_episodes import task_episodes
 from simulator.engine.rng import BLOCK, POLICY, block_streams
 from simulator.environment import CohortEnv, observed_range, whole_number
-from simulator.envs import SCENARIOS
+from simulator.envs import SCENARIOS, scenario_class
 from simulator.envs.registered import is_registered
 from simulator.progress import progress_bar
 
@@ -35,12 +35,17 @@ GAMMA = 0.9
 data."""
 
 
+def usual_policy(env_id: str) -> str:
+    """By which policy visits of a scenario are recorded unless another one is asked for."""
+    return scenario_class(env_id).recorded_by if env_id in SCENARIOS else "uniform"
+
+
 def simulate(
     env_id: str,
     *,
     patients: int,
     steps: int | None = None,
-    policy: str | BehaviourPolicy = "uniform",
+    policy: str | BehaviourPolicy | None = None,
     seed: int = 0,
     cohort: str = "train",
     progress: bool = False,
@@ -54,7 +59,8 @@ def simulate(
             scenarios, ``uniform`` and ``constant:DOSE`` are the policies, and ``cohort`` is ``train``.
         patients: Number of patients, from ``first_patient`` (an environment option, default 0) on.
         steps: Visits per patient; None for the scenario's own number.
-        policy: A policy object or the text that names one (``simulator.behaviour_policies.parse_policy``).
+        policy: A policy object or the text that names one (``simulator.behaviour_policies.parse_policy``);
+            None for the scenario's usual one.
         seed: Seed of the replication; together with ``cohort`` it fixes every patient.
         cohort: ``train`` or ``evaluation``.
         progress: Show a progress bar on a terminal.
@@ -64,6 +70,7 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
+    policy = policy or usual_policy(env_id)
     if is_registered(env_id) and env_id not in SCENARIOS:
         if cohort != "train":
             raise UserError(f"visits of {env_id} are recorded on the cohort train alone, got {cohort!r}.")
@@ -82,7 +89,7 @@ def simulate_to(
     *,
     patients: int,
     steps: int | None = None,
-    policy: str | BehaviourPolicy = "uniform",
+    policy: str | BehaviourPolicy | None = None,
     seed: int = 0,
     cohort: str = "train",
     progress: bool = False,
@@ -93,6 +100,7 @@ def simulate_to(
 
     Visits of an environment that is none of our scenarios are written once all are simulated.
     """
+    policy = policy or usual_policy(env_id)
     if is_registered(env_id) and env_id not in SCENARIOS:
         request: dict[str, Any] = {"patients": patients, "steps": steps, "policy": policy, "seed": seed}
         return write_episodes(simulate(env_id, **request, cohort=cohort, **env_options), path)

@@ -50,6 +50,11 @@ class Target:
     basis: str
     """Where the range comes from."""
 
+    def holds(self, truth: Mapping[str, AnyArray]) -> Flags:
+        """Whether the true quantity lies in the range, ends included ``[n]``; not where it is not known."""
+        value = truth[self.truth]
+        return np.asarray((value >= self.low) & (value <= self.high))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -222,6 +227,8 @@ class Scenario(ABC):
     """Cost per episode that is thought acceptable; None where nobody says."""
     policies: ClassVar[Mapping[str, NamedPolicy]] = {}
     """Behaviour policies of this scenario alone."""
+    recorded_by: ClassVar[str] = "uniform"
+    """The policy by which visits are recorded unless another one is asked for."""
     searched: ClassVar[int] = 10_000
     """Most patients on whom each of some forty constant doses is tried to find the best one."""
     clinic_rules: ClassVar[tuple[str, ...]] = ()

@@ -86,6 +86,7 @@ class Insulin(Scenario):
     )
     budget: ClassVar[float | None] = STEPS_PER_DAY * (0.04 + 4 * 0.01)
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
+    recorded_by = "protocol"
     clinic_rules = ("basal:0", "protocol:0")
     searched = 200
     dose_name = "insulin rate"

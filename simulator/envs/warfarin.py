@@ -139,6 +139,7 @@ class Warfarin(Scenario):
     }
     target = Target("last INR", "INR", "1", 2.0, 3.0, "CHEST 2012 target for vitamin K antagonists, grade 1B")
     budget = 5.0
+    recorded_by = "nomogram"
     clinic_rules = ("nomogram:0", "gage-nomogram:0", "gage:0")
     policies: ClassVar[Mapping[str, NamedPolicy]] = POLICIES
     searched = 1000

@@ -75,7 +75,7 @@ def member(agent: ResponseModel, seed: int, number: int) -> dict[str, np.ndarray
 
 
 def patients_of(agent: ResponseModel, visits: int, number: list[int], first: int | None = None) -> Batch:
-    """A batch of random recorded patients, by number; the first one has ``first`` visits, if that is given."""
+    """A batch of random recorded patients, by number; the first one has ``first`` visits, where given."""
     rng = torch.Generator().manual_seed(2)
     rows = (len(agent.seeds), len(number) * visits)
     n_obs, n_act = agent.problem.n_obs, agent.problem.n_act
