@@ -19,11 +19,12 @@ constant; or, in the same unit, the tighter estimate by importance sampling over
 Gradients pass through the density into pi(s) and stop there. After its updates the critics are updated every
 time; every second time the policy is too, at the same parameters, and then both target networks follow.
 
-The CVAE smooths: with beta = 0.5 its decoder's standard deviation is 0.35 of half the dose range, and between
-two modes of the recorded doses it reports more density than at them; with 0.05 it tells them apart. ``density =
-"gaussian"`` is the paper's other estimate, a conditional normal distribution N(m(s), sigma(s)^2) fitted by
-likelihood, which has one mode; P = - beta/2n ln p(a | s) keeps the unit. On 50 patients with uniform doses no
-beta was told from another by the returns of new patients (``benchmarks/results/density.md``), so that 0.5 stays.
+The CVAE smooths: with beta = 0.5 its decoder's standard deviation is 0.35 of half the dose range, and
+between two modes of the recorded doses it reports more density than at them; with 0.05 it tells them apart.
+``density = "gaussian"`` is the paper's other estimate, a conditional normal distribution N(m(s),
+sigma(s)^2) fitted by likelihood, which has one mode; P = - beta/2n ln p(a | s) keeps the unit. On 50
+patients with uniform doses no beta was told from another by the returns of new patients
+(``benchmarks/results/density.md``), so that 0.5 stays.
 
 The paper's penalty is a term for any actor-critic. ``actor = "squashed_gaussian"`` puts it on a soft
 actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): a ~ pi(.|s) along its path in L_pi, which gains
