@@ -123,7 +123,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "# Two drugs with units",
         f"`{command}` on {describe()}; dosing {__version__}.",
         f"Recorded by the clinic's rule with noise; five seeds, {UPDATES:,} updates, 2,000 new patients; "
-        "95 % intervals over seeds and patients. Events: visits with the event in a patient-year. At a limit: "
+        "95 % intervals over seeds and patients. Events: visits with it in a patient-year. At a limit: "
         "share of the doses held by a limit. Outside limits: probability of a dose outside the hard limits "
         "before any clipping.",
     ]
