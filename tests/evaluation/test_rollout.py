@@ -259,21 +259,32 @@ def test_visits_with_each_safety_event_are_counted_and_kept(tmp_path: Path) -> N
     env = factory(60, 0)
     env.reset(seed=REFERENCE_SEED)
     counts: dict[str, np.ndarray] = {}
+    in_range = np.zeros(60)
     live = np.ones(60, dtype=bool)
     for _ in range(30):
         *_, terminated, _, info = env.step(np.full((60, 1), 15.0, dtype=np.float32))
         for name, flags in info["events"].items():
             counts[name] = counts.get(name, 0) + (flags & live)
+        in_range += (info["truth"]["INR"] >= 2.0) & (info["truth"]["INR"] <= 3.0) & live
         live &= ~terminated
     assert counts["critical"].sum() > 0
     assert set(result.events) == set(counts)
     for name, expected in counts.items():
         np.testing.assert_array_equal(result.events[name][0], expected)
+    assert 0.0 < in_range.sum() < live.size * 30
+    assert result.in_range is not None
+    np.testing.assert_array_equal(result.in_range[0], in_range)
     assert result.visits.min() < 30 == result.visits.max()
     write_outcomes(tmp_path / "x.parquet", {"recommended": result})
     back = read_outcomes(tmp_path / "x.parquet")["recommended"]
     for name, expected in result.events.items():
         np.testing.assert_array_equal(back.events[name], expected)
+    assert back.in_range is not None
+    np.testing.assert_array_equal(back.in_range, result.in_range)
+    treatment = rollout(CohortFactory(ENV, {}), constant(0.0), (0,), 2)
+    write_outcomes(tmp_path / "y.parquet", {"recommended": treatment})
+    assert treatment.in_range is None
+    assert read_outcomes(tmp_path / "y.parquet")["recommended"].in_range is None
 
 
 def test_a_clinics_rule_gives_what_it_gives_as_a_behaviour_policy() -> None:

@@ -357,6 +357,12 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         gymnasium.make(ENV, **options)
 
 
+def test_visits_are_recorded_by_a_clinic_unless_asked_otherwise() -> None:
+    assert simulate("dosing/Warfarin-v0", patients=2, steps=3).metadata.policy == "nomogram:0.15"
+    assert simulate("dosing/Insulin-v0", patients=2, steps=3).metadata.policy.startswith("protocol")
+    assert simulate("dosing/Treatment-v0", patients=2, steps=3).metadata.policy == "uniform"
+
+
 def test_the_card_states_what_a_clinical_scenario_has_to() -> None:
     card = scenario_card(ENV, hide_genotype=True)
     assert card["decision_interval"] == "1 day"
