@@ -89,6 +89,7 @@ class Onestep(Agent):
         checked="onestep-rl, 3e-16",
     )
     target_phase = 1
+    rewards = "fixed"  # the critic is fitted to the recorded policy once
 
     needs: ClassVar[frozenset[str]] = frozenset({"next_act", "has_next"})
     candidates: Tensor

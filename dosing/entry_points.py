@@ -1,7 +1,7 @@
 """What installed packages bring: their entry points in the groups ``dosing.agents`` and ``dosing.scenarios``.
 
-An entry point that cannot be used is left out with one warning that names the package and the entry; nothing
-of the package is imported to find that out.
+An entry point that cannot be used is left out with one warning that names the package and the entry. To find
+that out the module itself is not imported; of ``a.b`` the package ``a`` is.
 """
 
 from __future__ import annotations

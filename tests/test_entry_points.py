@@ -101,6 +101,7 @@ BROKEN = {
     "scenarios": {
         "clinic/Lost-v0 = no_such_module:Lost": "there is no module 'no_such_module'",
         "dosing/LiI-v0 = clinic_scenario:Ours": "that name is taken",
+        "clinic/our own = clinic_scenario:Ours": "Malformed environment ID",
     },
 }
 

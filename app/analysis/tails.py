@@ -121,7 +121,7 @@ class Paid:
     """What giving doses by one rule cost an agent's evaluated patients.
 
     Attributes:
-        cost: safety events of a patient.
+        cost: safety cost of a patient.
         worst: mean return of the worst :func:`worst_share` of the patients; None where that is nobody.
         limited: per cent of a patient's doses held at a hard limit.
     """

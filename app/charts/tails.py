@@ -156,7 +156,7 @@ def measures(rows: Sequence[tuple[str, Mark, str, Paid]], share: float | None) -
     """
     named = [(f"{name}, {rule}", look, rule == "recommended", result) for name, look, rule, result in rows]
     result: list[Panel] = [
-        ("safety events per patient", [(n, m, f, p.cost) for n, m, f, p in named]),
+        ("safety cost per patient", [(n, m, f, p.cost) for n, m, f, p in named]),
         ("doses held at a hard limit (%)", [(n, m, f, p.limited) for n, m, f, p in named]),
     ]
     if share is not None:

@@ -105,7 +105,7 @@ def safety(result: list[Evaluation]) -> None:
     figure = cohort.cost_and_return(points, sorted(budget for budget in kept if budget is not None))
     page.draw(figure, "cost", "Mean cost against mean return, 95 % intervals")
     st.caption(
-        "Cost: number of safety events of a patient, which the scenario card on the Data page names; never "
+        "Cost: mean safety cost of a patient, which the scenario card on the Data page defines; never "
         "part of the reward. Down and to the right is better; dashed: cost budgets of agents. "
         "Lines: 95 % intervals, which may reach below "
         "the 0 that no cost can; grey: rules without learning."

@@ -47,8 +47,8 @@ def recorded(listing: study.Listing) -> tuple[Episodes, str] | None:
 def simulated() -> tuple[Episodes, str] | None:
     """A cohort as asked for, within the bounds of ``app.analysis.data``."""
     left, middle, right = st.columns(3)
-    env_id = pick(left, "Environment", analysis_data.environments(), "env")
     try:
+        env_id = pick(left, "Environment", analysis_data.environments(), "env")
         offered = analysis_data.offered(env_id)
     except UserError as error:
         page.problems([str(error)])

@@ -47,12 +47,13 @@ def course_panel(episodes: Episodes, rows: AnyArray, current: int, key: str) -> 
             write.markdown("{}", bullets(lines))
 
 
-def told(one: Course, missing: str = "") -> list[Markdown]:
+def told(one: Course, missing: str = "", first: int = 1) -> list[Markdown]:
     """Time in range, events and cost, one line each.
 
     Args:
         one: the course.
         missing: why truth and events are not known; empty where they are.
+        first: number of the first of these visits, from 1.
     """
     target, share = one.target, one.judged
     where = with_unit(f"{target.low:g} to {target.high:g}", target.unit)
@@ -76,7 +77,7 @@ def told(one: Course, missing: str = "") -> list[Markdown]:
     budget = "" if one.budget is None else f" (budget of an episode: {one.budget:g})"
     lines.append(sentence("Safety cost of these visits: **{:g}**{}", one.cost, budget))
     if one.ended:
-        lines.append(sentence("**The episode ended early**, at visit {}", len(one.seen) - 1))
+        lines.append(sentence("**The episode ended early**, at visit {}", first + len(one.seen) - 2))
     return lines
 
 

@@ -169,7 +169,11 @@ def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Pat
 def _draw(path: Path, one: Course, episodes: Episodes, row: int, key: str, ends: tuple[float, float]) -> None:
     """Words, course and doses of one choice; ``ends`` are those of the vertical axis of every course."""
     result, meta = path.result, episodes.metadata
-    lines = [*told(one), sentence("Return from here on: **{}**", number(float(result.reward.sum()), 2))]
+    first = int(episodes.step[row]) + 1
+    lines = [
+        *told(one, first=first),
+        sentence("Return from here on: **{}**", number(float(result.reward.sum()), 2)),
+    ]
     if path.statuses is not None:
         said = listed([f"{count:,} {status}" for status, count in path.statuses.items() if count])
         lines.append(sentence("Answers of the recommender on the way: {}", said))

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/experiments/clinical.py [--scenarios ID ...] [--sizes 50 200 1000]
 
 Recorded visits are those of the scenario's usual policy, a clinic's rule with noise. Five seeds are trained
-on the same visits with the settings of ``--preset clinical-small``, and each is evaluated on 400 new
-patients; the clinic's rules and constant doses meet the same 2,000. A line is computed once: the same command
+on the same visits, with the settings of ``--preset clinical-small`` unless a line says its own, and each is
+evaluated on 400 new patients; the clinic's rules and constant doses meet the same 2,000. A line is computed once: the same command
 goes on where it was stopped.
 """
 
@@ -52,11 +52,12 @@ class Line:
     agent: str
     settings: dict[str, list[Any]] = field(default_factory=dict)
     within_budget: bool = False
+    preset: str | None = FEW_PATIENTS
 
     def grid(self, budget: float) -> Grid:
         """For ``compare``."""
         more = {"cost_budget": [budget]} if self.within_budget else {}
-        return Grid((self.agent,), self.settings, preset=FEW_PATIENTS, regularise=more)
+        return Grid((self.agent,), self.settings, preset=self.preset, regularise=more)
 
 
 LINES = (
@@ -66,6 +67,9 @@ LINES = (
     Line("Response model", "response_model"),
     Line("FtTPO, sparse, within the cost budget", "fttpo", within_budget=True),
     Line("IQL, within the cost budget", "iql", within_budget=True),
+    Line("BC, its own settings", "bc", preset=None),
+    Line("IQL, its own settings", "iql", preset=None),
+    Line("FtTPO, its own settings", "fttpo", preset=None),
 )
 
 

@@ -11,6 +11,9 @@ from torch.distributions import constraints
 
 from dosing.distributions.univariate import Univariate, centred
 
+HALVINGS = 60
+"""Bisections by which a quantile in the upper tail is found."""
+
 
 class Truncated(Univariate):
     """Another distribution given that the quantity lies in [low, high]; outside, the density is exactly 0.
@@ -90,7 +93,19 @@ class Truncated(Univariate):
         base, inside = self.base, (p >= 0.0) & (p <= 1.0)
         share = torch.where(inside, p, 0.5) * self._mass(base, self.low, self.high)
         value = self._within(base.icdf((base.cdf(self.low) + share).clamp(0.0, 1.0)))
+        upper = self.low >= base.mode
+        if bool(upper.any()):
+            value = torch.where(upper, self._from_above(base, base.sf(self.low) - share), value)
         return torch.where(inside, value, math.nan)
+
+    def _from_above(self, base: Univariate, above: Tensor) -> Tensor:
+        """Where the other distribution has ``above`` to the right, which ``cdf`` cannot tell from 1."""
+        low, high = torch.broadcast_tensors(self.low, self.high, above)[:2]
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            right = base.sf(middle) > above
+            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+        return 0.5 * (low + high)
 
     def rsample_from(self, u: Tensor) -> Tensor:
         """Return draws from noise ``[..., 1]`` by inversion; see the base class."""

@@ -28,7 +28,7 @@ from dosing.models.response import Belief, ResponseModel
 from dosing.models.response_fit import Fitted
 
 HORIZONS = (1, 2, 4, 8)
-"""Visits ahead that are forecast."""
+"""Visits ahead that are forecast, where at least half of the patients have so many."""
 COVERAGE = 0.9
 LEAST_SKILL = 0.02
 """Least share of the mean squared error of either naive forecast that the model saves, mean over horizons: a
@@ -121,20 +121,30 @@ def _look(fitted: Fitted, obs: Tensor, act: Tensor, fold: int) -> _HeldOut:
     return _HeldOut(o, a, model, beliefs, torch.where(known, error, nan), variance, naive)
 
 
-def _forecasts(held: _HeldOut) -> tuple[Tensor, Tensor, Tensor]:
+def _horizons(obs: Tensor) -> tuple[int, ...]:
+    """Those of :data:`HORIZONS` that at least half of the patients have; one visit ahead in any case."""
+    seen = obs.isfinite().any(-1)  # [R, N, V]
+    return HORIZONS[:1] + tuple(
+        step
+        for step in HORIZONS[1:]
+        if step < obs.shape[2] and bool((seen[:, :, step:].any(2).float().mean(1) >= 0.5).all())
+    )
+
+
+def _forecasts(held: _HeldOut, horizons: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Differences ``[R, B, H, 2]`` of squared errors, model errors and hits ``[R, B, H]`` per patient."""
     visits = held.obs.shape[2]
     z = math.sqrt(2.0) * torch.erfinv(torch.tensor(COVERAGE)).item()
     ahead = Belief(*(torch.stack(parts, 2) for parts in zip(*held.beliefs, strict=True)))  # [R, B, V, ...]
     last = held.obs
     gains, errors, hits = [], [], []
-    for step in range(1, min(max(HORIZONS), visits - 1) + 1):
+    for step in range(1, max(horizons) + 1):
         keep = visits - step
         doses = held.act[:, :, step - 1 :][:, :, :keep].flatten(1, 2)
         now = Belief(*(part[:, :, :keep].flatten(1, 2) for part in ahead))
         moved = held.model.predict(now, doses)
         ahead = Belief(*(part.unflatten(1, (-1, keep)) for part in moved))
-        if step not in HORIZONS:
+        if step not in horizons:
             continue
         target = held.obs[:, :, step:]
         spread = (moved.diagonal + held.model.noise).unflatten(1, (-1, keep)).sqrt()
@@ -219,15 +229,16 @@ def calibrate(fitted: Fitted, obs: Tensor, act: Tensor) -> Calibration:
         act: ``[R, N, V - 1, A]``.
     """
     held = [_look(fitted, obs, act, fold) for fold in range(int(fitted.fold.max()) + 1)]
-    gains, errors, hits = (torch.cat(x, 1) for x in zip(*(_forecasts(h) for h in held), strict=True))
-    mean = gains.nanmean(1)
+    steps = _horizons(obs)
+    gains, errors, hits = (torch.cat(x, 1) for x in zip(*(_forecasts(h, steps) for h in held), strict=True))
+    mean, count = gains.nanmean(1), gains.isfinite().sum(1)
     deviation = (gains - mean.unsqueeze(1)).square().nanmean(1).sqrt()
     error = errors.nanmean(1)  # [R, H, 3]: the model's, the last value's, the mean's
     uniform, autocorrelation = _shape(held)
     left = _left_over(held) if obs.shape[2] > 4 else torch.zeros_like(uniform)
     return Calibration(
         skill=1.0 - error[..., :1] / error[..., 1:].clamp(min=1e-12),
-        lower=mean - 1.64 * deviation / math.sqrt(obs.shape[1]),
+        lower=mean - 1.64 * deviation / count.sqrt(),
         coverage=hits.nanmean(1),
         left_over=left,
         uniform=uniform,

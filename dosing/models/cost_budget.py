@@ -120,7 +120,8 @@ class CostBudget(nn.Module):
             return
         spread = dataset.cost.unflatten(0, (dataset.replicates, -1)).std(1, correction=0, keepdim=True)
         self.scale.copy_(torch.where(spread > 0.0, spread, 1.0))
-        self.visits.fill_(len(dataset) / (len(dataset.starts) - 1))
+        starts, rows = dataset.starts[:-1], len(dataset) // dataset.replicates
+        self.visits.copy_(rows / torch.bincount(starts // rows, minlength=dataset.replicates).unsqueeze(1))
         self.reward_scale.fill_(dataset.transform.reward_scale)
         self.known.fill_(True)
 
@@ -138,12 +139,15 @@ class CostBudget(nn.Module):
                 extra[column] = extra[column] - price.unsqueeze(-1) * extra[cost]
         return replace(batch, reward=batch.reward - price * extra["cost"].squeeze(-1), extra=extra)
 
-    def update(self, batch: Batch, policy: Callable[[Tensor], Distribution]) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, policy: Callable[[Tensor], Distribution], *, moves: bool = True
+    ) -> dict[str, Tensor]:
         """One step of the cost critic, then of the multiplier; returns metrics ``[S]`` in the world's units.
 
         Args:
             batch: with the column ``cost``.
             policy: of the agent, at states ``[S, B, O]``.
+            moves: whether the multiplier takes its step, or the cost critic alone.
         """
         with torch.no_grad():
             following = policy(batch.next_obs).mode.clamp(-1.0, 1.0)  # as executed
@@ -157,8 +161,9 @@ class CostBudget(nn.Module):
         polyak(self.critic_target, self.critic, TARGET_RATE)
         with torch.no_grad():
             expected = self._per_visit(batch.obs, policy(batch.obs).mode).mean(-1, keepdim=True)  # [S, 1]
-            over = expected - self.allowed
-            self.multiplier.copy_((self.multiplier + DUAL_RATE * over).clamp(min=0.0))
+            if moves:
+                over = expected - self.allowed
+                self.multiplier.copy_((self.multiplier + DUAL_RATE * over).clamp(min=0.0))
             predicted = (self.visits * self.scale * expected).squeeze(-1)
         return {
             "cost/loss": loss.detach(),

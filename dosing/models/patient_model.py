@@ -133,7 +133,7 @@ class PatientModel(nn.Module):
         self.high.copy_(visits.doses.amax(1, keepdim=True))
         best = constant_doses(act, visits.reward, visits.filled)
         self.constant.copy_(best.clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
-        self.horizon.fill_(float(act.shape[2]))
+        self.horizon.copy_(visits.filled.sum(2).amax(1, keepdim=True))
         self.count.fill_(float(act.shape[1]))
         self.pooling.copy_(torch.tensor(fitted.pooling).unsqueeze(1))
         self.numbers.copy_(_numbers(calibration))

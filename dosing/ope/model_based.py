@@ -162,12 +162,12 @@ def _unusable(data: Trajectories) -> str | None:
     visits = data.recorded.sum(1)
     if visits.min() < data.visits:
         return (
-            "response models are fitted to episodes of one length, and the recorded ones have "
+            "values in response models are those of episodes of one length, and the recorded ones have "
             f"{visits.min():.0f} to {visits.max():.0f} visits"
         )
     if (data.terminated > 0).any():
         return (
-            "response models are fitted to episodes that end by their number of visits, and some ended before"
+            "response models do not know what ends an episode, and some ended before their number of visits"
         )
     if data.patients < FIT.folds or data.visits < 2:
         return (

@@ -24,7 +24,7 @@ KEPT = 10
 """Rows of a table whose failure is kept as a sentence."""
 
 
-MOST_SEEDS = 0.5
+SEEDS_OVER = 0.5
 """Share of the seeds without a dose within the cost budget from which a dose is deferred for it."""
 ROWS = 1024
 """States that a policy is asked about at once: their activations stay in the processor's cache."""
@@ -187,7 +187,7 @@ def _answer(asked: _Asked, result: Answers, rows: NDArray[np.int64]) -> None:
             codes |= np.where(apart.any(1), int(Reason.SEEDS_APART), 0)
     codes |= np.where(_between(sets.low, sets.high, proposed), int(Reason.BETWEEN_SEEDS), 0)
     if (over := policy.over_budget(as_observations(policy, states))) is not None:
-        codes |= np.where(over.mean(0) >= MOST_SEEDS, int(Reason.OVER_BUDGET), 0)
+        codes |= np.where(over.mean(0) >= SEEDS_OVER, int(Reason.OVER_BUDGET), 0)
 
     result.codes[rows] = codes
     result.dose[rows], result.proposed[rows], result.spread[rows] = dose, proposed, spread

@@ -56,8 +56,8 @@ def reasons_in_words(recommender: Recommender, result: Answers, code: int) -> tu
         "between what they would give."
     )
     said[Reason.OVER_BUDGET] = (
-        f"no dose that the policy would give is predicted to keep the cost budget of "
-        f"{recommender.policy.cost_budget or 0.0:g} per episode; this is the one of least predicted cost."
+        f"half of the seeds or more have no dose to give that is predicted to keep the cost budget of "
+        f"{recommender.policy.cost_budget or 0.0:g} per episode."
     )
     said[Reason.HARD_LIMIT] = f"the proposed dose {proposed}{unit} was held at a hard limit."
     said[Reason.STEP_LIMIT] = (

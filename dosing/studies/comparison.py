@@ -207,5 +207,8 @@ def demo(
     )
     if not several:
         return result
-    left_out = "the demonstration learns no response model from episodes of several lengths; compare does"
+    left_out = (
+        "the demonstration learns no response model from episodes of several lengths: it does not know what "
+        "ends them, and takes long where they are long; compare trains it"
+    )
     return dataclasses.replace(result, notes=(*result.notes, left_out))

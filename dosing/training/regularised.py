@@ -79,7 +79,9 @@ def take_step(agent: Agent, batch: Batch) -> dict[str, Tensor]:
     """Take the agent's ``update``, costs charged where they have a budget; returns its metrics."""
     if agent.budget is None:
         return _update(agent, batch)
-    return _update(agent, agent.budget.charged(batch)) | agent.budget.update(batch, agent.policy)
+    metrics = _update(agent, agent.budget.charged(batch))
+    answers = batch.step >= agent.warm_up  # before, no price moves the policy
+    return metrics | agent.budget.update(batch, agent.policy, moves=answers)
 
 
 def _update(agent: Agent, batch: Batch) -> dict[str, Tensor]:

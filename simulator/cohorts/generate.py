@@ -70,8 +70,9 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
+    foreign = is_registered(env_id) and env_id not in SCENARIOS  # which loads files that were named
     policy = policy or usual_policy(env_id)
-    if is_registered(env_id) and env_id not in SCENARIOS:
+    if foreign:
         if cohort != "train":
             raise UserError(f"visits of {env_id} are recorded on the cohort train alone, got {cohort!r}.")
         limit = {} if steps is None else {"max_episode_steps": steps}
@@ -100,8 +101,9 @@ def simulate_to(
 
     Visits of an environment that is none of our scenarios are written once all are simulated.
     """
+    foreign = is_registered(env_id) and env_id not in SCENARIOS  # which loads files that were named
     policy = policy or usual_policy(env_id)
-    if is_registered(env_id) and env_id not in SCENARIOS:
+    if foreign:
         request: dict[str, Any] = {"patients": patients, "steps": steps, "policy": policy, "seed": seed}
         return write_episodes(simulate(env_id, **request, cohort=cohort, **env_options), path)
     plan = SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)

@@ -20,10 +20,11 @@ from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.types import Act, AnyArray, Array, Listener
+from simulator.card import scenario_card
 from simulator.cohorts.clinic_rules import clinic_rules
 from simulator.engine.rng import BLOCK
 from simulator.engine.scenario import Flags
-from simulator.environment import CohortEnv, EnvOptions
+from simulator.environment import CohortEnv
 from simulator.envs import SCENARIOS
 
 TOLERANCE = 1e-4
@@ -160,7 +161,7 @@ def _seed(meta: DatasetMetadata) -> int:
     """The seed of recorded visits that can be simulated again; raises UserError for others."""
     if meta.env_id not in SCENARIOS or meta.seed is None:
         raise UserError("these visits were recorded elsewhere: no simulator here can go through them again.")
-    here = EnvOptions.of(meta.env_id, dict(meta.env_options)).scenario.version
+    here = scenario_card(meta.env_id, **meta.env_options)["version"]
     if meta.scenario_version != here:
         raise UserError(
             f"these visits are of version {meta.scenario_version} of {meta.env_id}, here is version {here}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import ChainMap
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,20 @@ def add_scenario(env_id: str, target: str) -> None:
 
 def add_packaged() -> None:
     """Take the scenarios of installed packages in, from the entry points ``dosing.scenarios``; see there."""
-    from dosing.entry_points import SCENARIOS as GROUP
-    from dosing.entry_points import usable
+    import gymnasium
 
-    for entry in usable(GROUP, {**SCENARIOS, **PACKAGED}):
+    from dosing.entry_points import SCENARIOS as GROUP
+    from dosing.entry_points import leave_out, usable
+
+    for entry in usable(GROUP, ChainMap[str, object](SCENARIOS, PACKAGED, gymnasium.registry)):
+        try:
+            if entry.attr:
+                add_scenario(entry.name, entry.value)
+        except gymnasium.error.Error as error:
+            SCENARIOS.pop(entry.name, None)
+            leave_out(entry, str(error))
+            continue
         PACKAGED[entry.name] = entry
-        if entry.attr:
-            add_scenario(entry.name, entry.value)
 
 
 def scenario_class(env_id: str) -> type[Scenario]:

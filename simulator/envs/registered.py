@@ -152,6 +152,8 @@ def _load(path: Path) -> ScenarioFile:
     before = _FILES.get(path)
     if before is not None and before.content == content:
         return before
+    if (same := next((file for file in _FILES.values() if file.content == content), None)) is not None:
+        return same  # a copy, as in a run folder
     with _registering(path, before) as new:
         _run(path, content)
         found = new()
@@ -174,11 +176,11 @@ def _run(path: Path, content: bytes) -> None:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)  # for dataclasses
     try:
         loader.exec_module(module)
+        for scenario in _scenarios_of(module):
+            add_scenario(scenario.env_id, f"{name}:{scenario.__name__}")
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"the scenario file {path} fails: {type(error).__name__}: {error}.") from error
-    for scenario in _scenarios_of(module):
-        add_scenario(scenario.env_id, f"{name}:{scenario.__name__}")
 
 
 @contextmanager
@@ -205,7 +207,7 @@ def _registering(path: Path, before: ScenarioFile | None) -> Iterator[Any]:
             yield new
         if taken := [env_id for env_id in new() if env_id in start]:
             raise UserError(f"{path} registers {taken[0]!r}, which is taken: give the scenario another id.")
-    except UserError:
+    except BaseException:
         for registry, content in zip(registries, kept, strict=True):
             registry.clear()
             registry.update(content)

@@ -199,7 +199,7 @@ def test_estimates_stand_in_rows_with_their_intervals_or_the_reason_for_none() -
     ]
     panels = measures(rows, 0.01)
     assert [title for title, _ in panels] == [
-        "safety events per patient",
+        "safety cost per patient",
         "return of the worst 1\N{NO-BREAK SPACE}% of patients (no unit)",
         "doses held at a hard limit (%)",
     ]

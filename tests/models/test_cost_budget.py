@@ -257,6 +257,19 @@ def test_a_truncated_law_has_no_density_outside_and_the_mass_of_one_inside(q: fl
     assert bool((law.mode == torch.minimum(torch.maximum(loc, low), high)).all())
 
 
+@pytest.mark.parametrize("q", [0.0, 0.8, 0.9])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_quantiles_are_exact_far_out_on_either_side(q: float, side: float) -> None:
+    """In the last thousandth of the support, where one tail's probability is lost beside 1."""
+    zero, scale = torch.zeros(1, dtype=DTYPE), torch.full((1,), 0.1, dtype=DTYPE)
+    base = QGaussian(zero, scale, q)
+    edge = float(base.support.upper_bound)  # type: ignore[attr-defined]
+    ends = sorted((side * 0.999 * edge, side * 0.9999 * edge))
+    law = Truncated(base, zero + ends[0], zero + ends[1])
+    p = torch.tensor([0.0, 0.01, 0.3, 0.5, 0.99, 1.0], dtype=DTYPE)
+    torch.testing.assert_close(law.cdf(law.icdf(p)), p, rtol=0.0, atol=1e-6)
+
+
 def test_a_truncated_law_of_no_width_is_refused() -> None:
     zero = torch.zeros(1, dtype=DTYPE)
     with pytest.raises(UserError, match="low must be below high"):
@@ -329,6 +342,21 @@ def test_a_budget_that_never_binds_changes_nothing(name: str) -> None:
     for key, value in plain.state_dict().items():
         assert torch.equal(value, infinite.state_dict()[key]), key
         assert torch.equal(value, wide.state_dict()[key]), key
+
+
+def test_the_multiplier_waits_while_the_policy_cannot_answer() -> None:
+    """The cost critic learns from the start."""
+    agent = built("spot", budget=0.0)
+    assert agent.warm_up > 2
+    assert agent.budget is not None
+    start = copy.deepcopy(agent.budget.critic.state_dict())
+    trained(agent, 2)
+    assert bool((agent.budget.multiplier == 0.0).all())
+    assert any(not torch.equal(start[name], x) for name, x in agent.budget.critic.state_dict().items())
+    sampler, take = Sampler(dataset(dtype=DTYPE), agent, 32), updater(agent)
+    for step in range(2, agent.warm_up + 3):
+        take(sampler(step))
+    assert bool((agent.budget.multiplier > 0.0).all())
 
 
 def test_a_price_changes_what_is_learned_also_in_sums_of_rewards() -> None:

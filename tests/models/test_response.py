@@ -356,6 +356,19 @@ def test_a_response_that_no_family_holds_is_refused(kind: str) -> None:
     assert reason > 0
 
 
+def test_few_long_episodes_decide_nothing_about_far_forecasts() -> None:
+    """A horizon that less than half of the patients have is left out; errors count who has it."""
+    fitted, obs, act = fitted_toy("saturating", 50)
+    whole = calibrate(fitted, obs, act)
+    assert whole.lower.shape[1] == len(HORIZONS)
+    short = obs.clone()
+    short[:, 5:, 4:] = math.nan  # all but five patients have four visits
+    part = calibrate(fitted, short, act)
+    assert part.lower.shape[1] == 2
+    assert bool(part.lower.isfinite().all())
+    assert bool((part.lower < whole.lower[:, :2]).all()), "fewer visits, less certain"
+
+
 @pytest.mark.parametrize("weak", [0, 1])
 def test_a_gain_over_either_naive_forecast_must_be_of_some_size(weak: int) -> None:
     """Two data sets, both better beyond chance, the second by too little over one naive forecast."""

@@ -613,7 +613,8 @@ def test_the_gravest_reason_decides_the_status() -> None:
         code = sum(int(reason) * on for reason, on in zip(Reason, codes, strict=True))
         names = reason_names(code)
         refuses = any(codes[: list(Reason).index(Reason.UNFAMILIAR)])
-        defers = {"unfamiliar", "unrecorded_dose", "no_monitor", "seeds_apart", "between_seeds"} & set(names)
+        defers = {"unfamiliar", "unrecorded_dose", "no_monitor", "seeds_apart", "between_seeds"}
+        defers = (defers | {"over_budget"}) & set(names)
         limits = {"hard_limit", "step_limit", "baseline_limit", "cumulative_limit"} & set(names)
         expected = "refused" if refuses else "deferred" if defers else "limited" if limits else "ok"
         assert STATUSES[int(status_of(np.array([code]))[0])] == expected

@@ -114,6 +114,23 @@ def test_a_scenario_of_the_batched_simulator_is_taken_as_ours(tmp_path: Path) ->
     assert gymnasium.make("clinic/Ours-v0").reset(seed=0)[0].shape == one.obs.shape[1:]
 
 
+def test_a_named_file_says_by_which_policy_its_visits_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a process that is told of the file and has not loaded it yet."""
+    path = tmp_path / "ours.py"
+    path.write_text(BATCHED + '    recorded_by = "titration"\n')
+    monkeypatch.setenv(TRUSTED, str(path))
+    assert simulate("clinic/Ours-v0", patients=3, seed=2).metadata.policy.startswith("titration")
+
+
+def test_a_copy_of_a_file_is_the_same_scenario(tank: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run" / "scenario.py"
+    copy.parent.mkdir()
+    copy.write_bytes(tank.read_bytes())
+    assert scenario_id(tank) == scenario_id(copy) == "clinic/FileTank-v0"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -124,6 +141,8 @@ def test_a_scenario_of_the_batched_simulator_is_taken_as_ours(tmp_path: Path) ->
         (TANK + REGISTER + REGISTER.replace("File", "Other"), "it registers several: clinic/FileTank-v0"),
         (TANK + REGISTER.replace("clinic/FileTank", "dosing/Treatment"), "which is taken"),
         (BATCHED.replace("clinic/Ours", "dosing/LiI"), "which is taken"),
+        (BATCHED.replace("clinic/Ours", "clinic/our own"), "fails: Error: Malformed environment ID"),
+        (BATCHED.replace("class Ours", "class Ours(LiI):\n    pass\n\n\nclass More"), "which is taken"),
     ],
 )
 def test_a_file_that_is_no_scenario_is_refused_and_leaves_nothing(

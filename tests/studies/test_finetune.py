@@ -17,6 +17,7 @@ from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import evaluate
 from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
+from dosing.models.regularisation import Regularisation
 from dosing.runs.config import EnvironmentReference
 from dosing.runs.files import read_json, read_table, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
@@ -309,6 +310,15 @@ def test_a_trial_starts_from_finished_offline_runs_of_one_data_set(
     with pytest.raises(UserError, match="is a trial"):
         tiny(["direct"], [folders(offline["iql"].parents[2])["direct"].path])
     write_episodes(cohort(9), tmp_path / "other.parquet")
+    within = train_run(
+        AgentSetup("iql", small("iql", hidden=(8, 8)), Regularisation(cost_budget=1.0)),
+        tmp_path / "other.parquet",
+        tmp_path,
+        (0,),
+        TrainingSettings(steps=2, batch_size=4),
+    )
+    with pytest.raises(UserError, match="within a cost budget"):
+        tiny(["direct"], [within.path])
     other = train_run(
         AgentSetup("iql", small("iql", hidden=(8, 8))),
         tmp_path / "other.parquet",

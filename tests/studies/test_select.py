@@ -381,7 +381,7 @@ def test_a_model_that_is_refused_values_nobody(tmp_path: Path) -> None:
     result = small(
         tmp_path, ["bc"], kept(tmp_path, recorded(0.8)), criterion=Settings(estimators=("model_based",))
     )
-    assert "does not forecast held-out patients better" in str(
+    assert "does not forecast held-out patients at least 2 % better" in str(
         result.value(result.candidates[0].name).refused
     )
     assert result.verdict.startswith("No candidate has an estimated value")
