@@ -26,11 +26,11 @@ from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.jobs import Job, JobResult, run_jobs
 from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
-from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.training.offline import TrainingSettings
 
 FEW_PATIENTS = "clinical-small"
 """The preset for tens to hundreds of recorded patients."""
@@ -125,7 +125,7 @@ def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[s
 
 def _notes(
     jobs: Sequence[Job],
-    results: Sequence[RunFolder | TrainingDivergedError],
+    results: Sequence[JobResult],
     left_out: Mapping[str, str],
     grids: Sequence[Grid],
 ) -> list[str]:
@@ -133,7 +133,7 @@ def _notes(
     notes = [
         f"{registry.find(job.setup.agent).title} on {job.data.stem} is not in the table: {result}"
         for job, result in zip(jobs, results, strict=True)
-        if isinstance(result, TrainingDivergedError)
+        if isinstance(result, UserError)
     ]
     notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
     trained = dict.fromkeys(job.setup.agent for job in jobs)
@@ -147,7 +147,7 @@ def _notes(
 
 
 def _differences(
-    jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
+    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast
 ) -> list[Difference]:
     """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
     done = {
