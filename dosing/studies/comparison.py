@@ -66,7 +66,7 @@ def compare(
         UserError: bad input, a failed or a killed run.
     """
     study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
-    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher()
+    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher(study)
     training = training or TrainingSettings(**chosen[0].training)
     training.check()
     keep = training.before_end(milestones)
@@ -90,6 +90,7 @@ def compare(
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
+    notes += _kinds(runs)
     rows = _rows(runs, asked, notes)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
@@ -121,6 +122,17 @@ def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[s
             rows, rules = rows + of_runs, rules + of_rules
             notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
     return rows + rules
+
+
+def _kinds(runs: Sequence[RunFolder]) -> list[str]:
+    """On which kinds of processors the runs were computed, where there is more than one."""
+    configs = [run.config() for run in runs]
+    kinds = sorted({f"{config.versions.get('processor')} ({config.device})" for config in configs})
+    if len(kinds) < 2:
+        return []
+    return [
+        f"runs were computed on {', '.join(kinds)}: the same bits are promised between like processors only."
+    ]
 
 
 def _notes(

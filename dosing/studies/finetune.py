@@ -289,9 +289,9 @@ def finetune(
     if not runs:
         raise UserError("a trial starts from a finished run: give --run.")
     resources = resources or Resources()
-    device, launcher = resources.device, resources.launcher()
-    starts = _starts(runs, seeds, device)
     study = runs[0].resolve().parents[2] if study is None else study
+    device, launcher = resources.device, resources.launcher(study)
+    starts = _starts(runs, seeds, "cpu")  # to look at; jobs choose their device where they run
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
     env_id, options = (env.id, env.options) if isinstance(env, EnvironmentReference) else (None, env or {})
     jobs = [

@@ -75,7 +75,7 @@ def select(
     """
     study, grid = Path(study), Grid.of(agents)
     folds, resources = folds or Folds(), resources or Resources()
-    chosen, launcher = presets.find(grid.preset), resources.launcher()
+    chosen, launcher = presets.find(grid.preset), resources.launcher(study)
     training = training or TrainingSettings(**chosen.training)
     training.check()
     criterion = criterion or Settings(estimators=())
