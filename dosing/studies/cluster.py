@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import secrets
@@ -68,7 +69,7 @@ class Task:
     def of(cls, work: Callable[[Any, int], Any], job: Any, study: Path) -> Task:
         """From a job whose paths are those of this machine."""
         base = study.resolve()
-        return cls(work, _with_paths(job, lambda path: Path(os.path.relpath(path.resolve(), base))))
+        return cls(work, _with_paths(job, lambda path: _relative(path, base)))
 
     @property
     def key(self) -> str:
@@ -95,6 +96,11 @@ class Task:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What is queued again before pre-emption or the time limit; the run's checkpoint is on disk."""
         return submitit.helpers.DelayedSubmission(self)
+
+
+@functools.lru_cache  # thousands of jobs share a study and a file of visits
+def _relative(path: Path, base: Path) -> Path:
+    return Path(os.path.relpath(path.resolve(), base))
 
 
 def _with_paths(job: Any, change: Callable[[Path], Path]) -> Any:
