@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -34,7 +35,7 @@ def typed(kind: type[T], content: Any, where: str) -> T:
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where} must be a JSON object, got {_short(content)}.")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     if unknown := [name for name in content if name not in known]:
         raise UserError(f"{where} has the field {unknown[0]!r}, which this version does not know.")
@@ -46,6 +47,9 @@ def typed(kind: type[T], content: Any, where: str) -> T:
         return kind(**values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+_hints = functools.cache(get_type_hints)
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -6,9 +6,11 @@ one of these markers into a failure: where everything should be there, a skipped
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Generator
 
 # Before numpy or torch load: several test workers share the cores, and results are compared bit by bit.
@@ -31,6 +33,14 @@ def find_chromium() -> str | None:
     return next((path for path in map(shutil.which, CHROMIUM_NAMES) if path), None)
 
 
+@functools.cache
+def slurm_answers() -> bool:
+    """Whether there is a Slurm cluster here."""
+    if shutil.which("sbatch") is None:
+        return False
+    return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=60).returncode == 0
+
+
 def missing(marker: str) -> str | None:
     """The sentence that says why tests with this marker cannot run here; None if they can."""
     if marker == "browser":
@@ -38,6 +48,10 @@ def missing(marker: str) -> str | None:
             return "needs the Python package playwright (extra: dev)"
         if find_chromium() is None:
             return "needs a Chromium executable on the PATH (Debian: apt install chromium)"
+    if marker == "slurm" and importlib.util.find_spec("submitit") is None:
+        return "needs the Python package submitit (extra: cluster)"
+    if marker == "slurm" and not slurm_answers():
+        return "needs a Slurm cluster (as root on Debian: .ci/slurm COMMAND)"
     if marker in ("mujoco", "minari") and importlib.util.find_spec(marker) is None:
         return f"needs the Python package {marker} (extra: {marker})"
     return None

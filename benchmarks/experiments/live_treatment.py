@@ -53,7 +53,7 @@ from dosing.studies.finetune import TrialJob, conduct_trial, evaluate_start, pol
 from dosing.studies.finetune_table import Progress, below, report_on, write_starts
 from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
-from dosing.studies.launch import LocalProcesses
+from dosing.studies.launch import LocalProcesses, none_lost
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Array
 
@@ -136,7 +136,7 @@ def learn_offline(options: argparse.Namespace, data: Path) -> dict[str, Path]:
     say(f"offline: {', '.join(f'{name} x {count} seeds' for name, _, _, count in plans)}")
     result = {}
     for (name, *_), run in zip(plans, run_jobs(jobs, LocalProcesses("cpu", options.workers)), strict=True):
-        if isinstance(run, TrainingDivergedError):
+        if isinstance(run, UserError):
             raise UserError(f"{name}: {run}")
         result[name] = run.path.resolve()
     return result
@@ -531,14 +531,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun = list({job.run: job for job in jobs}.values())
     say(f"evaluating {len(begun)} offline policies on {options.evaluation_patients:,} patients per seed")
     outcomes = dict(
-        zip((job.run for job in begun), launcher.map(evaluate_start, begun),
+        zip((job.run for job in begun), none_lost(launcher.map(evaluate_start, begun)),
             strict=True)
     )  # fmt: skip
     write_starts(options.study, outcomes)
     say(f"{len(jobs)} trials of {options.visits:,} visits x {options.seeds} seeds")
     results = list(launcher.map(treat, jobs))
     notes = [f"{x.title}: {r}" for x, r in zip(trials, results, strict=True)
-             if isinstance(r, TrainingDivergedError)]  # fmt: skip
+             if isinstance(r, UserError)]  # fmt: skip
     done = [(x, job, r) for x, job, r in zip(trials, jobs, results, strict=True) if isinstance(r, RunFolder)]
     report_on(options.study, [(job.method, run, x.title) for x, job, run in done], notes)
     result = [measure(x, job, run, outcomes[job.run]["recommended"]) for x, job, run in done]

@@ -59,8 +59,7 @@ def register(command: Any) -> None:
     parser.add_argument(
         "--evaluation-patients", type=int, help="per seed and evaluation [1000; MuJoCo: 10 episodes]"
     )
-    parser.add_argument("--workers", type=int, help="processes, one per core by default")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
+    options.add_resources(parser)
 
 
 _defaults = {
@@ -81,14 +80,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     methods = [*arguments.methods, *arguments.also]
     if not methods:
         raise UserError(f"name a method, or all; there are: {', '.join(finetuning.METHODS)}.")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    resources = options.resources_of(arguments)
     for name in methods if methods != ["all"] else ():
         finetuning.find(name)
     from dosing.finetuning.method import TrialSettings
     from dosing.runs.config import EnvironmentReference
     from dosing.runs.folder import RunFolder
-    from dosing.studies import Resources, finetune
+    from dosing.studies import finetune
     from simulator.envs.registered import SUFFIX, scenario_id
 
     more = options.env_options(arguments.env_option)
@@ -110,7 +108,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         env=env,
         seeds=arguments.seeds,
         evaluation_patients=arguments.evaluation_patients,
-        resources=Resources(arguments.device, arguments.workers),
+        resources=resources,
     )
     print(result)
     print(NOT_FOR_PATIENTS)

@@ -33,6 +33,31 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[%(default)s]")
 
 
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """Where the runs of a study are computed."""
+    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    add_device(parser)
+    parser.add_argument(
+        "--cluster", choices=("local", "slurm"), help="submit every run as a job of its own [processes here]"
+    )
+    parser.add_argument(
+        "--cluster-option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="such as partition=gpu gpus_per_node=1 timeout_min=240 parallel=200",
+    )
+
+
+def resources_of(arguments: argparse.Namespace) -> Resources:
+    """From :func:`add_resources`; UserError for less than one process."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    more = options_of(arguments.cluster_option)
+    return Resources(arguments.device, arguments.workers, arguments.cluster, more)
+
+
 def add_preset(parser: argparse.ArgumentParser) -> None:
     """Named settings, and the options of training and of the data that override them."""
     parser.add_argument(
@@ -165,8 +190,7 @@ def add_grid(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
     )
-    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
-    add_device(parser)
+    add_resources(parser)
     add_cohort(parser)
     add_external(parser)
 
@@ -213,8 +237,7 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from dosing.training.offline import TrainingSettings
 
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+    resources = resources_of(arguments)
     training = TrainingSettings(
         steps=arguments.steps,
         checkpoint_every=arguments.checkpoint_every,
@@ -223,7 +246,7 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "seeds": seed_range(arguments.seeds),
         "training": training,
-        "resources": Resources(arguments.device, arguments.workers),
+        "resources": resources,
     }
 
 

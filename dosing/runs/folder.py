@@ -40,6 +40,10 @@ SCENARIO = "scenario.py"
 MILESTONES = "milestones"
 
 
+class RunBusyError(UserError):
+    """Another process is writing the run."""
+
+
 @dataclass(frozen=True)
 class VerifiedRun:
     """A finished run of which every file was checked against its hash; configuration and hashes read once."""
@@ -78,7 +82,8 @@ class RunFolder:
         """Hold the folder for writing; the lock goes with the process, also after kill -9.
 
         Raises:
-            UserError: another process is writing this run, or the folder cannot be made.
+            RunBusyError: another process is writing this run.
+            UserError: the folder cannot be made, or its file system has no working lock.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,8 +93,13 @@ class RunFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunBusyError(f"another process is writing the run {self.path}.") from error
             except OSError as error:
-                raise UserError(f"another process is writing the run {self.path}.") from error
+                raise UserError(
+                    f"the file system of {self.path} has no working lock ({error.strerror or error}), which "
+                    "keeps a run from being written twice: put the study on one that has."
+                ) from error
             for folder in (self.path, *self.path.glob(f"{MILESTONES}/*")):
                 clear_partials(folder)
             yield

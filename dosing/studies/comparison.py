@@ -26,11 +26,11 @@ from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.jobs import Job, JobResult, run_jobs
 from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
-from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.training.offline import TrainingSettings
 
 FEW_PATIENTS = "clinical-small"
 """The preset for tens to hundreds of recorded patients."""
@@ -66,7 +66,7 @@ def compare(
         UserError: bad input, a failed or a killed run.
     """
     study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
-    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher()
+    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher(study)
     training = training or TrainingSettings(**chosen[0].training)
     training.check()
     keep = training.before_end(milestones)
@@ -90,6 +90,7 @@ def compare(
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
+    notes += _kinds(runs)
     rows = _rows(runs, asked, notes)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
@@ -123,9 +124,20 @@ def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[s
     return rows + rules
 
 
+def _kinds(runs: Sequence[RunFolder]) -> list[str]:
+    """On which kinds of processors the runs were computed, where there is more than one."""
+    configs = [run.config() for run in runs]
+    kinds = sorted({f"{config.versions.get('processor')} ({config.device})" for config in configs})
+    if len(kinds) < 2:
+        return []
+    return [
+        f"runs were computed on {', '.join(kinds)}: the same bits are promised between like processors only."
+    ]
+
+
 def _notes(
     jobs: Sequence[Job],
-    results: Sequence[RunFolder | TrainingDivergedError],
+    results: Sequence[JobResult],
     left_out: Mapping[str, str],
     grids: Sequence[Grid],
 ) -> list[str]:
@@ -133,7 +145,7 @@ def _notes(
     notes = [
         f"{registry.find(job.setup.agent).title} on {job.data.stem} is not in the table: {result}"
         for job, result in zip(jobs, results, strict=True)
-        if isinstance(result, TrainingDivergedError)
+        if isinstance(result, UserError)
     ]
     notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
     trained = dict.fromkeys(job.setup.agent for job in jobs)
@@ -147,7 +159,7 @@ def _notes(
 
 
 def _differences(
-    jobs: Sequence[Job], results: Sequence[RunFolder | TrainingDivergedError], contrast: presets.Contrast
+    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast
 ) -> list[Difference]:
     """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
     done = {

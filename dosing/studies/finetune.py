@@ -42,7 +42,7 @@ from dosing.runs.files import read_tensors, sha256, write_json
 from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
 from dosing.studies.finetune_table import TRIALS, Report, report_on, write_starts
-from dosing.studies.launch import device_of
+from dosing.studies.launch import device_of, none_lost
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
 from dosing.studies.scenarios import factory_of, keep_scenario
@@ -301,9 +301,9 @@ def finetune(
     if not runs:
         raise UserError("a trial starts from a finished run: give --run.")
     resources = resources or Resources()
-    device, launcher = resources.device, resources.launcher()
-    starts = _starts(runs, seeds, device)
     study = runs[0].resolve().parents[2] if study is None else study
+    device, launcher = resources.device, resources.launcher(study)
+    starts = _starts(runs, seeds, "cpu")  # to look at; jobs choose their device where they run
     pairs, notes = _pairs(chosen, starts, named=list(methods) != ["all"])
     env_id, options = (env.id, env.options) if isinstance(env, EnvironmentReference) else (None, env or {})
     jobs = [
@@ -323,7 +323,7 @@ def finetune(
     results = list(launcher.map(conduct_trial, jobs))
     done = [(job, result) for job, result in zip(jobs, results, strict=True) if isinstance(result, RunFolder)]
     for job, result in zip(jobs, results, strict=True):
-        if isinstance(result, TrainingDivergedError):
+        if isinstance(result, UserError):
             notes.append(f"{job.method} from {starts[job.run].name}: {result}")
     if not done:
         raise UserError(notes[-1])
@@ -334,7 +334,7 @@ def finetune(
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
     first = list({job.run: job for job, _ in done}.values())
-    outcomes = list(launcher.map(evaluate_start, first))
+    outcomes = list(none_lost(launcher.map(evaluate_start, first)))
     write_starts(study, {job.run: matches for job, matches in zip(first, outcomes, strict=True)})
     return report_on(study, finished, notes)
 

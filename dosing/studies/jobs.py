@@ -8,10 +8,13 @@ from pathlib import Path
 
 from dosing.runs.folder import RunFolder
 from dosing.studies.evaluation import evaluate_run
-from dosing.studies.launch import Launcher
+from dosing.studies.launch import JobLostError, Launcher
 from dosing.studies.settings import AgentSetup
 from dosing.studies.training import train_run
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
+
+JobResult = RunFolder | TrainingDivergedError | JobLostError
+"""The run of a job, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,15 @@ class Job:
     milestones: tuple[int, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], launcher: Launcher) -> Iterator[RunFolder | TrainingDivergedError]:
-    """Train and evaluate every job; yields, in the order of the jobs, the run or how its training diverged.
+def run_jobs(jobs: Sequence[Job], launcher: Launcher) -> Iterator[JobResult]:
+    """Train and evaluate every job; yields, in the order of the jobs, the run or why there is none.
 
     Args:
         jobs: what to do.
         launcher: where it is done.
 
     Raises:
-        UserError: a job failed, or a worker was killed; the same call continues.
+        UserError: a job failed; the same call continues.
     """
     return launcher.map(_work, jobs)
 

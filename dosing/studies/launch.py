@@ -7,13 +7,14 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from dosing.errors import UserError
@@ -21,19 +22,28 @@ from dosing.errors import UserError
 J = TypeVar("J")
 R = TypeVar("R")
 
+TRIES = 3
+"""How often a job whose process was killed is tried again before it counts as lost."""
+
+
+class JobLostError(UserError):
+    """Every process that was to do a job was killed; the other jobs went on."""
+
 
 class Launcher(Protocol):
     """Runs jobs somewhere. Jobs leave what they make in run folders, so that another launcher may go on."""
 
-    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R]:
+    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R | JobLostError]:
         """Yield the result of ``work(job, line of its progress bar)`` for every job, in the jobs' order.
+
+        In place of a job's result comes how it was lost, where its process was killed again and again.
 
         Args:
             work: a function of a module; jobs and results can be pickled.
             jobs: what to do, independent of each other.
 
         Raises:
-            UserError: a job failed or its process was killed; the same call continues.
+            UserError: a job failed; the same call continues.
         """
 
 
@@ -56,7 +66,7 @@ class LocalProcesses:
         if self.workers is not None and self.workers < 1:
             raise UserError(f"workers must be at least 1, got {self.workers}.")
 
-    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R]:
+    def map(self, work: Callable[[J, int], R], jobs: Sequence[J]) -> Iterator[R | JobLostError]:
         """See :meth:`Launcher.map`."""
         workers = self.workers
         if workers is None:
@@ -69,19 +79,59 @@ class LocalProcesses:
                 yield result
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _start_worker, (context.RLock(),)) as pool:
-            try:
-                futures = [pool.submit(work, job, number % workers) for number, job in enumerate(jobs)]
-                for future in futures:
-                    yield future.result()
-            except BrokenProcessPool as error:
-                raise UserError(
-                    "a worker was killed; the same command continues from its checkpoints."
-                ) from error
-            except BaseException:  # SIGTERM, Ctrl-C or one failed job: do not wait for the others' end
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                raise
+        pool = ProcessPool(
+            workers, initializer=_start_worker, initargs=(context.RLock(), work), context=context
+        )
+        try:
+            futures = [_submit(pool, work, job, number % workers) for number, job in enumerate(jobs)]
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "workers were killed before they took a job; the same command continues from its checkpoints."
+            ) from error
+        finally:  # SIGTERM, Ctrl-C or one failed job: do not wait for the others' end
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
+
+
+def none_lost(results: Iterable[R | JobLostError]) -> Iterator[R]:
+    """The results of jobs of which none may be missing.
+
+    Raises:
+        JobLostError: one was lost.
+    """
+    for result in results:
+        if isinstance(result, JobLostError):
+            raise result
+        yield result
+
+
+def _submit(
+    pool: ProcessPool, work: Callable[[J, int], R], job: J, position: int
+) -> Future[R | JobLostError]:
+    """Schedule a job, and again where its process was killed, at most :data:`TRIES` times."""
+    settled: Future[R | JobLostError] = Future()
+    killed = 0
+
+    def schedule() -> None:
+        pool.schedule(work, args=(job, position)).add_done_callback(settle)
+
+    def settle(future: Future[R]) -> None:
+        nonlocal killed
+        if future.cancelled():
+            settled.cancel()
+        elif not isinstance(error := future.exception(), ProcessExpired):
+            settled.set_exception(error) if error else settled.set_result(future.result())
+        elif killed < TRIES:
+            killed += 1
+            schedule()
+        else:
+            times = f"each of the {TRIES + 1} times it was tried"
+            settled.set_result(JobLostError(f"its process was killed {times}; the same command tries again."))
+
+    schedule()
+    return settled
 
 
 @contextlib.contextmanager
@@ -95,8 +145,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _start_worker(lock: Any) -> None:
-    """One torch thread per worker: seeds and runs go side by side, small products do not gain from two."""
+def _start_worker(lock: Any, work: Callable[..., Any]) -> None:
+    """One torch thread per worker: seeds and runs go side by side, small products do not gain from two.
+
+    ``work`` comes along so that its module is imported by now: a worker says that it has a job only once the
+    job is read, and before that its end would be nobody's.
+    """
+    del work
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
     threading.Thread(target=_end_with_parent, daemon=True).start()

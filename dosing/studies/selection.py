@@ -33,12 +33,12 @@ from dosing.runs.folder import RunFolder
 from dosing.studies import presets
 from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.jobs import Job, run_jobs
+from dosing.studies.jobs import Job, JobResult, run_jobs
 from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
 from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resources
-from dosing.training.offline import TrainingDivergedError, TrainingSettings
+from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
 PARTS, PARTS_OF_MODELS = 5, 2
@@ -76,7 +76,7 @@ def select(
     """
     study, grid = Path(study), Grid.of(agents)
     folds, resources = folds or Folds(), resources or Resources()
-    chosen, launcher = presets.find(grid.preset), resources.launcher()
+    chosen, launcher = presets.find(grid.preset), resources.launcher(study)
     training = training or TrainingSettings(**chosen.training)
     training.check()
     criterion = criterion or Settings(estimators=())
@@ -107,7 +107,7 @@ def select(
     result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes, costs=costs)
     if result.chosen:
         (run,) = run_jobs([job(result.chosen, file, study)], launcher)
-        if isinstance(run, TrainingDivergedError):
+        if isinstance(run, UserError):
             raise run
         result = replace(result, run=run)
     write_json(study / SELECTION, result.to_json(study))
@@ -213,24 +213,24 @@ def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> 
 
 def _validate(
     parts: Sequence[tuple[Episodes, Episodes]],
-    runs: Mapping[str, Sequence[RunFolder | TrainingDivergedError]],
+    runs: Mapping[str, Sequence[JobResult]],
     criterion: Settings,
 ) -> tuple[CrossValidation, CrossValidation | None]:
-    """Values and costs of all candidates; one that diverged in a fold has none and counts as tried."""
-    diverged = {
+    """Values and costs of all candidates; one without a run in a fold has none and counts as tried."""
+    without = {
         name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
         for name, results in runs.items()
         for result in results
-        if isinstance(result, TrainingDivergedError)
+        if isinstance(result, UserError)
     }
     policies = {
         name: [policy_of(run) for run in results if isinstance(run, RunFolder)]
         for name, results in runs.items()
-        if name not in diverged
+        if name not in without
     }
     folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
     results, costs = evaluate_folds(folds, criterion, len(runs)), costs_of_folds(folds, criterion, len(runs))
-    return replace(results, values=results.values | diverged), costs
+    return replace(results, values=results.values | without), costs
 
 
 def _order(value: PooledValue) -> tuple[bool, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dosing.errors import UserError
 from dosing.models.regularisation import PLAIN, Regularisation
 
 if TYPE_CHECKING:
@@ -129,12 +130,27 @@ class Resources:
     workers: int | None = None
     """Processes; None is one per core on the CPU and one on a GPU."""
 
-    def launcher(self) -> Launcher:
-        """What runs jobs there.
+    cluster: str | None = None
+    """``slurm`` or ``local`` submits every run as a job (``dosing.studies.cluster``); None computes here."""
+    cluster_options: Mapping[str, Any] = field(default_factory=dict)
+    """Such as ``partition``, ``gpus_per_node``, ``timeout_min`` and ``parallel``."""
+
+    def launcher(self, study: Path) -> Launcher:
+        """What runs the jobs of a study there.
 
         Raises:
-            UserError: there is no such device, or there are no workers.
+            UserError: there is no such device, no workers, no such cluster, or an option that does not fit.
         """
-        from dosing.studies.launch import LocalProcesses
+        if self.cluster is None:
+            if self.cluster_options:
+                raise UserError("--cluster-option goes with --cluster.")
+            from dosing.studies.launch import LocalProcesses
 
-        return LocalProcesses(self.device, self.workers)
+            return LocalProcesses(self.device, self.workers)
+        if self.workers is not None:
+            raise UserError("--workers is for this machine; on a cluster: --cluster-option parallel=NUMBER.")
+        try:
+            from dosing.studies.cluster import Cluster
+        except ModuleNotFoundError as error:
+            raise UserError("--cluster needs the package submitit: pip install 'dosing[cluster]'.") from error
+        return Cluster(study, self.cluster, self.cluster_options)

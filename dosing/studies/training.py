@@ -46,6 +46,7 @@ def _versions(episodes: Episodes) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "gymnasium": gymnasium.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "scenario": episodes.metadata.scenario_version,
     }
 

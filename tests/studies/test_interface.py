@@ -100,6 +100,6 @@ def test_one_source_or_several_are_taken() -> None:
 
 def test_bad_settings_are_refused_in_one_sentence() -> None:
     with pytest.raises(UserError, match="workers must be at least 1, got 0"):
-        Resources(workers=0).launcher()
+        Resources(workers=0).launcher(Path("study"))
     with pytest.raises(UserError, match="nobody"):
         AgentSetup("nobody")

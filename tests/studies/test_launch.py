@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from dosing.errors import UserError
-from dosing.studies.launch import LocalProcesses
+from dosing.studies.launch import TRIES, JobLostError, LocalProcesses, none_lost
 
 
 def measured(job: tuple[float, float], position: int) -> tuple[float, int, int]:
-    """Sleep, and say in how many threads of which process; a job below zero fails, one above nine dies."""
+    """Sleep, and say in how many threads of which process; a job below zero fails."""
     seconds, value = job
     time.sleep(seconds)
     if value < 0:
         raise UserError(f"job {value:g} failed.")
-    if value > 9:
-        os._exit(1)
     return value, torch.get_num_threads(), os.getpid()
 
 
@@ -40,9 +40,26 @@ def test_what_is_done_is_there_before_another_job_fails(workers: int) -> None:
         next(results)
 
 
-def test_a_killed_worker_is_told_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="a worker was killed; the same command continues"):
-        list(LocalProcesses("cpu", 2).map(measured, [(0.0, 10.0), (0.0, 1.0)]))
+def dies(job: tuple[Path, int], position: int) -> int:
+    """Note the try, and be killed in the first so many of them."""
+    file, times = job
+    with file.open("a") as notes:
+        notes.write("x")
+    time.sleep(0.3)
+    if file.stat().st_size <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file.stat().st_size
+
+
+def test_a_killed_worker_loses_its_own_job_only_and_that_is_tried_again(tmp_path: Path) -> None:
+    jobs = [(tmp_path / f"{times}-{k}", times) for k, times in enumerate((TRIES + 1, 0, 1))]
+    lost, *rest = LocalProcesses("cpu", 2).map(dies, jobs)
+    assert isinstance(lost, JobLostError)
+    assert "killed each of the 4 times" in str(lost)
+    assert rest == [1, 2]
+    assert jobs[0][0].stat().st_size == TRIES + 1
+    with pytest.raises(JobLostError):
+        list(none_lost([1, lost]))
 
 
 def test_no_jobs_are_no_results() -> None:
