@@ -4,8 +4,8 @@
 
 Recorded visits are those of the scenario's usual policy, a clinic's rule with noise. Five seeds are trained
 on the same visits, with the settings of ``--preset clinical-small`` unless a line says its own, and each is
-evaluated on 400 new patients; the clinic's rules and constant doses meet the same 2,000. A line is computed once: the same command
-goes on where it was stopped.
+evaluated on 400 new patients; the clinic's rules and constant doses meet the same 2,000. A line is computed
+once: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
