@@ -35,7 +35,7 @@ def typed(kind: type[T], content: Any, where: str) -> T:
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where} must be a JSON object, got {_short(content)}.")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     if unknown := [name for name in content if name not in known]:
         raise UserError(f"{where} has the field {unknown[0]!r}, which this version does not know.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import ChainMap
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.engine.scenario import Scenario
@@ -50,7 +50,8 @@ def add_packaged() -> None:
     from dosing.entry_points import SCENARIOS as GROUP
     from dosing.entry_points import leave_out, usable
 
-    for entry in usable(GROUP, ChainMap[str, object](SCENARIOS, PACKAGED, gymnasium.registry)):
+    taken: ChainMap[str, Any] = ChainMap(SCENARIOS, PACKAGED, gymnasium.registry)  # type: ignore[arg-type]
+    for entry in usable(GROUP, taken):
         try:
             if entry.attr:
                 add_scenario(entry.name, entry.value)

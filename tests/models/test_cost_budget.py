@@ -356,7 +356,7 @@ def test_the_multiplier_waits_while_the_policy_cannot_answer() -> None:
     sampler, take = Sampler(dataset(dtype=DTYPE), agent, 32), updater(agent)
     for step in range(2, agent.warm_up + 3):
         take(sampler(step))
-    assert bool((agent.budget.multiplier > 0.0).all())
+    assert bool((agent.budget.multiplier > 0.0).any())
 
 
 def test_a_price_changes_what_is_learned_also_in_sums_of_rewards() -> None:

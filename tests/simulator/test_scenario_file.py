@@ -142,7 +142,7 @@ def test_a_copy_of_a_file_is_the_same_scenario(tank: Path, tmp_path: Path) -> No
         (TANK + REGISTER.replace("clinic/FileTank", "dosing/Treatment"), "which is taken"),
         (BATCHED.replace("clinic/Ours", "dosing/LiI"), "which is taken"),
         (BATCHED.replace("clinic/Ours", "clinic/our own"), "fails: Error: Malformed environment ID"),
-        (BATCHED.replace("class Ours", "class Ours(LiI):\n    pass\n\n\nclass More"), "which is taken"),
+        (BATCHED.replace("class Ours", "class Ours(LiI):\n    pass\n\n\nclass More"), "it registers several"),
     ],
 )
 def test_a_file_that_is_no_scenario_is_refused_and_leaves_nothing(

@@ -372,7 +372,7 @@ def test_only_a_bounded_distribution_has_an_exact_zero(value: float | None, boun
 
 
 def first_patients(outcome: Outcomes, count: int) -> Outcomes:
-    fields = {n: x for n, x in vars(outcome).items() if n not in ("seeds", "events")}
+    fields = {n: x for n, x in vars(outcome).items() if n not in ("seeds", "events", "in_range")}
     return Outcomes(outcome.seeds, **{name: values[:, :count] for name, values in fields.items()})
 
 
