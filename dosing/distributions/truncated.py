@@ -105,8 +105,8 @@ class Truncated(Univariate):
             middle = 0.5 * (low + high)
             right = base.sf(middle) > above
             low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-        middle = 0.5 * (low + high)
-        return middle
+        value: Tensor = 0.5 * (low + high)
+        return value
 
     def rsample_from(self, u: Tensor) -> Tensor:
         """Return draws from noise ``[..., 1]`` by inversion; see the base class."""

@@ -50,7 +50,7 @@ def add_packaged() -> None:
     from dosing.entry_points import SCENARIOS as GROUP
     from dosing.entry_points import leave_out, usable
 
-    taken: ChainMap[str, Any] = ChainMap(SCENARIOS, PACKAGED, gymnasium.registry)  # type: ignore[arg-type]
+    taken: ChainMap[str, Any] = ChainMap(SCENARIOS, PACKAGED, gymnasium.registry)
     for entry in usable(GROUP, taken):
         try:
             if entry.attr:
