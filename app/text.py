@@ -61,6 +61,11 @@ def sentence(template: str, *values: object) -> Markdown:
     return Markdown(_Escaping().format(template, *values))
 
 
+def in_sentences(reasons: Iterable[str]) -> str:
+    """Reasons one after another, each with a capital first."""
+    return " ".join(reason[:1].upper() + reason[1:] for reason in reasons)
+
+
 def joined(separator: str, parts: Iterable[object]) -> Markdown:
     """Values one after another, each escaped."""
     return Markdown(separator.join(map(escaped, parts)))

@@ -10,7 +10,7 @@ from app.analysis.recommendations import Answer
 from app.analysis.response import NEAR, DoseResponse, respond, without_critic
 from app.charts.response import dose_response
 from app.readers import study
-from app.text import Markdown, bullets, sentence
+from app.text import Markdown, bullets, in_sentences, sentence
 from app.theme import counted, decimals, interval, listed, number, with_unit
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of, on_record
@@ -29,10 +29,10 @@ def status(answers: list[Answer], records: list[Record]) -> None:
     for answer, record in zip(answers, records, strict=True):
         result = answer.result
         if result.dose is None:
-            write.error("**REFUSED: no dose of {}.** {}", answer.source.name, " ".join(result.reasons))
+            write.error("**REFUSED: no dose of {}.** {}", answer.source.name, in_sentences(result.reasons))
             continue
         if result.status == "deferred":
-            write.warning("**DEFERRED: {}.** {}", answer.source.name, " ".join(result.reasons))
+            write.warning("**DEFERRED: {}.** {}", answer.source.name, in_sentences(result.reasons))
 
         write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
         beside(context_of(answer, record))

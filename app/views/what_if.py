@@ -12,7 +12,7 @@ from app.analysis.recommendations import Source
 from app.analysis.what_if import ALL, World
 from app.charts import what_if
 from app.readers import study
-from app.text import Markdown, bullets, sentence
+from app.text import Markdown, bullets, in_sentences, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
 from app.widgets import onward_panel, page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
@@ -96,10 +96,10 @@ def followed(
         return None
     (answer,), (record,) = answers, records
     if answer.result.dose is None:
-        write.error("**REFUSED: no dose.** {}", " ".join(answer.result.reasons))
+        write.error("**REFUSED: no dose.** {}", in_sentences(answer.result.reasons))
         return None
     if answer.result.status == "deferred":
-        write.warning("**DEFERRED: not advice.** {}", " ".join(answer.result.reasons))
+        write.warning("**DEFERRED: not advice.** {}", in_sentences(answer.result.reasons))
     beside(context_of(answer, record))
     episode, about = analysis_what_if.follow(world, asked.state, matched, source.recommender)
     try:

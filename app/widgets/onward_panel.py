@@ -15,7 +15,7 @@ from app.analysis.what_if import typed_doses
 from app.charts import episode
 from app.charts.course import course, shown_range
 from app.readers import study
-from app.text import bullets, sentence
+from app.text import bullets, in_sentences, sentence
 from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
@@ -154,7 +154,7 @@ def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Pat
     if not answers or asked.row is None:
         return None
     if answers[0].result.dose is None:
-        write.error("**REFUSED: no dose.** {}", " ".join(answers[0].result.reasons))
+        write.error("**REFUSED: no dose.** {}", in_sentences(answers[0].result.reasons))
         return None
     beside(context_of(answers[0], records[0]))
     result, about = onward.follow(episodes, asked.row, source.recommender)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.analysis.recommendations import Answer, Piece, curves, sparse_of
 from app.charts.dose import dose_axis
-from app.text import Markdown, bullets, sentence
+from app.text import Markdown, bullets, in_sentences, sentence
 from app.theme import (
     CENTRAL_WORDS,
     counted,
@@ -19,41 +19,50 @@ from app.theme import (
     with_unit,
 )
 from app.widgets import page, write
-from app.widgets.audit import beside, context_of
+from app.widgets.audit import context_of
 from dosing.recommendation.audit_log import Record
-from dosing.recommendation.dose_context import DoseContext
+from dosing.recommendation.dose_context import DoseContext, status_words
 from dosing.recommendation.reasons import held_at
+
+SIGNS = {"good": "✓", "caution": "▲", "grey": "✕"}
+COLOURS = {"good": "green", "caution": "orange", "grey": "gray"}
+"""Of a status, by its kind."""
 
 
 def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
-    """One recommendation: status first, number second, what stands beside it, what the policy could give."""
+    """One recommendation: its one status, the number or why there is none, what the policy could give."""
     result, source = answer.result, answer.source
     write.markdown("{} **{}** · {}", answer.mark.sign, source.name, source.family)
+    kind, status = status_words(result.status, context.evidence)
+    write.badge("{} {}", SIGNS[kind], status, color=COLOURS[kind])
+    if kind == "grey":
+        default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
+        write.markdown("**Decide without it.** {}{}", in_sentences(result.reasons), default)
     if result.dose is None or result.support is None or result.proposed is None:
-        default = (
-            sentence(" Safe default of this scenario: **{}**.", result.safe_default)
-            if result.safe_default
-            else ""
-        )
-        write.error("**REFUSED: no dose.** {}{}", " ".join(result.reasons), default)
-        beside(context)
+        _worth(context)
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
-    dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
-    label = "Dose by this rule" if source.reference else "Recommended dose"
-    if result.status == "ok":
-        write.badge("✓ OK: within the hard limits", color="green")
-    elif result.status == "limited":
-        write.badge("▲ LIMITED: proposed {}, held at {}", proposed, held_at(result.codes), color="orange")
+    dose, proposed = (
+        with_unit(_doses(values, answer, places), result.unit) for values in (result.dose, result.proposed)
+    )
+    whose = "rule" if source.reference else "policy"
+    if kind == "grey":
+        write.caption("Dose the {} would give: {}", whose, dose)
     else:
-        label = "Dose the rule would give" if source.reference else "Dose the policy would give"
-        write.badge("■ DEFERRED: not advice", color="red")
-    write.metric("{}", label, value=with_unit(dose, result.unit))
-    if result.status == "deferred":
-        default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
-        write.warning("**Decide without it.** {}{}", " ".join(result.reasons), default)
-    beside(context)
+        write.metric("{}", "Dose by this rule" if source.reference else "Recommended dose", value=dose)
+    if result.status == "limited":
+        write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
+    _worth(context)
     write.markdown("{}", bullets(basis(answer, sparse, places)))
+
+
+def _worth(context: DoseContext) -> None:
+    """The decision in force, and in small letters what the status rests on."""
+    for kind, words in context.lines:
+        if kind == "decision":
+            write.info("{}", words)
+        else:
+            write.caption("{}", words)
 
 
 def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:

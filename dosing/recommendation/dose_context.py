@@ -17,6 +17,7 @@ from dosing.data.earlier_visits import EarlierVisits
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.audit_log import seen, state_hash
 from dosing.recommendation.decisions import Decision, state_key
+from dosing.recommendation.reasons import Status
 from dosing.types import Array
 
 
@@ -61,6 +62,35 @@ class DoseContext:
         if self.decision is None:
             return (first,)
         return (("decision", f"Decision in force: {decision_words(self.decision)}"), first)
+
+
+WORTH = {
+    "better": "better than one constant dose",
+    "worse": "worse than one constant dose",
+    "not distinguishable": "not distinguishable from one constant dose",
+}
+STATES: dict[Status, str] = {
+    "ok": "Within limits",
+    "limited": "Held at a limit",
+    "deferred": "DEFERRED: not advice",
+    "refused": "REFUSED: no dose.",
+}
+
+
+def status_words(status: Status, evidence: Evidence) -> tuple[Literal["good", "caution", "grey"], str]:
+    """The one status of a dose, with its kind: what its limits say, and what its policy was worth.
+
+    It is good only where the dose was not limited and following its policy was better than one constant dose.
+
+    Args:
+        status: of the recommendation.
+        evidence: of the policy.
+    """
+    if status in ("deferred", "refused"):
+        return "grey", STATES[status]
+    good = status == "ok" and evidence.verdict == "better"
+    worth = WORTH.get(evidence.verdict, "not compared with one constant dose")
+    return "good" if good else "caution", f"{STATES[status]} · {worth}"
 
 
 def verdict_words(evidence: Evidence) -> str:

@@ -120,7 +120,9 @@ def test_status_stands_before_the_number(open_app, full_study: Path) -> None:
     at = open_app(full_study)
     kinds = [element.type for element in at.main]
     assert kinds.index("metric") > next(
-        i for i, element in enumerate(at.main) if element.type == "markdown" and "OK" in str(element.value)
+        i
+        for i, element in enumerate(at.main)
+        if element.type == "markdown" and "-badge[" in str(element.value)
     )
 
 
@@ -171,11 +173,11 @@ def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, t
     at.segmented_control(key="state_from").set_value("typed numbers").run()
     at.text_input(key="numbers").input(typed).run()
     assert not at.exception
-    refusals = [element.value for element in at.error]
+    assert words(at).count("REFUSED: no dose.") == 2
+    refusals = [e.value for e in at.markdown if str(e.value).startswith("**Decide without it.**")]
     assert len(refusals) == 2
     for refusal in refusals:
-        assert refusal.startswith("**REFUSED: no dose.**")
-        assert says in refusal
+        assert says[:1].upper() + says[1:] in refusal or says in refusal
     assert not at.metric
     assert not at.get("plotly_chart")
 
@@ -279,14 +281,14 @@ def test_about_names_what_the_numbers_rest_on(open_app, full_study: Path) -> Non
 def test_the_card_judges_nothing_by_a_dose_that_rewards_do_not_tell(open_app, full_study: Path) -> None:
     """Three patients: slope and curvature of the reward cannot be told from 0."""
     at = open_app(full_study)
-    told = [str(e.value) for e in (*at.info, *at.warning, *at.error, *at.success, *at.markdown)]
+    told = [str(e.value) for e in at.caption]
     assert sum("the recorded rewards say nothing about doses" in text for text in told) >= 2
     assert not any("following it was worth" in text for text in told)
 
 
 def test_the_card_says_what_following_was_worth(open_app, full_study: Path) -> None:
     at = open_app(full_study)
-    shown = [plain(str(element.value)) for element in (*at.warning, *at.success)]
+    shown = [plain(str(element.value)) for element in at.caption]
     rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"][:2]]
     said = [verdict_words(evidence_of(line, "1")) for line in rows]
     assert len(said) == 2
@@ -301,9 +303,11 @@ def test_a_card_without_an_estimated_constant_says_why() -> None:
     at.session_state["answer"] = replace(one, source=replace(one.source, measured=lost))
     at.run(timeout=30)
     assert not at.exception
-    assert [plain(warning.value) for warning in at.warning] == [
+    assert not at.warning
+    assert [plain(caption.value) for caption in at.caption] == [
         "No verdict: measured on new simulated patients, but the visits tell none."
     ]
+    assert "▲ Within limits · not compared with one constant dose" in words(at)
 
 
 def card_of_one_answer() -> None:
@@ -317,37 +321,71 @@ def card_of_one_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "status", "dose"),
+    ("result", "status", "dose", "more"),
     [
         (
             {"status": "limited", "dose": (1.0,), "proposed": (1.25,), "bounded": False},
-            "LIMITED: proposed 1.250, held at a hard limit",
-            "1.000",
+            "▲ Held at a limit · better than one constant dose",
+            ["1.000"],
+            "Proposed 1.250, held at a hard limit.",
         ),
         (
             {"status": "limited", "dose": (0.5,), "proposed": (1.25,), "codes": ("step_limit",)},
-            "LIMITED: proposed 1.250, held at a step limit",
-            "0.500",
+            "▲ Held at a limit · better than one constant dose",
+            ["0.500"],
+            "Proposed 1.250, held at a step limit.",
         ),
         (
             {"status": "deferred", "reasons": ("the seeds disagree.",), "safe_default": "no dose (0)"},
-            "DEFERRED: not advice",
-            "0.225",
+            "✕ DEFERRED: not advice",
+            [],
+            "**Decide without it.** The seeds disagree. Safe default of this scenario: no dose (0).",
         ),
-        ({"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))}, "OK: within the hard limits", "0.550"),
+        (
+            {"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))},
+            "✓ Within limits · better than one constant dose",
+            ["0.550"],
+            "2 training seeds",
+        ),
     ],
 )
-def test_the_card_says_what_happened_to_the_dose(result: dict[str, Any], status: str, dose: str) -> None:
+def test_the_card_says_what_happened_to_the_dose(
+    result: dict[str, Any], status: str, dose: list[str], more: str
+) -> None:
     at = AppTest.from_function(card_of_one_answer)
-    at.session_state["answer"] = answer(**result)
+    one = answer(**result)
+    measured = replace(row("Agent", 1.0, "better"), baseline=Baseline(0.4, 50))
+    at.session_state["answer"] = replace(one, source=replace(one.source, measured=measured))
     at.run(timeout=30)
     assert not at.exception
     assert status in words(at)
-    assert doses(at) == [dose]
-    label = "Dose the policy would give" if "DEFERRED" in status else "Recommended dose"
-    assert [metric.label for metric in at.metric] == [label]
-    deferred = "**Decide without it.** the seeds disagree. Safe default of this scenario: no dose (0)."
-    assert (deferred in words(at)) == ("DEFERRED" in status)
+    assert [badge for badge in words(at).splitlines() if badge.count("-badge[")] == [status_line(at)]
+    assert doses(at) == dose
+    assert {metric.label for metric in at.metric} <= {"Recommended dose"}
+    assert more in words(at)
+    assert ("**Decide without it.**" in words(at)) == ("DEFERRED" in status)
+    if "DEFERRED" in status:  # small, after the reason
+        said = words(at)
+        assert said.index("The seeds disagree") < said.index("Dose the policy would give: 0.225")
+
+
+def status_line(at: AppTest) -> str:
+    """The one badge of a card."""
+    (line,) = (plain(str(e.value)) for e in at.markdown if "-badge[" in str(e.value))
+    return line
+
+
+@pytest.mark.parametrize("verdict", ["worse", "not distinguishable", None])
+def test_no_green_tick_beside_a_policy_that_is_no_better(verdict: str | None) -> None:
+    at = AppTest.from_function(card_of_one_answer)
+    one = answer()
+    at.session_state["answer"] = replace(one, source=replace(one.source, measured=row("Agent", 1.0, verdict)))
+    at.run(timeout=30)
+    assert not at.exception
+    assert ":orange-badge[▲ Within limits" in status_line(at)
+    assert "✓" not in words(at)
+    assert "green" not in words(at)
+    assert not at.success
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "app" / "views").glob("*.py")), ids=lambda page: page.stem)

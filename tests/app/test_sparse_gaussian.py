@@ -244,7 +244,7 @@ def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path,
 
 def test_a_refused_state_still_shows_the_evaluation(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, **{**TYPED, "numbers": "nan 0 0 0 0 0 0 0"})
-    assert [e.value.startswith("**REFUSED: no dose.**") for e in at.error] == [True, True]
+    assert words(at).count("REFUSED: no dose.") == 2
     assert len(at.get("plotly_chart")) == 1
     assert "paired by patient" in words(at)
 

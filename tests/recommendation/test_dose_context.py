@@ -15,8 +15,10 @@ from dosing.recommendation.dose_context import (
     DoseContext,
     Evidence,
     decision_words,
+    status_words,
     verdict_words,
 )
+from dosing.recommendation.reasons import Status
 from dosing.studies.comparison_table import Baseline, Row
 from dosing.studies.evidence import evidence_of
 
@@ -33,6 +35,28 @@ DECISION = Decision(4, "2026-01-02T03:04:05.678+00:00", "accept", (0.3,), "", No
 
 def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimate:
     return Estimate(value, low, high, 0.95, 1000 * seeds, seeds, "t over seeds")
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "says"),
+    [
+        ("ok", "better", ("good", "Within limits · better than one constant dose")),
+        ("ok", "worse", ("caution", "Within limits · worse than one constant dose")),
+        (
+            "ok",
+            "not distinguishable",
+            ("caution", "Within limits · not distinguishable from one constant dose"),
+        ),
+        ("ok", "", ("caution", "Within limits · not compared with one constant dose")),
+        ("limited", "better", ("caution", "Held at a limit · better than one constant dose")),
+        ("deferred", "better", ("grey", "DEFERRED: not advice")),
+        ("refused", "worse", ("grey", "REFUSED: no dose.")),
+    ],
+)
+def test_a_status_is_good_only_where_the_policy_was_better(
+    status: Status, verdict: str, says: tuple[str, str]
+) -> None:
+    assert status_words(status, Evidence("mg", verdict, missing="")) == says
 
 
 @pytest.mark.parametrize(
