@@ -14,7 +14,7 @@ from typing import Any
 
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.errors import UserError
-from dosing.recommendation.dose_context import DoseContext
+from dosing.recommendation.dose_context import DoseContext, status_words
 from dosing.recommendation.reasons import held_at
 from dosing.recommendation.records import (
     Limits,
@@ -27,13 +27,7 @@ from dosing.recommendation.records import (
 from dosing.safety import dose_text
 
 BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
-SIGNS = {"ok": "\u2713", "limited": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
-WORDS = {
-    "ok": "OK: within the hard limits",
-    "limited": "LIMITED",
-    "deferred": "DEFERRED: not advice",
-    "refused": "REFUSED: no dose",
-}
+SIGNS = {"good": "\u2713", "caution": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
 WIDTH, LANE = 460, 34
 """Size of the drawing of one dose dimension in pixels: its width, and the height of its one lane."""
 
@@ -57,7 +51,7 @@ dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-we
 .agents { display: grid; grid-template-columns: repeat(auto-fit, minmax(86mm, 1fr)); gap: 2.5mm; }
 article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid; }
 .status { display: inline-block; border: 1pt solid; padding: .1mm 1.5mm; font-weight: 700; margin: .6mm 0; }
-.ok { color: #00614a; } .limited { color: #8f3e00; } .deferred, .refused { color: #a40e26; }
+.deferred, .refused { color: #a40e26; }
 .good, .caution, .decision { border-left: 2.5pt solid; padding-left: 1.5mm; font-weight: 600; }
 .good { color: #00614a; } .caution { color: #8f3e00; } .decision { color: #1f2328; }
 .dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
@@ -155,17 +149,25 @@ def _state(result: Recommendation, entries: Sequence[StateEntry]) -> str:
     return f'<dl class="state">{"".join(cells)}</dl>'
 
 
+def _status(one: Said) -> tuple[str, str]:
+    """The one status of a dose: how it looks, and its words behind a sign."""
+    kind, words = status_words(one.result.status, one.context.evidence)
+    look = one.result.status if kind == "grey" else kind
+    return look, f"{SIGNS[look]} {words}"
+
+
 def _article(one: Said) -> str:
     """One agent: status first, number second, then what the policy could give."""
     result = one.result
     unit = _after(result.unit)
-    words = WORDS[result.status]
-    if result.status == "limited" and result.proposed is not None:
-        words += f": proposed {_doses(result.proposed, result.limits)}{unit}, held at {held_at(result.codes)}"
+    look, words = _status(one)
     parts = [
         f'<h3>{_text(one.name)} <span class="small">{_text(one.distribution)}</span></h3>',
-        f'<p class="status {result.status}">{SIGNS[result.status]} {_text(words)}</p>',
+        f'<p class="status {look}">{_text(words)}</p>',
     ]
+    if result.status == "limited" and result.proposed is not None:
+        held = f"{_doses(result.proposed, result.limits)}{unit}, held at {held_at(result.codes)}"
+        parts.append(f"<p>Proposed {_text(held)}</p>")
     beside = [f'<p class="{kind}">{_text(words)}</p>' for kind, words in one.context.lines]
     lines = []
     if result.dose is not None:
@@ -293,7 +295,7 @@ def _reference(said: Sequence[Said]) -> Iterator[str]:
         if before is not None and before.context.lines == context.lines:
             worth = ["Worth: as above."]
         words = " ".join((*result.reasons, *worth))
-        rows.append([one.name, f"{SIGNS[result.status]} {WORDS[result.status]}", dose, words])
+        rows.append([one.name, _status(one)[1], dose, words])
     yield f'<div class="wide">{_table(["rule", "status", "dose", "reasons and worth"], rows)}</div>'
 
 

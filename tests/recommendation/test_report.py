@@ -131,7 +131,7 @@ def test_the_page_says_what_the_recommendation_says() -> None:
     for part in (
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
-        "Agent 1 a distribution ✓ OK: within the hard limits Recommended dose 4.25 mg Decision in force: "
+        "Agent 1 a distribution ▲ Within limits · worse than one constant dose Recommended dose 4.25 mg Decision in force: "
         "fttpo, for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit "
         "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg "
         "estimated from the same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was "
@@ -159,8 +159,8 @@ def test_rules_for_reference_stand_in_a_table_of_their_own() -> None:
     text = words(FOUND, reference=rules)
     assert "For reference: a rule, no agent rule status dose reasons and worth" in text
     table = text.split("For reference:")[1].split("What this rests on")[0]
-    assert "clinic: rule ✓ OK: within the hard limits 4.25 mg" in table
-    assert "clinic: rule ✕ REFUSED: no dose none" in table
+    assert "clinic: rule ▲ Within limits · worse than one constant dose 4.25 mg" in table
+    assert "clinic: rule ✕ REFUSED: no dose. none" in table
     assert all(reason in table for one in (REFUSED, LIMITED) for reason in one.reasons)
     assert table.count("Worse than one constant dose of 4.1 mg") == 1
     assert table.count("Worth: as above.") == 2
@@ -189,7 +189,7 @@ def test_what_was_deferred_is_called_so_before_its_dose() -> None:
 
 def test_a_refusal_has_no_dose() -> None:
     text = words(REFUSED, context=DoseContext(CONTEXT.evidence))
-    assert "✕ REFUSED: no dose INR must be 0.5 to 10. Safe default: hold the dose." in text
+    assert "✕ REFUSED: no dose. INR must be 0.5 to 10. Safe default: hold the dose." in text
     assert "4.25" not in text
     assert "<svg" not in report([Said("x", "y", REFUSED, CONTEXT)], ENTRIES)
 
@@ -198,7 +198,7 @@ def test_a_refusal_has_no_dose() -> None:
     ("codes", "limit"), [(("hard_limit",), "a hard limit"), (("step_limit",), "a step limit")]
 )
 def test_a_limit_shows_what_was_proposed(codes: tuple[str, ...], limit: str) -> None:
-    assert f"LIMITED: proposed 17.5 mg, held at {limit} Recommended dose 15 mg" in words(
+    assert f"Proposed 17.5 mg, held at {limit} Recommended dose 15 mg" in words(
         replace(LIMITED, codes=codes)
     )
 
