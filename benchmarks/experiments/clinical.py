@@ -132,12 +132,14 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "before any clipping.",
     ]
     for key in dict.fromkeys((r["scenario"], r["size"]) for r in rows):
+        names = [line.name for line in LINES]
         own = [r for r in rows if (r["scenario"], r["size"]) == key]
-        names = list(own[0]["events"])
+        own.sort(key=lambda r: names.index(r["line"]) if r["line"] in names else len(names))
+        kinds = list(own[0]["events"])
         numbers = ("return", "worst decile", "time in range", "cost", "at a limit", "outside limits")
-        head = ["", *numbers, *(name.replace("_", " ") for name in names)]
+        head = ["", *numbers, *(kind.replace("_", " ") for kind in kinds)]
         lines = [
-            [r["line"], *(r[name] for name in numbers), *(f"{r['events'].get(n, 0.0):.2f}" for n in names)]
+            [r["line"], *(r[name] for name in numbers), *(f"{r['events'].get(n, 0.0):.2f}" for n in kinds)]
             for r in own
         ]
         parts.append(f"## {key[0]}, {key[1]:,} recorded patients, cost budget {own[0]['budget']:g}")
