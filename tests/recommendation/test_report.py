@@ -198,9 +198,7 @@ def test_a_refusal_has_no_dose() -> None:
     ("codes", "limit"), [(("hard_limit",), "a hard limit"), (("step_limit",), "a step limit")]
 )
 def test_a_limit_shows_what_was_proposed(codes: tuple[str, ...], limit: str) -> None:
-    assert f"Proposed 17.5 mg, held at {limit} Recommended dose 15 mg" in words(
-        replace(LIMITED, codes=codes)
-    )
+    assert f"Proposed 17.5 mg, held at {limit} Recommended dose 15 mg" in words(replace(LIMITED, codes=codes))
 
 
 def test_what_is_no_support_is_not_called_one() -> None:
