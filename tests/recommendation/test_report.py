@@ -131,7 +131,8 @@ def test_the_page_says_what_the_recommendation_says() -> None:
     for part in (
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
-        "Agent 1 a distribution ▲ Within limits · worse than one constant dose Recommended dose 4.25 mg Decision in force: "
+        "Agent 1 a distribution ▲ Within limits · worse than one constant dose Recommended dose 4.25 mg "
+        "Decision in force: "
         "fttpo, for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit "
         "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg "
         "estimated from the same 50 patients: on 1,000 new simulated patients x 5 seeds, following it was "
