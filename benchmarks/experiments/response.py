@@ -275,8 +275,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> str:
                 )
             )
     ceilings = measured_ceilings(TREATMENT, {"variant": "simenv3"})
-    rules = [(f"{c.policy}, knows {c.knows}", c.value) for c in ceilings]
-    title = "Return of recommended doses; dotted: what nobody can exceed who knows as much"
+    rules = [(c.policy, c.value) for c in ceilings]
+    title = "Return of recommended doses; dotted: ceilings, of policies made with the simulator"
     return draw(panels, rules, title, of_x="recorded patients", of_groups="")
 
 
