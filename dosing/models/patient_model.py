@@ -297,7 +297,9 @@ class RecordedVisits:
 
 
 def recorded_visits(dataset: Dataset) -> RecordedVisits:
-    """The visits of a data set by patient.
+    """The visits of a data set by patient; one with a number that is not finite counts as empty.
+
+    (A loader refuses such numbers, and an update that meets one stops the training.)
 
     Raises:
         UserError: replicates differ in their number of episodes.
@@ -308,17 +310,26 @@ def recorded_visits(dataset: Dataset) -> RecordedVisits:
     if not torch.equal(dataset.starts[::patients] if patients else dataset.starts, _ends(dataset, rows)):
         raise UserError("every data set of a stack needs the same number of episodes.")
     within = torch.arange(int(lengths.max()), device=lengths.device)
-    filled = (within < lengths.unsqueeze(1)).unflatten(0, (sets, patients))  # [R, N, T]
+    place = (within < lengths.unsqueeze(1)).unflatten(0, (sets, patients))  # [R, N, T]
+    columns = (dataset.obs, dataset.act, dataset.reward[:, None], dataset.next_obs)
+    usable = torch.cat(columns, 1).isfinite().all(1)
+    filled = place.clone()
+    filled[place] = usable
 
     def by_patient(column: Tensor, empty: Tensor) -> Tensor:
         """Rows ``[M, ...]`` as ``[R, N, T, ...]``."""
-        full = empty.expand(*filled.shape, *column.shape[1:]).clone()
-        full[filled] = column
+        full = empty.expand(*place.shape, *column.shape[1:]).clone()
+        full[filled] = column[usable]
         return full
 
     nan = dataset.obs.new_full((), math.nan)
     first = dataset.obs[dataset.starts[:-1]].unflatten(0, (sets, patients))
-    mean = dataset.act.unflatten(0, (sets, rows)).mean(1)
+    known = usable.unsqueeze(1)
+    given, count = (
+        torch.where(known, dataset.act, 0.0).unflatten(0, (sets, rows)),
+        known.unflatten(0, (sets, rows)),
+    )
+    mean = given.sum(1) / count.sum(1).clamp(min=1)
     return RecordedVisits(
         torch.cat((first.unsqueeze(2), by_patient(dataset.next_obs, nan)), 2),
         by_patient(dataset.act, mean[:, None, None]),
