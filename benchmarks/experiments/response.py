@@ -243,10 +243,13 @@ def gate(rows: Sequence[dict[str, Any]]) -> list[str]:
     pairs = [
         (no, own, other)
         for r in rows
-        if r["name"] == FIRST_LINE and (r["case"], r["size"]) in never
-        for no, own, other in zip(r["refused"], r["gains"], never[r["case"], r["size"]]["gains"], strict=True)
+        if r["name"] == FIRST_LINE and r["case"] != MAIN
+        if (r["case"], r["size"]) in never or not any(r["refused"])
+        for no, own, other in zip(
+            r["refused"], r["gains"], never.get((r["case"], r["size"]), r)["gains"], strict=True
+        )
     ]
-    if not pairs:
+    if not never:
         return []
     refused = np.array([other for no, _, other in pairs if no])
     kept = np.array([own for no, own, _ in pairs if not no])
