@@ -21,7 +21,7 @@ NoiseKind: TypeAlias = Literal["normal", "uniform"]
 
 @runtime_checkable
 class Listener(Protocol):
-    """A rule that is told what came of every visit, such as ``dosing.history_policy.HistoryPolicy``."""
+    """A rule that is told what came of every visit, such as ``HistoryPolicy``."""
 
     def observe(self, delivered: Array, reward: Array) -> None:
         """Take delivered doses ``[S, P, A]`` and rewards ``[S, P]``."""

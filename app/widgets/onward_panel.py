@@ -156,6 +156,8 @@ def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Pat
     if answers[0].result.dose is None:
         write.error("**REFUSED: no dose.** {}", in_sentences(answers[0].result.reasons))
         return None
+    if answers[0].result.status == "deferred":
+        write.warning("**DEFERRED: not advice.** {}", in_sentences(answers[0].result.reasons))
     beside(context_of(answers[0], records[0]))
     result, about = onward.follow(episodes, asked.row, source.recommender)
     try:

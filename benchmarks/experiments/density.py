@@ -148,7 +148,7 @@ def page(densities: dict[str, np.ndarray], rows: list[dict[str, Any]], arguments
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--fit", type=int, default=600, help="updates of the estimator on two modes")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dosing.history_policy import HistoryPolicy
+from dosing.evaluation.history_policy import HistoryPolicy
 from dosing.policy import DosePolicy
 from dosing.rng import generator
 from dosing.safety import DoseLimits

@@ -16,9 +16,9 @@ import agents
 from dosing.agent import History, policy_after
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.evaluation.history_policy import HistoryPolicy
 from dosing.evaluation.rollout import evaluate, rollout
 from dosing.evaluation.rules import following
-from dosing.history_policy import HistoryPolicy
 from dosing.ope.targets import target as ope_target
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits

@@ -21,7 +21,7 @@ from app.charts.belief import markers
 from app.theme import NOTICE, number
 from app.widgets.state_picker import earlier_of
 from dosing.agent import History
-from dosing.history_policy import HistoryPolicy
+from dosing.evaluation.history_policy import HistoryPolicy
 from dosing.models.calibration import REASONS
 from dosing.recommendation.audit_log import FILE, AuditLog
 from dosing.recommendation.explanations import FIRST_VISITS

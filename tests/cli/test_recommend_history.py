@@ -16,7 +16,7 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.cli import recommend_table
 from dosing.cli.main import main
 from dosing.data.store import write_episodes
-from dosing.history_policy import HistoryPolicy
+from dosing.evaluation.history_policy import HistoryPolicy
 from dosing.recommendation.audit_log import FILE, AuditLog
 from dosing.recommendation.decisions import record_decision
 from dosing.recommendation.explanations import FIRST_VISIT, FIRST_VISITS

@@ -16,7 +16,7 @@ import torch
 from dosing.data.dataset import Transform
 from dosing.data.earlier_visits import EarlierVisits, Past
 from dosing.errors import UserError
-from dosing.history_policy import HistoryPolicy
+from dosing.evaluation.history_policy import HistoryPolicy
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import FILE, AuditLog, shown, state_hash
 from dosing.recommendation.batch import ROWS, recommend_all
