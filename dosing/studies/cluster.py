@@ -33,7 +33,7 @@ from dosing.errors import UserError
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import RunBusyError, RunFolder
 from dosing.studies.launch import TRIES, JobLostError
-from dosing.studies.ledger import Entry, Ledger, only_command
+from dosing.studies.ledger import JOBS, Entry, Ledger, only_command
 from dosing.training.offline import TrainingDivergedError
 from dosing.typed_json import typed
 
@@ -41,7 +41,6 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 KINDS = ("local", "slurm")
-JOBS = "jobs"
 ARRAY = 1000
 """Jobs of one array: Slurm takes 1,001 unless its administrator allows more."""
 MINUTES = 240
