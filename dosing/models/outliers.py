@@ -2,9 +2,11 @@
 
 A number is an outlier where its innovation, by the model fitted without the patient, is beyond
 :data:`FAR_OFF` robust standard deviations of its marker: 1.4826 times the median absolute innovation (Hampel
-1974, Journal of the American Statistical Association 69:383), of normal ones 0.006 %. The regression of the
-rewards needs this most: squares of observations stand among its features, so that a few numbers far off, to
-which no reward answers, bend all of it (Hampel et al. 1986, "Robust statistics", section 6.2: leverage).
+1974, Journal of the American Statistical Association 69:383), of normal ones 0.006 %. A data set that has
+them is fitted again without, and what the new models then find beyond :data:`NEARER` is passed over too:
+among so many outliers some lie less far off than others. The regression of the rewards needs this most:
+squares of observations stand among its features, so that a few numbers far off, to which no reward answers,
+bend all of it (Hampel et al. 1986, "Robust statistics", section 6.2: leverage).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dosing.models.response_fit import FitSettings, Fitted, fit_response
 
 FAR_OFF = 4.0
 """Robust standard deviations beyond which an innovation makes an outlier."""
+NEARER = 3.0
+"""The same in a data set that is known to have outliers; of normal innovations 0.27 % lie beyond."""
 CHANCE = 0.005
 """Share of a data set's numbers up to which outliers are left alone: so many heavy tails give."""
 VALUES = 20
@@ -36,7 +40,9 @@ def fit_without_outliers(obs: Tensor, act: Tensor, settings: FitSettings) -> tup
     if not bool(far.any()):
         return fitted, obs
     clean = torch.where(far, torch.nan, obs)
-    return fit_response(clean, act, settings), clean
+    fitted = fit_response(clean, act, settings)
+    nearer = _beyond(fitted, clean, act, NEARER) & far.flatten(1).any(1)[:, None, None, None]
+    return fitted, torch.where(nearer, torch.nan, clean)
 
 
 @torch.no_grad()
@@ -48,6 +54,14 @@ def outliers(fitted: Fitted, obs: Tensor, act: Tensor) -> Tensor:
         obs: ``[R, N, V, O]`` they were fitted to, NaN where a marker was not recorded.
         act: ``[R, N, V - 1, A]``.
     """
+    far = _beyond(fitted, obs, act, FAR_OFF)
+    share = far.sum((1, 2, 3)) / obs.isfinite().sum((1, 2, 3)).clamp(min=1)
+    return far & (share > CHANCE)[:, None, None, None]
+
+
+@torch.no_grad()
+def _beyond(fitted: Fitted, obs: Tensor, act: Tensor, limit: float) -> Tensor:
+    """Which innovations are beyond a limit, in robust standard deviations."""
     error = torch.full_like(obs, torch.nan)
     for fold in range(int(fitted.fold.max()) + 1):
         rows = fitted.fold == fold
@@ -55,9 +69,7 @@ def outliers(fitted: Fitted, obs: Tensor, act: Tensor) -> Tensor:
         error[:, rows] = torch.stack([i.error for i in innovations], 2)
     away = torch.where(obs.isfinite(), error, torch.nan).abs()
     scale = 1.4826 * away.flatten(1, 2).nanmedian(1).values[:, None, None]  # [R, 1, 1, O]
-    far = (away > FAR_OFF * scale) & _measured(obs)
-    share = far.sum((1, 2, 3)) / obs.isfinite().sum((1, 2, 3)).clamp(min=1)
-    return far & (share > CHANCE)[:, None, None, None]
+    return (away > limit * scale) & _measured(obs)
 
 
 def _measured(obs: Tensor) -> Tensor:
