@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.theme import Mark, mark
+from app.theme import OTHER, Mark
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all
@@ -39,6 +39,7 @@ class Source:
     recommender: Recommender
     measured: Row | None = None
     reference: bool = False
+    mark: Mark = OTHER
 
     @property
     def policy(self) -> DosePolicy:
@@ -67,20 +68,23 @@ Piece = tuple[float, float]
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's recommendation, with how it is drawn.
+    """One policy's recommendation.
 
     Attributes:
         source: the policy that was asked.
-        mark: colour, dash and marker.
         result: dose or refusal.
         outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
             over dose dimensions; None without one or after a refusal.
     """
 
     source: Source
-    mark: Mark
     result: Recommendation
     outside_sparse: float | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """Colour, dash and marker of its policy."""
+        return self.source.mark
 
     @property
     def policy(self) -> DosePolicy:
@@ -133,18 +137,11 @@ def ask(
     """Ask every policy for a recommendation at one state.
 
     Args:
-        sources: the policies, in the order of their marks.
+        sources: the policies.
         state: as many numbers as the scenario observes; anything else is refused by the recommender.
         earlier: the visits of the same patient before it; None if nothing is known of them.
     """
-    answers = [
-        Answer(
-            source,
-            mark(index),
-            recommend(source.recommender, state, earlier=earlier),
-        )
-        for index, source in enumerate(sources)
-    ]
+    answers = [Answer(source, recommend(source.recommender, state, earlier=earlier)) for source in sources]
     sparse = sparse_of(answers)
     if sparse is None:
         return answers

@@ -25,7 +25,7 @@ from app.charts.dose import dose_axis
 from app.charts.estimates import panels_of_estimates
 from app.readers import evaluation, study
 from app.text import bullets, sentence
-from app.theme import counted, mark, minus, probability
+from app.theme import counted, minus, probability
 from app.widgets import page, recommendation_card, write
 from app.widgets.audit import context_of, on_record
 from app.widgets.state_picker import ask_state, one_data_set, pick, sources
@@ -140,7 +140,7 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
         for run, outcomes in result:
             for rule in evaluation.RULES:
                 words = "drawn from the distribution" if rule == "sampled" else rule
-                rows.append((run.label, mark(runs.index(run)), words, paid(outcomes[rule])))
+                rows.append((run.label, run.mark, words, paid(outcomes[rule])))
     except UserError as error:
         page.problems([str(error)])
         return

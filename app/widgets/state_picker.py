@@ -88,12 +88,21 @@ def chosen_runs(listing: study.Listing) -> list[study.Run]:
     return [runs[label] for label in labels]
 
 
+def source_of(run: study.Run) -> Source:
+    """A run as the policy to ask.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    return Source(run.label, run.family, study.recommender(run), study.measured(run), mark=run.mark)
+
+
 def sources(runs: Sequence[study.Run]) -> list[Source]:
     """Load the policies; a damaged run is named while the others still show."""
     result = []
     for run in runs:
         try:
-            result.append(Source(run.label, run.family, study.recommender(run), study.measured(run)))
+            result.append(source_of(run))
         except UserError as error:
             page.problems([f"{run.label}: {error}"])
     return result

@@ -51,8 +51,9 @@ def answer(
         "reasons": (),
         "state": (0.0,),
     }
-    source = Source(f"Agent {position}", "distribution", Recommender(None, Rules(limits)))  # type: ignore[arg-type]
-    return Answer(source, mark(position), Recommendation(**(fields | result)))
+    recommender = Recommender(None, Rules(limits))  # type: ignore[arg-type]
+    source = Source(f"Agent {position}", "distribution", recommender, mark=mark(position))
+    return Answer(source, Recommendation(**(fields | result)))
 
 
 def refusal(position: int = 0) -> Answer:
@@ -99,6 +100,7 @@ def row(name: str, value: float, verdict: str | None = "worse", *, agent: bool =
     )
 
 
+LOOKS = [MARKS[0], OTHER, OTHER]
 ROWS = [row("Agent", 1.0), row("rule", 0.0, agent=False), row("constant", 2.0, None, agent=False)]
 VISITS = np.arange(1.0, 6.0)
 WAVES = np.sin(np.outer(VISITS, [1.0, 2.0]))
@@ -111,7 +113,7 @@ def figures() -> dict[str, go.Figure]:
         "refused": dose_axis([refusal()], [None]),
         "observations": episode.observations(VISITS, WAVES, ["a", "b"], ["1", "mg/L"], 2),
         "doses": episode.doses(VISITS, VISITS / 10, VISITS, VISITS > 4, (-1.0, 1.0), 2),
-        "intervals": base.intervals(ROWS),
+        "intervals": base.intervals(ROWS, LOOKS),
         "training": base.training_curve(VISITS, np.ones((3, 5)), "loss", MARKS[0]),
     }
 
@@ -191,7 +193,7 @@ def test_a_deferred_dose_is_drawn_as_one() -> None:
 
 def test_a_clinics_rule_is_a_lane_for_reference_with_its_dose() -> None:
     one = answer(seeds=((0.3, 0.3, 0.3),))
-    rule = replace(one, mark=OTHER, source=replace(one.source, name="clinic: rule", reference=True))
+    rule = replace(one, source=replace(one.source, name="clinic: rule", reference=True, mark=OTHER))
     figure = dose_axis([answer(), rule], [curve(0.1, 0.4), None])
     assert "<b>clinic: rule</b>: reference, a clinic's rule" in texts(figure)
     (drawn,) = (trace for trace in figure.data if str(trace.hovertemplate).startswith("clinic: rule: reco"))
@@ -296,7 +298,7 @@ def test_curves_and_masses_agree_with_the_trained_policies(full_study: Path) -> 
 
 
 def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
-    figure = base.intervals(ROWS)
+    figure = base.intervals(ROWS, LOOKS)
     shown = [
         (t.x[0], t.x[0] - t.error_x.arrayminus[0], t.x[0] + t.error_x.array[0], t.marker.symbol)
         for t in figure.data
@@ -316,18 +318,18 @@ def test_interval_chart_shows_every_estimate_and_its_interval() -> None:
 def test_the_interval_chart_draws_no_line_without_an_estimated_constant() -> None:
     lost = replace(row("Agent", 1.0, None), baseline=Baseline(None, 50, "the visits tell none."))
     ceiling = replace(row("ceiling", 3.0, None, agent=False), baseline=None)
-    assert not base.intervals([lost, ceiling]).layout.shapes
+    assert not base.intervals([lost, ceiling], LOOKS[:2]).layout.shapes
 
 
 def test_a_long_name_gets_a_higher_lane_of_its_own() -> None:
     rows = [row("best constant dose 0.436, known to the simulator only", 1.0, agent=False), *ROWS]
-    figure = base.intervals(rows)
+    figure = base.intervals(rows, [OTHER, *LOOKS])
     first, second, *_ = figure.layout.annotations
     lines = first.text.split("<br>")
     assert len(lines) == 2
     assert lines[-1] == "<b>simulator only</b>: worse than estimated constant"
     assert max(len(re.sub("<.*?>", "", line)) for line in lines) <= 46
-    plain = base.intervals(ROWS)
+    plain = base.intervals(ROWS, LOOKS)
     higher = figure.layout.height - plain.layout.height
     assert higher == plain.layout.yaxis.range[0] - figure.layout.yaxis.range[0] == base.LANE + base.LINE
     # A pixel is a unit: a name stands above its own estimate and below the estimate of the row before.
@@ -374,6 +376,9 @@ def contrast(one: str, two: str) -> float:
 @pytest.mark.parametrize("page", ["#FFFFFF", "#14171A"])
 def test_marks_are_seen_on_both_pages_and_differ_beyond_colour(page: str) -> None:
     assert all(contrast(m.colour, page) >= 3.0 for m in (*MARKS, OTHER))
-    for field in ("colour", "dash", "symbol", "glyph"):
-        assert len({getattr(m, field) for m in MARKS}) == len(MARKS)
+    assert len({(m.colour, m.symbol) for m in MARKS}) == len(MARKS) == 36
+    for four in zip(*(MARKS[k:] for k in range(4)), strict=False):  # any four runs in a row
+        for field in ("colour", "dash", "symbol", "glyph"):
+            assert len({getattr(m, field) for m in four}) == 4
+    assert [(m.glyph, f"[{m.glyph}]" in m.sign) for m in MARKS] == [(m.glyph, True) for m in MARKS]
     assert page in (Path(__file__).resolve().parents[2] / "app" / ".streamlit" / "config.toml").read_text()
