@@ -54,7 +54,7 @@ class Run:
     config: RunConfig
     entry: agents.AgentSpec
     label: str
-    place: int
+    place: int = 0
 
     @property
     def mark(self) -> Mark:
@@ -65,6 +65,11 @@ class Run:
     def family(self) -> str:
         """Distribution of its policy, in words."""
         return naming.family_of(self.config)
+
+    @property
+    def spelled(self) -> str:
+        """What its label stands for, and its distribution: ``full name: family``."""
+        return ": ".join(filter(None, (self.entry.full_name, self.family)))
 
     @property
     def data(self) -> str:

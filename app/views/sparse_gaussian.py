@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import streamlit as st
 
-from app.analysis.recommendations import Answer, curves, sparse_of
+from app.analysis.recommendations import Answer, curves, landmarks, sparse_of
 from app.analysis.tails import (
     CONTRAST,
     default_pair,
@@ -21,8 +21,8 @@ from app.analysis.tails import (
     worst_share,
 )
 from app.charts import tails as charts_tails
-from app.charts.dose import dose_axis
 from app.charts.estimates import panels_of_estimates
+from app.charts.ridgeline import ridgeline
 from app.readers import evaluation, study
 from app.text import bullets, sentence
 from app.theme import counted, minus, probability
@@ -79,7 +79,8 @@ def cards(answers: list[Answer], records: list[Record]) -> None:
 
 def axis(answers: list[Answer], dimension: int, name: str) -> None:
     """Densities on a logarithmic scale, then the tails, on one dose axis."""
-    figure = dose_axis(answers, curves(answers, dimension), dimension, name=name, log=True)
+    around = landmarks(answers, dimension)
+    figure = ridgeline(answers, curves(answers, dimension), around, dimension, name=name, log=True)
     page.draw(
         figure, f"distributions{dimension}", f"Densities of both distributions over the {name}, log scale"
     )

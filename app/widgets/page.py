@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -15,14 +15,19 @@ from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
 
 
-def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
+def open_page(
+    title: str, *, needs_runs: bool = True, after_title: Callable[[], None] | None = None
+) -> study.Listing:
     """Title, banner and what the study holds; stops with a sentence where it holds no finished run.
 
     Args:
         title: of the page.
+        after_title: writes what stands between title and banner.
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
     write.title("{}", title)
+    if after_title is not None:
+        after_title()
     write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
@@ -51,6 +56,12 @@ def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
     for sentence in sentences:
         write.error("**Not shown:** {}", sentence)
+
+
+def explain(template: str, *values: object) -> None:
+    """How a picture is to be read, as ``template.format(*values)``; behind a heading that opens it."""
+    with st.expander("How to read this", type="compact"):
+        write.caption(template, *values)
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:

@@ -59,14 +59,14 @@ def nothing_yet(command: str, template: str, *values: object) -> None:
     st.code(command, language="bash")
 
 
-def badge(template: str, *values: object, color: Any) -> None:
+def badge(template: str, *values: object, color: Any, help: str | None = None) -> None:
     """A word that is seen at once."""
-    st.badge(sentence(template, *values), color=color)
+    st.badge(sentence(template, *values), color=color, help=help)
 
 
-def metric(template: str, *values: object, value: object) -> None:
+def metric(template: str, *values: object, value: object, help: str | None = None) -> None:
     """A number as large as its importance, under its name."""
-    st.metric(sentence(template, *values), escaped(value))
+    st.metric(sentence(template, *values), escaped(value), help=help)
 
 
 def table(frame: pd.DataFrame) -> None:
