@@ -26,7 +26,7 @@ CONFIG = {
 }
 """Plotly's settings on every page: no service is called, a picture can be saved."""
 
-BOTTOM = 92
+BOTTOM = 78
 """Room in pixels for axis numbers, axis title and notice."""
 
 LANE, LINE = 60, 17

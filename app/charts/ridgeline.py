@@ -36,10 +36,10 @@ DECADES = 6
 """Decades below its own peak that a lane spans on the log scale."""
 CUT = 4.0
 """A density is drawn up to this many times its mean over the dose set: a spike would flatten the rest."""
-LANE, HEAD = 94, 66
+LANE, HEAD = 74, 58
 """Height in pixels of a policy's lane, and of the lane with the doses to compare with. One unit of the
 vertical axis is one pixel."""
-TITLE, BASE, PEAK, BAND, DOSE = 9, 64, 20, 8, 82
+TITLE, BASE, PEAK, BAND, DOSE = 8, 50, 15, 8, 66
 """Where things stand in a lane, in pixels below its top: middle of the title, foot and peak of the density,
 thickness of the band below the foot, middle of the dose's number."""
 ROOM = 14
@@ -116,9 +116,10 @@ def ridgeline(
     parts = Parts()
     places = decimals(limits.high[dimension] - limits.low[dimension])
     _limits(parts, limits.low[dimension], limits.high[dimension], left, right, height)
-    _landmarks(parts, landmarks, places, height, left)
+    _landmarks(parts, landmarks, places, left)
     for row, (answer, curve) in enumerate(zip(answers, curves, strict=True)):
-        _lane(parts, HEAD + LANE * row, answer, curve, dimension, (left, right), log=log, extras=extras)
+        top, constant = HEAD + LANE * row, landmarks.constant
+        _lane(parts, top, answer, curve, dimension, (left, right), constant, log=log, extras=extras)
     return parts.onto(figure)
 
 
@@ -129,7 +130,8 @@ def _limits(parts: Parts, low: float, high: float, left: float, right: float, he
         parts.box(edge, end, 0, height, fillcolor=SHADE, line_width=0, layer="below")
         parts.line(edge, 0, height, color=GREY, width=2.5)
         text = f"hard limit {number(edge, places).rstrip('0').rstrip('.')}"
-        parts.text(edge, -10, text, _anchor(edge, left, right), 11.5)
+        above = {"yref": "paper", "yanchor": "bottom"}
+        parts.text(edge, -1, text, _anchor(edge, left, right), 11.5, **above)
 
 
 def _anchor(x: float, left: float, right: float) -> str:
@@ -138,8 +140,8 @@ def _anchor(x: float, left: float, right: float) -> str:
     return "left" if position < 0.2 else "right" if position > 0.8 else "center"
 
 
-def _landmarks(parts: Parts, one: Landmarks, places: int, height: float, left: float) -> None:
-    """Doses to compare with, each named with its number; the constant dose is a line through all lanes."""
+def _landmarks(parts: Parts, one: Landmarks, places: int, left: float) -> None:
+    """Doses to compare with, each named with its number."""
     known = [
         (sign, symbol, words, dose)
         for sign, symbol, words, dose in (
@@ -151,13 +153,12 @@ def _landmarks(parts: Parts, one: Landmarks, places: int, height: float, left: f
     first = [f"{sign} {words} {number(dose, places)}" for sign, _, words, dose in known]
     if one.constant is not None:
         first.append(f"┊ constant {number(one.constant, places)}")
-        parts.line(one.constant, 32, height, color=GREY, width=1.6, dash="dot")
     parts.text(left, 8, "   ".join(first) or "first visit: no dose before", "left", 11.5)
     if one.near is not None:
         parts.text(left, 23, f"▬ recorded near this state {interval(*one.near, places)}", "left", 11.5)
         parts.trace(
             x=list(one.near),
-            y=[-56, -56],
+            y=[-52, -52],
             mode="lines+markers",
             line={"color": GREY, "width": 4},
             marker={"symbol": "line-ns", "size": 9, "line": {"color": GREY, "width": 2}},
@@ -166,7 +167,7 @@ def _landmarks(parts: Parts, one: Landmarks, places: int, height: float, left: f
     for _, symbol, words, dose in known:
         parts.trace(
             x=[dose],
-            y=[-42],
+            y=[-39],
             mode="markers",
             marker={"symbol": symbol, "size": 11, "color": GREY, "line": {"color": GREY, "width": 2}},
             hovertemplate=f"{words} dose {number(dose, places)}<extra></extra>",
@@ -180,6 +181,7 @@ def _lane(
     curve: DensityCurve | None,
     dimension: int,
     ends: tuple[float, float],
+    constant: float | None,
     *,
     log: bool,
     extras: bool,
@@ -196,9 +198,10 @@ def _lane(
     note = " (peak cut)" if cut else ""
     parts.text(ends[0], top + TITLE, f"{title}: {_words(answer, dimension, places)}{note}", "left")
     foot = -top - BASE
-    parts.trace(
-        x=list(ends), y=[foot, foot], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip"
-    )
+    ground = {"color": GREY, "width": 1}
+    parts.trace(x=list(ends), y=[foot, foot], mode="lines", line=ground, hoverinfo="skip")
+    if constant is not None:  # beside the words, not through them
+        parts.line(constant, top + TITLE + 10, top + BASE, color=GREY, width=1.6, dash="dot")
     if curve is not None and height is not None:
         _density(parts, curve, foot + (BASE - PEAK) * height, foot, mark, limits)
         for kind, density in curve.extra.items() if extras else ():
@@ -280,9 +283,11 @@ def _density(
                 fillcolor=colour,
                 hoverinfo="skip",
             )
+    there = curve.density > 0.0
+    there |= np.append(there[1:], False) | np.append(False, there[:-1])  # down to the foot, not along it
     parts.trace(
         x=x,
-        y=y,
+        y=np.where(there, y, np.nan),
         customdata=curve.density,
         mode="lines",
         line={"color": mark.colour, "dash": mark.dash, "width": 2},
@@ -299,9 +304,11 @@ def _outside(parts: Parts, top: float, answer: Answer, dimension: int, ends: tup
     below, above = answer.outside[dimension] if answer.outside else (0.0, 0.0)
     total = below + above
     x, anchor = (ends[0], "left") if below > above else (ends[1], "right")
-    text = f"{probability(total)} outside"
-    look = {"font": {"size": 12, "color": HARM}} if total > 0 else {}
-    parts.text(x, top + TITLE + 19, f"<b>{text}</b>" if total > 0 else text, anchor, 11.5, **look)
+    if total > 0:
+        text, look = f"<b>{probability(total)} outside</b>", {"font": {"size": 12, "color": HARM}}
+    else:
+        text, look = "none outside", {}
+    parts.text(x, top + TITLE + 16, text, anchor, 11.5, **look)
 
 
 def _band(

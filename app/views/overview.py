@@ -135,8 +135,8 @@ def picture(listing: study.Listing) -> None:
         beside(context_of(answer, record))
     page.explain(
         "Patient {}, visit 1. Solid band: every dose the sparse policy could give. Dashed: the central part "
-        "of a distribution that gives every dose some probability. Each density is scaled to its own peak. Red: "
-        "what lies outside the hard limits.",
+        "of a distribution that gives every dose some probability. Each density is scaled to its own peak. "
+        "Red: what lies outside the hard limits.",
         int(episodes.episode[0]),
     )
 

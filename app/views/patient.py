@@ -127,5 +127,5 @@ def view(listing: study.Listing) -> None:
         episode_panel.episode_panel(asked.episodes, asked.row, loaded[0])
 
 
-opened = page.open_page("Patient", after_title=tour)
+opened = page.open_page("Patient", beside=tour)
 view(opened)

@@ -16,18 +16,23 @@ from dosing import NOT_FOR_PATIENTS
 
 
 def open_page(
-    title: str, *, needs_runs: bool = True, after_title: Callable[[], None] | None = None
+    title: str, *, needs_runs: bool = True, beside: Callable[[], None] | None = None
 ) -> study.Listing:
     """Title, banner and what the study holds; stops with a sentence where it holds no finished run.
 
     Args:
         title: of the page.
-        after_title: writes what stands between title and banner.
+        beside: writes what stands beside the title.
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
-    write.title("{}", title)
-    if after_title is not None:
-        after_title()
+    if beside is None:
+        write.title("{}", title)
+    else:
+        left, right = st.columns([1, 7], vertical_alignment="center")
+        with left:
+            write.title("{}", title)
+        with right:
+            beside()
     write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
@@ -59,9 +64,9 @@ def problems(sentences: Sequence[str]) -> None:
 
 
 def explain(template: str, *values: object) -> None:
-    """How a picture is to be read, as ``template.format(*values)``; behind a heading that opens it."""
-    with st.expander("How to read this", type="compact"):
-        write.caption(template, *values)
+    """How a picture is to be read, as ``template.format(*values)``; behind words that open it."""
+    with st.popover("How to read this", type="tertiary"):
+        write.markdown(template, *values)
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:

@@ -44,7 +44,9 @@ def ordered(
         return patients, [""] * len(patients)
     if order == APART:
         return _sorted(patients, -result.apart, lambda value: _apart(-value))
-    return _sorted(patients, -result.deferred, lambda value: f", {counted(int(-value), 'deferral')}")
+    return _sorted(
+        patients, -result.deferred.astype(np.float64), lambda value: f", {counted(int(-value), 'deferral')}"
+    )
 
 
 def _apart(value: float) -> str:

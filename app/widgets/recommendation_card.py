@@ -41,7 +41,8 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         write.markdown("**Decide without it.** {}{}", in_sentences(result.reasons), default)
     if result.dose is None or result.support is None or result.proposed is None:
-        _worth(context, [])
+        _rests_on(context, [])
+        _decided(context)
         return
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (
@@ -51,29 +52,35 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     if kind == "grey":
         write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
         write.markdown("{}", first)
+        _rests_on(context, more)
     else:
-        left, right = st.columns([2, 3], vertical_alignment="center")
+        left, right = st.columns([2, 3], gap="xsmall")
         with left:
             words = "Dose by this rule" if source.reference else "Recommended dose"
             write.metric("{}", words, value=dose, help=meaning("recommended dose"))
-        with right:
+        with right.container(gap="xsmall"):
+            if result.status == "limited":
+                write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
             write.markdown("{}", first)
-    if result.status == "limited":
-        write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
-    _worth(context, more)
+            _rests_on(context, more)
+    _decided(context)
 
 
-def _worth(context: DoseContext, more: Sequence[Markdown]) -> None:
-    """The decision in force; and behind a heading what the status rests on, and more on the dose."""
-    for kind, words in context.lines:
-        if kind == "decision":
-            write.info("{}", words)
+def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
+    """What the status rests on, and more on the dose, behind words that open it."""
     with st.expander("What this rests on", type="compact"):
         for kind, words in context.lines:
             if kind != "decision":
                 write.caption("{}", words)
         if more:
             write.markdown("{}", bullets(more))
+
+
+def _decided(context: DoseContext) -> None:
+    """The decision in force."""
+    for kind, words in context.lines:
+        if kind == "decision":
+            write.info("{}", words)
 
 
 def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:
@@ -155,33 +162,32 @@ def picture(
     limits = result[0].source.limits
     drawn = [curves(result, dimension) for dimension in range(limits.n_act)]
     place = st.container()
-    with st.container(horizontal=True):
-        log = st.toggle("Log scale: shows tails", key="log", bind="query-params", help=LOG)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        log = st.toggle("Log scale", key="log", bind="query-params", help=LOG)
         extras = any(curve.extra for curve in drawn[0] if curve is not None) and st.toggle(
             "Proposals, dotted", key="proposals", bind="query-params", help=meaning("proposal")
         )
+        if min(limits.low) < 0 and limits.unit in ("", "1"):
+            st.caption("Doses below 0 are possible here", help=meaning("dose below 0"), width="content")
+        page.explain(READ)
     with place:
         for dimension, lines in enumerate(drawn):
             name = "dose" if limits.n_act == 1 else f"dose {dimension + 1} of {limits.n_act}"
             around = landmarks(result, dimension, given, previous)
             figure = ridgeline(result, lines, around, dimension, name=name, log=log, extras=extras)
-            page.draw(
-                figure, f"axis{dimension}", f"What every policy could give, a lane each, over the {name}"
-            )
-    if min(limits.low) < 0 and limits.unit in ("", "1"):
-        write.caption("A dose below 0? {}", meaning("dose below 0"))
-    page.explain(READ)
+            alt = f"What every policy could give, a lane each, over the {name}"
+            page.draw(figure, f"axis{dimension}", alt)
 
 
-LOG = "Each lane then spans six powers of ten below its own peak; where the density is 0 there is a gap."
+LOG = "Shows tails: each lane spans six powers of ten below its own peak. A density of 0 is a gap."
 READ = (
     "A lane for each policy. The hill shows how likely the policy holds each dose: the mean over training "
-    "seeds, **scaled to its own peak**, so that a wide one is seen beside a narrow one; heights of two lanes do "
-    "not compare, and a spike is cut at four times the mean. Red: what lies beyond the hard limits, before "
-    "any clipping, with its probability. The band below: the doses it could ever give, union over seeds; solid "
-    "where the ends are exact and the density outside is zero; dashed for a central 99 % of a distribution that "
-    "gives every dose some probability. Ticks: each training seed's own dose. Large mark: the recommended "
-    "dose; small and grey: deferred. On top, to compare: doses given at this visit and the one before, the "
-    "constant dose for everyone (dotted line), and the range recorded near this state; a dose far from that is "
-    "deferred."
+    "seeds, **scaled to its own peak**, so that a wide one is seen beside a narrow one. Heights of two lanes "
+    "do not compare, and a spike is cut at four times the mean. Red: what lies beyond the hard limits, "
+    "before any clipping, with its probability. The band below: the doses it could ever give, union over seeds; "
+    "solid where the ends are exact and the density outside is zero, dashed for a central 99 % of a "
+    "distribution that gives every dose some probability. Ticks: each training seed's own dose. Large mark: "
+    "the recommended dose; small and grey: deferred. On top, to compare: doses given at this visit and the "
+    "one before, the constant dose for everyone (dotted line), and the range recorded near this state, far "
+    "from which a dose is deferred. Dotted hill: the proposal that a policy was learned from."
 )

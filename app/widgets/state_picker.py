@@ -217,9 +217,9 @@ def question(episodes: Episodes | None, ranked: Sequence[study.Run] = ()) -> tup
 def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[Any], int]:
     """Ask for a patient and a visit; the keys left and right go to the visits before and after."""
     table = PatientTable.of(episodes)
-    patients = table.patient.tolist()
+    patients: list[int] = table.patient.tolist()
     problem = link_problem("patient", patients)
-    wanted, told = asked_for("patient", patients), np.full(len(patients), "", dtype=object)
+    wanted, told = asked_for("patient", patients), [""] * len(patients)
     if ranked:
         chosen = pick(st, "Patients by", list(ORDERS), "order", width=190)
         patients, told = ordered(episodes, table, ranked, chosen)
@@ -237,22 +237,21 @@ def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[An
     problem = problem or link_problem("visit", visits)
     visit = asked_for("visit", visits)
     if len(visits) > 1:
-        _step("←", "Previous visit", "Left", visits, visits.index(visit) - 1)
+        _step("Previous", "Left", visits, visits.index(visit) - 1)
         visit = st.slider("Visit", visits[0], visits[-1], width="stretch", **linked("visit", visit))
-        _step("→", "Next visit", "Right", visits, visits.index(visit) + 1)
+        _step("Next", "Right", visits, visits.index(visit) + 1)
     if problem:
         write.warning("{}", problem)
     row = int(rows[visits.index(visit)])
     return episodes.obs[row].tolist(), row
 
 
-def _step(sign: str, words: str, key: str, visits: Sequence[int], place: int) -> None:
+def _step(words: str, key: str, visits: Sequence[int], place: int) -> None:
     """A button, and a key, to the visit at a place of the patient's; idle where there is none."""
     there = 0 <= place < len(visits)
     st.button(
-        sign,
+        words,
         key=f"go_{key.lower()}",
-        help=words,
         shortcut=key,
         disabled=not there,
         on_click=choose,
