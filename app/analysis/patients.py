@@ -40,7 +40,7 @@ class PatientTable:
         return cls(episodes, patient[order], first[order], count[order])
 
     def words(self, patient: int, visit: int) -> str:
-        """``patient 7, visit 9 of 24, last dose 0.42``.
+        """``visit 9 of 24, last dose 0.42``.
 
         Args:
             patient: number.
@@ -56,7 +56,7 @@ class PatientTable:
             places = decimals(max(h - low for low, h in zip(meta.action_low, meta.action_high, strict=True)))
             given = ", ".join(number(float(d), places) for d in self.episodes.act[first + visit - 2])
             dose = f"last dose {with_unit(given, meta.dose_unit)}"
-        return f"patient {patient}, visit {visit} of {count}, {dose}"
+        return f"visit {visit} of {count}, {dose}"
 
     def returns(self) -> Array:
         """Sum of each patient's rewards ``[P]``."""

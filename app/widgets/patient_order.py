@@ -35,7 +35,7 @@ def ordered(
         return patients, [""] * len(patients)
     if order == WORST:
         returns = table.returns()
-        return _sorted(patients, returns, lambda value: f", return {number(value, 1)}")
+        return _sorted(patients, returns, lambda value: f" (return {number(value, 1)})")
     try:
         keys = tuple(str(study.recommender(run).provenance["weights"]) for run in runs)
         result = _said((episodes.metadata.content_hash, *keys), table, [*runs])
@@ -44,14 +44,13 @@ def ordered(
         return patients, [""] * len(patients)
     if order == APART:
         return _sorted(patients, -result.apart, lambda value: _apart(-value))
-    return _sorted(
-        patients, -result.deferred.astype(np.float64), lambda value: f", {counted(int(-value), 'deferral')}"
-    )
+    deferred = -result.deferred.astype(np.float64)
+    return _sorted(patients, deferred, lambda value: f" ({counted(int(-value), 'deferral')})")
 
 
 def _apart(value: float) -> str:
     share = "no two doses" if np.isnan(value) else f"doses up to {100 * value:.0f}\N{NO-BREAK SPACE}% apart"
-    return f", {share}"
+    return f" ({share})"
 
 
 def _sorted(patients: list[int], by: Array, words: Callable[[float], str]) -> tuple[list[int], list[str]]:

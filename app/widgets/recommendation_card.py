@@ -34,25 +34,26 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     """One recommendation: its one status, the number or why there is none, what the policy could give."""
     result, source = answer.result, answer.source
     whose = source.spelled or source.family
-    write.markdown("{} **{}**{} {}", answer.mark.sign, source.name, ":" if source.reference else ",", whose)
+    colon = ":" if source.reference else ","
+    write.markdown("{} **{}**{} :small[{}]", answer.mark.sign, source.name, colon, whose)
     kind, status = status_words(result.status, context.evidence)
-    write.badge("{} {}", SIGNS[kind], status, color=COLOURS[kind], help=meaning("status"))
+    places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
+    lines = [] if result.dose is None else basis(answer, sparse, places)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        write.badge("{} {}", SIGNS[kind], status, color=COLOURS[kind], help=meaning("status"))
+        _rests_on(context, lines[1:])
     if kind == "grey":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         write.markdown("**Decide without it.** {}{}", in_sentences(result.reasons), default)
-    if result.dose is None or result.support is None or result.proposed is None:
-        _rests_on(context, [])
+    if result.dose is None or result.proposed is None:
         _decided(context)
         return
-    places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (
         with_unit(_doses(values, answer, places), result.unit) for values in (result.dose, result.proposed)
     )
-    first, *more = basis(answer, sparse, places)
     if kind == "grey":
         write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
-        write.markdown("{}", first)
-        _rests_on(context, more)
+        write.markdown("{}", lines[0])
     else:
         left, right = st.columns([2, 3], gap="xsmall")
         with left:
@@ -61,14 +62,13 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         with right.container(gap="xsmall"):
             if result.status == "limited":
                 write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
-            write.markdown("{}", first)
-            _rests_on(context, more)
+            write.markdown("{}", lines[0])
     _decided(context)
 
 
 def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
     """What the status rests on, and more on the dose, behind words that open it."""
-    with st.expander("What this rests on", type="compact"):
+    with st.popover("Why", type="tertiary"):
         for kind, words in context.lines:
             if kind != "decision":
                 write.caption("{}", words)
@@ -130,9 +130,10 @@ Recorded = tuple[list[Answer], list[Record]]
 def cards(result: list[Answer], records: Sequence[Record]) -> None:
     """Recommendations one below the other, in the order of the lanes beside them."""
     sparse = sparse_of(result)
-    for answer, record in zip(result, records, strict=True):
-        with st.container(border=True, gap="xsmall"):
-            card(answer, context_of(answer, record), sparse)
+    with st.container(gap="xsmall"):
+        for answer, record in zip(result, records, strict=True):
+            with st.container(border=True, gap="xsmall"):
+                card(answer, context_of(answer, record), sparse)
 
 
 def references(rules: list[Answer], records: Sequence[Record]) -> None:
@@ -184,8 +185,8 @@ READ = (
     "A lane for each policy. The hill shows how likely the policy holds each dose: the mean over training "
     "seeds, **scaled to its own peak**, so that a wide one is seen beside a narrow one. Heights of two lanes "
     "do not compare, and a spike is cut at four times the mean. Red: what lies beyond the hard limits, "
-    "before any clipping, with its probability. The band below: the doses it could ever give, union over seeds; "
-    "solid where the ends are exact and the density outside is zero, dashed for a central 99 % of a "
+    "before any clipping, with its probability. The band below: the doses it could ever give, union over "
+    "seeds; solid where the ends are exact and the density outside is zero, dashed for a central 99 % of a "
     "distribution that gives every dose some probability. Ticks: each training seed's own dose. Large mark: "
     "the recommended dose; small and grey: deferred. On top, to compare: doses given at this visit and the "
     "one before, the constant dose for everyone (dotted line), and the range recorded near this state, far "

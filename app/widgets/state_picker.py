@@ -228,7 +228,7 @@ def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[An
     patient = st.selectbox(
         "Patient",
         patients,
-        format_func=lambda one: sentence("{}{}", table.words(one, at), names.get(one, "")),
+        format_func=lambda one: sentence("patient {}{}, {}", one, names.get(one, ""), table.words(one, at)),
         width=340,
         **linked("patient", wanted),
     )

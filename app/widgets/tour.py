@@ -7,8 +7,8 @@ import streamlit as st
 from app.widgets import write
 
 WHAT = (
-    "A simulator that shows **which dose each learned policy recommends, whether following it is worth it, and "
-    "which doses it could ever give.**"
+    "A simulator: which dose each learned policy recommends, whether following it is worth it, and which "
+    "doses it could ever give."
 )
 STEPS = (
     "**1 of 3.** Choose a patient and a visit above; the keys ← and → go to the visit before and after.",
@@ -24,7 +24,7 @@ def tour() -> None:
     """The sentence, or the step of the tour that this visitor is at."""
     step = st.session_state.get(_STEP, 0)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        write.markdown(STEPS[step - 1] if step else WHAT, width="stretch")
+        write.markdown(STEPS[step - 1] if step else WHAT, width="content")
         last = step == len(STEPS)
         if not last:
             st.button(
