@@ -115,7 +115,7 @@ def ridgeline(
     )
     parts = Parts()
     places = decimals(limits.high[dimension] - limits.low[dimension])
-    _limits(parts, limits.low[dimension], limits.high[dimension], left, right, height)
+    _limits(parts, (limits.low[dimension], limits.high[dimension]), (left, right), height)
     _landmarks(parts, landmarks, places, left)
     for row, (answer, curve) in enumerate(zip(answers, curves, strict=True)):
         top, constant = HEAD + LANE * row, landmarks.constant
@@ -123,15 +123,16 @@ def ridgeline(
     return parts.onto(figure)
 
 
-def _limits(parts: Parts, low: float, high: float, left: float, right: float, height: float) -> None:
-    """Hard limits as labelled lines, and what lies outside them in grey."""
-    places = decimals(high - low)
-    for edge, end in ((low, left), (high, right)):
+def _limits(parts: Parts, limits: tuple[float, float], ends: tuple[float, float], height: float) -> None:
+    """Hard limits as labelled lines beside the words of every lane, and what lies outside them in grey."""
+    places = decimals(limits[1] - limits[0])
+    for edge, end in zip(limits, ends, strict=True):
         parts.box(edge, end, 0, height, fillcolor=SHADE, line_width=0, layer="below")
-        parts.line(edge, 0, height, color=GREY, width=2.5)
+        for top in range(HEAD, int(height), LANE):
+            parts.line(edge, top + TITLE + 9, top + LANE, color=GREY, width=2.5)
         text = f"hard limit {number(edge, places).rstrip('0').rstrip('.')}"
         above = {"yref": "paper", "yanchor": "bottom"}
-        parts.text(edge, -1, text, _anchor(edge, left, right), 11.5, **above)
+        parts.text(edge, -1, text, _anchor(edge, *ends), 11.5, **above)
 
 
 def _anchor(x: float, left: float, right: float) -> str:

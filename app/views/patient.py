@@ -108,7 +108,7 @@ def view(listing: study.Listing) -> None:
     rules: Recorded = ([], [])
     if answers:
         rules = clinic_rules.at_visit(asked, loaded[0])
-        left, right = st.columns([5, 7])
+        left, right = st.columns([6, 7])
         with left:
             recommendation_card.cards(answers, records)
         with right:

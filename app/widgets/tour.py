@@ -7,11 +7,11 @@ import streamlit as st
 from app.widgets import write
 
 WHAT = (
-    "A simulator: which dose each learned policy recommends, whether following it is worth it, and which "
-    "doses it could ever give."
+    "A simulator: which dose each learned policy recommends, whether it is worth following, and which doses "
+    "it could ever give."
 )
 STEPS = (
-    "**1 of 3.** Choose a patient and a visit above; the keys ← and → go to the visit before and after.",
+    "**1 of 3.** Choose a patient and a visit below; the keys ← and → go to the visit before and after.",
     "**2 of 3.** Each card is one policy's answer: its dose, and whether following it was better than one "
     "constant dose for everyone. Amber is a caution; grey is no advice.",
     "**3 of 3.** The picture shows every dose each policy could give, a lane each. Red lies beyond the hard "
