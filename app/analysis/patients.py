@@ -39,24 +39,24 @@ class PatientTable:
         order = np.argsort(first)
         return cls(episodes, patient[order], first[order], count[order])
 
-    def words(self, patient: int, visit: int) -> str:
-        """``visit 9 of 24, last dose 0.42``.
+    def at_visit(self, visit: int) -> dict[int, str]:
+        """For every patient, by number, where a visit stands: ``visit 9 of 24, last dose 0.42``.
 
         Args:
-            patient: number.
-            visit: from 1; the first where the patient has no such visit.
+            visit: from 1; the first for a patient who has no such visit.
         """
-        place = int(np.flatnonzero(self.patient == patient)[0])
-        first, count = int(self.first[place]), int(self.count[place])
-        visit = visit if 1 <= visit <= count else 1
         meta = self.episodes.metadata
-        if visit == 1:
-            dose = "no dose before"
-        else:
-            places = decimals(max(h - low for low, h in zip(meta.action_low, meta.action_high, strict=True)))
-            given = ", ".join(number(float(d), places) for d in self.episodes.act[first + visit - 2])
-            dose = f"last dose {with_unit(given, meta.dose_unit)}"
-        return f"visit {visit} of {count}, {dose}"
+        places = decimals(max(h - low for low, h in zip(meta.action_low, meta.action_high, strict=True)))
+        here = np.where((visit >= 1) & (visit <= self.count), visit, 1)
+        last = self.episodes.act[np.maximum(self.first + here - 2, 0)].tolist()
+        result = {}
+        for patient, at, count, dose in zip(
+            self.patient.tolist(), here.tolist(), self.count.tolist(), last, strict=True
+        ):
+            given = with_unit(", ".join(number(d, places) for d in dose), meta.dose_unit)
+            before = "no dose before" if at == 1 else f"last dose {given}"
+            result[patient] = f"visit {at} of {count}, {before}"
+        return result
 
     def returns(self) -> Array:
         """Sum of each patient's rewards ``[P]``."""

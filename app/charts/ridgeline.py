@@ -154,7 +154,7 @@ def _landmarks(parts: Parts, one: Landmarks, places: int, left: float) -> None:
     first = [f"{sign} {words} {number(dose, places)}" for sign, _, words, dose in known]
     if one.constant is not None:
         first.append(f"┊ constant {number(one.constant, places)}")
-    parts.text(left, 8, "   ".join(first) or "first visit: no dose before", "left", 11.5)
+    parts.text(left, 8, "   ".join(first), "left", 11.5)
     if one.near is not None:
         parts.text(left, 23, f"▬ recorded near this state {interval(*one.near, places)}", "left", 11.5)
         parts.trace(

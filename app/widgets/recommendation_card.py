@@ -53,7 +53,7 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     )
     if kind == "grey":
         write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
-        write.markdown("{}", lines[0])
+        write.markdown("{}", bullets(lines[:1]))
     else:
         left, right = st.columns([2, 3], gap="xsmall")
         with left:
@@ -62,7 +62,8 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         with right.container(gap="xsmall"):
             if result.status == "limited":
                 write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
-            write.markdown("{}", lines[0])
+            for line in lines[:1]:
+                write.markdown("{}", line)
     _decided(context)
 
 

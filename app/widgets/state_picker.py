@@ -13,7 +13,7 @@ import streamlit as st
 from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
 from app.readers import study
-from app.text import escaped, sentence
+from app.text import escaped
 from app.theme import HIGHLIGHTS, listed
 from app.widgets import page, write
 from app.widgets.patient_order import ORDERS, ordered
@@ -204,18 +204,24 @@ def question(episodes: Episodes | None, ranked: Sequence[study.Run] = ()) -> tup
             mode = st.segmented_control(
                 "State", [RECORDED, TYPED], required=True, width="content", **linked("state_from", wanted)
             )
-        if mode == RECORDED and episodes is not None:
-            return _visit(episodes, ranked)
-        text = st.text_input(
-            "Observations, separated by spaces or commas (decimal point)",
-            width="stretch",
-            **linked("numbers", st.query_params.get("numbers", "")),
-        )
-    return words(text), None
+        if mode == TYPED or episodes is None:
+            text = st.text_input(
+                "Observations, separated by spaces or commas (decimal point)",
+                width="stretch",
+                **linked("numbers", st.query_params.get("numbers", "")),
+            )
+            return words(text), None
+        row, problem = _visit(episodes, ranked)
+    if problem:
+        write.warning("{}", problem)
+    return episodes.obs[row].tolist(), row
 
 
-def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[Any], int]:
-    """Ask for a patient and a visit; the keys left and right go to the visits before and after."""
+def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[int, str | None]:
+    """Ask for a patient and a visit; the keys left and right go to the visits before and after.
+
+    Returns the row of the visit, and a sentence where the link asks for another that is not there.
+    """
     table = PatientTable.of(episodes)
     patients: list[int] = table.patient.tolist()
     problem = link_problem("patient", patients)
@@ -224,11 +230,12 @@ def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[An
         chosen = pick(st, "Patients by", list(ORDERS), "order", width=190)
         patients, told = ordered(episodes, table, ranked, chosen)
     at = int(st.query_params.get("visit", "1")) if st.query_params.get("visit", "1").isdecimal() else 1
-    names = dict(zip(patients, told, strict=True))
+    where = table.at_visit(at)
+    names = {one: f"patient {one}{words_}, {where[one]}" for one, words_ in zip(patients, told, strict=True)}
     patient = st.selectbox(
         "Patient",
         patients,
-        format_func=lambda one: sentence("patient {}{}, {}", one, names.get(one, ""), table.words(one, at)),
+        format_func=lambda one: escaped(names[one]),
         width=340,
         **linked("patient", wanted),
     )
@@ -240,10 +247,7 @@ def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[Sequence[An
         _step("Previous", "Left", visits, visits.index(visit) - 1)
         visit = st.slider("Visit", visits[0], visits[-1], width="stretch", **linked("visit", visit))
         _step("Next", "Right", visits, visits.index(visit) + 1)
-    if problem:
-        write.warning("{}", problem)
-    row = int(rows[visits.index(visit)])
-    return episodes.obs[row].tolist(), row
+    return int(rows[visits.index(visit)]), problem
 
 
 def _step(words: str, key: str, visits: Sequence[int], place: int) -> None:

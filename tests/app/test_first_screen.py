@@ -105,8 +105,7 @@ def test_patients_in_any_order_of_their_numbers() -> None:
     table = PatientTable.of(episodes)  # type: ignore[arg-type]
     assert table.patient.tolist() == [7, 2]
     assert table.returns().tolist() == [3.0, -5.0]
-    assert table.words(7, 2) == "visit 2 of 2, last dose 0.250 mg"
-    assert table.words(2, 9) == "visit 1 of 1, no dose before"
+    assert table.at_visit(2) == {7: "visit 2 of 2, last dose 0.250 mg", 2: "visit 1 of 1, no dose before"}
 
 
 def test_near_visits_are_listed_without_the_visit_itself(open_app, full_study: Path) -> None:  # noqa: F811

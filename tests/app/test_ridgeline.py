@@ -215,7 +215,9 @@ def test_doses_to_compare_with_are_drawn_and_named() -> None:
     assert list(near.x) == [-0.75, 0.875]
     dotted = [s.x0 for s in figure.layout.shapes if s.type == "line" and s.line.dash == "dot"]
     assert dotted == [0.125, 0.125]  # once in every lane
-    assert "first visit: no dose before" in texts(draw([answer()], [None]))
+    said = texts(draw([answer()], [None], around=Landmarks(given=0.5)))
+    assert "○ given 0.500\n" in said
+    assert not any(word in said for word in ("previous", "constant", "recorded near"))
 
 
 def test_landmarks_come_from_the_records_and_the_table() -> None:
