@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.text import label
-from app.theme import GREY, NOTICE, OTHER, Mark, mark
+from app.theme import GREY, NOTICE, Mark
 from dosing.evaluation.statistics import Estimate, interquartile_mean
 from dosing.studies.comparison_table import Row
 from dosing.types import AnyArray
@@ -26,7 +26,7 @@ CONFIG = {
 }
 """Plotly's settings on every page: no service is called, a picture can be saved."""
 
-BOTTOM = 92
+BOTTOM = 78
 """Room in pixels for axis numbers, axis title and notice."""
 
 LANE, LINE = 60, 17
@@ -59,13 +59,13 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
     return figure
 
 
-def intervals(rows: Sequence[Row]) -> go.Figure:
+def intervals(rows: Sequence[Row], marks: Sequence[Mark]) -> go.Figure:
     """Mean return of every agent and reference rule with its interval, the estimated constant as a line.
 
     Args:
         rows: of the study table.
+        marks: of their runs, grey for a rule.
     """
-    agents_ = [row for row in rows if row.sampled is not None]
     labels = [_label(row) for row in rows]
     ends = np.cumsum([LANE + LINE * (len(lines) - 1) for lines in labels])  # of the lanes, in pixels
     figure = finish(
@@ -76,8 +76,7 @@ def intervals(rows: Sequence[Row]) -> go.Figure:
     )
     base = next((row.recommended.value for row in rows if row.is_baseline), None)
     names, constant, estimates = [], [], []  # added at once: one by one, plotly copies all before
-    for row, lines, end in zip(rows, labels, ends.tolist(), strict=True):
-        look = mark(agents_.index(row)) if row in agents_ else OTHER
+    for row, look, lines, end in zip(rows, marks, labels, ends.tolist(), strict=True):
         lines[0] = f'<span style="color:{look.colour}">{look.glyph}</span> {lines[0]}'
         text = {"text": "<br>".join(lines), "align": "left", "font": {"size": 12.5}, "showarrow": False}
         place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 38 - end, "yanchor": "bottom"}

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.charts import base, cohort
 from app.readers import study
-from app.theme import OTHER, mark, minus, probability
+from app.theme import OTHER, Mark, minus, probability
 from app.widgets import page, write
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row, share_words
@@ -37,14 +37,12 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
     )
 
 
-def cost_and_return(rows: list[Row], key: str) -> None:
+def cost_and_return(rows: list[Row], marks: list[Mark], key: str) -> None:
     """Cost against return of agents and rules, with the cost budgets that agents were trained within."""
-    agents_ = [row for row in rows if row.sampled is not None]
+    names = [row.name if row.sampled is not None else cohort.rule_name(row.name) for row in rows]
     points = [
-        (row.name, mark(agents_.index(row)), row.recommended, row.cost)
-        if row in agents_
-        else (cohort.rule_name(row.name), OTHER, row.recommended, row.cost)
-        for row in rows
+        (name, look, row.recommended, row.cost)
+        for name, look, row in zip(names, marks, rows, strict=True)
         if row.cost
     ]
     if not points:
@@ -77,12 +75,18 @@ def show_table(listing: study.Listing) -> None:
     runs = [run for run in listing.runs if run.config.problem.horizon]
     visits = runs[0].config.problem.horizon if runs else None
     sets = list(dict.fromkeys(row.data for row in rows))
+    marks = [listing.mark_of(path) for path in paths] + [OTHER] * (len(rows) - len(paths))
     for index, name in enumerate(sets):
         if len(sets) > 1:
             write.subheader("Trained on {}", name)
-        figure = base.intervals([row for row in rows if row.data == name])
-        page.draw(figure, f"intervals{index}", "Mean return of each agent and rule, 95 % interval")
-        cost_and_return([row for row in rows if row.data == name], f"cost{index}")
+        own = [row for row in rows if row.data == name]
+        looks = [look for row, look in zip(rows, marks, strict=True) if row.data == name]
+        page.draw(
+            base.intervals(own, looks),
+            f"intervals{index}",
+            "Mean return of each agent and rule, 95 % interval",
+        )
+        cost_and_return(own, looks, f"cost{index}")
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""

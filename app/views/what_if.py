@@ -8,15 +8,14 @@ import streamlit as st
 
 from app.analysis import onward
 from app.analysis import what_if as analysis_what_if
-from app.analysis.recommendations import Source
 from app.analysis.what_if import ALL, World
 from app.charts import what_if
 from app.readers import study
 from app.text import Markdown, bullets, in_sentences, sentence
-from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, minus, number, unit_words, with_unit
+from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, minus, number, unit_words, with_unit
 from app.widgets import onward_panel, page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
-from app.widgets.state_picker import Asked, in_range, one_data_set, pick, question, words
+from app.widgets.state_picker import Asked, in_range, one_data_set, pick, question, source_of, words
 from dosing.errors import UserError
 from dosing.evaluation.rollout import REFERENCE_SEED
 from dosing.evaluation.statistics import verdict
@@ -37,12 +36,19 @@ class Choice:
 
 
 def ask_choice(
-    index: int, runs: dict[str, study.Run], world: World, asked: Asked, matched: PosteriorPatients
+    index: int,
+    look: Mark,
+    runs: dict[str, study.Run],
+    world: World,
+    asked: Asked,
+    matched: PosteriorPatients,
 ) -> Choice | None:
-    """One column of doses; None where it was not filled in or a run is damaged, which it says."""
+    """One column of doses; None where it was not filled in or a run is damaged, which it says.
+
+    Whoever follows a run has the run's mark, other doses have ``look``.
+    """
     kinds = [CONSTANT, *(f"{FOLLOW} {label}" for label in runs), PER_VISIT]
-    look = mark(index)
-    write.markdown("{} **Choice {}**", look.sign, index + 1)
+    write.markdown("**Choice {}**", index + 1)
     start = min(index, len(kinds) - 1)
     kind = pick(st, "Doses", kinds, f"rule{index + 1}", start, label_visibility="collapsed")
     low, high = world.limits.low[0], world.limits.high[0]
@@ -76,21 +82,19 @@ def ask_choice(
                 f"{counted(len(doses), 'typed dose')}", look, analysis_what_if.give(world, matched, doses)
             )
         run = runs[kind.removeprefix(f"{FOLLOW} ")]
-        return followed(run, look, world, asked, matched)
+        return followed(run, world, asked, matched)
     except UserError as error:
         page.problems([str(error)])
         return None
 
 
-def followed(
-    run: study.Run, look: Mark, world: World, asked: Asked, matched: PosteriorPatients
-) -> Choice | None:
+def followed(run: study.Run, world: World, asked: Asked, matched: PosteriorPatients) -> Choice | None:
     """What comes of giving what a run's recommender says; all of it on record before it is shown.
 
     Raises:
         UserError: the run is damaged, or its recommender refuses a dose on the way.
     """
-    source = Source(run.label, run.family, study.recommender(run), study.measured(run))
+    source = source_of(run)
     answers, records = on_record([source], asked.state, asked.visit, asked.earlier)
     if not answers:
         return None
@@ -107,7 +111,7 @@ def followed(
     except UserError as error:
         nothing_recorded(error)
         return None
-    return Choice(run.label, look, episode, about["statuses"])
+    return Choice(run.label, run.mark, episode, about["statuses"])
 
 
 def told(choice: Choice) -> Markdown:
@@ -183,7 +187,7 @@ def view(listing: study.Listing) -> None:
         world = World.of(runs[0], seed)
     except UserError as error:
         if episodes is not None and onward.names_a_range(episodes):
-            onward_panel.panel(runs, episodes, str(error))
+            onward_panel.panel(listing, runs, episodes, str(error))
         else:
             write.info("Nothing can be rolled forward here: {}", error)
         return
@@ -217,7 +221,7 @@ def view(listing: study.Listing) -> None:
     choices = []
     for index, column in enumerate(columns):
         with column.container(border=True, height="stretch"):
-            choices.append(ask_choice(index, named, world, asked, matched))
+            choices.append(ask_choice(index, listing.free_mark(index), named, world, asked, matched))
     places = [(c, choice) for c, choice in zip(columns, choices, strict=True) if choice is not None]
     made = [choice for _, choice in places]
     drawn = [analysis_what_if.strips(choice.episode, world, shown) for choice in made]

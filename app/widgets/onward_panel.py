@@ -10,17 +10,16 @@ import streamlit as st
 
 from app.analysis import onward
 from app.analysis.course import Course
-from app.analysis.recommendations import Source
 from app.analysis.what_if import typed_doses
 from app.charts import episode
 from app.charts.course import course, shown_range
 from app.readers import study
 from app.text import bullets, in_sentences, sentence
-from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, mark, number, unit_words, with_unit
+from app.theme import HIGHLIGHTS, Mark, counted, decimals, listed, number, unit_words, with_unit
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
 from app.widgets.course_panel import told
-from app.widgets.state_picker import Asked, in_range, pick, question, words
+from app.widgets.state_picker import Asked, in_range, pick, question, source_of, words
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
@@ -39,10 +38,11 @@ class Path:
     statuses: Mapping[str, int] | None = None
 
 
-def panel(runs: list[study.Run], episodes: Episodes, why: str) -> None:
+def panel(listing: study.Listing, runs: list[study.Run], episodes: Episodes, why: str) -> None:
     """Ask for a recorded visit and for doses, and draw what comes of each.
 
     Args:
+        listing: what the study holds.
         runs: agents that could be followed.
         episodes: recorded visits of a scenario whose card names a target range.
         why: nobody can be matched to a state.
@@ -71,7 +71,7 @@ def panel(runs: list[study.Run], episodes: Episodes, why: str) -> None:
     made: list[tuple[int, Path, Course]] = []
     for index, place in enumerate(places):
         with place:
-            path = _ask(index, runs, episodes, asked)
+            path = _ask(index, listing.free_mark(index), runs, episodes, asked)
         if path is not None:
             made.append((index, path, onward.course_onward(episodes, path.result)))
     for index, path, one in made:
@@ -85,13 +85,13 @@ def panel(runs: list[study.Run], episodes: Episodes, why: str) -> None:
     )
 
 
-def _ask(index: int, runs: list[study.Run], episodes: Episodes, asked: Asked) -> Path | None:
+def _ask(index: int, look: Mark, runs: list[study.Run], episodes: Episodes, asked: Asked) -> Path | None:
     """One column of doses; None where it was not filled in or cannot be given, which it says."""
     by_name = {f"{FOLLOW} {run.label}": run for run in runs}
     kinds = [RECORDED, *by_name, CONSTANT, PER_VISIT]
-    look, meta, row = mark(index), episodes.metadata, asked.row
+    meta, row = episodes.metadata, asked.row
     assert row is not None, "a recorded visit"
-    write.markdown("{} **Choice {}**", look.sign, index + 1)
+    write.markdown("**Choice {}**", index + 1)
     kind = pick(
         st,
         "Doses",
@@ -119,7 +119,7 @@ def _ask(index: int, runs: list[study.Run], episodes: Episodes, asked: Asked) ->
                 st.info("Type one dose or more, separated by spaces.")
                 return None
             return Path(counted(len(doses), "typed dose"), look, onward.give(episodes, row, doses))
-        return _follow(by_name[kind], look, episodes, asked)
+        return _follow(by_name[kind], episodes, asked)
     except UserError as error:
         page.problems([str(error)])
         return None
@@ -143,13 +143,13 @@ def _slider(index: int, limits: DoseLimits) -> float:
     )
 
 
-def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Path | None:
+def _follow(run: study.Run, episodes: Episodes, asked: Asked) -> Path | None:
     """What comes of a run's recommender; all of it on record before it is shown.
 
     Raises:
         UserError: the run is damaged, or its recommender refuses a dose on the way.
     """
-    source = Source(run.label, run.family, study.recommender(run), study.measured(run))
+    source = source_of(run)
     answers, records = on_record([source], asked.state, asked.visit, asked.earlier)
     if not answers or asked.row is None:
         return None
@@ -165,7 +165,7 @@ def _follow(run: study.Run, look: Mark, episodes: Episodes, asked: Asked) -> Pat
     except UserError as error:
         nothing_recorded(error)
         return None
-    return Path(run.label, look, result, about["statuses"])
+    return Path(run.label, run.mark, result, about["statuses"])
 
 
 def _draw(path: Path, one: Course, episodes: Episodes, row: int, key: str, ends: tuple[float, float]) -> None:
