@@ -1,0 +1,152 @@
+"""Every page of the app's own navigation, wide and narrow, light and dark, as a person's browser draws it.
+
+Texts are neither cut nor covered, nothing scrolls sideways, contrast and names are those of WCAG 2 AA (judged
+by axe-core; texts of charts, which it leaves out, by the same formula), Tab follows the reading order, the
+console holds no error, and nothing asks another host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app.served import FLAGS, full_height, server, still
+from tests.app.watched import Watched
+
+SCRIPT = Path(__file__).with_name("render.js")
+
+pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(900)]
+
+SIZES = ((1440, 900), (390, 844))
+"""Width and height in pixels: a laptop, and a telephone held upright."""
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
+OF_STREAMLIT: dict[str, str] = {}
+"""Rule of axe-core -> what a finding holds that is of Streamlit's own frame, which no page can mend."""
+
+
+@pytest.fixture(scope="module")
+def address(full_study: Path) -> Iterator[str]:
+    with server(full_study) as result:
+        yield result
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def pages(browser: Any, address: str) -> list[str]:
+    """Addresses of all pages, read off the app's own navigation."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(address)
+    page.get_by_test_id("stExpandSidebarButton").click(timeout=120_000)
+    links = page.locator('[data-testid="stSidebarNavLink"]')
+    links.first.wait_for(timeout=60_000)
+    with contextlib.suppress(Exception):  # a long list folds
+        page.get_by_test_id("stSidebarNavViewButton").click(timeout=1_000)
+    found = [link.evaluate("e => e.href") for link in links.all()]
+    page.close()
+    assert len(found) >= 15
+    return found
+
+
+def asked(page: Any, what: str) -> Any:
+    """What a function of ``render.js`` says of the page."""
+    return page.evaluate(f"({SCRIPT.read_text(encoding='utf-8')}).{what}()")
+
+
+def rested(page: Any) -> None:
+    """Wait until the script has run to its end and all that it sent is drawn."""
+    page.wait_for_selector("h1", timeout=120_000)
+    page.wait_for_function(
+        """() => {
+            const app = document.querySelector('[data-testid=stApp]');
+            const busy = app.dataset.testScriptState !== 'notRunning' || document.querySelector(
+                '[data-stale=true], [data-testid=stSkeleton], [data-testid=stSpinner]');
+            const charts = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+            const drawn = charts.every(e => e.querySelector('.main-svg'));
+            window.rested = !busy && drawn ? (window.rested || 0) + 1 : 0;
+            return window.rested >= 20;
+        }""",
+        timeout=120_000,
+    )
+    still(page)
+
+
+def accessibility(page: Any) -> list[str]:
+    """What axe-core finds, one line each."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    options = {"runOnly": {"type": "tag", "values": list(RULES)}, "resultTypes": ["violations"]}
+    found = []
+    for rule in axe.Axe().run(page, options=options).response["violations"]:
+        for node in rule["nodes"]:
+            place = " ".join(str(part) for part in node["target"])
+            own = OF_STREAMLIT.get(rule["id"])
+            if own is None or own not in node["html"] + place:
+                why = " ".join((node["any"] or node["all"] or node["none"])[0]["message"].split())
+                found.append(f"{rule['id']}: {place}: {why[:150]}")
+    return found
+
+
+def keyboard(page: Any) -> list[str]:
+    """Controls of the page that Tab does not reach, and steps of Tab against the reading order."""
+    wanted, faults, reached, before = asked(page, "controls"), [], set(), None
+    page.evaluate("document.activeElement && document.activeElement.blur()")
+    page.locator("h1").first.click()
+    for _ in range(wanted + 60):
+        page.keyboard.press("Tab")
+        now = asked(page, "focused")
+        if now is None or now["place"] in reached:
+            break
+        reached.add(now["place"])
+        if now["main"] and before is not None and now["place"] < before["place"]:
+            break  # round once
+        above = before is not None and now["bottom"] < before["top"] - 4
+        if now["main"] and above and now["left"] < before["right"] and now["right"] > before["left"]:
+            faults.append(f"Tab goes up from {before['what']} to {now['what']}")
+        before = now if now["main"] else before
+    if len(reached) < wanted:
+        faults.append(f"Tab reaches {len(reached)} of {wanted} controls")
+    return faults
+
+
+def faults_of(page: Any, folder: Path, name: str) -> list[str]:
+    """Everything that is wrong with a page at both sizes."""
+    result = []
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        rested(page)
+        full_height(page)
+        page.screenshot(path=str(folder / f"{name}-{width}.png"))
+        found = asked(page, "layout") + asked(page, "contrast") + accessibility(page)
+        if width == SIZES[0][0]:
+            found += asked(page, "unnamed") + keyboard(page)
+        result += [f"{name} at {width}: {fault}" for fault in found]
+    return result
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_readable(
+    browser: Any, address: str, pages: list[str], tmp_path: Path, theme: str
+) -> None:
+    faults = []
+    for link in pages:
+        name = link.rsplit("/", 1)[1].split("?")[0] or "first"
+        watched = Watched(browser, address, SIZES[0][0], theme)
+        watched.page.goto(link)
+        rested(watched.page)
+        faults += faults_of(watched.page, tmp_path, f"{name}, {theme}")
+        faults += [f"{name}, {theme}: console: {error}" for error in watched.errors]
+        faults += [f"{name}, {theme}: asks {other}" for other in watched.elsewhere]
+        watched.page.close()
+    assert faults == [], "\n".join(faults)
