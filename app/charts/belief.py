@@ -120,10 +120,7 @@ def _from_level(one: Beliefs, marker: int) -> list[dict[str, Any]]:
             "line": {"color": colour, "width": 2, "dash": dash},
             "hoverinfo": "skip",
         }
-        for forecast, colour, dash in (
-            (one.constant, GREY, "dot"),
-            (one.recommended, one.mark.colour, "dash"),
-        )
+        for forecast, colour, dash in forecasts
     ]
 
 

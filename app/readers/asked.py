@@ -61,9 +61,7 @@ def _policy_after(
     result = policy.after(visits_before(_earlier, policy.agent.problem).past())
     assert result is not policy, "a policy that looks back is told in a copy"
     look = result.distribution
-    kept: list[
-        tuple[tuple[Any, ...], torch.distributions.Distribution]
-    ] = []  # one: a page is about one state
+    kept: list[tuple[tuple[Any, ...], torch.distributions.Distribution]] = []  # at most one
 
     def distribution(obs: Observations) -> torch.distributions.Distribution:
         key = (obs.shape, obs.dtype.str, obs.tobytes())

@@ -112,19 +112,36 @@ unnamed: () => [...document.querySelectorAll('[data-testid=stMain] .js-plotly-pl
 .concat([...document.querySelectorAll('[data-testid=stMain] img')].filter(i => !i.alt.trim())
     .map(i => 'picture without a text: ' + i.src.slice(-60))),
 
-// The element that the keyboard is on; null for none.
+// Names of the controls that the keyboard has to reach; each gets its number.
+controls: () => {
+    const main = document.querySelector('[data-testid=stMain]'), groups = new Set();
+    const wanted = [...main.querySelectorAll(
+        'a[href], button, input, textarea, [role=slider], [role=combobox], summary')].filter(e => {
+        if (e.disabled || e.tabIndex < 0 || e.type === 'file' || !e.checkVisibility()
+            || e.closest('[data-testid=stDataFrame], [data-testid=stElementToolbar], .modebar, h1, h2, h3'))
+            return false;
+        if (e.type !== 'radio') return true;  // one stop of Tab for a whole group
+        const known = groups.has(e.name);
+        groups.add(e.name);
+        return !known;
+    });
+    return wanted.map((e, i) => {
+        (e.type === 'radio' ? e.closest('[role=radiogroup]') : e).dataset.wanted = i;
+        return e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || e.value || '').slice(0, 40);
+    });
+},
+
+// Where the keyboard is: number of the control, place in the document and on the page; null for nowhere.
 focused: () => {
     const e = document.activeElement;
     if (!e || e === document.body) return null;
-    const all = [...document.querySelectorAll('*')], r = e.getBoundingClientRect();
-    return {place: all.indexOf(e), main: !!e.closest('[data-testid=stMain]'), left: r.left, right: r.right,
-        top: r.top + document.querySelector('[data-testid=stMain]').scrollTop, bottom: r.bottom,
-        what: e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || '').slice(0, 40)};
+    const main = document.querySelector('[data-testid=stMain]');
+    const r = e.getBoundingClientRect(), marked = e.closest('[data-wanted]');
+    return {
+        place: [...document.querySelectorAll('*')].indexOf(e), main: main.contains(e),
+        control: marked && Number(marked.dataset.wanted), left: r.left, right: r.right,
+        top: r.top + main.scrollTop, bottom: r.bottom + main.scrollTop,
+        what: e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || '').slice(0, 40),
+    };
 },
-
-// How many controls of the page the keyboard has to reach.
-controls: () => [...document.querySelectorAll(
-    '[data-testid=stMain] :is(button, input, textarea, [role=slider], [role=combobox])')].filter(e =>
-    !e.disabled && e.tabIndex >= 0 && e.type !== 'file' && e.checkVisibility()
-    && !e.closest('[data-testid=stDataFrame], [data-testid=stElementToolbar], .modebar')).length
 })

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,24 @@ FLAGS = (
 """No sandbox, as root in a container has none; nothing that Chromium would ask for on its own."""
 
 
+@dataclass(frozen=True)
+class Server:
+    """A dashboard that is being served: where, and by which group of processes."""
+
+    address: str
+    group: int
+
+
 @contextlib.contextmanager
 def server(study: Path) -> Iterator[str]:
     """Serve a study folder with the product's own command; yields the address."""
+    with serving(study) as running:
+        yield running.address
+
+
+@contextlib.contextmanager
+def serving(study: Path) -> Iterator[Server]:
+    """As :func:`server`; yields the processes too."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -51,7 +67,7 @@ def server(study: Path) -> Iterator[str]:
             time.sleep(0.25)
         else:
             raise TimeoutError("the server did not answer within a minute")
-        yield address
+        yield Server(address, process.pid)
     finally:
         os.killpg(process.pid, 15)
         process.wait(timeout=20)
