@@ -2,8 +2,8 @@
 
 Measured in Chromium, which has to be on the PATH, against the product's own server, and written to
 ``results/dashboard.json`` and ``dashboard.md``. Times are those of the clock, so the machine has to be quiet.
-Without ``--study`` it makes a study of its own: the demo's agents with five seeds, trained briefly, as what a page
-costs does not depend on how well an agent was trained.
+Without ``--study`` it makes a study of its own: the demo's agents with five seeds, trained briefly, as what a
+page costs does not depend on how well an agent was trained.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -24,8 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from playwright.sync_api import sync_playwright
@@ -35,7 +35,7 @@ from benchmarks.report import table
 from tests.app.served import FLAGS, Server, serving
 from tests.conftest import find_chromium
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).with_name("results")
 NUMBER = '[data-testid="stMetricValue"]'
 PICTURE = ".js-plotly-plot .main-svg .xtick"
 RESTED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -97,7 +97,7 @@ def opened(browser: Any, address: str) -> Any:
 
 
 def cold(server: Server, times: int) -> list[Figure]:
-    """A browser that was never here, a server that was asked before: until the number and the picture are seen."""
+    """A browser that was never here, a server that was: until the number and the picture are seen."""
     seen: dict[str, list[float]] = {NUMBER: [], PICTURE: []}
     with chromium() as browser:
         opened(browser, server.address).context.close()
@@ -122,7 +122,10 @@ DRAWN = """() => {
             chart.timed = true;
             chart.on('plotly_afterplot', () => window.drawn.push(performance.now()));
         }
-    document.addEventListener('keydown', () => { window.moved = performance.now(); window.drawn = []; }, true);
+    document.addEventListener('keydown', () => {
+        window.moved = performance.now();
+        window.drawn = [];
+    }, true);
 }"""
 """Notes the time of a key and of every picture drawn after it."""
 
@@ -132,7 +135,7 @@ def slider(server: Server, moves: int) -> list[Figure]:
     taken, busy = [], []
     with chromium() as browser:
         page = opened(browser, f"{server.address}/what_if")
-        handle = page.get_by_role("slider").last
+        handle = page.get_by_role("slider", name=re.compile("dose", re.IGNORECASE)).first
         handle.focus()
         handle.press("ArrowRight")
         page.wait_for_selector(RESTED)
@@ -192,8 +195,8 @@ async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> 
 def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], list[tuple[int, float]]]:
     """Page runs over the server's own socket, as the browser asks for them: what it holds in the end.
 
-    Every ``every`` runs a new session begins, as when another person comes. Returns the memory along the way too,
-    as (runs, MB).
+    Every ``every`` runs a new session begins, as when another person comes. Returns the memory along the way
+    too, as (runs, MB).
     """
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -265,9 +268,10 @@ def page(result: dict[str, Any]) -> str:
         f"Made by `{result['command']}`, {result['date']}, on: {result['machine']}. Load average {first:.1f} "
         f"before and {last:.1f} after: on a busy machine the times of the clock say nothing.",
         table(("what", "measured", "target", "n", "met"), lines),
-        f"Study: {result['study']}. The window is 1440 x 900 pixels. A page of the sessions side by side is a link "
-        "opened anew, not a slider moved. Memory of the server in MB along the page runs, three of four of Patient "
-        f"and one of What if, a new session every 200: {along or 'not measured'}.",
+        f"Study: {result['study']}. The window is 1440 x 900 pixels. A page of the sessions "
+        "side by side is a link opened anew, not a slider moved. Memory of the server in MB along the page "
+        "runs, three of four of Patient and one of What if, a new session every 200: "
+        f"{along or 'not measured'}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -85,6 +85,24 @@ def settle(page: Any, charts: int = 1) -> None:
     still(page)
 
 
+def rested(page: Any) -> None:
+    """Wait until the script has run to its end and all that it sent is drawn."""
+    page.wait_for_selector("h1", timeout=120_000)
+    page.wait_for_function(
+        """() => {
+            const app = document.querySelector('[data-testid=stApp]');
+            const busy = app.dataset.testScriptState !== 'notRunning' || document.querySelector(
+                '[data-stale=true], [data-testid=stSkeleton], [data-testid=stSpinner]');
+            const charts = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+            const drawn = charts.every(e => e.querySelector('.main-svg'));
+            window.rested = !busy && drawn ? (window.rested || 0) + 1 : 0;
+            return window.rested >= 20;
+        }""",
+        timeout=120_000,
+    )
+    still(page)
+
+
 def still(page: Any) -> None:
     """Wait until nothing has moved for a dozen frames: charts follow their place a progress later."""
     page.wait_for_function(

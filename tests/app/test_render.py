@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.served import FLAGS, full_height, server, still
+from tests.app.served import FLAGS, full_height, rested, server
 from tests.app.watched import Watched
 
 SCRIPT = Path(__file__).with_name("render.js")
@@ -64,24 +64,6 @@ def pages(browser: Any, address: str) -> list[str]:
 def asked(page: Any, what: str) -> Any:
     """What a function of ``render.js`` says of the page."""
     return page.evaluate(f"({SCRIPT.read_text(encoding='utf-8')}).{what}()")
-
-
-def rested(page: Any) -> None:
-    """Wait until the script has run to its end and all that it sent is drawn."""
-    page.wait_for_selector("h1", timeout=120_000)
-    page.wait_for_function(
-        """() => {
-            const app = document.querySelector('[data-testid=stApp]');
-            const busy = app.dataset.testScriptState !== 'notRunning' || document.querySelector(
-                '[data-stale=true], [data-testid=stSkeleton], [data-testid=stSpinner]');
-            const charts = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
-            const drawn = charts.every(e => e.querySelector('.main-svg'));
-            window.rested = !busy && drawn ? (window.rested || 0) + 1 : 0;
-            return window.rested >= 20;
-        }""",
-        timeout=120_000,
-    )
-    still(page)
 
 
 def accessibility(page: Any) -> list[str]:
