@@ -1,7 +1,7 @@
 """The pictures of the docs: ``python docs/screenshots.py [NAME ...]`` writes ``docs/images/NAME.png``.
 
-Needs the extra ``dev`` and Chromium on the PATH. Each picture shows a study that one command makes, always the
-same; it is made under ``--studies`` where it is not there yet (minutes each).
+Needs the extra ``dev`` and Chromium on the PATH. Each picture shows a study that one command makes, always
+the same; it is made under ``--studies`` where it is not there yet (minutes each).
 """
 
 from __future__ import annotations
@@ -81,12 +81,7 @@ def study(name: str, folder: Path) -> Path:
 def take(browser: Browser, address: str, picture: Picture, file: Path) -> None:
     """Photograph a part of a page."""
     width, height = picture.size
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme=_scheme(picture.theme),
-        reduced_motion="reduce",
-    )
-    page = context.new_page()
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=picture.theme)
     page.goto(address + picture.link)
     rested(page)
     if picture.start or picture.end:
