@@ -7,6 +7,8 @@ recommender; it still has to be on record before it is shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import streamlit as st
@@ -22,11 +24,12 @@ from dosing.types import Observations
 def recommendation(
     recommender: Recommender, state: Sequence[Any], earlier: Sequence[EarlierVisit] | None
 ) -> Recommendation:
-    """What the guarded recommender says; see ``dosing.recommendation.recommender.recommend``."""
+    """What the guarded recommender says now; see ``dosing.recommendation.recommender.recommend``."""
     if not recommender.provenance:  # of no run: nothing tells it from another
         return recommend(recommender, state, earlier=earlier)
     asked = repr((list(state), None if earlier is None else list(earlier)))
-    return _recommendation(str(recommender.provenance), asked, recommender, state, earlier)
+    kept = _recommendation(str(recommender.provenance), asked, recommender, state, earlier)
+    return replace(kept, time=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def policy_after(recommender: Recommender, earlier: Sequence[EarlierVisit]) -> DosePolicy:
