@@ -115,18 +115,20 @@ unnamed: () => [...document.querySelectorAll('[data-testid=stMain] .js-plotly-pl
 // Names of the controls that the keyboard has to reach; each gets its number.
 controls: () => {
     const main = document.querySelector('[data-testid=stMain]'), groups = new Set();
+    const group = e => e.closest('[role=radiogroup], [data-testid=stButtonGroup]');
     const wanted = [...main.querySelectorAll(
         'a[href], button, input, textarea, [role=slider], [role=combobox], summary')].filter(e => {
-        if (e.disabled || e.tabIndex < 0 || e.type === 'file' || !e.checkVisibility()
+        if (e.disabled || e.tabIndex < 0 || e.type === 'file'
+            || !e.checkVisibility({opacityProperty: true, visibilityProperty: true})  // some come with the mouse
             || e.closest('[data-testid=stDataFrame], [data-testid=stElementToolbar], .modebar, h1, h2, h3'))
             return false;
-        if (e.type !== 'radio') return true;  // one stop of Tab for a whole group
-        const known = groups.has(e.name);
-        groups.add(e.name);
-        return !known;
+        const own = group(e);  // one stop of Tab for all of it, the arrows go on from there
+        if (own && groups.has(own)) return false;
+        groups.add(own);
+        return true;
     });
     return wanted.map((e, i) => {
-        (e.type === 'radio' ? e.closest('[role=radiogroup]') : e).dataset.wanted = i;
+        (group(e) || e).dataset.wanted = i;
         return e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || e.value || '').slice(0, 40);
     });
 },
