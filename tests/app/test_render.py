@@ -135,3 +135,40 @@ def test_every_page_is_readable(
         faults += [f"{name}, {theme}: asks {other}" for other in watched.elsewhere]
         watched.page.close()
     assert not faults, "\n".join(faults)
+
+
+FAULTY = """<div class="stApp" style="background: white"><div data-testid="stMain" style="height: 400px">
+<h1>Heading</h1>
+<div style="width: 60px; overflow: hidden; white-space: nowrap">a text that is cut across</div>
+<div style="height: 12px; width: 60px; overflow: hidden">a text that is cut below its edge</div>
+<p style="margin: 0">first text</p><p style="margin: -18px 0 0 20px">second text</p>
+<div style="width: 2000px">wide</div>
+<div class="js-plotly-plot" style="width: 100px; height: 60px; overflow: hidden">
+<svg width="100" height="60"><text x="5" y="20" style="fill: rgb(150, 150, 150)">faint</text>
+<text x="5" y="40" style="fill: black">black</text>
+<text x="80" y="55" style="fill: black">beyond</text></svg></div>
+<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" width="20">
+<p style="color: #999999">faint words</p>
+<div style="position: relative; height: 60px"><button style="position: absolute; top: 40px">lower</button>
+<button style="position: absolute; top: 0">upper</button></div>
+<button onkeydown="event.preventDefault()">trap</button><button>behind the trap</button>
+</div></div>"""
+"""A page with one fault of every kind."""
+
+
+def test_every_kind_of_fault_is_seen(browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_content(FAULTY)
+    layout, contrast = asked(page, "layout"), asked(page, "contrast")
+    for kind in ("scrolls sideways: ", "cut across: ", "cut below: ", "covered: "):
+        assert [fault for fault in layout if fault.startswith(kind)], kind
+    assert [fault for fault in layout if fault.startswith("cut by its chart: ")] == [
+        'cut by its chart: "beyond"'
+    ]
+    assert ['"faint"' in fault for fault in contrast] == [True]
+    assert len(asked(page, "unnamed")) == 2
+    assert any("faint words" in fault for fault in accessibility(page))
+    found = keyboard(page)
+    assert "Tab goes up from BUTTON lower to BUTTON upper" in found
+    assert "Tab does not reach BUTTON behind the trap" in found
+    page.close()
