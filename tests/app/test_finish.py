@@ -1,4 +1,4 @@
-"""What every figure has, whatever its own axes say: no dragging, titles of one size, the notice at its foot."""
+"""What every figure has, whatever its axes say: no dragging, titles of one size, the notice at its foot."""
 
 import plotly.graph_objects as go
 
