@@ -39,6 +39,8 @@ RESULTS = Path(__file__).with_name("results")
 NUMBER = '[data-testid="stMetricValue"]'
 PICTURE = ".js-plotly-plot .main-svg .xtick"
 RESTED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+PATIENCE = 600_000
+"""Milliseconds until a page counts as lost."""
 PATIENTS, VISITS = 12, 20
 """Of the study, among whom the sessions click."""
 
@@ -91,8 +93,8 @@ def opened(browser: Any, address: str) -> Any:
     """A new person's window on a page, drawn to the end."""
     page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     page.goto(address)
-    page.wait_for_selector(RESTED, timeout=120_000)
-    page.wait_for_selector(PICTURE, timeout=120_000)
+    page.wait_for_selector(RESTED, timeout=PATIENCE)
+    page.wait_for_selector(PICTURE, timeout=PATIENCE)
     return page
 
 
@@ -107,7 +109,7 @@ def cold(server: Server, times: int) -> list[Figure]:
             began = time.perf_counter()
             page.goto(server.address, wait_until="commit")
             for selector, values in seen.items():
-                page.wait_for_selector(selector, timeout=120_000)
+                page.wait_for_selector(selector, timeout=PATIENCE)
                 values.append(time.perf_counter() - began)
     return [
         Figure("cold browser, warm server: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
@@ -138,15 +140,15 @@ def slider(server: Server, moves: int) -> list[Figure]:
         handle = page.get_by_role("slider", name=re.compile("dose", re.IGNORECASE)).first
         handle.focus()
         handle.press("ArrowRight")
-        page.wait_for_selector(RESTED)
+        page.wait_for_selector(RESTED, timeout=PATIENCE)
         page.wait_for_timeout(2_000)
         page.evaluate(DRAWN)
         for move in range(moves):
             before = used(server)
             handle.press("ArrowRight" if move % 40 < 20 else "ArrowLeft")
-            page.wait_for_function("() => window.drawn.length > 0", timeout=60_000)
+            page.wait_for_function("() => window.drawn.length > 0", timeout=PATIENCE)
             page.wait_for_timeout(700)  # nothing more comes: a person looks before the next step
-            page.wait_for_selector(RESTED, timeout=60_000)
+            page.wait_for_selector(RESTED, timeout=PATIENCE)
             taken.append(page.evaluate("Math.max(...window.drawn) - window.moved"))
             busy.append(1e3 * (used(server) - before))
     late = float(np.quantile(taken, 0.95))
@@ -174,8 +176,8 @@ async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> 
             link = links[rng.integers(len(links))].format(rng.integers(PATIENTS), rng.integers(1, VISITS))
             began = time.perf_counter()
             await page.goto(server.address + link, wait_until="commit")
-            await page.wait_for_selector("h1", timeout=120_000)
-            await page.wait_for_selector(RESTED, timeout=120_000)
+            await page.wait_for_selector("h1", timeout=PATIENCE)
+            await page.wait_for_selector(RESTED, timeout=PATIENCE)
             taken.append(time.perf_counter() - began)
             errors.extend(await page.locator('[data-testid="stException"]').all_inner_texts())
             await asyncio.sleep(pause)
@@ -214,7 +216,7 @@ def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], l
                 ask.rerun_script.page_name = "" if done % 4 else "what_if"
                 socket.send(ask.SerializeToString())
                 while True:
-                    said = ForwardMsg.FromString(socket.recv(timeout=120))
+                    said = ForwardMsg.FromString(socket.recv(timeout=PATIENCE / 1e3))
                     errors += said.delta.new_element.WhichOneof("type") == "exception"
                     if said.WhichOneof("type") == "script_finished":
                         break
