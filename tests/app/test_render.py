@@ -105,18 +105,18 @@ def keyboard(page: Any) -> list[str]:
     return faults + [f"Tab does not reach {name}" for name in missed]
 
 
-def faults_of(page: Any, folder: Path, name: str) -> list[str]:
+def faults_of(page: Any, folder: Path, name: str, theme: str) -> list[str]:
     """Everything that is wrong with a page at both sizes."""
     result = []
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         rested(page)
         full_height(page)
-        page.screenshot(path=str(folder / f"{name}-{width}.png"))
+        page.screenshot(path=str(folder / f"{name}-{theme}-{width}.png"))
         found = asked(page, "layout") + asked(page, "contrast") + accessibility(page)
-        if width == SIZES[0][0]:
+        if width == SIZES[0][0] and theme == "light":  # neither depends on colours or on the width
             found += asked(page, "unnamed") + keyboard(page)
-        result += [f"{name} at {width}: {fault}" for fault in found]
+        result += [f"{name}, {theme}, at {width}: {fault}" for fault in found]
     return result
 
 
@@ -130,7 +130,7 @@ def test_every_page_is_readable(
         watched = Watched(browser, address, SIZES[0][0], theme)
         watched.page.goto(link)
         rested(watched.page)
-        faults += faults_of(watched.page, tmp_path, f"{name}, {theme}")
+        faults += faults_of(watched.page, tmp_path, name, theme)
         faults += [f"{name}, {theme}: console: {error}" for error in watched.errors]
         faults += [f"{name}, {theme}: asks {other}" for other in watched.elsewhere]
         watched.page.close()
