@@ -89,12 +89,19 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def window(browser: Any) -> Any:
+    """A new person's window."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(PATIENCE)
+    return page
+
+
 def opened(browser: Any, address: str) -> Any:
     """A new person's window on a page, drawn to the end."""
-    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page = window(browser)
     page.goto(address)
-    page.wait_for_selector(RESTED, timeout=PATIENCE)
-    page.wait_for_selector(PICTURE, timeout=PATIENCE)
+    page.wait_for_selector(RESTED)
+    page.wait_for_selector(PICTURE)
     return page
 
 
@@ -105,11 +112,11 @@ def cold(server: Server, times: int) -> list[Figure]:
         opened(browser, server.address).context.close()
     for _ in range(times):
         with chromium() as browser:
-            page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+            page = window(browser)
             began = time.perf_counter()
             page.goto(server.address, wait_until="commit")
             for selector, values in seen.items():
-                page.wait_for_selector(selector, timeout=PATIENCE)
+                page.wait_for_selector(selector)
                 values.append(time.perf_counter() - began)
     return [
         Figure("cold browser, warm server: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
@@ -140,15 +147,15 @@ def slider(server: Server, moves: int) -> list[Figure]:
         handle = page.get_by_role("slider", name=re.compile("dose", re.IGNORECASE)).first
         handle.focus()
         handle.press("ArrowRight")
-        page.wait_for_selector(RESTED, timeout=PATIENCE)
+        page.wait_for_selector(RESTED)
         page.wait_for_timeout(2_000)
         page.evaluate(DRAWN)
         for move in range(moves):
             before = used(server)
             handle.press("ArrowRight" if move % 40 < 20 else "ArrowLeft")
-            page.wait_for_function("() => window.drawn.length > 0", timeout=PATIENCE)
+            page.wait_for_function("() => window.drawn.length > 0")
             page.wait_for_timeout(700)  # nothing more comes: a person looks before the next step
-            page.wait_for_selector(RESTED, timeout=PATIENCE)
+            page.wait_for_selector(RESTED)
             taken.append(page.evaluate("Math.max(...window.drawn) - window.moved"))
             busy.append(1e3 * (used(server) - before))
     late = float(np.quantile(taken, 0.95))
@@ -170,14 +177,15 @@ async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> 
     async def session(browser: Any, number: int, until: float) -> None:
         rng = np.random.default_rng(number)
         page = await (await browser.new_context(viewport={"width": 1440, "height": 900})).new_page()
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         await asyncio.sleep(pause * number / sessions)
         while time.perf_counter() < until:
             link = links[rng.integers(len(links))].format(rng.integers(PATIENTS), rng.integers(1, VISITS))
             began = time.perf_counter()
             await page.goto(server.address + link, wait_until="commit")
-            await page.wait_for_selector("h1", timeout=PATIENCE)
-            await page.wait_for_selector(RESTED, timeout=PATIENCE)
+            await page.wait_for_selector("h1")
+            await page.wait_for_selector(RESTED)
             taken.append(time.perf_counter() - began)
             errors.extend(await page.locator('[data-testid="stException"]').all_inner_texts())
             await asyncio.sleep(pause)

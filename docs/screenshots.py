@@ -82,6 +82,7 @@ def take(browser: Browser, address: str, picture: Picture, file: Path) -> None:
     """Photograph a part of a page."""
     width, height = picture.size
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=picture.theme)
+    page.set_default_timeout(300_000)
     page.goto(address + picture.link)
     rested(page)
     if picture.start or picture.end:
