@@ -101,7 +101,7 @@ def opened(browser: Any, address: str) -> Any:
     page = window(browser)
     page.goto(address)
     page.wait_for_selector(RESTED)
-    page.wait_for_selector(PICTURE)
+    page.wait_for_selector(PICTURE, state="attached")
     return page
 
 
@@ -116,7 +116,7 @@ def cold(server: Server, times: int) -> list[Figure]:
             began = time.perf_counter()
             page.goto(server.address, wait_until="commit")
             for selector, values in seen.items():
-                page.wait_for_selector(selector)
+                page.wait_for_selector(selector, state="attached")
                 values.append(time.perf_counter() - began)
     return [
         Figure("cold browser, warm server: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
