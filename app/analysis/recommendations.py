@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.readers import asked
 from app.theme import OTHER, Mark
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import batch_content
@@ -16,7 +17,6 @@ from dosing.recommendation.batch import recommend_all
 from dosing.recommendation.dose_context import Evidence
 from dosing.recommendation.inputs import visits_before
 from dosing.recommendation.reasons import STATUSES
-from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import EarlierVisit, Recommendation, Recommender
 from dosing.safety import DoseLimits
 from dosing.studies.comparison_table import Row
@@ -94,10 +94,9 @@ class Answer:
     @property
     def policy(self) -> DosePolicy:
         """The policy as it was asked: after the visits that it looked back at."""
-        policy, earlier = self.source.policy, self.result.earlier
-        if self.result.dose is None or earlier is None:
-            return policy
-        return policy.after(visits_before(earlier, policy.agent.problem).past())
+        if self.result.dose is None or self.result.earlier is None:
+            return self.source.policy
+        return asked.policy_after(self.source.recommender, self.result.earlier)
 
     def pieces(self, dimension: int) -> list[Piece]:
         """The doses that some seed could give: one interval, or several where the seeds are apart.
@@ -190,7 +189,7 @@ def ask(
     """
     answers = [
         one if one.result.dose is None else replace(one, outside=_outside_limits(one))
-        for one in (Answer(s, recommend(s.recommender, state, earlier=earlier)) for s in sources)
+        for one in (Answer(s, asked.recommendation(s.recommender, state, earlier)) for s in sources)
     ]
     sparse = sparse_of(answers)
     if sparse is None:
@@ -213,16 +212,16 @@ def by_target(answer: Answer, targets: Array) -> tuple[Array, dict[str, Any]]:
     states = np.tile(np.asarray(result.state, dtype=np.float64), (len(targets), 1))
     current = None if result.current is None else np.tile(np.asarray(result.current), (len(targets), 1))
     aimed = replace(recommender, policy=answer.source.policy.aimed_at(targets))
-    asked, earlier = [states, targets], None
+    told, earlier = [states, targets], None
     if result.earlier is not None:
         before = visits_before(result.earlier, answer.source.policy.agent.problem)
-        asked += before.past()
+        told += before.past()
         earlier = before[np.zeros(len(targets), dtype=np.int64)]
     said = recommend_all(aimed, states, current, earlier)
     counts: dict[str, int] = {
         name: int((said.status == status).sum()) for status, name in enumerate(STATUSES)
     }
-    return said.dose, batch_content(asked, said.dose, counts)
+    return said.dose, batch_content(told, said.dose, counts)
 
 
 def _outside_limits(answer: Answer) -> tuple[tuple[float, float], ...]:

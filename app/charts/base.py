@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -33,12 +34,18 @@ LANE, LINE = 60, 17
 """Height in pixels of a row with a name of one line, and of every further line."""
 
 
-def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
-    """Common layout of every figure, with the notice at its foot."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 30, "b": BOTTOM, "autoexpand": True},
-        title={
+def finish(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """Common layout of every figure, with the notice at its foot; in place of any that it had."""
+    axes = {name: value for name, value in layout.items() if name[1:5] == "axis"}
+    for name in {"xaxis", "yaxis", *axes}:
+        axes[name] = _axis(axes.get(name, {}), name)
+    # Set as a whole: plotly's updates go through everything, ten times as slowly.
+    figure.layout = {
+        **layout,
+        **axes,
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 30, "b": BOTTOM, "autoexpand": True},
+        "title": {
             "text": NOTICE,
             "font": {"size": 10.5},
             "xref": "container",
@@ -48,15 +55,21 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
             "yanchor": "top",
             "pad": {"l": 8},
         },
-        showlegend=False,
-        dragmode=False,
-        hovermode="closest",
-        barmode="overlay",
-        **layout,
-    )
-    figure.update_xaxes(fixedrange=True, automargin=True, title_font_size=13, title_standoff=4)
-    figure.update_yaxes(fixedrange=True, automargin=True, title_font_size=13)
+        "showlegend": False,
+        "dragmode": False,
+        "hovermode": "closest",
+        "barmode": "overlay",
+    }
     return figure
+
+
+def _axis(given: Any, name: str) -> dict[str, Any]:
+    """An axis as every figure has it: it cannot be dragged, its title has room."""
+    title = given.get("title", {})
+    title = {"text": title} if isinstance(title, str) else title
+    size = {"font": {**title.get("font", {}), "size": 13}}
+    room = {"standoff": 4} if name.startswith("x") else {}
+    return {**given, "fixedrange": True, "automargin": True, "title": {**title, **size, **room}}
 
 
 def intervals(rows: Sequence[Row], marks: Sequence[Mark]) -> go.Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -31,62 +32,48 @@ def observations(
     """
     above = any(len(name) > SHORT for name in names) or any(unit not in ("", "1") for unit in units)
     strip, count, title = (64, obs.shape[1], 22) if above else (46, obs.shape[1], 0)
-    figure = finish(go.Figure(), strip * count + 30 + BOTTOM, **_visits_axis(visits, f"y{count}", current))
-    figure.update_layout(margin={"l": 42 if above else 76, "r": 58})
-    _corner(figure, 1.0, f"visit {visits[current]:.0f}", "right")
+    corner = {"x": 1.0, "xanchor": "right", "xshift": 54, "y": 1, "yref": "paper", "yanchor": "bottom"}
+    notes = [{**corner, "yshift": 4, "text": f"visit {visits[current]:.0f}", "font": {"size": 12}}]
+    traces: list[dict[str, Any]] = []
+    axes: dict[str, dict[str, Any]] = {}
     for row in range(count):
         axis = "y" if row == 0 else f"y{row + 1}"
         top, value = 1.0 - row / count, obs[:, row]
         low, high = float(value.min()), float(value.max())
         pad = 0.2 * (high - low) or 1.0
         unit = "" if units[row] in ("", "1") else f" {label(units[row])}"
-        strip_axis = {
+        axes[axis.replace("y", "yaxis")] = {
             "domain": [top - (0.9 * (strip - title) + title) / strip / count, top - title / strip / count],
             "range": [low - pad, high + pad],
             "tickvals": [low, high],
             "ticktext": [number(low, 1), number(high, 1)],
             "tickfont": {"size": 10.5},
-            "fixedrange": True,
             "zeroline": True,
             "zerolinecolor": "rgba(118,118,118,0.5)",
             "showgrid": False,
         }
-        figure.update_layout({axis.replace("y", "yaxis"): strip_axis})
+        middle = {"y": (low + high) / 2, "yref": axis, "font": {"size": 12.5}}
         name = {"text": f"<b>{label(names[row])}</b>{unit}", "x": 0, "xanchor": "left", "xshift": -74}
-        middle = {"y": (low + high) / 2, "yref": axis}
         if above:
             name |= {"xshift": 0, "y": top - title / strip / count, "yref": "paper", "yanchor": "bottom"}
         now_text = f"<b>{number(float(value[current]), 2)}</b>"
-        for words in (
-            middle | name,
-            middle | {"text": now_text, "x": 1, "xanchor": "right", "xshift": 54},
-        ):
-            figure.add_annotation(words, xref="paper", showarrow=False, font={"size": 12.5})
+        notes += [middle | name, middle | {"text": now_text, "x": 1, "xanchor": "right", "xshift": 54}]
+        line = {"type": "scatter", "yaxis": axis}
         hover = f"visit %{{x}}: {label(names[row])} %{{y:.3f}}{unit}<extra></extra>"
-        line = go.Scatter(x=visits, y=value, yaxis=axis, mode="lines", hovertemplate=hover)
-        now = go.Scatter(
-            x=[visits[current]], y=[value[current]], yaxis=axis, mode="markers", hoverinfo="skip"
-        )
-        figure.add_trace(line.update(line={"color": GREY, "width": 1.7}))
-        figure.add_trace(now.update(marker={"color": GREY, "size": 9}))
-    return figure
-
-
-def _corner(figure: go.Figure, x: float, text: str, side: str) -> None:
-    """A short text above the plotting area."""
-    figure.add_annotation(
-        x=x,
-        xref="paper",
-        xanchor=side,
-        xshift=54 if side == "right" else 0,
-        y=1,
-        yref="paper",
-        yanchor="bottom",
-        yshift=4,
-        text=text,
-        showarrow=False,
-        font={"size": 12},
+        course = {"x": visits, "y": value, "mode": "lines", "hovertemplate": hover}
+        now = {"x": [visits[current]], "y": [value[current]], "mode": "markers", "hoverinfo": "skip"}
+        traces += [
+            line | course | {"line": {"color": GREY, "width": 1.7}},
+            line | now | {"marker": {"color": GREY, "size": 9}},
+        ]
+    figure = finish(
+        go.Figure(data=traces),
+        strip * count + 30 + BOTTOM,
+        annotations=[note | {"xref": "paper", "showarrow": False} for note in notes],
+        **_visits_axis(visits, f"y{count}", current),
+        **axes,
     )
+    return figure.update_layout(margin={"l": 42 if above else 76, "r": 58})
 
 
 def _visits_axis(visits: AnyArray, anchor: str, current: int) -> dict[str, object]:

@@ -56,7 +56,7 @@ def error(template: str, *values: object) -> None:
 def nothing_yet(command: str, template: str, *values: object) -> None:
     """Say what is missing, as ``template.format(*values)``, and which command fills it."""
     info(template, *values)
-    st.code(command, language="bash")
+    st.code(command, language=None, wrap_lines=True)
 
 
 def badge(template: str, *values: object, color: Any, help: str | None = None) -> None:

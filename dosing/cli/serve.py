@@ -45,7 +45,7 @@ def serve(study: Path, port: int) -> int:
     """
     home = Path(__file__).resolve().parents[2]
     print(f"dashboard: http://localhost:{port}  (stop with Ctrl-C)", flush=True)
-    command = [sys.executable, "-P", "-m", "streamlit", "run", str(home / "app" / "main.py")]
+    command = [sys.executable, "-P", "-m", "streamlit", "run", str(home / "app" / "server.py")]
     command += ["--server.address", "localhost", "--server.port", str(port), "--server.headless", "true"]
     command += ["--browser.gatherUsageStats", "false"]
     environment = os.environ | {"DOSING_STUDY": str(study.resolve())}

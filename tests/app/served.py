@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,24 @@ FLAGS = (
 """No sandbox, as root in a container has none; nothing that Chromium would ask for on its own."""
 
 
+@dataclass(frozen=True)
+class Server:
+    """A dashboard that is being served: where, and by which group of processes."""
+
+    address: str
+    group: int
+
+
 @contextlib.contextmanager
 def server(study: Path) -> Iterator[str]:
     """Serve a study folder with the product's own command; yields the address."""
+    with serving(study) as running:
+        yield running.address
+
+
+@contextlib.contextmanager
+def serving(study: Path) -> Iterator[Server]:
+    """As :func:`server`; yields the processes too."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -51,7 +67,7 @@ def server(study: Path) -> Iterator[str]:
             time.sleep(0.25)
         else:
             raise TimeoutError("the server did not answer within a minute")
-        yield address
+        yield Server(address, process.pid)
     finally:
         os.killpg(process.pid, 15)
         process.wait(timeout=20)
@@ -66,6 +82,24 @@ def settle(page: Any, charts: int = 1) -> None:
         " && document.querySelectorAll('.js-plotly-plot').length >= count"
     )
     page.wait_for_function(drawn, arg=charts, timeout=60_000)
+    still(page)
+
+
+def rested(page: Any) -> None:
+    """Wait until the script has run to its end and all that it sent is drawn."""
+    page.wait_for_selector("h1", timeout=120_000)
+    page.wait_for_function(
+        """() => {
+            const app = document.querySelector('[data-testid=stApp]');
+            const busy = app.dataset.testScriptState !== 'notRunning' || document.querySelector(
+                '[data-stale=true], [data-testid=stSkeleton], [data-testid=stSpinner]');
+            const charts = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+            const drawn = charts.every(e => e.querySelector('.main-svg'));
+            window.rested = !busy && drawn ? (window.rested || 0) + 1 : 0;
+            return window.rested >= 20;
+        }""",
+        timeout=120_000,
+    )
     still(page)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from tests.app.served import FLAGS, full_height, server, settle
+from tests.app.watched import Watched
 
 pytestmark = pytest.mark.browser
 
@@ -43,26 +44,6 @@ def browser(chromium: str) -> Iterator[Any]:
         launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         yield launched
         launched.close()
-
-
-class Watched:
-    """A page that remembers every error it reported and every request that left the machine."""
-
-    def __init__(self, browser: Any, address: str, width: int, theme: str) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-        self.errors: list[str] = []
-        self.elsewhere: list[str] = []
-        here = (address, address.replace("http", "ws"), "data:", "blob:")
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.on("request", lambda r: None if r.url.startswith(here) else self.elsewhere.append(r.url))
-        self.page.on("websocket", lambda w: None if w.url.startswith(here) else self.elsewhere.append(w.url))
-
-    def close(self) -> None:
-        """Close the page, which must have reported no error and asked no other host."""
-        assert self.errors == []
-        assert self.elsewhere == []
-        self.page.close()
 
 
 def visible_doses(page: Any) -> list[str]:
@@ -279,10 +260,11 @@ def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: P
 
 def test_a_link_straight_to_a_page_opens_the_whole_dashboard(browser: Any, address: str) -> None:
     """Not the page's file alone, without the navigation and the wide layout that ``main.py`` sets."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    watched = Watched(browser, address, 1280, "light")
+    page = watched.page
     page.goto(f"{address}/comparison")
     page.get_by_role("heading", name="Comparison").wait_for(timeout=60_000)
     page.get_by_role("link", name="Patient", exact=True).wait_for(timeout=60_000)  # drawn after the page
     assert page.get_by_role("link", name="main", exact=True).count() == 0
     assert page.get_by_role("heading", name="Comparison").bounding_box()["x"] < 200
-    page.close()
+    watched.close()  # nor are there errors on the way

@@ -1,0 +1,79 @@
+"""What a policy of the study said, kept while the same can be asked again: a page is drawn again and again.
+
+Everything is keyed by the hashes of the run and by all that was asked. What is kept has passed the guarded
+recommender; it still has to be on record before it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import streamlit as st
+import torch
+
+from dosing.policy import DosePolicy
+from dosing.recommendation.inputs import visits_before
+from dosing.recommendation.recommender import recommend
+from dosing.recommendation.records import EarlierVisit, Recommendation, Recommender
+from dosing.types import Observations
+
+
+def recommendation(
+    recommender: Recommender, state: Sequence[Any], earlier: Sequence[EarlierVisit] | None
+) -> Recommendation:
+    """What the guarded recommender says now; see ``dosing.recommendation.recommender.recommend``."""
+    if not recommender.provenance:  # of no run: nothing tells it from another
+        return recommend(recommender, state, earlier=earlier)
+    asked = repr((list(state), None if earlier is None else list(earlier)))
+    kept = _recommendation(str(recommender.provenance), asked, recommender, state, earlier)
+    return replace(kept, time=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def policy_after(recommender: Recommender, earlier: Sequence[EarlierVisit]) -> DosePolicy:
+    """The policy after a patient's earlier visits, which looks at each state once.
+
+    Nobody trains it meanwhile: a run that changes has other hashes.
+    """
+    policy = recommender.policy
+    if not policy.looks_back:
+        return policy
+    if not recommender.provenance:
+        return policy.after(visits_before(earlier, policy.agent.problem).past())
+    return _policy_after(str(recommender.provenance), repr(list(earlier)), recommender, earlier)
+
+
+@st.cache_resource(show_spinner=False, max_entries=512)
+def _recommendation(
+    run: str,
+    asked: str,
+    _recommender: Recommender,
+    _state: Sequence[Any],
+    _earlier: Sequence[EarlierVisit] | None,
+) -> Recommendation:
+    return recommend(_recommender, _state, earlier=_earlier)
+
+
+@st.cache_resource(show_spinner=False, max_entries=128)
+def _policy_after(
+    run: str, asked: str, _recommender: Recommender, _earlier: Sequence[EarlierVisit]
+) -> DosePolicy:
+    policy = _recommender.policy
+    result = policy.after(visits_before(_earlier, policy.agent.problem).past())
+    assert result is not policy, "a policy that looks back is told in a copy"
+    look = result.distribution
+    kept: list[tuple[tuple[Any, ...], torch.distributions.Distribution]] = []  # at most one
+
+    def distribution(obs: Observations) -> torch.distributions.Distribution:
+        key = (obs.shape, obs.dtype.str, obs.tobytes())
+        for known, found in tuple(kept):
+            if known == key:
+                return found
+        found = look(obs)
+        kept[:] = [(key, found)]  # at once: sessions share the policy
+        return found
+
+    result.distribution = distribution  # type: ignore[method-assign]
+    return result

@@ -1,0 +1,341 @@
+"""How quick the dashboard is: ``python benchmarks/dashboard.py [--study STUDY] [--page-runs N]``.
+
+Measured in Chromium, which has to be on the PATH, against the product's own server, and written to
+``results/dashboard.json`` and ``dashboard.md``. Times are those of the clock, so the machine has to be quiet.
+Without ``--study`` it makes a study of its own: the demo's agents with five seeds, trained briefly, as what a
+page costs does not depend on how well an agent was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+from benchmarks.machine import describe
+from benchmarks.report import table
+from tests.app.served import FLAGS, Server, serving
+from tests.conftest import find_chromium
+
+RESULTS = Path(__file__).with_name("results")
+NUMBER = '[data-testid="stMetricValue"]'
+PICTURE = ".js-plotly-plot .main-svg .xtick"
+RESTED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+PATIENCE = 600_000
+"""Milliseconds until a page counts as lost."""
+PATIENTS, VISITS = 12, 20
+"""Of the study, among whom the sessions click."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number beside what it may be.
+
+    Attributes:
+        what: was measured.
+        unit: of it.
+        value: the number.
+        target: the most it may be.
+        n: how many measurements are behind it.
+    """
+
+    what: str
+    unit: str
+    value: float
+    target: float
+    n: int
+
+
+def make_study(folder: Path) -> Path:
+    """A study as the demo leaves it, of the same agents, widths and seeds, trained briefly."""
+    import agents
+    from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
+
+    comparison.compare(
+        folder,
+        agents.DEMO_PATIENTS,
+        DataSource("dosing/Treatment-v0", Cohort(50, options={"variant": "corrected"})),
+        training=TrainingSettings(steps=100),
+        evaluation_patients=50,
+        resources=Resources("cpu"),
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A Chromium with an empty cache."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+def window(browser: Any) -> Any:
+    """A new person's window."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(PATIENCE)
+    return page
+
+
+def opened(browser: Any, address: str) -> Any:
+    """A new person's window on a page, drawn to the end."""
+    page = window(browser)
+    page.goto(address)
+    page.wait_for_selector(RESTED)
+    page.wait_for_selector(PICTURE, state="attached")
+    return page
+
+
+def cold(server: Server, times: int) -> list[Figure]:
+    """A browser that was never here, a server that was: until the number and the picture are seen."""
+    seen: dict[str, list[float]] = {NUMBER: [], PICTURE: []}
+    with chromium() as browser:
+        opened(browser, server.address).context.close()
+    for _ in range(times):
+        with chromium() as browser:
+            page = window(browser)
+            began = time.perf_counter()
+            page.goto(server.address, wait_until="commit")
+            for selector, values in seen.items():
+                page.wait_for_selector(selector, state="attached")
+                values.append(time.perf_counter() - began)
+    return [
+        Figure("cold browser, warm server: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
+        Figure("cold browser, warm server: picture", "s", statistics.median(seen[PICTURE]), 2.5, times),
+    ]
+
+
+DRAWN = """() => {
+    window.drawn = [];
+    for (const chart of document.querySelectorAll('.js-plotly-plot'))
+        if (chart.on && !chart.timed) {
+            chart.timed = true;
+            chart.on('plotly_afterplot', () => window.drawn.push(performance.now()));
+        }
+    document.addEventListener('keydown', () => {
+        window.moved = performance.now();
+        window.drawn = [];
+    }, true);
+}"""
+"""Notes the time of a key and of every picture drawn after it."""
+
+
+def slider(server: Server, moves: int) -> list[Figure]:
+    """The dose on What if moved by the keyboard, a step at a time: until the picture shows it."""
+    taken, busy = [], []
+    with chromium() as browser:
+        page = opened(browser, f"{server.address}/what_if")
+        handle = page.get_by_role("slider", name=re.compile("dose", re.IGNORECASE)).first
+        handle.focus()
+        handle.press("ArrowRight")
+        page.wait_for_selector(RESTED)
+        page.wait_for_timeout(2_000)
+        page.evaluate(DRAWN)
+        for move in range(moves):
+            before = used(server)
+            handle.press("ArrowRight" if move % 40 < 20 else "ArrowLeft")
+            page.wait_for_function("() => window.drawn.length > 0")
+            page.wait_for_timeout(700)  # nothing more comes: a person looks before the next step
+            page.wait_for_selector(RESTED)
+            taken.append(page.evaluate("Math.max(...window.drawn) - window.moved"))
+            busy.append(1e3 * (used(server) - before))
+    late = float(np.quantile(taken, 0.95))
+    return [
+        Figure("What if, slider to picture: median", "ms", statistics.median(taken), 250, moves),
+        Figure("What if, slider to picture: 95th percentile", "ms", late, 300, moves),
+        Figure("What if, server's processor time of a move", "ms", statistics.median(busy), 150, moves),
+    ]
+
+
+async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> list[Figure]:
+    """Sessions side by side, each opening another link every so often, until the page has run to its end."""
+    from playwright.async_api import async_playwright
+
+    taken: list[float] = []
+    errors: list[str] = []
+    links = ("/?patient={}&visit={}", "/what_if?patient={}&visit={}", "/comparison")
+
+    async def session(browser: Any, number: int, until: float) -> None:
+        rng = np.random.default_rng(number)
+        page = await (await browser.new_context(viewport={"width": 1440, "height": 900})).new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await asyncio.sleep(pause * number / sessions)
+        while time.perf_counter() < until:
+            link = links[rng.integers(len(links))].format(rng.integers(PATIENTS), rng.integers(1, VISITS))
+            began = time.perf_counter()
+            await page.goto(server.address + link, wait_until="commit")
+            await page.wait_for_selector("h1")
+            await page.wait_for_selector(RESTED)
+            taken.append(time.perf_counter() - began)
+            errors.extend(await page.locator('[data-testid="stException"]').all_inner_texts())
+            await asyncio.sleep(pause)
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(session(browser, number, until) for number in range(sessions)))
+        await browser.close()
+    what = f"{sessions} sessions, a page every {pause:g} s each for {seconds:g} s"
+    return [
+        Figure(f"{what}: errors", "", len(errors), 0, len(taken)),
+        Figure(f"{what}: median page", "s", statistics.median(taken), 2.0, len(taken)),
+    ]
+
+
+def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], list[tuple[int, float]]]:
+    """Page runs over the server's own socket, as the browser asks for them: what it holds in the end.
+
+    Every ``every`` runs a new session begins, as when another person comes. Returns the memory along the way
+    too, as (runs, MB).
+    """
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from websockets.sync.client import connect
+
+    url = server.address.replace("http", "ws") + "/_stcore/stream"
+    held = [(0, resident(server))]
+    done, errors = 0, 0
+    while done < runs:
+        with connect(url, subprotocols=["streamlit"], max_size=None, origin=server.address) as socket:
+            for _ in range(min(every, runs - done)):
+                patient, visit = done // VISITS % PATIENTS, 1 + done % VISITS
+                ask = BackMsg()
+                ask.rerun_script.query_string = f"patient={patient}&visit={visit}"
+                ask.rerun_script.page_name = "" if done % 4 else "what_if"
+                socket.send(ask.SerializeToString())
+                while True:
+                    said = ForwardMsg.FromString(socket.recv(timeout=PATIENCE / 1e3))
+                    errors += said.delta.new_element.WhichOneof("type") == "exception"
+                    if said.WhichOneof("type") == "script_finished":
+                        break
+                done += 1
+        held.append((done, resident(server)))
+    what = f"server's memory after {runs:,} page runs"
+    return [
+        Figure(what, "MB", held[-1][1], 800, runs),
+        Figure("page runs that failed", "", errors, 0, runs),
+    ], held
+
+
+def used(server: Server) -> float:
+    """Seconds of processor time of the server's processes."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for fields in _stat(server))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident(server: Server) -> float:
+    """Memory of the server's processes in MB."""
+    return sum(int(fields[21]) for fields in _stat(server)) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _stat(server: Server) -> list[list[str]]:
+    """What the system says of each process, from its state on."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            fields = file.read_text(encoding="utf-8").rpartition(")")[2].split()
+            if int(fields[2]) == server.group:
+                found.append(fields)
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """The table as a page of markdown."""
+    lines = [
+        [
+            f["what"],
+            f"{f['value']:.3g} {f['unit']}",
+            f"{f['target']:g} {f['unit']}",
+            f"{f['n']:,}",
+            "yes" if f["value"] <= f["target"] else "no",
+        ]
+        for f in result["figures"]
+    ]
+    along = ", ".join(f"{runs:,}: {held:.0f}" for runs, held in result["memory"])
+    first, last = result["load"]
+    parts = [
+        "# The dashboard's speed",
+        f"Made by `{result['command']}`, {result['date']}, on: {result['machine']}. Load average {first:.1f} "
+        f"before and {last:.1f} after: on a busy machine the times of the clock say nothing.",
+        table(("what", "measured", "target", "n", "met"), lines),
+        f"Study: {result['study']}. The window is 1440 x 900 pixels. A page of the sessions "
+        "side by side is a link opened anew, not a slider moved. Memory of the server in MB along the page "
+        "runs, three of four of Patient and one of What if, a new session every 200: "
+        f"{along or 'not measured'}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", type=Path, help="study folder to show [one made for this]")
+    parser.add_argument(
+        "--page-runs", type=int, default=10_000, help="for the memory; 0 for none [%(default)s]"
+    )
+    parser.add_argument("--loads", type=int, default=10, help="cold starts of the browser [%(default)s]")
+    parser.add_argument("--moves", type=int, default=60, help="of the slider [%(default)s]")
+    parser.add_argument("--sessions", type=int, default=8, help="side by side [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for which they click [%(default)s]")
+    parser.add_argument(
+        "--pause", type=float, default=5.0, help="seconds between a page and the next [%(default)s]"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results [%(default)s]")
+    arguments = parser.parse_args()
+    load = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "study"
+        if arguments.study is None:
+            make_study(study)
+        else:
+            shutil.copytree(arguments.study, study)  # what is asked goes into an audit log of its own
+        with serving(study) as server:
+            figures = cold(server, arguments.loads)
+            print(*figures, sep="\n", flush=True)
+            figures += slider(server, arguments.moves)
+            print(*figures[2:], sep="\n", flush=True)
+            figures += asyncio.run(crowd(server, arguments.sessions, arguments.seconds, arguments.pause))
+            print(*figures[5:], sep="\n", flush=True)
+            held: list[tuple[int, float]] = []
+            if arguments.page_runs:
+                more, held = memory(server, arguments.page_runs)
+                figures += more
+    load.append(os.getloadavg()[0])
+    command = "python benchmarks/dashboard.py"
+    result = {
+        "command": " ".join([command, *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": describe(),
+        "load": load,
+        "study": "of its own, the demo's agents with five seeds" if arguments.study is None else "given",
+        "figures": [asdict(figure) for figure in figures],
+        "memory": held,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "dashboard.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "dashboard.md").write_text(page(result), encoding="utf-8")
+    print(page(result))
+
+
+if __name__ == "__main__":
+    main()
