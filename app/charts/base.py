@@ -18,14 +18,6 @@ from dosing.evaluation.statistics import Estimate, interquartile_mean
 from dosing.studies.comparison_table import Row
 from dosing.types import AnyArray
 
-CONFIG = {
-    "displaylogo": False,
-    "scrollZoom": False,
-    "modeBarButtons": [["toImage"]],
-    "toImageButtonOptions": {"format": "svg"},
-}
-"""Plotly's settings on every page: no service is called, a picture can be saved."""
-
 BOTTOM = 92
 """Room in pixels for axis numbers, axis title and notice."""
 
