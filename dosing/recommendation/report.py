@@ -24,6 +24,7 @@ from dosing.recommendation.records import (
     dose_words,
     span_words,
 )
+from dosing.recommendation.units import headed
 from dosing.safety import dose_text
 
 BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
@@ -106,10 +107,7 @@ def report(
     others = [*said[1:], *reference]
     if any((one.result.state, one.result.current) != (first.state, first.current) for one in others):
         raise UserError("a report is on one state; these recommendations are on several.")
-    banner = f'<p class="banner">{_text(BANNER)}</p>'
     parts = [
-        banner,
-        "<h1>Dose recommendation of a research simulator</h1>",
         f'<p class="small">{_text(" · ".join(filter(None, [about, f"made {first.time}"])))}</p>',
         "<h2>State</h2>",
         _state(first, entries),
@@ -123,16 +121,26 @@ def report(
         "outside: probability outside the hard limits before any clipping, mean over seeds. Filled bar: "
         "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose; line below: "
         "doses recorded near this state.</p>",
-        banner,
     ]
+    return document("Dose recommendation of a research simulator", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page of HTML that prints on A4: title, parts, and the notice above and below them.
+
+    Args:
+        title: text of the heading.
+        parts: HTML, in which every text is escaped.
+    """
     guard = "default-src 'none'; style-src 'unsafe-inline'"
+    banner = f'<p class="banner">{_text(BANNER)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{guard}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="description" content="{_text(NOT_FOR_PATIENTS)}">'
-        f"<title>Dose recommendation, not for patients</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
+        f"<title>{_text(title)}, not for patients</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join([banner, f"<h1>{_text(title)}</h1>", *parts, banner])
         + "\n</body></html>\n"
     )
 
@@ -309,9 +317,9 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
         whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
         yield f"<h2>Nearest training visits{_text(whose)}</h2>"
         known = len(entries) == len(visits[0].state)
-        names = [_head(e.name, e.unit) for e in entries]
+        names = [headed(e.name, e.unit) for e in entries]
         names = names if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
-        dose = _head("dose then", of[0].result.unit)
+        dose = headed("dose then", of[0].result.unit)
         head = ["patient", "visit", "distance", dose, "reward then", *(names if len(names) <= 10 else ())]
         rows = [
             [
@@ -390,11 +398,6 @@ def _doses(values: Sequence[float], limits: Limits) -> str:
 
 def _span(ends: Sequence[Sequence[float]], limits: Limits) -> str:
     return _minus(span_words(ends, limits))
-
-
-def _head(name: str, unit: str) -> str:
-    """A name as head of a column, with its unit."""
-    return f"{name} ({unit})" if _after(unit) else name
 
 
 def _after(unit: str) -> str:
