@@ -7,7 +7,7 @@ figure serves the light and the dark theme.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -51,11 +51,12 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
     return figure
 
 
-def intervals(rows: Sequence[Row]) -> go.Figure:
+def intervals(rows: Sequence[Row], looks: Mapping[str, Mark] | None = None) -> go.Figure:
     """Mean return of every agent and reference rule with its interval, the estimated constant as a line.
 
     Args:
         rows: of the study table.
+        looks: of the rows, by name; None where agents look as their places here tell.
     """
     agents_ = [row for row in rows if row.sampled is not None]
     labels = [_label(row) for row in rows]
@@ -70,6 +71,7 @@ def intervals(rows: Sequence[Row]) -> go.Figure:
     names, constant, estimates = [], [], []  # added at once: one by one, plotly copies all before
     for row, lines, end in zip(rows, labels, ends.tolist(), strict=True):
         look = mark(agents_.index(row)) if row in agents_ else OTHER
+        look = look if looks is None else looks[row.name]
         lines[0] = f'<span style="color:{look.colour}">{look.glyph}</span> {lines[0]}'
         text = {"text": "<br>".join(lines), "align": "left", "font": {"size": 12.5}, "showarrow": False}
         place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 38 - end, "yanchor": "bottom"}
@@ -136,21 +138,32 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
         go.Figure(),
         230 + BOTTOM,
         xaxis={"title": "gradient updates", "range": [0, 1.03 * float(step[-1])]},
-        yaxis={"title": {"text": label(name), "standoff": 4}, "exponentformat": "power"},
+        yaxis={"exponentformat": "power"},
+        annotations=[_above("<br>".join(textwrap.wrap(label(name), 44)))],
     )
-    for seed in values:
+    figure.update_layout(margin_t=48)
+    for number, seed in enumerate(values, 1):
         line = {"color": look.faint(0.4), "width": 1}
         mode = "lines" if len(step) > 1 else "markers"
-        figure.add_trace(go.Scatter(x=step, y=seed, mode=mode, line=line, hoverinfo="skip"))
+        figure.add_trace(
+            go.Scatter(x=step, y=seed, mode=mode, line=line, hoverinfo="skip", name=f"seed {number}")
+        )
     whole = np.isfinite(values).all(0)
     middle = interquartile_mean(values[:, whole].T[:, :, None]) if whole.any() else np.empty(0)
     figure.add_trace(
         go.Scatter(
             x=step[whole],
             y=middle,
+            name="interquartile mean",
             mode="lines" if whole.sum() > 1 else "markers",
             line={"color": look.colour, "width": 2.6},
             hovertemplate=f"update %{{x}}: {label(name)} %{{y:.4g}}<extra></extra>",
         )
     )
     return figure
+
+
+def _above(text: str) -> dict[str, object]:
+    """The name of what is drawn, above the axes: a long one has no room beside them."""
+    at = {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "bottom"}
+    return at | {"text": f"<b>{text}</b>", "align": "left", "showarrow": False, "font": {"size": 12.5}}

@@ -22,7 +22,6 @@ from app.theme import counted, interval, listed, unit_words
 from app.widgets import page, write
 from app.widgets.audit import beside, log, nothing_recorded, once
 from app.widgets.state_picker import one_data_set, pick, sources
-from dosing import NOT_FOR_PATIENTS
 from dosing.agent import needs_rewards
 from dosing.data.earlier_visits import EarlierVisits
 from dosing.data.text_table import TOLD, Refused
@@ -242,10 +241,9 @@ def results(source: Source, asked: Asked, file: str, key: Any) -> None:
     support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
     write.caption(
-        "{} Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
+        "Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
         "a recommendation. Refused: no dose.{} Support: {}, union over seeds. Rows count "
         "from 1.",
-        NOT_FOR_PATIENTS,
         ends,
         unit,
         default,

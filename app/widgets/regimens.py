@@ -81,13 +81,12 @@ def _show(count: int) -> None:
 
 def _remove(index: int, count: int) -> None:
     """Take one regimen away; those after it move up."""
-    state, address = st.session_state, st.query_params
+    state = st.session_state
     for at in range(index + 1, count + 1):
         for part in PARTS:
             following = state.get(f"{part}{at + 1}") if at < count else None
             if following is None:
                 state.pop(f"{part}{at}", None)
-                address.pop(f"{part}{at}", None)
             else:
                 state[f"{part}{at}"] = following
     _show(count - 1)
