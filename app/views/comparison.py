@@ -22,6 +22,7 @@ from app.analysis.compared import (
 from app.charts import base, cohort
 from app.charts.comparison import Measure, forest
 from app.readers import study
+from app.text import in_sentences
 from app.theme import OTHER, Mark, mark
 from app.widgets import page, write
 from app.widgets.state_picker import pick
@@ -64,10 +65,12 @@ def lanes(rows: list[Row], looks: dict[str, Mark]) -> list[tuple[str, Mark, str]
 def pictures(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
     """One picture of the rows, as it is asked for."""
     offered = [RETURNS, DIFFERENCES, SMALL, COSTS]
-    if not any(row.difference for row in rows):
-        offered.remove(DIFFERENCES)
     if not any(row.cost for row in rows):
         offered.remove(COSTS)
+    if not any(row.difference for row in rows):
+        offered.remove(DIFFERENCES)
+        missing = next((row.baseline.missing for row in rows if row.baseline and row.baseline.missing), "")
+        write.info("No difference from a constant dose is shown. {}", in_sentences([missing]))
     start = DIFFERENCES if DIFFERENCES in offered else RETURNS
     shown = st.segmented_control(
         "Picture", offered, default=start, required=True, key=f"picture{key}", bind="query-params"
@@ -123,7 +126,7 @@ def table(rows: list[Row], key: str) -> None:
     )
     shown = frame(rows, [head for head in offered if head in heads])
     numbers = {
-        head: st.column_config.NumberColumn(head, format="%.3f")
+        head: st.column_config.NumberColumn(head, format="%.3g" if head.startswith("outside") else "%.3f")
         for head in map(str, shown)
         if pd.api.types.is_numeric_dtype(shown[head])
     }

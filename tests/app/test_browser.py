@@ -18,7 +18,7 @@ PAGES = (
     ("Overview", 1),
     ("What if", 2),
     ("Dose and response", 1),
-    ("Sparse against Gaussian", 3),
+    ("Sparse against Gaussian", 1),
     ("Cohort", 2),
     ("Off-policy evaluation", 2),
     ("Training", 4),
