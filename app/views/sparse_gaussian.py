@@ -63,11 +63,10 @@ def alike(first: study.Run, second: study.Run) -> None:
     if differ_in_distribution_only(first, second):
         write.caption("Both are {} with the same settings: only the distribution differs.", first.entry.title)
     else:
-        write.nothing_yet(
-            COMMAND,
-            "More than the distribution differs between these two. These commands make a pair that differs "
-            "in its distribution alone, and show it:",
-        )
+        with st.expander("More than the distribution differs between these two"):
+            write.nothing_yet(
+                COMMAND, "These commands make a pair that differs in its distribution alone, and show it:"
+            )
 
 
 def cards(answers: list[Answer], records: list[Record]) -> None:
