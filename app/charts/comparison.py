@@ -103,6 +103,7 @@ def _axis(one: Measure, title: str, domain: tuple[float, float], beside: int) ->
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     pad = 0.06 * (high - low) or 0.5
     return {
+        "anchor": "y",
         "domain": domain,
         "range": [low - pad, high + pad],
         "title": {"text": title, "font": {"size": 12}},

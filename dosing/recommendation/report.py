@@ -29,11 +29,13 @@ from dosing.safety import dose_text
 
 BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
 SIGNS = {"good": "\u2713", "caution": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
+FEW = 3
+"""Most seeds whose doses are listed; of more, the lowest and the highest."""
 WIDTH, LANE = 460, 34
 """Size of the drawing of one dose dimension in pixels: its width, and the height of its one lane."""
 
 STYLE = """
-@page { size: A4; margin: 9mm 12mm; }
+@page { size: A4; margin: 7mm 11mm; }
 * { box-sizing: border-box; }
 html { color-scheme: light; }
 body { font: 8pt/1.28 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
@@ -44,7 +46,7 @@ h2 { font-size: 9.5pt; margin: 2.2mm 0 .8mm; }
 h3 { font-size: 9.5pt; margin: 0; }
 .dose { white-space: nowrap; }
 p { margin: .6mm 0; }
-.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.4pt;
+.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 6.8pt;
   padding: .6mm 2mm; }
 .state { display: flex; flex-wrap: wrap; gap: .5mm 5mm; margin: 0; }
 .state div { min-width: 27mm; }
@@ -56,13 +58,13 @@ article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid
 .good, .caution, .decision { border-left: 2.5pt solid; padding-left: 1.5mm; font-weight: 600; }
 .good { color: #00614a; } .caution { color: #8f3e00; } .decision { color: #1f2328; }
 .dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
-.lines { margin: .8mm 0 0; padding-left: 3.6mm; } .reason { font-weight: 600; }
+.lines { margin: .6mm 0 0; padding-left: 3.4mm; font-size: 7.4pt; line-height: 1.22; } .reason { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; margin-top: 1mm; }
-table { border-collapse: collapse; width: 100%; font-size: 7pt; }
+table { border-collapse: collapse; width: 100%; font-size: 6.8pt; }
 th, td { text-align: left; padding: .15mm 2.5mm .15mm 0; border-bottom: .5pt solid #d0d7de; }
 td { vertical-align: top; }
 .hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.2pt; overflow-wrap: anywhere; }
-.small { color: #57606a; font-size: 7.5pt; font-weight: 400; }
+.small { color: #57606a; font-size: 7pt; font-weight: 400; }
 @media (max-width: 640px) { .agents { grid-template-columns: 1fr; } .wide { overflow-x: auto; } }
 """
 
@@ -188,7 +190,8 @@ def _article(one: Said) -> str:
         )
         beside += [_drawing(result, dimension) for dimension in range(len(result.dose))]
         lines = list(_lines(result, unit))
-    lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
+    if result.dose is None:
+        lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
     reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
     if result.status in ("deferred", "refused") and result.safe_default:
         reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
@@ -206,8 +209,12 @@ def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     if result.central is not None:
         yield f"Central 90 %: {_span(result.central, result.limits)}{unit}"
     mass = "0 (exactly)" if result.mass_outside == 0.0 else _number(result.mass_outside)
-    yield f"Mass outside the hard limits: {mass}"
-    seeds = "; ".join(_doses(seed.dose, result.limits) for seed in result.seeds)
+    yield f"Mass outside the hard limits, {_span(result.limits, result.limits)}{unit}: {mass}"
+    own = [seed.dose for seed in result.seeds]
+    seeds = "; ".join(_doses(dose, result.limits) for dose in own)
+    if len(own) > FEW:
+        columns = list(zip(*own, strict=True))
+        seeds = _span((tuple(map(min, columns)), tuple(map(max, columns))), result.limits)
     spread = f" (standard deviation {_numbers(result.spread)}{unit})" if result.spread else ""
     plural = "" if len(result.seeds) == 1 else "s"
     yield f"Doses of {len(result.seeds)} training seed{plural}: {seeds}{spread}"
@@ -341,8 +348,7 @@ def _provenance(said: Sequence[Said]) -> str:
     for one in said:
         result = one.result.provenance
         for what, value in {
-            "run": result.get("run"),
-            "weights": result.get("weights"),
+            "run and weights": " ".join(str(result[k]) for k in ("run", "weights") if k in result) or None,
             "data": result.get("data"),
             "scenario card": result.get("card"),
             "monitor": result.get("monitor"),
