@@ -11,7 +11,7 @@ import numpy as np
 from app.analysis.regimens import Tried
 from app.text import JOINER, Markdown
 from app.theme import number, unit_words
-from dosing.recommendation.report import document
+from dosing.recommendation.printed import document
 from dosing.types import AnyArray
 
 WIDTH, HEIGHT, LEFT = 640, 92, 52
