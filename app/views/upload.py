@@ -324,13 +324,13 @@ def templates(entries: Sequence[StateEntry], recommender: Recommender) -> None:
     doses = [entry.name for entry in doses_of(recommender)]
     observed = [entry.name for entry in wanted(recommender)[0]]
     with st.container(horizontal=True):
-        for label, columns, name in (
-            ("Template, a state per row", names, "states"),
-            ("Template, a visit per row", [PATIENT, VISIT, *observed, *doses, REWARD], "visits"),
+        for what, columns, name in (
+            ("a state", names, "states"),
+            ("a visit", [PATIENT, VISIT, *observed, *doses, REWARD], "visits"),
         ):
             st.download_button(
-                label,
-                batch.header(columns),
+                sentence("Template, {} per row", what),
+                functools.partial(batch.header, columns),
                 file_name=f"{name}.csv",
                 mime="text/csv",
                 on_click="ignore",

@@ -18,8 +18,8 @@ from dosing.errors import UserError
 from dosing.safety import DoseLimits
 
 CONSTANT, PER_VISIT, FOLLOW = "constant dose", "dose per visit", "follow"
-COUNT, FIRST = "choices", 2
-"""Name of the number of regimens in the address, and how many there are to begin with."""
+FIRST = 2
+"""Regimens to begin with."""
 PARTS = ("rule", "dose", "doses")
 """What the address says of each regimen."""
 STEPS = 200
@@ -41,11 +41,13 @@ def try_dose(dose: Sequence[float], limits: DoseLimits) -> None:
     st.page_link(
         "views/what_if.py",
         label=sentence("Try {} in What if", text),
-        query_params={COUNT: "2", "rule2": CONSTANT, "dose2": repr(float(dose[0]))},
+        query_params={"choices": "2", "rule2": CONSTANT, "dose2": repr(float(dose[0]))},
     )
 
 
-def ask(forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float | None) -> list[Tried]:
+def ask_regimens(
+    forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float | None
+) -> list[Tried]:
     """Columns of doses, one regimen each; what was not filled in or cannot be given says so.
 
     Args:
@@ -68,15 +70,15 @@ def ask(forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float 
 def _count() -> int:
     """How many regimens the address asks for."""
     allowed = [str(n) for n in range(1, HIGHLIGHTS + 1)]
-    asked = st.query_params.get(COUNT, str(FIRST))
+    asked = st.query_params.get("choices", str(FIRST))
     if asked not in allowed:
-        absent(st, COUNT, asked, str(FIRST))
+        absent(st, "choices", asked, str(FIRST))
         return FIRST
     return int(asked)
 
 
 def _show(count: int) -> None:
-    st.query_params[COUNT] = str(count)
+    st.query_params["choices"] = str(count)
 
 
 def _remove(index: int, count: int) -> None:
@@ -132,10 +134,10 @@ def _ask_one(
 
 def _slider(index: int, limits: DoseLimits, start: float | None) -> float:
     """One dose for every visit; begins at the dose that everyone could be given."""
-    low, high, key = limits.low[0], limits.high[0], f"dose{index + 1}"
+    low, high = limits.low[0], limits.high[0]
     step = (high - low) / STEPS
     at = 0.5 * (low + high) if start is None else min(max(start, low), high)
-    in_range(st, key, low, high)
+    in_range(st, f"dose{index + 1}", low, high)
     return float(
         st.slider(
             sentence("Dose at every visit ({})", unit_words(limits.unit)),
@@ -144,7 +146,7 @@ def _slider(index: int, limits: DoseLimits, start: float | None) -> float:
             low + step * round((at - low) / step),
             step=step,
             format=f"%.{decimals(high - low)}f",
-            key=key,
+            key=f"dose{index + 1}",
             bind="query-params",
         )
     )
