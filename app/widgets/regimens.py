@@ -45,9 +45,7 @@ def try_dose(dose: Sequence[float], limits: DoseLimits) -> None:
     )
 
 
-def ask_regimens(
-    forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float | None
-) -> list[Tried]:
+def choose(forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float | None) -> list[Tried]:
     """Columns of doses, one regimen each; what was not filled in or cannot be given says so.
 
     Args:
