@@ -16,8 +16,8 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.decisions import Decision
 from dosing.recommendation.dose_context import DoseContext, Evidence
-from dosing.recommendation.records import NearVisit, Recommendation, SeedSet, StateEntry
 from dosing.recommendation.printed import BANNER
+from dosing.recommendation.records import NearVisit, Recommendation, SeedSet, StateEntry
 from dosing.recommendation.report import Said, report
 
 ENTRIES = (StateEntry("INR", "1", 0.5, 10), StateEntry("weight", "kg"), StateEntry("age", "years"))
