@@ -30,11 +30,13 @@ class AgentSpec:
         module: the file that holds it.
         name: its class; the configuration is ``<name>Config`` in the same file.
         title: name as the field writes it.
+        full_name: what the title stands for; empty where it says so itself.
     """
 
     module: str
     name: str
     title: str
+    full_name: str = ""
 
     @property
     def about(self) -> About:
@@ -74,42 +76,59 @@ def _abouts(module: str) -> dict[str, About]:
 
 
 AGENTS: dict[str, AgentSpec] = {
-    "fttpo": AgentSpec("agents.fttpo", "FtTPO", "FtTPO"),
-    "fttpo_released": AgentSpec("agents.fttpo_released", "FtTPOReleased", "FtTPO as released"),
-    "iql": AgentSpec("agents.iql", "IQL", "IQL"),
-    "awac": AgentSpec("agents.awac", "AWAC", "AWAC"),
-    "tawac": AgentSpec("agents.tawac", "TAWAC", "TAWAC"),
-    "inac": AgentSpec("agents.inac", "InAC", "InAC"),
-    "sql": AgentSpec("agents.sql", "SQL", "SQL"),
-    "eql": AgentSpec("agents.eql", "EQL", "EQL"),
-    "xql": AgentSpec("agents.xql", "XQL", "XQL"),
-    "bc": AgentSpec("agents.bc", "BC", "BC"),
-    "pct_bc": AgentSpec("agents.bc", "PercentBC", "%BC"),
-    "td3": AgentSpec("agents.td3", "TD3", "TD3"),
-    "td3_bc": AgentSpec("agents.td3_bc", "TD3BC", "TD3+BC"),
-    "rebrac": AgentSpec("agents.rebrac", "ReBRAC", "ReBRAC"),
-    "spot": AgentSpec("agents.spot", "SPOT", "SPOT"),
-    "decision_transformer": AgentSpec(
-        "agents.decision_transformer", "DecisionTransformer", "Decision Transformer"
+    "fttpo": AgentSpec("agents.fttpo", "FtTPO", "FtTPO", "fat-to-thin policy optimisation"),
+    "fttpo_released": AgentSpec(
+        "agents.fttpo_released",
+        "FtTPOReleased",
+        "FtTPO as released",
+        "fat-to-thin policy optimisation, as its code was released",
     ),
-    "cql": AgentSpec("agents.cql", "CQL", "CQL"),
-    "cal_ql": AgentSpec("agents.cql", "CalQL", "Cal-QL"),
-    "onestep": AgentSpec("agents.onestep", "Onestep", "Onestep RL"),
-    "bcq": AgentSpec("agents.bcq", "BCQ", "BCQ"),
-    "bear": AgentSpec("agents.bear", "BEAR", "BEAR"),
-    "plas": AgentSpec("agents.plas", "PLAS", "PLAS"),
-    "fql": AgentSpec("agents.fql", "FQL", "FQL"),
-    "ifql": AgentSpec("agents.ifql", "IFQL", "IFQL"),
-    "fan": AgentSpec("agents.fan", "FAN", "FAN"),
-    "faql": AgentSpec("agents.fan", "FAQL", "FAQL"),
-    "nbrac": AgentSpec("agents.fan", "NBRAC", "NBRAC"),
-    "nfql": AgentSpec("agents.fan", "NFQL", "NFQL"),
-    "iqn": AgentSpec("agents.iqn", "IQN", "IQN"),
-    "c51": AgentSpec("agents.c51", "C51", "C51"),
-    "codac": AgentSpec("agents.codac", "CODAC", "CODAC"),
-    "value_flows": AgentSpec("agents.value_flows", "ValueFlows", "Value Flows"),
-    "quasi_optimal": AgentSpec("agents.quasi_optimal", "QuasiOptimal", "Quasi-optimal"),
-    "response_model": AgentSpec("agents.response_model", "ResponseModel", "Response model"),
+    "iql": AgentSpec("agents.iql", "IQL", "IQL", "implicit Q-learning"),
+    "awac": AgentSpec("agents.awac", "AWAC", "AWAC", "advantage-weighted actor-critic"),
+    "tawac": AgentSpec("agents.tawac", "TAWAC", "TAWAC", "Tsallis advantage-weighted actor-critic"),
+    "inac": AgentSpec("agents.inac", "InAC", "InAC", "in-sample actor-critic"),
+    "sql": AgentSpec("agents.sql", "SQL", "SQL", "sparse Q-learning"),
+    "eql": AgentSpec("agents.eql", "EQL", "EQL", "exponential Q-learning"),
+    "xql": AgentSpec("agents.xql", "XQL", "XQL", "extreme Q-learning"),
+    "bc": AgentSpec("agents.bc", "BC", "BC", "behaviour cloning"),
+    "pct_bc": AgentSpec("agents.bc", "PercentBC", "%BC", "behaviour cloning of the best patients"),
+    "td3": AgentSpec("agents.td3", "TD3", "TD3", "twin delayed deep deterministic policy gradient"),
+    "td3_bc": AgentSpec("agents.td3_bc", "TD3BC", "TD3+BC", "TD3 with behaviour cloning"),
+    "rebrac": AgentSpec("agents.rebrac", "ReBRAC", "ReBRAC", "revisited behaviour-regularised actor-critic"),
+    "spot": AgentSpec("agents.spot", "SPOT", "SPOT", "supported policy optimisation"),
+    "decision_transformer": AgentSpec(
+        "agents.decision_transformer",
+        "DecisionTransformer",
+        "Decision Transformer",
+        "doses as a sequence to be continued",
+    ),
+    "cql": AgentSpec("agents.cql", "CQL", "CQL", "conservative Q-learning"),
+    "cal_ql": AgentSpec("agents.cql", "CalQL", "Cal-QL", "calibrated conservative Q-learning"),
+    "onestep": AgentSpec("agents.onestep", "Onestep", "Onestep RL", "one step of policy improvement"),
+    "bcq": AgentSpec("agents.bcq", "BCQ", "BCQ", "batch-constrained Q-learning"),
+    "bear": AgentSpec("agents.bear", "BEAR", "BEAR", "bootstrapping error accumulation reduction"),
+    "plas": AgentSpec("agents.plas", "PLAS", "PLAS", "policy in the latent action space"),
+    "fql": AgentSpec("agents.fql", "FQL", "FQL", "flow Q-learning"),
+    "ifql": AgentSpec("agents.ifql", "IFQL", "IFQL", "implicit flow Q-learning"),
+    "fan": AgentSpec("agents.fan", "FAN", "FAN", "flow-anchored noise-conditioned Q-learning"),
+    "faql": AgentSpec("agents.fan", "FAQL", "FAQL", "FAN with an ordinary critic"),
+    "nbrac": AgentSpec("agents.fan", "NBRAC", "NBRAC", "FAN with the distances of ReBRAC"),
+    "nfql": AgentSpec("agents.fan", "NFQL", "NFQL", "FAN with the distillation of FQL"),
+    "iqn": AgentSpec("agents.iqn", "IQN", "IQN", "implicit quantile networks"),
+    "c51": AgentSpec("agents.c51", "C51", "C51", "categorical distribution of returns, 51 atoms"),
+    "codac": AgentSpec("agents.codac", "CODAC", "CODAC", "conservative offline distributional actor-critic"),
+    "value_flows": AgentSpec(
+        "agents.value_flows", "ValueFlows", "Value Flows", "distribution of returns by a flow"
+    ),
+    "quasi_optimal": AgentSpec(
+        "agents.quasi_optimal", "QuasiOptimal", "Quasi-optimal", "quasi-optimal q-Gaussian policy"
+    ),
+    "response_model": AgentSpec(
+        "agents.response_model",
+        "ResponseModel",
+        "Response model",
+        "planning on a model of patients",
+    ),
 }
 
 

@@ -41,6 +41,7 @@ page = st.navigation(
         "Background": [
             st.Page("views/data.py", title="Data", url_path="data"),
             st.Page("views/agents.py", title="Agents", url_path="agents"),
+            st.Page("views/glossary.py", title="Glossary", url_path="glossary"),
             st.Page("views/about.py", title="About", url_path="about"),
         ],
     },

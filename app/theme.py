@@ -1,7 +1,8 @@
 """Colours, marks and number formats of the dashboard: one place, so that words and charts agree.
 
 Colours are those of Okabe and Ito that keep a contrast of 3:1 for lines on the light and on the dark
-background; they are never the only sign: every policy also has a dash and a marker.
+background; they are never the only sign: every policy also has a dash and a marker. A run keeps its mark on
+every page, whatever else is shown there, see :class:`app.readers.study.Run`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NBSP = "\N{NO-BREAK SPACE}"
 CENTRAL_WORDS = f"{100 * CENTRAL:.0f}{NBSP}%"
 """Mass of the interval that stands in for a support where there is none."""
 HIGHLIGHTS = 4
-"""Most policies that colour can name in one chart."""
+"""Most policies in one chart."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,37 @@ class Mark:
         return f"rgba({red},{green},{blue},{alpha})"
 
 
-MARKS = (
-    Mark("#0072B2", "solid", "diamond", Markdown(":blue[◆]"), "◆"),
-    Mark("#D55E00", "dash", "circle", Markdown(":orange[●]"), "●"),
-    Mark("#009E73", "dashdot", "square", Markdown(":green[■]"), "■"),
-    Mark("#CC79A7", "longdash", "triangle-up", Markdown(":violet[▲]"), "▲"),
+COLOURS = (
+    ("#0072B2", "solid", "blue"),
+    ("#D55E00", "dash", "orange"),
+    ("#009E73", "dashdot", "green"),
+    ("#CC79A7", "longdash", "violet"),
 )
+"""Colour, dash, and the colour's name in Streamlit's markdown."""
+SYMBOLS = (
+    ("diamond", "◆"),
+    ("circle", "●"),
+    ("square", "■"),
+    ("triangle-up", "▲"),
+    ("triangle-down", "▼"),
+    ("star", "★"),
+    ("cross", "✚"),
+    ("pentagon", "⬟"),
+    ("hexagon", "⬢"),
+)
+"""Plotly's name of a marker and the same as text; their number shares no factor with that of the colours."""
+
+
+def _made(place: int) -> Mark:
+    colour, dash, name = COLOURS[place % len(COLOURS)]
+    symbol, glyph = SYMBOLS[place % len(SYMBOLS)]
+    return Mark(colour, dash, symbol, Markdown(f":{name}[{glyph}]"), glyph)
+
+
+MARKS = tuple(map(_made, range(len(COLOURS) * len(SYMBOLS))))
+"""Every pair of a colour and a symbol, neighbours of different colours."""
 OTHER = Mark(GREY, "solid", "x-thin", Markdown(":gray[✕]"), "✕")
-"""What is not highlighted: reference rules, and policies beyond the fourth."""
+"""What is no policy of the study: reference rules, and what is not highlighted."""
 
 NOTICE = "<br>".join(textwrap.wrap(NOT_FOR_PATIENTS, 56))
 """The sentence as the last lines of every figure, narrow enough for a telephone."""
@@ -91,9 +115,9 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
-def mark(index: int) -> Mark:
-    """Mark of the policy at this position of a chart."""
-    return MARKS[index] if index < HIGHLIGHTS else OTHER
+def mark(place: int) -> Mark:
+    """Mark of the run at this place of the study's whole list, never of a part of it."""
+    return MARKS[place % len(MARKS)]
 
 
 def dose_number(value: float, low: float, high: float, places: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.analysis.recommendations import Answer, Source
-from app.theme import OTHER
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import EarlierVisit
 from dosing.recommendation.stated import stated
@@ -42,5 +41,5 @@ def ask_rules(
         name = clinic_title(rule)
         recommender = stated(source.recommender, doses[row].tolist(), name)
         asked = Source(name, FAMILY, recommender, measured.get(name), reference=True)
-        answers.append(Answer(asked, OTHER, recommend(recommender, state, current)))
+        answers.append(Answer(asked, recommend(recommender, state, current)))
     return answers

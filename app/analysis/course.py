@@ -109,7 +109,7 @@ class Course:
         return {name: int(flags.sum()) for name, flags in self.events.items()}
 
 
-def course_of(episodes: Episodes, rows: Array, replayed: Replayed | None) -> Course | None:
+def course_of(episodes: Episodes, rows: AnyArray, replayed: Replayed | None) -> Course | None:
     """The course of one patient.
 
     Args:

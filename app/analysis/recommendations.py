@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.theme import Mark, mark
+from app.theme import OTHER, Mark
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import batch_content
 from dosing.recommendation.batch import recommend_all
@@ -31,7 +31,8 @@ POINTS = 401
 class Source:
     """A policy to ask: its name on screen, the recommender it is asked through and what it is worth.
 
-    A reference is no trained policy but a clinic's own rule, to compare with.
+    A reference is no trained policy but a clinic's own rule, to compare with. ``spelled`` is what the name
+    stands for, with the distribution; ``family`` the distribution alone.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Source:
     recommender: Recommender
     measured: Row | None = None
     reference: bool = False
+    mark: Mark = OTHER
+    spelled: str = ""
 
     @property
     def policy(self) -> DosePolicy:
@@ -67,20 +70,26 @@ Piece = tuple[float, float]
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's recommendation, with how it is drawn.
+    """One policy's recommendation.
 
     Attributes:
         source: the policy that was asked.
-        mark: colour, dash and marker.
         result: dose or refusal.
+        outside: probability below and above the hard limits per dose dimension, before any clipping, mean
+            over seeds; None after a refusal, and for a rule.
         outside_sparse: probability outside the set of the sparse policy on screen, mean over seeds, largest
             over dose dimensions; None without one or after a refusal.
     """
 
     source: Source
-    mark: Mark
     result: Recommendation
+    outside: tuple[tuple[float, float], ...] | None = None
     outside_sparse: float | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """Colour, dash and marker of its policy."""
+        return self.source.mark
 
     @property
     def policy(self) -> DosePolicy:
@@ -122,6 +131,48 @@ class DensityCurve:
     extra: dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Landmarks:
+    """Doses of one dimension that policies' doses are compared with; None where one is not known.
+
+    Attributes:
+        given: delivered at this visit, as recorded.
+        previous: delivered at the visit before.
+        constant: for everyone, estimated from the recorded patients.
+        near: lowest and highest recorded at the training visits nearest to this state.
+    """
+
+    given: float | None = None
+    previous: float | None = None
+    constant: float | None = None
+    near: tuple[float, float] | None = None
+
+
+def landmarks(
+    answers: Sequence[Answer],
+    dimension: int,
+    given: Sequence[float] | None = None,
+    previous: Sequence[float] | None = None,
+) -> Landmarks:
+    """What is known beside the answers to one state.
+
+    Args:
+        answers: what the policies say.
+        dimension: of the dose.
+        given: dose delivered at this visit ``[A]``; None for typed numbers.
+        previous: likewise at the visit before; None at a first one.
+    """
+    near = next((a.result.recorded_near for a in answers if a.result.recorded_near is not None), None)
+    single = answers[0].source.limits.n_act == 1  # a constant dose is estimated of one number alone
+    constants = (a.source.evidence.constant for a in answers if single)
+    return Landmarks(
+        None if given is None else given[dimension],
+        None if previous is None else previous[dimension],
+        next((dose for dose in constants if dose is not None), None),
+        None if near is None else (near[0][dimension], near[1][dimension]),
+    )
+
+
 def sparse_of(answers: Sequence[Answer]) -> Answer | None:
     """The first answer with a bounded interval: the one the others are measured against."""
     return next((a for a in answers if a.result.bounded and not a.point), None)
@@ -133,17 +184,13 @@ def ask(
     """Ask every policy for a recommendation at one state.
 
     Args:
-        sources: the policies, in the order of their marks.
+        sources: the policies.
         state: as many numbers as the scenario observes; anything else is refused by the recommender.
         earlier: the visits of the same patient before it; None if nothing is known of them.
     """
     answers = [
-        Answer(
-            source,
-            mark(index),
-            recommend(source.recommender, state, earlier=earlier),
-        )
-        for index, source in enumerate(sources)
+        one if one.result.dose is None else replace(one, outside=_outside_limits(one))
+        for one in (Answer(s, recommend(s.recommender, state, earlier=earlier)) for s in sources)
     ]
     sparse = sparse_of(answers)
     if sparse is None:
@@ -176,6 +223,16 @@ def by_target(answer: Answer, targets: Array) -> tuple[Array, dict[str, Any]]:
         name: int((said.status == status).sum()) for status, name in enumerate(STATUSES)
     }
     return said.dose, batch_content(asked, said.dose, counts)
+
+
+def _outside_limits(answer: Answer) -> tuple[tuple[float, float], ...]:
+    """Mean over seeds of the probability below and above the hard limits, per dose dimension."""
+    policy, limits = answer.policy, answer.source.limits
+    obs = np.broadcast_to(_obs(answer.result), (len(policy.seeds), 1, len(answer.result.state)))
+    far = np.full(limits.n_act, np.inf)
+    below = policy.mass_outside(obs, np.asarray(limits.low), far)[:, 0].mean(0)
+    above = policy.mass_outside(obs, -far, np.asarray(limits.high))[:, 0].mean(0)
+    return tuple(zip(below.tolist(), above.tolist(), strict=True))
 
 
 def _outside(answer: Answer, sparse: Answer) -> float:

@@ -7,18 +7,18 @@ figure serves the light and the dark theme.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from app.text import label
-from app.theme import GREY, NOTICE, OTHER, Mark, mark
+from app.theme import GREY, NOTICE, Mark
 from dosing.evaluation.statistics import Estimate, interquartile_mean
 from dosing.studies.comparison_table import Row
 from dosing.types import AnyArray
 
-BOTTOM = 92
+BOTTOM = 78
 """Room in pixels for axis numbers, axis title and notice."""
 
 LANE, LINE = 60, 17
@@ -51,14 +51,13 @@ def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
     return figure
 
 
-def intervals(rows: Sequence[Row], looks: Mapping[str, Mark] | None = None) -> go.Figure:
+def intervals(rows: Sequence[Row], marks: Sequence[Mark]) -> go.Figure:
     """Mean return of every agent and reference rule with its interval, the estimated constant as a line.
 
     Args:
         rows: of the study table.
-        looks: of the rows, by name; None where agents look as their places here tell.
+        marks: of their runs, grey for a rule.
     """
-    agents_ = [row for row in rows if row.sampled is not None]
     labels = [_label(row) for row in rows]
     ends = np.cumsum([LANE + LINE * (len(lines) - 1) for lines in labels])  # of the lanes, in pixels
     figure = finish(
@@ -69,9 +68,7 @@ def intervals(rows: Sequence[Row], looks: Mapping[str, Mark] | None = None) -> g
     )
     base = next((row.recommended.value for row in rows if row.is_baseline), None)
     names, constant, estimates = [], [], []  # added at once: one by one, plotly copies all before
-    for row, lines, end in zip(rows, labels, ends.tolist(), strict=True):
-        look = mark(agents_.index(row)) if row in agents_ else OTHER
-        look = look if looks is None else looks[row.name]
+    for row, look, lines, end in zip(rows, marks, labels, ends.tolist(), strict=True):
         lines[0] = f'<span style="color:{look.colour}">{look.glyph}</span> {lines[0]}'
         text = {"text": "<br>".join(lines), "align": "left", "font": {"size": 12.5}, "showarrow": False}
         place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 38 - end, "yanchor": "bottom"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.base import BOTTOM, finish
 from app.text import label
-from app.theme import GREY, number, unit_words
+from app.theme import GREY, TARGET, number, unit_words
 from dosing.types import AnyArray
 
 SHORT = 8
@@ -159,6 +160,85 @@ def doses(
         )
     )
     return figure
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A quantity that is to be kept in a range, as it was observed at each visit ``[T]``."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    seen: AnyArray
+
+
+def so_far(
+    visits: AnyArray,
+    dose: AnyArray,
+    limits: tuple[float, float],
+    current: int,
+    kept: Kept | None = None,
+    *,
+    name: str = "dose",
+    unit: str = "1",
+) -> go.Figure:
+    """What happened up to a visit, at a glance: the doses given, and the quantity that is kept in a range.
+
+    Args:
+        visits: visit numbers ``[T]``, from 1.
+        dose: doses delivered ``[T]`` of one dose dimension.
+        limits: hard limits of this dimension.
+        current: row of the visit on show; its own dose and those after it are left out.
+        kept: what is kept in a range, where the scenario has such a quantity.
+        name: of the dose.
+        unit: of the dose.
+    """
+    strip, count = 62, 1 if kept is None else 2
+    anchor = "y" if kept is None else "y2"
+    figure = finish(go.Figure(), strip * count + 30 + BOTTOM, **_visits_axis(visits, anchor, current))
+    pad = 0.12 * (limits[1] - limits[0])
+    axis = {"range": [limits[0] - pad, limits[1] + pad], "zeroline": False, "nticks": 4}
+    figure.update_layout(yaxis=axis | {"domain": [0.58 if count == 2 else 0, 1]})
+    for edge in limits:
+        figure.add_hline(y=edge, line={"color": GREY, "width": 2})
+    titles = [(1.0, f"<b>{label(name)} given</b> ({label(unit_words(unit))})")]
+    figure.add_trace(_held(visits[:current], dose[:current], f"{label(name)} %{{y:.3f}}"))
+    if kept is not None:
+        words = f"{label(kept.name)} %{{y:.2f}}"
+        low, high = float(np.nanmin(kept.seen)), float(np.nanmax(kept.seen))
+        room = 0.15 * (max(high, kept.high) - min(low, kept.low))
+        figure.update_layout(
+            yaxis2={
+                "domain": [0, 0.38],
+                "range": [min(low, kept.low) - room, max(high, kept.high) + room],
+                "zeroline": False,
+                "nticks": 4,
+            }
+        )
+        band = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "layer": "below"}
+        look = {"fillcolor": TARGET, "line": {"width": 0}}
+        figure.add_shape(band | {"y0": kept.low, "y1": kept.high} | look)
+        figure.add_trace(_held(visits[: current + 1], kept.seen[: current + 1], words, "y2"))
+        target = f"target {kept.low:g} to {kept.high:g}"
+        titles.append((0.38, f"<b>{label(kept.name)}</b> ({label(unit_words(kept.unit))}), {target}"))
+    for top, text in titles:
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": top, "yref": "paper", "yanchor": "bottom"}
+        figure.add_annotation(place, yshift=2, text=text, showarrow=False, font={"size": 12})
+    return figure
+
+
+def _held(visits: AnyArray, values: AnyArray, words: str, axis: str = "y") -> go.Scatter:
+    """Values that hold until the next visit."""
+    return go.Scatter(
+        x=visits,
+        y=values,
+        yaxis=axis,
+        mode="lines+markers",
+        line={"color": GREY, "width": 1.4, "shape": "hv"},
+        marker={"color": GREY, "size": 7},
+        hovertemplate=f"visit %{{x}}: {words}<extra></extra>",
+    )
 
 
 def _dose_and_reward_axes(figure: go.Figure, limits: tuple[float, float], title: str) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 import agents
+from app.theme import OTHER, Mark, mark
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.recommendation.records import Recommender
@@ -46,17 +47,29 @@ class Run:
         config: its ``config.json``.
         entry: its agent in the registry.
         label: the agent's title, with the run's key where the study holds several runs of that agent.
+        place: in the study's whole list, from 0.
     """
 
     folder: RunFolder
     config: RunConfig
     entry: agents.AgentSpec
     label: str
+    place: int = 0
+
+    @property
+    def mark(self) -> Mark:
+        """Its colour and symbol on every page, in every legend and table."""
+        return mark(self.place)
 
     @property
     def family(self) -> str:
         """Distribution of its policy, in words."""
         return naming.family_of(self.config)
+
+    @property
+    def spelled(self) -> str:
+        """What its label stands for, and its distribution: ``full name: family``."""
+        return ": ".join(filter(None, (self.entry.full_name, self.family)))
 
     @property
     def data(self) -> str:
@@ -71,6 +84,15 @@ class Listing:
     runs: tuple[Run, ...]
     problems: tuple[str, ...]
     unfinished: tuple[Path, ...]
+
+    def mark_of(self, path: str) -> Mark:
+        """Mark of the run in a folder of the study; grey where that holds no readable run."""
+        marks = {str(run.folder.path.relative_to(study())): run.mark for run in self.runs}
+        return marks.get(path, OTHER)
+
+    def free_mark(self, index: int) -> Mark:
+        """A mark that no run of the study has, for what is no run."""
+        return mark(len(self.runs) + index)
 
 
 def study() -> Path:
@@ -90,8 +112,8 @@ def listing() -> Listing:
             problems.append(str(error))
     titles = [entry.title for _, _, entry in result]
     runs = tuple(
-        Run(f, c, e, e.title if titles.count(e.title) == 1 else f"{e.title} {f.path.name[:6]}")
-        for f, c, e in result
+        Run(f, c, e, e.title if titles.count(e.title) == 1 else f"{e.title} {f.path.name[:6]}", place)
+        for place, (f, c, e) in enumerate(result)
     )
     unfinished = sorted(p.parent for p in study().glob(f"*/*/*/{CONFIG}") if not (p.parent / DONE).is_file())
     return Listing(runs, tuple(problems), tuple(unfinished))
@@ -130,6 +152,8 @@ def metrics(run: Run) -> pd.DataFrame:
 
 def table() -> tuple[list[Row], list[str]] | None:
     """Rows of the study's table and the run folders it was made from; None if there is none yet.
+
+    Agents stand first, in the order of :func:`listing`, each beside its folder; rules follow.
 
     Raises:
         UserError: the file is damaged.
@@ -179,6 +203,8 @@ def _metrics(path: str, stamp: Stamp) -> pd.DataFrame:
 def _table(path: str, stamp: Stamp) -> tuple[list[Row], list[str]]:
     content = read_json(Path(path))
     try:
-        return [Row.from_json(row) for row in content["rows"]], list(content["runs"])
+        rows, paths = [Row.from_json(row) for row in content["rows"]], list(content["runs"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a study table of this version; run the demo again.") from error
+    order = sorted(range(min(len(rows), len(paths))), key=lambda k: Path(paths[k]))
+    return [*(rows[k] for k in order), *rows[len(order) :]], [paths[k] for k in order]

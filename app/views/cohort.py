@@ -11,7 +11,7 @@ from app.charts import cohort
 from app.charts.cohort import Lane
 from app.readers import evaluation, study
 from app.text import sentence
-from app.theme import OTHER, Mark, counted, mark, minus, number
+from app.theme import OTHER, Mark, counted, minus, number
 from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
@@ -29,12 +29,16 @@ class Evaluation:
     """A run with what happened to its patients under one rule."""
 
     run: study.Run
-    mark: Mark
     outcome: Outcomes
+
+    @property
+    def mark(self) -> Mark:
+        """That of the run."""
+        return self.run.mark
 
 
 def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
-    """Evaluated runs in the order of their marks; the others are named."""
+    """Evaluated runs in the order of the study; the others are named."""
     result, missing = [], []
     for run in runs:
         try:
@@ -45,7 +49,7 @@ def evaluations(runs: list[study.Run], rule: str) -> list[Evaluation]:
         if outcomes is None or rule not in outcomes:
             missing.append(run.label)
         else:
-            result.append(Evaluation(run, mark(runs.index(run)), outcomes[rule]))
+            result.append(Evaluation(run, outcomes[rule]))
     if missing:
         write.nothing_yet(
             "python -m dosing compare",

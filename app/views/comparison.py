@@ -23,7 +23,7 @@ from app.charts import base, cohort
 from app.charts.comparison import Measure, forest
 from app.readers import study
 from app.text import in_sentences
-from app.theme import OTHER, Mark, mark
+from app.theme import OTHER, Mark
 from app.widgets import page, write
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
@@ -49,12 +49,6 @@ def asked_rows(rows: list[Row]) -> list[Row]:
     by = pick(right, "Sorted by", [AS_MADE, *measures], "sorted")
     kept = [row for row in rows if kind_of(row) in shown and part in row.name.casefold()]
     return ordered(kept, None if by == AS_MADE else by)
-
-
-def looks_of(rows: list[Row]) -> dict[str, Mark]:
-    """How every row looks, whatever is filtered: agents by their place in the study."""
-    agents_ = [row.name for row in rows if row.sampled is not None]
-    return {row.name: mark(agents_.index(row.name)) if row.name in agents_ else OTHER for row in rows}
 
 
 def lanes(rows: list[Row], looks: dict[str, Mark]) -> list[tuple[str, Mark, str]]:
@@ -87,7 +81,7 @@ def pictures(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
         cost_and_return(rows, looks, f"cost{key}")
     else:
         page.draw(
-            base.intervals(rows, looks),
+            base.intervals(rows, [looks[row.name] for row in rows]),
             f"intervals{key}",
             "Mean return of each agent and rule, 95 % interval",
         )
@@ -154,9 +148,8 @@ def cost_and_return(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
 
 
 @st.fragment
-def one_set(rows: list[Row], key: str) -> None:
+def one_set(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
     """Picture and table of the rows of one data set; a fragment, so that a filter redraws nothing else."""
-    looks = looks_of(rows)
     kept = asked_rows(rows) if not key else rows
     if not kept:
         st.info("No agent or rule is left by what is asked for.")
@@ -189,10 +182,12 @@ def show_table(listing: study.Listing) -> None:
     runs = [run for run in listing.runs if run.config.problem.horizon]
     visits = runs[0].config.problem.horizon if runs else None
     sets = list(dict.fromkeys(row.data for row in rows))
+    marks = [listing.mark_of(path) for path in paths] + [OTHER] * (len(rows) - len(paths))
     for index, name in enumerate(sets):
         if len(sets) > 1:
             write.subheader("Trained on {}", name)
-        one_set([row for row in rows if row.data == name], str(index) if index else "")
+        own = {row.name: look for row, look in zip(rows, marks, strict=True) if row.data == name}
+        one_set([row for row in rows if row.data == name], own, str(index) if index else "")
     st.download_button(
         "Download CSV, all rows and columns",
         functools.partial(as_csv, rows),

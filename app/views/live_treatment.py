@@ -54,7 +54,7 @@ def chosen(rivals: Sequence[TrialSummary]) -> list[tuple[TrialSummary, Mark]]:
         named = st.multiselect(
             "Methods in colour", labels, max_selections=HIGHLIGHTS, **linked("methods", wanted)
         )
-    return [(r, mark(named.index(r.label)) if r.label in named else OTHER) for r in rivals]
+    return [(r, mark(place) if r.label in named else OTHER) for place, r in enumerate(rivals)]
 
 
 def state_of(rival: TrialSummary) -> str:

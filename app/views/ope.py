@@ -26,7 +26,7 @@ from app.charts.estimates import Line, panels_of_estimates
 from app.charts.off_policy import effective_sample
 from app.readers import evaluation, study
 from app.text import Markdown, bullets, code, sentence
-from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, mark, minus, probability
+from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, minus, probability
 from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
@@ -88,7 +88,7 @@ def selection() -> SelectionTable | None:
         return None
 
 
-def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None:
+def cross_validated(result: SelectionTable, listing: study.Listing) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
     st.subheader("Cross-validated")
     write.markdown("**{}**", result.verdict)
@@ -98,10 +98,11 @@ def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None
         estimator = pick(st, "Estimator", offered, "estimator", format_func=ESTIMATORS.__getitem__)
     lines: list[Line] = []
     for index, candidate in enumerate(result.candidates[: HIGHLIGHTS + 1]):
-        look = OTHER if index == 0 else mark(index - 1)
-        lines += _lines(candidate, estimator, look, runs)
+        run = same_settings(candidate, listing.runs) if candidate.agent else None
+        look = OTHER if index == 0 else run.mark if run is not None else listing.free_mark(index - 1)
+        lines += _lines(candidate, estimator, look, run)
     page.draw(panels_of_estimates([(RETURN, lines)]), "selected", "Estimated returns beside the simulator's")
-    write.table(pd.DataFrame(_row(c, estimator, runs) for c in result.candidates))
+    write.table(pd.DataFrame(_row(c, estimator, listing.runs) for c in result.candidates))
     write.caption(
         "Open marks: estimates from {} alone, over {}, each patient valued under "
         "policies trained on the others; 95{}% intervals, those of differences corrected "
@@ -117,10 +118,9 @@ def cross_validated(result: SelectionTable, runs: tuple[study.Run, ...]) -> None
         write.caption("Note: {}", note)
 
 
-def _lines(candidate: CandidateRow, estimator: str, look: Mark, runs: tuple[study.Run, ...]) -> list[Line]:
+def _lines(candidate: CandidateRow, estimator: str, look: Mark, run: study.Run | None) -> list[Line]:
     one = candidate.values[estimator]
     lines: list[Line] = [(candidate.name, look, False, one.estimate or f"not available, {one.refused}")]
-    run = same_settings(candidate, runs) if candidate.agent else None
     if run is not None and (known := truth(run, "recommended")) is not None:
         lines.append((f"{run.label}, simulator", look, True, known))
     return lines
@@ -184,7 +184,7 @@ def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> No
     """Every estimate there is beside the simulator's answer; then why there are no others."""
     lines: list[Line] = []
     for index, valued in result.items():
-        run, look = runs[index], mark(index)
+        run, look = runs[index], runs[index].mark
         lines.append((f"{run.label}, simulator", look, True, truth(run, rule) or NOT_EVALUATED))
         lines += estimated(run.label, look, valued.policy.values)
     first = next(iter(result.values()))
@@ -234,7 +234,7 @@ def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[L
     """Estimated costs beside the simulator's."""
     lines: list[Line] = []
     for index, valued in result.items():
-        run, look = runs[index], mark(index)
+        run, look = runs[index], runs[index].mark
         known = truth(run, rule, "cost")
         told = NOT_EVALUATED if known is None else not_below_zero(known)
         lines.append((f"{run.label}, simulator", look, True, told))
@@ -248,14 +248,14 @@ def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[L
 def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
     """Effective sample size, and how many recorded doses a policy could never give."""
     st.subheader("What the weights rest on")
-    lines = [(runs[i].label, mark(i), v.sample) for i, v in result.items() if v.sample is not None]
+    lines = [(runs[i].label, runs[i].mark, v.sample) for i, v in result.items() if v.sample is not None]
     patients = next(iter(result.values())).patients
     if lines:
         figure = effective_sample(lines, patients)
         page.draw(figure, "sample", "Effective sample size of importance weights over the visits")
     words = []
     for index, valued in result.items():
-        name, look = runs[index].label, mark(index)
+        name, look = runs[index].label, runs[index].mark
         share_ = probability(valued.policy.unrecorded)
         words.append(
             sentence(
@@ -306,7 +306,7 @@ def view(listing: study.Listing) -> None:
     """Cross-validated estimates first, then those of the study's runs."""
     chosen = selection()
     if chosen is not None:
-        cross_validated(chosen, listing.runs)
+        cross_validated(chosen, listing)
     if not listing.runs:
         if chosen is None:
             write.nothing_yet(

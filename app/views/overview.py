@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app.analysis.recommendations import curves
+from app.analysis.recommendations import curves, landmarks
 from app.analysis.tails import default_pair, is_gaussian, is_sparse
-from app.charts.dose import dose_axis
+from app.charts.ridgeline import ridgeline
 from app.readers import study
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of, on_record
@@ -127,15 +127,16 @@ def picture(listing: study.Listing) -> None:
     drawn = curves(answers, 0)
     dimensions = loaded[0].limits.n_act
     name = "dose" if dimensions == 1 else f"dose 1 of {dimensions}"
-    figure = dose_axis(answers, drawn, 0, name=name)
+    given = episodes.act[0].tolist()
+    figure = ridgeline(answers, drawn, landmarks(answers, 0, given), 0, name=name)
     page.draw(figure, "picture", "The bounded doses of one agent beside the unbounded ones of another")
     for answer, record in zip(answers, records, strict=True):
         write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
         beside(context_of(answer, record))
-    write.caption(
-        "Patient {}, visit 1. Solid: every dose the sparse policy could give. Hatched: "
-        "the central part of a distribution that gives every dose some probability. "
-        "Grey: outside the hard limits.",
+    page.explain(
+        "Patient {}, visit 1. Solid band: every dose the sparse policy could give. Dashed: the central part "
+        "of a distribution that gives every dose some probability. Each density is scaled to its own peak. "
+        "Red: what lies outside the hard limits.",
         int(episodes.episode[0]),
     )
 

@@ -1,4 +1,4 @@
-"""One patient: the question (a state), the answer (recommendations), the reason (dose axis and episode)."""
+"""One patient: who it is, what each policy recommends and could ever give, and what happened so far."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from app.widgets import clinic_rules, episode_panel, page, recommendation_card, 
 from app.widgets.audit import context_of, on_record, once
 from app.widgets.belief_panel import belief_panel
 from app.widgets.decision_form import decide
+from app.widgets.near_visits import nearest
 from app.widgets.recommendation_card import Recorded
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
+from app.widgets.tour import tour
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.report import Said, report
@@ -47,7 +49,7 @@ def by_target(answer: Answer, key: str) -> None:
             unit=source.limits.unit,
         )
         page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
-    write.caption(
+    page.explain(
         "{} {}: at this state{}, within the limits: what the recommender says, on record. Mean of {}. {:,} "
         "of {:,} deferred. Dotted: what it is asked for by default, which the recommendation above rests on. "
         "Grey: returns that no recorded patient had. A return that is asked for is no promise: patients need "
@@ -84,6 +86,14 @@ def take_away(answers: list[Answer], records: list[Record], rules: Recorded, ask
     )
 
 
+def doses_given(asked: Asked) -> tuple[list[float] | None, list[float] | None]:
+    """Doses recorded at the visit on show and at the one before it; None where there is none."""
+    if asked.episodes is None or asked.row is None:
+        return None, None
+    given: list[float] = asked.episodes.act[asked.row].tolist()
+    return given, list(asked.earlier[-1].dose) if asked.earlier else None
+
+
 @st.fragment
 def view(listing: study.Listing) -> None:
     """Question, answer and reason; a fragment, so that the slider redraws nothing else."""
@@ -91,12 +101,23 @@ def view(listing: study.Listing) -> None:
     loaded = sources(runs)
     if not loaded:
         return
-    if (asked := ask_state(runs[0], loaded[0])) is None:
+    if (asked := ask_state(runs[0], loaded[0], runs)) is None:
         return
     answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
+    episode_panel.who(asked, loaded[0])
+    rules: Recorded = ([], [])
     if answers:
         rules = clinic_rules.at_visit(asked, loaded[0])
-        recommendation_card.answers(answers, records, rules)
+        left, right = st.columns([6, 7])
+        with left:
+            recommendation_card.cards(answers, records)
+        with right:
+            if any(answer.result.dose for answer in [*answers, *rules[0]]):
+                recommendation_card.picture([*answers, *rules[0]], *doses_given(asked))
+            episode_panel.history(asked, loaded[0])
+        if rules[0]:
+            recommendation_card.references(*rules)
+        nearest(answers, asked)
         decide(answers, records)
         take_away(answers, records, rules, asked)
     for number, answer in enumerate(answers):
@@ -106,4 +127,5 @@ def view(listing: study.Listing) -> None:
         episode_panel.episode_panel(asked.episodes, asked.row, loaded[0])
 
 
-view(page.open_page("Patient"))
+opened = page.open_page("Patient", beside=tour)
+view(opened)

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import streamlit as st
 
-from app.analysis.recommendations import Answer, curves, sparse_of
+from app.analysis.recommendations import Answer, curves, landmarks, sparse_of
 from app.analysis.tails import (
     CONTRAST,
     default_pair,
@@ -21,11 +21,11 @@ from app.analysis.tails import (
     worst_share,
 )
 from app.charts import tails as charts_tails
-from app.charts.dose import dose_axis
 from app.charts.estimates import panels_of_estimates
+from app.charts.ridgeline import ridgeline
 from app.readers import evaluation, study
 from app.text import bullets, sentence
-from app.theme import counted, mark, minus, probability
+from app.theme import counted, minus, probability
 from app.widgets import page, recommendation_card, write
 from app.widgets.audit import context_of, on_record
 from app.widgets.state_picker import ask_state, one_data_set, pick, sources
@@ -78,7 +78,8 @@ def cards(answers: list[Answer], records: list[Record]) -> None:
 
 def densities(answers: list[Answer], dimension: int, name: str) -> None:
     """Densities on a logarithmic scale."""
-    figure = dose_axis(answers, curves(answers, dimension), dimension, name=name, log=True)
+    around = landmarks(answers, dimension)
+    figure = ridgeline(answers, curves(answers, dimension), around, dimension, name=name, log=True)
     page.draw(
         figure, f"distributions{dimension}", f"Densities of both distributions over the {name}, log scale"
     )
@@ -143,7 +144,7 @@ def evaluated(runs: tuple[study.Run, study.Run]) -> None:
         for run, outcomes in result:
             for rule in evaluation.RULES:
                 words = "drawn from the distribution" if rule == "sampled" else rule
-                rows.append((run.label, mark(runs.index(run)), words, paid(outcomes[rule])))
+                rows.append((run.label, run.mark, words, paid(outcomes[rule])))
     except UserError as error:
         page.problems([str(error)])
         return

@@ -8,7 +8,7 @@ import streamlit as st
 from app.analysis.measures import measure_words
 from app.charts import base
 from app.readers import evaluation, study
-from app.theme import HIGHLIGHTS, OTHER, counted, mark
+from app.theme import counted
 from app.widgets import page, write
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
@@ -53,7 +53,7 @@ def returns_along(listing: study.Listing) -> None:
     columns = st.columns(2)
     for index, (run, part) in enumerate(result.groupby("run", sort=False)):
         wide = part.pivot(index="update", columns="seed", values=rule)
-        look = mark(index) if index < HIGHLIGHTS else OTHER
+        look = listing.mark_of(str(run))
         figure = base.training_curve(
             wide.index.to_numpy(float), wide.to_numpy(float).T, "mean return per patient (no unit)", look
         )
@@ -92,11 +92,10 @@ def losses(listing: study.Listing) -> None:
         page.problems([f"{label}: {error}"])
         return
     columns = st.columns(2)
-    look = mark(min(list(runs).index(label), HIGHLIGHTS - 1))
     for index, (name, part) in enumerate(metrics.groupby("name", sort=False)):
         wide = part.pivot(index="step", columns="seed", values="value")
         told = measure_words(str(name))
-        figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, told, look)
+        figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, told, run.mark)
         with columns[index % 2]:
             page.draw(figure, f"curve{index}", f"{told} of {label} over training")
     seeds = len(run.config.seeds)

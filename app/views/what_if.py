@@ -342,7 +342,7 @@ def view(listing: study.Listing) -> None:
     if forward is None:
         return
     start = constant_dose(runs, episodes)
-    tried = regimens.choose(forward, runs, asked, start)
+    tried = regimens.choose(forward, listing, runs, asked, start)
     told_of_start(start, forward)
     if not tried:
         return

@@ -53,7 +53,7 @@ def on_record(
     """Ask policies about one state; what they say is in the log before anything of it is shown.
 
     Args:
-        sources: the policies, in the order of their marks.
+        sources: the policies.
         state: as many numbers as the scenario observes.
         visit: patient and visit (from 1) of the recorded data that the state is of; None for typed numbers.
         earlier: the recorded visits of this patient before it; None for typed numbers.

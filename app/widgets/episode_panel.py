@@ -5,11 +5,56 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+from app.analysis.course import course_of
 from app.analysis.recommendations import Source
 from app.charts import episode
+from app.text import joined, sentence
+from app.theme import number, with_unit
 from app.widgets import page, write
 from app.widgets.course_panel import course_panel
+from app.widgets.state_picker import Asked
 from dosing.data.store import Episodes
+
+
+def history(asked: Asked, source: Source) -> None:
+    """What happened to a recorded patient up to the visit on show, at a glance."""
+    if asked.episodes is None or asked.row is None:
+        return
+    episodes, row = asked.episodes, asked.row
+    rows = np.flatnonzero(episodes.episode == episodes.episode[row])
+    current, meta = int(row - rows[0]), episodes.metadata
+    visits = episodes.step[rows].astype(float) + 1
+    one = course_of(episodes, rows, None)
+    kept = None
+    if one is not None:
+        target = one.target
+        kept = episode.Kept(target.name, target.unit, target.low, target.high, one.seen[:-1])
+    for dimension in range(source.limits.n_act):
+        figure = episode.so_far(
+            visits,
+            episodes.act[rows, dimension],
+            (source.limits.low[dimension], source.limits.high[dimension]),
+            current,
+            kept if dimension == 0 else None,
+            name=meta.dose_name,
+            unit=source.limits.unit,
+        )
+        page.draw(figure, f"so_far{dimension}", "What happened so far: the doses given before this visit")
+
+
+def who(asked: Asked, source: Source) -> None:
+    """What is seen of the patient at this visit, in one line."""
+    if asked.episodes is None or asked.row is None:
+        return
+    values = asked.episodes.obs[asked.row].tolist()
+    entries = source.recommender.rules.entries
+    names = [entry.name for entry in entries] or [f"s{k + 1}" for k in range(len(values))]
+    units = [entry.unit for entry in entries] or ["1"] * len(values)
+    told = [
+        sentence("{} **{}**", name, with_unit(number(value, 2), unit))
+        for name, unit, value in zip(names, units, values, strict=True)
+    ]
+    write.markdown("Seen at this visit: {}", joined(", ", told))
 
 
 def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
@@ -41,7 +86,7 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
                 unit=source.limits.unit,
             )
             page.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
-    write.caption(
+    page.explain(
         "Recorded visits; doses by the behaviour policy {!r}, not by an agent. Dotted "
         "line: the visit on show; the numbers beside the strips are its observations. A "
         "cross: changed by a limit.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -16,14 +16,24 @@ from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
 
 
-def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
+def open_page(
+    title: str, *, needs_runs: bool = True, beside: Callable[[], None] | None = None
+) -> study.Listing:
     """Title, banner and what the study holds; stops with a sentence where it holds no finished run.
 
     Args:
         title: of the page.
+        beside: writes what stands beside the title.
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
-    write.title("{}", title)
+    if beside is None:
+        write.title("{}", title)
+    else:
+        left, right = st.columns([1, 7], vertical_alignment="center")
+        with left:
+            write.title("{}", title)
+        with right:
+            beside()
     write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
@@ -52,6 +62,12 @@ def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
     for sentence in sentences:
         write.error("**Not shown:** {}", sentence)
+
+
+def explain(template: str, *values: object) -> None:
+    """How a picture is to be read, as ``template.format(*values)``; behind words that open it."""
+    with st.popover("How to read this", type="tertiary"):
+        write.markdown(template, *values)
 
 
 PAPER = {False: "#FFFFFF", True: "#14171A"}

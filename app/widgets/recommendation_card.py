@@ -1,4 +1,4 @@
-"""The parts of the patient page: recommendations side by side, the dose axis, the recorded episode."""
+"""The parts of the patient page: recommendations, the picture beside them, a clinic's rules for reference."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.analysis.recommendations import Answer, Piece, curves, sparse_of
-from app.charts.dose import dose_axis
+from app.analysis.recommendations import Answer, Piece, curves, landmarks, sparse_of
+from app.charts.ridgeline import ridgeline
 from app.text import Markdown, bullets, in_sentences, sentence
 from app.theme import (
     CENTRAL_WORDS,
@@ -20,6 +20,7 @@ from app.theme import (
 )
 from app.widgets import page, write
 from app.widgets.audit import context_of
+from app.widgets.glossary import meaning
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.dose_context import DoseContext, status_words
 from dosing.recommendation.reasons import held_at
@@ -32,37 +33,55 @@ COLOURS = {"good": "green", "caution": "orange", "grey": "gray"}
 def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     """One recommendation: its one status, the number or why there is none, what the policy could give."""
     result, source = answer.result, answer.source
-    write.markdown("{} **{}** · {}", answer.mark.sign, source.name, source.family)
+    whose = source.spelled or source.family
+    colon = ":" if source.reference else ","
+    write.markdown("{} **{}**{} :small[{}]", answer.mark.sign, source.name, colon, whose)
     kind, status = status_words(result.status, context.evidence)
-    write.badge("{} {}", SIGNS[kind], status, color=COLOURS[kind])
+    places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
+    lines = [] if result.dose is None else basis(answer, sparse, places)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        write.badge("{} {}", SIGNS[kind], status, color=COLOURS[kind], help=meaning("status"))
+        _rests_on(context, lines[1:])
     if kind == "grey":
         default = f" Safe default of this scenario: {result.safe_default}." if result.safe_default else ""
         write.markdown("**Decide without it.** {}{}", in_sentences(result.reasons), default)
-    if result.dose is None or result.support is None or result.proposed is None:
-        _worth(context)
+    if result.dose is None or result.proposed is None:
+        _decided(context)
         return
-    places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     dose, proposed = (
         with_unit(_doses(values, answer, places), result.unit) for values in (result.dose, result.proposed)
     )
-    whose = "rule" if source.reference else "policy"
     if kind == "grey":
-        write.caption("Dose the {} would give: {}", whose, dose)
+        write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
+        write.markdown("{}", bullets(lines[:1]))
     else:
-        write.metric("{}", "Dose by this rule" if source.reference else "Recommended dose", value=dose)
-    if result.status == "limited":
-        write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
-    _worth(context)
-    write.markdown("{}", bullets(basis(answer, sparse, places)))
+        left, right = st.columns([2, 3], gap="xsmall")
+        with left:
+            words = "Dose by this rule" if source.reference else "Recommended dose"
+            write.metric("{}", words, value=dose, help=meaning("recommended dose"))
+        with right.container(gap="xsmall"):
+            if result.status == "limited":
+                write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
+            for line in lines[:1]:
+                write.markdown("{}", line)
+    _decided(context)
 
 
-def _worth(context: DoseContext) -> None:
-    """The decision in force, and in small letters what the status rests on."""
+def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
+    """What the status rests on, and more on the dose, behind words that open it."""
+    with st.popover("Why", type="tertiary"):
+        for kind, words in context.lines:
+            if kind != "decision":
+                write.caption("{}", words)
+        if more:
+            write.markdown("{}", bullets(more))
+
+
+def _decided(context: DoseContext) -> None:
+    """The decision in force."""
     for kind, words in context.lines:
         if kind == "decision":
             write.info("{}", words)
-        else:
-            write.caption("{}", words)
 
 
 def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:
@@ -79,7 +98,7 @@ def basis(answer: Answer, sparse: Answer | None, places: int) -> list[Markdown]:
     if answer.point:
         lines = [sentence("Gives **one dose** at each state, no interval (deterministic policy)")]
     elif result.bounded:
-        lines = [sentence("Could give **{}** (exact support)", sets)]
+        lines = [sentence("Could give **{}** (exact support), and nothing else", sets)]
     else:
         lines = [sentence("Could give any dose; central {}: **{}**", CENTRAL_WORDS, sets)]
     if result.recorded_near is not None:
@@ -109,29 +128,20 @@ Recorded = tuple[list[Answer], list[Record]]
 """Answers with the record of each."""
 
 
-def answers(result: list[Answer], records: Sequence[Record], rules: Recorded) -> None:
-    """Recommendations side by side, then every policy on one dose axis per dose dimension.
-
-    Args:
-        result: what agents say.
-        records: of that in the audit log.
-        rules: what a clinic's own rules say at the same visit, for reference.
-    """
+def cards(result: list[Answer], records: Sequence[Record]) -> None:
+    """Recommendations one below the other, in the order of the lanes beside them."""
     sparse = sparse_of(result)
-    for column, answer, record in zip(st.columns(len(result)), result, records, strict=True):
-        with column.container(border=True, height="stretch"):
-            card(answer, context_of(answer, record), sparse)
-    if any(answer.result.dose for answer in [*result, *rules[0]]):
-        _dose_axes([*result, *rules[0]])
-    if rules[0]:
-        _references(*rules)
+    with st.container(gap="xsmall"):
+        for answer, record in zip(result, records, strict=True):
+            with st.container(border=True, gap="xsmall"):
+                card(answer, context_of(answer, record), sparse)
 
 
-def _references(rules: list[Answer], records: Sequence[Record]) -> None:
+def references(rules: list[Answer], records: Sequence[Record]) -> None:
     """What a clinic's own rules say, with the same words as an agent."""
     write.subheader("For reference: how a clinic would dose")
     for column, answer, record in zip(st.columns(len(rules)), rules, records, strict=True):
-        with column.container(border=True, height="stretch"):
+        with column.container(border=True, height="stretch", gap="xsmall"):
             card(answer, context_of(answer, record), None)
     write.caption(
         "Rules, not agents: nothing was learned, and they know what the clinic knows of the patient even "
@@ -141,26 +151,45 @@ def _references(rules: list[Answer], records: Sequence[Record]) -> None:
     )
 
 
-def _dose_axes(result: list[Answer]) -> None:
-    """Every policy and rule on one dose axis per dose dimension."""
-    st.subheader("What each policy could give")
-    with st.container(horizontal=True):
-        log = st.toggle("Log scale: shows tails", key="log", bind="query-params")
-        extras = st.toggle("Proposals, dotted", key="proposals", bind="query-params")
-    dimensions = result[0].source.limits.n_act
-    columns = st.columns(min(dimensions, 2))
-    for dimension in range(dimensions):
-        name = "dose" if dimensions == 1 else f"dose {dimension + 1} of {dimensions}"
-        drawn = curves(result, dimension)
-        figure = dose_axis(result, drawn, dimension, name=name, log=log, extras=extras)
-        with columns[dimension % len(columns)]:
-            page.draw(figure, f"axis{dimension}", f"Densities and intervals of {name} for each policy")
-    st.caption(
-        "Density: mean over training seeds. Bars: union over seeds. Solid: exact support, the density is "
-        "zero outside. Hatched and dashed: central 99 %, not a support. Thin lines and ticks: each seed's "
-        "own interval and dose. Large marker: recommended dose, the mean of the seeds' modes. Grey: outside "
-        "the hard limits; probabilities there are before any clipping. Line below a bar: doses recorded near "
-        "this state; a dose far from them is deferred. Dotted: the proposal that a policy "
-        "was learned from, which gives no doses itself. Worth: mean difference in return, paired by "
-        "patient, with its 95 % interval in brackets."
-    )
+def picture(
+    result: list[Answer], given: Sequence[float] | None = None, previous: Sequence[float] | None = None
+) -> None:
+    """Every policy and rule in a lane of its own, one picture per dose dimension.
+
+    Args:
+        result: what they say.
+        given: dose delivered at this visit ``[A]``, as recorded; None where there is none.
+        previous: likewise at the visit before.
+    """
+    limits = result[0].source.limits
+    drawn = [curves(result, dimension) for dimension in range(limits.n_act)]
+    place = st.container()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        log = st.toggle("Log scale", key="log", bind="query-params", help=LOG)
+        extras = any(curve.extra for curve in drawn[0] if curve is not None) and st.toggle(
+            "Proposals, dotted", key="proposals", bind="query-params", help=meaning("proposal")
+        )
+        if min(limits.low) < 0 and limits.unit in ("", "1"):
+            st.caption("Doses below 0 are possible here", help=meaning("dose below 0"), width="content")
+        page.explain(READ)
+    with place:
+        for dimension, lines in enumerate(drawn):
+            name = "dose" if limits.n_act == 1 else f"dose {dimension + 1} of {limits.n_act}"
+            around = landmarks(result, dimension, given, previous)
+            figure = ridgeline(result, lines, around, dimension, name=name, log=log, extras=extras)
+            alt = f"What every policy could give, a lane each, over the {name}"
+            page.draw(figure, f"axis{dimension}", alt)
+
+
+LOG = "Shows tails: each lane spans six powers of ten below its own peak. A density of 0 is a gap."
+READ = (
+    "A lane for each policy. The hill shows how likely the policy holds each dose: the mean over training "
+    "seeds, **scaled to its own peak**, so that a wide one is seen beside a narrow one. Heights of two lanes "
+    "do not compare, and a spike is cut at four times the mean. Red: what lies beyond the hard limits, "
+    "before any clipping, with its probability. The band below: the doses it could ever give, union over "
+    "seeds; solid where the ends are exact and the density outside is zero, dashed for a central 99 % of a "
+    "distribution that gives every dose some probability. Ticks: each training seed's own dose. Large mark: "
+    "the recommended dose; small and grey: deferred. On top, to compare: doses given at this visit and the "
+    "one before, the constant dose for everyone (dotted line), and the range recorded near this state, far "
+    "from which a dose is deferred. Dotted hill: the proposal that a policy was learned from."
+)

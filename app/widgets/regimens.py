@@ -10,7 +10,7 @@ from app.analysis.regimens import Forward, Tried
 from app.analysis.what_if import typed_doses
 from app.readers import study
 from app.text import in_sentences, sentence
-from app.theme import HIGHLIGHTS, Mark, counted, decimals, mark, number, unit_words, with_unit
+from app.theme import HIGHLIGHTS, Mark, counted, decimals, number, unit_words, with_unit
 from app.widgets import page, write
 from app.widgets.audit import beside, context_of, nothing_recorded, on_record, once
 from app.widgets.state_picker import Asked, absent, in_range, pick, sources, words
@@ -45,11 +45,14 @@ def try_dose(dose: Sequence[float], limits: DoseLimits) -> None:
     )
 
 
-def choose(forward: Forward, runs: Sequence[study.Run], asked: Asked, start: float | None) -> list[Tried]:
+def choose(
+    forward: Forward, listing: study.Listing, runs: Sequence[study.Run], asked: Asked, start: float | None
+) -> list[Tried]:
     """Columns of doses, one regimen each; what was not filled in or cannot be given says so.
 
     Args:
         forward: what comes of doses.
+        listing: of the study, whose runs keep their marks.
         runs: agents that could be followed.
         asked: the state that all start from.
         start: dose that a slider starts from; None for the middle of the limits.
@@ -60,7 +63,7 @@ def choose(forward: Forward, runs: Sequence[study.Run], asked: Asked, start: flo
     made = []
     for index, column in enumerate(columns):
         with column.container(border=True, height="stretch"):
-            made.append(_ask_one(index, count, forward, runs, asked, start))
+            made.append(_ask_one(index, count, forward, listing.free_mark(index), runs, asked, start))
     st.button("Add a regimen", on_click=_show, args=(count + 1,), disabled=count == HIGHLIGHTS, key="add")
     return [one for one in made if one is not None]
 
@@ -96,16 +99,20 @@ def _ask_one(
     index: int,
     count: int,
     forward: Forward,
+    look: Mark,
     runs: Sequence[study.Run],
     asked: Asked,
     start: float | None,
 ) -> Tried | None:
-    """One column of doses; None where it was not filled in or cannot be given, which it says."""
-    look, limits = mark(index), forward.limits
+    """One column of doses; None where it was not filled in or cannot be given, which it says.
+
+    Whoever follows a run has the run's mark, other doses have ``look``.
+    """
+    limits = forward.limits
     followed = {f"{FOLLOW} {run.label}": run for run in runs} if forward.follow else {}
     kinds = [CONSTANT, *followed, *forward.named, PER_VISIT]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        write.markdown("{} **Regimen {}**", look.sign, index + 1)
+        write.markdown("**Regimen {}**", index + 1)
         if count > 1:
             st.button(
                 "Remove", on_click=_remove, args=(index, count), key=f"remove{index + 1}", type="tertiary"
@@ -124,7 +131,7 @@ def _ask_one(
             return Tried(counted(len(doses), "typed dose"), look, forward.give(doses))
         if kind in forward.named:
             return Tried(kind, look, forward.named[kind]())
-        return _follow(followed[kind], look, forward, asked)
+        return _follow(followed[kind], forward, asked)
     except UserError as error:
         page.problems([str(error)])
         return None
@@ -164,7 +171,7 @@ def _typed(index: int, limits: DoseLimits) -> list[float]:
     return typed_doses(words(typed), limits)
 
 
-def _follow(run: study.Run, look: Mark, forward: Forward, asked: Asked) -> Tried | None:
+def _follow(run: study.Run, forward: Forward, asked: Asked) -> Tried | None:
     """What comes of giving what a run's recommender says; all of it on record before it is shown.
 
     Raises:
@@ -190,4 +197,4 @@ def _follow(run: study.Run, look: Mark, forward: Forward, asked: Asked) -> Tried
     except UserError as error:
         nothing_recorded(error)
         return None
-    return Tried(run.label, look, outcome, about["statuses"])
+    return Tried(run.label, run.mark, outcome, about["statuses"])

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
 from app.readers import study
 from app.text import escaped
 from app.theme import HIGHLIGHTS, listed
 from app.widgets import page, write
-from app.widgets.url_state import linked
+from app.widgets.patient_order import ORDERS, ordered
+from app.widgets.url_state import choose, linked
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.recommendation.records import EarlierVisit
@@ -88,12 +90,28 @@ def chosen_runs(listing: study.Listing) -> list[study.Run]:
     return [runs[label] for label in labels]
 
 
+def source_of(run: study.Run) -> Source:
+    """A run as the policy to ask.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    return Source(
+        run.label,
+        run.family,
+        study.recommender(run),
+        study.measured(run),
+        mark=run.mark,
+        spelled=run.spelled,
+    )
+
+
 def sources(runs: Sequence[study.Run]) -> list[Source]:
     """Load the policies; a damaged run is named while the others still show."""
     result = []
     for run in runs:
         try:
-            result.append(Source(run.label, run.family, study.recommender(run), study.measured(run)))
+            result.append(source_of(run))
         except UserError as error:
             page.problems([f"{run.label}: {error}"])
     return result
@@ -140,14 +158,20 @@ def visit_of(episodes: Episodes | None, row: int | None) -> tuple[str, int] | No
     return str(episodes.episode[row]), int(episodes.step[row]) + 1
 
 
-def ask_state(run: study.Run, source: Source) -> Asked | None:
-    """Ask for a state of the run's data set; None, with a sentence, until there is one."""
+def ask_state(run: study.Run, source: Source, ranked: Sequence[study.Run] = ()) -> Asked | None:
+    """Ask for a state of the run's data set; None, with a sentence, until there is one.
+
+    Args:
+        run: whose recorded visits are offered.
+        source: its policy.
+        ranked: runs whose answers patients can be ordered by.
+    """
     episodes = None
     try:
         episodes = study.episodes(run)
     except UserError as error:
         page.problems([f"the recorded patients: {error} Typed numbers still work."])
-    state, row = question(episodes)
+    state, row = question(episodes, ranked)
     if not state:
         wanted = listed(source.obs_names) or "the observations"
         write.info("Type {} numbers: {}.", source.policy.agent.problem.n_obs, wanted)
@@ -171,32 +195,72 @@ def link_problem(key: str, allowed: list[int]) -> str | None:
     )
 
 
-def question(episodes: Episodes | None) -> tuple[Sequence[Any], int | None]:
+def question(episodes: Episodes | None, ranked: Sequence[study.Run] = ()) -> tuple[Sequence[Any], int | None]:
     """Ask for a state; returns it with the row of its visit, or the words that were typed and None."""
-    mode = TYPED
-    if episodes is not None:
-        wanted = TYPED if st.query_params.get("state_from") == TYPED else RECORDED
-        mode = st.segmented_control("State", [RECORDED, TYPED], required=True, **linked("state_from", wanted))
-    if mode == RECORDED and episodes is not None:
-        patients = np.unique(episodes.episode).tolist()
-        problem = link_problem("patient", patients)
-        left, right = st.columns([1, 3])
-        patient = left.selectbox("Patient", patients, **linked("patient", asked_for("patient", patients)))
-        rows = np.flatnonzero(episodes.episode == patient)
-        visits = (episodes.step[rows] + 1).tolist()
-        problem = problem or link_problem("visit", visits)
-        visit = asked_for("visit", visits)
-        if len(visits) > 1:
-            visit = right.slider("Visit", visits[0], visits[-1], **linked("visit", visit))
-        if problem:
-            write.warning("{}", problem)
-        row = int(rows[visits.index(visit)])
-        return episodes.obs[row].tolist(), row
-    text = st.text_input(
-        "Observations, separated by spaces or commas (decimal point)",
-        **linked("numbers", st.query_params.get("numbers", "")),
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        mode = TYPED
+        if episodes is not None:
+            wanted = TYPED if st.query_params.get("state_from") == TYPED else RECORDED
+            mode = st.segmented_control(
+                "State", [RECORDED, TYPED], required=True, width="content", **linked("state_from", wanted)
+            )
+        if mode == TYPED or episodes is None:
+            text = st.text_input(
+                "Observations, separated by spaces or commas (decimal point)",
+                width="stretch",
+                **linked("numbers", st.query_params.get("numbers", "")),
+            )
+            return words(text), None
+        row, problem = _visit(episodes, ranked)
+    if problem:
+        write.warning("{}", problem)
+    return episodes.obs[row].tolist(), row
+
+
+def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[int, str | None]:
+    """Ask for a patient and a visit; the keys left and right go to the visits before and after.
+
+    Returns the row of the visit, and a sentence where the link asks for another that is not there.
+    """
+    table = PatientTable.of(episodes)
+    patients: list[int] = table.patient.tolist()
+    problem = link_problem("patient", patients)
+    wanted, told = asked_for("patient", patients), [""] * len(patients)
+    if ranked:
+        chosen = pick(st, "Patients by", list(ORDERS), "order", width=190)
+        patients, told = ordered(episodes, table, ranked, chosen)
+    at = int(st.query_params.get("visit", "1")) if st.query_params.get("visit", "1").isdecimal() else 1
+    where = table.at_visit(at)
+    names = {one: f"patient {one}{words_}, {where[one]}" for one, words_ in zip(patients, told, strict=True)}
+    patient = st.selectbox(
+        "Patient",
+        patients,
+        format_func=lambda one: escaped(names[one]),
+        width=340,
+        **linked("patient", wanted),
     )
-    return words(text), None
+    rows = np.flatnonzero(episodes.episode == patient)
+    visits = (episodes.step[rows] + 1).tolist()
+    problem = problem or link_problem("visit", visits)
+    visit = asked_for("visit", visits)
+    if len(visits) > 1:
+        _step("Previous", "Left", visits, visits.index(visit) - 1)
+        visit = st.slider("Visit", visits[0], visits[-1], width="stretch", **linked("visit", visit))
+        _step("Next", "Right", visits, visits.index(visit) + 1)
+    return int(rows[visits.index(visit)]), problem
+
+
+def _step(words: str, key: str, visits: Sequence[int], place: int) -> None:
+    """A button, and a key, to the visit at a place of the patient's; idle where there is none."""
+    there = 0 <= place < len(visits)
+    st.button(
+        words,
+        key=f"go_{key.lower()}",
+        shortcut=key,
+        disabled=not there,
+        on_click=choose,
+        args=("visit", visits[place] if there else 0),
+    )
 
 
 def words(text: str) -> list[str]:

@@ -47,6 +47,12 @@ def linked(name: str, wanted: Any) -> dict[str, Any]:
     return {"key": name, "on_change": _choose, "args": (name,)}
 
 
+def choose(name: str, value: Any) -> None:
+    """Write into the address what something else than the widget of this name chose; a callback."""
+    st.query_params[name] = str(value)
+    _keep()
+
+
 def _choose(name: str) -> None:
     chosen = st.session_state[name]
     st.query_params[name] = chosen if isinstance(chosen, list) else str(chosen)

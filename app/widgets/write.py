@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.text import escaped, sentence
+from app.text import Markdown, escaped, sentence
 
 
 def markdown(template: str, *values: object, place: Any = st, **more: Any) -> None:
@@ -59,14 +59,14 @@ def nothing_yet(command: str, template: str, *values: object) -> None:
     st.code(command, language="bash")
 
 
-def badge(template: str, *values: object, color: Any) -> None:
-    """A word that is seen at once."""
-    st.badge(sentence(template, *values), color=color)
+def badge(template: str, *values: object, color: Any, help: str | None = None) -> None:
+    """Words that are seen at once; unlike Streamlit's own badge they wrap on a narrow window."""
+    st.markdown(Markdown(f":{color}-background[{sentence(template, *values)}]"), help=help, width="content")
 
 
-def metric(template: str, *values: object, value: object) -> None:
+def metric(template: str, *values: object, value: object, help: str | None = None) -> None:
     """A number as large as its importance, under its name."""
-    st.metric(sentence(template, *values), escaped(value))
+    st.metric(sentence(template, *values), escaped(value), help=help)
 
 
 def table(frame: pd.DataFrame) -> None:

@@ -202,8 +202,19 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     settle(page, charts=3)
     moved = visible_doses(page)
     assert moved != first
-    page.get_by_role("combobox", name="Patient").click()
-    page.get_by_role("option", name="2", exact=True).click()
+    page.get_by_role("heading", name="Patient").click()  # away from the slider: the keys alone
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**visit=7**", timeout=20_000)
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**visit=6**", timeout=20_000)
+    page.get_by_role("button", name="Next").click()
+    page.wait_for_url("**visit=7**", timeout=20_000)
+    page.get_by_role("button", name="Previous").click()
+    page.wait_for_url("**visit=6**", timeout=20_000)
+    settle(page, charts=3)
+    assert visible_doses(page) == moved
+    page.get_by_role("combobox", name="Patient", exact=True).click()
+    page.get_by_role("option", name=re.compile("^patient 2, visit 6 of 24, last dose")).click()
     page.wait_for_url("**patient=2**", timeout=20_000)
     settle(page, charts=3)
     assert visible_doses(page) != moved
@@ -222,6 +233,37 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
         assert visible_doses(other.page) == visible_doses(page)
     for one in (watched, other):
         one.close()
+
+
+def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) -> None:
+    """In this order: who, which dose, which doses it could ever give, what happened so far."""
+    watched = Watched(browser, address, 1440, "light")
+    page = watched.page
+    page.goto(f"{address}/?patient=1&visit=5")
+    settle(page, charts=4)
+    tops = {}
+    for name, place in {
+        "who": page.get_by_text("Seen at this visit:"),
+        "dose": page.get_by_test_id("stMetricValue").last,
+        "could": page.locator(".js-plotly-plot").nth(0).locator(".bglayer").first,
+        "far": page.locator(".js-plotly-plot").nth(1).locator(".bglayer").first,
+    }.items():
+        box = place.bounding_box()
+        tops[name] = box["y"]
+        assert box["y"] + box["height"] <= 900, name
+    assert tops["who"] < tops["could"] < tops["far"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    full_height(page)
+    order = [
+        page.get_by_text("Seen at this visit:"),
+        page.get_by_test_id("stMetricValue").first,
+        page.locator(".js-plotly-plot").nth(0),
+        page.locator(".js-plotly-plot").nth(1),
+        page.get_by_role("heading", name="Your decision"),
+    ]
+    heights = [place.bounding_box()["y"] for place in order]
+    assert heights == sorted(heights)
+    watched.close()
 
 
 def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: Path) -> None:

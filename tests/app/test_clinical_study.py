@@ -137,7 +137,7 @@ def test_a_rule_is_not_decided_on_and_typed_numbers_ask_none(open_app, clinical_
         assert not any("clinic" in str(option) for option in box.options)
     link = {"state_from": "typed numbers", "numbers": "2.4 2.2 1 5 5 70 0.9 1"}
     at = open_app(clinical_study, "views/patient.py", **link)
-    assert len([e for e in at.markdown if "-badge[" in str(e.value)]) == len(agents.DEMO)
+    assert len([e for e in at.markdown if "-background[" in str(e.value)]) == len(agents.DEMO)
     assert "For reference" not in words(at)
 
 

@@ -187,7 +187,7 @@ def drawing(ends: list[float]) -> go.Figure:
     curves = [
         LearningCurve(
             f"Method number {k} of many",
-            (*MARKS, OTHER)[min(k, 4)],
+            (*MARKS[:4], OTHER)[min(k, 4)],
             visits,
             (estimate(0.0, 9.0), estimate(v, 9.0)),
         )

@@ -3,8 +3,8 @@
 import numpy as np
 
 import agents
-from app.analysis.recommendations import Source, ask, curves, sparse_of
-from app.charts.dose import dose_axis
+from app.analysis.recommendations import Landmarks, Source, ask, curves, sparse_of
+from app.charts.ridgeline import ridgeline
 from dosing.data.dataset import Transform
 from dosing.policy import DosePolicy
 from dosing.recommendation.records import Recommender, Rules
@@ -34,7 +34,7 @@ def test_a_point_has_a_dose_and_no_curve() -> None:
     drawn = curves(result, 0)
     assert drawn[0] is None
     assert drawn[1] is not None
-    figure = dose_axis(result, drawn, 0, name="dose", log=False, extras=False)
+    figure = ridgeline(result, drawn, Landmarks())
     words = " ".join(str(note.text) for note in figure.layout.annotations)
     assert "one dose" in words
     assert "REFUSED" not in words

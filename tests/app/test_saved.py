@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from app.charts.base import intervals
 from app.charts.saved import HEAD, as_csv, config
 from dosing import NOT_FOR_PATIENTS
-from tests.app.test_charts import ROWS
+from tests.app.test_charts import LOOKS, ROWS
 
 
 def read(figure: go.Figure) -> list[dict[str, str]]:
@@ -52,7 +52,7 @@ def test_points_come_back_with_intervals_titles_and_names() -> None:
 
 def test_every_estimate_of_the_comparison_is_in_the_file() -> None:
     drawn = ROWS
-    table = read(intervals(drawn))
+    table = read(intervals(drawn, LOOKS))
     wanted = [e for row in drawn for e in (row.recommended, row.sampled) if e is not None]
     assert [float(r["x"]) for r in table] == [e.value for e in wanted]
     np.testing.assert_allclose([float(r["x_low"]) for r in table], [e.low for e in wanted])
