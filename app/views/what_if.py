@@ -19,7 +19,7 @@ from app.readers import study
 from app.text import Markdown, bullets, in_sentences, sentence
 from app.theme import counted, listed, minus, number, with_unit
 from app.widgets import page, regimens, write
-from app.widgets.audit import on_record
+from app.widgets.audit import beside, context_of, on_record
 from app.widgets.course_panel import told
 from app.widgets.state_picker import Asked, one_data_set, pick, question, sources
 from dosing.agent import HoldsBelief
@@ -194,12 +194,16 @@ def believed(run: study.Run, asked: Asked, card: Mapping[str, object]) -> Forwar
     """The forecast of one run, on record first; None, with a sentence, where there is none."""
     if not (loaded := sources([run])):
         return None
-    answers, _ = on_record(loaded, asked.state, asked.visit, asked.earlier)
+    answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
     if not answers:
         return None
-    if answers[0].result.dose is None:
-        write.error("**REFUSED: nothing is forecast.** {}", in_sentences(answers[0].result.reasons))
+    result = answers[0].result
+    if result.dose is None:
+        write.error("**REFUSED: nothing is forecast.** {}", in_sentences(result.reasons))
         return None
+    if result.status == "deferred":
+        write.warning("**DEFERRED: not advice.** {}", in_sentences(result.reasons))
+    beside(context_of(answers[0], records[0]))
     quality = belief.quality(answers[0])
     if quality is None or not quality.used:
         why = in_sentences(dict.fromkeys(quality.refused)) if quality else ""
