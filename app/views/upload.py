@@ -70,6 +70,7 @@ class Asked:
 
 ROWS = 20  # rows in the preview
 NONE = "choose a column"
+DASH = "\N{EM DASH}"  # where an answer holds nothing
 HEADS = {  # of columns of answers on screen; a number of a dose dimension may follow
     "dose": "dose ({unit})",
     "proposed": "proposed dose ({unit})",
@@ -253,7 +254,8 @@ def results(source: Source, asked: Asked, table: pa.Table) -> None:
     shown = batch.in_words(table)
     shown = shown if only == "all" else shown[shown["status"] == only]
     limits, unit = recommender.rules.limits, unit_words(recommender.rules.limits.unit)
-    st.dataframe(shown, hide_index=True, key="answers", column_config=heads(table.column_names, unit))
+    words = heads(table.column_names, unit)
+    st.dataframe(shown, hide_index=True, key="answers", column_config=words, placeholder=DASH)
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
@@ -302,7 +304,7 @@ def every_agent(answers: Mapping[str, pa.Table], unit: str) -> None:
     """All agents side by side, and files of what they say."""
     if len(answers) > 1:
         st.subheader("Every agent side by side")
-        st.dataframe(batch.side_by_side(answers), hide_index=True, key="beside")
+        st.dataframe(batch.side_by_side(answers), hide_index=True, key="beside", placeholder=DASH)
         write.caption("Doses in: {}. A dose that is deferred is no recommendation.", unit)
     table = batch.together(answers)
     with st.container(horizontal=True):
