@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from dosing import NOT_FOR_PATIENTS
 from dosing.data.earlier_visits import EarlierVisits
 from dosing.recommendation.answers_table import answers_schema, answers_table
 from dosing.recommendation.batch import read_current_doses, recommend_all
@@ -57,6 +62,44 @@ def statuses(table: pa.Table) -> dict[str, int]:
     return {status: told.count(status) for status in STATUSES}
 
 
+def together(answers: Mapping[str, pa.Table]) -> pa.Table:
+    """The answers of several agents below each other, with whose each is in the first column.
+
+    What the answers of one agent rest on stands under its name in ``agents`` of the metadata.
+
+    Args:
+        answers: the table of every agent, by its name.
+    """
+    tables, told = [], {}
+    for name, table in answers.items():
+        told[name] = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+        plain = table.replace_schema_metadata(None)
+        column = pa.array([name] * table.num_rows).dictionary_encode()
+        tables.append(plain.add_column(0, "agent", column))
+    about = {"notice": NOT_FOR_PATIENTS, "agents": json.dumps(told)}
+    return pa.concat_tables(tables).unify_dictionaries().replace_schema_metadata(about)
+
+
+def side_by_side(answers: Mapping[str, pa.Table]) -> pd.DataFrame:
+    """A line per row, with the dose and the status that each agent gives it."""
+    first = next(iter(answers.values()))
+    columns: dict[str, Any] = {"row": first.column("row").to_pandas()}
+    for name, table in answers.items():
+        columns[f"{name}: status"] = table.column("status").cast(pa.string()).to_pandas()
+        for dose in (column for column in table.column_names if column.split("_")[0] == "dose"):
+            if dose != "dose_distance":
+                columns[f"{name}: {dose.replace('_', ' ')}"] = table.column(dose).to_pandas()
+    return pd.DataFrame(columns)
+
+
+def in_words(table: pa.Table) -> pd.DataFrame:
+    """The answers as they are shown: reasons as words."""
+    shown: pd.DataFrame = table.to_pandas()
+    told = table.column("reasons").cast(pa.string()).to_pandas()
+    shown["reasons"] = told.str.replace(" ", "; ").str.replace("_", " ")
+    return shown
+
+
 def as_parquet(table: pa.Table) -> bytes:
     """A parquet file; the notice is in its metadata."""
     out = io.BytesIO()
@@ -75,3 +118,10 @@ def as_csv(table: pa.Table) -> bytes:
         table = table.set_column(place, name, table.column(name).cast(pa.string()))
     pa_csv.write_csv(table, out)
     return out.getvalue()
+
+
+def header(names: Sequence[str]) -> bytes:
+    """A CSV file of a header alone."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(names)
+    return out.getvalue().encode()

@@ -45,6 +45,10 @@ class Range:
             return None
         return cls(name, unit, low, high, str(told.get("basis", "")))
 
+    def ends_of(self, name: str) -> tuple[float, float] | None:
+        """Both ends, where the range is of the quantity with this name."""
+        return (self.low, self.high) if name == self.name else None
+
 
 @dataclass(frozen=True)
 class TimeInRange:

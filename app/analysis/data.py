@@ -14,6 +14,7 @@ import pandas as pd
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import Episodes, write_episodes
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
+from dosing.recommendation.units import headed
 from dosing.safety import LIMITED_BY, DoseLimits
 from dosing.types import AnyArray
 from simulator.cohorts.generate import simulate
@@ -98,22 +99,17 @@ def head(episodes: Episodes, rows: int) -> pd.DataFrame:
     frame = pd.DataFrame({"patient": episodes.episode[part], "visit": episodes.step[part] + 1})
     meta, names = episodes.metadata, quantity_names(episodes)
     units = meta.obs_units or ("1",) * len(names)
-    columns = [_head(name, unit) for name, unit in zip(names, units, strict=True)]
+    columns = [headed(name, unit) for name, unit in zip(names, units, strict=True)]
     frame[columns] = episodes.obs[part].round(3)
     dose = meta.dose_name
     for k in range(episodes.act.shape[1]):
         name = dose if episodes.act.shape[1] == 1 else f"{dose} {k + 1}"
-        frame[_head(f"{name} requested", meta.dose_unit)] = episodes.act_requested[part, k].round(3)
-        frame[_head(f"{name} given", meta.dose_unit)] = episodes.act[part, k].round(3)
+        frame[headed(f"{name} requested", meta.dose_unit)] = episodes.act_requested[part, k].round(3)
+        frame[headed(f"{name} given", meta.dose_unit)] = episodes.act[part, k].round(3)
     frame["held by"] = [LIMITED_BY[code] or "\N{EM DASH}" for code in episodes.limited_by[part]]
     frame["reward"] = episodes.reward[part].round(3)
     frame["cost"] = episodes.cost[part].round(3)
     return frame
-
-
-def _head(name: str, unit: str) -> str:
-    """Head of a column: a name with its unit, if it has one."""
-    return name if unit in ("", "1") else f"{name} ({unit})"
 
 
 def quantities(episodes: Episodes) -> list[Quantity]:

@@ -194,9 +194,9 @@ def in_words(card: Mapping[str, Any]) -> list[Section]:
             [
                 ("Method", f"{agent['title']} ({agent['paper']})"),
                 ("Distribution of the dose", agent["distribution"]),
-                ("Training", ", ".join(f"{k} {v}" for k, v in agent["training"].items()) or "not recorded"),
+                ("Training", _settings(agent["training"]) or "not recorded"),
                 ("Seeds", ", ".join(map(str, agent["seeds"]))),
-                ("Settings", ", ".join(f"{k} {v}" for k, v in agent["settings"].items())),
+                ("Settings", _settings(agent["settings"])),
             ],
         ),
         (
@@ -277,6 +277,12 @@ def _plain(value: float | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Names and values of settings in plain words."""
+    told = ((k, "none" if v is None else v) for k, v in values.items())
+    return ", ".join(f"{k} {v}".replace("_", " ") for k, v in told)
 
 
 def _flat(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,13 @@ def value(name: str, policy: DosePolicy, episodes: Episodes, *, sampled: bool) -
     kind = "estimated constant dose" if result.baseline.identified else "median recorded dose"
     outside = outside_support(policy, episodes)
     return Valued(own, constant, kind, sample, refused, outside, result.patients, cost)
+
+
+def not_below_zero(cost: Estimate) -> Estimate:
+    """A cost with its interval, as far as costs can be: none is below 0."""
+    if cost.low >= 0.0 or cost.value < 0.0:
+        return cost
+    return replace(cost, low=0.0, method=f"{cost.method}, cut at 0")
 
 
 def outside_support(policy: DosePolicy, episodes: Episodes) -> Array | None:

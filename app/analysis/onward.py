@@ -9,11 +9,13 @@ import numpy as np
 import streamlit as st
 
 from app.analysis.course import Course, Range, course_from
+from app.analysis.regimens import DOSE, RETURN, Strip
+from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.recommendation.records import Recommender
 from dosing.recommendation.simulated import FollowRecommender
-from dosing.types import Act, Array, Observations
+from dosing.types import Act, AnyArray, Array, Observations
 from simulator.cohorts.replay import Onward, go_on
 
 
@@ -58,6 +60,26 @@ def course_onward(episodes: Episodes, one: Onward) -> Course:
     if result is None:
         raise UserError("the scenario's card names no target range of what is observed.")
     return result
+
+
+def strips(meta: DatasetMetadata, course: Course, one: Onward) -> tuple[Strip, ...]:
+    """What came of one regimen: the quantity kept in a range, events and return so far, the dose."""
+    after, target = np.arange(1.0, len(one.reward) + 1), course.target
+
+    def line(name: str, unit: str, values: AnyArray, **more: Any) -> Strip:
+        return Strip(name, unit, after, np.asarray(values, dtype=np.float64)[None], None, **more)
+
+    level = course.seen[1:] if course.true is None else course.true
+    drawn = [line(target.name, target.unit, level, target=(target.low, target.high))]
+    if course.events:
+        happened = np.array([*course.events.values()]).sum(0)
+        drawn.append(line("adverse events so far", "1", np.cumsum(happened), steps=True))
+    drawn.append(line(RETURN, "1", np.cumsum(one.reward, dtype=np.float64)))
+    for k in range(one.dose.shape[1]):
+        name = DOSE if one.dose.shape[1] == 1 else f"{meta.dose_name} {k + 1}"
+        ends = (float(meta.action_low[k]), float(meta.action_high[k]))
+        drawn.append(line(name, meta.dose_unit, one.dose[:, k], limits=ends, steps=True))
+    return tuple(drawn)
 
 
 def names_a_range(episodes: Episodes) -> bool:

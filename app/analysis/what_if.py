@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from app.analysis.course import Range
+from app.analysis.regimens import ALL, DOSE, RETURN, Strip
 from app.readers.study import Run
 from app.theme import number, with_unit
 from dosing.errors import UserError
@@ -19,7 +21,6 @@ from dosing.recommendation.simulated import FollowRecommender
 from dosing.recommendation.units import meant
 from dosing.safety import DoseLimits
 from dosing.studies import scenarios
-from dosing.types import Array
 from simulator.cohorts.posterior import (
     Candidates,
     PosteriorPatients,
@@ -29,9 +30,6 @@ from simulator.cohorts.posterior import (
 )
 from simulator.environment import EnvOptions
 from simulator.scenarios import CohortFactory
-
-RETURN, DOSE, ALL = "return so far", "dose given", "all observed states"
-"""Names of strips, and the choice of every state at once."""
 
 
 @dataclass(frozen=True)
@@ -156,48 +154,30 @@ def typed_doses(words: Sequence[str], limits: DoseLimits) -> list[float]:
     return doses
 
 
-def strips(episode: Trajectories, world: World, shown: str) -> list[Strip]:
-    """What one choice led to: return so far, one observed state or all of them, and the dose.
+def strips(episode: Trajectories, world: World, shown: str, target: Range | None = None) -> tuple[Strip, ...]:
+    """What one regimen led to: return so far, one observed state or all of them, and the dose.
 
     Args:
         episode: the roll-out.
         world: its scenario.
         shown: name of a state, or :data:`ALL`.
+        target: range in which the state of its name is to be kept.
     """
     after = np.arange(1.0, world.visits + 1)
+    before = np.arange(0.0, world.visits + 1)
     states = world.names if shown == ALL else (shown,)
     limits = (world.limits.low[0], world.limits.high[0])
-    return [
+    return (
         Strip(RETURN, "1", after, bands(episode.so_far)),
         *(
             Strip(
                 name,
                 "1",
-                np.arange(0.0, world.visits + 1),
+                before,
                 bands(episode.seen[..., world.names.index(name)]),
+                target=target.ends_of(name) if target else None,
             )
             for name in states
         ),
-        Strip(DOSE, world.limits.unit, after, bands(episode.dose), limits, steps=True),
-    ]
-
-
-@dataclass(frozen=True)
-class Strip:
-    """One quantity over the visits.
-
-    Attributes:
-        name: of the quantity.
-        unit: its unit.
-        visits: visit of each column ``[T]``.
-        bands: 10, 25, 50, 75 and 90 % over patients ``[5, T]``.
-        limits: levels drawn as lines, such as the hard limits of a dose.
-        steps: whether a value holds until the next visit.
-    """
-
-    name: str
-    unit: str
-    visits: Array
-    bands: Array
-    limits: tuple[float, ...] = ()
-    steps: bool = False
+        Strip(DOSE, world.limits.unit, after, bands(episode.dose), limits=limits, steps=True),
+    )

@@ -19,14 +19,6 @@ from dosing.evaluation.statistics import Estimate, interquartile_mean
 from dosing.studies.comparison_table import Row
 from dosing.types import AnyArray
 
-CONFIG = {
-    "displaylogo": False,
-    "scrollZoom": False,
-    "modeBarButtons": [["toImage"]],
-    "toImageButtonOptions": {"format": "svg"},
-}
-"""Plotly's settings on every page: no service is called, a picture can be saved."""
-
 BOTTOM = 78
 """Room in pixels for axis numbers, axis title and notice."""
 
@@ -156,21 +148,32 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
         go.Figure(),
         230 + BOTTOM,
         xaxis={"title": "gradient updates", "range": [0, 1.03 * float(step[-1])]},
-        yaxis={"title": {"text": label(name), "standoff": 4}, "exponentformat": "power"},
+        yaxis={"exponentformat": "power"},
+        annotations=[_above("<br>".join(textwrap.wrap(label(name), 44)))],
     )
-    for seed in values:
+    figure.update_layout(margin_t=48)
+    for number, seed in enumerate(values, 1):
         line = {"color": look.faint(0.4), "width": 1}
         mode = "lines" if len(step) > 1 else "markers"
-        figure.add_trace(go.Scatter(x=step, y=seed, mode=mode, line=line, hoverinfo="skip"))
+        figure.add_trace(
+            go.Scatter(x=step, y=seed, mode=mode, line=line, hoverinfo="skip", name=f"seed {number}")
+        )
     whole = np.isfinite(values).all(0)
     middle = interquartile_mean(values[:, whole].T[:, :, None]) if whole.any() else np.empty(0)
     figure.add_trace(
         go.Scatter(
             x=step[whole],
             y=middle,
+            name="interquartile mean",
             mode="lines" if whole.sum() > 1 else "markers",
             line={"color": look.colour, "width": 2.6},
             hovertemplate=f"update %{{x}}: {label(name)} %{{y:.4g}}<extra></extra>",
         )
     )
     return figure
+
+
+def _above(text: str) -> dict[str, object]:
+    """The name of what is drawn, above the axes: a long one has no room beside them."""
+    at = {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "bottom"}
+    return at | {"text": f"<b>{text}</b>", "align": "left", "showarrow": False, "font": {"size": 12.5}}

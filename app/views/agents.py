@@ -78,13 +78,13 @@ def cards(listing: study.Listing) -> None:
     card = card_for(run)
     if card is None:
         return
-    for heading, lines in in_words(card):
-        with st.container(border=True):
-            write.markdown("**{}**", heading)
+    for index, (heading, lines) in enumerate(in_words(card)):
+        with st.expander(sentence("{}", heading), expanded=index == 0):
             write.markdown("{}", bullets(f"{name}: {text}" for name, text in lines))
     take_away(run, card)
 
 
+PINNED = st.column_config.TextColumn("agent", pinned=True, width="small")
 opened = page.open_page("Agents", needs_runs=False)
 if opened.runs:
     cards(opened)
@@ -96,9 +96,9 @@ else:
     )
 result = _suite()
 st.subheader("The suite")
-write.table(result)
+st.dataframe(result, hide_index=True, key="suite", height=470, column_config={"agent": PINNED})
 write.caption(
-    "{}. `python -m dosing train NAME` trains one. The dose set is that of the "
+    "{}; a click on a head sorts them. `python -m dosing train NAME` trains one. The dose set is that of the "
     "default settings: several agents can carry another distribution.",
     counted(len(result), "agent"),
 )

@@ -81,7 +81,7 @@ def spread_of_returns(result: list[Evaluation]) -> None:
     seeds, patients = result[0].outcome.returns.shape
     write.caption(
         "{} for each of {}, the same for every agent. Filled mark: mean; open mark: mean "
-        "return of the worst tenth of the patients (CVaR 10 %), whose bars are darker; "
+        "return of the worst tenth of the patients (CVaR 10 %), whose bars are the strong ones; "
         "lines: 95 % intervals over seeds.",
         counted(patients, "new simulated patient"),
         counted(seeds, "training seed"),

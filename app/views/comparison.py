@@ -1,55 +1,162 @@
-"""Agents side by side: intervals first, the study table second."""
+"""Agents side by side: one picture first, then the study table; sorted and filtered as asked."""
 
 from __future__ import annotations
+
+import functools
 
 import pandas as pd
 import streamlit as st
 
+from app.analysis.compared import (
+    DIFFERENCE,
+    ESTIMATES,
+    FIRST,
+    NAME,
+    SAMPLED,
+    as_csv,
+    frame,
+    kind_of,
+    measured,
+    ordered,
+)
 from app.charts import base, cohort
+from app.charts.comparison import Measure, forest
 from app.readers import study
-from app.theme import OTHER, Mark, minus, probability
+from app.text import in_sentences
+from app.theme import OTHER, Mark
 from app.widgets import page, write
+from app.widgets.state_picker import pick
 from dosing.errors import UserError
-from dosing.studies.comparison_table import Row, share_words
+from dosing.studies.comparison_table import Row
+
+RETURNS, DIFFERENCES, SMALL, COSTS = (
+    "return",
+    "difference from the constant dose",
+    "small multiples",
+    "cost against return",
+)
+"""What can be drawn."""
+AS_MADE = "as in the study"
 
 
-def as_frame(rows: list[Row]) -> pd.DataFrame:
-    """The study table in words, one line per agent or reference rule; a dash where nothing applies."""
-    dash = "\N{EM DASH}"
-    return pd.DataFrame(
-        {
-            "agent or rule": row.name,
-            "policy": row.family,
-            "verdict": row.verdict or (dash if row.sampled else "reference"),
-            "return, recommended dose": minus(row.recommended),
-            "cost": minus(row.cost) if row.cost else dash,
-            "cost budget": dash if row.budget is None else row.budget_words,
-            "time in range": dash if row.in_range is None else share_words(row.in_range),
-            "return, sampled dose": minus(row.sampled) if row.sampled else dash,
-            "worst 5 % of patients": minus(row.lower_tail) if row.lower_tail else dash,
-            "minus estimated constant": dash if row.difference_words == "-" else minus(row.difference_words),
-            "half-width": f"{row.half_width:.3f} ({row.width_kind})" if row.half_width is not None else dash,
-            "outside hard limits": dash if row.width_kind is None else probability(row.mass_outside_limits),
-            "outside sparse set": dash if row.width_kind is None else probability(row.mass_outside_sparse),
-            "return foreseen (its worst 5 %)": dash if row.foreseen is None else minus(row.foreseen_words),
-        }
-        for row in rows
+def asked_rows(rows: list[Row]) -> list[Row]:
+    """The rows that are asked for, in the order that is asked for."""
+    left, middle, right = st.columns(3)
+    kinds = list(dict.fromkeys(map(kind_of, rows)))
+    shown = left.pills("Show", kinds, selection_mode="multi", default=kinds, key="kinds", bind="query-params")
+    part = middle.text_input("Name contains", key="named", bind="query-params").casefold()
+    measures = [head for head in measured(rows) if head in ESTIMATES]
+    by = pick(right, "Sorted by", [AS_MADE, *measures], "sorted")
+    kept = [row for row in rows if kind_of(row) in shown and part in row.name.casefold()]
+    return ordered(kept, None if by == AS_MADE else by)
+
+
+def lanes(rows: list[Row], looks: dict[str, Mark]) -> list[tuple[str, Mark, str]]:
+    """Name, look and verdict of every row."""
+    return [(row.name, looks[row.name], row.verdict or "") for row in rows]
+
+
+def pictures(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
+    """One picture of the rows, as it is asked for."""
+    offered = [RETURNS, DIFFERENCES, SMALL, COSTS]
+    if not any(row.cost for row in rows):
+        offered.remove(COSTS)
+    if not any(row.difference for row in rows):
+        offered.remove(DIFFERENCES)
+        missing = next((row.baseline.missing for row in rows if row.baseline and row.baseline.missing), "")
+        write.info("No difference from a constant dose is shown. {}", in_sentences([missing]))
+    start = DIFFERENCES if DIFFERENCES in offered else RETURNS
+    shown = st.segmented_control(
+        "Picture", offered, default=start, required=True, key=f"picture{key}", bind="query-params"
+    )
+    if shown == DIFFERENCES:
+        judged = [row for row in rows if row.difference]
+        title = "return minus that of the estimated constant dose (no unit)"
+        measure = Measure(title, [row.difference for row in judged], 0.0)
+        figure = forest(lanes(judged, looks), [measure])
+        page.draw(figure, f"forest{key}", "Difference in return from the constant dose, 95 % intervals")
+    elif shown == SMALL:
+        small_multiples(rows, looks, key)
+    elif shown == COSTS:
+        cost_and_return(rows, looks, f"cost{key}")
+    else:
+        page.draw(
+            base.intervals(rows, [looks[row.name] for row in rows]),
+            f"intervals{key}",
+            "Mean return of each agent and rule, 95 % interval",
+        )
+
+
+def small_multiples(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
+    """Several measures beside each other, agents and rules in the same lanes."""
+    offered = [head for head in measured(rows) if head in ESTIMATES]
+    heads = st.multiselect(
+        "Measures",
+        offered,
+        default=[head for head in offered if head != SAMPLED][:3],
+        max_selections=4,
+        key=f"measures{key}",
+        bind="query-params",
+    )
+    if not heads:
+        st.info("Choose a measure.")
+        return
+    measures = [
+        Measure(head, [ESTIMATES[head](row) for row in rows], 0.0 if head == DIFFERENCE else None)
+        for head in heads
+    ]
+    page.draw(forest(lanes(rows, looks), measures), f"small{key}", f"{', '.join(heads)}, 95 % intervals")
+
+
+def table(rows: list[Row], key: str) -> None:
+    """The rows as a table with the columns that are asked for; a click on a head sorts it."""
+    offered = measured(rows)
+    heads = st.multiselect(
+        "Columns",
+        offered,
+        default=[head for head in offered if head in FIRST],
+        key=f"columns{key}",
+        bind="query-params",
+    )
+    shown = frame(rows, [head for head in offered if head in heads])
+    numbers = {
+        head: st.column_config.NumberColumn(head, format="%.3g" if head.startswith("outside") else "%.3f")
+        for head in map(str, shown)
+        if pd.api.types.is_numeric_dtype(shown[head])
+    }
+    numbers[NAME] = st.column_config.TextColumn(NAME, pinned=True, width="medium")
+    st.dataframe(
+        shown,
+        hide_index=True,
+        column_config=numbers,
+        key=f"table{key}",
+        placeholder="\N{EM DASH}",
+        height=min(36 * (len(shown) + 1) + 2, 470),
     )
 
 
-def cost_and_return(rows: list[Row], marks: list[Mark], key: str) -> None:
+def cost_and_return(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
     """Cost against return of agents and rules, with the cost budgets that agents were trained within."""
-    names = [row.name if row.sampled is not None else cohort.rule_name(row.name) for row in rows]
     points = [
-        (name, look, row.recommended, row.cost)
-        for name, look, row in zip(names, marks, rows, strict=True)
+        (row.name if row.sampled else cohort.rule_name(row.name), looks[row.name], row.recommended, row.cost)
+        for row in rows
         if row.cost
     ]
-    if not points:
-        return
     budgets = sorted({row.budget for row in rows if row.budget is not None})
     figure = cohort.cost_and_return(points, budgets)
     page.draw(figure, key, "Mean cost against mean return, 95 % intervals")
+
+
+@st.fragment
+def one_set(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
+    """Picture and table of the rows of one data set; a fragment, so that a filter redraws nothing else."""
+    kept = asked_rows(rows) if not key else rows
+    if not kept:
+        st.info("No agent or rule is left by what is asked for.")
+        return
+    pictures(kept, looks, key)
+    write.subheader("Study table")
+    table(kept, key)
 
 
 def show_table(listing: study.Listing) -> None:
@@ -79,14 +186,16 @@ def show_table(listing: study.Listing) -> None:
     for index, name in enumerate(sets):
         if len(sets) > 1:
             write.subheader("Trained on {}", name)
-        own = [row for row in rows if row.data == name]
-        looks = [look for row, look in zip(rows, marks, strict=True) if row.data == name]
-        page.draw(
-            base.intervals(own, looks),
-            f"intervals{index}",
-            "Mean return of each agent and rule, 95 % interval",
-        )
-        cost_and_return(own, looks, f"cost{index}")
+        own = {row.name: look for row, look in zip(rows, marks, strict=True) if row.data == name}
+        one_set([row for row in rows if row.data == name], own, str(index) if index else "")
+    st.download_button(
+        "Download CSV, all rows and columns",
+        functools.partial(as_csv, rows),
+        file_name="comparison-not-for-patients.csv",
+        mime="text/csv",
+        on_click="ignore",
+        key="take_csv",
+    )
     basis = next((row.recommended for row in rows if row.sampled), rows[0].recommended)
     rules = next((row.recommended for row in rows if row.cost and not row.sampled), rows[-1].recommended)
     span = f"over {visits} visits " if visits else ""
@@ -101,11 +210,6 @@ def show_table(listing: study.Listing) -> None:
         basis.basis,
         rules.n,
     )
-    st.subheader("Study table")
-    for name in sets:
-        if len(sets) > 1:
-            write.markdown("Trained on **{}**", name)
-        write.table(as_frame([row for row in rows if row.data == name]))
     st.caption(
         "Intervals are 95 %. The difference is from the constant dose estimated from the same recorded "
         "patients (reward regressed on dose and its square), paired by evaluation patient; the verdict says "

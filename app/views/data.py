@@ -25,6 +25,7 @@ RECORDED, SIMULATED = "recorded", "simulated now"
 UNIFORM, FIXED = "uniform", "constant"
 LARGEST_SEED = 2**31 - 1
 ROWS = 50  # visits in the table
+OPTION = "option_"  # begins the key of a scenario's own option, which may be called like another widget
 FORMATS = ((".parquet", "application/vnd.apache.parquet"), (".csv", "text/csv"))
 
 
@@ -93,7 +94,7 @@ def chosen_options(choices: Mapping[str, Choice]) -> dict[str, Any]:
     places = st.columns(max(len(choices), 3))
     for place, (name, choice) in zip(places, choices.items(), strict=False):
         by_words = {option_words(value): value for value in choice.values}
-        result[name] = by_words[pick(place, choice.title, list(by_words), name)]
+        result[name] = by_words[pick(place, choice.title, list(by_words), f"{OPTION}{name}")]
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from app.analysis.off_policy import (
     SelectionTable,
     Valued,
     is_quick,
+    not_below_zero,
     read_selection,
     same_settings,
     value,
@@ -23,18 +25,20 @@ from app.analysis.off_policy import (
 from app.charts.estimates import Line, panels_of_estimates
 from app.charts.off_policy import effective_sample
 from app.readers import evaluation, study
-from app.text import bullets, code, sentence
+from app.text import Markdown, bullets, code, sentence
 from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, minus, probability
 from app.widgets import page, write
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.ope.importance import LEAST_SAMPLE
+from dosing.ope.values import Estimator, Valuation
 from dosing.runs.files import read_json
 from dosing.studies.selected import SELECTION
 
 RETURN = "return per patient (no unit)"
 COST = "cost per patient"
+NOT_EVALUATED = "not evaluated on new patients"
 
 
 @st.cache_resource(show_spinner="Estimating returns from the recorded visits", max_entries=32)
@@ -177,36 +181,53 @@ def own_patients(runs: list[study.Run]) -> None:
 
 
 def estimates(runs: list[study.Run], result: dict[int, Valued], rule: str) -> None:
-    """Every estimate beside the simulator's answer."""
+    """Every estimate there is beside the simulator's answer; then why there are no others."""
     lines: list[Line] = []
     for index, valued in result.items():
         run, look = runs[index], runs[index].mark
-        known = truth(run, rule)
-        lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
-        for name, one in valued.policy.values.items():
-            words = f"{run.label}, {ESTIMATORS[name]}"
-            lines.append((words, look, False, one.estimate or "not available, see below"))
+        lines.append((f"{run.label}, simulator", look, True, truth(run, rule) or NOT_EVALUATED))
+        lines += estimated(run.label, look, valued.policy.values)
     first = next(iter(result.values()))
     constant = first.constant.values["fqe"].estimate
     if constant is not None:
         lines.append((f"{first.constant_name}, fitted Q evaluation", OTHER, False, constant))
     figure = panels_of_estimates([(RETURN, lines), (COST, costs(runs, result, rule))])
     page.draw(figure, "estimates", "Estimates beside the simulator's returns and costs")
-    refused = dict.fromkeys(
-        f"{runs[index].label}, {ESTIMATORS[name]}: {one.refused}."
-        for index, valued in result.items()
-        for name, one in valued.policy.values.items()
-        if one.refused
-    )
-    write.markdown("{}", bullets(sentence("**Not available.** {}", words) for words in refused))
+    write.markdown("{}", bullets(reasons(runs, result)))
     described = "; ".join(f"{runs[index].label}: {v.policy.description}" for index, v in result.items())
     write.caption(
         "Filled: mean return and cost on new simulated patients. Open: estimates from the "
-        "recorded visits alone. Lines: 95{}% intervals over patients or seeds. What is "
-        "valued: {}.",
+        "recorded visits alone. Lines: 95{}% intervals over patients or seeds; no cost is below 0, so no "
+        "interval of one reaches below. What is valued: {}.",
         NBSP,
         described,
     )
+
+
+def estimated(name: str, look: Mark, values: Mapping[Estimator, Valuation]) -> list[Line]:
+    """The estimates of one agent that there are."""
+    return [
+        (f"{name}, {ESTIMATORS[kind]}", look, False, one.estimate)
+        for kind, one in values.items()
+        if one.estimate is not None
+    ]
+
+
+def reasons(runs: list[study.Run], result: dict[int, Valued]) -> list[Markdown]:
+    """Why there is no estimate, each reason once, with whom it concerns."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for index, valued in result.items():
+        for kind, one in valued.policy.values.items():
+            if one.refused:
+                told.setdefault(one.refused, {}).setdefault(runs[index].label, []).append(ESTIMATORS[kind])
+    return [
+        sentence(
+            "**Not available.** {}: {}.",
+            "; ".join(f"{name}, {listed(kinds)}" for name, kinds in whose.items()),
+            why.rstrip("."),
+        )
+        for why, whose in told.items()
+    ]
 
 
 def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[Line]:
@@ -215,13 +236,12 @@ def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[L
     for index, valued in result.items():
         run, look = runs[index], runs[index].mark
         known = truth(run, rule, "cost")
-        lines.append((f"{run.label}, simulator", look, True, known or "not evaluated on new patients"))
+        told = NOT_EVALUATED if known is None else not_below_zero(known)
+        lines.append((f"{run.label}, simulator", look, True, told))
         if valued.cost is None:
             lines.append((run.label, look, False, "not available, a visit has no cost"))
-            continue
-        for name, one in valued.cost.values.items():
-            words = f"{run.label}, {ESTIMATORS[name]}"
-            lines.append((words, look, False, one.estimate or "not available, see below"))
+        else:
+            lines += estimated(run.label, look, valued.cost.values)
     return lines
 
 
@@ -236,6 +256,15 @@ def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
     words = []
     for index, valued in result.items():
         name, look = runs[index].label, runs[index].mark
+        share_ = probability(valued.policy.unrecorded)
+        words.append(
+            sentence(
+                "{} {}: near **{}** of its doses at recorded states no dose was recorded",
+                look.sign,
+                name,
+                share_,
+            )
+        )
         if valued.refused:
             words.append(sentence("{} {}: no importance weights: {}", look.sign, name, valued.refused))
         elif valued.sample is not None:

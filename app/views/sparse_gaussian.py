@@ -63,11 +63,10 @@ def alike(first: study.Run, second: study.Run) -> None:
     if differ_in_distribution_only(first, second):
         write.caption("Both are {} with the same settings: only the distribution differs.", first.entry.title)
     else:
-        write.nothing_yet(
-            COMMAND,
-            "More than the distribution differs between these two. These commands make a pair that differs "
-            "in its distribution alone, and show it:",
-        )
+        with st.expander("More than the distribution differs between these two"):
+            write.nothing_yet(
+                COMMAND, "These commands make a pair that differs in its distribution alone, and show it:"
+            )
 
 
 def cards(answers: list[Answer], records: list[Record]) -> None:
@@ -77,13 +76,17 @@ def cards(answers: list[Answer], records: list[Record]) -> None:
             recommendation_card.card(answer, context_of(answer, record), sparse_of(answers))
 
 
-def axis(answers: list[Answer], dimension: int, name: str) -> None:
-    """Densities on a logarithmic scale, then the tails, on one dose axis."""
+def densities(answers: list[Answer], dimension: int, name: str) -> None:
+    """Densities on a logarithmic scale."""
     around = landmarks(answers, dimension)
     figure = ridgeline(answers, curves(answers, dimension), around, dimension, name=name, log=True)
     page.draw(
         figure, f"distributions{dimension}", f"Densities of both distributions over the {name}, log scale"
     )
+
+
+def tail(answers: list[Answer], dimension: int, name: str) -> None:
+    """How probable a dose as far out is."""
     result = tails(answers, dimension)
     source = answers[0].source
     limits = (source.limits.low[dimension], source.limits.high[dimension])
@@ -188,33 +191,47 @@ def paired(first: Measured, second: Measured) -> None:
     )
 
 
+DOSES, TAILS, PAID = "doses and densities", "tails", "what it costs"
+"""What is shown of the two."""
+
+
 @st.fragment
 def view(listing: study.Listing) -> None:
-    """Pair, state, tails and costs; a fragment, so that the slider redraws nothing else."""
+    """Pair, state, and one part of what tells them apart; a fragment: the slider redraws nothing else."""
     runs = pair(one_data_set(listing))
     if runs is None:
         return
     alike(*runs)
+    shown = st.segmented_control(
+        "Show", (DOSES, TAILS, PAID), default=DOSES, required=True, key="part", bind="query-params"
+    )
+    if shown == PAID:
+        evaluated(runs)
+        return
     loaded = sources(runs)
-    if len(loaded) == 2 and (asked := ask_state(runs[0], loaded[0])) is not None:
-        answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
-        if answers:
-            cards(answers, records)
-        if answers and all(answer.result.dose is not None for answer in answers):
-            st.subheader("Tails on one dose axis")
-            dimensions = loaded[0].limits.n_act
-            for dimension in range(dimensions):
-                axis(answers, dimension, "dose" if dimensions == 1 else f"dose {dimension + 1}")
-            st.caption(
-                "Above: densities, log scale; the sparse one ends at its edges. Below: how probable a dose "
-                "this far from the recommended one is, or further on the same side, mean over training "
-                "seeds, before any clipping. Filled: the difference between the two distributions. A "
-                "triangle stands "
-                "where the probability becomes exactly 0, which no logarithmic axis can show. Grey: outside "
-                "the hard limits."
-            )
-            masses(answers)
-    evaluated(runs)
+    if len(loaded) != len(runs) or (asked := ask_state(runs[0], loaded[0])) is None:
+        return
+    answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
+    if not answers:
+        return
+    if shown == DOSES or any(answer.result.dose is None for answer in answers):
+        cards(answers, records)
+    if any(answer.result.dose is None for answer in answers):
+        return
+    dimensions = loaded[0].limits.n_act
+    for dimension in range(dimensions):
+        name = "dose" if dimensions == 1 else f"dose {dimension + 1}"
+        (densities if shown == DOSES else tail)(answers, dimension, name)
+    if shown == DOSES:
+        st.caption("Densities, log scale; the sparse one ends at its edges. Grey: outside the hard limits.")
+        return
+    st.caption(
+        "How probable a dose this far from the recommended one is, or further on the same side, mean over "
+        "training seeds, before any clipping. Filled: the difference between the two distributions. A "
+        "triangle stands where the probability becomes exactly 0, which no logarithmic axis can show. Grey: "
+        "outside the hard limits."
+    )
+    masses(answers)
 
 
 opened = page.open_page("Sparse against Gaussian")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.analysis.measures import measure_words
 from app.charts import base
 from app.readers import evaluation, study
 from app.theme import counted
@@ -93,9 +94,10 @@ def losses(listing: study.Listing) -> None:
     columns = st.columns(2)
     for index, (name, part) in enumerate(metrics.groupby("name", sort=False)):
         wide = part.pivot(index="step", columns="seed", values="value")
-        figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, str(name), run.mark)
+        told = measure_words(str(name))
+        figure = base.training_curve(wide.index.to_numpy(float), wide.to_numpy(float).T, told, run.mark)
         with columns[index % 2]:
-            page.draw(figure, f"curve{index}", f"{name} of {label} over training")
+            page.draw(figure, f"curve{index}", f"{told} of {label} over training")
     seeds = len(run.config.seeds)
     write.caption("Strong line: interquartile mean over {} seeds. Faint lines: the seeds.", seeds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from app.text import Markdown, bullets, joined, sentence
 from app.theme import counted, interval, listed, unit_words
 from app.widgets import page, write
 from app.widgets.audit import beside, log, nothing_recorded, once
-from app.widgets.state_picker import one_data_set, pick, sources
-from dosing import NOT_FOR_PATIENTS
+from app.widgets.state_picker import TYPED, one_data_set, pick, sources
 from dosing.agent import needs_rewards
 from dosing.data.earlier_visits import EarlierVisits
 from dosing.data.text_table import TOLD, Refused
@@ -71,7 +70,21 @@ class Asked:
 
 ROWS = 20  # rows in the preview
 NONE = "choose a column"
-DOSES = ("dose", "proposed", "support_", "spread")  # columns of answers in the unit of the dose
+DASH = "\N{EM DASH}"  # where an answer holds nothing
+HEADS = {  # of columns of answers on screen; a number of a dose dimension may follow
+    "dose": "dose ({unit})",
+    "proposed": "proposed dose ({unit})",
+    "support_low": "could give, from ({unit})",
+    "support_high": "could give, to ({unit})",
+    "recorded_low": "recorded near this state, from ({unit})",
+    "recorded_high": "recorded near this state, to ({unit})",
+    "spread": "spread over seeds ({unit})",
+    "mass_outside": "probability outside the hard limits",
+    "distance": "distance from the training visits",
+    "nearest_distance": "distance from the nearest one",
+    "dose_distance": "distance of the dose from recorded ones",
+    "decision": "decision in force",
+}
 FORMATS = (("parquet", batch.as_parquet, "application/vnd.apache.parquet"), ("csv", batch.as_csv, "text/csv"))
 
 
@@ -213,44 +226,87 @@ def decisions() -> tuple[Decision, ...]:
     return all_decisions(log()) if log().path.is_file() else ()
 
 
-def results(source: Source, asked: Asked, file: str, key: Any) -> None:
-    """Answers as a table with status, in the log first; files to take away."""
-    recommender = source.recommender
+def recorded(source: Source, asked: Asked, file: str, key: Any) -> pa.Table | None:
+    """The answers of one policy, in the log first; None, with a sentence, where nothing can be recorded."""
+    provenance = source.recommender.provenance
     try:
-        known = (str(recommender.provenance), str(source.evidence), tuple(d.number for d in decisions()), key)
+        known = (str(provenance), str(source.evidence), tuple(d.number for d in decisions()), key)
         table = answered(source, asked, file, known)
-        counts, parquet = batch.statuses(table), batch.as_parquet(table)
+        parquet = batch.as_parquet(table)
         about = {"input": file, "output": hashlib.sha256(parquet).hexdigest(), "rows": table.num_rows}
-        once("run loaded", recommender.provenance)
-        once("batch", about | {"statuses": counts, "provenance": recommender.provenance})
+        once("run loaded", provenance)
+        once("batch", about | {"statuses": batch.statuses(table), "provenance": provenance})
     except UserError as error:
         nothing_recorded(error)
-        return
+        return None
+    return table
+
+
+def results(source: Source, asked: Asked, table: pa.Table) -> None:
+    """Answers of one agent as a table with status."""
+    recommender, counts = source.recommender, batch.statuses(table)
     write.subheader("What {} says", source.name)
     beside(DoseContext(source.evidence))
     if note := (table.schema.metadata or {}).get(b"note"):
         write.warning("{}", note.decode())
     write.markdown("{}", joined(" · ", (sentence("**{:,}** {}", counts[name], name) for name in STATUSES)))
     only = pick(st, "Status shown", ["all", *STATUSES], "status")
-    shown = table.to_pandas()
+    shown = batch.in_words(table)
     shown = shown if only == "all" else shown[shown["status"] == only]
     limits, unit = recommender.rules.limits, unit_words(recommender.rules.limits.unit)
-    doses = [name for name in table.column_names if name.startswith(DOSES)]
-    labels = {name: st.column_config.Column(f"{name.replace('_', ' ')} ({unit})") for name in doses}
-    st.dataframe(shown, hide_index=True, key="answers", column_config=labels)
+    words = heads(table.column_names, unit)
+    st.dataframe(shown, hide_index=True, key="answers", column_config=words, placeholder=DASH)
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
     default = f" Safe default: {recommender.rules.safe_default}." if recommender.rules.safe_default else ""
     write.caption(
-        "{} Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
+        "Hard limits of the dose: {} ({}). Deferred: what the policy would give, not "
         "a recommendation. Refused: no dose.{} Support: {}, union over seeds. Rows count "
         "from 1.",
-        NOT_FOR_PATIENTS,
         ends,
         unit,
         default,
         support,
     )
+    to_patient(asked)
+
+
+def heads(names: Sequence[str], unit: str) -> dict[str, Any]:
+    """Words for the columns of answers."""
+    result = {}
+    for name in names:
+        stem, _, number = name.rpartition("_")
+        known = HEADS.get(name) or (f"{HEADS[stem]}, {number}" if number.isdigit() and stem in HEADS else "")
+        if known:
+            result[name] = st.column_config.Column(known.format(unit=unit))
+    return result
+
+
+def to_patient(asked: Asked) -> None:
+    """A link from one row to the Patient page."""
+    left, right = st.columns([1, 3], vertical_alignment="bottom")
+    count = len(asked.states)
+    row = left.number_input(sentence("Row, 1 to {:,}", count), 1, count, 1, key="row")
+    state = asked.states[int(row) - 1]
+    if not np.isfinite(state).all():
+        write.markdown("Row {} misses a number: it has no page.", row, place=right)
+        return
+    right.page_link(
+        "views/patient.py",
+        label=sentence("Open row {} on the Patient page", row),
+        query_params={"state_from": TYPED, "numbers": " ".join(f"{value:.9g}" for value in state)},
+    )
+    if asked.earlier is not None:
+        write.caption("The Patient page takes it as a first visit: it is not told the visits before.")
+
+
+def every_agent(answers: Mapping[str, pa.Table], unit: str) -> None:
+    """All agents side by side, and files of what they say."""
+    if len(answers) > 1:
+        st.subheader("Every agent side by side")
+        st.dataframe(batch.side_by_side(answers), hide_index=True, key="beside", placeholder=DASH)
+        write.caption("Doses in: {}. A dose that is deferred is no recommendation.", unit)
+    table = batch.together(answers)
     with st.container(horizontal=True):
         for suffix, make, mime in FORMATS:
             st.download_button(
@@ -260,6 +316,27 @@ def results(source: Source, asked: Asked, file: str, key: Any) -> None:
                 mime=mime,
                 on_click="ignore",
                 key=f"download_{suffix}",
+            )
+    st.caption("The files hold every agent on this page: doses, status, verdict and reasons of every row.")
+
+
+def templates(entries: Sequence[StateEntry], recommender: Recommender) -> None:
+    """Files with nothing but the header that is asked for."""
+    names = [entry.name for entry in entries]
+    doses = [entry.name for entry in doses_of(recommender)]
+    observed = [entry.name for entry in wanted(recommender)[0]]
+    with st.container(horizontal=True):
+        for what, columns, name in (
+            ("a state", names, "states"),
+            ("a visit", [PATIENT, VISIT, *observed, *doses, REWARD], "visits"),
+        ):
+            st.download_button(
+                sentence("Template, {} per row", what),
+                functools.partial(batch.header, columns),
+                file_name=f"{name}.csv",
+                mime="text/csv",
+                on_click="ignore",
+                key=f"template_{name}",
             )
 
 
@@ -272,7 +349,9 @@ def view(listing: study.Listing) -> None:
         return
     (source,) = loaded
     recommender = source.recommender
-    needed([entry for part in wanted(recommender) for entry in part], recommender)
+    entries = [entry for part in wanted(recommender) for entry in part]
+    needed(entries, recommender)
+    templates(entries, recommender)
     file = st.file_uploader(
         "CSV or parquet file",
         type=["csv", "parquet", "pq"],
@@ -300,7 +379,20 @@ def view(listing: study.Listing) -> None:
     if not sure:
         st.info("Confirm columns and units; then every row is answered.")
         return
-    results(source, asked, digest, key)
+    answers = {}
+    if (table := recorded(source, asked, digest, key)) is None:
+        return
+    results(source, asked, table)
+    answers[source.name] = table
+    for other in sources([one for one in runs.values() if one is not run]):
+        try:
+            table = recorded(other, asked, digest, key)
+        except UserError as error:
+            page.problems([f"{other.name}: {error}"])
+            continue
+        if table is not None:
+            answers[other.name] = table
+    every_agent(answers, unit_words(recommender.rules.limits.unit))
 
 
 view(page.open_page("Upload your own patients"))

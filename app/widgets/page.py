@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.charts.base import CONFIG
+from app.charts import saved
 from app.readers import study
 from app.text import code
 from app.theme import template
@@ -69,7 +70,34 @@ def explain(template: str, *values: object) -> None:
         write.markdown(template, *values)
 
 
+PAPER = {False: "#FFFFFF", True: "#14171A"}
+"""Behind a figure, in the light and in the dark: a saved picture is read on any other page."""
+SHORT_NOTICE = "Simulation, not for patients"
+"""At the foot of a figure, as it may be saved; the whole sentence stands once, on top of the page."""
+
+
 def draw(figure: go.Figure, key: str, alt: str) -> None:
-    """Show a figure at the width of its place, in the colours of the page's theme."""
-    figure.update_layout(template=template(st.context.theme.type == "dark"))
-    st.plotly_chart(figure, width="stretch", theme=None, config=CONFIG, key=key, alt=alt)
+    """Show a figure at the width of its place, in the colours of the page's theme, and let it be saved.
+
+    Args:
+        figure: what is shown.
+        key: of the chart, and the name of what is saved.
+        alt: the picture in words.
+    """
+    dark = st.context.theme.type == "dark"
+    figure.update_layout(template=template(dark), paper_bgcolor=PAPER[dark], title_text=SHORT_NOTICE)
+    picture: saved.Picture = "svg" if st.session_state.get(f"{key}_svg") else "png"
+    st.plotly_chart(figure, width="stretch", theme=None, config=saved.config(picture, key), key=key, alt=alt)
+    with st.popover("Save", type="tertiary", key=f"{key}_save", on_change="rerun") as save:
+        if not save.open:  # nothing is made of it until it is asked for
+            return
+        st.caption("The camera at the upper right of the chart saves it as a picture.")
+        st.toggle("As SVG, for print, instead of PNG", key=f"{key}_svg")
+        st.download_button(
+            "Numbers as CSV",
+            functools.partial(saved.as_csv, figure),
+            file_name=f"{key}-not-for-patients.csv",
+            mime="text/csv",
+            on_click="ignore",
+            key=f"{key}_csv",
+        )

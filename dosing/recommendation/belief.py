@@ -78,7 +78,8 @@ def belief_of(policy: DosePolicy, obs: Array, dose: Array | None, coming: int) -
     Args:
         policy: after the patient's earlier visits, see :meth:`DosePolicy.after`.
         obs: ``[O]`` at the visit at hand.
-        dose: ``[A]`` given at it and at all later ones; None for the policy's own constant dose.
+        dose: ``[A]`` given at it and at all later ones, or ``[K, A]`` visit by visit; None for the policy's
+            own constant dose.
         coming: K visits to forecast.
 
     Returns:
@@ -92,10 +93,10 @@ def belief_of(policy: DosePolicy, obs: Array, dose: Array | None, coming: int) -
         return None
     state = np.broadcast_to(np.asarray(obs, dtype=np.float32), (len(policy.seeds), 1, len(obs)))
     history = policy.history(state)
-    given = agent.constant_dose
+    given = agent.constant_dose[:, None]  # [S, 1, A]
     if dose is not None:
-        given = torch.as_tensor(policy.transform.to_unit(dose)).to(given).expand_as(given)
-    held = given[:, None, None].expand(-1, 1, coming, -1)  # [S, 1, K, A]
+        given = torch.as_tensor(policy.transform.to_unit(np.atleast_2d(dose))).to(given)  # [1 or K, A]
+    held = given.expand(len(policy.seeds), coming, -1)[:, None]  # [S, 1, K, A]
     belief = agent.belief_after(history, held)
     mean, scale = (np.asarray(x) for x in (policy.transform.obs_mean, policy.transform.obs_scale))
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from dosing import NOT_FOR_PATIENTS, __version__
+from dosing import __version__
 from dosing.errors import UserError
 from dosing.recommendation.dose_context import DoseContext, status_words
+from dosing.recommendation.printed import document
 from dosing.recommendation.reasons import held_at
 from dosing.recommendation.records import (
     Limits,
@@ -24,46 +25,14 @@ from dosing.recommendation.records import (
     dose_words,
     span_words,
 )
+from dosing.recommendation.units import headed
 from dosing.safety import dose_text
 
-BANNER = f"Simulation, not for patients. {NOT_FOR_PATIENTS}"
 SIGNS = {"good": "\u2713", "caution": "\u25b2", "deferred": "\u25a0", "refused": "\u2715"}
+FEW = 3
+"""Most seeds whose doses are listed; of more, the lowest and the highest."""
 WIDTH, LANE = 460, 34
 """Size of the drawing of one dose dimension in pixels: its width, and the height of its one lane."""
-
-STYLE = """
-@page { size: A4; margin: 9mm 12mm; }
-* { box-sizing: border-box; }
-html { color-scheme: light; }
-body { font: 8pt/1.28 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
-  max-width: 186mm; margin: 4mm auto; padding: 0 2mm; }
-@media print { body { margin: 0; max-width: none; padding: 0; } }
-h1 { font-size: 13pt; margin: 1.8mm 0 .3mm; }
-h2 { font-size: 9.5pt; margin: 2.2mm 0 .8mm; }
-h3 { font-size: 9.5pt; margin: 0; }
-.dose { white-space: nowrap; }
-p { margin: .6mm 0; }
-.banner { border: 1.5pt solid #b35900; background: #fff4e5; font-weight: 700; font-size: 7.4pt;
-  padding: .6mm 2mm; }
-.state { display: flex; flex-wrap: wrap; gap: .5mm 5mm; margin: 0; }
-.state div { min-width: 27mm; }
-dt { display: inline; color: #57606a; } dd { display: inline; margin: 0; font-weight: 600; }
-.agents { display: grid; grid-template-columns: repeat(auto-fit, minmax(86mm, 1fr)); gap: 2.5mm; }
-article { border: .75pt solid #767676; padding: 1.5mm 2.5mm; break-inside: avoid; }
-.status { display: inline-block; border: 1pt solid; padding: .1mm 1.5mm; font-weight: 700; margin: .6mm 0; }
-.deferred, .refused { color: #a40e26; }
-.good, .caution, .decision { border-left: 2.5pt solid; padding-left: 1.5mm; font-weight: 600; }
-.good { color: #00614a; } .caution { color: #8f3e00; } .decision { color: #1f2328; }
-.dose { font-size: 14pt; font-weight: 700; line-height: 1.2; }
-.lines { margin: .8mm 0 0; padding-left: 3.6mm; } .reason { font-weight: 600; }
-svg { display: block; width: 100%; height: auto; margin-top: 1mm; }
-table { border-collapse: collapse; width: 100%; font-size: 7pt; }
-th, td { text-align: left; padding: .15mm 2.5mm .15mm 0; border-bottom: .5pt solid #d0d7de; }
-td { vertical-align: top; }
-.hash { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 6.2pt; overflow-wrap: anywhere; }
-.small { color: #57606a; font-size: 7.5pt; font-weight: 400; }
-@media (max-width: 640px) { .agents { grid-template-columns: 1fr; } .wide { overflow-x: auto; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -106,10 +75,7 @@ def report(
     others = [*said[1:], *reference]
     if any((one.result.state, one.result.current) != (first.state, first.current) for one in others):
         raise UserError("a report is on one state; these recommendations are on several.")
-    banner = f'<p class="banner">{_text(BANNER)}</p>'
     parts = [
-        banner,
-        "<h1>Dose recommendation of a research simulator</h1>",
         f'<p class="small">{_text(" · ".join(filter(None, [about, f"made {first.time}"])))}</p>',
         "<h2>State</h2>",
         _state(first, entries),
@@ -123,18 +89,8 @@ def report(
         "outside: probability outside the hard limits before any clipping, mean over seeds. Filled bar: "
         "exact support; dashed outline: central 99 %, not a support; ticks: each seed's dose; line below: "
         "doses recorded near this state.</p>",
-        banner,
     ]
-    guard = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{guard}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="description" content="{_text(NOT_FOR_PATIENTS)}">'
-        f"<title>Dose recommendation, not for patients</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return document("Dose recommendation of a research simulator", parts)
 
 
 def _state(result: Recommendation, entries: Sequence[StateEntry]) -> str:
@@ -180,7 +136,8 @@ def _article(one: Said) -> str:
         )
         beside += [_drawing(result, dimension) for dimension in range(len(result.dose))]
         lines = list(_lines(result, unit))
-    lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
+    if result.dose is None:
+        lines.append(f"Hard limits: {_span(result.limits, result.limits)}{unit}")
     reasons = [f'<li class="reason">{_text(reason)}</li>' for reason in result.reasons]
     if result.status in ("deferred", "refused") and result.safe_default:
         reasons.append(f'<li class="reason">{_text(f"Safe default: {result.safe_default}.")}</li>')
@@ -198,8 +155,12 @@ def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     if result.central is not None:
         yield f"Central 90 %: {_span(result.central, result.limits)}{unit}"
     mass = "0 (exactly)" if result.mass_outside == 0.0 else _number(result.mass_outside)
-    yield f"Mass outside the hard limits: {mass}"
-    seeds = "; ".join(_doses(seed.dose, result.limits) for seed in result.seeds)
+    yield f"Mass outside the hard limits, {_span(result.limits, result.limits)}{unit}: {mass}"
+    own = [seed.dose for seed in result.seeds]
+    seeds = "; ".join(_doses(dose, result.limits) for dose in own)
+    if len(own) > FEW:
+        columns = list(zip(*own, strict=True))
+        seeds = _span((tuple(map(min, columns)), tuple(map(max, columns))), result.limits)
     spread = f" (standard deviation {_numbers(result.spread)}{unit})" if result.spread else ""
     plural = "" if len(result.seeds) == 1 else "s"
     yield f"Doses of {len(result.seeds)} training seed{plural}: {seeds}{spread}"
@@ -309,9 +270,9 @@ def _near(said: Sequence[Said], entries: Sequence[StateEntry]) -> Iterator[str]:
         whose = "" if len(groups) == 1 else f" of {', '.join(one.name for one in of)}"
         yield f"<h2>Nearest training visits{_text(whose)}</h2>"
         known = len(entries) == len(visits[0].state)
-        names = [_head(e.name, e.unit) for e in entries]
+        names = [headed(e.name, e.unit) for e in entries]
         names = names if known else [f"entry {k + 1}" for k in range(len(visits[0].state))]
-        dose = _head("dose then", of[0].result.unit)
+        dose = headed("dose then", of[0].result.unit)
         head = ["patient", "visit", "distance", dose, "reward then", *(names if len(names) <= 10 else ())]
         rows = [
             [
@@ -333,8 +294,7 @@ def _provenance(said: Sequence[Said]) -> str:
     for one in said:
         result = one.result.provenance
         for what, value in {
-            "run": result.get("run"),
-            "weights": result.get("weights"),
+            "run and weights": " ".join(str(result[k]) for k in ("run", "weights") if k in result) or None,
             "data": result.get("data"),
             "scenario card": result.get("card"),
             "monitor": result.get("monitor"),
@@ -390,11 +350,6 @@ def _doses(values: Sequence[float], limits: Limits) -> str:
 
 def _span(ends: Sequence[Sequence[float]], limits: Limits) -> str:
     return _minus(span_words(ends, limits))
-
-
-def _head(name: str, unit: str) -> str:
-    """A name as head of a column, with its unit."""
-    return f"{name} ({unit})" if _after(unit) else name
 
 
 def _after(unit: str) -> str:

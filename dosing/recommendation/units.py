@@ -18,6 +18,11 @@ _LENGTH = {"m": 100.0, "cm": 1.0, "mm": 0.1}
 _AMOUNT = {"U": 1.0}
 
 
+def headed(name: str, unit: str) -> str:
+    """Head of a column: a name with its unit, if it has one."""
+    return name if unit in ("", "1") else f"{name} ({unit})"
+
+
 def factor(given: str, wanted: str) -> float | None:
     """Number of ``wanted`` units in one ``given`` unit; None where one does not convert into the other."""
     if given == wanted:

@@ -177,7 +177,7 @@ def test_the_page_shows_one_card_and_the_suite(
     assert card["data"]["sha256"] in said
     assert "Against one constant dose for everyone" in said
     assert [button.proto.label for button in at.get("download_button")] == ["Download json", "Download html"]
-    assert at.table[0].value["name"].tolist()[0] == "fttpo"
+    assert at.dataframe[0].value["name"].tolist()[0] == "fttpo"
     other = open_app(full_study, PAGE, run="nobody")
     assert "asks for run 'nobody', which is not there" in words(other)
 
@@ -192,7 +192,7 @@ def test_the_other_states_of_the_page(
 ) -> None:
     at = open_app(damaged_study, PAGE, run="IQL")
     assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
-    assert len(at.table) == 1
+    assert len(at.dataframe) == 1
     study = shutil.copytree(full_study, tmp_path / "study")
     with (run_of(study, "iql").path / EPISODES).open("ab") as file:
         file.write(b"x")
@@ -202,4 +202,4 @@ def test_the_other_states_of_the_page(
     at = open_app(empty_study, PAGE)
     assert at.code[0].value == "python -m dosing demo"
     assert NOT_FOR_PATIENTS in at.warning[0].value
-    assert len(at.table) == 1  # the suite needs no run
+    assert len(at.dataframe) == 1  # the suite needs no run

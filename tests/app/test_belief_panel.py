@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 import agents
 from app.analysis import recommendations
-from app.analysis.belief import WITHIN, beliefs
+from app.analysis.belief import WITHIN, beliefs, foreseen
 from app.analysis.recommendations import Source, ask
 from app.charts.belief import markers
 from app.theme import NOTICE, number
@@ -182,6 +182,41 @@ def test_the_charts_show_levels_and_forecasts_of_the_belief(study) -> None:
     np.testing.assert_allclose(held_dose.customdata[:, 1], believed.recommended.high[:, 3])
     assert "mg/L" in str(lines["level"].hovertemplate)
     assert any("mg/L" in str(note.text) for note in figure.layout.annotations)
+
+
+def test_chosen_doses_are_forecast_from_the_same_belief(study) -> None:
+    one = answer(study[1])
+    assert one.result.dose is not None
+    believed = beliefs(one)
+    assert believed is not None
+    held, other = (foreseen(one, doses, ["s2", "s3"]) for doses in (one.result.dose, [0.5, -0.5]))
+    for strip, marker in zip(held[:-1], (1, 2), strict=True):
+        assert strip.name == f"s{marker + 1}"
+        assert strip.visits.tolist() == list(range(9))
+        np.testing.assert_allclose(strip.bands[1, 1:], believed.recommended.mean[:, marker], atol=1e-6)
+        np.testing.assert_allclose(strip.bands[2, 1:], believed.recommended.high[:, marker], atol=1e-6)
+        assert set(strip.bands[:, 0]) == {one.result.state[marker]}  # as it was seen
+    assert other[-1].middle.tolist() == [0.5] + [-0.5] * 7
+    assert not np.allclose(other[0].middle, held[0].middle)
+    # the first dose alone decides what is seen next; from then on the second one does
+    first = foreseen(one, [0.5], ["s2"])[0].middle
+    assert other[0].middle[1] == pytest.approx(first[1], abs=1e-6)
+    assert abs(other[0].middle[-1] - first[-1]) > 1e-4
+
+
+def test_what_if_shows_the_forecast_of_a_belief(opened, study) -> None:
+    link = {"patient": PATIENT, "visit": VISIT, "from": "forecast by Response model", "shown": "s2"}
+    at = opened(study[0], "views/what_if.py", **link, rule2="recommended dose, held")
+    assert not at.error
+    (chart,) = charts(at)
+    one = answer(study[1])
+    assert one.result.dose is not None
+    expected = foreseen(one, one.result.dose, ["s2"])[0].middle
+    said = words(at)
+    assert f"**{number(float(expected[-1]), 2)}**" in said
+    assert "Forecasts of a model, no promise" in said
+    assert "recommended dose, held" in json.dumps(chart)
+    assert recommended()  # what it would give is on record
 
 
 @pytest.mark.parametrize(("visit", "ahead"), [(1, 8), (20, 4), (23, 1), (24, 1)])

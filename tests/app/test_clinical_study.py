@@ -49,7 +49,14 @@ def test_the_page_of_doses_names_the_step_limit_and_the_unit(open_app, clinical_
 
 
 def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_study: Path) -> None:  # noqa: F811
-    link = {"patient": "5", "visit": "41", "choices": "3", "rule3": "dose per visit", "doses3": "3 2"}
+    link = {
+        "patient": "5",
+        "visit": "41",
+        "choices": "4",
+        "rule3": "as recorded",
+        "rule4": "dose per visit",
+        "doses4": "3 2",
+    }
     at = open_app(clinical_study, "views/what_if.py", **link)
     assert not at.error
     said = words(at).replace("**", "")
@@ -67,7 +74,11 @@ def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_s
     assert "Answers of the recommender on the way:" in said
     kinds = [r.kind for r in AuditLog(clinical_study / "audit.jsonl").verify().records]
     assert "batch" in kinds
-    assert len(at.get("plotly_chart")) == 6
+    assert len(at.get("plotly_chart")) == 1
+    (chart,) = at.get("plotly_chart")
+    assert "shaded: target 2 to 3" in chart.proto.spec
+    at = open_app(clinical_study, "views/what_if.py", **link, drawn="side by side")
+    assert len(at.get("plotly_chart")) == 4
 
 
 def test_typed_numbers_and_doses_beyond_the_limits_do_not_go_on(open_app, clinical_study: Path) -> None:  # noqa: F811

@@ -50,7 +50,13 @@ def test_the_recorded_visits_are_shown_as_they_are(open_app, full_study: Path) -
 
 
 def test_a_cohort_is_simulated_as_asked_for(open_app, full_study: Path) -> None:  # noqa: F811
-    link = {"visits": "simulated now", "variant": "simenv3", "patients": "40", "seed": "7", "realism": "3"}
+    link = {
+        "visits": "simulated now",
+        "variant": "simenv3",
+        "patients": "40",
+        "seed": "7",
+        "option_realism": "3",
+    }
     at = open_app(full_study, PAGE, **link, behaviour="constant", given="0.5")
     assert not at.error
     made = simulate(

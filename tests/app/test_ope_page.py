@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -98,6 +99,14 @@ def test_the_effective_sample_is_drawn_with_the_least_that_gives_a_number() -> N
     assert mean.marker.symbol[2] == f"{MARKS[0].symbol}-open"
     assert {s.y0 for s in figure.layout.shapes if s.line.color == GREY} == {LEAST_SAMPLE, 50}
     assert f"no number below {LEAST_SAMPLE:g}" in texts(figure)
+
+
+def test_no_cost_reaches_below_zero() -> None:
+    cost = Estimate(0.066, -0.003, 0.136, 0.95, 100, 5, "t over seeds")
+    assert (off_policy.not_below_zero(cost).low, off_policy.not_below_zero(cost).high) == (0.0, 0.136)
+    assert "cut at 0" in off_policy.not_below_zero(cost).basis
+    inside = replace(cost, low=0.01)
+    assert off_policy.not_below_zero(inside) == inside
 
 
 # A selection
@@ -208,6 +217,9 @@ def test_runs_are_valued_on_their_own_patients_with_a_warning(open_app, full_stu
     known = mean_over_seeds(read_outcomes(run_of(full_study, "iql").path / EPISODES)["sampled"].returns)
     shown = [note["text"] for note in json.loads(chart)["layout"]["annotations"]]
     assert any("IQL, simulator" in text and minus(known) in text for text in shown)
+    assert not any("not available" in text for text in shown)  # what there is not is told once, below
+    assert said.count("**Not available.**") == len(set(re.findall(r"Not available\.\*\* .*?: (.*)", said)))
+    assert "of its doses at recorded states no dose was recorded" in said
     again = open_app(full_study, PAGE, rule="sampled")
     assert words(again) == said
 

@@ -224,34 +224,6 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
     assert len(at.metric) == 2
 
 
-def test_the_comparison_states_intervals_and_verdicts(open_app, full_study: Path) -> None:
-    at = open_app(full_study, PAGES[1])
-    table = at.table[0].value
-    rows = [Row.from_json(line) for line in read_json(full_study / TABLE)["rows"]]
-    told = [line.difference_words.replace("-", "\N{MINUS SIGN}") for line in rows if line.baseline]
-    assert told == [words for words in table["minus estimated constant"] if words != "\N{EM DASH}"]
-    verdicts = [line.verdict or ("\N{EM DASH}" if line.sampled else "reference") for line in rows]
-    assert verdicts == table["verdict"].tolist()
-    assert table["agent or rule"].tolist()[:4] == ["FtTPO", "IQL", "uniform dosing", "no dose"]
-    assert set(table["verdict"]) <= {"\N{EM DASH}", "better", "worse", "not distinguishable", "reference"}
-    assert table["outside hard limits"][0].replace("\N{NO-BREAK SPACE}", " ") == "0 (exactly)"
-    assert "2 seeds" in words(at)
-    costs = [str(line.cost).replace("-", "\N{MINUS SIGN}") if line.cost else "\N{EM DASH}" for line in rows]
-    assert costs == [words.replace("\\", "") for words in table["cost"]]  # escaped on the page
-    assert set(table["cost budget"]) == {"\N{EM DASH}"}
-    assert len(at.get("plotly_chart")) == 2  # returns, and cost against return
-
-
-def test_data_sets_are_compared_one_by_one(open_app, full_study: Path, tmp_path: Path) -> None:
-    study = shutil.copytree(full_study, tmp_path / "study")
-    content = read_json(study / TABLE)
-    other = [row | {"data": "other visits"} for row in content["rows"][2:]]
-    write_json(study / TABLE, content | {"rows": content["rows"] + other})
-    at = open_app(study, PAGES[1])
-    assert "Trained on other visits" in words(at)
-    assert [len(table.value) for table in at.table] == [len(content["rows"]), len(other)]
-
-
 def test_a_study_that_was_not_compared_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:
     study = shutil.copytree(full_study, tmp_path / "study")
     (study / TABLE).unlink()

@@ -225,28 +225,31 @@ def test_estimates_stand_in_rows_with_their_intervals_or_the_reason_for_none() -
 
 
 def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path, both: list[Answer]) -> None:  # noqa: F811
-    at = open_app(full_study, PAGE)
+    at = open_app(full_study, PAGE, part="tails")
     assert not at.error
     said = words(at)
     mass = outside(both[1], [-1.0], [1.0])
     assert f"IQL, outside the hard limits: **{probability(float(mass.mean()))}**" in said
     assert f"FtTPO, outside the hard limits: **{probability(0.0)}**" in said
+    assert len(at.get("plotly_chart")) == 1
+    at = open_app(full_study, PAGE, part="what it costs")
+    said = words(at)
     sparse, gaussian = (read_outcomes(run_of(full_study, a).path / EPISODES) for a in ("fttpo", "iql"))
     for rule in ("recommended", "sampled"):
         result = differences(sparse, gaussian, rule)
         assert f"safety events **{minus(result['cost'])}**" in said
         assert f"return **{minus(result['return'])}**" in said
-    assert "More than the distribution differs" in said
-    assert len(at.get("plotly_chart")) == 3
-    again = open_app(full_study, PAGE, sparse="FtTPO", gaussian="IQL")
+    assert "More than the distribution differs" in at.expander[0].label
+    assert len(at.get("plotly_chart")) == 1
+    again = open_app(full_study, PAGE, sparse="FtTPO", gaussian="IQL", part="what it costs")
     assert words(again) == said
 
 
-def test_a_refused_state_still_shows_the_evaluation(open_app, full_study: Path) -> None:  # noqa: F811
-    at = open_app(full_study, PAGE, **{**TYPED, "numbers": "nan 0 0 0 0 0 0 0"})
+@pytest.mark.parametrize("part", ["doses and densities", "tails"])
+def test_a_refused_state_draws_nothing(open_app, full_study: Path, part: str) -> None:  # noqa: F811
+    at = open_app(full_study, PAGE, **{**TYPED, "numbers": "nan 0 0 0 0 0 0 0"}, part=part)
     assert words(at).count("REFUSED: no dose.") == 2
-    assert len(at.get("plotly_chart")) == 1
-    assert "paired by patient" in words(at)
+    assert not at.get("plotly_chart")
 
 
 def test_a_study_without_such_a_pair_names_the_command(
@@ -272,10 +275,12 @@ def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
     with (run_of(study, "iql").path / EPISODES).open("ab") as file:
         file.write(b"x")
     at = open_app(study, PAGE)
+    assert len(at.get("plotly_chart")) == 1
+    at = open_app(study, PAGE, part="what it costs")
     assert "FtTPO was not evaluated on new patients" in words(at)
     assert at.code[1].value == f"python -m dosing evaluate {run_of(study, 'fttpo').path}"
     assert any("changed or truncated" in e.value for e in at.error)
-    assert len(at.get("plotly_chart")) == 2
+    assert not at.get("plotly_chart")
 
 
 def test_an_empty_or_damaged_study_says_so(open_app, empty_study: Path, damaged_study: Path) -> None:  # noqa: F811

@@ -42,12 +42,12 @@ def test_from_a_patient_to_the_audit_log(
         doses = visible_doses(page)
 
         go(page, "What if")
-        page.get_by_text("Choice 1", exact=True).wait_for(timeout=30_000)
-        settle(page, charts=3)
+        page.get_by_text("Regimen 1", exact=True).wait_for(timeout=30_000)
+        settle(page, charts=2)
         slider = page.get_by_role("slider").nth(1)  # the first one is the visit
         slider.focus()
         slider.press("ArrowRight")
-        page.get_by_text("dose 0.010 at every visit").first.wait_for(timeout=20_000)
+        page.get_by_text("at every visit").first.wait_for(timeout=20_000)
 
         go(page, "Patient")
         page.get_by_role("button", name="Record the decision").wait_for(timeout=30_000)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -138,8 +140,15 @@ def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study:
     assert shown["decision"].isna().all()
     assert "Support: exact" in words(at)
     at.run()
-    loaded, result = log.verify().records  # once, however often the page is drawn
+    loaded, result, *others = log.verify().records  # once, however often the page is drawn
     assert (loaded.kind, result.kind) == ("run loaded", "batch")
+    assert [record.kind for record in others] == ["run loaded", "batch"]  # of the other agent
+    beside = at.dataframe[3].value
+    assert beside["FtTPO: status"].tolist() == shown["status"].tolist()
+    np.testing.assert_array_equal(beside["FtTPO: dose"], shown["dose"])
+    other = recommend_all(recommender_of(run_of(full_study, "iql")), states(full_study))
+    np.testing.assert_array_equal(beside["IQL: dose"], other.dose[:, 0])
+    assert not shown["reasons"].str.contains("_").any()  # words, no names of the code
     assert result.content["input"] == hashlib.sha256(content).hexdigest()
     assert result.content["rows"] == 6
     assert result.content["statuses"] == {name: shown["status"].tolist().count(name) for name in STATUSES}
@@ -193,13 +202,49 @@ def test_the_files_carry_the_notice_and_the_same_answers(opened, full_study: Pat
     assert wide.schema.metadata[b"support"] == b"central 99 %, not a support"
 
 
+def test_the_answers_of_all_agents_are_in_one_file(full_study: Path) -> None:
+    answers = {
+        agent: batch.answer(
+            recommender_of(run_of(full_study, agent)),
+            states(full_study),
+            None,
+            "a" * 64,
+            Evidence(),
+            DecidedStates((), ""),
+        )
+        for agent in ("fttpo", "iql")
+    }
+    again = pq.read_table(io.BytesIO(batch.as_parquet(batch.together(answers))))
+    assert again.column("agent").to_pylist() == ["fttpo"] * 6 + ["iql"] * 6
+    assert again.schema.metadata[b"notice"].decode() == NOT_FOR_PATIENTS
+    for name, table in answers.items():
+        mine = again.filter(pa.compute.equal(again.column("agent").cast(pa.string()), name))
+        for column in ("status", "dose", "verdict", "reasons"):
+            assert mine.column(column).to_pylist() == table.column(column).to_pylist()
+        told = json.loads(again.schema.metadata[b"agents"])[name]
+        assert told["provenance"] == table.schema.metadata[b"provenance"].decode()
+    rest = batch.as_csv(batch.together(answers)).decode().split("\n", 1)[1]
+    plain = pd.read_csv(io.StringIO(rest), keep_default_na=False, na_values={"dose": ""})
+    np.testing.assert_array_equal(plain["dose"], again.column("dose").to_numpy())
+
+
+def test_a_template_is_taken_back_as_a_file_without_rows(opened, full_study: Path) -> None:
+    assert batch.header([*NAMES, "a,b"]) == (",".join(NAMES) + ',"a,b"\n').encode()
+    at = opened(full_study, batch.header(NAMES) + b",".join([b"0.5"] * 8) + b"\n")
+    assert not at.error  # every column goes by its name
+    at.checkbox[0].check().run()
+    (link,) = at.get("page_link")
+    assert "state_from=typed+numbers" in link.proto.query_string.replace("%20", "+")
+    assert "numbers=0.5" in link.proto.query_string
+
+
 def test_where_nothing_can_be_recorded_no_answer_shows(opened, full_study: Path, log: AuditLog) -> None:
     log.path.mkdir(parents=True)
     at = opened(full_study, as_csv(states(full_study)))
     at.checkbox[0].check().run()
     assert "NO DOSE IS SHOWN: nothing can be recorded." in words(at)
     assert len(at.dataframe) == 2  # what is needed, and what was read
-    assert not at.get("download_button")
+    assert [button.proto.label[:8] for button in at.get("download_button")] == ["Template"] * 2
 
 
 def test_current_doses_are_asked_for_where_the_scenario_limits_their_change(full_study: Path) -> None:

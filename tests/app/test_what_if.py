@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,9 +15,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.analysis import what_if
+from app.analysis.regimens import Outcome, Strip, Tried, as_csv
+from app.analysis.regimens_page import as_html
 from app.charts import what_if as charts_what_if
+from app.readers import study
 from app.readers.study import Run
-from app.theme import GREY, MARKS, NOTICE
+from app.text import sentence
+from app.theme import GREY, MARKS, NOTICE, TARGET
+from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.rules import constant
 from dosing.evaluation.statistics import Estimate
@@ -23,6 +31,8 @@ from dosing.runs.files import write_json
 from dosing.runs.folder import CONFIG, find_runs
 from dosing.safety import DoseLimits
 from dosing.studies import loading
+from dosing.studies.baseline import Baseline
+from dosing.studies.data import episodes_of
 from simulator.cohorts.posterior import Candidates, bands, difference
 from tests.app.test_charts import texts
 from tests.app.test_pages import ROOT, words
@@ -43,9 +53,9 @@ def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def open_app(monkeypatch: pytest.MonkeyPatch):
-    def start(study: Path, page: str, **link: str) -> AppTest:
+    def start(folder: Path, page: str, **link: str) -> AppTest:
         """A link straight to the page."""
-        monkeypatch.setenv("DOSING_STUDY", str(study))
+        monkeypatch.setenv("DOSING_STUDY", str(folder))
         at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
         for name, value in link.items():
             at.query_params[name] = value
@@ -83,10 +93,14 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert f"Mean return **{minus(followed.mean_return)}**" in said
     assert f"{matched.accepted:,} of 16,384 simulated patients could show this state" in said
     assert f"**{minus(difference(followed, fixed))}**" in said
-    assert len(at.get("plotly_chart")) == 3
+    assert len(at.get("plotly_chart")) == 2  # both in one, and their difference
     medians = [t for t in _spec(at, 0)["data"] if t.get("customdata")]  # type: ignore[attr-defined]
-    assert len(medians) == 3  # return, one state, dose
+    assert len(medians) == 6  # return, one state, dose
     assert "dose 0.400 at every visit, visit" in medians[0]["hovertemplate"]
+    at = open_app(
+        full_study, PAGE, **TYPED, dose1="0.4", rule2="follow IQL", matched="100", drawn="side by side"
+    )
+    assert len(at.get("plotly_chart")) == 3
 
 
 def test_a_slider_moves_only_its_own_choice(open_app, full_study: Path) -> None:
@@ -109,7 +123,7 @@ def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> No
     assert first.slider(key="visit").value == 5
     assert first.selectbox(key="shown").value == "s4"
     assert "2 typed doses" in words(first)
-    assert len(first.get("plotly_chart")) == 4
+    assert len(first.get("plotly_chart")) == 2
 
 
 @pytest.mark.parametrize(
@@ -141,12 +155,12 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
     full_study: Path,
     tmp_path: Path,
 ) -> None:
-    study = shutil.copytree(full_study, tmp_path / "study")
-    for file in (study / "data").iterdir():
+    copied = shutil.copytree(full_study, tmp_path / "study")
+    for file in (copied / "data").iterdir():
         file.unlink()
-    at = open_app(study, PAGE, numbers=STATE, matched="100")
+    at = open_app(copied, PAGE, numbers=STATE, matched="100")
     assert "Typed numbers still work" in words(at)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(at.get("plotly_chart")) == 2
 
 
 def test_a_damaged_run_is_named_while_the_other_choice_still_shows(open_app, damaged_study: Path) -> None:
@@ -160,23 +174,23 @@ def test_data_from_elsewhere_has_no_patients_to_match(
     full_study: Path,
     tmp_path: Path,
 ) -> None:
-    study = shutil.copytree(full_study, tmp_path / "study")
-    for run in find_runs(study):
+    copied = shutil.copytree(full_study, tmp_path / "study")
+    for run in find_runs(copied):
         write_json(run.path / CONFIG, replace(run.config(), env=None).to_json())
-    at = open_app(study, PAGE)
+    at = open_app(copied, PAGE)
     assert "Nothing can be rolled forward here" in words(at)
     assert not at.get("plotly_chart")
 
 
-def strip(limits: tuple[float, ...] = (), unit: str = "1") -> what_if.Strip:
+def strip(limits: tuple[float, ...] = (), unit: str = "1", **more: Any) -> Strip:
     values = np.random.default_rng(0).normal(size=(2, 50, 6))
-    return what_if.Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits, steps=True)
+    return Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits=limits, steps=True, **more)
 
 
 def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     one = strip((-3.0, 3.0), "mg")
-    figure = charts_what_if.episode(
-        "three doses", MARKS[0], [one, one], [charts_what_if.common_range([one])] * 2
+    figure = charts_what_if.regimens(
+        [("three doses", MARKS[0], [one, one])], [charts_what_if.common_range([one])] * 2
     )
     assert figure.layout.title.text == NOTICE
     assert figure.layout.xaxis.title.text == "visits from the chosen state"
@@ -193,6 +207,76 @@ def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     assert high > 3.0
 
 
+def test_overlaid_regimens_share_axes_and_name_their_target_and_ends() -> None:
+    one = strip(target=(-0.5, 0.5))
+    other = replace(one, bands=one.bands + 0.01)  # nearly the same at the end
+    figure = charts_what_if.regimens(
+        [("a", MARKS[0], [one]), ("b", MARKS[1], [other])], [charts_what_if.common_range([one, other])]
+    )
+    lines = [t for t in figure.data if t.customdata is not None]
+    assert [t.line.color for t in lines] == [MARKS[0].colour, MARKS[1].colour]
+    assert [list(t.y) for t in lines] == [list(one.bands[2]), list(other.bands[2])]
+    ribbons = [t for t in figure.data if t.fill == "tonexty"]
+    assert [list(t.y) for t in ribbons] == [list(one.bands[4]), list(other.bands[4])]
+    (band,) = [s for s in figure.layout.shapes if s.type == "rect"]
+    assert (band.y0, band.y1, band.fillcolor) == (-0.5, 0.5, TARGET)
+    assert "shaded: target -0.5 to 0.5" in texts(figure)
+    ends = sorted(a.y for a in figure.layout.annotations if a.xshift == 4)
+    assert len(ends) == 2
+    assert ends[1] - ends[0] > 0.05  # numbers do not cover each other
+
+
+def test_a_constant_dose_starts_from_the_one_that_agents_are_compared_with(
+    open_app, full_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = open_app(full_study, PAGE, **TYPED, matched="100", choices="1")
+    assert Baseline.of(episodes_of(find_runs(full_study)[0])).dose is None  # three patients tell none
+    assert at.slider(key="dose1").value == 0.0
+    assert "these visits tell no constant dose" in words(at)
+    row = SimpleNamespace(baseline=SimpleNamespace(dose=0.374))
+    monkeypatch.setattr(study, "measured", lambda run: row)
+    at = open_app(full_study, PAGE, **TYPED, matched="100", choices="1")
+    assert at.slider(key="dose1").value == pytest.approx(0.37)  # the nearest step of the slider
+    assert "constant dose estimated from the recorded visits, 0.374" in words(at)
+
+
+def test_regimens_are_added_and_removed_and_those_after_move_up(open_app, full_study: Path) -> None:
+    link = {"choices": "3", "rule2": "follow IQL", "rule3": "dose per visit", "doses3": "0.6 0.3"}
+    at = open_app(full_study, PAGE, **TYPED, dose1="0.4", matched="100", **link)
+    at.button(key="remove1").click().run()
+    assert not at.exception
+    assert at.query_params["choices"] == ["2"]
+    assert at.selectbox(key="rule1").value == "follow IQL"
+    assert at.selectbox(key="rule2").value == "dose per visit"
+    assert at.text_input(key="doses2").value == "0.6 0.3"
+    at.button(key="add").click().run()
+    assert not at.exception
+    assert at.query_params["choices"] == ["3"]
+    assert at.selectbox(key="rule3").value
+
+
+def test_files_hold_what_the_picture_shows() -> None:
+    one = Tried("dose <b>", MARKS[0], Outcome((strip((-3.0, 3.0), "mg", target=(0.0, 1.0)),), (LINE,)))
+    table = list(csv.DictReader(as_csv([one], "patient\n1").decode().splitlines()[2:]))
+    assert as_csv([one], "patient\n1").decode().splitlines()[:2] == [f"# {NOT_FOR_PATIENTS}", "# patient 1"]
+    drawn = one.outcome.strips[0]
+    np.testing.assert_array_equal([float(r["value"]) for r in table], drawn.bands[2])
+    np.testing.assert_array_equal([float(r["low"]) for r in table], drawn.bands[0])
+    assert {(r["regimen"], r["quantity"], r["unit"], r["band"]) for r in table} == {
+        ("dose <b>", "dose given", "mg", "10 to 90 %")
+    }
+    page = as_html([one], [one.outcome.lines], "patient 1", "Line: median.")
+    assert page.count(NOT_FOR_PATIENTS) >= 2
+    assert "dose &lt;b&gt;" in page
+    assert "<b>a*b</b> &lt;i&gt;" in page
+    assert page.count('class="regimen"') == 1
+    assert 'class="target"' in page
+    assert "<script" not in page
+
+
+LINE = sentence("**{}** {}", "a*b", "<i>")
+
+
 def test_differences_show_their_interval_and_what_it_says() -> None:
     better = Estimate(2.0, 1.0, 3.5, 0.95, 300, 3, "t")
     unclear = Estimate(0.2, -1.0, 1.4, 0.95, 300, 1, "t")
@@ -203,7 +287,7 @@ def test_differences_show_their_interval_and_what_it_says() -> None:
     assert "<b>IQL</b>: better" in texts(figure)
     assert "<b>b</b>: not distinguishable" in texts(figure)
     assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(0, 0)}
-    assert figure.layout.xaxis.title.text == "return minus that of choice 1 (no unit)"
+    assert figure.layout.xaxis.title.text == "return minus that of regimen 1 (no unit)"
     assert figure.layout.title.text == NOTICE
 
 

@@ -16,8 +16,9 @@ from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.recommendation.decisions import Decision
 from dosing.recommendation.dose_context import DoseContext, Evidence
+from dosing.recommendation.printed import BANNER
 from dosing.recommendation.records import NearVisit, Recommendation, SeedSet, StateEntry
-from dosing.recommendation.report import BANNER, Said, report
+from dosing.recommendation.report import Said, report
 
 ENTRIES = (StateEntry("INR", "1", 0.5, 10), StateEntry("weight", "kg"), StateEntry("age", "years"))
 FOUND = Recommendation(
@@ -139,10 +140,9 @@ def test_the_page_says_what_the_recommendation_says() -> None:
         "worth 2.4 less [1.8, 3.0].",
         "Could give: 3.125 to 5.875 mg (exact support)",
         "Central 90 %: 3.5 to 5.25 mg",
-        "Mass outside the hard limits: 0 (exactly)",
+        "Mass outside the hard limits, 0 to 15 mg: 0 (exactly)",
         "Doses of 2 training seeds: 4.1; 4.4 (standard deviation 0.2121 mg)",
         "Step limit: 4 to 6 mg",
-        "Hard limits: 0 to 15 mg",
         "Distance from the training visits: 1.23, unfamiliar beyond 3.5",
         "patient visit distance dose then (mg) reward then INR weight (kg) age (years)",
         "7 4 0.75 4.125 \N{MINUS SIGN}1.5 2.625 70 59",
@@ -208,7 +208,7 @@ def test_what_is_no_support_is_not_called_one() -> None:
     )
     text = words(wide)
     assert "Could give: \N{MINUS SIGN}9 to 30 mg (central 99%, not a support)" in text
-    assert "Mass outside the hard limits: 1.25e\N{MINUS SIGN}07" in text
+    assert "Mass outside the hard limits, 0 to 15 mg: 1.25e\N{MINUS SIGN}07" in text
     drawn = report([Said("x", "y", wide, CONTEXT)], ENTRIES)
     assert "stroke-dasharray" in drawn
     assert (
@@ -232,7 +232,7 @@ def test_what_agents_share_stands_once() -> None:
     other = replace(FOUND, provenance=FOUND.provenance | {"weights": "e5" * 32})
     text = words(FOUND, other)
     assert text.count("b2" * 32) == text.count("Nearest training visits") == 1
-    assert f"weights of Agent 2 {'e5' * 32}" in text
+    assert f"run and weights of Agent 2 runs/x {'e5' * 32}" in text
     apart = words(FOUND, replace(other, nearest=FOUND.nearest[:1]))
     assert "Nearest training visits of Agent 1" in apart
     assert "Nearest training visits of Agent 2" in apart
@@ -303,6 +303,12 @@ def test_a_page_is_on_one_state() -> None:
         words(FOUND, replace(FOUND, state=(1.0, 2.0, 3.0)))
     with pytest.raises(UserError, match="at least one"):
         report([])
+
+
+def test_of_many_seeds_the_lowest_and_the_highest_dose_are_told() -> None:
+    doses = (4.1, 4.75, 3.5, 4.0)
+    seeds = tuple(SeedSet(k, (dose,), (3.125,), (5.875,)) for k, dose in enumerate(doses))
+    assert "Doses of 4 training seeds: 3.5 to 4.75" in words(replace(FOUND, seeds=seeds))
 
 
 @pytest.mark.browser
