@@ -147,7 +147,11 @@ class ResponseModel(BeliefAgent):
 
     def phase(self, step: int) -> int:
         """1 once the step size is 0 and nothing changes any more."""
-        return int(step >= self.config.decay_steps)
+        return int(self.settled(step))
+
+    def settled(self, step: int) -> bool:
+        """Once the step size is 0."""
+        return step >= self.config.decay_steps
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``response`` ``[S]``; the reward model's mean squared error on the batch as a metric."""
