@@ -101,9 +101,9 @@ def follow(
         env_seed: what the environments are reset with.
         progress: advanced once per visit, or None.
     """
-    offsets = np.cumsum([env.num_envs for env in envs])
-    patients = int(offsets[-1]) // len(seeds)
-    obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
+    first = [env.reset(seed=env_seed)[0] for env in envs]
+    offsets, obs = np.cumsum([len(part) for part in first]), np.concatenate(first)
+    patients = len(obs) // len(seeds)
     if isinstance(act, Attending):
         act.attend(envs)
     total = {name: np.zeros(len(obs)) for name in MEASURES}

@@ -213,7 +213,9 @@ class WarfarinPatients(OwnDraws):
         who, self._noise, self._error = (
             self.streams(seed, purpose) for purpose in (PATIENT, NOISE, MEASUREMENT)
         )
-        self.who = Traits.of(self.columns(normal_blocks(who, NORMALS)), self.columns(uniform_blocks(who, DICE)))
+        self.who = Traits.of(
+            self.columns(normal_blocks(who, NORMALS)), self.columns(uniform_blocks(who, DICE))
+        )
         self._drift = self.who.drift
         self.body = Physiology.untreated(self.who.volume)
         self._doses = np.zeros((WEEK, self.n))
