@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 import agents
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
+from dosing.evaluation import best_constant as best_constants
 from dosing.evaluation.best_constant import SEARCH_SEED, best_constant, mean_returns
 from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from dosing.evaluation.rollout import REFERENCE_SEED, evaluate, rollout
@@ -213,22 +214,23 @@ def test_the_best_constant_of_the_treatment_is_the_analytic_one(factory: CohortF
     )  # s.d. of an episode: 9 at most
 
 
-@pytest.mark.parametrize(("env_id", "patients"), [("dosing/Warfarin-v0", 300), ("dosing/Insulin-v0", 5)])
-def test_all_constants_at_once_are_one_after_the_other(env_id: str, patients: int) -> None:
-    """To the bit; 300 patients lie in two blocks of draws, and 41 doses do not fit into one roll-out."""
-    scenario = CohortFactory(env_id, {} if patients > 5 else {"steps": 30})
-    doses = np.linspace(scenario.limits.low[0], scenario.limits.high[0], 41 if patients > 5 else 3)
+@pytest.mark.parametrize(("env_id", "patients"), [("dosing/Warfarin-v0", 270), ("dosing/Insulin-v0", 5)])
+def test_all_constants_at_once_are_one_after_the_other(
+    env_id: str, patients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; 270 patients lie in two blocks of draws, and five doses do not fit into one roll-out."""
+    monkeypatch.setattr(best_constants, "AT_ONCE", 3 * patients)
+    scenario = CohortFactory(env_id, {"steps": 20})
     env = scenario.repeated(patients, 2)
     assert env is not None
     assert env.reset(seed=1)[1]["patient"].tolist() == 2 * list(range(patients))
-    every = max(1, len(doses) // 2)
+    doses = np.linspace(scenario.limits.low[0], scenario.limits.high[0], 5)
     alone = [
-        rollout(scenario, constant(dose), (0,), patients, env_seed=SEARCH_SEED).returns.mean()
-        for dose in doses[::every]
+        rollout(scenario, constant(d), (0,), patients, env_seed=SEARCH_SEED).returns.mean() for d in doses
     ]
     together = mean_returns(scenario, doses, patients)
-    assert together[::every].tolist() == [float(value) for value in alone]
-    assert len(set(together.tolist())) > 1
+    assert together.tolist() == [float(value) for value in alone]
+    assert len(set(together.tolist())) == 5
 
 
 def test_a_scenario_that_repeats_nobody_is_searched_one_dose_after_the_other(factory: CohortFactory) -> None:
