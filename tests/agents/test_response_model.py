@@ -350,6 +350,22 @@ def test_the_width_is_the_disagreement_of_the_fold_models() -> None:
     assert other.q == 1.0
 
 
+def test_a_refused_model_answers_without_a_plan_what_it_would_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = randomised(build(folds=2))
+    agent.patients.reason.fill_(3)
+    rng = torch.Generator().manual_seed(3)
+    obs = torch.randn(2, 4, 3, 8, generator=rng, dtype=torch.float64)
+    act = torch.rand(2, 4, 2, 1, generator=rng, dtype=torch.float64)
+    planned: Any = agent.distribution(agent.patients.belief(obs, act), 2)
+    monkeypatch.setattr(agent.patients, "planned", None)
+    told: Any = agent.policy_after(History(obs, act, torch.zeros(2, 4, 2, dtype=torch.float64)))
+    assert torch.equal(told.base_dist.loc, planned.base_dist.loc)
+    assert torch.equal(told.base_dist.scale, planned.base_dist.scale)
+    assert torch.equal(told.mode, agent.patients.constant.expand(-1, 4, -1))
+
+
 def test_no_dose_is_planned_beyond_the_recorded_ones() -> None:
     """The reward rises with the dose for ever; recorded doses end at 0.3."""
     agent = randomised(build(folds=2))
