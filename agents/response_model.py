@@ -110,7 +110,10 @@ class ResponseModel(BeliefAgent):
         self.optimizers = {"response": adam(self.patients, config.learning_rate)}
 
     def policy_after(self, history: History) -> Distribution:
-        """The distribution of one dose after a history: the filter runs over all of it."""
+        """The distribution of one dose after a history: the filter runs over all of it, where it is used."""
+        if not bool(self.patients.trusted.any()):
+            constant = self.patients.constant.expand(-1, history.obs.shape[1], -1)
+            return self._around(constant, torch.zeros_like(constant))
         return self.distribution(self.patients.belief(history.obs, history.act), history.obs.shape[2] - 1)
 
     @torch.no_grad()
@@ -129,7 +132,11 @@ class ResponseModel(BeliefAgent):
         trusted, constant = self.patients.trusted, self.patients.constant
         loc = torch.where(trusted, doses[:, 0], constant).clamp(-MEAN_LIMIT, MEAN_LIMIT)
         apart = torch.where(trusted.unsqueeze(1), doses[:, 1:] - loc.unsqueeze(1), 0.0)
-        half, room = c.disagreements * apart.square().mean(1).sqrt(), 1.0 - loc.abs()
+        return self._around(loc, c.disagreements * apart.square().mean(1).sqrt())
+
+    def _around(self, loc: Tensor, half: Tensor) -> Distribution:
+        """The law around doses ``[S, B, A]`` with this half-width, as far as the box has room for it."""
+        c, room = self.config, 1.0 - loc.abs()
         loc = torch.where(half.isfinite(), loc, torch.nan)  # no dose where a fold model has none
         half = torch.maximum(torch.minimum(half, (1.0 - MIN_WIDTH) * room), MIN_WIDTH * room)
         q, scale = c.q, half / support_radius(c.q)
@@ -147,7 +154,11 @@ class ResponseModel(BeliefAgent):
 
     def phase(self, step: int) -> int:
         """1 once the step size is 0 and nothing changes any more."""
-        return int(step >= self.config.decay_steps)
+        return int(self.settled(step))
+
+    def settled(self, step: int) -> bool:
+        """Once the step size is 0."""
+        return step >= self.config.decay_steps
 
     def losses_and_metrics(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss ``response`` ``[S]``; the reward model's mean squared error on the batch as a metric."""

@@ -131,6 +131,11 @@ class Agent(nn.Module):
         del step
         return 0
 
+    def settled(self, step: int) -> bool:
+        """Whether updates from number ``step`` on change nothing: they are taken only where one is logged."""
+        del step
+        return False
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one training step; returns metrics ``[S]`` that stay on the device."""
         losses, metrics = self.losses_and_metrics(batch)

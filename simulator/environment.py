@@ -32,7 +32,7 @@ from dosing.types import AnyArray, Float32Array
 from simulator.engine.batch import Core
 from simulator.engine.observation import Observation, ObservationOptions
 from simulator.engine.rng import COHORTS
-from simulator.engine.scenario import Flags, OwnOptions, Scenario, TreatedPatients, VisitResult
+from simulator.engine.scenario import Flags, OwnDraws, OwnOptions, Scenario, TreatedPatients, VisitResult
 from simulator.engine.synthetic import SyntheticPatients
 from simulator.envs import scenario_class
 
@@ -125,19 +125,27 @@ def _spaces(patients: TreatedPatients) -> tuple[Space, Space]:
 class Visits:
     """``n`` patients stepped together: the part that the single and the vector environment share."""
 
-    def __init__(self, env_id: str, n: int, options: dict[str, Any]) -> None:
-        """Check the options and lay everything out; no patient exists before ``start``."""
-        self.n = n
+    def __init__(self, env_id: str, n: int, options: dict[str, Any], copies: int = 1) -> None:
+        """Check the options and lay everything out; no patient exists before ``start``.
+
+        Raises:
+            UserError: an option is wrong, or the n patients cannot be n / ``copies``, each so often.
+        """
+        self.n, self.copies = n, copies
         self.options = EnvOptions.of(env_id, options)
         self.treated = self.options.patients(n)
+        if copies > 1:
+            if not isinstance(self.treated, OwnDraws) or n % copies:
+                raise UserError(f"{env_id} cannot hold {n} patients as {copies} copies of each.")
+            self.treated.repeat(copies)
         self.limits = self.options.scenario.limits
         self.next_patient = self.options.first_patient
         self.time = -1
 
     def start(self, seed: int, patient: int) -> Float32Array:
         """Bring n patients from number ``patient`` on to their first visit; returns observations [n, O]."""
-        self.next_patient = patient + self.n
-        self.patients = np.arange(patient, patient + self.n)
+        self.next_patient = patient + self.n // self.copies
+        self.patients = np.tile(np.arange(patient, self.next_patient), self.copies)
         self.time = 0
         self.ended: Flags = np.zeros(self.n, dtype=np.bool_)
         self._seen, self._truth = self.treated.start(seed, patient), dict[str, AnyArray]()
@@ -314,12 +322,24 @@ class CohortEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], NDArray[np.float
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
 
     def __init__(
-        self, env_id: str, num_envs: int = 1, render_mode: str | None = None, **options: Any
+        self, env_id: str, num_envs: int = 1, render_mode: str | None = None, copies: int = 1, **options: Any
     ) -> None:
-        """Build the vector environment of a registered id for ``num_envs`` patients."""
+        """Build the vector environment of a registered id.
+
+        Args:
+            env_id: a registered id.
+            num_envs: patients, copies counted.
+            render_mode: None.
+            copies: how often each patient is held, all once and then all once more: the same patients under
+                several doses at once, as if each had been alone. Not every scenario can.
+            options: as in :class:`EnvOptions`.
+
+        Raises:
+            UserError: one of these is wrong.
+        """
         _refuse_rendering(env_id, render_mode)
         self.num_envs = whole_number("num_envs (patients)", num_envs, 1)
-        self.visits = Visits(env_id, self.num_envs, options)
+        self.visits = Visits(env_id, self.num_envs, options, whole_number("copies", copies, 1))
         spaces = _spaces(self.visits.treated)
         if self.visits.options.scenario.terminates:
             self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}

@@ -13,6 +13,7 @@ from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from simulator.card import scenario_card
 from simulator.cohorts.clinic_rules import ClinicRule, clinic_rules
+from simulator.engine.scenario import OwnDraws
 from simulator.environment import EnvOptions, observed_range
 from simulator.envs import PACKAGED, SCENARIOS
 from simulator.envs.mujoco import Reference, task_ids
@@ -72,6 +73,15 @@ class CohortFactory:
     def __call__(self, patients: int, first_patient: int) -> VectorEnv[Any, Any, Any]:
         """Environment of evaluation patients ``first_patient`` and on."""
         return self.cohort(patients, cohort="evaluation", first_patient=first_patient)
+
+    def repeated(self, patients: int, copies: int) -> VectorEnv[Any, Any, Any] | None:
+        """Environment of the first evaluation patients, each held ``copies`` times: all, then all again.
+
+        None where the scenario cannot hold a patient more than once.
+        """
+        if not isinstance(EnvOptions.of(self.env_id, self.options).patients(1), OwnDraws):
+            return None
+        return self.cohort(patients * copies, cohort="evaluation", copies=copies)
 
     def cohort(self, patients: int, **options: Any) -> VectorEnv[Any, Any, Any]:
         """Environment of ``patients`` patients, with further options of the environment."""

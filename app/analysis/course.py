@@ -79,6 +79,8 @@ class Course:
         target: the range.
         seen: the observed quantity ``[T + 1]`` at each visit, and after the last one.
         true: the true quantity ``[T]`` after each visit; None where nobody can say.
+        within: the true quantity within each visit ``[T, M]`` at M times of equal distance, the last at the
+            end of the visit; None likewise, or where it is told at the ends alone.
         events: each event of the card, whether it happened at each visit ``[T]``; empty likewise.
         definitions: of the events, by name.
         interval: time between two visits, in words.
@@ -90,6 +92,7 @@ class Course:
     target: Range
     seen: Array
     true: Array | None
+    within: Array | None
     events: Mapping[str, Flags]
     definitions: Mapping[str, str]
     interval: str
@@ -124,6 +127,7 @@ def course_of(episodes: Episodes, rows: AnyArray, replayed: Replayed | None) -> 
         episodes.metadata,
         np.concatenate([episodes.obs[rows], episodes.next_obs[rows[-1:]]]),
         None if replayed is None else replayed.target,
+        None if replayed is None else replayed.within,
         {} if replayed is None else replayed.events,
         float(episodes.cost[rows].sum(dtype=np.float64)),
         bool(episodes.terminated[rows[-1]]),
@@ -134,6 +138,7 @@ def course_from(
     meta: DatasetMetadata,
     seen: AnyArray,
     true: AnyArray | None,
+    within: AnyArray | None,
     events: Mapping[str, Flags],
     cost: float,
     ended: bool,
@@ -148,6 +153,7 @@ def course_from(
         target=target,
         seen=seen[:, meta.obs_names.index(target.name)].astype(np.float64),
         true=None if true is None else np.asarray(true, dtype=np.float64),
+        within=None if within is None else np.asarray(within, dtype=np.float64),
         events=events,
         definitions=dict(definitions) if isinstance(definitions, Mapping) else {},
         interval=str(card.get("decision_interval", "")),

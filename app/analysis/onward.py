@@ -55,7 +55,7 @@ def course_onward(episodes: Episodes, one: Onward) -> Course:
         UserError: its card names no such range.
     """
     result = course_from(
-        episodes.metadata, one.seen, one.target, one.events, float(one.cost.sum()), one.ended
+        episodes.metadata, one.seen, one.target, one.within, one.events, float(one.cost.sum()), one.ended
     )
     if result is None:
         raise UserError("the scenario's card names no target range of what is observed.")

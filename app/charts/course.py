@@ -67,7 +67,8 @@ def course(visits: AnyArray, one: Course, current: int, ends: tuple[float, float
 def shown_range(courses: Sequence[Course]) -> tuple[float, float]:
     """Vertical range that holds the target and every value of these courses, with some air."""
     values: list[AnyArray] = [np.array([(one.target.low, one.target.high) for one in courses]).ravel()]
-    values += [one.seen for one in courses] + [one.true for one in courses if one.true is not None]
+    values += [one.seen for one in courses]
+    values += [x.ravel() for one in courses for x in (one.true, one.within) if x is not None]
     every = np.concatenate(values)
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     pad = 0.08 * (high - low) or 1.0
@@ -113,12 +114,16 @@ def _curves(visits: AnyArray, after: AnyArray, one: Course) -> list[go.Scatter]:
     )
     if one.true is None:
         return [seen]
+    x, y, where = after, one.true, "before visit %{x}"
+    if one.within is not None:
+        share = np.arange(1, one.within.shape[1] + 1) / one.within.shape[1]
+        x, y, where = (after[:, None] - 1 + share).ravel(), one.within.ravel(), "at %{x:.2f}"
     true = go.Scatter(
-        x=after,
-        y=one.true,
-        mode="lines" if len(after) > 1 else "markers",
+        x=x,
+        y=y,
+        mode="lines" if len(x) > 1 else "markers",
         line={"color": GREY, "width": 2.6},
-        hovertemplate=f"before visit %{{x}}: true value %{{y:.2f}} ({unit})<extra></extra>",
+        hovertemplate=f"{where}: true value %{{y:.2f}} ({unit})<extra></extra>",
     )
     return [true, seen]
 

@@ -99,9 +99,10 @@ def _events(one: Course) -> Markdown:
 def _legend(one: Course) -> str:
     lines = "Open dots: as seen, where it changed; held until then."
     if one.true is not None:
+        fine = "" if one.within is None else f", {one.within.shape[1]} times a visit"
         lines = (
-            "Line: the true value, which nobody saw: the recorded doses given again to the same simulated "
-            f"patient, whose visits came out as recorded. {lines} Events go by the true value."
+            f"Line: the true value{fine}, which nobody saw: the recorded doses given again to the same "
+            f"simulated patient, whose visits came out as recorded. {lines} Events go by the true value."
         )
     dose = "Dotted upright line: the visit on show."
     return f"{lines} Shaded: target range ({one.target.basis}). {dose}"

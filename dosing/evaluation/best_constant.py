@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol, runtime_checkable
+
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from dosing.errors import UserError
-from dosing.evaluation.rollout import EnvFactory, rollout
+from dosing.evaluation.rollout import EnvFactory, follow, rollout
 from dosing.evaluation.rules import constant
+from dosing.types import Act, Array, Observations
 
 SEARCH_SEED = 1
 """Seed of the evaluation patients on whom the constant is searched; results are reported on others."""
+AT_ONCE = 10_000
+"""Most patients, copies counted, that are followed at once."""
+
+
+@runtime_checkable
+class RepeatsPatients(Protocol):
+    """A scenario that can hold the same patients several times, each time under other doses."""
+
+    def repeated(self, patients: int, copies: int) -> VectorEnv[Any, Any, Any] | None:
+        """Environment of the first evaluation patients: all, then all again; None where it cannot be."""
 
 
 def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41) -> tuple[float, float]:
@@ -27,16 +41,42 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
     if factory.limits.n_act != 1:
         raise UserError("the best constant dose is searched for one dose dimension only.")
     low, high = factory.limits.low[0], factory.limits.high[0]
-
-    def value(dose: float) -> float:
-        result = rollout(factory, constant(dose), (0,), patients, env_seed=SEARCH_SEED)
-        return float(result.returns.mean())
-
     doses = np.linspace(low, high, grid)
-    values = np.array([value(dose) for dose in doses])
+    values = mean_returns(factory, doses, patients)
     k = int(np.clip(values.argmax(), 1, grid - 2))
     left, mid, right = values[k - 1 : k + 2]
     curvature = left - 2.0 * mid + right
     shift = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
     best = float(np.clip(doses[k] + np.clip(shift, -1.0, 1.0) * (doses[1] - doses[0]), low, high))
-    return best, value(best)
+    return best, float(mean_returns(factory, np.array([best]), patients)[0])
+
+
+def mean_returns(factory: EnvFactory, doses: Array, patients: int) -> Array:
+    """Mean return ``[K]`` on the search patients of each of ``doses [K]``, as many at once as are held."""
+    if not isinstance(factory, RepeatsPatients) or patients > AT_ONCE // 2:
+        return np.array([_alone(factory, dose, patients) for dose in doses])
+    means: list[float] = []
+    for part in np.array_split(doses, -(-len(doses) * patients // AT_ONCE)):
+        env = factory.repeated(patients, len(part))
+        if env is None:
+            means += [_alone(factory, dose, patients) for dose in part]
+            continue
+        numbers = range(len(part))
+        result = follow([env], _each(part, patients), numbers, factory.horizon, SEARCH_SEED)
+        means += [float(row.mean()) for row in result.returns]
+    return np.array(means)
+
+
+def _alone(factory: EnvFactory, dose: float, patients: int) -> float:
+    result = rollout(factory, constant(dose), (0,), patients, env_seed=SEARCH_SEED)
+    return float(result.returns.mean())
+
+
+def _each(doses: Array, patients: int) -> Act:
+    """The rule that gives everyone in row k the dose ``doses[k]``."""
+    given = np.broadcast_to(doses[:, None, None], (len(doses), patients, 1))
+
+    def act(obs: Observations, visit: int) -> Array:
+        return given
+
+    return act

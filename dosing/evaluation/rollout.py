@@ -79,19 +79,41 @@ def rollout(
     if patients < 1:
         raise UserError(f"evaluation needs at least one patient per seed, got {patients}.")
     seeds = tuple(seeds)
-    groups = consecutive(seeds)
-    envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
-    obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
+    envs = [factory(len(group) * patients, group[0] * patients) for group in consecutive(seeds)]
+    return follow(envs, act, seeds, factory.horizon, env_seed, progress)
+
+
+def follow(
+    envs: Sequence[VectorEnv[Any, Any, Any]],
+    act: Act,
+    seeds: Sequence[int],
+    horizon: int,
+    env_seed: int,
+    progress: tqdm[Any] | None = None,
+) -> Outcomes:
+    """Follow one rule in environments that hold S x P patients, those of each seed side by side.
+
+    Args:
+        envs: are closed at the end.
+        act: see :func:`rollout`.
+        seeds: names of the S rows of the outcomes.
+        horizon: most visits of an episode.
+        env_seed: what the environments are reset with.
+        progress: advanced once per visit, or None.
+    """
+    first = [env.reset(seed=env_seed)[0] for env in envs]
+    offsets, obs = np.cumsum([len(part) for part in first]), np.concatenate(first)
+    patients = len(obs) // len(seeds)
     if isinstance(act, Attending):
         act.attend(envs)
     total = {name: np.zeros(len(obs)) for name in MEASURES}
     counts: dict[str, Array] = {}
     live = np.ones(len(obs), dtype=np.bool_)
-    for visit in range(factory.horizon):
+    for visit in range(horizon):
         dose = act(obs.reshape(len(seeds), patients, -1), visit).reshape(len(obs), -1)
         results = [
             env.step(part.astype(np.float32))
-            for env, part in zip(envs, np.split(dose, _offsets(groups, patients)), strict=True)
+            for env, part in zip(envs, np.split(dose, offsets[:-1]), strict=True)
         ]
         obs = np.concatenate([r[0] for r in results])
         reward = np.concatenate([r[1] for r in results])
@@ -119,17 +141,13 @@ def rollout(
     events = {name: x.reshape(shape) for name, x in counts.items()}
     in_range = events.pop(IN_RANGE, None)
     measures = {name: x.reshape(shape) for name, x in total.items()}
-    return Outcomes(seeds, **measures, events=events, in_range=in_range)
+    return Outcomes(tuple(seeds), **measures, events=events, in_range=in_range)
 
 
 def _flags(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
     """What was or was not at this visit, by name: the scenario's events, and whether a range was kept."""
     found = [info.get("events", {}) | {k: info[k] for k in (IN_RANGE,) if k in info} for info in infos]
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-
-
-def _offsets(groups: list[list[int]], patients: int) -> list[int]:
-    return [int(x) for x in np.cumsum([len(group) * patients for group in groups])[:-1]]
 
 
 def evaluate(

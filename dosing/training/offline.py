@@ -219,14 +219,16 @@ def train(
     update = updater(agent, settings.mode)
     failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=dataset.obs.device)
     for step in range(start, settings.steps):
-        metrics = update(sampler(step))
-        failed |= not_finite(metrics)  # of every update: a bounded loss turns infinity into a finite step
         count = step + 1
-        average.add(count)
         last = count == settings.steps
+        logged = count % settings.log_every == 0 or last
+        if logged or not agent.settled(step):
+            metrics = update(sampler(step))
+            failed |= not_finite(metrics)  # of every one: a bounded loss turns infinity into a finite step
+        average.add(count)
         if count in keep:  # before a checkpoint that would stand behind it
             write_tensors(run.at(count) / WEIGHTS, average.state(), {"step": str(count)})
-        if count % settings.log_every == 0 or last:
+        if logged:
             seconds = time.perf_counter() - began
             log.add(count, agent.seeds, metrics, seconds)
             if bool((failed | damaged(agent)).any()):

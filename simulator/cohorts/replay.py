@@ -23,7 +23,7 @@ from dosing.types import Act, AnyArray, Array, Listener
 from simulator.card import scenario_card
 from simulator.cohorts.clinic_rules import clinic_rules
 from simulator.engine.rng import BLOCK
-from simulator.engine.scenario import Flags
+from simulator.engine.scenario import Flags, TellsCourseWithin
 from simulator.environment import CohortEnv
 from simulator.envs import SCENARIOS
 
@@ -39,11 +39,14 @@ class Replayed:
         events: each event of the scenario's card at each visit ``[T]``.
         target: true value after each visit ``[T]`` of what the scenario's clinicians keep in a range; None
             where there is no such quantity.
+        within: the same within each visit ``[T, M]``, at M times of equal distance, the last at its end; None
+            where the scenario's patients do not tell it.
         clinic: dose ``[T, A]`` that each of the clinic's rules asks for at each visit, before any limit.
     """
 
     events: Mapping[str, Flags]
     target: AnyArray | None
+    within: AnyArray | None
     clinic: Mapping[str, Array]
 
 
@@ -96,6 +99,7 @@ class Onward:
         cost: safety cost ``[K]``.
         events: each event at each visit ``[K]``.
         target: true value after each visit ``[K]`` of what is kept in a range; None where there is none.
+        within: the same within each visit ``[K, M]``, as of :class:`Replayed`.
         ended: whether the episode ended before its time.
     """
 
@@ -106,6 +110,7 @@ class Onward:
     cost: AnyArray
     events: Mapping[str, Flags]
     target: AnyArray | None
+    within: AnyArray | None
     ended: bool
 
 
@@ -135,6 +140,8 @@ def go_on(episodes: Episodes, row: int, act: Act) -> Onward:
             obs = env.step(episodes.act_requested[place, None])[0]
     seen, reward, ended = [obs[0]], [], False
     infos: list[dict[str, Any]] = []
+    within: list[Array] = []
+    treated = env.visits.treated
     while not env.visits.over:
         asked = np.asarray(act(obs[None], len(infos)), dtype=np.float64)[0]
         obs, gained, over, _, info = env.step(asked)
@@ -142,6 +149,8 @@ def go_on(episodes: Episodes, row: int, act: Act) -> Onward:
             act.observe(info["dose_delivered"][None].astype(np.float64), gained[None].astype(np.float64))
         seen.append(obs[0])
         infos.append(info)
+        if isinstance(treated, TellsCourseWithin):
+            within.append(treated.course_within[:, 0])
         reward.append(gained[0])
         ended = bool(over[0])
     target = env.visits.options.scenario.target
@@ -153,6 +162,7 @@ def go_on(episodes: Episodes, row: int, act: Act) -> Onward:
         cost=np.array([info["cost"][0] for info in infos]),
         events={name: np.array([i["events"][name][0] for i in infos]) for name in infos[0]["events"]},
         target=None if target is None else np.array([i["truth"][target.truth][0] for i in infos]),
+        within=np.stack(within) if within else None,
         ended=ended,
     )
 
@@ -193,16 +203,18 @@ class _Run:
     reward: AnyArray
     events: Mapping[str, Flags]
     target: AnyArray | None
+    within: AnyArray | None
+    """True values within each visit [T, M, n]."""
     clinic: Mapping[str, Array]
 
     @classmethod
     def of(cls, env: CohortEnv, seed: int, requested: AnyArray) -> _Run:
         """Give the requested doses [T, n, A] visit by visit."""
         obs, _ = env.reset(seed=seed)
-        rules = clinic_rules(env.visits.options.scenario)
+        rules, treated = clinic_rules(env.visits.options.scenario), env.visits.treated
         for rule in rules.values():
             rule.attend([env])
-        seen, dose, reward, infos = [obs], [], [], []
+        seen, dose, reward, infos, within = [obs], [], [], [], []
         clinic: dict[str, list[Array]] = {name: [] for name in rules}
         for visit, asked in enumerate(requested):
             for name, rule in rules.items():
@@ -212,6 +224,8 @@ class _Run:
             reward.append(gained)
             dose.append(info["dose_delivered"])
             infos.append(info)
+            if isinstance(treated, TellsCourseWithin):
+                within.append(treated.course_within)
             if env.visits.over:
                 break
         target = env.visits.options.scenario.target
@@ -221,6 +235,7 @@ class _Run:
             np.stack(reward),
             {name: np.stack([info["events"][name] for info in infos]) for name in infos[0]["events"]},
             None if target is None else np.stack([info["truth"][target.truth] for info in infos]),
+            np.stack(within) if within else None,
             {name: np.stack(doses) for name, doses in clinic.items()},
         )
 
@@ -229,6 +244,7 @@ class _Run:
         return Replayed(
             {name: flags[steps, place] for name, flags in self.events.items()},
             None if self.target is None else self.target[steps, place],
+            None if self.within is None else self.within[steps, :, place],
             {name: doses[steps, place] for name, doses in self.clinic.items()},
         )
 

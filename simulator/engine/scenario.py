@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.random import Generator
@@ -21,7 +21,7 @@ from dosing.errors import UserError
 from dosing.safety import STEP_LIMIT, BaselineLimit, DoseLimits, StepLimit
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import BehaviourPolicy, Clinic, View
-from simulator.engine.rng import BLOCK
+from simulator.engine.rng import BLOCK, block_streams
 
 Flags = NDArray[np.bool_]
 
@@ -198,6 +198,40 @@ class TreatedPatients(ABC):
         """Turn draws for whole blocks [B, k, 256] into one row per patient of this cohort [n, k]."""
         low = self.first % BLOCK
         return patients_last(blocks).T[low : low + self.n]
+
+
+class OwnDraws(TreatedPatients):
+    """Patients whose draws are columns of those of whole blocks; each may be held several times.
+
+    Attributes:
+        copies: how often each patient is held, all patients once, then all once more. Copies of a patient
+            have equal draws, whatever doses they are given.
+    """
+
+    copies = 1
+
+    def repeat(self, copies: int) -> None:
+        """Hold n / ``copies`` patients from the next ``start`` on, each so often; n is a multiple of it."""
+        self.copies = copies
+
+    def streams(self, seed: int, purpose: int) -> list[Generator]:
+        """Fresh generators of the blocks that hold these patients."""
+        return block_streams(seed, self.cohort, purpose, self.first, self.n // self.copies)
+
+    def columns(self, drawn: AnyArray) -> Array:
+        """The columns [..., n] of these patients among draws for whole blocks."""
+        low = self.first % BLOCK
+        mine = drawn[..., low : low + self.n // self.copies]
+        return np.ascontiguousarray(np.concatenate([mine] * self.copies, -1), dtype=np.float64)
+
+
+@runtime_checkable
+class TellsCourseWithin(Protocol):
+    """Patients who tell how the quantity of :class:`Target` went within a visit."""
+
+    @property
+    def course_within(self) -> Array:
+        """True values within the last visit [M, n] at M times of equal distance, the last at its end."""
 
 
 class Scenario(ABC):

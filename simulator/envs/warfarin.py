@@ -30,15 +30,15 @@ import numpy as np
 from dosing.safety import DoseLimits, StepLimit
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
-from simulator.engine.rng import MEASUREMENT, NOISE, PATIENT, block_streams
+from simulator.engine.rng import MEASUREMENT, NOISE, PATIENT
 from simulator.engine.scenario import (
     Choice,
     NamedPolicy,
     ObservedEntry,
+    OwnDraws,
     OwnOptions,
     Scenario,
     Target,
-    TreatedPatients,
     VisitResult,
     normal_blocks,
     uniform_blocks,
@@ -172,7 +172,7 @@ class Warfarin(Scenario):
         return super().policy_texts() | {"titration:SPREAD": titration}
 
 
-class WarfarinPatients(TreatedPatients):
+class WarfarinPatients(OwnDraws):
     """n patients on warfarin. Numbers are float64 [n]; each patient's draws come from their own block."""
 
     def __init__(self, scenario: Warfarin, n: int, cohort: str, own: WarfarinOptions, steps: int) -> None:
@@ -211,10 +211,11 @@ class WarfarinPatients(TreatedPatients):
         """Bring patients ``first`` on to the day before their first dose, with a baseline INR."""
         self.first, self.time = first, 0
         who, self._noise, self._error = (
-            block_streams(seed, self.cohort, purpose, first, self.n)
-            for purpose in (PATIENT, NOISE, MEASUREMENT)
+            self.streams(seed, purpose) for purpose in (PATIENT, NOISE, MEASUREMENT)
         )
-        self.who = Traits.of(self._mine(normal_blocks(who, NORMALS)), self._mine(uniform_blocks(who, DICE)))
+        self.who = Traits.of(
+            self.columns(normal_blocks(who, NORMALS)), self.columns(uniform_blocks(who, DICE))
+        )
         self._drift = self.who.drift
         self.body = Physiology.untreated(self.who.volume)
         self._doses = np.zeros((WEEK, self.n))
@@ -283,20 +284,15 @@ class WarfarinPatients(TreatedPatients):
         """Mean dose of the last seven days, or of the days so far."""
         return np.asarray(self._doses.sum(axis=0) / min(max(self.time, 1), WEEK))
 
-    def _mine(self, drawn: AnyArray) -> Array:
-        """The columns of these patients among those of their blocks [..., n]."""
-        low = self.first % (drawn.shape[-1] // len(self._noise))
-        return np.asarray(drawn[..., low : low + self.n], dtype=np.float64)
-
     def _taken_and_sensitivity(self, prescribed: Array) -> tuple[Array, Array]:
         """Doses as they are taken, and EC50 of the day; moves the drift on."""
         if not self._varied:
             return prescribed, self.who.ec50
-        dice = self._mine(uniform_blocks(self._noise, 1))[0]
+        dice = self.columns(uniform_blocks(self._noise, 1))[0]
         taken = prescribed * np.where(dice < MISSED, 0.0, np.where(dice >= 1.0 - DOUBLED, 2.0, 1.0))
         ec50 = self.who.ec50 * np.exp(self._drift)
         kept = np.exp(-1.0 / DRIFT_DAYS)
-        fresh = self._mine(normal_blocks(self._noise, 1))[0]
+        fresh = self.columns(normal_blocks(self._noise, 1))[0]
         self._drift = kept * self._drift + DRIFT_SD * np.sqrt(1.0 - kept**2) * fresh
         return taken, ec50
 
@@ -304,7 +300,7 @@ class WarfarinPatients(TreatedPatients):
         """The INR as it would be measured now."""
         if not self._varied:
             return np.asarray(np.clip(self.body.inr, *REPORTED))
-        error = self._mine(normal_blocks(self._error, 1))[0]
+        error = self.columns(normal_blocks(self._error, 1))[0]
         return np.asarray(np.clip(self.body.inr * np.exp(ERROR_SD * error), *REPORTED))
 
     def _result(self, truth: dict[str, AnyArray]) -> VisitResult:

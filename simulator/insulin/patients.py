@@ -13,14 +13,14 @@ import numpy as np
 
 from dosing.types import AnyArray, Array, Float32Array
 from simulator.behaviour_policies import Clinic
-from simulator.engine.rng import BLOCK, MEASUREMENT, NOISE, PATIENT, block_streams
+from simulator.engine.rng import MEASUREMENT, NOISE, PATIENT
 from simulator.engine.scenario import (
     Choice,
     Flags,
     ObservedEntry,
+    OwnDraws,
     OwnOptions,
     Scenario,
-    TreatedPatients,
     VisitResult,
     normal_blocks,
     uniform_blocks,
@@ -99,8 +99,14 @@ class InsulinOptions(OwnOptions):
             choice.check(name, getattr(self, name))
 
 
-class InsulinPatients(TreatedPatients):
-    """n adults in step."""
+class InsulinPatients(OwnDraws):
+    """n adults in step.
+
+    Attributes:
+        course_within: true glucose after each minute of the last step [15, n], mg/dL; NaN before the first.
+    """
+
+    course_within: Array
 
     def __init__(self, scenario: Scenario, n: int, cohort: str, own: InsulinOptions, steps: int) -> None:
         """Hold ``n`` adults for ``steps`` decisions; no patient exists before ``start``."""
@@ -122,9 +128,10 @@ class InsulinPatients(TreatedPatients):
         self.insulin = OnBoard(insulin_left(np.arange(float(DURATION_MIN))), self.n)
         self.carbohydrate = OnBoard(carbohydrate_left(np.arange(float(CARBOHYDRATE_MIN))), self.n)
         self.hypoglycaemia = Hypoglycaemia(self.n)
-        self._errors = block_streams(seed, self.cohort, MEASUREMENT, first, self.n)
-        self._error = self._columns(normal_blocks(self._errors))
+        self._errors = self.streams(seed, MEASUREMENT)
+        self._error = self.columns(normal_blocks(self._errors))
         self.last_rate = self.basal
+        self.course_within = np.full((STEP_MIN, self.n), np.nan)
         self.seen_glucose = self._read()
         return self._observe(np.zeros(self.n))
 
@@ -137,7 +144,7 @@ class InsulinPatients(TreatedPatients):
         self.last_rate, self.time = rate, self.time + 1
         glucose = self.model.plasma_mg_dL
         before = self.seen_glucose
-        self._error = next_error(self._error, self._columns(normal_blocks(self._errors)))
+        self._error = next_error(self._error, self.columns(normal_blocks(self._errors)))
         self.seen_glucose = self._read()
         seen = self._observe((self.seen_glucose - before) / STEP_MIN)
         over = (glucose < ALIVE[0]) | (glucose > ALIVE[1])
@@ -177,6 +184,7 @@ class InsulinPatients(TreatedPatients):
         begun = {name: np.zeros(self.n, dtype=np.bool_) for name in Hypoglycaemia.NAMES}
         start = self.time * STEP_MIN
         any_meal = self.meals.any_from(start, STEP_MIN)
+        self.course_within = np.empty((STEP_MIN, self.n))
         for minute in range(STEP_MIN):
             bolus = nothing
             if any_meal:
@@ -184,7 +192,8 @@ class InsulinPatients(TreatedPatients):
                 bolus = bolus_U(counted[minute], self.seen_glucose, adults.CR, adults.CF)
             self.model.minute(eaten[minute], rate / 60 + bolus)
             given[minute] = (rate - self.basal) / 60 + bolus
-            for name, flags in self.hypoglycaemia.minute(self.model.plasma_mg_dL).items():
+            self.course_within[minute] = glucose = self.model.plasma_mg_dL
+            for name, flags in self.hypoglycaemia.minute(glucose).items():
                 begun[name] |= flags
         return given, counted, eaten, begun
 
@@ -217,30 +226,25 @@ class InsulinPatients(TreatedPatients):
 
     def _adults(self, seed: int) -> Adults:
         if self.scenario.variant == "published":
-            numbers = np.arange(self.first, self.first + self.n)
-            return published_adults().columns(numbers % len(published_adults().BW))
-        who = block_streams(seed, self.cohort, PATIENT, self.first, self.n)
-        which = self._columns(uniform_blocks(who))
-        return varied_adults(which, self._columns(normal_blocks(who, CANDIDATES, len(VARIED))))
+            numbers = np.arange(self.first, self.first + self.n // self.copies)
+            return published_adults().columns(np.tile(numbers, self.copies) % len(published_adults().BW))
+        who = self.streams(seed, PATIENT)
+        which = self.columns(uniform_blocks(who))
+        return varied_adults(which, self.columns(normal_blocks(who, CANDIDATES, len(VARIED))))
 
     def _meals(self, seed: int) -> Meals:
         days = -(-self.steps // STEPS_PER_DAY)
         if self.own.meals == "fixed":
             return fixed_meals(days, self.n)
-        streams = block_streams(seed, self.cohort, NOISE, self.first, self.n)
+        streams = self.streams(seed, NOISE)
         dice = [
             (uniform_blocks(streams, 6, UNIFORMS), normal_blocks(streams, 6, NORMALS)) for _ in range(days)
         ]
         uniforms, normals = (
-            np.stack([self._columns(part) for part in parts]) for parts in zip(*dice, strict=True)
+            np.stack([self.columns(part) for part in parts]) for parts in zip(*dice, strict=True)
         )
         meals = random_meals(uniforms, normals)
         return meals.uncounted() if self.own.meals == "unannounced" else meals
-
-    def _columns(self, blocks: Float32Array) -> Array:
-        """This cohort's columns [..., n] of draws for whole blocks."""
-        low = self.first % BLOCK
-        return np.ascontiguousarray(blocks[..., low : low + self.n], dtype=np.float64)
 
     def _read(self) -> Array:
         error = 0.0 if self.own.sensor == "perfect" else error_mg_dL(self._error)

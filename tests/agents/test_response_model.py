@@ -26,8 +26,8 @@ from dosing.models.response import STRAIGHT, Belief, Sizes, unpack
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
-from dosing.runs.files import write_json
-from dosing.runs.folder import RunFolder
+from dosing.runs.files import read_table, write_json
+from dosing.runs.folder import CONFIG, METRICS, WEIGHTS, RunFolder
 from dosing.training.checkpoint import training_state
 from dosing.training.offline import TrainingSettings, train
 from dosing.training.sampler import Sampler
@@ -35,7 +35,7 @@ from dosing.types import Problem
 from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.oracles import response_model as oracle
-from tests.support.samples import PROBLEM, cohort, dataset, small
+from tests.support.samples import PROBLEM, cohort, dataset, run_config, small
 
 NAME = "response_model"
 SEEDS = (3, 7)
@@ -153,6 +153,28 @@ def test_a_linear_model_stays_linear_and_later_updates_change_nothing() -> None:
     level = [unpack(agent.patients.response[k], agent.patients.sizes).parameters["log_level"] for k in (0, 1)]
     assert torch.equal(level[0], torch.full_like(level[0], math.log(STRAIGHT)))
     assert not torch.equal(level[1], torch.full_like(level[1], 0.3))
+
+
+def test_updates_that_change_nothing_are_taken_only_where_one_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and log are those of a training that takes every one of them."""
+    results, taken = [], []
+    for every in (False, True):
+        write_json((tmp_path / str(every)) / CONFIG, run_config().to_json())
+        run, agent = RunFolder(tmp_path / str(every)), build(torch.float32, decay_steps=4)
+        count, update = [], agent.update
+        if every:
+            monkeypatch.setattr(agent, "settled", lambda step: False)
+            monkeypatch.setattr(agent, "phase", lambda step: int(step >= 4))
+        monkeypatch.setattr(agent, "update", lambda batch: (count.append(batch.step), update(batch))[1])  # noqa: B023
+        train(agent, dataset(), run, TrainingSettings(steps=13, log_every=5, checkpoint_every=6))
+        table = read_table(run.path / METRICS).to_pydict()
+        del table["seconds"]
+        results.append(((run.path / WEIGHTS).read_bytes(), table))
+        taken.append(count)
+    assert results[0] == results[1]
+    assert taken == [[0, 1, 2, 3, 4, 9, 12], list(range(13))]
 
 
 def linear_quadratic(agent: ResponseModel, visits: int, pull: float, push: float, cost: float) -> None:
@@ -326,6 +348,22 @@ def test_the_width_is_the_disagreement_of_the_fold_models() -> None:
     other = gaussian.distribution(belief, 1).base_dist
     torch.testing.assert_close(other.variance, distribution.variance)
     assert other.q == 1.0
+
+
+def test_a_refused_model_answers_without_a_plan_what_it_would_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = randomised(build(folds=2))
+    agent.patients.reason.fill_(3)
+    rng = torch.Generator().manual_seed(3)
+    obs = torch.randn(2, 4, 3, 8, generator=rng, dtype=torch.float64)
+    act = torch.rand(2, 4, 2, 1, generator=rng, dtype=torch.float64)
+    planned: Any = agent.distribution(agent.patients.belief(obs, act), 2)
+    monkeypatch.setattr(agent.patients, "planned", None)
+    told: Any = agent.policy_after(History(obs, act, torch.zeros(2, 4, 2, dtype=torch.float64)))
+    assert torch.equal(told.base_dist.loc, planned.base_dist.loc)
+    assert torch.equal(told.base_dist.scale, planned.base_dist.scale)
+    assert torch.equal(told.mode, agent.patients.constant.expand(-1, 4, -1))
 
 
 def test_no_dose_is_planned_beyond_the_recorded_ones() -> None:

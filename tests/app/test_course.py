@@ -30,6 +30,7 @@ def made(**fields: Any) -> Course:
         "target": INR,
         "seen": np.array([1.0, 1.0, 1.4, 2.1, 2.1, 4.4, 6.0]),
         "true": np.array([1.2, 1.9, 2.0, 3.0, 4.1, 5.5]),
+        "within": None,
         "events": {"over_anticoagulated": flags, "severe": flags & (VISITS == 6), "critical": ~flags & flags},
         "definitions": {"severe": "INR of 5 or more"},
         "interval": "1 day",
@@ -116,6 +117,19 @@ def test_every_event_that_happened_has_a_named_lane_with_its_visits() -> None:
     assert true.x.tolist() == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert seen.x.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert (np.asarray(seen.marker.size) > 0).tolist() == [True, False, True, True, False, True, True]
+
+
+def test_the_course_within_visits_is_drawn_at_its_times_and_fits_the_axis() -> None:
+    """Four values a visit; the last stands where the visit's own true value would."""
+    values = np.linspace(1.2, 5.5, 24).reshape(6, 4)
+    values[2, 1] = 9.0
+    one = made(within=values, true=values[:, -1])
+    true, _ = (trace for trace in course(VISITS, one, 0).data if trace.yaxis is None)
+    assert true.x[:5].tolist() == [1.25, 1.5, 1.75, 2.0, 2.25]
+    assert true.x[3::4].tolist() == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    np.testing.assert_array_equal(true.y[3::4], one.true)
+    assert true.y[9] == 9.0
+    assert shown_range([one])[1] > 9.0
 
 
 def test_no_event_leaves_no_lane() -> None:

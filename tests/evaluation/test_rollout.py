@@ -14,7 +14,8 @@ from gymnasium.vector import VectorEnv
 import agents
 from dosing.data.dataset import Transform
 from dosing.errors import UserError
-from dosing.evaluation.best_constant import SEARCH_SEED, best_constant
+from dosing.evaluation import best_constant as best_constants
+from dosing.evaluation.best_constant import SEARCH_SEED, best_constant, mean_returns
 from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from dosing.evaluation.rollout import REFERENCE_SEED, evaluate, rollout
 from dosing.evaluation.rules import constant, uniform
@@ -22,6 +23,7 @@ from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
 from dosing.types import Array
 from simulator.cohorts.generate import simulate
+from simulator.environment import CohortEnv
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort, long_for_most, stack
 
@@ -210,6 +212,35 @@ def test_the_best_constant_of_the_treatment_is_the_analytic_one(factory: CohortF
     assert value == pytest.approx(
         24 / (4 * kappa), abs=4 * 9 / math.sqrt(4000)
     )  # s.d. of an episode: 9 at most
+
+
+@pytest.mark.parametrize(("env_id", "patients"), [("dosing/Warfarin-v0", 270), ("dosing/Insulin-v0", 5)])
+def test_all_constants_at_once_are_one_after_the_other(
+    env_id: str, patients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; 270 patients lie in two blocks of draws, and five doses do not fit into one roll-out."""
+    monkeypatch.setattr(best_constants, "AT_ONCE", 3 * patients)
+    scenario = CohortFactory(env_id, {"steps": 20})
+    env = scenario.repeated(patients, 2)
+    assert env is not None
+    assert env.reset(seed=1)[1]["patient"].tolist() == 2 * list(range(patients))
+    doses = np.linspace(scenario.limits.low[0], scenario.limits.high[0], 5)
+    alone = [
+        rollout(scenario, constant(d), (0,), patients, env_seed=SEARCH_SEED).returns.mean() for d in doses
+    ]
+    together = mean_returns(scenario, doses, patients)
+    assert together.tolist() == [float(value) for value in alone]
+    assert len(set(together.tolist())) > 3
+
+
+def test_a_scenario_that_repeats_nobody_is_searched_one_dose_after_the_other(factory: CohortFactory) -> None:
+    assert factory.repeated(5, 2) is None
+    alone = [rollout(factory, constant(d), (0,), 5, env_seed=SEARCH_SEED).returns.mean() for d in (-0.3, 0.4)]
+    assert mean_returns(factory, np.array([-0.3, 0.4]), 5).tolist() == [float(value) for value in alone]
+    with pytest.raises(UserError, match="cannot hold 10 patients as 2 copies"):
+        CohortEnv(ENV, 10, copies=2)
+    with pytest.raises(UserError, match="cannot hold 9 patients as 2 copies"):
+        CohortEnv("dosing/Warfarin-v0", 9, copies=2)
 
 
 def test_the_search_meets_other_patients_than_the_report(factory: CohortFactory) -> None:

@@ -47,6 +47,30 @@ def test_events_and_truth_are_those_of_the_patient_treated_alone(
     assert happened
 
 
+def test_events_that_last_are_those_of_the_course_within_visits() -> None:
+    """A quarter of an hour in a row below 70 or 54 mg/dL, counted in the curve itself."""
+    episodes = simulate(INSULIN, patients=12, policy="uniform-allowed", seed=4)
+    begun = {"hypoglycaemia_level_1": 0, "hypoglycaemia_level_2": 0}
+    for one in replay(episodes, 0).values():
+        assert one.within is not None
+        assert one.target is not None
+        assert one.within.shape[1] == 15
+        np.testing.assert_array_equal(one.within[:, -1], one.target)
+        for name, threshold in zip(begun, (70.0, 54.0), strict=True):
+            visits = np.flatnonzero(one.events[name])
+            low = one.within.ravel() < threshold
+            full = np.convolve(low, np.ones(15))[: len(low)].reshape(-1, 15) == 15
+            assert full[visits].any(axis=1).all()  # a quarter of an hour is full within the visit
+            begun[name] += len(visits)
+            assert full.any() == bool(len(visits))
+    assert all(begun.values())
+
+
+def test_warfarin_has_no_course_within_a_day() -> None:
+    episodes = simulate(WARFARIN, patients=2, policy="nomogram", seed=4)
+    assert replay(episodes, 0)[0].within is None
+
+
 def test_patients_of_another_block_are_found_too() -> None:
     episodes = simulate(WARFARIN, patients=4, policy="nomogram", seed=1, first_patient=254)
     assert sorted(replay(episodes, 255)) == [254, 255]
