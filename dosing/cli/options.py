@@ -35,8 +35,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Where the runs of a study are computed."""
-    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    add_workers(parser)
     add_device(parser)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Processes of this machine, or jobs of a cluster."""
+    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
     parser.add_argument(
         "--cluster", choices=("local", "slurm"), help="submit every run as a job of its own [processes here]"
     )
@@ -51,11 +56,12 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 
 def resources_of(arguments: argparse.Namespace) -> Resources:
-    """From :func:`add_resources`; UserError for less than one process."""
+    """From :func:`add_resources` or :func:`add_workers`; UserError for less than one process."""
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     more = options_of(arguments.cluster_option)
-    return Resources(arguments.device, arguments.workers, arguments.cluster, more)
+    device = getattr(arguments, "device", "cpu")
+    return Resources(device, arguments.workers, arguments.cluster, more)
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,9 @@ def register(command: Any) -> None:
         "-h", "--help", action="store_true", help="with AGENT, also lists that agent's settings"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="environment id (simulated on the spot), a file, or minari:ID"
+        "--data",
+        metavar="SOURCE",
+        help="environment id (simulated on the spot), a file, a folder of parts, or minari:ID",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     parser.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")

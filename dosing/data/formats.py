@@ -53,7 +53,10 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a file or Minari data set carries the metadata of this program."""
+    """Whether a file or Minari data set carries the metadata of this program, or a folder is given: only this
+    program's data sets are folders."""
+    if Path(path).is_dir():
+        return True
     if str(path).startswith(MINARI):
         return own_minari(str(path)[len(MINARI) :])
     marks = {".parquet": own_parquet, ".csv": own_csv, ".hdf5": own_hdf5}

@@ -15,9 +15,10 @@ import numpy as np
 from dosing.data.columns import parse_columns
 from dosing.data.external import External
 from dosing.data.formats import MINARI, is_own
+from dosing.data.manifest import is_parts
 from dosing.data.partial import clear_partials
 from dosing.data.sources import read_source
-from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.data.store import Episodes, read_episodes, read_metadata, write_episodes
 from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
@@ -94,8 +95,12 @@ def comes_from(source: str, scenario: str) -> bool:
         UserError: the scenario cannot be loaded, or the file cannot be read.
     """
     env_id = scenario_id(scenario)
-    recorded = source.startswith(MINARI) or Path(source).is_file()
-    return recorded and is_own(source) and read_episodes(source).metadata.env_id == env_id
+    return is_recorded(source) and is_own(source) and read_metadata(source).env_id == env_id
+
+
+def is_recorded(source: str) -> bool:
+    """Whether a source is visits that are recorded: a Minari data set, a file, or a folder of parts."""
+    return source.startswith(MINARI) or Path(source).is_file() or is_parts(source)
 
 
 def obtain_data(data: DataSource, study: Path) -> Path:
@@ -114,8 +119,7 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     for folder in (study, study / "data"):
         clear_partials(folder)
     source, cohort, external = data.source, data.cohort, data.external
-    recorded = source.startswith(MINARI) or Path(source).is_file()
-    if recorded and not source.endswith(SUFFIX):
+    if is_recorded(source) and not source.endswith(SUFFIX):
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
@@ -128,8 +132,8 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     source = scenario_id(source)
     if not is_registered(source):
         raise UserError(
-            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
-            f"{', '.join(known_ids())}."
+            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID nor a folder of parts; "
+            f"the ids are: {', '.join(known_ids())}."
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
