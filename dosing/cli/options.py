@@ -69,6 +69,11 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME", help=f"named settings, which flags override: {presets.listed()}"
     )
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="read a data set in parts while it is learned from [from half a GiB of visits on]",
+    )
     options = ", ".join(Regularisation.__dataclass_fields__)
     parser.add_argument(
         "--regularise",
@@ -247,6 +252,7 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
     training = TrainingSettings(
         steps=arguments.steps,
         checkpoint_every=arguments.checkpoint_every,
+        stream=arguments.stream,
         **training_options(arguments, presets.find(arguments.preset)),
     )
     return {

@@ -53,8 +53,7 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a file or Minari data set carries the metadata of this program, or a folder is given: only this
-    program's data sets are folders."""
+    """Whether this program made a file, a Minari data set or a folder, which no other program makes."""
     if Path(path).is_dir():
         return True
     if str(path).startswith(MINARI):

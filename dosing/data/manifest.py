@@ -1,4 +1,4 @@
-"""A data set in parts: a folder of parquet files, and a manifest that says which they are and what they hold."""
+"""A data set in parts: a folder of parquet files, and a manifest of which they are and what they hold."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Manifest:
         """
         if content.get("schema") != SCHEMA:
             raise UserError(
-                f"{where} has schema {content.get('schema')!r}, this version reads {SCHEMA!r}: simulate again."
+                f"{where} has schema {content.get('schema')!r}, this version reads {SCHEMA!r}: simulate anew."
             )
         rest = {name: value for name, value in content.items() if name != "hash"}
         if content.get("hash") != _hash(rest):

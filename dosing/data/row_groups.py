@@ -58,10 +58,10 @@ class RowGroups:
 
     def _read(self, file: Path, part: int, within: int) -> Episodes:
         opened = self._open.pop(part, None) or need("pyarrow.parquet", "parquet").ParquetFile(file)
-        self._open[part] = opened
+        arrays = arrays_of(opened.read_row_group(within, use_threads=False), self._metadata)
+        self._open[part] = opened  # only now: while it is read, it is nobody else's
         if len(self._open) > OPEN:
             self._open.popitem(last=False)[1].close()
-        arrays = arrays_of(opened.read_row_group(within, use_threads=False), self._metadata)
         try:
             typed = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in COLUMNS.items()}
         except KeyError as error:

@@ -51,13 +51,15 @@ class Survey:
 class Running:
     """Mean and standard deviation of rows that come in pieces, in float64.
 
-    Chan, Golub, LeVeque 1983, The American Statistician 37:242: each piece has its own mean and sum of squared
-    deviations, and two of these are joined without cancellation.
+    Chan, Golub, LeVeque 1983, The American Statistician 37:242: each piece has its own mean and sum of
+    squared deviations, and two of these are joined without cancellation.
     """
 
     def __init__(self) -> None:
         """Start with no rows."""
-        self.count, self.mean, self._squares = 0, np.zeros(()), np.zeros(())
+        self.count = 0
+        self.mean: Array = np.zeros(())
+        self._squares: Array = np.zeros(())
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in the rows ``[M]`` or ``[M, K]`` of one piece."""
@@ -98,7 +100,7 @@ def survey(
     chosen = (2 * np.arange(count) + 1) * patients // (2 * count)
     obs, reward = Running(), Running()
     kept: list[Episodes] = []
-    low = high = None
+    low, high = np.inf, -np.inf
     worst: Extreme | None = None
     best: Extreme | None = None
     rows = seen = 0
@@ -106,8 +108,7 @@ def survey(
         obs.add(episodes.obs)
         reward.add(episodes.reward)
         starts, returns = episode_returns(episodes)
-        low = returns.min() if low is None else min(low, returns.min())
-        high = returns.max() if high is None else max(high, returns.max())
+        low, high = min(low, float(returns.min())), max(high, float(returns.max()))
         worst = _extreme(worst, episodes, int(episodes.reward.argmin()), rows, -1)
         best = _extreme(best, episodes, int(episodes.reward.argmax()), rows, 1)
         own = np.isin(np.arange(seen, seen + len(starts)), chosen)
@@ -115,9 +116,11 @@ def survey(
         rows, seen = rows + len(episodes), seen + len(starts)
         if progress is not None:
             progress.update(len(episodes))
-    assert worst and best and low is not None and high is not None  # a manifest has rows
+    assert worst is not None  # a manifest has rows
+    assert best is not None
     sample = concatenate(kept, replace(meta, patients=count))
-    moments = Moments(tuple(obs.mean.tolist()), tuple(obs.std.tolist()), float(reward.std), float(high - low))
+    means, spreads = np.atleast_1d(obs.mean), np.atleast_1d(obs.std)
+    moments = Moments(tuple(map(float, means)), tuple(map(float, spreads)), float(reward.std), high - low)
     hash_ = sample.metadata.content_hash
     found = Survey(meta.content_hash, rows, seen, moments, worst, best, hash_, len(sample), count)
     return found, sample
@@ -162,4 +165,5 @@ def _extreme(held: Extreme | None, episodes: Episodes, row: int, before: int, si
 
 def _rows(episodes: Episodes, chosen: NDArray[np.bool_]) -> Episodes:
     """Some rows."""
-    return Episodes(**{name: array[chosen] for name, array in episodes.arrays().items()})
+    kept: dict[str, Any] = {name: array[chosen] for name, array in episodes.arrays().items()}
+    return Episodes(**kept)

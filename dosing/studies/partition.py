@@ -1,4 +1,4 @@
-"""Simulated patients in parts: processes or jobs write parquet files beside each other, a manifest seals them.
+"""Simulated patients in parts: processes or jobs write files beside each other, a manifest seals them.
 
 A part is one file that appears whole or not at all, and is the same whoever writes it: a command that was
 killed goes on with the parts that are missing, and a second one at the same time changes nothing.

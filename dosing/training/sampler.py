@@ -194,6 +194,42 @@ def _episode_length(dataset: Dataset, *, padded: bool) -> int:
     return longest
 
 
+def packed(dataset: Dataset, extras: Sequence[Callable[[Dataset], Tensor]]) -> tuple[Tensor, list[int]]:
+    """One row per transition ``[M, W]``, so that a batch is one gather instead of five; and their widths."""
+    columns = [
+        dataset.obs,
+        dataset.act,
+        dataset.next_obs,
+        dataset.reward[:, None],
+        dataset.terminated[:, None],
+    ]
+    columns += [column(dataset) for column in extras]
+    return torch.cat(columns, dim=1), [column.shape[1] for column in columns]
+
+
+def unpacked(
+    rows: Tensor,
+    widths: Sequence[int],
+    extras: Sequence[str],
+    noise: Mapping[str, Tensor],
+    step: int,
+    length: int = 1,
+) -> Batch:
+    """A batch of the rows ``[S, B, W]`` of :func:`packed`."""
+    obs, act, next_obs, reward, terminated, *more = rows.split(list(widths), dim=-1)
+    return Batch(
+        obs=obs,
+        act=act,
+        reward=reward.squeeze(-1),
+        next_obs=next_obs,
+        terminated=terminated.squeeze(-1),
+        noise=noise,
+        extra=dict(zip(extras, more, strict=True)),
+        step=step,
+        length=length,
+    )
+
+
 class Sampler:
     """Uniform minibatches for every seed: of transitions or, as the agent asks, whole episodes or windows.
 
@@ -251,14 +287,8 @@ class Sampler:
         blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
         self.batch_size = batch_size = blocks * self.length
         self._noise_plan = noise_plan(agent, batch_size)
-        n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.columns, key=lambda name: (name in OF_THE_VISIT, name))
-        extras = [columns[name](dataset) for name in self._extras]
-        self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
-        # One row per transition, so that a batch is one gather instead of five.
-        basic = (dataset.obs, dataset.act, dataset.next_obs)
-        ends = (dataset.reward[:, None], dataset.terminated[:, None])
-        self._rows = torch.cat((*basic, *ends, *extras), dim=1)
+        self._rows, self._widths = packed(dataset, [columns[name] for name in self._extras])
         self.lookahead = lookahead
         self._choose(agent, agent.rows(dataset))
         if self.windows or self._episodes:  # behind the last visit, the row that pads
@@ -372,16 +402,5 @@ class Sampler:
             noise = kept
         if self.lookahead.n_step > 1:
             self._look_ahead(rows, self._index[offset], self._visits[offset])
-        columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
-        obs, act, next_obs, reward, terminated, *extras = columns
-        return Batch(
-            obs=obs,
-            act=act,
-            reward=reward.squeeze(-1),
-            next_obs=next_obs,
-            terminated=terminated.squeeze(-1),
-            noise=noise,
-            extra=dict(zip(self._extras, extras, strict=True)),
-            step=step,
-            length=self.length,
-        )
+        rows = rows.view(len(self.seeds), self.batch_size, -1)
+        return unpacked(rows, self._widths, self._extras, noise, step, self.length)

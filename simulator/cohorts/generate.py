@@ -60,7 +60,7 @@ def plan_of(
 
 
 def _is_foreign(env_id: str) -> bool:
-    """Whether it is an environment of gymnasium that is none of our scenarios; loads files that were named."""
+    """Whether it is an environment that is none of our scenarios; loads files that were named."""
     return is_registered(env_id) and env_id not in SCENARIOS
 
 

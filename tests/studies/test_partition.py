@@ -1,4 +1,4 @@
-"""Simulated patients in parts: the same patients however they are cut, resumable, and refused when damaged."""
+"""Simulated patients in parts: the same patients however cut, resumable, and refused when damaged."""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""Training on a stream of visits against training in memory: rate, memory, and what reading costs.
+
+    OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER [--rounds 20] [--out FILE]
+
+``FOLDER`` is a data set in parts (``python -m dosing simulate --parts``). Both ways take turns of 128 updates
+in one process, so that a busy machine slows both alike; the ratio is the median over turns of the time in
+memory by the time streamed. Times are of the processor, over all threads of the process: the one that reads
+ahead counts. In memory are the sample's patients. The peak is that of a process of its own that trains by the
+command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+import agents
+from benchmarks.machine import describe
+from dosing.data.dataset import Dataset, Transform, dose_limits
+from dosing.data.row_groups import RowGroups
+from dosing.data.survey import survey
+from dosing.training.compilation import updater
+from dosing.training.sampler import BLOCK, Sampler
+from dosing.training.streaming import Batches, Stream, StreamSampler
+from dosing.types import Problem
+
+SEEDS = (0, 1, 2, 3, 4)
+TURN = 2 * BLOCK
+"""Updates of a turn: whole blocks, so that each turn draws and reads as often."""
+AGENTS = ("fttpo", "iql")
+BATCH = 256
+MEMORY_VISITS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One agent, both ways.
+
+    Attributes:
+        agent: registry key.
+        memory: updates per second of processor time, in memory, median over turns.
+        stream: the same, streamed.
+        ratio: median over turns of the rate streamed by that in memory.
+        wall_ratio: the same by the clock.
+        quartiles: of ``ratio`` over turns.
+    """
+
+    agent: str
+    memory: float
+    stream: float
+    ratio: float
+    wall_ratio: float
+    quartiles: tuple[float, float]
+
+
+def rate(name: str, stream: Stream, memory: Dataset, rounds: int) -> Rate:
+    """Measure one agent both ways, in turns."""
+    problem = Problem(memory.obs.shape[1], memory.act.shape[1], None)
+    config = agents.find(name).config_class()()
+
+    def turns(make: Callable[..., Batches], data: object) -> Callable[[int], tuple[float, float]]:
+        agent = agents.build(name, config, problem, SEEDS)
+        sampler, update = make(data, agent, BATCH, in_place=True), updater(agent)
+
+        def turn(number: int) -> tuple[float, float]:
+            processor, clock = time.process_time(), time.perf_counter()
+            for step in range(number * TURN, (number + 1) * TURN):
+                update(sampler(step))
+            return time.process_time() - processor, time.perf_counter() - clock
+
+        return turn
+
+    both = turns(Sampler, memory), turns(StreamSampler, stream)
+    for turn in both:
+        turn(0)  # fills the buffer, touches memory
+    taken = [[turn(number) for turn in both] for number in range(1, rounds + 1)]
+    ratios = [a[0] / b[0] for a, b in taken]
+    return Rate(
+        name,
+        TURN / statistics.median(a[0] for a, _ in taken),
+        TURN / statistics.median(b[0] for _, b in taken),
+        statistics.median(ratios),
+        statistics.median(a[1] / b[1] for a, b in taken),
+        (statistics.quantiles(ratios, n=4)[0], statistics.quantiles(ratios, n=4)[2]),
+    )
+
+
+def peak(folder: Path, agent: str, steps: int) -> float:
+    """Peak memory in MB of ``train --stream`` in a process of its own, which also checks the data."""
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory() as study:
+        command = [
+            sys.executable,
+            "-m",
+            "dosing",
+            "train",
+            agent,
+            "--data",
+            str(folder.resolve()),
+            "--stream",
+        ]
+        command += ["--steps", str(steps), "--seeds", str(len(SEEDS)), "--device", "cpu", "--out", study]
+        subprocess.run(command, check=True, cwd=root, stdout=subprocess.DEVNULL)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def measure(folder: Path, rounds: int, steps: int) -> dict[str, object]:
+    """Everything, as plain fields."""
+    groups = RowGroups(folder)
+    used = peak(folder, AGENTS[0], steps)
+    begin = time.process_time()
+    found, sample = survey(groups, sample_visits=MEMORY_VISITS)
+    passed = time.process_time() - begin
+    transform = Transform.of_moments(found.moments, dose_limits(sample))
+    memory = Dataset.from_episodes(sample, transform)
+    read = time.process_time()
+    count = min(len(groups), 50)
+    visits = sum(len(groups.read(number)) for number in range(0, len(groups), max(len(groups) // count, 1)))
+    reading = time.process_time() - read
+    rates = [rate(name, Stream(groups, memory), memory, rounds) for name in AGENTS]
+    size = sum(part.size for part in groups.manifest.parts)
+    return {
+        "machine": describe(),
+        "load": os.getloadavg()[0],
+        "visits": found.visits,
+        "parts": len(groups.manifest.parts),
+        "groups": len(groups),
+        "bytes_per_visit": size / found.visits,
+        "peak_mb": used,
+        "pass_visits_per_s": found.visits / passed,
+        "read_visits_per_s": visits / reading,
+        "rates": [asdict(one) for one in rates],
+    }
+
+
+def main() -> None:
+    """Print one JSON object and, if asked, keep it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--steps", type=int, default=640, help="updates of the process whose memory is measured"
+    )
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    text = json.dumps(measure(chosen.folder, chosen.rounds, chosen.steps), indent=1)
+    print(text)
+    if chosen.out:
+        chosen.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
