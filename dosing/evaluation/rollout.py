@@ -59,6 +59,7 @@ def rollout(
     patients: int,
     *,
     env_seed: int = REFERENCE_SEED,
+    part: range | None = None,
     progress: tqdm[Any] | None = None,
 ) -> Outcomes:
     """Follow one rule on ``patients`` patients per seed until the episode of each of them ends.
@@ -71,6 +72,7 @@ def rollout(
         seeds: the S seeds; consecutive seeds share one environment.
         patients: P per seed.
         env_seed: seed of the evaluation cohort.
+        part: which of the P patients of every seed, a stretch of them; None is all.
         progress: advanced once per visit, or None.
 
     Raises:
@@ -79,8 +81,8 @@ def rollout(
     if patients < 1:
         raise UserError(f"evaluation needs at least one patient per seed, got {patients}.")
     seeds = tuple(seeds)
-    groups = consecutive(seeds)
-    envs = [factory(len(group) * patients, group[0] * patients) for group in groups]
+    groups, envs = _environments(factory, seeds, patients, part)
+    patients = patients if part is None else len(part)
     obs = np.concatenate([env.reset(seed=env_seed)[0] for env in envs])
     if isinstance(act, Attending):
         act.attend(envs)
@@ -120,6 +122,17 @@ def rollout(
     in_range = events.pop(IN_RANGE, None)
     measures = {name: x.reshape(shape) for name, x in total.items()}
     return Outcomes(seeds, **measures, events=events, in_range=in_range)
+
+
+def _environments(
+    factory: EnvFactory, seeds: tuple[int, ...], patients: int, part: range | None
+) -> tuple[list[list[int]], list[VectorEnv[Any, Any, Any]]]:
+    """Groups of seeds, and the environment of the patients of each."""
+    if part is None:
+        groups = consecutive(seeds)
+        return groups, [factory(len(group) * patients, group[0] * patients) for group in groups]
+    alone = [[seed] for seed in seeds]  # a part of one seed's patients is not beside that of the next seed's
+    return alone, [factory(len(part), seed * patients + part.start) for seed in seeds]
 
 
 def _flags(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

@@ -173,7 +173,29 @@ def references(
         if result.get("settings") == wanted and result.get("episodes") == sha256(episodes):
             return References(result["dose"], result["search_return"], baseline, read_outcomes(episodes))
     dose = value = None
-    rules: dict[str, Act] = {"uniform": uniform(factory.limits, seeds)}
+    if factory.limits.n_act == 1 and factory.searched:
+        dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
+    rules = reference_rules(factory, seeds, baseline, dose)
+    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
+    write_outcomes(episodes, outcomes)
+    kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
+    write_json(record, kept)
+    return References(dose, value, baseline, outcomes)
+
+
+def reference_rules(
+    factory: EnvFactory, seeds: Sequence[int], baseline: Baseline, dose: float | None, block: int = 0
+) -> dict[str, Act]:
+    """Rules that need no learning, by name; see :class:`References`.
+
+    Args:
+        factory: the scenario.
+        seeds: whose patients they treat.
+        baseline: the constant dose estimated from the recorded visits.
+        dose: the best constant dose.
+        block: see :func:`dosing.evaluation.rules.following`.
+    """
+    rules: dict[str, Act] = {"uniform": uniform(factory.limits, seeds, block)}
     nothing = [0.0] * factory.limits.n_act
     if factory.limits.contains(np.asarray(nothing)):
         rules["none"] = constant(nothing)
@@ -181,15 +203,9 @@ def references(
         rules["estimated"] = constant(baseline.dose)
     elif baseline.median is not None:
         rules["median"] = constant(baseline.median)
-    if factory.limits.n_act == 1 and factory.searched:
-        dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
+    if dose is not None:
         rules["best"] = constant(dose)
-    rules |= {CLINIC + name: rule for name, rule in factory.clinic_rules.items()}
-    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
-    write_outcomes(episodes, outcomes)
-    kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
-    write_json(record, kept)
-    return References(dose, value, baseline, outcomes)
+    return rules | {CLINIC + name: rule for name, rule in factory.clinic_rules.items()}
 
 
 def reference_rows(result: References) -> list[Row]:
