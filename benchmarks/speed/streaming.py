@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER [--rounds 20] [--out FILE]
 
-``FOLDER`` is a data set in parts (``python -m dosing simulate --parts``). Both ways take turns of 128 updates
+``FOLDER`` is a data set in parts (``python -m dosing simulate --parts``). Both ways take turns of 64 updates
 in one process, so that a busy machine slows both alike; the ratio is the median over turns of the time in
 memory by the time streamed. Times are of the processor, over all threads of the process: the one that reads
 ahead counts. In memory are the sample's patients. The peak is that of a process of its own that trains by the
@@ -40,8 +40,8 @@ from dosing.training.streaming import Batches, Stream, StreamSampler
 from dosing.types import Problem
 
 SEEDS = (0, 1, 2, 3, 4)
-TURN = 2 * BLOCK
-"""Updates of a turn: whole blocks, so that each turn draws and reads as often."""
+TURN = BLOCK
+"""Updates of a turn: a whole block, so that each turn draws and reads as often."""
 AGENTS = ("fttpo", "iql")
 BATCH = 256
 MEMORY_VISITS = 2_000_000
