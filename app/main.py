@@ -32,6 +32,7 @@ page = st.navigation(
             st.Page("views/ope.py", title="Off-policy evaluation", url_path="ope"),
             st.Page("views/training.py", title="Training", url_path="training"),
             st.Page("views/live_treatment.py", title="Live treatment", url_path="live_treatment"),
+            st.Page("views/runs.py", title="Runs", url_path="runs"),
         ],
         "Records": [
             st.Page("views/upload.py", title="Upload", url_path="upload"),

@@ -26,7 +26,7 @@ def open_page(title: str, *, needs_runs: bool = True) -> study.Listing:
     write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
-    if result.unfinished:
+    if result.unfinished and needs_runs:
         count = len(result.unfinished)
         write.info(
             "{} run{} in {} {} not finished and not shown; the train command that started "

@@ -49,8 +49,8 @@ from dosing.runs.files import read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS, RunFolder
 from dosing.studies import AgentSetup, Cohort, DataSource
 from dosing.studies.data import episodes_of, obtain_data, recorded_states
-from dosing.studies.finetune import TrialJob, conduct_trial, evaluate_start, policy_of_trial, start_of
-from dosing.studies.finetune_table import Progress, below, report_on, write_starts
+from dosing.studies.finetune import TrialJob, conduct_trial, policy_of_trial, start_of, start_outcomes
+from dosing.studies.finetune_table import Progress, below, report_on, rows_of_start, write_starts
 from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
 from dosing.studies.launch import LocalProcesses, none_lost
@@ -531,10 +531,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun = list({job.run: job for job in jobs}.values())
     say(f"evaluating {len(begun)} offline policies on {options.evaluation_patients:,} patients per seed")
     outcomes = dict(
-        zip((job.run for job in begun), none_lost(launcher.map(evaluate_start, begun)),
+        zip((job.run for job in begun), none_lost(launcher.map(start_outcomes, begun)),
             strict=True)
     )  # fmt: skip
-    write_starts(options.study, outcomes)
+    write_starts(options.study, {run: rows_of_start(own) for run, own in outcomes.items()})
     say(f"{len(jobs)} trials of {options.visits:,} visits x {options.seeds} seeds")
     results = list(launcher.map(treat, jobs))
     notes = [f"{x.title}: {r}" for x, r in zip(trials, results, strict=True)

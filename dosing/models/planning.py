@@ -19,11 +19,13 @@ stopping is. Rewards should have a standard deviation of about 1. Nothing is lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dosing.models.plan_gradient import PlanGradient, by_hand
 from dosing.models.response import Belief, ResponseModel
 from dosing.models.reward_model import RewardModel, powers
 
@@ -117,6 +119,21 @@ def plan(
     return torch.cat(parts, 2)
 
 
+def plan_gradient(world: ResponseModel, reward: RewardModel, belief: Belief) -> Callable[[Tensor], Tensor]:
+    """Gradient of what :func:`promised` says, as a function of doses ``[H, K, A, B]``, patients innermost."""
+    if by_hand(world):
+        return PlanGradient(world, reward, belief)
+
+    def differentiated(doses: Tensor) -> Tensor:
+        with torch.enable_grad():
+            act = doses.mT.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(promised(world, reward, belief, act).sum(), act)
+        return gradient.mT
+
+    return differentiated
+
+
+@torch.no_grad()
 def _climb(
     world: ResponseModel,
     reward: RewardModel,
@@ -127,15 +144,16 @@ def _climb(
     settings: PlanSettings,
 ) -> Tensor:
     """As :func:`plan`, for patients at once; ``first [K, B, A]`` is u of the first plan."""
-    u = first.repeat(min(settings.visits, visits), 1, 1, 1).requires_grad_()
+    gradient_at = plan_gradient(world, reward, belief)
+    u = first.mT.repeat(min(settings.visits, visits), 1, 1, 1)  # [H, K, A, B]
+    middle, half = (x.mT for x in (0.5 * (span.low + span.high), 0.5 * (span.high - span.low)))
     slope, square = torch.zeros_like(u), torch.zeros_like(u)
     fast, slow = BETAS
     for k in range(settings.iterations):
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(promised(world, reward, belief, span.doses(u)).sum(), u)
-        with torch.no_grad():
-            slope = fast * slope + (1.0 - fast) * gradient
-            square = slow * square + (1.0 - slow) * gradient * gradient
-            ahead = slope / (1.0 - fast ** (k + 1)) / ((square / (1.0 - slow ** (k + 1))).sqrt() + STEADY)
-            u += settings.step_size * (1.0 - k / settings.iterations) * ahead
-    return span.doses(u.detach())
+        ratio = u.tanh()
+        gradient = gradient_at(middle + half * ratio) * half * (1.0 - ratio * ratio)
+        slope = fast * slope + (1.0 - fast) * gradient
+        square = slow * square + (1.0 - slow) * gradient * gradient
+        ahead = slope / (1.0 - fast ** (k + 1)) / ((square / (1.0 - slow ** (k + 1))).sqrt() + STEADY)
+        u += settings.step_size * (1.0 - k / settings.iterations) * ahead
+    return span.doses(u.mT)

@@ -173,35 +173,43 @@ class ResponseModel:
         return self._variance("log_start_variance")
 
     @cached_property
-    def _pull(self) -> Tensor:
+    def pull(self) -> Tensor:
+        """Slope alpha of a level in the one before, ``[K, 1, O]``."""
         return torch.sigmoid(self._row("pull"))
 
     @cached_property
-    def _ceiling(self) -> Tensor:
+    def ceiling(self) -> Tensor:
+        """C, where a level saturates, ``[K, 1, O]``."""
         return self._row("log_level").clamp(*LOG_LEVEL).exp()
 
     @cached_property
-    def _offset(self) -> Tensor:
+    def offset(self) -> Tensor:
+        """c, ``[K, 1, O]``."""
         return self._row("offset")
 
     @cached_property
     def _dose(self) -> Tensor:
         return self.parameters["dose"].mT.contiguous()
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest level where levels are held, ``[K, 1, O]`` each."""
+        return self._row("low"), self._row("high")
+
     def _within(self, level: Tensor) -> Tensor:
         if not self.held:
             return level
-        return torch.minimum(torch.maximum(level, self._row("low")), self._row("high"))
+        return level.clamp(*self.ends)
 
     def move(self, level: Tensor, act: Tensor) -> Tensor:
         """Levels ``[K, B, O]`` after doses ``act [K, B, A]``, without process noise."""
         raw = self._drive(level, act)[0]
-        return self._within(self._ceiling * torch.tanh(raw / self._ceiling))
+        return self._within(self.ceiling * torch.tanh(raw / self.ceiling))
 
     def _drive(self, level: Tensor, act: Tensor) -> tuple[Tensor, Tensor | None]:
         """G of the module docstring ``[K, B, O]``, and the hidden units ``[K, B, H]`` behind it."""
         push = act * self._dose if act.shape[-1] == 1 else act @ self._dose
-        raw = torch.addcmul(push + self._offset, self._pull, level)
+        raw = torch.addcmul(push + self.offset, self.pull, level)
         if not self.coupled:
             return raw, None
         p = self.parameters
@@ -210,10 +218,10 @@ class ResponseModel:
 
     def _slope(self, level: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
         """The next level and its slope: the Jacobian's diagonal ``[K, B, O]``, in full ``[K, B, O, O]``."""
-        p, pull = self.parameters, self._pull
+        p, pull = self.parameters, self.pull
         raw, hidden = self._drive(level, act)
-        ratio = torch.tanh(raw / self._ceiling)
-        moved, outer = self._within(self._ceiling * ratio), 1.0 - ratio * ratio
+        ratio = torch.tanh(raw / self.ceiling)
+        moved, outer = self._within(self.ceiling * ratio), 1.0 - ratio * ratio
         if hidden is None:
             slope = outer * pull
             return moved, torch.diag_embed(slope) if self.full else slope

@@ -40,8 +40,8 @@ class RewardModel:
 
     def __call__(self, next_obs: Tensor, act: Tensor) -> Tensor:
         """Reward ``[K, B]`` for doses ``act [K, B, A]`` followed by ``next_obs [K, B, O]``."""
-        slope, constant = self._slopes
-        by_marker: Tensor = torch.baddbmm(slope, next_obs, self._products).unflatten(
+        slope, constant = self.slopes
+        by_marker: Tensor = torch.baddbmm(slope, next_obs, self.products).unflatten(
             -1, (-1, next_obs.shape[-1])
         )
         by_power = (by_marker * next_obs.unsqueeze(-2)).sum(-1) + constant  # [K, B, P]
@@ -49,13 +49,13 @@ class RewardModel:
         return reward
 
     @cached_property
-    def _slopes(self) -> tuple[Tensor, Tensor]:
+    def slopes(self) -> tuple[Tensor, Tensor]:
         """Coefficients of y' by dose power ``[K, 1, P O]``, and those of no marker ``[K, 1, P]``."""
         n_obs = self.n_obs
         return self.theta[:, 1 : 1 + n_obs].mT.flatten(1).unsqueeze(1), self.theta[:, :1]
 
     @cached_property
-    def _products(self) -> Tensor:
+    def products(self) -> Tensor:
         """Coefficients of y' y' by dose power, ``[K, O, P O]``."""
         square: Tensor = self.theta[:, 1 + self.n_obs :].unflatten(
             1, (self.n_obs, self.n_obs)

@@ -123,6 +123,19 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, dict(metadata)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file, without its tensors.
+
+    Raises:
+        UserError: the file is missing, truncated or of another format.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is missing, truncated or not a safetensors file ({error}).") from error
+
+
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write named tensors as :func:`write_tensors` does, with a hash of all of them in the same file."""
     write_tensors(path, tensors, metadata | {_HASH: _hash_of_tensors(tensors, metadata)})

@@ -1,10 +1,11 @@
 """Jobs of a study on a cluster, through submitit: Slurm, or single processes that outlive the command.
 
-``<study>/jobs/<batch>/`` holds a submission's scripts, jobs, results and logs as submitit names them, and
-``<study>/jobs/ledger.json`` which job is which (:mod:`dosing.studies.ledger`). A job is finished when its run
-folder is (``DONE`` and its hashes), whatever was sent back; one that left the queue without is submitted
-again. So the command may be stopped and given again at any time, on another machine too. Jobs carry paths
-from the study's folder, no absolute ones. Jobs and results are pickles: use no study of a stranger.
+``<study>/jobs/<batch>/`` holds a submission's scripts, jobs and logs as submitit names them, and what each
+job came to as ``<key>.json``; ``<study>/jobs/ledger.json`` says which job is which
+(:mod:`dosing.studies.ledger`). A job is finished when its run folder is (``DONE`` and its hashes); one that
+left the queue without is submitted again. So the command may be stopped and given again at any time, on
+another machine too. Jobs carry paths from the study's folder, no absolute ones. Jobs travel to the worker as
+pickles; no pickle is ever read back.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ from typing import Any, TypeVar, cast
 
 import submitit
 import torch
-from submitit.core.utils import FailedJobError, pickle_load
+from submitit.core.utils import FailedJobError
 from tqdm import tqdm
 
 from dosing.errors import UserError
+from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import RunBusyError, RunFolder
 from dosing.studies.launch import TRIES, JobLostError
-from dosing.studies.ledger import Entry, Ledger, only_command
+from dosing.studies.ledger import JOBS, Entry, Ledger, only_command
+from dosing.training.offline import TrainingDivergedError
+from dosing.typed_json import typed
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 KINDS = ("local", "slurm")
-JOBS = "jobs"
 ARRAY = 1000
 """Jobs of one array: Slurm takes 1,001 unless its administrator allows more."""
 MINUTES = 240
@@ -52,10 +55,20 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Refused:
-    """What a job says of bad input: the sentence of its ``UserError``."""
+class Outcome:
+    """What a job came to; one of the four.
 
-    sentence: str
+    Attributes:
+        run: the finished run, as a path from the study.
+        refused: what it says of bad input, the sentence of its ``UserError``.
+        diverged: how training met NaN or infinity.
+        value: anything else, as JSON has it.
+    """
+
+    run: str = ""
+    refused: str = ""
+    diverged: str = ""
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,13 @@ class Task:
         text = f"{self.work.__module__}.{self.work.__qualname__} {self.job!r}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def __call__(self) -> Any:
+    def __call__(self) -> None:
         """On the worker: one thread, as everywhere; wait where another job still writes the same run."""
         torch.set_num_threads(1)
-        study = Path(os.environ["SUBMITIT_FOLDER"]).parents[1]
+        batch = Path(os.environ["SUBMITIT_FOLDER"])
+        write_json(batch / f"{self.key}.json", dataclasses.asdict(self._done(batch.parents[1])))
+
+    def _done(self, study: Path) -> Outcome:
         job = _with_paths(self.job, lambda path: study / path)
         while True:
             try:
@@ -88,10 +104,16 @@ class Task:
             except RunBusyError:
                 time.sleep(PAUSE)
             except UserError as error:
-                return Refused(str(error))
+                return Outcome(refused=str(error))
             else:
                 break
-        return RunFolder(result.path.relative_to(study)) if isinstance(result, RunFolder) else result
+        if isinstance(result, RunFolder):
+            return Outcome(run=str(result.path.relative_to(study)))
+        return (
+            Outcome(diverged=str(result))
+            if isinstance(result, TrainingDivergedError)
+            else Outcome(value=result)
+        )
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What is queued again before pre-emption or the time limit; the run's checkpoint is on disk."""
@@ -240,7 +262,7 @@ class _Queue:
         before = len(self.jobs)
         for key, job in list(self.jobs.items()):
             gone = self._gone(job)
-            if job.paths.result_pickle.is_file() and (gone or self.cluster.kind == "slurm"):
+            if self._outcome(key).is_file() and (gone or self.cluster.kind == "slurm"):
                 self._settle(key, job)
             elif gone and self._since(f"gone {job.paths.folder} {job.job_id}") > GRACE:
                 self._lost(key, job, _last_line(job))
@@ -248,20 +270,24 @@ class _Queue:
             self.ledger.write()
         return len(self.jobs) < before
 
+    def _outcome(self, key: str) -> Path:
+        return self.folder / self.ledger.entries[key].batch / f"{key}.json"
+
     def _settle(self, key: str, job: submitit.Job[Any]) -> None:
-        outcome, value = pickle_load(job.paths.result_pickle)
-        entry = self.ledger.entries[key]
-        if outcome != "success":
-            return self._lost(key, job, str(value).strip().splitlines()[-1])
-        if isinstance(value, RunFolder):
-            run = RunFolder(self.cluster.study / value.path)
+        file = self._outcome(key)
+        outcome, entry = typed(Outcome, read_json(file), str(file)), self.ledger.entries[key]
+        if outcome.run:
+            run = RunFolder(self.cluster.study / outcome.run)
             if not run.done:
                 return self._lost(key, job, f"it left no finished run in {run.path}")
             run.verify()
-            entry.run, value = str(value.path), run
-        elif isinstance(value, Refused):
+            entry.run, self.settled[key] = outcome.run, run
+        elif outcome.refused:
             del self.ledger.entries[key]  # the next command asks again
-        self.settled[key] = value
+            self.settled[key] = outcome
+        else:
+            diverged = outcome.diverged
+            self.settled[key] = TrainingDivergedError(diverged) if diverged else outcome.value
         del self.jobs[key]
 
     def _lost(self, key: str, job: submitit.Job[Any], reason: str) -> None:
@@ -279,8 +305,8 @@ class _Queue:
     def result(self, key: str) -> Any:
         """What a job came to; raises UserError where it refused its input."""
         value = self.settled[key]
-        if isinstance(value, Refused):
-            raise UserError(value.sentence)
+        if isinstance(value, Outcome):
+            raise UserError(value.refused)
         return value
 
     def _gone(self, job: submitit.Job[Any]) -> bool:
@@ -297,7 +323,7 @@ class _Queue:
 
     def states(self) -> dict[str, int]:
         """Number of jobs that wait, run, are done and have failed."""
-        failed = sum(isinstance(value, JobLostError | Refused) for value in self.settled.values())
+        failed = sum(isinstance(value, JobLostError | Outcome) for value in self.settled.values())
         slurm = self.cluster.kind == "slurm"
         told = [job.watcher.get_state(job.job_id, "cache") if slurm else "" for job in self.jobs.values()]
         running = told.count("RUNNING") if slurm else len(told)

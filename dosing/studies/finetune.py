@@ -41,7 +41,7 @@ from dosing.runs.config import EnvironmentReference, RunConfig, TrialReference
 from dosing.runs.files import read_tensors, sha256, write_json
 from dosing.runs.folder import CONFIG, WEIGHTS, RunFolder
 from dosing.studies.data import episodes_of
-from dosing.studies.finetune_table import TRIALS, Report, report_on, write_starts
+from dosing.studies.finetune_table import TRIALS, Report, report_on, rows_of_start, write_starts
 from dosing.studies.launch import device_of, none_lost
 from dosing.studies.mujoco_patients import Tasks
 from dosing.studies.naming import run_names
@@ -227,12 +227,17 @@ def _run_of(
     return run, config
 
 
-def evaluate_start(job: TrialJob, position: int = 0) -> dict[str, Outcomes]:
+def start_outcomes(job: TrialJob, position: int = 0) -> dict[str, Outcomes]:
     """What the offline policy that a trial starts from gets on the trial's evaluation patients, by rule."""
     del position
     start, factory = start_of(RunFolder(job.run), job.seeds, job.device), _factory(job)
     patients = factory.patients if job.evaluation_patients is None else job.evaluation_patients
     return evaluate(DosePolicy(start.transferred(), start.transform), factory, patients)
+
+
+def evaluate_start(job: TrialJob, position: int = 0) -> list[dict[str, float]]:
+    """Its rows in the table of starts, one per seed."""
+    return rows_of_start(start_outcomes(job, position))
 
 
 def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
@@ -334,8 +339,8 @@ def finetune(
     ]
     finished = [(job.method, run, title) for (job, run), title in zip(done, titles, strict=True)]
     first = list({job.run: job for job, _ in done}.values())
-    outcomes = list(none_lost(launcher.map(evaluate_start, first)))
-    write_starts(study, {job.run: matches for job, matches in zip(first, outcomes, strict=True)})
+    rows = none_lost(launcher.map(evaluate_start, first))
+    write_starts(study, {job.run: own for job, own in zip(first, rows, strict=True)})
     return report_on(study, finished, notes)
 
 

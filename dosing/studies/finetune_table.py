@@ -131,25 +131,29 @@ def report_on(study: Path, done: Sequence[tuple[str, RunFolder, str]], notes: Se
     return result
 
 
-def write_starts(study: Path, result: Mapping[Path, Mapping[str, Outcomes]]) -> None:
-    """Write what the offline policies get on the evaluation patients: one row per offline run and seed.
+def rows_of_start(outcomes: Mapping[str, Outcomes]) -> list[dict[str, float]]:
+    """What an offline policy gets on the evaluation patients, from its outcomes by rule: one row per seed."""
+    best, drawn = outcomes["recommended"], outcomes["sampled"]
+    return [
+        {
+            "seed": seed,
+            "recommended": float(best.returns[k].mean()),
+            "sampled": float(drawn.returns[k].mean()),
+            "evaluation_cost": float(best.cost[k].mean()),
+            "evaluation_worst": float(best.returns[k].min()),
+        }
+        for k, seed in enumerate(best.seeds)
+    ]
+
+
+def write_starts(study: Path, result: Mapping[Path, Sequence[Mapping[str, float]]]) -> None:
+    """Write the rows of :func:`rows_of_start` of every offline run of a study.
 
     Args:
         study: the study folder.
-        result: outcomes by rule, by the folder of the offline run.
+        result: rows, by the folder of the offline run.
     """
-    rows = [
-        {
-            "run": os.path.relpath(path, study),
-            "seed": seed,
-            "recommended": float(outcomes["recommended"].returns[k].mean()),
-            "sampled": float(outcomes["sampled"].returns[k].mean()),
-            "evaluation_cost": float(outcomes["recommended"].cost[k].mean()),
-            "evaluation_worst": float(outcomes["recommended"].returns[k].min()),
-        }
-        for path, outcomes in result.items()
-        for k, seed in enumerate(outcomes["recommended"].seeds)
-    ]
+    rows = [{"run": os.path.relpath(path, study), **row} for path, own in result.items() for row in own]
     write_table(study / TRIALS / STARTS, {name: [row[name] for row in rows] for name in rows[0]})
 
 

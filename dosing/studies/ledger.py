@@ -15,6 +15,8 @@ from dosing.runs.files import read_json, write_json
 from dosing.typed_json import typed
 
 LEDGER = "ledger.json"
+JOBS = "jobs"
+"""Folder of a study that holds the ledger and the submissions."""
 
 
 @dataclass

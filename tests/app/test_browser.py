@@ -23,6 +23,7 @@ PAGES = (
     ("Off-policy evaluation", 2),
     ("Training", 4),
     ("Live treatment", 0),
+    ("Runs", 0),
     ("Data", 3),
 )
 """Pages beside Patient and Comparison, with the charts on them."""

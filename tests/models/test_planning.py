@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dosing.models.planning import PlanSettings, Range, plan, promised
+from dosing.models.plan_gradient import PlanGradient
+from dosing.models.planning import PlanSettings, Range, plan, plan_gradient, promised
 from dosing.models.response import Belief, ResponseModel, Sizes
 from dosing.models.reward_model import RewardModel, powers
 from tests.oracles import response_model as oracle
@@ -148,3 +149,40 @@ def test_a_patients_plan_does_not_depend_on_who_else_is_planned_for(monkeypatch:
     with torch.no_grad():
         again = plan(world, reward, belief, start, dose_range(1), 5, PlanSettings())
     torch.testing.assert_close(again, whole)
+
+
+@pytest.mark.parametrize("n_act", [1, 2, 3])
+@pytest.mark.parametrize("held", [True, False])
+def test_the_gradient_by_hand_is_that_of_the_promise(n_act: int, held: bool) -> None:
+    world, reward, belief = models(n_act)
+    world = ResponseModel(world.parameters, held=held)
+    draws = torch.Generator().manual_seed(4)
+    doses = torch.randn(5, 2, 4, n_act, dtype=torch.float64, generator=draws).requires_grad_()
+    (want,) = torch.autograd.grad(promised(world, reward, belief, doses).sum(), doses)
+    told = plan_gradient(world, reward, belief)(doses.detach().mT.contiguous())
+    assert isinstance(plan_gradient(world, reward, belief), PlanGradient)
+    torch.testing.assert_close(told.mT, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_gradient_of_coupled_models_is_that_of_the_promise(full: bool) -> None:
+    """Central differences of the promise; nothing is differentiated by hand here."""
+    world, reward, belief = models(1)
+    rng = torch.Generator().manual_seed(5)
+    shapes = {
+        "hidden_obs": (2, 3, 4),
+        "hidden_act": (2, 1, 4),
+        "hidden_bias": (2, 1, 4),
+        "hidden_out": (2, 4, 3),
+    }
+    hidden = {n: torch.randn(s, generator=rng, dtype=torch.float64) for n, s in shapes.items()}
+    world = ResponseModel({**world.parameters, **hidden}, full=full)
+    if full:
+        belief = Belief(belief.mean, torch.diag_embed(belief.variance))
+    doses = torch.randn(3, 2, 4, 1, dtype=torch.float64, generator=rng).tanh()
+    told = plan_gradient(world, reward, belief)(doses.mT)
+    for h in range(3):
+        step = torch.zeros_like(doses)
+        step[h] = 1e-6
+        ends = [promised(world, reward, belief, doses + sign * step) for sign in (1.0, -1.0)]
+        torch.testing.assert_close(told[h, :, 0], (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-5)

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from dosing.errors import UserError
+from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, RunBusyError, RunFolder
 from dosing.studies import Resources, cluster
-from dosing.studies.cluster import Cluster, Task
+from dosing.studies.cluster import Cluster, Outcome, Task
 from dosing.studies.launch import JobLostError
 from dosing.studies.ledger import LEDGER, Ledger, only_command
+from dosing.training.offline import TrainingDivergedError
+from dosing.typed_json import typed
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,32 @@ def test_a_job_has_the_same_name_wherever_its_study_lies(
     monkeypatch.chdir(tmp_path)
     assert task.key == Task.of(small, Small(Path("here"), "a"), Path("here")).key
     monkeypatch.setenv("SUBMITIT_FOLDER", str(there / "jobs" / "batch"))
-    there.mkdir(parents=True)
-    assert task() == RunFolder(Path("runs/a"))
+    (there / "jobs" / "batch").mkdir(parents=True)
+    task()
+    outcome = there / "jobs" / "batch" / f"{task.key}.json"
+    assert typed(Outcome, read_json(outcome), "") == Outcome(run="runs/a")
     assert (there / "a").read_text() == "x"
+
+
+def other(job: Small, position: int) -> object:
+    """What is no run: numbers, or how training diverged."""
+    if job.refused:
+        return TrainingDivergedError(f"{job.name} has NaN.")
+    return [{"seed": 1, "return": 0.5}]
+
+
+@pytest.mark.long
+def test_no_pickle_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("submitit.core.utils.pickle_load", none)
+    monkeypatch.setattr("pickle.load", none)
+    launcher = Cluster(tmp_path, "local", {"parallel": 2})
+    rows, diverged = launcher.map(other, [Small(tmp_path, "a"), Small(tmp_path, "b", refused=True)])
+    assert rows == [{"seed": 1, "return": 0.5}]
+    assert isinstance(diverged, TrainingDivergedError)
+    assert "b has NaN" in str(diverged)
 
 
 def test_a_batch_without_numbers_is_told_from_one_with(tmp_path: Path) -> None:

@@ -78,8 +78,10 @@ def test_killed_workers_and_commands_change_no_hash(tmp_path: Path) -> None:
 
     slurm = ("--out", str(there), "--cluster", "slurm", "--cluster-option", "timeout_min=20", "parallel=8")
     first = command(*slurm)
-    wait_until(lambda: list(there.glob(f"*/*/*/{CONFIG}")) and workers(there), first)
-    os.kill(workers(there)[0], signal.SIGKILL)
+    wait_until(lambda: list(there.glob(f"*/*/*/{CONFIG}")) and len(workers(there)) > 1, first)
+    killed, preempted = workers(there)[:2]
+    os.kill(killed, signal.SIGKILL)
+    os.kill(preempted, signal.SIGUSR2)  # what Slurm sends ahead of the time limit or of pre-emption
     first.kill()
     first.communicate()
     second = command(*slurm)
