@@ -20,6 +20,7 @@ from dosing.data.store import EpisodeWriter
 from dosing.errors import UserError
 from dosing.runs.files import write_json
 from dosing.studies.launch import Launcher, none_lost, progress_bar
+from dosing.studies.ledger import JOBS
 from simulator.cohorts.generate import SimulationPlan, plan_of
 
 GROUP_VISITS = 1 << 15
@@ -98,7 +99,8 @@ def simulate_parts(folder: Path, request: Request, parts: int, launcher: Launche
     written = [_written(job, plan) for job in jobs]
     if lacking := [job for job, one in zip(jobs, written, strict=True) if one is None]:
         raise UserError(
-            f"{folder / _name(lacking[0].number, parts)} was not written; give the command again."
+            f"{folder / _name(lacking[0].number, parts)} was not written, or has gone since: delete "
+            f"{folder / JOBS}, if it is there, and give the same command."
         )
     found = [one for one in written if one is not None]
     widths = (found[0][1].n_obs, found[0][1].n_act)

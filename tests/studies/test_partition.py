@@ -180,3 +180,19 @@ def test_a_whole_file_and_parts_learn_the_same(tmp_path: Path, folder: Path) -> 
         for data in (file, folder)
     ]
     assert sha256(runs[0].path / WEIGHTS) == sha256(runs[1].path / WEIGHTS)
+
+
+@pytest.mark.long
+def test_jobs_of_a_cluster_write_the_same_parts(folder: Path, tmp_path: Path) -> None:
+    words = f"simulate --out {tmp_path / 'jobs'} --parts 3 --patients 30 --data-seed 4 --cluster local"
+    assert main(words.split()) == 0
+    for part in folder.iterdir():
+        assert part.read_bytes() == (tmp_path / "jobs" / part.name).read_bytes(), part.name
+
+
+@pytest.mark.long
+def test_jobs_of_a_cluster_write_the_same_parts(folder: Path, tmp_path: Path) -> None:
+    words = f"simulate --out {tmp_path / 'jobs'} --parts 3 --patients 30 --data-seed 4 --cluster local"
+    assert main(words.split()) == 0
+    for part in folder.iterdir():
+        assert part.read_bytes() == (tmp_path / "jobs" / part.name).read_bytes(), part.name
