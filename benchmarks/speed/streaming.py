@@ -31,9 +31,7 @@ import torch
 
 import agents
 from benchmarks.machine import describe
-from dosing.data.dataset import Dataset, Transform, dose_limits
-from dosing.data.row_groups import RowGroups
-from dosing.data.survey import survey
+from dosing.studies.visits import visits_of
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler
 from dosing.training.streaming import Batches, Stream, StreamSampler
@@ -44,7 +42,6 @@ TURN = BLOCK
 """Updates of a turn: a whole block, so that each turn draws and reads as often."""
 AGENTS = ("fttpo", "iql")
 BATCH = 256
-MEMORY_VISITS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,9 @@ class Rate:
     quartiles: tuple[float, float]
 
 
-def rate(name: str, stream: Stream, memory: Dataset, rounds: int) -> Rate:
+def rate(name: str, stream: Stream, rounds: int) -> Rate:
     """Measure one agent both ways, in turns."""
+    memory = stream.sample
     problem = Problem(memory.obs.shape[1], memory.act.shape[1], None)
     config = agents.find(name).config_class()()
 
@@ -100,51 +98,36 @@ def rate(name: str, stream: Stream, memory: Dataset, rounds: int) -> Rate:
     )
 
 
-def peak(folder: Path, agent: str, steps: int) -> float:
+def peak(folder: Path, study: Path, agent: str, steps: int) -> float:
     """Peak memory in MB of ``train --stream`` in a process of its own, which also checks the data."""
     root = Path(__file__).resolve().parents[2]
-    with tempfile.TemporaryDirectory() as study:
-        command = [
-            sys.executable,
-            "-m",
-            "dosing",
-            "train",
-            agent,
-            "--data",
-            str(folder.resolve()),
-            "--stream",
-        ]
-        command += ["--steps", str(steps), "--seeds", str(len(SEEDS)), "--device", "cpu", "--out", study]
-        subprocess.run(command, check=True, cwd=root, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "dosing", "train", agent, "--data", str(folder.resolve()), "--stream"]
+    command += ["--steps", str(steps), "--seeds", str(len(SEEDS)), "--device", "cpu", "--out", str(study)]
+    subprocess.run(command, check=True, cwd=root, stdout=subprocess.DEVNULL)
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def measure(folder: Path, rounds: int, steps: int) -> dict[str, object]:
     """Everything, as plain fields."""
-    groups = RowGroups(folder)
-    used = peak(folder, AGENTS[0], steps)
-    begin = time.process_time()
-    found, sample = survey(groups, sample_visits=MEMORY_VISITS)
-    passed = time.process_time() - begin
-    transform = Transform.of_moments(found.moments, dose_limits(sample))
-    memory = Dataset.from_episodes(sample, transform)
-    read = time.process_time()
-    count = min(len(groups), 50)
-    visits = sum(len(groups.read(number)) for number in range(0, len(groups), max(len(groups) // count, 1)))
-    reading = time.process_time() - read
-    rates = [rate(name, Stream(groups, memory), memory, rounds) for name in AGENTS]
-    size = sum(part.size for part in groups.manifest.parts)
+    with tempfile.TemporaryDirectory() as study:
+        begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        memory = peak(folder, Path(study), AGENTS[0], steps)
+        clock, now = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        stream = visits_of(folder, Path(study), stream=True).data({}, torch.device("cpu"))
+    assert isinstance(stream, Stream)
+    groups, visits = stream.groups, stream.groups.manifest.metadata.rows
     return {
         "machine": describe(),
         "load": os.getloadavg()[0],
-        "visits": found.visits,
+        "visits": visits,
         "parts": len(groups.manifest.parts),
         "groups": len(groups),
-        "bytes_per_visit": size / found.visits,
-        "peak_mb": used,
-        "pass_visits_per_s": found.visits / passed,
-        "read_visits_per_s": visits / reading,
-        "rates": [asdict(one) for one in rates],
+        "bytes_per_visit": sum(part.size for part in groups.manifest.parts) / visits,
+        "peak_mb": memory,
+        "train_updates": steps,
+        "train_processor_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
+        "train_clock_s": clock,
+        "rates": [asdict(rate(name, stream, rounds)) for name in AGENTS],
     }
 
 

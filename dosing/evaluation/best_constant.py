@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from tqdm import tqdm
 
 from dosing.errors import UserError
 from dosing.evaluation.rollout import EnvFactory, rollout
@@ -12,11 +15,23 @@ SEARCH_SEED = 1
 """Seed of the evaluation patients on whom the constant is searched; results are reported on others."""
 
 
-def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41) -> tuple[float, float]:
+GRID = 41
+"""Doses that are tried unless another number is asked for."""
+
+
+def best_constant(
+    factory: EnvFactory, patients: int = 10_000, *, grid: int = GRID, progress: tqdm[Any] | None = None
+) -> tuple[float, float]:
     """Best constant dose on simulated patients kept for this search alone.
 
     All candidates meet the same patients; the parabola through the maximum of the grid and its neighbours
     refines it.
+
+    Args:
+        factory: the scenario.
+        patients: of the search.
+        grid: doses that are tried.
+        progress: a bar to advance by doses, ``grid`` + 1 of them, or None.
 
     Returns:
         The dose, and its mean return on the search patients (optimistic: report another cohort).
@@ -30,6 +45,8 @@ def best_constant(factory: EnvFactory, patients: int = 10_000, *, grid: int = 41
 
     def value(dose: float) -> float:
         result = rollout(factory, constant(dose), (0,), patients, env_seed=SEARCH_SEED)
+        if progress is not None:
+            progress.update()
         return float(result.returns.mean())
 
     doses = np.linspace(low, high, grid)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dosing.evaluation.best_constant import best_constant
+from dosing.evaluation.best_constant import GRID, best_constant
 from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from dosing.evaluation.rollout import EnvFactory, rollout
 from dosing.evaluation.rules import constant, uniform
@@ -25,6 +25,7 @@ from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES
 from dosing.studies.baseline import Baseline
+from dosing.studies.launch import progress_bar
 from dosing.types import Act, Array
 
 REFERENCES = "references.json"
@@ -173,10 +174,16 @@ def references(
         if result.get("settings") == wanted and result.get("episodes") == sha256(episodes):
             return References(result["dose"], result["search_return"], baseline, read_outcomes(episodes))
     dose = value = None
-    if factory.limits.n_act == 1 and factory.searched:
-        dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
-    rules = reference_rules(factory, seeds, baseline, dose)
-    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
+    searched = min(SEARCH_PATIENTS, factory.searched) if factory.limits.n_act == 1 else 0
+    outcomes = {}
+    with progress_bar(GRID + 1 if searched else 0, "reference rules", "rule", 0) as bar:
+        if searched:
+            dose, value = best_constant(factory, searched, progress=bar)
+        rules = reference_rules(factory, seeds, baseline, dose)
+        bar.total += len(rules)
+        for name, act in rules.items():
+            outcomes[name] = rollout(factory, act, seeds, patients)
+            bar.update()
     write_outcomes(episodes, outcomes)
     kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
     write_json(record, kept)

@@ -36,6 +36,7 @@ from dosing.studies import presets
 from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, JobResult, run_jobs
+from dosing.studies.launch import progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
@@ -237,7 +238,9 @@ def _validate(
         if name not in without
     }
     folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
-    results, costs = evaluate_folds(folds, criterion, len(runs)), costs_of_folds(folds, criterion, len(runs))
+    with progress_bar(len(folds), "value candidates", "fold", 0) as bar:
+        results = evaluate_folds(folds, criterion, len(runs), bar)
+    costs = costs_of_folds(folds, criterion, len(runs))
     return replace(results, values=results.values | without), costs
 
 

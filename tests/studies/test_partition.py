@@ -188,11 +188,3 @@ def test_jobs_of_a_cluster_write_the_same_parts(folder: Path, tmp_path: Path) ->
     assert main(words.split()) == 0
     for part in folder.iterdir():
         assert part.read_bytes() == (tmp_path / "jobs" / part.name).read_bytes(), part.name
-
-
-@pytest.mark.long
-def test_jobs_of_a_cluster_write_the_same_parts(folder: Path, tmp_path: Path) -> None:
-    words = f"simulate --out {tmp_path / 'jobs'} --parts 3 --patients 30 --data-seed 4 --cluster local"
-    assert main(words.split()) == 0
-    for part in folder.iterdir():
-        assert part.read_bytes() == (tmp_path / "jobs" / part.name).read_bytes(), part.name
