@@ -19,19 +19,13 @@ from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
 from dosing.studies.baseline import Baseline
 from dosing.studies.compared import Comparison
-from dosing.studies.comparison_table import (
-    References,
-    Row,
-    agent_row,
-    ceiling_row,
-    reference_rows,
-    references,
-)
+from dosing.studies.comparison_table import Row, agent_row, ceiling_row, reference_rows
 from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.many_patients import on_many
 from dosing.studies.naming import family_of, run_names
+from dosing.studies.references import References, references
 from dosing.studies.scenarios import factory_of
 from simulator.bounds.published import measured
 from simulator.envs.tasks import TaskFactory

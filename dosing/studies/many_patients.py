@@ -13,8 +13,9 @@ from dosing.evaluation.rules import following
 from dosing.evaluation.statistics import Estimate, verdict
 from dosing.evaluation.tally import Tally, shares
 from dosing.policy import DosePolicy
-from dosing.studies.comparison_table import TAIL, References, Row, reference_rules
+from dosing.studies.comparison_table import TAIL, Row
 from dosing.studies.launch import progress_bar
+from dosing.studies.references import References, reference_rules
 from dosing.types import Act, Array
 from simulator.scenarios import EvaluationFactory
 

@@ -29,6 +29,7 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.rng import draw_indices, generator
 from dosing.training.regularised import noise_plan, prepare
+from dosing.training.rows import packed, unpacked
 from dosing.training.sampler import (
     BLOCK,
     OF_THE_VISIT,
@@ -37,8 +38,6 @@ from dosing.training.sampler import (
     Sampler,
     columns_for,
     noise_block,
-    packed,
-    unpacked,
 )
 
 BUFFER_VISITS = 1 << 21

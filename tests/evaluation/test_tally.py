@@ -21,7 +21,8 @@ from dosing.evaluation.tally import Tally
 from dosing.policy import DosePolicy
 from dosing.studies import many_patients
 from dosing.studies.baseline import Baseline
-from dosing.studies.comparison_table import agent_row, reference_rows, references
+from dosing.studies.comparison_table import agent_row, reference_rows
+from dosing.studies.references import references
 from simulator.scenarios import evaluation_factory
 from tests.support.samples import ENV, PROBLEM, cohort, small
 
