@@ -34,7 +34,7 @@ from dosing.training.streaming import Stream, not_streamed
 from dosing.typed_json import typed
 
 LARGE = 1 << 29
-"""Bytes of visits (86 each in ``dosing/Treatment-v0``) from which a data set in parts is streamed."""
+"""Bytes of visits (99 each in ``dosing/Treatment-v0``) from which a data set in parts is streamed."""
 
 
 @dataclass(frozen=True)

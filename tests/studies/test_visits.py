@@ -44,7 +44,7 @@ def test_many_visits_are_streamed_unless_asked_otherwise(
 ) -> None:
     whole = read_episodes(folder)
     size = sum(array.nbytes for array in whole.arrays().values())
-    assert size_of(read_manifest(folder).metadata) == size == 86 * len(whole)
+    assert size_of(read_manifest(folder).metadata) == size == 99 * len(whole)
     assert [is_streamed(folder, stream) for stream in (None, True, False)] == [False, True, False]
     monkeypatch.setattr(visits, "LARGE", size)
     assert [is_streamed(folder, stream) for stream in (None, True, False)] == [True, True, False]
@@ -87,7 +87,7 @@ def test_a_run_states_what_it_learned_from(
         texts[name] = capsys.readouterr().out
     runs = {name: RunFolder(Path(text.splitlines()[-1])) for name, text in texts.items()}
     assert "all 960 visits of cohort are learned from in memory." in texts["memory"]
-    assert "40 patients, 960 visits, to be streamed; worst reward" in texts["stream"]
+    assert "40 patients, 960 visits, read while they are learned from; worst reward" in texts["stream"]
     sample = "a sample of 384 visits of 16 patients"
     assert "all 960 visits of cohort are streamed" in texts["stream"]
     assert f"the monitor of unfamiliar states and dose sets rest on {sample}" in texts["stream"]
@@ -111,7 +111,7 @@ def test_a_run_states_what_it_learned_from(
         assert monitor.data == data.content_hash
         assert monitor.patients == 16
     kinds = describe(folder, tmp_path, False).removeprefix(f"{folder}: 40 patients, 960 visits")
-    assert kinds in texts["stream"].replace("960 visits, to be streamed", "960 visits")
+    assert kinds in texts["stream"].replace("visits, read while they are learned from", "visits")
     assert "16 patients" in str(evaluate(runs["stream"], 20))
 
 
