@@ -107,13 +107,12 @@ def peak(folder: Path, study: Path, agent: str, steps: int) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def measure(folder: Path, rounds: int, steps: int) -> dict[str, object]:
-    """Everything, as plain fields."""
-    with tempfile.TemporaryDirectory() as study:
-        begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        memory = peak(folder, Path(study), AGENTS[0], steps)
-        clock, now = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-        stream = visits_of(folder, Path(study), stream=True).data({}, torch.device("cpu"))
+def measure(folder: Path, study: Path, rounds: int, steps: int) -> dict[str, object]:
+    """Everything, as plain fields; ``study`` may hold the pass over the data of an earlier call."""
+    begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    memory = peak(folder, study, AGENTS[0], steps)
+    clock, now = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    stream = visits_of(folder, study, stream=True).data({}, torch.device("cpu"))
     assert isinstance(stream, Stream)
     groups, visits = stream.groups, stream.groups.manifest.metadata.rows
     return {
@@ -139,10 +138,15 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=640, help="updates of the process whose memory is measured"
     )
+    parser.add_argument(
+        "--study", type=Path, help="where the pass over the data is kept [a temporary folder]"
+    )
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    text = json.dumps(measure(chosen.folder, chosen.rounds, chosen.steps), indent=1)
+    with tempfile.TemporaryDirectory() as temporary:
+        study = chosen.study or Path(temporary)
+        text = json.dumps(measure(chosen.folder, study, chosen.rounds, chosen.steps), indent=1)
     print(text)
     if chosen.out:
         chosen.out.write_text(text + "\n", encoding="utf-8")
