@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER [--rounds 20] [--out FILE]
 
 ``FOLDER`` is a data set in parts (``python -m dosing simulate --parts``). Both ways take turns of 64 updates
-in one process, so that a busy machine slows both alike; the ratio is the median over turns of the time in
-memory by the time streamed. Times are of the processor, over all threads of the process: the one that reads
-ahead counts. In memory are the sample's patients. The peak is that of a process of its own that trains by the
-command line.
+in one process, so that a busy machine slows both alike. Times are of the processor, over all threads of the
+process: the one that reads ahead counts. An update is the same work either way; so the ratio of rates is that
+of the median update of all turns and what each way spends beside it. The plain ratio of turns is beside it.
+In memory are the sample's patients. The peak is that of a process of its own that trains by the command line.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Rate:
-    """One agent, both ways.
+    """One agent, both ways; seconds of processor time, medians over turns.
 
     Attributes:
         agent: registry key.
-        memory: updates per second of processor time, in memory, median over turns.
-        stream: the same, streamed.
-        ratio: median over turns of the rate streamed by that in memory.
-        wall_ratio: the same by the clock.
-        quartiles: of ``ratio`` over turns.
+        update: of one update, without its batch.
+        memory: of one batch drawn from memory.
+        stream: of one batch drawn from a stream, reading included.
+        ratio: rate streamed by that in memory, of these three.
+        plain: the same of whole turns that followed each other: lowest, median and highest.
     """
 
     agent: str
+    update: float
     memory: float
     stream: float
     ratio: float
-    wall_ratio: float
-    quartiles: tuple[float, float]
+    plain: tuple[float, float, float]
 
 
 def rate(name: str, stream: Stream, rounds: int) -> Rate:
@@ -74,27 +74,33 @@ def rate(name: str, stream: Stream, rounds: int) -> Rate:
     def turns(make: Callable[..., Batches], data: object) -> Callable[[int], tuple[float, float]]:
         agent = agents.build(name, config, problem, SEEDS)
         sampler, update = make(data, agent, BATCH, in_place=True), updater(agent)
+        for step in range(TURN - 3, TURN):  # fills the buffer, touches memory
+            update(sampler(step))
 
         def turn(number: int) -> tuple[float, float]:
-            processor, clock = time.process_time(), time.perf_counter()
+            """Seconds of everything, and of the updates."""
+            begin, updating = time.process_time(), 0.0
             for step in range(number * TURN, (number + 1) * TURN):
-                update(sampler(step))
-            return time.process_time() - processor, time.perf_counter() - clock
+                batch = sampler(step)
+                now = time.thread_time()
+                update(batch)
+                updating += time.thread_time() - now
+            return time.process_time() - begin, updating
 
         return turn
 
     both = turns(Sampler, memory), turns(StreamSampler, stream)
-    for turn in both:
-        turn(0)  # fills the buffer, touches memory
     taken = [[turn(number) for turn in both] for number in range(1, rounds + 1)]
-    ratios = [a[0] / b[0] for a, b in taken]
+    update = statistics.median(own for pair in taken for _, own in pair)
+    beside = [statistics.median(pair[way][0] - pair[way][1] for pair in taken) for way in (0, 1)]
+    plain = sorted(a[0] / b[0] for a, b in taken)
     return Rate(
         name,
-        TURN / statistics.median(a[0] for a, _ in taken),
-        TURN / statistics.median(b[0] for _, b in taken),
-        statistics.median(ratios),
-        statistics.median(a[1] / b[1] for a, b in taken),
-        (statistics.quantiles(ratios, n=4)[0], statistics.quantiles(ratios, n=4)[2]),
+        update / TURN,
+        beside[0] / TURN,
+        beside[1] / TURN,
+        (update + beside[0]) / (update + beside[1]),
+        (plain[0], statistics.median(plain), plain[-1]),
     )
 
 
