@@ -277,11 +277,13 @@ class HeldOutForecasts:
         of_last_value: ``[S]`` mean squared error, as a share of that of a patient's last value.
         of_mean: ``[S]`` the same, of the mean of the other patients.
         coverage: ``[S]`` share of observations within the 90 % intervals.
+        outlying: ``[S]`` share of the recorded numbers that the fit passed over as outliers.
     """
 
     of_last_value: Tensor
     of_mean: Tensor
     coverage: Tensor
+    outlying: Tensor
 
 
 @runtime_checkable

@@ -64,9 +64,11 @@ def in_words(quality: ModelQuality) -> Markdown:
     return sentence(
         "Forecasts of held-out patients, 1 to 8 visits ahead: mean squared error **{}** of that of their "
         "last value and **{}** of that of the mean of the others; 90 % intervals cover **{}** of what was "
-        "seen.",
-        *(f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in (quality.of_last_value, quality.of_mean)),
-        f"{100 * quality.coverage:.0f}\N{NO-BREAK SPACE}%",
+        "seen. Passed over as outliers: **{}** of the recorded numbers.",
+        *(
+            f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+            for share in (quality.of_last_value, quality.of_mean, quality.coverage, quality.outlying)
+        ),
     )
 
 

@@ -3,8 +3,9 @@
     x' = f_k(x, a) + N(0, q_k),   y = x + N(0, r_k),   r = r_k(y', a),     k = 0 all patients, 1..F folds
 
 ``k = 1..F`` are fitted without the patients of one fold each (``dosing.models.response_fit``,
-``dosing.models.reward_model``). A model that does not forecast held-out patients well enough is refused
-(``dosing.models.calibration``).
+``dosing.models.reward_model``). Numbers far from what the models of other patients forecast
+are passed over (``dosing.models.outliers``). A model that does not forecast held-out patients well enough is
+refused (``dosing.models.calibration``).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.calibration import REASONS, Calibration, calibrate
+from dosing.models.outliers import fit_without_outliers
 from dosing.models.planning import PlanSettings, Range, plan
 from dosing.models.policy_heads import MEAN_LIMIT
 from dosing.models.prior import constant_doses
 from dosing.models.response import FAR, STRAIGHT, Belief, Family, ResponseModel, Sizes, unpack
-from dosing.models.response_fit import FitSettings, fit_response, spread, weights
+from dosing.models.response_fit import FitSettings, spread, weights
 from dosing.models.reward_model import RewardModel, fit_reward, powers
 from dosing.types import Problem
 
@@ -69,6 +71,7 @@ class PatientModel(nn.Module):
         numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
+        outlying: ``[S, 1]`` share of the recorded numbers that were passed over as outliers.
     """
 
     reward: Tensor
@@ -80,6 +83,7 @@ class PatientModel(nn.Module):
     numbers: Tensor
     pooling: Tensor
     count: Tensor
+    outlying: Tensor
 
     def __init__(self, count: int, problem: Problem, settings: PatientSettings, like: Tensor) -> None:
         super().__init__()
@@ -95,7 +99,7 @@ class PatientModel(nn.Module):
         self.register_buffer("reward", zero.new_zeros(count, self.members, rows, n_powers))
         for name, value in (("constant", 0.0), ("low", -1.0), ("high", 1.0)):
             self.register_buffer(name, zero.new_full((count, 1, problem.n_act), value))
-        for name in ("horizon", "pooling", "count"):
+        for name in ("horizon", "pooling", "count", "outlying"):
             self.register_buffer(name, zero.clone())
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
@@ -116,14 +120,10 @@ class PatientModel(nn.Module):
         if self.fitted:
             return
         visits, s = recorded_visits(dataset), self.settings
-        seen, act = visits.obs, visits.act
-        fitted = fit_response(
-            seen,
-            act,
-            FitSettings(
-                steps=s.fit_steps, folds=s.folds, families=FAMILIES[s.families], hidden=s.hidden_units
-            ),
-        )
+        act = visits.act
+        families = FAMILIES[s.families]
+        how = FitSettings(steps=s.fit_steps, folds=s.folds, families=families, hidden=s.hidden_units)
+        fitted, seen = fit_without_outliers(visits.obs, act, how)
         rewards = fit_reward(seen[:, :, 1:], act, visits.reward, fitted.fold)
         calibration = calibrate(fitted, seen, act)
         reason = calibration.reason(rewards.explained)
@@ -135,13 +135,16 @@ class PatientModel(nn.Module):
         self.constant.copy_(best.clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
         self.horizon.copy_(visits.filled.sum(2).amax(1, keepdim=True))
         self.count.fill_(float(act.shape[1]))
+        kept, every = (x.isfinite().sum((1, 2, 3)).unsqueeze(1) for x in (seen, visits.obs))
+        self.outlying.copy_(1.0 - kept / every)
         self.pooling.copy_(torch.tensor(fitted.pooling).unsqueeze(1))
         self.numbers.copy_(_numbers(calibration))
         self.reason.copy_((reason if s.gated else torch.zeros_like(reason)).unsqueeze(1))
         self._notice()
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)  # of itself or as part of an agent
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        state_dict.setdefault(f"{prefix}outlying", torch.zeros_like(self.outlying))  # of older runs
+        super()._load_from_state_dict(state_dict, prefix, *arguments)  # of itself or as part of an agent
         self._notice()
 
     def _notice(self) -> None:

@@ -29,8 +29,9 @@ from torch import Tensor
 from dosing.data.dataset import Transform
 from dosing.evaluation.rules import following
 from dosing.models.calibration import REASONS, calibrate
+from dosing.models.outliers import fit_without_outliers
 from dosing.models.response import ResponseModel
-from dosing.models.response_fit import FitSettings, fit_response, refit
+from dosing.models.response_fit import FitSettings, refit
 from dosing.models.reward_model import RewardModel, fit_reward, refit_reward
 from dosing.models.rollouts import Imagined, imagine
 from dosing.ope.trajectories import Trajectories, standardise
@@ -61,7 +62,7 @@ class Models:
         share: ``[1 + R, N]`` weight of every patient.
         middle: ``[1 + R, 1, O]`` mean of each replicate's visits, 0 for the patients themselves.
         scale: ``[1 + R, 1, O]`` standard deviation, 1 for the patients themselves.
-        obs: ``[N, V, O]`` standardised visits, whose residuals are lent to imagined patients.
+        obs: ``[N, V, O]`` standardised visits, whose residuals are lent to imagined patients; NaN: outliers.
         act: ``[N, V - 1, A]`` doses given there, in [-1, 1].
     """
 
@@ -116,7 +117,7 @@ def fit_models(data: Sequence[Trajectories], shares: Array) -> list[Models | str
         torch.as_tensor(np.stack([x(data[k]) for k in usable]), dtype=torch.float32)
         for x in (_visits, lambda one: one.act, lambda one: one.reward)
     )
-    fitted = fit_response(visits, doses, FIT)
+    fitted, visits = fit_without_outliers(visits, doses, FIT)
     paid = fit_reward(visits[:, :, 1:], doses, rewards, fitted.fold)
     numbers = calibrate(fitted, visits, doses).reason(paid.explained).tolist()
     for k, number in zip(usable, numbers, strict=True):
@@ -145,8 +146,10 @@ def _standards(visits: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     The prior holds what is common to all markers in standardised units: without units of its own, a replicate
     would not have the sampling error of each marker's mean.
     """
-    weight = share / share.sum(-1, keepdim=True)
-    first, second = (torch.einsum("drn,dnvo->dro", weight, x) / visits.shape[2] for x in (visits, visits**2))
+    known = visits.isfinite()
+    filled = torch.where(known, visits, 0.0)
+    count, *sums = (torch.einsum("drn,dnvo->dro", share, x) for x in (known.to(share), filled, filled**2))
+    first, second = (x / count.clamp(min=1e-6) for x in sums)
     scale = (second - first**2).clamp(min=1e-6).sqrt()
     middle = (first - first[:, :1]).unsqueeze(2)
     return middle, (scale / scale[:, :1]).unsqueeze(2)

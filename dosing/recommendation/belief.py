@@ -37,6 +37,7 @@ class ModelQuality:
         of_last_value: mean squared error as a share of that of a patient's last value.
         of_mean: the same, of the mean of the other patients.
         coverage: share of observations within the 90 % intervals.
+        outlying: share of the recorded numbers that the fit passed over as outliers.
         refused: why a model is not used, once for every seed of which it is not.
         seeds: number of seeds.
     """
@@ -44,6 +45,7 @@ class ModelQuality:
     of_last_value: float
     of_mean: float
     coverage: float
+    outlying: float
     refused: tuple[str, ...]
     seeds: int
 
@@ -63,6 +65,7 @@ def quality_of(policy: DosePolicy) -> ModelQuality | None:
         of_last_value=float(held_out.of_last_value.mean()),
         of_mean=float(held_out.of_mean.mean()),
         coverage=float(held_out.coverage.mean()),
+        outlying=float(held_out.outlying.mean()),
         refused=refused,
         seeds=len(policy.seeds),
     )

@@ -85,7 +85,7 @@ class BeliefAgent(Agent):
         """Forecasts of held-out patients, means over the horizons."""
         number = dict(zip(NUMBERS, self.patients.numbers.unbind(1), strict=True))
         last_value, mean = 1.0 - number["skill_last_value"], 1.0 - number["skill_mean"]
-        return HeldOutForecasts(last_value, mean, number["coverage"])
+        return HeldOutForecasts(last_value, mean, number["coverage"], self.patients.outlying[:, 0])
 
     @torch.no_grad()
     def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
