@@ -148,21 +148,24 @@ class DosePolicy:
         """The recommended dose ``[S, B, A]``: the mode of each seed's distribution."""
         return self._mode(self.distribution(obs))
 
-    def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation") -> Array:
+    def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation", block: int = 0) -> Array:
         """One dose ``[S, B, A]`` drawn from each distribution before any clipping; fixed by seed and visit.
 
-        What is drawn for another purpose (``dosing.rng``) is independent of it.
+        What is drawn for another purpose (``dosing.rng``) or another block of patients is independent of it.
         """
-        return self._draw(self.distribution(obs), visit, purpose)
+        return self._draw(self.distribution(obs), visit, purpose, block)
 
     def _mode(self, distribution: Distribution) -> Array:
         return self.transform.to_dose(distribution.mode.detach().double().cpu().numpy())
 
     @torch.no_grad()
-    def _draw(self, distribution: Distribution, visit: int, purpose: str = "evaluation") -> Array:
+    def _draw(
+        self, distribution: Distribution, visit: int, purpose: str = "evaluation", block: int = 0
+    ) -> Array:
         base: Any = distribution.base_dist  # type: ignore[attr-defined]
         shape = (*base.batch_shape[1:], base.n_uniforms)
-        noise = np.stack([generator(s, purpose, visit).random(shape) for s in self.seeds])
+        address = (visit, block) if block else (visit,)
+        noise = np.stack([generator(s, purpose, *address).random(shape) for s in self.seeds])
         unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
         return self.transform.to_dose(unit.detach().double().cpu().numpy())
 

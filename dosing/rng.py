@@ -17,7 +17,15 @@ from torch import Tensor
 from dosing.errors import UserError
 from dosing.types import NoiseKind
 
-_PURPOSES = {"weights": 0, "indices": 1, "noise": 2, "evaluation": 3, "split": 4, "exploration": 5}
+_PURPOSES = {
+    "weights": 0,
+    "indices": 1,
+    "noise": 2,
+    "evaluation": 3,
+    "split": 4,
+    "exploration": 5,
+    "order": 6,
+}
 
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:

@@ -35,8 +35,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Where the runs of a study are computed."""
-    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
+    add_workers(parser)
     add_device(parser)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Processes of this machine, or jobs of a cluster."""
+    parser.add_argument("--workers", type=int, default=None, help="processes, one per core by default")
     parser.add_argument(
         "--cluster", choices=("local", "slurm"), help="submit every run as a job of its own [processes here]"
     )
@@ -51,17 +56,23 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 
 def resources_of(arguments: argparse.Namespace) -> Resources:
-    """From :func:`add_resources`; UserError for less than one process."""
+    """From :func:`add_resources` or :func:`add_workers`; UserError for less than one process."""
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     more = options_of(arguments.cluster_option)
-    return Resources(arguments.device, arguments.workers, arguments.cluster, more)
+    device = getattr(arguments, "device", "cpu")
+    return Resources(device, arguments.workers, arguments.cluster, more)
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
     """Named settings, and the options of training and of the data that override them."""
     parser.add_argument(
         "--preset", metavar="NAME", help=f"named settings, which flags override: {presets.listed()}"
+    )
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="read a data set in parts while it is learned from [from half a GiB of visits on]",
     )
     options = ", ".join(Regularisation.__dataclass_fields__)
     parser.add_argument(
@@ -241,6 +252,7 @@ def grid_options(arguments: argparse.Namespace) -> dict[str, Any]:
     training = TrainingSettings(
         steps=arguments.steps,
         checkpoint_every=arguments.checkpoint_every,
+        stream=arguments.stream,
         **training_options(arguments, presets.find(arguments.preset)),
     )
     return {

@@ -17,7 +17,11 @@ def register(command: Any) -> None:
         "choose settings from recorded visits alone: cross-validated against the constant dose; resumable",
     )
     parser.add_argument("--agents", nargs="+", required=True, help="agents; all for the suite")
-    parser.add_argument("--data", metavar="SOURCE", help="environment id (simulated on the spot) or a file")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="environment id (simulated on the spot), a file, or a folder of parts",
+    )
     options.add_grid(parser, out="runs/select")
     parser.add_argument("--folds", type=int, help="parts of the patients [5, or 2 where model_based decides]")
     parser.add_argument("--fold-seed", type=int, default=0, help="seed of the cut into parts [%(default)s]")

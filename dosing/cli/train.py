@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import agents
 from dosing.cli import options
 from dosing.errors import UserError
 from dosing.studies import presets
+
+if TYPE_CHECKING:
+    from dosing.training.logged import OnLog
 
 
 def register(command: Any) -> None:
@@ -22,7 +27,9 @@ def register(command: Any) -> None:
         "-h", "--help", action="store_true", help="with AGENT, also lists that agent's settings"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="environment id (simulated on the spot), a file, or minari:ID"
+        "--data",
+        metavar="SOURCE",
+        help="environment id (simulated on the spot), a file, a folder of parts, or minari:ID",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/default"), help="study folder [%(default)s]")
     parser.add_argument("--seeds", type=int, default=5, help="seeds trained together [%(default)s]")
@@ -31,6 +38,9 @@ def register(command: Any) -> None:
     parser.add_argument("--log-every", type=int, default=100, help="updates between log rows [%(default)s]")
     parser.add_argument(
         "--checkpoint-every", type=int, default=1000, help="updates between checkpoints [%(default)s]"
+    )
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="write metrics there too while it trains"
     )
     parser.add_argument("--threads", type=int, default=1, help="torch threads; two rarely help [%(default)s]")
     parser.add_argument(
@@ -101,6 +111,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
         precision=arguments.precision,
+        stream=arguments.stream,
     )
     settings.check()
     seeds = options.seed_range(arguments.seeds)
@@ -109,12 +120,36 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
         raise UserError("train takes one value of each option; several side by side are for compare.")
     shown = preset.data_of(arguments.agent) | options.data_options(arguments)
     data = obtain_data(options.source_of(arguments.data, arguments), arguments.out)
-    print(describe(data))
-    return train_agent(
-        arguments.out,
-        AgentSetup(arguments.agent, config, regularised[0], shown),
-        DataSource(str(data)),
-        seeds=seeds,
-        training=settings,
-        device=arguments.device,
-    )
+    print(describe(data, arguments.out, settings.stream))
+    with _tensorboard(arguments.tensorboard) as on_log:
+        run = train_agent(
+            arguments.out,
+            AgentSetup(arguments.agent, config, regularised[0], shown),
+            DataSource(str(data)),
+            seeds=seeds,
+            training=settings,
+            device=arguments.device,
+            on_log=on_log,
+        )
+    print(run.config().data)
+    return run
+
+
+@contextmanager
+def _tensorboard(folder: Path | None) -> Iterator[OnLog | None]:
+    """What writes metrics to a folder for TensorBoard; None where it is not asked for.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if folder is None:
+        yield None
+        return
+    from dosing.training.logged import to_tensorboard
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard.") from None
+    with SummaryWriter(str(folder)) as writer:
+        yield to_tensorboard(writer)

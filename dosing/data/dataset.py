@@ -19,6 +19,30 @@ from dosing.types import Array
 
 
 @dataclass(frozen=True)
+class Moments:
+    """What a transform takes of the recorded visits."""
+
+    obs_mean: tuple[float, ...]
+    """``[O]``"""
+    obs_std: tuple[float, ...]
+    """``[O]``, divisor M."""
+    reward_std: float
+    return_range: float
+    """Largest less smallest undiscounted return of an episode."""
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> Moments:
+        """Of visits in memory."""
+        _, returns = episode_returns(episodes)
+        return cls(
+            tuple(episodes.obs.mean(0, dtype=np.float64).tolist()),
+            tuple(episodes.obs.std(0, dtype=np.float64).tolist()),
+            float(episodes.reward.std(dtype=np.float64)),
+            float(returns.max() - returns.min()),
+        )
+
+
+@dataclass(frozen=True)
 class Transform:
     """The one map between the world's units and the agents' units, kept with every run.
 
@@ -57,19 +81,38 @@ class Transform:
             UserError: there are no visits, a number is not finite, the card names no hard limits, or all
                 episodes have the same return where its range is asked for.
         """
-        _check(episodes)
-        limits = dose_limits(episodes)
-        width = episodes.obs.shape[1]
-        mean, scale = np.zeros(width), np.ones(width)
+        check_visits(episodes)
+        options: dict[str, Any] = {"standardise_obs": standardise_obs, "scale_reward": scale_reward}
+        return cls.of_moments(Moments.of(episodes), dose_limits(episodes), **options)
+
+    @classmethod
+    def of_moments(
+        cls,
+        moments: Moments,
+        limits: DoseLimits,
+        *,
+        standardise_obs: bool = True,
+        scale_reward: bool | Literal["return_range"] = True,
+    ) -> Transform:
+        """As :meth:`fit`, to moments of the visits that are at hand.
+
+        Raises:
+            UserError: all episodes have the same return where its range is asked for.
+        """
+        width = len(moments.obs_mean)
+        mean, scale = (0.0,) * width, (1.0,) * width
         if standardise_obs:
-            mean = episodes.obs.mean(0, dtype=np.float64)
-            scale = episodes.obs.std(0, dtype=np.float64) + 1e-3
-        spread = float(episodes.reward.std(dtype=np.float64))
+            mean, scale = moments.obs_mean, tuple(std + 1e-3 for std in moments.obs_std)
+        spread = moments.reward_std
         if scale_reward == "return_range":
-            spread = _return_range(episodes) / 1000.0
+            spread = moments.return_range / 1000.0
+            if spread == 0.0:
+                raise UserError(
+                    "all episodes have the same return: rewards cannot be scaled by the range of returns."
+                )
         return cls(
-            obs_mean=tuple(mean.tolist()),
-            obs_scale=tuple(scale.tolist()),
+            obs_mean=mean,
+            obs_scale=scale,
             act_low=limits.low,
             act_high=limits.high,
             reward_scale=spread if scale_reward and spread > 0 else 1.0,
@@ -204,9 +247,9 @@ class Dataset:
             UserError: there are no visits, a number is not finite, or a recorded dose lies outside the hard
                 limits.
         """
-        _check(episodes)
+        check_visits(episodes)
         transform = transform or Transform.fit(episodes)
-        _check_doses(episodes, transform)
+        check_doses(episodes, DoseLimits(transform.act_low, transform.act_high))
         act = transform.to_unit(episodes.act.astype(np.float64))
 
         def tensor(values: npt.NDArray[Any]) -> Tensor:
@@ -232,15 +275,11 @@ class Dataset:
         return self.obs.shape[0]
 
 
-def _return_range(episodes: Episodes) -> float:
-    """Largest less smallest undiscounted return of an episode."""
+def episode_returns(episodes: Episodes) -> tuple[npt.NDArray[np.int64], Array]:
+    """First row of each of the N episodes, and its undiscounted return, ``[N]`` each."""
     starts = np.concatenate(([0], np.flatnonzero(np.diff(episodes.episode)) + 1))
-    returns = np.add.reduceat(episodes.reward.astype(np.float64), starts)
-    if returns.max() == returns.min():
-        raise UserError(
-            "all episodes have the same return: rewards cannot be scaled by the range of returns."
-        )
-    return float(returns.max() - returns.min())
+    returns: Array = np.add.reduceat(episodes.reward.astype(np.float64), starts)
+    return starts, returns
 
 
 def dose_limits(episodes: Episodes) -> DoseLimits:
@@ -257,8 +296,12 @@ def dose_limits(episodes: Episodes) -> DoseLimits:
     return limits
 
 
-def _check(episodes: Episodes) -> None:
-    """Refuse an empty table and any number that is not finite."""
+def check_visits(episodes: Episodes) -> None:
+    """Refuse an empty table and any number that is not finite.
+
+    Raises:
+        UserError: there is one; its row is named.
+    """
     if len(episodes) == 0:
         raise UserError("the data set has no rows; simulate or load at least one visit.")
     for name in ("obs", "act", "reward", "next_obs"):
@@ -271,13 +314,17 @@ def _check(episodes: Episodes) -> None:
             )
 
 
-def _check_doses(episodes: Episodes, transform: Transform) -> None:
-    """Refuse a recorded dose outside the hard limits, in the precision in which doses are recorded."""
-    low, high = (np.asarray(x, dtype=np.float32) for x in (transform.act_low, transform.act_high))
+def check_doses(episodes: Episodes, limits: DoseLimits) -> None:
+    """Refuse a recorded dose outside the hard limits, in the precision in which doses are recorded.
+
+    Raises:
+        UserError: there is one; its row is named.
+    """
+    low, high = (np.asarray(x, dtype=np.float32) for x in (limits.low, limits.high))
     outside = ((episodes.act < low) | (episodes.act > high)).any(1)
     if outside.any():
         row = int(outside.argmax())
         raise UserError(
             f"the recorded dose {episodes.act[row].tolist()} of row {row} lies outside the hard limits "
-            f"{list(transform.act_low)} to {list(transform.act_high)} of the data's own card."
+            f"{list(limits.low)} to {list(limits.high)} of the data's own card."
         )

@@ -53,7 +53,9 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a file or Minari data set carries the metadata of this program."""
+    """Whether this program made a file, a Minari data set or a folder, which no other program makes."""
+    if Path(path).is_dir():
+        return True
     if str(path).startswith(MINARI):
         return own_minari(str(path)[len(MINARI) :])
     marks = {".parquet": own_parquet, ".csv": own_csv, ".hdf5": own_hdf5}

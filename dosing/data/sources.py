@@ -17,7 +17,8 @@ def read_source(source: str | Path, external: External | None = None) -> Episode
     """Read recorded visits, made by this program or by any other.
 
     Args:
-        source: file ending in .parquet, .csv or .hdf5, or ``minari:namespace/name-v0``.
+        source: file ending in .parquet, .csv or .hdf5, folder of a data set in parts, or
+            ``minari:namespace/name-v0``.
         external: what a file of another program does not say itself; our own say everything.
 
     Raises:

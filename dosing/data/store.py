@@ -6,7 +6,7 @@ reading. Files are written to a temporary name in the same folder and moved into
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dosing.data.formats import open_sink, read_arrays
+from dosing.data.manifest import changed, is_parts, read_manifest
 from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
 
@@ -192,12 +193,40 @@ def write_episodes(episodes: Episodes, path: str | Path) -> DatasetMetadata:
 
 
 def read_episodes(path: str | Path) -> Episodes:
-    """Read back exactly what was written.
+    """Read back exactly what was written, to one file or, as a folder, in parts.
 
     Raises:
-        UserError: If the file is missing, of another kind, truncated, of another schema version, or if its
-            arrays or its metadata do not match their hashes.
+        UserError: If the file or a part is missing, of another kind, truncated, of another schema version, or
+            if its arrays or its metadata do not match their hashes.
     """
+    return _read_parts(Path(path)) if is_parts(path) else _read_file(path)
+
+
+def read_metadata(path: str | Path) -> DatasetMetadata:
+    """What visits say about themselves: of a folder from its manifest, of a file as it is read and checked.
+
+    Raises:
+        UserError: as :func:`read_episodes`, but for visits of a part that are not those of its hash.
+    """
+    return read_manifest(path).metadata if is_parts(path) else _read_file(path).metadata
+
+
+def _read_parts(folder: Path) -> Episodes:
+    """All visits of a data set in parts."""
+    manifest = read_manifest(folder)
+
+    def pieces() -> Iterator[Episodes]:
+        for part in manifest.parts:
+            episodes = _read_file(folder / part.name)
+            if episodes.metadata.content_hash != part.content_hash:
+                raise changed(folder / part.name)
+            yield episodes
+
+    return replace(_joined(pieces()), metadata=manifest.metadata)
+
+
+def _read_file(path: str | Path) -> Episodes:
+    """All visits of one file or Minari data set."""
     arrays, content = read_arrays(path)
     metadata = DatasetMetadata.from_json(content, str(path))
     try:
@@ -216,12 +245,7 @@ def read_episodes(path: str | Path) -> Episodes:
 
 def concatenate(pieces: Iterable[Episodes], metadata: DatasetMetadata) -> Episodes:
     """Join pieces of rows into one, with ``metadata`` completed by rows, widths and content hash."""
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
-    for piece in pieces:
-        for name, array in piece.arrays().items():
-            columns[name].append(array)
-    joined: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in columns.items()}
-    whole = Episodes(**joined)
+    whole = _joined(pieces)
     complete = replace(
         metadata,
         rows=len(whole),
@@ -230,3 +254,12 @@ def concatenate(pieces: Iterable[Episodes], metadata: DatasetMetadata) -> Episod
         n_act=whole.act.shape[1],
     )
     return replace(whole, metadata=complete)
+
+
+def _joined(pieces: Iterable[Episodes]) -> Episodes:
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+    for piece in pieces:
+        for name, array in piece.arrays().items():
+            columns[name].append(array)
+    joined: dict[str, Any] = {name: np.concatenate(columns.pop(name)) for name in COLUMNS}
+    return Episodes(**joined)

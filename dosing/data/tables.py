@@ -11,7 +11,8 @@ from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, load_json, need, 
 from dosing.errors import UserError
 from dosing.safety import LIMITED_BY
 
-_KEY = b"dosing"
+KEY = b"dosing"
+"""Our metadata in the footer of a parquet file."""
 _CSV_MARK = "# dosing "
 
 
@@ -35,14 +36,14 @@ class ParquetSink(FileSink):
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the footer and move the file into place."""
-        self._writer.add_key_value_metadata({_KEY: json.dumps(metadata)})
+        self._writer.add_key_value_metadata({KEY: json.dumps(metadata)})
         self._writer.close()
         self.replace()
 
 
 def own_parquet(path: Path) -> bool:
     """Whether a file was made by this program."""
-    return _KEY in (need("pyarrow.parquet", "parquet").read_metadata(path).metadata or {})
+    return KEY in (need("pyarrow.parquet", "parquet").read_metadata(path).metadata or {})
 
 
 def read_parquet(path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -50,10 +51,10 @@ def read_parquet(path: Path) -> tuple[Arrays, dict[str, Any]]:
     parquet = need("pyarrow.parquet", "parquet")
     table = parquet.read_table(path)
     stored = parquet.read_metadata(path).metadata or {}
-    if _KEY not in stored:
-        raise UserError(f"{path} is a parquet file of another program: it has no {_KEY.decode()!r} metadata")
-    metadata = load_json(stored[_KEY], path)
-    return _from_table(table, metadata), metadata
+    if KEY not in stored:
+        raise UserError(f"{path} is a parquet file of another program: it has no {KEY.decode()!r} metadata")
+    metadata = load_json(stored[KEY], path)
+    return arrays_of(table, metadata), metadata
 
 
 class CsvSink(FileSink):
@@ -111,7 +112,7 @@ def read_csv(path: Path) -> tuple[Arrays, dict[str, Any]]:
         read_options=csv.ReadOptions(skip_rows=1),
         convert_options=csv.ConvertOptions(column_types=kinds, null_values=[]),
     )
-    return _from_table(table, metadata), metadata
+    return arrays_of(table, metadata), metadata
 
 
 def _table(arrays: Arrays, metadata: dict[str, Any]) -> Any:
@@ -142,8 +143,8 @@ def _labels(name: str, width: int, metadata: dict[str, Any]) -> list[str]:
     return [name]
 
 
-def _from_table(table: Any, metadata: dict[str, Any]) -> Arrays:
-    """Undo ``_table``."""
+def arrays_of(table: Any, metadata: dict[str, Any]) -> Arrays:
+    """The arrays of a pyarrow table of ours, all rows or some."""
     arrays: Arrays = {}
     for name in D4RL:
         width = _width(name, metadata)

@@ -18,10 +18,11 @@ class HistoryPolicy:
     Args:
         policy: the trained stack.
         sampled: draw doses from the distribution instead of giving the recommended one.
+        block: see :meth:`dosing.policy.DosePolicy.sampled`.
     """
 
-    def __init__(self, policy: DosePolicy, *, sampled: bool = False) -> None:
-        self._policy, self._sampled = policy, sampled
+    def __init__(self, policy: DosePolicy, *, sampled: bool = False, block: int = 0) -> None:
+        self._policy, self._sampled, self._block = policy, sampled, block
         self._past: History | None = None
 
     @torch.no_grad()
@@ -44,7 +45,9 @@ class HistoryPolicy:
             )
         self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
         distribution = policy_after(policy.agent, self._past)
-        return policy._draw(distribution, visit) if self._sampled else policy._mode(distribution)
+        if self._sampled:
+            return policy._draw(distribution, visit, block=self._block)
+        return policy._mode(distribution)
 
     def observe(self, delivered: Array, reward: Array) -> None:
         """What came of the visit: delivered doses ``[S, P, A]`` and rewards ``[S, P]``, in the world's units.

@@ -59,6 +59,7 @@ def rollout(
     patients: int,
     *,
     env_seed: int = REFERENCE_SEED,
+    part: range | None = None,
     progress: tqdm[Any] | None = None,
 ) -> Outcomes:
     """Follow one rule on ``patients`` patients per seed until the episode of each of them ends.
@@ -71,6 +72,7 @@ def rollout(
         seeds: the S seeds; consecutive seeds share one environment.
         patients: P per seed.
         env_seed: seed of the evaluation cohort.
+        part: which of the P patients of every seed, a stretch of them; None is all.
         progress: advanced once per visit, or None.
 
     Raises:
@@ -79,7 +81,7 @@ def rollout(
     if patients < 1:
         raise UserError(f"evaluation needs at least one patient per seed, got {patients}.")
     seeds = tuple(seeds)
-    envs = [factory(len(group) * patients, group[0] * patients) for group in consecutive(seeds)]
+    envs = _environments(factory, seeds, patients, part)
     return follow(envs, act, seeds, factory.horizon, env_seed, progress)
 
 
@@ -142,6 +144,15 @@ def follow(
     in_range = events.pop(IN_RANGE, None)
     measures = {name: x.reshape(shape) for name, x in total.items()}
     return Outcomes(tuple(seeds), **measures, events=events, in_range=in_range)
+
+
+def _environments(
+    factory: EnvFactory, seeds: tuple[int, ...], patients: int, part: range | None
+) -> list[VectorEnv[Any, Any, Any]]:
+    """The environments of the patients, of a part of one seed's apart from that of the next seed's."""
+    if part is not None:
+        return [factory(len(part), seed * patients + part.start) for seed in seeds]
+    return [factory(len(group) * patients, group[0] * patients) for group in consecutive(seeds)]
 
 
 def _flags(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

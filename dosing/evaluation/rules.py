@@ -24,11 +24,20 @@ def consecutive(seeds: tuple[int, ...]) -> list[list[int]]:
     return groups
 
 
-def following(policy: DosePolicy, *, sampled: bool = False) -> Act:
-    """The rule that gives the recommended dose, or draws one from the distribution."""
+def following(policy: DosePolicy, *, sampled: bool = False, block: int = 0) -> Act:
+    """The rule that gives the recommended dose, or draws one from the distribution.
+
+    Args:
+        policy: whose doses.
+        sampled: draw them.
+        block: which patients they are drawn for, where several stretches of them are treated in turn: each
+            has draws of its own.
+    """
     if policy.looks_back:
-        return HistoryPolicy(policy, sampled=sampled)
-    return policy.sampled if sampled else lambda obs, visit: policy.recommended(obs)
+        return HistoryPolicy(policy, sampled=sampled, block=block)
+    if sampled:
+        return lambda obs, visit: policy.sampled(obs, visit, block=block)
+    return lambda obs, visit: policy.recommended(obs)
 
 
 def constant(dose: Sequence[float] | float) -> Act:
@@ -41,12 +50,13 @@ def constant(dose: Sequence[float] | float) -> Act:
     return act
 
 
-def uniform(limits: DoseLimits, seeds: Sequence[int]) -> Act:
-    """The rule that draws every dose uniformly within the limits."""
+def uniform(limits: DoseLimits, seeds: Sequence[int], block: int = 0) -> Act:
+    """The rule that draws every dose uniformly within the limits; ``block`` as of :func:`following`."""
     low, high = np.asarray(limits.low), np.asarray(limits.high)
 
     def act(obs: Observations, visit: int) -> Array:
-        draws = [generator(s, "evaluation", visit).random((obs.shape[1], len(low))) for s in seeds]
+        address = (visit, block) if block else (visit,)
+        draws = [generator(s, "evaluation", *address).random((obs.shape[1], len(low))) for s in seeds]
         return np.asarray(low + (high - low) * np.stack(draws))
 
     return act

@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
+from tqdm import tqdm
 
 from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
@@ -98,7 +100,10 @@ def enough_replicates(candidates: int) -> int:
 
 
 def evaluate_folds(
-    folds: Sequence[Fold], settings: Settings | None = None, candidates: int | None = None
+    folds: Sequence[Fold],
+    settings: Settings | None = None,
+    candidates: int | None = None,
+    progress: tqdm[Any] | None = None,
 ) -> CrossValidation:
     """Value every candidate on patients its policies have not seen, beside the constant dose.
 
@@ -107,6 +112,7 @@ def evaluate_folds(
         settings: what is estimated, and how; one horizon for all folds, None for the longest recording. No
             ``neural_fqe``: it has too few replicates for corrected limits.
         candidates: C, where more were tried than have policies here; None counts those that have.
+        progress: a bar to advance by folds, or None.
 
     Raises:
         UserError: the folds do not fit together, or one of them cannot be evaluated.
@@ -128,6 +134,8 @@ def evaluate_folds(
             result.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
         except (UserError, np.linalg.LinAlgError) as error:
             raise UserError(f"the patients of fold {k + 1} value no policy: {error}") from error
+        if progress is not None:
+            progress.update()
     everyone = concatenate([fold.held_out for fold in folds], folds[0].held_out.metadata)
     missing = estimated_constant(Trajectories.from_episodes(everyone)).missing
     values: dict[str, dict[Estimator, PooledValue]] = {

@@ -23,6 +23,18 @@ CIRCUMSTANCES = ("versions", "device", "threads", "created", "data_file")
 
 
 @dataclass(frozen=True)
+class SampleReference:
+    """Some patients of visits that are too many for memory, for what needs all visits at once."""
+
+    visits: int
+    patients: int
+    content_hash: str
+    """SHA-256 of the sample."""
+    instead: str
+    """Why the agent learned from the sample alone; empty where it learned from a stream of all visits."""
+
+
+@dataclass(frozen=True)
 class DataReference:
     """The recorded visits of a run."""
 
@@ -32,6 +44,21 @@ class DataReference:
     """SHA-256 of the visits."""
     visits: int
     patients: int
+    sample: SampleReference | None = None
+    """None where all visits were in memory."""
+
+    def __str__(self) -> str:
+        """What was learned from what, in one sentence."""
+        if self.sample is None:
+            return f"all {self.visits:,} visits of {self.name} are learned from in memory."
+        sample = f"a sample of {self.sample.visits:,} visits of {self.sample.patients:,} patients"
+        rest = "the constant dose, the monitor of unfamiliar states and dose sets"
+        if self.sample.instead:
+            return f"{sample} of {self.name} is learned from, since {self.sample.instead}; likewise {rest}."
+        return (
+            f"all {self.visits:,} visits of {self.name} are streamed; {rest} rest on {sample}, and so does "
+            "what an agent takes from the data before its first update."
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +159,8 @@ class RunConfig:
         return hash_of({"schema": SCHEMA} | decisive)[:12]
 
     def _fields(self) -> dict[str, Any]:
-        return asdict(self) | {"regularisation": self.regularisation.changed()}
+        data = {name: value for name, value in asdict(self.data).items() if value is not None}
+        return asdict(self) | {"regularisation": self.regularisation.changed(), "data": data}
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields with the schema, and the hash of all of them."""

@@ -30,6 +30,7 @@ from dosing.studies.jobs import Job, JobResult, run_jobs
 from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
+from dosing.studies.visits import is_streamed, survey_of
 from dosing.training.offline import TrainingSettings
 
 FEW_PATIENTS = "clinical-small"
@@ -76,6 +77,9 @@ def compare(
         setups += [s for s in _setups(grid, preset, training, left_out) if s not in setups]
     files = [obtain_data(source, study) for source in DataSource.several(data)]
     asked = {file: evaluable(file).patients for file in files}
+    for file in files:
+        if is_streamed(file, training.stream):
+            survey_of(file, study)  # once, before the jobs
     if evaluation_patients is not None:
         asked = dict.fromkeys(files, evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
@@ -90,7 +94,7 @@ def compare(
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
-    notes += _kinds(runs)
+    notes += [*_kinds(runs), *_samples(runs)]
     rows = _rows(runs, asked, notes)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
@@ -133,6 +137,13 @@ def _kinds(runs: Sequence[RunFolder]) -> list[str]:
     return [
         f"runs were computed on {', '.join(kinds)}: the same bits are promised between like processors only."
     ]
+
+
+def _samples(runs: Sequence[RunFolder]) -> list[str]:
+    """What was learned from what, of data sets that were not in memory."""
+    configs = [run.config() for run in runs]
+    told = [f"{name}: {c.data}" for name, c in zip(run_names(configs), configs, strict=True) if c.data.sample]
+    return list(dict.fromkeys(told))
 
 
 def _notes(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dosing.evaluation.best_constant import best_constant
-from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
-from dosing.evaluation.rollout import EnvFactory, rollout
-from dosing.evaluation.rules import constant, uniform
+from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import (
     Estimate,
     cvar,
@@ -22,17 +18,12 @@ from dosing.evaluation.statistics import (
     verdict,
 )
 from dosing.policy import CENTRAL, DosePolicy, Observations
-from dosing.runs.files import read_json, sha256, write_json
-from dosing.runs.folder import EPISODES
 from dosing.studies.baseline import Baseline
-from dosing.types import Act, Array
+from dosing.studies.references import CLINIC, References
+from dosing.types import Array
 
-REFERENCES = "references.json"
-SEARCH_PATIENTS = 10_000
 TAIL = 0.05
 """Share of the patients, or of the foreseen returns, that makes the lower tail."""
-CLINIC = "clinic: "
-"""Begins the name of a clinic's own rule."""
 EXACT = "exact support"
 """The ``width_kind`` of a bounded distribution."""
 
@@ -129,67 +120,6 @@ class Row:
         if values.get("foreseen"):
             values["foreseen"] = tuple(values["foreseen"])
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class References:
-    """Rules that need no learning, on the patients every agent is evaluated on.
-
-    Attributes:
-        dose: the best constant dose, which only the simulator can tell; None with several dose dimensions.
-        search_return: its mean return on the separate patients it was found on.
-        baseline: the constant dose estimated from the recorded visits.
-        outcomes: ``uniform``, ``none`` (dose 0, where the limits allow it), ``estimated`` or in its place
-            ``median``, and ``best`` (where there is such a dose); then the rules of clinics.
-    """
-
-    dose: float | None
-    search_return: float | None
-    baseline: Baseline
-    outcomes: dict[str, Outcomes]
-
-
-def references(
-    folder: Path, factory: EnvFactory, seeds: Sequence[int], patients: int, baseline: Baseline
-) -> References:
-    """Evaluate the reference rules, or read them if ``folder`` already holds them for these patients.
-
-    Args:
-        folder: where they are kept, one folder per scenario and data set.
-        factory: the scenario.
-        seeds: training seeds whose evaluation patients are used.
-        patients: per seed.
-        baseline: the constant dose estimated from the data set.
-    """
-    wanted = {
-        "seeds": list(seeds),
-        "patients": patients,
-        "search_patients": min(SEARCH_PATIENTS, factory.searched),
-        "baseline": asdict(baseline) | {"recorded": list(baseline.recorded or ())},  # as JSON gives it back
-    }
-    record, episodes = folder / REFERENCES, folder / EPISODES
-    if record.is_file() and episodes.is_file():
-        result = read_json(record)
-        if result.get("settings") == wanted and result.get("episodes") == sha256(episodes):
-            return References(result["dose"], result["search_return"], baseline, read_outcomes(episodes))
-    dose = value = None
-    rules: dict[str, Act] = {"uniform": uniform(factory.limits, seeds)}
-    nothing = [0.0] * factory.limits.n_act
-    if factory.limits.contains(np.asarray(nothing)):
-        rules["none"] = constant(nothing)
-    if baseline.dose is not None:
-        rules["estimated"] = constant(baseline.dose)
-    elif baseline.median is not None:
-        rules["median"] = constant(baseline.median)
-    if factory.limits.n_act == 1 and factory.searched:
-        dose, value = best_constant(factory, min(SEARCH_PATIENTS, factory.searched))
-        rules["best"] = constant(dose)
-    rules |= {CLINIC + name: rule for name, rule in factory.clinic_rules.items()}
-    outcomes = {name: rollout(factory, act, seeds, patients) for name, act in rules.items()}
-    write_outcomes(episodes, outcomes)
-    kept = {"settings": wanted, "dose": dose, "search_return": value, "episodes": sha256(episodes)}
-    write_json(record, kept)
-    return References(dose, value, baseline, outcomes)
 
 
 def reference_rows(result: References) -> list[Row]:

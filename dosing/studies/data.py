@@ -15,15 +15,18 @@ import numpy as np
 from dosing.data.columns import parse_columns
 from dosing.data.external import External
 from dosing.data.formats import MINARI, is_own
+from dosing.data.manifest import is_parts
 from dosing.data.partial import clear_partials
 from dosing.data.sources import read_source
-from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.data.store import Episodes, read_episodes, read_metadata, write_episodes
+from dosing.data.survey import Extreme
 from dosing.errors import UserError
 from dosing.policy import Observations
 from dosing.runs.folder import RunFolder
 from dosing.safety import DoseLimits
 from dosing.studies.scenarios import factory_for, unloaded, version_of
 from dosing.studies.settings import DataSource
+from dosing.studies.visits import is_streamed, sample_of, survey_of
 from simulator.cohorts.generate import simulate, usual_policy
 from simulator.envs.registered import SUFFIX, is_registered, scenario_id
 from simulator.scenarios import evaluation_factory, known_ids
@@ -94,8 +97,12 @@ def comes_from(source: str, scenario: str) -> bool:
         UserError: the scenario cannot be loaded, or the file cannot be read.
     """
     env_id = scenario_id(scenario)
-    recorded = source.startswith(MINARI) or Path(source).is_file()
-    return recorded and is_own(source) and read_episodes(source).metadata.env_id == env_id
+    return is_recorded(source) and is_own(source) and read_metadata(source).env_id == env_id
+
+
+def is_recorded(source: str) -> bool:
+    """Whether a source is visits that are recorded: a Minari data set, a file, or a folder of parts."""
+    return source.startswith(MINARI) or Path(source).is_file() or is_parts(source)
 
 
 def obtain_data(data: DataSource, study: Path) -> Path:
@@ -114,8 +121,7 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     for folder in (study, study / "data"):
         clear_partials(folder)
     source, cohort, external = data.source, data.cohort, data.external
-    recorded = source.startswith(MINARI) or Path(source).is_file()
-    if recorded and not source.endswith(SUFFIX):
+    if is_recorded(source) and not source.endswith(SUFFIX):
         if external is None and not source.startswith(MINARI) and is_own(source):
             return Path(source)
         episodes = read_source(source, external)
@@ -128,8 +134,8 @@ def obtain_data(data: DataSource, study: Path) -> Path:
     source = scenario_id(source)
     if not is_registered(source):
         raise UserError(
-            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID; the ids are: "
-            f"{', '.join(known_ids())}."
+            f"--data {source!r} is neither a file nor an environment id nor {MINARI}ID nor a folder of "
+            f"parts; the ids are: {', '.join(known_ids())}."
         )
     if external is not None:
         raise UserError(f"{source} is simulated here and says itself what it is; leave the description out.")
@@ -178,8 +184,25 @@ def check_spaces(source: str, episodes: Episodes) -> None:
         )
 
 
-def describe(path: Path) -> str:
-    """Patients, visits, rows left out, and the worst and the best reward of a file of visits, in words."""
+def describe(path: Path, study: Path, stream: bool | None = None) -> str:
+    """Patients, visits, rows left out, and the worst and the best reward of recorded visits, in words.
+
+    Args:
+        path: what :func:`obtain_data` returned.
+        study: study folder.
+        stream: see :func:`dosing.studies.visits.is_streamed`.
+
+    Raises:
+        UserError: the visits cannot be read.
+    """
+    if is_streamed(path, stream):
+        found, _ = survey_of(path, study)
+        words = (
+            f"{path}: {found.patients:,} patients, {found.visits:,} visits, read while they are learned from"
+        )
+        return words + "".join(
+            _extreme(name, x) for name, x in (("worst", found.worst), ("best", found.best))
+        )
     episodes = read_episodes(path)
     meta, patients = episodes.metadata, len(np.unique(episodes.episode))
     left_out, clipped = meta.rows_left_out, meta.doses_clipped
@@ -193,9 +216,14 @@ def describe(path: Path) -> str:
     if episodes.reward.min() == episodes.reward.max():
         return f"{words}; every reward is {episodes.reward[0]:g}: these rewards say nothing about doses"
     for name, row in (("worst", int(episodes.reward.argmin())), ("best", int(episodes.reward.argmax()))):
-        dose = ", ".join(f"{x:g}" for x in episodes.act[row].tolist())
-        words += f"; {name} reward {episodes.reward[row]:g} (visit {row + 1}, dose {dose})"
+        dose = tuple(episodes.act[row].tolist())
+        words += _extreme(name, Extreme(float(episodes.reward[row]), row + 1, dose))
     return words
+
+
+def _extreme(name: str, visit: Extreme) -> str:
+    dose = ", ".join(f"{x:g}" for x in visit.dose)
+    return f"; {name} reward {visit.reward:g} (visit {visit.visit}, dose {dose})"
 
 
 def _kept(
@@ -214,12 +242,14 @@ def _kept(
 
 
 def episodes_of(run: RunFolder) -> Episodes:
-    """The recorded visits a run was trained on, checked against the hash it recorded.
+    """The recorded visits a run was trained on, or the sample of them, checked against the hash it recorded.
 
     Raises:
         UserError: the file has gone or is another one.
     """
     config = run.config()
+    if config.data.sample is not None:
+        return sample_of(run.path.resolve().parents[2], config.data)
     episodes = read_episodes(Path(os.path.normpath(run.path / config.data_file)))
     if episodes.metadata.content_hash != config.data.content_hash:
         raise UserError(f"{config.data_file} is not the data that {run.path} was trained on.")

@@ -19,22 +19,20 @@ from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
 from dosing.studies.baseline import Baseline
 from dosing.studies.compared import Comparison
-from dosing.studies.comparison_table import (
-    References,
-    Row,
-    agent_row,
-    ceiling_row,
-    reference_rows,
-    references,
-)
+from dosing.studies.comparison_table import Row, agent_row, ceiling_row, reference_rows
 from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.launch import progress_bar
 from dosing.studies.loading import policy_of
+from dosing.studies.many_patients import on_many
 from dosing.studies.naming import family_of, run_names
+from dosing.studies.references import References, references
 from dosing.studies.scenarios import factory_of
 from simulator.bounds.published import measured
 from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory
+
+MANY = 100_000
+"""Most patients per seed whose outcomes are kept one by one."""
 
 
 def evaluate(
@@ -44,7 +42,8 @@ def evaluate(
 
     Args:
         runs: one run folder or several, of one data set and with the same seeds.
-        patients: new patients per seed; None is the scenario's own number.
+        patients: new patients per seed; None is the scenario's own number. More than :data:`MANY` are treated
+            a stretch at a time in constant memory; the runs then keep the outcome of that own number.
 
     Returns:
         One row per run, then the reference rules and ceilings; notes on the task.
@@ -54,7 +53,20 @@ def evaluate(
     """
     several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
     folders = [run if isinstance(run, RunFolder) else RunFolder(Path(run)) for run in several]
-    rows, rules = evaluate_runs(folders, patients)
+    many = patients is not None and patients > MANY
+    rows, rules = evaluate_runs(folders, None if many else patients)
+    if patients is not None and many:
+        first = folders[0]
+        kept = references_for(
+            first.path.resolve().parents[2],
+            factory_of(first),
+            episodes_of(first),
+            policy_of(first).seeds,
+            factory_of(first).patients,
+        )
+        policies = [policy_of(run) for run in folders]
+        rows, rules, notes = on_many(factory_of(first), policies, rows, rules, kept, patients)
+        return Comparison((*rows, *rules), notes=(*notes, *baseline_notes(rows)))
     return Comparison((*rows, *rules), notes=(*task_notes(folders, rows), *baseline_notes(rows)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dosing.data.metadata import DatasetMetadata
-from dosing.data.store import read_episodes
+from dosing.data.store import read_metadata
 from dosing.errors import UserError
 from dosing.runs.files import read_json, write_atomic
 from dosing.runs.folder import CARD, SCENARIO, RunFolder
@@ -84,7 +84,7 @@ def evaluable(data: Path) -> EvaluationFactory:
     Raises:
         UserError: the file cannot be read, or comes from no environment that is known here.
     """
-    metadata = read_episodes(data).metadata
+    metadata = read_metadata(data)
     factory = factory_for(metadata)
     if factory is None:
         raise UserError(

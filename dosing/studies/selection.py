@@ -19,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import agents as registry
 from dosing.data.dataset import dose_limits
-from dosing.data.store import Episodes, read_episodes, write_episodes
+from dosing.data.store import Episodes, write_episodes
 from dosing.errors import UserError
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
 from dosing.ope.costs import costs_of_folds
@@ -34,10 +36,12 @@ from dosing.studies import presets
 from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
 from dosing.studies.jobs import Job, JobResult, run_jobs
+from dosing.studies.launch import progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
 from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resources
+from dosing.studies.visits import visits_of
 from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
@@ -82,7 +86,8 @@ def select(
     criterion = criterion or Settings(estimators=())
     candidates, left_out = _candidates(grid, chosen, training, criterion.estimators[:1])
     file = obtain_data(DataSource.of(data), study)
-    episodes = read_episodes(file)
+    visits = visits_of(file, study, training.stream)
+    episodes = visits.sample
     memory = [candidate.agent for candidate in candidates if _looks_back(candidate)]
     criterion = replace(
         criterion,
@@ -93,20 +98,24 @@ def select(
     count = len(parts)
     files = [_kept(study, file.stem, k, count, part) for k, (part, _) in enumerate(parts, 1)]
 
-    def job(candidate: Candidate, visits: Path, where: Path) -> Job:
+    def job(candidate: Candidate, source: Path, where: Path, stream: bool | None = None) -> Job:
         options = chosen.data_of(candidate.agent) | dict(grid.data_options)
         setup = AgentSetup(candidate.agent, candidate.config, candidate.regularisation, options)
-        return Job(setup, visits, where, tuple(seeds), training, resources.device)
+        return Job(setup, source, where, tuple(seeds), replace(training, stream=stream), resources.device)
 
-    jobs = [job(candidate, visits, study / FOLDS) for candidate in candidates for visits in files]
+    jobs = [job(candidate, source, study / FOLDS) for candidate in candidates for source in files]
     results = list(run_jobs(jobs, launcher))
     runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
     validation, costs = _validate(parts, runs, criterion)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
     notes, limits = _notes(candidates, left_out, grid.preset, memory), dose_limits(episodes)
+    if visits.groups is not None:
+        patients = len(np.unique(episodes.episode))
+        part = f"{len(episodes):,} of {visits.count:,} visits, those of {patients:,} patients"
+        notes = (f"values and the constant dose rest on a sample of {file.name}: {part}.", *notes)
     result = Selected(tuple(candidates), validation, criterion, constant, limits, notes=notes, costs=costs)
     if result.chosen:
-        (run,) = run_jobs([job(result.chosen, file, study)], launcher)
+        (run,) = run_jobs([job(result.chosen, file, study, training.stream)], launcher)
         if isinstance(run, UserError):
             raise run
         result = replace(result, run=run)
@@ -229,7 +238,9 @@ def _validate(
         if name not in without
     }
     folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
-    results, costs = evaluate_folds(folds, criterion, len(runs)), costs_of_folds(folds, criterion, len(runs))
+    with progress_bar(len(folds), "value candidates", "fold", 0) as bar:
+        results = evaluate_folds(folds, criterion, len(runs), bar)
+    costs = costs_of_folds(folds, criterion, len(runs))
     return replace(results, values=results.values | without), costs
 
 

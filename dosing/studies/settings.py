@@ -29,7 +29,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Recorded visits: a file, ``minari:ID``, or the id of an environment that is simulated once."""
+    """Recorded visits: a file or folder of parts, ``minari:ID``, or the id of an environment to simulate."""
 
     source: str
     cohort: Cohort = Cohort()

@@ -23,23 +23,25 @@ import torch
 import agents
 from dosing import __version__
 from dosing.agent import Agent
-from dosing.data.dataset import Dataset, Transform, dose_limits
-from dosing.data.store import Episodes, read_episodes
+from dosing.data.dataset import Transform, dose_limits
+from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
 from dosing.recommendation.novelty import keep_monitor
-from dosing.runs.config import DataReference, EnvironmentReference, RunConfig
+from dosing.runs.config import EnvironmentReference, RunConfig
 from dosing.runs.files import write_json
 from dosing.runs.folder import CARD, CONFIG, RunFolder
 from dosing.studies.data import obtain_data
 from dosing.studies.launch import device_of, progress_bar
 from dosing.studies.scenarios import factory_for, keep_scenario
 from dosing.studies.settings import AgentSetup, DataSource
+from dosing.studies.visits import Visits, visits_of
 from dosing.training import offline
+from dosing.training.logged import OnLog
 from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
 
-def _versions(episodes: Episodes) -> dict[str, Any]:
+def _versions(metadata: DatasetMetadata) -> dict[str, Any]:
     return {
         "dosing": __version__,
         "python": platform.python_version(),
@@ -47,7 +49,7 @@ def _versions(episodes: Episodes) -> dict[str, Any]:
         "numpy": np.__version__,
         "gymnasium": gymnasium.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "scenario": episodes.metadata.scenario_version,
+        "scenario": metadata.scenario_version,
     }
 
 
@@ -60,17 +62,20 @@ def train(
     training: TrainingSettings | None = None,
     milestones: Sequence[int] = (),
     device: str = "auto",
+    on_log: OnLog | None = None,
 ) -> RunFolder:
     """Train one agent on recorded visits, or continue, or find it finished.
 
     Args:
         study: study folder.
         agent: registry key, or an agent with its configuration.
-        data: file of recorded visits, ``minari:ID``, or the id of an environment that is simulated once.
+        data: file of recorded visits, folder of parts, ``minari:ID``, or the id of an environment that is
+            simulated once.
         seeds: trained together.
         training: length and batch size; None is the usual.
         milestones: updates after which weights are kept.
         device: ``auto``, ``cpu`` or ``cuda``.
+        on_log: told every row of the log as it is made (``dosing.training.logged``), or None.
 
     Returns:
         The run's folder, named by everything that decides the result.
@@ -82,7 +87,7 @@ def train(
     training.check()
     setup = agent if isinstance(agent, AgentSetup) else AgentSetup(agent)
     file = obtain_data(DataSource.of(data), Path(study))
-    return train_run(setup, file, Path(study), seeds, training, device, milestones=milestones)
+    return train_run(setup, file, Path(study), seeds, training, device, milestones=milestones, on_log=on_log)
 
 
 def train_run(
@@ -95,6 +100,7 @@ def train_run(
     *,
     milestones: Sequence[int] = (),
     position: int = 0,
+    on_log: OnLog | None = None,
 ) -> RunFolder:
     """Train one stack of seeds, or continue it, or find it finished.
 
@@ -103,28 +109,29 @@ def train_run(
 
     Args:
         setup: the agent.
-        data: file of recorded visits.
+        data: file of recorded visits, or folder of parts.
         study: study folder.
         seeds: S seeds, trained together.
         settings: length and batch size.
         device: ``auto``, ``cpu`` or ``cuda``.
         milestones: updates after which weights are kept.
         position: line of the progress bar.
+        on_log: told every row of the log, or None.
 
     Raises:
         UserError: bad data, folder or device; the training diverged.
     """
     place = device_of(device)
-    episodes = read_episodes(data)
-    if episodes.metadata.env_options.get("cohort") == "evaluation":
+    visits = visits_of(data, study, settings.stream)
+    if visits.metadata.env_options.get("cohort") == "evaluation":
         raise UserError(f"{data} holds evaluation patients, on whom agents are compared; train on others.")
-    transform = Transform.fit(episodes, **setup.data_options)
-    dataset = Dataset.from_episodes(episodes, transform, device=place)
-    factory = factory_for(episodes.metadata)
-    problem = Problem(dataset.obs.shape[1], dataset.act.shape[1], factory.horizon if factory else None)
+    dataset = visits.data(setup.data_options, place)
+    factory = factory_for(visits.metadata)
+    widths = visits.sample.obs.shape[1], visits.sample.act.shape[1]
+    problem = Problem(*widths, factory.horizon if factory else None)
     more: dict[str, Any] = {"precision": settings.precision, "regularisation": setup.regularisation}
     stack = agents.build(setup.agent, setup.config, problem, seeds, device=place, **more)
-    config = _config(setup, data, episodes, stack, transform, settings, place)
+    config = _config(setup, visits, stack, dataset.transform, settings, place)
     run = RunFolder(study / setup.agent / data.stem / config.key)
     config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
     with run.lock():
@@ -132,15 +139,17 @@ def train_run(
             run.verify()
             return run
         write_json(run.path / CONFIG, config.to_json())
-        keep_monitor(run.path, episodes)
-        if episodes.metadata.card:
-            write_json(run.path / CARD, episodes.metadata.card)
+        keep_monitor(run.path, visits.sample)
+        if visits.metadata.card:
+            write_json(run.path / CARD, visits.metadata.card)
         if config.env is not None:
             keep_scenario(run, config.env.id)
         bar = progress_bar(settings.steps, f"train {setup.agent} x {len(seeds)} seeds", "update", position)
         try:
             with bar:
-                offline.train(stack, dataset, run, settings, milestones=milestones, progress=bar)
+                offline.train(
+                    stack, dataset, run, settings, milestones=milestones, progress=bar, on_log=on_log
+                )
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{place} has no memory for {len(seeds)} seeds and batches of {settings.batch_size}: "
@@ -151,15 +160,14 @@ def train_run(
 
 def _config(
     setup: AgentSetup,
-    data: Path,
-    episodes: Episodes,
+    visits: Visits,
     stack: Agent,
     transform: Transform,
     settings: TrainingSettings,
     device: torch.device,
 ) -> RunConfig:
     """What the run is; where its data lie is known once it has a folder."""
-    meta, env = episodes.metadata, None
+    meta, env = visits.metadata, None
     if (factory := factory_for(meta)) is not None:
         env = EnvironmentReference(factory.env_id, meta.env_options)
     return RunConfig(
@@ -168,15 +176,15 @@ def _config(
         seeds=tuple(stack.seeds),
         problem=stack.problem,
         transform=transform,
-        limits=dose_limits(episodes),
-        data=DataReference(data.stem, meta.content_hash, len(episodes), len(np.unique(episodes.episode))),
-        training=asdict(settings),
+        limits=dose_limits(visits.sample),
+        data=visits.reference(stack, settings.lookahead()),
+        training=settings.recorded(),
         env=env,
         regularisation=setup.regularisation,
         obs_names=meta.obs_names,
         obs_units=meta.obs_units,
         dose_name=meta.dose_name,
-        versions=_versions(episodes),
+        versions=_versions(meta),
         device=str(device),
         threads=torch.get_num_threads(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

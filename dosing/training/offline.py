@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,9 @@ from dosing.runs.files import (
 from dosing.runs.folder import CHECKPOINT, DONE, METRICS, WEIGHTS, RunFolder
 from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import Mode, updater
-from dosing.training.sampler import Lookahead, Sampler
+from dosing.training.logged import Logged, OnLog
+from dosing.training.sampler import Lookahead
+from dosing.training.streaming import Batches, Stream, batches
 
 
 class TrainingDivergedError(UserError):
@@ -59,6 +61,13 @@ class TrainingSettings:
     """eta > 0 keeps, in place of the last weights, their polynomial-decay average (Shamir, Zhang 2013, ICML,
     section 4): after t updates the last weights count (eta + 1) / (t + eta). 8 averages about the last fifth;
     0 does not average."""
+    stream: bool | None = None
+    """Read visits while they are learned from (``dosing.training.streaming``); None: where they are many. Not
+    part of the run's settings: what it learned from is stated with its data."""
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides the result of a run on given data."""
+        return {name: value for name, value in asdict(self).items() if name != "stream"}
 
     def check(self) -> None:
         """Refuse settings that cannot work."""
@@ -109,8 +118,8 @@ class Log:
             log.columns = {k: [table[k][i] for i in keep] for k in log.columns}
         return log
 
-    def add(self, step: int, seeds: tuple[int, ...], values: dict[str, Tensor], seconds: float) -> None:
-        """Append one row per seed and metric."""
+    def add(self, step: int, seeds: tuple[int, ...], values: dict[str, Tensor], seconds: float) -> Logged:
+        """Append one row per seed and metric; returns them."""
         table = torch.stack([v.detach() for v in values.values()]).double().cpu().numpy()  # one transfer
         for name, row in zip(values, table, strict=True):
             for seed, value in zip(seeds, row, strict=True):
@@ -119,6 +128,8 @@ class Log:
                 self.columns["name"].append(name)
                 self.columns["value"].append(float(value))
                 self.columns["seconds"].append(seconds)
+        by_seed = [dict(zip(seeds, row.tolist(), strict=True)) for row in table]
+        return Logged(step, seconds, dict(zip(values, by_seed, strict=True)))
 
 
 def not_finite(metrics: dict[str, Tensor]) -> Tensor:
@@ -178,12 +189,13 @@ def _snapshot(agent: Agent) -> dict[str, Tensor]:
 
 def train(
     agent: Agent,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     run: RunFolder,
     settings: TrainingSettings,
     *,
     milestones: Sequence[int] = (),
     progress: tqdm[Any] | None = None,
+    on_log: OnLog | None = None,
 ) -> None:
     """Train to ``settings.steps`` updates, continuing from the run's checkpoint if it has one.
 
@@ -193,11 +205,12 @@ def train(
 
     Args:
         agent: a stack of S seeds with fresh weights, on the data set's device.
-        dataset: transitions in agents' units.
+        dataset: transitions in agents' units, in memory or streamed.
         run: where everything is written.
         settings: length and batch size.
         milestones: numbers of updates after which the weights are kept beside the final ones.
         progress: a bar to advance, or None.
+        on_log: told every row of the log as it is made, or None.
 
     Raises:
         TrainingDivergedError: a loss or a weight became NaN or infinite.
@@ -208,7 +221,7 @@ def train(
     settings.check_length(agent)
     keep = settings.before_end(milestones)
     (run.path / DONE).unlink(missing_ok=True)
-    sampler = Sampler(dataset, agent, settings.batch_size, in_place=True, lookahead=settings.lookahead())
+    sampler = batches(dataset, agent, settings.batch_size, in_place=True, lookahead=settings.lookahead())
     average = _Average(agent, settings.averaging)
     start, before = _resume(agent, average, run, keep)
     log = Log.resumed(run, start)
@@ -217,7 +230,7 @@ def train(
     began = time.perf_counter() - before
     good, good_step, saved = _snapshot(agent), start, start
     update = updater(agent, settings.mode)
-    failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=dataset.obs.device)
+    failed = torch.zeros(len(agent.seeds), dtype=torch.bool, device=next(agent.parameters()).device)
     for step in range(start, settings.steps):
         count = step + 1
         last = count == settings.steps
@@ -230,7 +243,9 @@ def train(
             write_tensors(run.at(count) / WEIGHTS, average.state(), {"step": str(count)})
         if logged:
             seconds = time.perf_counter() - began
-            log.add(count, agent.seeds, metrics, seconds)
+            row = log.add(count, agent.seeds, metrics, seconds)
+            if on_log is not None:
+                on_log(row)
             if bool((failed | damaged(agent)).any()):
                 write_table(run.path / METRICS, log.columns)
                 _diverged(agent, sampler, run, good, good_step, count)
@@ -269,7 +284,7 @@ def _resume(agent: Agent, average: _Average, run: RunFolder, keep: Sequence[int]
 
 
 def _diverged(
-    agent: Agent, sampler: Sampler, run: RunFolder, good: dict[str, Tensor], good_step: int, noticed: int
+    agent: Agent, sampler: Batches, run: RunFolder, good: dict[str, Tensor], good_step: int, noticed: int
 ) -> None:
     """Keep the last good state, find the first bad update by replay from it, save its batch, and stop."""
     load_training_state(agent, good)

@@ -16,6 +16,7 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.rng import draw, draw_indices
 from dosing.training.regularised import noise_plan, prepare
+from dosing.training.rows import packed, unpacked
 from dosing.types import Noise
 
 BLOCK = 64
@@ -251,14 +252,8 @@ class Sampler:
         blocks = max(batch_size // self.length, 1) if agent.episodes is None else agent.episodes
         self.batch_size = batch_size = blocks * self.length
         self._noise_plan = noise_plan(agent, batch_size)
-        n_obs, n_act = dataset.obs.shape[1], dataset.act.shape[1]
         self._extras = sorted(agent.columns, key=lambda name: (name in OF_THE_VISIT, name))
-        extras = [columns[name](dataset) for name in self._extras]
-        self._widths = [n_obs, n_act, n_obs, 1, 1, *(column.shape[1] for column in extras)]
-        # One row per transition, so that a batch is one gather instead of five.
-        basic = (dataset.obs, dataset.act, dataset.next_obs)
-        ends = (dataset.reward[:, None], dataset.terminated[:, None])
-        self._rows = torch.cat((*basic, *ends, *extras), dim=1)
+        self._rows, self._widths = packed(dataset, [columns[name] for name in self._extras])
         self.lookahead = lookahead
         self._choose(agent, agent.rows(dataset))
         if self.windows or self._episodes:  # behind the last visit, the row that pads
@@ -372,16 +367,5 @@ class Sampler:
             noise = kept
         if self.lookahead.n_step > 1:
             self._look_ahead(rows, self._index[offset], self._visits[offset])
-        columns = rows.view(len(self.seeds), self.batch_size, -1).split(self._widths, dim=-1)
-        obs, act, next_obs, reward, terminated, *extras = columns
-        return Batch(
-            obs=obs,
-            act=act,
-            reward=reward.squeeze(-1),
-            next_obs=next_obs,
-            terminated=terminated.squeeze(-1),
-            noise=noise,
-            extra=dict(zip(self._extras, extras, strict=True)),
-            step=step,
-            length=self.length,
-        )
+        rows = rows.view(len(self.seeds), self.batch_size, -1)
+        return unpacked(rows, self._widths, self._extras, noise, step, self.length)

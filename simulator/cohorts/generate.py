@@ -8,6 +8,8 @@ a bit.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,33 @@ CHUNK_VISITS = 100_000
 GAMMA = 0.9
 """Discount with which the published work learns on these scenarios; a hint for learners, stored with the
 data."""
+
+
+def plan_of(
+    env_id: str,
+    *,
+    patients: int,
+    policy: str | BehaviourPolicy | None = None,
+    seed: int = 0,
+    cohort: str = "train",
+    steps: int | None = None,
+    **env_options: Any,
+) -> "SimulationPlan":
+    """A request for patients that can be simulated in parts; arguments as of :func:`simulate`.
+
+    Raises:
+        UserError: as :func:`simulate`, and for an environment that is none of our scenarios: its patients are
+            simulated together.
+    """
+    if _is_foreign(env_id):
+        raise UserError(f"{env_id} is simulated whole: write its visits to one file, without parts.")
+    policy = policy or usual_policy(env_id)
+    return SimulationPlan(env_id, patients, steps, policy, seed, cohort, env_options)
+
+
+def _is_foreign(env_id: str) -> bool:
+    """Whether it is an environment that is none of our scenarios; loads files that were named."""
+    return is_registered(env_id) and env_id not in SCENARIOS
 
 
 def usual_policy(env_id: str) -> str:
@@ -70,7 +99,7 @@ def simulate(
     Raises:
         UserError: For an unknown id, option or policy and for numbers out of range.
     """
-    foreign = is_registered(env_id) and env_id not in SCENARIOS  # which loads files that were named
+    foreign = _is_foreign(env_id)
     policy = policy or usual_policy(env_id)
     if foreign:
         if cohort != "train":
@@ -101,7 +130,7 @@ def simulate_to(
 
     Visits of an environment that is none of our scenarios are written once all are simulated.
     """
-    foreign = is_registered(env_id) and env_id not in SCENARIOS  # which loads files that were named
+    foreign = _is_foreign(env_id)
     policy = policy or usual_policy(env_id)
     if foreign:
         request: dict[str, Any] = {"patients": patients, "steps": steps, "policy": policy, "seed": seed}
@@ -162,10 +191,17 @@ class SimulationPlan:
             card=card,
         )
 
-    def chunks(self, workers: int, progress: bool) -> Iterator[Episodes]:
-        """Yield the episodes chunk by chunk in order of patient."""
+    def part(self, first: int, patients: int) -> "SimulationPlan":
+        """The same request for ``patients`` of its patients, from number ``first`` on."""
+        result = copy(self)
+        result.first, result.patients = first, patients
+        result.metadata = replace(self.metadata, first_patient=first, patients=patients)
+        return result
+
+    def chunks(self, workers: int, progress: bool, visits: int | None = None) -> Iterator[Episodes]:
+        """Yield the episodes chunk by chunk, of about so many visits, in order of patient."""
         workers = whole_number("workers", workers, 1, 256)
-        size = max(CHUNK_VISITS // self.steps, 1)
+        size = max((visits or CHUNK_VISITS) // self.steps, 1)
         size = size // BLOCK * BLOCK or size  # whole blocks where possible: nothing is drawn twice
         end = self.first + self.patients
         starts = range(self.first // BLOCK * BLOCK, end, size)

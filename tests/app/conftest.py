@@ -19,7 +19,7 @@ def full_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two agents of two seeds, trained for a progress, evaluated on a few patients: small, nothing faked."""
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 50)
+        patch.setattr("dosing.studies.references.SEARCH_PATIENTS", 50)
         patch.setattr("dosing.studies.launch.os.cpu_count", lambda: 1)  # in this process: no workers to start
         comparison.compare(
             study,

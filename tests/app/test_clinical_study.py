@@ -23,7 +23,7 @@ def clinical_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two agents on warfarin, barely trained."""
     study = tmp_path_factory.mktemp("clinical")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dosing.studies.comparison_table.SEARCH_PATIENTS", 20)
+        patch.setattr("dosing.studies.references.SEARCH_PATIENTS", 20)
         patch.setattr("dosing.studies.launch.os.cpu_count", lambda: 1)
         comparison.compare(
             study,

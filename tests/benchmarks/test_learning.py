@@ -14,7 +14,7 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.runs.folder import DONE
-from dosing.studies import comparison_table
+from dosing.studies import references
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -25,7 +25,7 @@ def estimate(value: float, half: float) -> Estimate:
 
 def test_two_agents_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FtTPO under both groups of settings, BC under the one that has it; again without training."""
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 50)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 50)
     options = "--agents fttpo bc --seeds 2 --steps 4 --at 2 --evaluation-patients 4 --workers 1"
     words = [*options.split(), "--study", str(tmp_path / "study"), "--out", str(tmp_path / "out")]
     assert learning.main(words) == 0

@@ -24,7 +24,7 @@ from dosing.data.store import write_episodes
 from dosing.runs.files import read_json
 from dosing.runs.folder import CHECKPOINT, CONFIG, DONE, EPISODES, METRICS, WEIGHTS, RunFolder
 from dosing.safety import DoseLimits
-from dosing.studies import comparison_table, training
+from dosing.studies import references, training
 from tests.support.samples import ENV, cohort, dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,7 +248,7 @@ def test_a_truncated_checkpoint_is_told(copy: Path, study: Path, capsys: pytest.
 def test_data_that_has_gone_or_changed_is_told(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 100)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 100)
     data = copy.parents[2] / "visits.parquet"
     data.unlink()
     assert "does not exist" in refused(capsys, "evaluate", copy, "--patients", 3)
@@ -338,7 +338,7 @@ def test_an_evaluation_is_kept_with_its_weights(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Done once; done again for other patients, other weights or a changed outcome."""
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 100)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 100)
     words = ["evaluate", str(copy), "--patients"]
     assert main([*words, "4"]) == 0
     table = capsys.readouterr().out

@@ -325,13 +325,13 @@ def test_fault_34_the_best_and_the_worst_reward_are_shown_with_their_doses(tmp_p
     kept = obtain_data(DataSource(str(path), external=external), tmp_path)
     data = read_episodes(kept)
     worst, best = int(data.reward.argmin()), int(data.reward.argmax())
-    told = describe(kept)
+    told = describe(kept, tmp_path)
     assert "3 patients, 9 visits, 2 of them left out" in told
     assert f"worst reward {data.reward[worst]:g} (visit {worst + 1}, dose {data.act[worst, 0]:g})" in told
     assert f"best reward {data.reward[best]:g} (visit {best + 1}, dose {data.act[best, 0]:g})" in told
     alike = dataclasses.replace(data, reward=np.full_like(data.reward, 2.0))
     write_episodes(alike, tmp_path / "alike.parquet")
-    told = describe(tmp_path / "alike.parquet")
+    told = describe(tmp_path / "alike.parquet", tmp_path)
     assert told.endswith("every reward is 2: these rewards say nothing about doses")
 
 

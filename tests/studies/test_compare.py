@@ -28,7 +28,7 @@ from dosing.evaluation.rules import constant
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import DONE, EPISODES, METRICS, MILESTONES, WEIGHTS, find_runs
-from dosing.studies import Cohort, Comparison, Grid, Resources, compare, comparison_table, jobs
+from dosing.studies import Cohort, Comparison, Grid, Resources, compare, jobs, references
 from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
@@ -47,7 +47,7 @@ SMALL = {"hidden": [(8, 8)]}
 
 @pytest.fixture(autouse=True)
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 50)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 50)
 
 
 @pytest.fixture
@@ -446,7 +446,7 @@ def test_a_study_cut_short_at_any_stage_says_the_same(
         small(tmp_path / "broken", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
     assert not (tmp_path / "broken" / TABLE).exists()
     monkeypatch.undo()
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 50)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 50)
     small(tmp_path / "broken", ["bc", "iql"], [visits], milestones=(20,), training=LONGER)
     assert answer(tmp_path / "broken") == answer(tmp_path / "straight")
 

@@ -24,18 +24,17 @@ from dosing.policy import DosePolicy
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import EPISODES
 from dosing.safety import DoseLimits
-from dosing.studies import comparison_table
+from dosing.studies import references as references_module
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import (
-    References,
     Row,
     agent_row,
     ceiling_row,
     mass_words,
     reference_rows,
-    references,
     render,
 )
+from dosing.studies.references import References, references
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, PROBLEM, cohort, is_bounded, long_for_most, small, stack
 
@@ -50,7 +49,7 @@ NO_BASELINE = Baseline(None, 8, "the visits tell none.")
 
 @pytest.fixture(autouse=True)
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
+    monkeypatch.setattr(references_module, "SEARCH_PATIENTS", 200)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def factory() -> CohortFactory:
 @pytest.fixture(scope="module")
 def result(factory: CohortFactory, tmp_path_factory: pytest.TempPathFactory) -> References:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison_table, "SEARCH_PATIENTS", 200)
+        patch.setattr(references_module, "SEARCH_PATIENTS", 200)
         return references(tmp_path_factory.mktemp("references"), factory, SEEDS, PATIENTS, BASELINE)
 
 
@@ -180,7 +179,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(arguments)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(comparison_table, "rollout", counting)
+    monkeypatch.setattr(references_module, "rollout", counting)
     return calls
 
 
@@ -218,10 +217,10 @@ def test_kept_references_that_do_not_belong_together_are_made_again(
     (tmp_path / EPISODES).unlink()
     references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
     assert len(calls) == 8
-    write_json(tmp_path / comparison_table.REFERENCES, {"some": "other file"})
+    write_json(tmp_path / references_module.REFERENCES, {"some": "other file"})
     references(tmp_path, factory, SEEDS, PATIENTS, BASELINE)
     assert len(calls) == 12
-    assert read_json(tmp_path / comparison_table.REFERENCES)["dose"] == first.dose
+    assert read_json(tmp_path / references_module.REFERENCES)["dose"] == first.dose
 
 
 def test_no_dose_is_no_rule_where_it_is_not_allowed(tmp_path: Path) -> None:

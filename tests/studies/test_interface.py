@@ -21,10 +21,10 @@ from dosing.studies import (
     Grid,
     Resources,
     TrainingSettings,
-    comparison_table,
     evaluate,
     load,
     recommend,
+    references,
     train,
 )
 from tests.support.samples import cohort, small
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_a_run_is_trained_loaded_asked_and_evaluated(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_table, "SEARCH_PATIENTS", 20)
+    monkeypatch.setattr(references, "SEARCH_PATIENTS", 20)
     assert run.done
     assert isinstance(load(run), Recommender)
     state = cohort().obs[0].tolist()
