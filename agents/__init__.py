@@ -127,7 +127,7 @@ AGENTS: dict[str, AgentSpec] = {
         "agents.response_model",
         "ResponseModel",
         "Response model",
-        "planning on a model of patients",
+        "model-based planning",
     ),
 }
 

@@ -71,7 +71,7 @@ class PatientModel(nn.Module):
         numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
-        outlying: ``[S, 1]`` share of the recorded numbers that were passed over as outliers.
+        outlying: ``[S, 1]`` share of the recorded numbers that were passed over as outliers, -1 before the fit.
     """
 
     reward: Tensor
@@ -99,8 +99,9 @@ class PatientModel(nn.Module):
         self.register_buffer("reward", zero.new_zeros(count, self.members, rows, n_powers))
         for name, value in (("constant", 0.0), ("low", -1.0), ("high", 1.0)):
             self.register_buffer(name, zero.new_full((count, 1, problem.n_act), value))
-        for name in ("horizon", "pooling", "count", "outlying"):
+        for name in ("horizon", "pooling", "count"):
             self.register_buffer(name, zero.clone())
+        self.register_buffer("outlying", torch.full_like(zero, -1.0))
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
         self._coupled, self._held = False, True
