@@ -149,7 +149,7 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
         230 + BOTTOM,
         xaxis={"title": "gradient updates", "range": [0, 1.03 * float(step[-1])]},
         yaxis={"exponentformat": "power"},
-        annotations=[_above("<br>".join(textwrap.wrap(label(name), 44)))],
+        annotations=[_above("<br>".join(textwrap.wrap(label(name), 34)))],
     )
     figure.update_layout(margin_t=48)
     for number, seed in enumerate(values, 1):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.charts import saved
 from app.readers import study
@@ -76,19 +77,21 @@ SHORT_NOTICE = "Simulation, not for patients"
 """At the foot of a figure, as it may be saved; the whole sentence stands once, on top of the page."""
 
 
-def draw(figure: go.Figure, key: str, alt: str) -> None:
+def draw(figure: go.Figure, key: str, alt: str, saving: DeltaGenerator | None = None) -> None:
     """Show a figure at the width of its place, in the colours of the page's theme, and let it be saved.
 
     Args:
         figure: what is shown.
         key: of the chart, and the name of what is saved.
         alt: the picture in words.
+        saving: where the words that open how it is saved stand; None is below the figure.
     """
     dark = st.context.theme.type == "dark"
     figure.update_layout(template=template(dark), paper_bgcolor=PAPER[dark], title_text=SHORT_NOTICE)
     picture: saved.Picture = "svg" if st.session_state.get(f"{key}_svg") else "png"
     st.plotly_chart(figure, width="stretch", theme=None, config=saved.config(picture, key), key=key, alt=alt)
-    with st.popover("Save", type="tertiary", key=f"{key}_save", on_change="rerun") as save:
+    place = st if saving is None else saving
+    with place.popover("Save", type="tertiary", key=f"{key}_save", on_change="rerun") as save:
         if not save.open:  # nothing is made of it until it is asked for
             return
         st.caption("The camera at the upper right of the chart saves it as a picture.")

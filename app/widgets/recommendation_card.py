@@ -164,7 +164,8 @@ def picture(
     limits = result[0].source.limits
     drawn = [curves(result, dimension) for dimension in range(limits.n_act)]
     place = st.container()
-    with st.container(horizontal=True, vertical_alignment="center"):
+    below = st.container(horizontal=True, vertical_alignment="center")
+    with below:
         log = st.toggle("Log scale", key="log", bind="query-params", help=LOG)
         extras = any(curve.extra for curve in drawn[0] if curve is not None) and st.toggle(
             "Proposals, dotted", key="proposals", bind="query-params", help=meaning("proposal")
@@ -178,7 +179,7 @@ def picture(
             around = landmarks(result, dimension, given, previous)
             figure = ridgeline(result, lines, around, dimension, name=name, log=log, extras=extras)
             alt = f"What every policy could give, a lane each, over the {name}"
-            page.draw(figure, f"axis{dimension}", alt)
+            page.draw(figure, f"axis{dimension}", alt, saving=below)
 
 
 LOG = "Shows tails: each lane spans six powers of ten below its own peak. A density of 0 is a gap."

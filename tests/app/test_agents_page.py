@@ -172,7 +172,7 @@ def test_the_page_shows_one_card_and_the_suite(
 ) -> None:
     at = open_app(full_study, PAGE, run="FtTPO")
     assert not at.error
-    said = words(at)
+    said = "\n".join([words(at), *(part.label for part in at.expander)])
     assert minus(estimate_words(card["evaluation"]["recommended"]["return"])) in said
     assert card["data"]["sha256"] in said
     assert "Against one constant dose for everyone" in said

@@ -183,7 +183,7 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     settle(page, charts=3)
     moved = visible_doses(page)
     assert moved != first
-    page.get_by_role("heading", name="Patient").click()  # away from the slider: the keys alone
+    page.get_by_role("heading", name="Patient", exact=True).click()  # away from the slider: the keys alone
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**visit=7**", timeout=20_000)
     page.keyboard.press("ArrowLeft")

@@ -115,7 +115,7 @@ def test_the_clinics_rules_stand_beside_the_agents_on_record(open_app, clinical_
     log = AuditLog(clinical_study / "audit.jsonl").verify()
     for rule, doses in asked.items():
         name = "clinic: " + rule.removesuffix(":0")
-        assert f"{name} · a clinic's own rule, no agent" in said.replace("**", "")
+        assert f"{name}: :small[a clinic's own rule, no agent]" in said.replace("**", "")
         (record,) = (
             r.content
             for r in log.records
@@ -164,11 +164,13 @@ def test_the_course_tells_time_in_range_and_events(open_app, clinical_study: Pat
 
 def test_options_are_those_that_the_scenario_describes(open_app, clinical_study: Path) -> None:  # noqa: F811
     link = {"visits": "simulated now", "env": "dosing/Warfarin-v0", "behaviour": "nomogram", "patients": "7"}
-    at = open_app(clinical_study, "views/data.py", **link, monitoring="daily", hide_genotype="yes")
+    at = open_app(
+        clinical_study, "views/data.py", **link, option_monitoring="daily", option_hide_genotype="yes"
+    )
     assert not at.error
-    assert at.selectbox(key="monitoring").options == ["clinic", "daily"]
-    assert at.selectbox(key="variability").options == ["full", "none"]
-    assert at.selectbox(key="hide_genotype").options == ["no", "yes"]
+    assert at.selectbox(key="option_monitoring").options == ["clinic", "daily"]
+    assert at.selectbox(key="option_variability").options == ["full", "none"]
+    assert at.selectbox(key="option_hide_genotype").options == ["no", "yes"]
     made = simulate(
         "dosing/Warfarin-v0", patients=7, policy="nomogram", monitoring="daily", hide_genotype=True
     )
@@ -179,5 +181,5 @@ def test_options_are_those_that_the_scenario_describes(open_app, clinical_study:
     assert "Time in range (last INR)" in said
     at = open_app(clinical_study, "views/data.py", visits="simulated now", env="dosing/Insulin-v0")
     keys = [box.key for box in at.selectbox]
-    assert {"meals", "sensor"} <= set(keys)
+    assert {"option_meals", "option_sensor"} <= set(keys)
     assert not {"monitoring", "realism"} & set(keys)

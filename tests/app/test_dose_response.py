@@ -15,6 +15,7 @@ from app.analysis.recommendations import Answer, Source, ask
 from app.analysis.response import DoseResponse, ReturnsAtDoses, near_doses, respond, without_critic
 from app.charts.response import dose_response
 from app.theme import GREY, MARKS, NOTICE, number
+from app.widgets.page import SHORT_NOTICE
 from dosing.data.dataset import Transform
 from dosing.evaluation.statistics import lower_tail
 from dosing.policy import DosePolicy
@@ -68,7 +69,9 @@ def test_in_the_dimensions_not_drawn_the_recommended_dose_is_given() -> None:
     policy = DosePolicy(
         stack("td3_bc", problem=problem), Transform((0.0,) * 3, (1.0,) * 3, limits.low, limits.high)
     )
-    (one,) = ask([Source("a", "distribution", Recommender(policy, Rules(limits)))], [0.5, -0.5, 1.0])
+    (one,) = ask(
+        [Source("a", "distribution", Recommender(policy, Rules(limits)), mark=MARKS[0])], [0.5, -0.5, 1.0]
+    )
     assert one.result.dose is not None
     for dimension, other in ((0, 1), (1, 0)):
         result = respond(one, dimension)
@@ -201,7 +204,7 @@ def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> N
         assert f"to be worth **{number(float(result.at_recommended.mean()), 2)}** (2 seeds" in said
     assert "A belief, not a measurement" in said
     (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
-    assert chart["layout"]["title"]["text"] == NOTICE
+    assert chart["layout"]["title"]["text"] == SHORT_NOTICE
 
 
 def test_two_people_with_one_link_see_the_same_curves(open_app, full_study: Path) -> None:  # noqa: F811

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.theme import NOTICE
+from app.widgets.page import SHORT_NOTICE
 from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, EVALUATION
 from dosing.studies.comparison_table import Row
@@ -33,7 +33,7 @@ def test_runs_data_and_table_are_counted_as_they_are(open_app, full_study: Path)
     assert table["against the constant dose"].tolist() == verdicts
     assert "3 patients, 72 visits" in words(at)
     (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
-    assert chart["layout"]["title"]["text"] == NOTICE
+    assert chart["layout"]["title"]["text"] == SHORT_NOTICE
     named = [a["text"] for a in chart["layout"]["annotations"]]
     assert any("FtTPO" in text and "exact support" in text for text in named)
     assert any("IQL" in text and "not a support" in text for text in named)

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 import agents
 from app.charts.target_return import dose_by_target, grid
 from app.theme import GREY, MARKS, NOTICE, SHADE
+from app.widgets.page import SHORT_NOTICE
 from dosing.runs.folder import RunFolder
 from dosing.studies import AgentSetup, Cohort, DataSource, train
 from dosing.studies.data import episodes_of
@@ -92,7 +93,7 @@ def test_the_patient_page_draws_it_for_the_agent_that_has_a_target_alone(
     ]
     charts = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
     (drawn,) = [c for c in charts if "asked for" in c["layout"]["xaxis"]["title"]["text"]]
-    assert drawn["layout"]["title"]["text"] == NOTICE
+    assert drawn["layout"]["title"]["text"] == SHORT_NOTICE
     policy, episodes = policy_of(study[1]), episodes_of(study[1])
     dose = policy.recommended(np.broadcast_to(episodes.obs[:1], (2, 1, 8)))[:, 0, 0].mean()
     assert drawn["data"][-1]["y"][0] == pytest.approx(dose, abs=1e-5)
