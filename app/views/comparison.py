@@ -29,13 +29,12 @@ from app.widgets.state_picker import pick
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row
 
-RETURNS, DIFFERENCES, SMALL, COSTS = (
+RETURNS, DIFFERENCES, SMALL, COSTS = (  # what can be drawn
     "return",
     "difference from the constant dose",
     "small multiples",
     "cost against return",
 )
-"""What can be drawn."""
 AS_MADE = "as in the study"
 
 

@@ -192,7 +192,6 @@ def paired(first: Measured, second: Measured) -> None:
 
 
 DOSES, TAILS, PAID = "doses and densities", "tails", "what it costs"
-"""What is shown of the two."""
 
 
 @st.fragment

@@ -34,7 +34,6 @@ from simulator.cohorts.replay import Onward
 
 PATIENTS = (100, 300, 1000)
 LIKE, THIS, BELIEVED = "patients like this one", "this recorded patient", "forecast by {}"
-"""Who goes on from the state."""
 TOGETHER, APART = "overlaid", "side by side"
 FOLLOWED = (
     " To follow an agent is to give what its recommender says, at every visit as at a first one, also where "

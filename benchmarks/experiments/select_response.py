@@ -155,9 +155,10 @@ def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     sizes = sorted({row["patients"] for row in rows})
     lines = [summary([row for row in rows if row["patients"] == size]) for size in sizes]
     seconds = sum(row["seconds"] for row in rows)
+    asked = f" --sizes {' '.join(arguments.sizes)} --first {arguments.first}"
     return f"""# Selecting an agent that looks back
 
-Made by `python benchmarks/experiments/select_response.py`, dosing {__version__}, in {seconds:.0f} s of
+Made by `python benchmarks/experiments/select_response.py{asked}`, dosing {__version__}, in {seconds:.0f} s of
 processor time on: {describe()}
 
 The response model agent (one seed) on data sets with 24 visits of {ENV_ID},
