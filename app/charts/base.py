@@ -144,14 +144,15 @@ def training_curve(step: AnyArray, values: AnyArray, name: str, look: Mark) -> g
         name: of the metric.
         look: mark of the agent.
     """
+    title = textwrap.wrap(label(name), 34)
     figure = finish(
         go.Figure(),
-        230 + BOTTOM,
+        200 + 15 * len(title) + BOTTOM,
         xaxis={"title": "gradient updates", "range": [0, 1.03 * float(step[-1])]},
         yaxis={"exponentformat": "power"},
-        annotations=[_above("<br>".join(textwrap.wrap(label(name), 34)))],
+        annotations=[_above("<br>".join(title))],
     )
-    figure.update_layout(margin_t=48)
+    figure.update_layout(margin_t=18 + 17 * len(title))
     for number, seed in enumerate(values, 1):
         line = {"color": look.faint(0.4), "width": 1}
         mode = "lines" if len(step) > 1 else "markers"

@@ -1,8 +1,8 @@
 """Recorded numbers that no model of the other patients explains, which a fit passes over.
 
-A number is an outlier where its innovation, by the model fitted without the patient, is beyond
-:data:`FAR_OFF` robust standard deviations of its marker: 1.4826 times the median absolute innovation (Hampel
-1974, Journal of the American Statistical Association 69:383), of normal ones 0.006 %. A data set that has
+A number is an outlier where its standardised innovation, by the model fitted without the patient, is beyond
+:data:`FAR_OFF` robust standard deviations of its marker: 1.4826 times the median of their sizes (Hampel 1974,
+Journal of the American Statistical Association 69:383), of normal ones 0.006 %. A data set that has
 them is fitted again without, and what the new models then find beyond :data:`NEARER` is passed over too:
 among so many outliers some lie less far off than others. The regression of the rewards needs this most:
 squares of observations stand among its features, so that a few numbers far off, to which no reward answers,
@@ -62,12 +62,12 @@ def outliers(fitted: Fitted, obs: Tensor, act: Tensor) -> Tensor:
 @torch.no_grad()
 def _beyond(fitted: Fitted, obs: Tensor, act: Tensor, limit: float) -> Tensor:
     """Which innovations are beyond a limit, in robust standard deviations."""
-    error = torch.full_like(obs, torch.nan)
+    z = torch.full_like(obs, torch.nan)
     for fold in range(int(fitted.fold.max()) + 1):
         rows = fitted.fold == fold
         _, innovations = fitted.models(1 + fold).filter(obs[:, rows], act[:, rows])
-        error[:, rows] = torch.stack([i.error for i in innovations], 2)
-    away = torch.where(obs.isfinite(), error, torch.nan).abs()
+        z[:, rows] = torch.stack([i.error / i.variance.sqrt() for i in innovations], 2)
+    away = torch.where(obs.isfinite(), z, torch.nan).abs()
     scale = 1.4826 * away.flatten(1, 2).nanmedian(1).values[:, None, None]  # [R, 1, 1, O]
     return (away > limit * scale) & _measured(obs)
 

@@ -71,7 +71,7 @@ class PatientModel(nn.Module):
         numbers: ``[S, 6]`` of the calibration, by ``NUMBERS``.
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
-        outlying: ``[S, 1]`` share of the recorded numbers that were passed over as outliers, -1 before the fit.
+        outlying: ``[S, 1]`` share of the recorded numbers passed over as outliers, -1 before the fit.
     """
 
     reward: Tensor

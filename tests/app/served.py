@@ -75,7 +75,7 @@ def serving(study: Path) -> Iterator[Server]:
 
 def settle(page: Any, charts: int = 1) -> None:
     """Wait until the script has run, at least so many charts are drawn, and nothing moves any more."""
-    page.wait_for_selector("h1", timeout=60_000)
+    rested(page)
     drawn = (
         "count => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
         " && (!count || document.querySelectorAll('.js-plotly-plot .main-svg .xtick').length > 0)"

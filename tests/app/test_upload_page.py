@@ -130,7 +130,9 @@ def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study:
     assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6]
     assert shown["status"].tolist() == [STATUSES[k] for k in expected.status]
     assert shown["status"].tolist()[3:] == ["deferred", "refused", "refused"]
-    assert shown["reasons"].tolist() == [" ".join(reason_names(int(code))) for code in expected.codes]
+    assert shown["reasons"].tolist() == [
+        "; ".join(reason_names(int(code))).replace("_", " ") for code in expected.codes
+    ]
     np.testing.assert_array_equal(shown["dose"], expected.dose[:, 0])
     np.testing.assert_array_equal(shown["support_low"], expected.low[:, 0])
     assert "**2** refused" in words(at)

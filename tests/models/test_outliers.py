@@ -54,6 +54,20 @@ def test_each_data_set_of_a_stack_is_looked_at_alone() -> None:
     assert found[1].any()
 
 
+def test_the_first_visit_may_differ_more_than_later_ones() -> None:
+    """Levels that differ much between patients before anything is known of them: no outlier among them."""
+    rng = torch.Generator().manual_seed(10)
+    act = 2.0 * torch.rand(1, 60, 24, 1, generator=rng) - 1.0
+    level, seen = torch.randn(1, 60, 2, generator=rng), []
+    for visit in range(25):
+        seen.append(level + 0.3 * torch.randn(level.shape, generator=rng))
+        level = 0.8 * level + 0.6 * act[:, :, min(visit, 23)]
+    obs = torch.stack(seen, 2)
+    fitted = fit_response(obs, act, FitSettings(steps=100, families=("linear",)))
+    assert float(obs[:, :, 0].std()) > 1.5 * float((obs[:, :, 1:] - 0.8 * obs[:, :, :-1] - 0.6 * act).std())
+    assert not outliers(fitted, obs, act).any()
+
+
 def test_a_code_has_none() -> None:
     """A marker of two values, one of them rare, is far off whenever it is the rare one."""
     obs, act = toy("saturating", 40)
