@@ -131,7 +131,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
             device=arguments.device,
             on_log=on_log,
         )
-    print(run.config().data)
+    if (learned := run.config().data).sample is not None:
+        print(learned)
     return run
 
 

@@ -245,13 +245,13 @@ def test_regimens_are_added_and_removed_and_those_after_move_up(open_app, full_s
     at = open_app(full_study, PAGE, **TYPED, dose1="0.4", matched="100", **link)
     at.button(key="remove1").click().run()
     assert not at.exception
-    assert at.query_params["choices"] == ["2"]
+    assert at.query_params["choices"] in ("2", ["2"])
     assert at.selectbox(key="rule1").value == "follow IQL"
     assert at.selectbox(key="rule2").value == "dose per visit"
     assert at.text_input(key="doses2").value == "0.6 0.3"
     at.button(key="add").click().run()
     assert not at.exception
-    assert at.query_params["choices"] == ["3"]
+    assert at.query_params["choices"] in ("3", ["3"])
     assert at.selectbox(key="rule3").value
 
 
