@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from app.analysis.course import course_of
+from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
 from app.charts import episode
 from app.text import joined, sentence
@@ -54,7 +55,9 @@ def who(asked: Asked, source: Source) -> None:
         sentence("{} **{}**", name, with_unit(number(value, 2), unit))
         for name, unit, value in zip(names, units, values, strict=True)
     ]
-    write.markdown("Seen at this visit: {}", joined(", ", told))
+    patient = int(asked.episodes.episode[asked.row])
+    where = PatientTable.of(asked.episodes).at_visit(int(asked.episodes.step[asked.row]) + 1)[patient]
+    write.markdown("Patient {}, {}. Seen: {}", patient, where, joined(", ", told))
 
 
 def episode_panel(episodes: Episodes, row: int, source: Source) -> None:

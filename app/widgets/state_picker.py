@@ -14,7 +14,7 @@ from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
 from app.readers import study
 from app.text import escaped
-from app.theme import HIGHLIGHTS, listed
+from app.theme import HIGHLIGHTS, counted, listed
 from app.widgets import page, write
 from app.widgets.patient_order import ORDERS, ordered
 from app.widgets.url_state import choose, linked
@@ -229,9 +229,11 @@ def _visit(episodes: Episodes, ranked: Sequence[study.Run]) -> tuple[int, str | 
     if ranked:
         chosen = pick(st, "Patients by", list(ORDERS), "order", width=190)
         patients, told = ordered(episodes, table, ranked, chosen)
-    at = int(st.query_params.get("visit", "1")) if st.query_params.get("visit", "1").isdecimal() else 1
-    where = table.at_visit(at)
-    names = {one: f"patient {one}{words_}, {where[one]}" for one, words_ in zip(patients, told, strict=True)}
+    visits_of = dict(zip(table.patient.tolist(), table.count.tolist(), strict=True))
+    names = {  # the same at every visit: the browser sends the words of a choice, also those of a moment ago
+        one: f"patient {one}{words_}, {counted(visits_of[one], 'visit')}"
+        for one, words_ in zip(patients, told, strict=True)
+    }
     patient = st.selectbox(
         "Patient",
         patients,

@@ -195,7 +195,7 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     settle(page, charts=3)
     assert visible_doses(page) == moved
     page.get_by_role("combobox", name="Patient", exact=True).click()
-    page.get_by_role("option", name=re.compile("^patient 2, visit 6 of 24, last dose")).click()
+    page.get_by_role("option", name=re.compile("^patient 2, 24 visits")).click()
     page.wait_for_url("**patient=2**", timeout=20_000)
     settle(page, charts=3)
     assert visible_doses(page) != moved
@@ -224,7 +224,7 @@ def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) 
     settle(page, charts=4)
     tops = {}
     for name, place in {
-        "who": page.get_by_text("Seen at this visit:"),
+        "who": page.get_by_text(re.compile("^Patient 1, visit 5 of 24, last dose")),
         "dose": page.get_by_test_id("stMetricValue").last,
         "could": page.locator(".js-plotly-plot").nth(0).locator(".bglayer").first,
         "far": page.locator(".js-plotly-plot").nth(1).locator(".bglayer").first,
@@ -236,7 +236,7 @@ def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) 
     page.set_viewport_size({"width": 390, "height": 844})
     full_height(page)
     order = [
-        page.get_by_text("Seen at this visit:"),
+        page.get_by_text(re.compile("^Patient 1, visit 5 of 24, last dose")),
         page.get_by_test_id("stMetricValue").first,
         page.locator(".js-plotly-plot").nth(0),
         page.locator(".js-plotly-plot").nth(1),

@@ -28,8 +28,11 @@ def test_the_picker_says_who_and_where(open_app, full_study: Path) -> None:  # n
     episodes = episodes_of(find_runs(full_study)[0])
     row = int(((episodes.episode == 2) & (episodes.step == 7)).argmax())
     options = [plain(option) for option in at.selectbox(key="patient").options]
-    assert options[2] == f"patient 2, visit 9 of 24, last dose {number(float(episodes.act[row, 0]))}"
-    assert "no dose before" in plain(open_app(full_study).selectbox(key="patient").options[0])
+    assert options[2] == "patient 2, 24 visits"
+    last = number(float(episodes.act[row, 0]))
+    assert f"Patient 2, visit 9 of 24, last dose {last}. Seen:" in words(at)
+    assert plain(at.slider(key="visit").set_value(10).run().selectbox(key="patient").options[2]) == options[2]
+    assert "no dose before" in words(open_app(full_study))
 
 
 def test_buttons_step_through_the_visits_and_stop_at_the_ends(open_app, full_study: Path) -> None:  # noqa: F811
