@@ -23,7 +23,7 @@ def progress() -> StudyProgress:
     return _progress(str(study()))
 
 
-def table(runs: tuple[UnfinishedRun, ...]) -> pd.DataFrame:
+def rows(runs: tuple[UnfinishedRun, ...]) -> pd.DataFrame:
     """Unfinished runs, one row each, those written last first."""
     return pd.DataFrame(
         {

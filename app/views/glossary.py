@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import streamlit as st
-
 from app.text import bullets, sentence
 from app.widgets import page, write
 from app.widgets.glossary import GROUPS, as_text
@@ -11,5 +9,5 @@ from app.widgets.glossary import GROUPS, as_text
 page.open_page("Glossary", needs_runs=False)
 write.markdown("In a clinician's words first; *in italics*, the method's own terms.")
 for heading, terms in GROUPS.items():
-    st.subheader(heading)
+    write.subheader("{}", heading)
     write.markdown("{}", bullets(sentence("**{}**: {}", term.word, as_text(term)) for term in terms))

@@ -133,7 +133,7 @@ def picture(listing: study.Listing) -> None:
     for answer, record in zip(answers, records, strict=True):
         write.markdown("{} **{}**", answer.mark.sign, answer.source.name)
         beside(context_of(answer, record))
-    page.explain(
+    write.explain(
         "Patient {}, visit 1. Solid band: every dose the sparse policy could give. Dashed: the central part "
         "of a distribution that gives every dose some probability. Each density is scaled to its own peak. "
         "Red: what lies outside the hard limits.",

@@ -49,7 +49,7 @@ def by_target(answer: Answer, key: str) -> None:
             unit=source.limits.unit,
         )
         page.draw(figure, f"{key}{dimension}", f"{name} of {source.name} over the return it is asked for")
-    page.explain(
+    write.explain(
         "{} {}: at this state{}, within the limits: what the recommender says, on record. Mean of {}. {:,} "
         "of {:,} deferred. Dotted: what it is asked for by default, which the recommendation above rests on. "
         "Grey: returns that no recorded patient had. A return that is asked for is no promise: patients need "

@@ -39,7 +39,7 @@ def state() -> None:
     write.subheader("Runs under way")
     share = st.column_config.ProgressColumn("done", format="percent", min_value=0.0, max_value=1.0)
     st.dataframe(
-        progress.table(now.unfinished), hide_index=True, width="stretch", column_config={"done": share}
+        progress.rows(now.unfinished), hide_index=True, width="stretch", column_config={"done": share}
     )
     if now.begun > len(now.unfinished):
         write.caption("The {} written last of {:,}.", len(now.unfinished), now.begun)

@@ -47,7 +47,7 @@ def belief_panel(answer: Answer, key: str) -> None:
                 page.draw(markers(one, which, names, units), f"{key}{which[0]}", alt)
     limits = answer.source.limits
     dose = ", ".join(number(v, 3) for v in answer.result.dose or ())
-    page.explain(
+    write.explain(
         "{} {}: solid, the level behind each marker as it is believed to be after each visit, with its 90 % "
         "interval; grey dots, what was seen. Right of the dotted line, forecasts of what will be seen: "
         "dashed, if the dose of now, {}, were held from this visit on; dotted grey, under the constant dose "

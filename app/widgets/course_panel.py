@@ -40,7 +40,7 @@ def course_panel(episodes: Episodes, rows: AnyArray, current: int, key: str) -> 
     visits = episodes.step[rows].astype(float) + 1
     alt = f"{one.target.name} of patient {patient} over the visits, with its target range and adverse events"
     page.draw(course(visits, one, current), key, alt)
-    page.explain("{}", _legend(one))
+    write.explain("{}", _legend(one))
     if one.definitions:
         with st.expander("What the adverse events mean"):
             lines = [sentence("**{}**: {}", event_words(n), text) for n, text in one.definitions.items()]

@@ -89,7 +89,7 @@ def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
                 unit=source.limits.unit,
             )
             page.draw(figure, f"doses{dimension}", f"Doses given to patient {patient}, and rewards")
-    page.explain(
+    write.explain(
         "Recorded visits; doses by the behaviour policy {!r}, not by an agent. Dotted "
         "line: the visit on show; the numbers beside the strips are its observations. A "
         "cross: changed by a limit.",

@@ -10,7 +10,7 @@ import streamlit as st
 from app.analysis.recommendations import Answer
 from app.text import sentence
 from app.theme import decimals, listed, minus, number, unit_words
-from app.widgets import page, write
+from app.widgets import write
 from app.widgets.state_picker import Asked
 from dosing.recommendation.records import NearVisit
 
@@ -42,7 +42,7 @@ def nearest(answers: Sequence[Answer], asked: Asked) -> None:
                 write.table(as_frame(shown, answers[0]))
             else:
                 write.markdown("No other training visit is known.")
-            page.explain(
+            write.explain(
                 "Recorded visits most like this one, without the visit itself; other visits of the same "
                 "patient may be among them. Distance: between what was seen, every entry in robust standard "
                 "deviations of the records. Beyond a threshold the dose is deferred."

@@ -65,12 +65,6 @@ def problems(sentences: Sequence[str]) -> None:
         write.error("**Not shown:** {}", sentence)
 
 
-def explain(template: str, *values: object) -> None:
-    """How a picture is to be read, as ``template.format(*values)``; behind words that open it."""
-    with st.popover("How to read this", type="tertiary"):
-        write.markdown(template, *values)
-
-
 PAPER = {False: "#FFFFFF", True: "#14171A"}
 """Behind a figure, in the light and in the dark: a saved picture is read on any other page."""
 SHORT_NOTICE = "Simulation, not for patients"

@@ -172,7 +172,7 @@ def picture(
         )
         if min(limits.low) < 0 and limits.unit in ("", "1"):
             st.caption("Doses below 0 are possible here", help=meaning("dose below 0"), width="content")
-        page.explain(READ)
+        write.explain(READ)
     with place:
         for dimension, lines in enumerate(drawn):
             name = "dose" if limits.n_act == 1 else f"dose {dimension + 1} of {limits.n_act}"

@@ -13,7 +13,7 @@ import streamlit as st
 from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
 from app.readers import study
-from app.text import escaped
+from app.text import escaped, sentence
 from app.theme import HIGHLIGHTS, counted, listed
 from app.widgets import page, write
 from app.widgets.patient_order import ORDERS, ordered
@@ -256,7 +256,7 @@ def _step(words: str, key: str, visits: Sequence[int], place: int) -> None:
     """A button, and a key, to the visit at a place of the patient's; idle where there is none."""
     there = 0 <= place < len(visits)
     st.button(
-        words,
+        sentence("{}", words),
         key=f"go_{key.lower()}",
         shortcut=key,
         disabled=not there,

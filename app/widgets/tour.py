@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.text import sentence
 from app.widgets import write
 
 WHAT = (
@@ -11,10 +12,10 @@ WHAT = (
     "it could ever give."
 )
 STEPS = (
-    "**1 of 3.** Choose a patient and a visit below; the keys ← and → go to the visit before and after.",
-    "**2 of 3.** Each card is one policy's answer: its dose, and whether following it was better than one "
+    "Choose a patient and a visit below; the keys ← and → go to the visit before and after.",
+    "Each card is one policy's answer: its dose, and whether following it was better than one "
     "constant dose for everyone. Amber is a caution; grey is no advice.",
-    "**3 of 3.** The picture shows every dose each policy could give, a lane each. Red lies beyond the hard "
+    "The picture shows every dose each policy could give, a lane each. Red lies beyond the hard "
     "limits. Below: what happened to this patient so far.",
 )
 _STEP = "tour_step"
@@ -24,11 +25,14 @@ def tour() -> None:
     """The sentence, or the step of the tour that this visitor is at."""
     step = st.session_state.get(_STEP, 0)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        write.markdown(STEPS[step - 1] if step else WHAT, width="content")
+        if step:
+            write.markdown("**{} of {}.** {}", step, len(STEPS), STEPS[step - 1], width="content")
+        else:
+            write.markdown("{}", WHAT, width="content")
         last = step == len(STEPS)
         if not last:
             st.button(
-                "Next" if step else "Show me how",
+                sentence("{}", "Next" if step else "Show me how"),
                 key="tour_next",
                 type="tertiary" if not step else "secondary",
                 on_click=_go,

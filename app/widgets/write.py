@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.text import Markdown, escaped, sentence
+from app.text import escaped, sentence
 
 
 def markdown(template: str, *values: object, place: Any = st, **more: Any) -> None:
@@ -53,6 +53,12 @@ def error(template: str, *values: object) -> None:
     st.error(sentence(template, *values))
 
 
+def explain(template: str, *values: object) -> None:
+    """How a picture is to be read, as ``template.format(*values)``; behind words that open it."""
+    with st.popover("How to read this", type="tertiary"):
+        markdown(template, *values)
+
+
 def nothing_yet(command: str, template: str, *values: object) -> None:
     """Say what is missing, as ``template.format(*values)``, and which command fills it."""
     info(template, *values)
@@ -61,7 +67,8 @@ def nothing_yet(command: str, template: str, *values: object) -> None:
 
 def badge(template: str, *values: object, color: Any, help: str | None = None) -> None:
     """Words that are seen at once; unlike Streamlit's own badge they wrap on a narrow window."""
-    st.markdown(Markdown(f":{color}-background[{sentence(template, *values)}]"), help=help, width="content")
+    words = sentence(":{}-background[{}]", color, sentence(template, *values))
+    st.markdown(words, help=help, width="content")
 
 
 def metric(template: str, *values: object, value: object, help: str | None = None) -> None:

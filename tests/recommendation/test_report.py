@@ -176,7 +176,8 @@ def test_the_banner_stands_at_both_ends(result: Recommendation) -> None:
     text = words(result)
     assert NOT_FOR_PATIENTS in BANNER
     assert text.split("</title>")[0].count(BANNER) == 2
-    assert text.strip().removeprefix("Dose recommendation, not for patients").strip().startswith(BANNER)
+    title = "Dose recommendation of a research simulator, not for patients"
+    assert text.strip().removeprefix(title).strip().startswith(BANNER)
     assert text.strip().endswith(BANNER)
 
 

@@ -42,7 +42,7 @@ LABELLED = {"radio", "checkbox", "toggle", "button", "download_button", "form_su
 LABELLED |= {"text_input", "text_area", "slider", "select_slider", "selectbox", "multiselect", "expander"}
 LABELLED |= {"segmented_control", "pills", "file_uploader", "page_link", "link_button", "popover", "status"}
 """Widgets, whose label is markdown."""
-SAFE = {"sentence", "escaped", "code", "bullets", "joined"}
+SAFE = {"sentence", "escaped", "code", "bullets", "joined", "meaning"}
 WORDS = {"label", "help", "body", "caption", "captions"}
 
 
@@ -122,14 +122,17 @@ ASKING = {
     "ask": {"app/widgets/audit.py"},
     "ask_rules": {"app/widgets/clinic_rules.py"},
     "stated": {"app/analysis/clinic.py"},
-    "recommend": {"app/analysis/recommendations.py", "app/analysis/clinic.py"},
+    "recommend": {"app/readers/asked.py", "app/analysis/clinic.py"},
+    "recommendation": {"app/analysis/recommendations.py"},
     "recommend_all": {
         "app/analysis/recommendations.py",
         "app/analysis/batch.py",
         "app/analysis/model_card.py",
+        "app/analysis/patients.py",
     },
 }
-"""Who may ask the recommender: what asks for a page records what it hears; a card shows shares, no dose."""
+"""Who may ask the recommender: what asks for a page records what it hears; a card and the
+order of the patients show shares, no dose."""
 
 
 def test_no_page_gets_a_dose_past_the_recommender_or_the_log() -> None:
