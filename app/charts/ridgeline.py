@@ -20,7 +20,6 @@ from app.text import label
 from app.theme import (
     CENTRAL_WORDS,
     GREY,
-    HARM,
     SHADE,
     Mark,
     decimals,
@@ -306,10 +305,9 @@ def _outside(parts: Parts, top: float, answer: Answer, dimension: int, ends: tup
     total = below + above
     x, anchor = (ends[0], "left") if below > above else (ends[1], "right")
     if total > 0:
-        text, look = f"<b>{probability(total)} outside</b>", {"font": {"size": 12, "color": HARM}}
+        parts.text(x, top + TITLE + 16, f"<b>{probability(total)} outside</b>", anchor, 12)
     else:
-        text, look = "none outside", {}
-    parts.text(x, top + TITLE + 16, text, anchor, 11.5, **look)
+        parts.text(x, top + TITLE + 16, "none outside", anchor, 11.5)
 
 
 def _band(

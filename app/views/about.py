@@ -76,6 +76,6 @@ try:
     write.markdown("{}", bullets(card.get("sources", ())))
     write.markdown("{}", card.get("limits_of_the_model", ""))
     with st.expander("The whole scenario card"):
-        st.json(dict(card))
+        write.record(dict(card))
 except UserError as error:
     page.problems([str(error)])

@@ -115,7 +115,7 @@ def last_records(result: Verified) -> None:
     st.dataframe(table(chosen[:most]), hide_index=True, key="records", column_config=wide)
     write.caption("{:,} of {}, newest first.", min(most, len(chosen)), counted(len(chosen), "record"))
     record = pick(st, "One record whole", [r.number for r in chosen[:most]], "record")
-    st.json(next(r.content for r in chosen if r.number == record), expanded=1)
+    write.record(next(r.content for r in chosen if r.number == record))
 
 
 @st.fragment
@@ -128,7 +128,7 @@ def view() -> None:
             "shows is, and so is every one of this command:",
             code(book.path),
         )
-        st.code("python -m dosing recommend RUN --state NUMBERS", language="bash")
+        st.code("python -m dosing recommend RUN --state NUMBERS", language=None, wrap_lines=True)
         return
     try:
         result = verified(book.path, stamp(book))

@@ -89,14 +89,14 @@ def pictures(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
 def small_multiples(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
     """Several measures beside each other, agents and rules in the same lanes."""
     offered = [head for head in measured(rows) if head in ESTIMATES]
-    heads = st.multiselect(
-        "Measures",
+    heads = st.pills(
+        "Measures, at most four",
         offered,
+        selection_mode="multi",
         default=[head for head in offered if head != SAMPLED][:3],
-        max_selections=4,
         key=f"measures{key}",
         bind="query-params",
-    )
+    )[:4]
     if not heads:
         st.info("Choose a measure.")
         return
@@ -110,9 +110,10 @@ def small_multiples(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
 def table(rows: list[Row], key: str) -> None:
     """The rows as a table with the columns that are asked for; a click on a head sorts it."""
     offered = measured(rows)
-    heads = st.multiselect(
+    heads = st.pills(
         "Columns",
         offered,
+        selection_mode="multi",
         default=[head for head in offered if head in FIRST],
         key=f"columns{key}",
         bind="query-params",

@@ -156,9 +156,9 @@ def card(episodes: Episodes) -> None:
     result = episodes.metadata.card
     write.markdown("{}", result.get("title", "Recorded data without a scenario card."))
     with st.expander("All fields of the card"):
-        st.json(dict(result))
+        write.record(dict(result))
     with st.expander("All other metadata of the visits"):
-        st.json({k: v for k, v in episodes.metadata.to_json().items() if k != "card"})
+        write.record({k: v for k, v in episodes.metadata.to_json().items() if k != "card"})
 
 
 def one_episode(episodes: Episodes) -> None:

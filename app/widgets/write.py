@@ -5,6 +5,8 @@ No page calls Streamlit's own functions for sentences; see :mod:`app.text`.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -63,6 +65,11 @@ def nothing_yet(command: str, template: str, *values: object) -> None:
     """Say what is missing, as ``template.format(*values)``, and which command fills it."""
     info(template, *values)
     st.code(command, language=None, wrap_lines=True)
+
+
+def record(content: Mapping[str, Any]) -> None:
+    """A record as the JSON that it is kept as."""
+    st.code(json.dumps(content, indent=2, ensure_ascii=False), language=None, wrap_lines=True)
 
 
 def badge(template: str, *values: object, color: Any, help: str | None = None) -> None:

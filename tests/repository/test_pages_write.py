@@ -77,7 +77,7 @@ def unsafe_call(call: ast.Call, name: str) -> Iterator[str]:
     shows = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if name == "Markdown" and not (first is not None and is_constant(first)):
         yield "Markdown of a value"
-    elif name == "sentence" or (name.startswith("write.") and name != "write.table"):
+    elif name == "sentence" or (name.startswith("write.") and name not in ("write.table", "write.record")):
         template = call.args[1] if name == "write.nothing_yet" and len(call.args) > 1 else first
         if template is None or not is_constant(template):
             yield f"{name}: the template is not written out"
