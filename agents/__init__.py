@@ -127,7 +127,7 @@ AGENTS: dict[str, AgentSpec] = {
         "agents.response_model",
         "ResponseModel",
         "Response model",
-        "model-based planning",
+        "planning",
     ),
 }
 

@@ -55,14 +55,12 @@ class Picture:
 
 PICTURES = {
     "dashboard": Picture("demo", "/?patient=7&visit=9"),
-    "patient": Picture("demo", "/?patient=7&visit=9", TELEPHONE),
+    "patient": Picture("demo", "/?patient=7&visit=9", TELEPHONE, start="Patient 7, visit 9"),
     "what-if": Picture("demo", "/what_if?patient=7&visit=9", theme="dark"),
     "sparse-against-gaussian": Picture("demo", "/sparse_gaussian?patient=7&visit=9"),
     "dose-and-response": Picture("demo", "/dose_response?patient=7&visit=9"),
     "comparison": Picture("demo", "/comparison"),
-    "warfarin": Picture(
-        "warfarin", "/?patient=44&visit=30", start="What each policy could give", end="Your decision"
-    ),
+    "warfarin": Picture("warfarin", "/?patient=44&visit=30", end="Your decision"),
     "insulin": Picture(
         "insulin", "/?patient=21&visit=30", start="Episode of patient", end="What the adverse events mean"
     ),
