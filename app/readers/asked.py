@@ -75,5 +75,6 @@ def _policy_after(
         kept[:] = [(key, found)]  # at once: sessions share the policy
         return found
 
+    # Of this copy alone: everything that asks a policy passes its method ``distribution``.
     result.distribution = distribution  # type: ignore[method-assign]
     return result

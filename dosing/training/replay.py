@@ -18,6 +18,7 @@ from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.rng import check_seeds, draw
 from dosing.training.regularised import noise_plan
+from dosing.training.rows import unpacked
 from dosing.training.sampler import BLOCK, columns_for, noise_block
 
 ROWS = 1 << 21
@@ -260,17 +261,8 @@ class ReplaySampler:
         if block != self._block:
             self._refill(block)
         rows = self._drawn(self._uniform[offset])
-        obs, act, next_obs, reward, terminated, *extras = rows.split(self.buffer.widths, -1)
-        return Batch(
-            obs=obs,
-            act=act,
-            reward=reward.squeeze(-1),
-            next_obs=next_obs,
-            terminated=terminated.squeeze(-1),
-            noise={name: values[offset] for name, values in self._noise.items()},
-            extra=dict(zip(self.buffer.needs, extras, strict=True)),
-            step=step,
-        )
+        noise = {name: values[offset] for name, values in self._noise.items()}
+        return unpacked(rows, self.buffer.widths, self.buffer.needs, noise, step)
 
     def _drawn(self, uniform: Tensor) -> Tensor:
         """Rows ``[S, B, W]`` for uniform numbers ``[S, B]``."""
