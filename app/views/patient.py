@@ -15,6 +15,7 @@ from app.widgets.belief_panel import belief_panel
 from app.widgets.decision_form import decide
 from app.widgets.near_visits import nearest
 from app.widgets.recommendation_card import Recorded
+from app.widgets.regimens import try_dose
 from app.widgets.state_picker import Asked, ask_state, chosen_runs, sources
 from app.widgets.tour import tour
 from dosing.errors import UserError
@@ -120,6 +121,10 @@ def view(listing: study.Listing) -> None:
         nearest(answers, asked)
         decide(answers, records)
         take_away(answers, records, rules, asked)
+        with st.container(horizontal=True):
+            for answer in answers:
+                if answer.result.dose is not None and answer.result.status != "deferred":
+                    try_dose(answer.result.dose, answer.source.limits)
     for number, answer in enumerate(answers):
         by_target(answer, f"target{number}")
         belief_panel(answer, f"belief{number}_")

@@ -207,3 +207,11 @@ def test_doses_below_0_are_explained_where_they_appear(open_app, full_study: Pat
     at = open_app(full_study)
     (found,) = (caption for caption in at.caption if "below 0" in caption.value)
     assert "no drug is meant" in found.help
+
+
+def test_a_recommended_dose_can_be_tried(open_app, full_study: Path) -> None:  # noqa: F811
+    """Each number on a card has a link that takes it to What if; a deferred dose has none."""
+    at = open_app(full_study, patient="1", visit="5")
+    links = [link.proto for link in at.get("page_link")]
+    assert [plain(link.label) for link in links] == [f"Try {m.value} in What if" for m in at.metric]
+    assert all("dose2=" in link.query_string for link in links)
