@@ -26,6 +26,6 @@ def test_the_line_of_a_size_is_that_of_its_rows() -> None:
     assert (better, true) == ("2 of 4", "1 of 2")
     assert regret.startswith("0.3")  # 0, 0.2, 0.4, 0.8
     assert constant.startswith("0.55 [")  # 1, 0, 0.4, 0.8
-    told = page(rows, argparse.Namespace(patients=10_000))
+    told = page(rows, argparse.Namespace(patients=10_000, sizes=["50:4"], first=0))
     assert "| 50 | 4 | 1 | 0.3 [" in told
     assert "in 4 s of\nprocessor time" in told
