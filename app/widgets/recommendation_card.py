@@ -20,7 +20,7 @@ from app.theme import (
 )
 from app.widgets import page, write
 from app.widgets.audit import context_of
-from app.widgets.glossary import meaning
+from app.widgets.glossary import explained, meaning
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.dose_context import DoseContext, status_words
 from dosing.recommendation.reasons import held_at
@@ -35,7 +35,8 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     result, source = answer.result, answer.source
     whose = source.spelled or source.family
     colon = ":" if source.reference else ","
-    write.markdown("{} **{}**{} :small[{}]", answer.mark.sign, source.name, colon, whose)
+    words = (answer.mark.sign, source.name, colon, whose)
+    write.markdown("{} **{}**{} :small[{}]", *words, help=explained(whose))
     kind, status = status_words(result.status, context.evidence)
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     lines = [] if result.dose is None else basis(answer, sparse, places)
@@ -63,7 +64,7 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
             if result.status == "limited":
                 write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
             for line in lines[:1]:
-                write.markdown("{}", line)
+                write.markdown("{}", line, help=explained(line))
     _decided(context)
 
 
@@ -74,7 +75,7 @@ def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
             if kind != "decision":
                 write.caption("{}", words)
         if more:
-            write.markdown("{}", bullets(more))
+            write.markdown("{}", bullets(more), help=explained(*more))
 
 
 def _decided(context: DoseContext) -> None:

@@ -42,7 +42,7 @@ LABELLED = {"radio", "checkbox", "toggle", "button", "download_button", "form_su
 LABELLED |= {"text_input", "text_area", "slider", "select_slider", "selectbox", "multiselect", "expander"}
 LABELLED |= {"segmented_control", "pills", "file_uploader", "page_link", "link_button", "popover", "status"}
 """Widgets, whose label is markdown."""
-SAFE = {"sentence", "escaped", "code", "bullets", "joined", "meaning"}
+SAFE = {"sentence", "escaped", "code", "bullets", "joined", "meaning", "explained"}
 WORDS = {"label", "help", "body", "caption", "captions"}
 
 
