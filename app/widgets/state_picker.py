@@ -40,9 +40,14 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
         **more: further options of the box.
     """
     asked = st.query_params.get(key)
-    meant = explained(label, *options[:EXPLAINED])
     chosen = place.selectbox(
-        escaped(label), options, index=index, key=key, bind="query-params", help=meant, **more
+        escaped(label),
+        options,
+        index=index,
+        key=key,
+        bind="query-params",
+        help=explained(label, *(options if len(options) <= EXPLAINED else ())),
+        **more,
     )
     if asked is not None and asked not in map(str, options):
         absent(place, key, asked, str(chosen))

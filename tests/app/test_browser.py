@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dosing import NOT_FOR_PATIENTS
-from tests.app.served import FLAGS, full_height, server, settle
+from tests.app.served import full_height, settle
 from tests.app.watched import Watched
 
 pytestmark = pytest.mark.browser
@@ -28,22 +27,6 @@ PAGES = (
     ("Data", 3),
 )
 """Pages beside Patient and Comparison, with the charts on them."""
-
-
-@pytest.fixture(scope="module")
-def address(full_study: Path) -> Iterator[str]:
-    with server(full_study) as result:
-        yield result
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield launched
-        launched.close()
 
 
 def visible_doses(page: Any) -> list[str]:

@@ -39,7 +39,7 @@ OTHER_SEED = "Another one makes other patients."
 
 
 def labels(node: Any) -> Iterator[tuple[str, str]]:
-    """Labels below a node of the page, each with the help beside it."""
+    """Labels below a node of the page, each with the help beside it; the page of a link explains its words."""
     for child in getattr(node, "children", {}).values():
         yield from labels(child)
     proto = getattr(node, "proto", None)
@@ -49,7 +49,7 @@ def labels(node: Any) -> Iterator[tuple[str, str]]:
         heads = json.loads(proto.columns)
         for name in node.value.columns:
             yield str(name), heads.get(str(name), {}).get("help") or ""
-    elif hasattr(proto, "label") and hasattr(proto, "help") and not hasattr(proto, "url"):
+    elif node.type != "page_link" and hasattr(proto, "label") and hasattr(proto, "help"):
         options = [getattr(option, "content", option) for option in getattr(proto, "options", [])]
         yield (
             " | ".join([proto.label, *map(str, options)] if len(options) <= 12 else [proto.label]),
