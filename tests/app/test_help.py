@@ -39,7 +39,7 @@ OTHER_SEED = "Another one makes other patients."
 
 
 def labels(node: Any) -> Iterator[tuple[str, str]]:
-    """Labels below a node of the page, each with the help beside it; the page of a link explains its words."""
+    """Labels below a node of the page, each with the help beside it; a link's page explains its own."""
     for child in getattr(node, "children", {}).values():
         yield from labels(child)
     proto = getattr(node, "proto", None)
