@@ -181,7 +181,7 @@ def so_far(
         name: of the dose.
         unit: of the dose.
     """
-    strip, count = 62, 1 if kept is None else 2
+    strip, count = 56, 1 if kept is None else 2
     anchor = "y" if kept is None else "y2"
     figure = finish(go.Figure(), strip * count + 30 + BOTTOM, **_visits_axis(visits, anchor, current))
     pad = 0.12 * (limits[1] - limits[0])

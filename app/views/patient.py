@@ -113,7 +113,7 @@ def view(listing: study.Listing) -> None:
         left, right = st.columns([6, 7])
         with left:
             recommendation_card.cards(answers, records)
-        with right.container(gap="xsmall"):
+        with right.container(gap="xxsmall"):
             if any(answer.result.dose for answer in [*answers, *rules[0]]):
                 recommendation_card.picture([*answers, *rules[0]], *doses_given(asked))
             episode_panel.history(asked, loaded[0])

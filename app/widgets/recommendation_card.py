@@ -49,20 +49,23 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     if result.dose is None or result.proposed is None:
         _decided(context)
         return
-    dose, proposed = (
-        with_unit(_doses(values, answer, places), result.unit) for values in (result.dose, result.proposed)
-    )
+    dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
     if kind == "grey":
-        write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
+        whose = "rule" if source.reference else "policy"
+        write.caption("Dose the {} would give: {}", whose, with_unit(dose, result.unit))
         write.markdown("{}", bullets(lines[:1]))
     else:
         left, right = st.columns([2, 3], gap="xsmall")
         with left:
             words = "Dose by this rule" if source.reference else "Recommended dose"
-            write.metric("{}", words, value=dose, help=meaning("recommended dose"))
+            name = with_unit(words, "" if result.unit in ("", "1") else f"({result.unit})")
+            write.metric(
+                "{}", name, value=dose, help=meaning("recommended dose")
+            )  # a narrow card has no room
         with right.container(gap="xsmall"):
             if result.status == "limited":
-                write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
+                held = held_at(result.codes)
+                write.markdown("Proposed {}, held at {}.", with_unit(proposed, result.unit), held)
             for line in lines[:1]:
                 write.markdown("{}", line, help=explained(line))
     _decided(context)
