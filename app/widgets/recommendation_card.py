@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.analysis.recommendations import Answer, Piece, curves, landmarks, sparse_of
 from app.charts.ridgeline import ridgeline
@@ -49,26 +50,30 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     if result.dose is None or result.proposed is None:
         _decided(context)
         return
-    dose, proposed = (_doses(values, answer, places) for values in (result.dose, result.proposed))
+    dose, proposed = (
+        with_unit(_doses(values, answer, places), result.unit) for values in (result.dose, result.proposed)
+    )
     if kind == "grey":
-        whose = "rule" if source.reference else "policy"
-        write.caption("Dose the {} would give: {}", whose, with_unit(dose, result.unit))
+        write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
         write.markdown("{}", bullets(lines[:1]))
     else:
-        left, right = st.columns([2, 3], gap="xsmall")
+        left, right = _places(source.reference, result.unit)
         with left:
             words = "Dose by this rule" if source.reference else "Recommended dose"
-            name = with_unit(words, "" if result.unit in ("", "1") else f"({result.unit})")
-            write.metric(
-                "{}", name, value=dose, help=meaning("recommended dose")
-            )  # a narrow card has no room
+            write.metric("{}", words, value=dose, help=meaning("recommended dose"))
         with right.container(gap="xsmall"):
             if result.status == "limited":
-                held = held_at(result.codes)
-                write.markdown("Proposed {}, held at {}.", with_unit(proposed, result.unit), held)
+                write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
             for line in lines[:1]:
                 write.markdown("{}", line, help=explained(line))
     _decided(context)
+
+
+def _places(narrow: bool, unit: str) -> Sequence[DeltaGenerator]:
+    """Where the number and the words on it stand, so that neither it nor its unit is cut."""
+    if narrow:
+        return st.container(), st.container()
+    return st.columns([2, 3] if unit in ("", "1") else [1, 1], gap="xsmall")
 
 
 def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
