@@ -3,8 +3,8 @@
 The recursion of ``dosing.models.planning.promised``, forward and then back (reverse-mode differentiation;
 Griewank, Walther 2008, "Evaluating derivatives", chapter 3). Per marker, with t = tanh(g / C):
 
-    s = alpha (1 - t^2),   h = -2 alpha t s / C                                    slope and curvature of C t in m
-    m' = C t + h v / 2,    v' = s^2 v + h^2 v^2 / 2 + q                            mean and variance forecast
+    s = alpha (1 - t^2),   h = -2 alpha t s / C                             slope and curvature of C t in m
+    m' = C t + h v / 2,    v' = s^2 v + h^2 v^2 / 2 + q                     mean and variance forecast
     R  = sum_p psi_p(a) [ c_p + S_p m' + m'.Q_p m' + sum_i Q_p,ii (v'_i + r_i) ]
     with M, V the slopes of all that follows in m' and v':
     with M = 0 where m' is held at an end of its range, and L = M / 2 + V h v:

@@ -18,8 +18,9 @@ f is linear:
                               J = df/dx,  H = d2f/dx2 at b
     ln L = - 1/2 sum (ln 2 pi S + e^2 / S)                          (Schweppe 1965, IEEE TAC 11:61)
 
-A level that saturates bends towards 0, by more the less is known of it: without H its mean is forecast too far
-out, and a fit makes up for it by a smaller alpha. alpha may be a little above 1: a saturating level stays bounded.
+A level that saturates bends towards 0, by more the less is known of it: without H its mean is forecast too
+far out, and a fit makes up for it by a smaller alpha. alpha may be a little above 1: a saturating level stays
+bounded.
 
 Mean-field, J and p are diagonals: that is all there is for the first two families, where no marker acts on
 another. Coupled models leave H out (extended Kalman filter). With the full covariance p <- J p J' + q, and

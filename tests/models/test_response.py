@@ -66,6 +66,8 @@ def toy(kind: str, patients: int, sets: int = 1, visits: int = 24, seed: int = 1
             level = torch.tanh(level + dose * sign)
         elif kind == "linear":
             level = 0.8 * level + dose * sign
+        elif kind == "slow":
+            level = 0.97 * level + dose * sign
         elif kind == "threshold":
             level = 0.7 * level + 1.5 * ((dose > 0.4).float() - 0.3) * sign
         elif kind == "resonant":
@@ -95,9 +97,9 @@ def test_the_filter_is_that_of_the_equations(sizes: Sizes) -> None:
                 own(model, k), obs[k, n].numpy(), act[k, n].numpy(), full=model.full
             )
             for visit, belief in enumerate(beliefs):
-                np.testing.assert_allclose(belief.mean[k, n], means[visit], rtol=1e-7)
+                np.testing.assert_allclose(belief.mean[k, n], means[visit], rtol=1e-6, atol=1e-8)
                 diagonal = np.diag(covariances[visit])
-                np.testing.assert_allclose(belief.diagonal[k, n], diagonal, rtol=1e-7)
+                np.testing.assert_allclose(belief.diagonal[k, n], diagonal, rtol=1e-6)
                 if model.full:
                     np.testing.assert_allclose(
                         belief.variance[k, n], covariances[visit], rtol=1e-6, atol=1e-9
@@ -135,7 +137,7 @@ def test_a_linear_filter_is_the_gaussian_conditional(missing: float) -> None:
 
 
 def test_an_uncertain_level_that_saturates_is_forecast_as_quadrature_says() -> None:
-    """Moments of f of a normal level, by Gauss-Hermite quadrature: the second order is what a slope misses."""
+    """Moments of f of a normal level by Gauss-Hermite quadrature: the second order is what a slope misses."""
     blank = ResponseModel.blank(Sizes(1, 1), 5, torch.zeros((), dtype=torch.float64))
     level = torch.tensor([-1.2, -0.4, 0.0, 0.5, 1.5], dtype=torch.float64).view(5, 1, 1)
     variance, act = torch.full_like(level, 0.1), torch.full((5, 1, 1), 0.3, dtype=torch.float64)
@@ -148,7 +150,9 @@ def test_an_uncertain_level_that_saturates_is_forecast_as_quadrature_says() -> N
     spread = (moved - mean[:, None]) ** 2 @ share + blank.process.numpy().ravel()
     plain = blank.move(level, act).numpy().ravel()
     np.testing.assert_allclose(told.mean.numpy().ravel(), mean, atol=6e-3)
-    assert (np.abs(plain - mean)[[0, 1, 3, 4]] > 3.0 * np.abs(told.mean.numpy().ravel() - mean)[[0, 1, 3, 4]]).all()
+    assert (
+        np.abs(plain - mean)[[0, 1, 3, 4]] > 3.0 * np.abs(told.mean.numpy().ravel() - mean)[[0, 1, 3, 4]]
+    ).all()
     np.testing.assert_allclose(told.variance.numpy().ravel(), spread, rtol=0.15)
 
 
@@ -205,10 +209,11 @@ def test_a_stacked_data_set_is_fitted_as_it_is_alone() -> None:
 
 
 def test_the_family_is_chosen_by_held_out_patients() -> None:
+    settings = FitSettings(families=("saturating", "linear"))
     obs, act = toy("saturating", 60)
-    assert fit_response(obs, act, QUICK).family == ("saturating",)
-    steep, act = toy("linear", 200)
-    assert fit_response(steep, act, QUICK).family == ("linear",)
+    assert fit_response(obs, act, settings).family == ("saturating",)
+    far, act = toy("slow", 60)
+    assert fit_response(far, act, settings).family == ("linear",)
 
 
 def test_the_response_to_the_dose_is_learnt_and_linear_levels_are_held() -> None:
