@@ -159,7 +159,9 @@ class PatientModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}outlying", torch.zeros_like(self.outlying))  # of older runs
-        for name, none in _by_name(Flags.none(*self.flag_of.shape, self.constant)).items():
+        for name, none in _by_name(
+            Flags.none(len(self.response), self.flag_of.shape[1], self.constant)
+        ).items():
             state_dict.setdefault(f"{prefix}{name}", none)
         super()._load_from_state_dict(state_dict, prefix, *arguments)  # of itself or as part of an agent
         self._notice()

@@ -96,11 +96,8 @@ class BeliefAgent(Agent):
         mean, variance = model.forecast(beliefs[-1], coming)
         level = torch.stack([belief.diagonal for belief in beliefs], 2)
         means = torch.stack([belief.mean for belief in beliefs], 2)
-        told = (
-            x.masked_fill(flags[:, None, None], torch.nan)
-            for x in (means, level.sqrt(), mean, variance.sqrt())
-        )
-        return EpisodeBelief(*told, seen.isfinite())
+        shown = [x.masked_fill(flags[:, None, None], torch.nan) for x in (means, level, mean, variance)]
+        return EpisodeBelief(shown[0], shown[1].sqrt(), shown[2], shown[3].sqrt(), seen.isfinite())
 
 
 def belief_problem(problem: Problem) -> Problem:
