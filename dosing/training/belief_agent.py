@@ -91,7 +91,7 @@ class BeliefAgent(Agent):
     def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
         """The belief of the model of all patients, and its forecasts under ``coming [S, B, K, A]``."""
         model = self.patients.responses(slice(0, 1))
-        seen, flags = self.patients.recorded(history.obs), self.patients.flag_middle.isfinite()
+        seen, flags = self.patients.recorded(history.obs), self.patients.flags.are
         beliefs, _ = model.filter(seen, history.act)
         mean, variance = model.forecast(beliefs[-1], coming)
         level = torch.stack([belief.diagonal for belief in beliefs], 2)
