@@ -56,8 +56,8 @@ def _recommendation(
 ) -> Recommendation:
     if _earlier is not None and _recommender.policy.looks_back:
         policy = copy.copy(_recommender.policy)  # one look serves the dose and all that is said of it
-        key, asked = repr(list(_earlier)), _recommender
-        policy.after = lambda past: _policy_after(run, key, asked, _earlier)  # type: ignore[method-assign]
+        told, one, earlier = repr(list(_earlier)), _recommender, _earlier
+        policy.after = lambda past: _policy_after(run, told, one, earlier)  # type: ignore[method-assign]
         return recommend(replace(_recommender, policy=policy), _state, earlier=_earlier)
     return recommend(_recommender, _state, earlier=_earlier)
 

@@ -254,7 +254,7 @@ def results(source: Source, asked: Asked, table: pa.Table) -> None:
     shown = batch.in_words(table)
     shown = shown if only == "all" else shown[shown["status"] == only]
     limits, unit = recommender.rules.limits, unit_words(recommender.rules.limits.unit)
-    words = heads(table.column_names, unit)
+    words = write.columns(shown, heads(table.column_names, unit))
     st.dataframe(shown, hide_index=True, key="answers", column_config=words, placeholder=DASH)
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
@@ -304,7 +304,9 @@ def every_agent(answers: Mapping[str, pa.Table], unit: str) -> None:
     """All agents side by side, and files of what they say."""
     if len(answers) > 1:
         write.subheader("Every agent side by side")
-        st.dataframe(batch.side_by_side(answers), hide_index=True, key="beside", placeholder=DASH)
+        beside_ = batch.side_by_side(answers)
+        told = write.columns(beside_)
+        st.dataframe(beside_, hide_index=True, key="beside", column_config=told, placeholder=DASH)
         write.caption("Doses in: {}. A dose that is deferred is no recommendation.", unit)
     table = batch.together(answers)
     with st.container(horizontal=True):

@@ -96,9 +96,12 @@ def table(frame: pd.DataFrame) -> None:
 
 
 def columns(frame: pd.DataFrame, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Settings of the columns of a table that can be sorted: those given, and what its heads mean."""
+    """Settings of the columns of a table that can be sorted: those given, or words of a head, and a meaning."""
     result = dict(given or {})
     for head in map(str, frame):
-        if meant := explained(head):
-            result[head] = {**result.get(head, st.column_config.Column()), "help": meant}
+        own = result.get(head, head)
+        if isinstance(own, str):
+            own = st.column_config.Column(own)
+        if meant := explained(own.get("label") or head):
+            result[head] = {**own, "help": meant}
     return result
