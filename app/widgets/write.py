@@ -96,7 +96,7 @@ def table(frame: pd.DataFrame) -> None:
 
 
 def columns(frame: pd.DataFrame, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Settings of the columns of a table that can be sorted: those given, or words of a head, and a meaning."""
+    """Settings of the columns of a table that can be sorted: those given, or words; and what a head means."""
     result = dict(given or {})
     for head in map(str, frame):
         own = result.get(head, head)
