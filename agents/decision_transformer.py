@@ -230,9 +230,11 @@ class DecisionTransformer(Agent):
         """Take the range of the recorded returns, the one to aim at, and the spread of the returns-to-go.
 
         Raises:
-            UserError: an episode has more visits than there are time steps.
+            UserError: an episode has more visits than there are time steps, or rewards are shifted.
         """
         super().prepare(dataset)
+        if dataset.transform.reward_shift:
+            raise UserError("this agent aims at a return of recorded rewards: leave shift_reward out.")
         longest = int(dataset.starts.diff().max())
         if longest > self.visits:
             raise UserError(f"this agent has time steps for {self.visits} visits, an episode has {longest}.")

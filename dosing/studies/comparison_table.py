@@ -57,6 +57,8 @@ class Row:
             seeds; None without a budget.
         in_range: mean share of a patient's visits at which what clinicians keep in a range truly lies there,
             when the recommended dose is given; None where there is no such quantity.
+        success: share of the episodes that reached success when the recommended dose is given; None where the
+            environment does not report it.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Row:
     budget: float | None = None
     predicted_cost: float | None = None
     in_range: Estimate | None = None
+    success: Estimate | None = None
 
     @property
     def budget_words(self) -> str:
@@ -113,7 +116,7 @@ class Row:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Row:
         """Inverse of :meth:`to_json`."""
-        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range")
+        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range", "success")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
         if values["baseline"]:
             values["baseline"] = Baseline.from_json(values["baseline"])
@@ -147,6 +150,7 @@ def reference_rows(result: References) -> list[Row]:
                 baseline=result.baseline,
                 lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
                 in_range=_in_range(outcome, pooled=True),
+                success=_success(outcome, pooled=True),
             )
         )
     return rows
@@ -158,6 +162,13 @@ def _in_range(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
         return None
     share = outcomes.in_range / outcomes.visits
     return mean_over_seeds(share.reshape(1, -1) if pooled else share)
+
+
+def _success(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
+    """Share of the episodes that reached success; of a rule without seeds all are pooled."""
+    if outcomes.success is None:
+        return None
+    return mean_over_seeds(outcomes.success.reshape(1, -1) if pooled else outcomes.success)
 
 
 def _lower_tail(returns: Array) -> Estimate | None:
@@ -258,6 +269,7 @@ def agent_row(
         budget=policy.cost_budget,
         predicted_cost=_predicted_cost(policy, obs),
         in_range=_in_range(best),
+        success=_success(best),
     )
 
 
@@ -293,6 +305,7 @@ def render(rows: Sequence[Row]) -> str:
         "cost",
         "cost budget",
         "time in range",
+        "success rate",
         "return, sampled dose",
         "worst 5 %",
         "minus estimated constant",
@@ -310,6 +323,7 @@ def render(rows: Sequence[Row]) -> str:
             str(row.cost) if row.cost else "-",
             row.budget_words,
             share_words(row.in_range),
+            success_words(row.success),
             str(row.sampled) if row.sampled else "-",
             str(row.lower_tail) if row.lower_tail else "-",
             row.difference_words,
@@ -336,6 +350,11 @@ def share_words(share: Estimate | None) -> str:
         return "-"
     value, low, high = (f"{100.0 * x:.1f}" for x in (share.value, share.low, share.high))
     return f"{value} [{low}, {high}] %"
+
+
+def success_words(rate: Estimate | None) -> str:
+    """A success rate with its interval and the number of episodes; a dash for none."""
+    return "-" if rate is None else f"{share_words(rate)} (n = {rate.n:,})"
 
 
 def mass_words(value: float | None, bounded: bool) -> str:

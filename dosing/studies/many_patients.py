@@ -41,6 +41,8 @@ class _Measured:
             values["difference"] = returns - base.returns
         if outcomes.in_range is not None:
             values["in range"] = outcomes.in_range / outcomes.visits
+        if outcomes.success is not None:
+            values["success"] = outcomes.success
         for name, array in values.items():
             self.more.setdefault(name, Tally(self.rows, self.patients)).add(self._laid(array))
 
@@ -63,6 +65,7 @@ class _Measured:
             cost=self.of("cost"),
             lower_tail=self.returns.lower_tail(),
             in_range=self.of("in range"),
+            success=self.of("success"),
         )
 
 
