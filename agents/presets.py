@@ -132,7 +132,9 @@ _MAZE_PENALTIES = {
     "large-diverse": 0.025,
 }
 MAZES_BY_TASK: Mapping[str, Settings] = {
-    maze: {"spot": {"penalty": penalty}} | ({"fql": {"alpha": 3.0}} if maze.startswith("large") else {})
+    maze: {"spot": {"penalty": penalty}}
+    | ({"fan": {"critic_penalty": 0.01}} if maze.startswith("medium") else {})
+    | ({"fql": {"alpha": 3.0}} if maze.startswith("large") else {})
     for maze, penalty in _MAZE_PENALTIES.items()
 }
 """What depends on the maze, by variant."""
