@@ -115,10 +115,11 @@ MAZES: Settings = {
 }
 """Each paper's settings in D4RL's mazes (antmaze, v0 and v2), whatever the maze."""
 
+_CENTRED = {"scale_reward": 0.1, "shift_reward": -0.5}
 MAZES_DATA: Settings = {
     "td3_bc": {"standardise_obs": True},
     "rebrac": {"scale_reward": 0.01, "shift_reward": 0.0},
-    **dict.fromkeys(("cql", "cal_ql"), {"scale_reward": 0.1, "shift_reward": -0.5}),
+    **dict.fromkeys(("cql", "cal_ql"), _CENTRED),
     "decision_transformer": {"shift_reward": 0.0},
 }
 """How papers scale their rewards where that is not the recorded one less 1: 100 r, and 10 r - 5."""

@@ -18,7 +18,6 @@ from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from dosing.types import Array
 
-
 RewardScale = bool | float | Literal["return_range"]
 """What rewards are divided by; see :meth:`Transform.fit`."""
 

@@ -55,7 +55,7 @@ class External:
     clip_rounding: bool = False
     """An action beyond its limit by no more than :data:`ROUNDING` of their range is put at the limit."""
     relabel: Callable[[Mapping[str, Values]], tuple[Values, Values]] | None = None
-    """Rewards of that environment's task and where it ends, from recorded states; None where files have them."""
+    """Rewards of that environment's task, and where it ends, by states; None where files have rewards."""
     split_at_jumps: bool = False
     """An unmarked jump between a next observation and the next row ends an episode, and is no error."""
 

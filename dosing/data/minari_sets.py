@@ -114,7 +114,7 @@ def _observes_goals(source: str, space: Any) -> bool:
 
 
 def _reached(source: str, episode: Any, reward: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether the goal was reached at each visit ``[T]``: by the infos, else by rewards that are all 0 or 1."""
+    """Whether the goal was reached at each visit ``[T]``: by the infos, else where all rewards are 0 or 1."""
     said = (episode.infos or {}).get(SUCCESS)
     if said is None:
         sparse = np.isin(reward, (0.0, 1.0)).all()

@@ -1,8 +1,8 @@
 """Data sets of OGBench: one compressed numpy file (.npz) of flat arrays, trajectory after trajectory.
 
-Park, Frans, Eysenbach, Levine 2025, arXiv 2410.20092. ``observations``, ``actions`` and ``terminals``, which is 1
-at the last row of a trajectory: that row's observation is the one before's next observation, and it is no
-visit itself. There are no rewards, since there is no task: those of the environment's one task are computed
+Park, Frans, Eysenbach, Levine 2025, arXiv 2410.20092. ``observations``, ``actions`` and ``terminals``, which
+is 1 at the last row of a trajectory: that row is no visit, its observation is the next one of the row before.
+There are no rewards, since there is no task: those of the environment's one task are computed
 from ``qpos`` and ``button_states`` as ``ogbench.relabel_utils`` does. Where the task is solved bootstrapping
 stops, although the trajectory goes on: the visits after it are an episode of their own.
 """

@@ -15,6 +15,7 @@ from dosing.evaluation.statistics import (
     lower_tail,
     mean_over_seeds,
     paired_difference,
+    rate_over_seeds,
     verdict,
 )
 from dosing.policy import CENTRAL, DosePolicy, Observations
@@ -168,7 +169,7 @@ def _success(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
     """Share of the episodes that reached success; of a rule without seeds all are pooled."""
     if outcomes.success is None:
         return None
-    return mean_over_seeds(outcomes.success.reshape(1, -1) if pooled else outcomes.success)
+    return rate_over_seeds(outcomes.success.reshape(1, -1) if pooled else outcomes.success)
 
 
 def _lower_tail(returns: Array) -> Estimate | None:

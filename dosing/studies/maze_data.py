@@ -1,4 +1,4 @@
-"""Data of our own making in mazes: a point walks from cell to cell, with noise, whatever the task's goal is."""
+"""Data of our own making in mazes: a point walks from cell to cell with noise, whatever the task's goal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Mazes, hands and manipulation: tasks of Gymnasium-Robotics and OGBench, whose score is the success rate.
 
-AntMaze, PointMaze and Adroit of Gymnasium-Robotics (Fu et al. 2020, arXiv 2004.07219, after D4RL); single-task
-versions of OGBench (Park, Frans, Eysenbach, Levine 2025, arXiv 2410.20092). The packages are imported when one
-of their tasks is made. What is the same for all of them here:
+AntMaze, PointMaze and Adroit of Gymnasium-Robotics (after D4RL: Fu et al. 2020, arXiv 2004.07219); the
+single-task versions of OGBench (Park, Frans, Eysenbach, Levine 2025, arXiv 2410.20092). A package is imported
+when one of its tasks is made. What is the same for all of them here:
 
 * An observation is one vector (``dosing.data.goals``).
 * An episode of a maze ends when the goal is reached, also where the package would let it go on.
@@ -38,7 +38,7 @@ FAMILIES = {
 """How the ids of a package's tasks begin."""
 
 OVER = 0.75
-"""How far beyond the middle of a free cell a position can lie, in cells: a half, and a quarter for a body that
+"""How far from the middle of a free cell a position can lie, in cells: a half, and a quarter for a body that
 leans on a wall."""
 
 Relabel = Callable[[Mapping[str, NDArray[Any]]], tuple[NDArray[Any], NDArray[Any]]]
@@ -51,7 +51,7 @@ def package_of(env_id: str) -> str | None:
 
 
 def register(env_id: str) -> None:
-    """Import the package of a task, which registers it; nothing where it is not installed, or no such task."""
+    """Import the package of a task, which registers it; nothing where there is none or no such task."""
     package = package_of(env_id)
     if package is None or env_id in gymnasium.registry or importlib.util.find_spec(package) is None:
         return
@@ -143,7 +143,7 @@ class _Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         if seed is not None:
-            self._state = np.random.RandomState(seed).get_state()  # noqa: NPY002 (the task's own generator)
+            self._state = np.random.RandomState(seed).get_state()
             self.action_space.seed(seed)
         with self._own_draws(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the precision of an action space

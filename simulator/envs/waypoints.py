@@ -1,4 +1,4 @@
-"""A controller that walks a point through a maze: along the shortest path to cells drawn at random, with noise.
+"""A controller that walks a point through a maze: on shortest paths to cells drawn at random, with noise.
 
 As data are made for mazes by D4RL (Fu et al. 2020, arXiv 2004.07219) and OGBench (Park et al. 2025, arXiv
 2410.20092): a planner on the cells of the maze names the middle of the next cell, a proportional-derivative
@@ -48,8 +48,8 @@ class Grid:
         else:
             name = task.spec.id if task.spec else env
             raise UserError(
-                f"{name} is no maze through which a point moves, such as PointMaze_UMaze-v3: an ant or a hand "
-                "needs a policy of its own; its data come from a file (D4RL, Minari, OGBench)."
+                f"{name} is no maze through which a point moves, such as PointMaze_UMaze-v3: an ant or a "
+                "hand needs a policy of its own; its data come from a file (D4RL, Minari, OGBench)."
             )
         self.free = [(i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell != 1]
 
