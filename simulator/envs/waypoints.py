@@ -20,7 +20,7 @@ from dosing.types import Array
 
 GAIN, DAMPING = 10.0, 1.0
 """Of the steering rule, as in Minari's scripts for D4RL's point mazes."""
-ARRIVED = 0.3
+ARRIVED = 0.2
 """How near the middle of a cell counts as there, in cells."""
 
 Cell = tuple[int, int]
