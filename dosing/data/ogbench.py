@@ -80,5 +80,5 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError("one array without a name")
         with content:
             return {name: content[name] for name in (*NEEDED, *STATES) if name in content.files}
-    except BadZipFile as error:
-        raise ValueError(str(error)) from error
+    except (BadZipFile, EOFError) as error:
+        raise ValueError(str(error) or "no archive") from error
