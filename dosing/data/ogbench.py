@@ -75,10 +75,11 @@ def read_ogbench(path: Path, external: External) -> Episodes:
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file that are used here."""
     try:
-        content = np.load(path)
-        if not hasattr(content, "files"):
-            raise ValueError("one array without a name")
-        with content:
-            return {name: content[name] for name in (*NEEDED, *STATES) if name in content.files}
+        with path.open("rb") as file:
+            content = np.load(file)
+            if not hasattr(content, "files"):
+                raise ValueError("one array without a name")
+            with content:
+                return {name: content[name] for name in (*NEEDED, *STATES) if name in content.files}
     except (BadZipFile, EOFError) as error:
         raise ValueError(str(error) or "no archive") from error

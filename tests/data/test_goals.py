@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def parts(rows: int, inside: bool) -> Arrays:
     rng = np.random.default_rng(3)
     observation = rng.standard_normal((rows, 4))
     achieved = observation[:, :2].copy() if inside else rng.standard_normal((rows, 2))
-    goal = np.broadcast_to(rng.standard_normal(2), (rows, 2)).copy()
+    goal = np.repeat(rng.standard_normal((2, 2)), (3, rows - 3), axis=0)
     return {"observation": observation, "achieved_goal": achieved, "desired_goal": goal}
 
 
@@ -226,11 +227,12 @@ def test_success_without_a_word_is_the_sparse_reward(tmp_path: Path, monkeypatch
 def test_agents_are_evaluated_where_the_set_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     minari_set("other/maze-v0")
-    spec = {"id": "PointMaze_UMaze-v3", "kwargs": {"reward_type": "sparse"}, "max_episode_steps": 300}
-    long = spec | {"max_episode_steps": 1_000_000}
+    recorded, evaluated = (gymnasium.make("Pendulum-v1", max_episode_steps=n).spec for n in (1000, 30))
+    assert recorded is not None
+    assert evaluated is not None
     (file,) = tmp_path.glob("other/maze-v0/data/metadata.json")
-    content = json.loads(file.read_text()) | {"env_spec": json.dumps(long), "eval_env_spec": json.dumps(spec)}
-    file.write_text(json.dumps(content))
+    specs = {"env_spec": recorded.to_json(), "eval_env_spec": evaluated.to_json()}
+    file.write_text(json.dumps(json.loads(file.read_text()) | specs))
     metadata = read_source("minari:other/maze-v0").metadata
-    assert metadata.env_id == "PointMaze_UMaze-v3"
-    assert metadata.env_options == {"reward_type": "sparse", "max_episode_steps": 300}
+    assert metadata.env_id == "Pendulum-v1"
+    assert metadata.env_options == {"max_episode_steps": 30}
