@@ -11,6 +11,7 @@ from dosing.cli.main import main
 from dosing.data.store import read_episodes, write_episodes
 from dosing.errors import UserError
 from dosing.finetuning.method import TrialSettings
+from dosing.runs.files import read_json
 from dosing.runs.folder import RunFolder
 from dosing.studies import Grid, Resources, TrainingSettings, compare
 from dosing.studies.comparison_table import render
@@ -44,7 +45,7 @@ def test_a_walk_is_what_the_task_gives_again() -> None:
 def test_the_command_walks_in_mazes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "walk.hdf5"
     assert main(["collect", POINT, "--transitions", "40", "--out", str(out), "--noise", "0.1"]) == 0
-    assert "waypoints: 40 visits in 1 episodes" in capsys.readouterr().out
+    assert "waypoints: 40 visits in " in capsys.readouterr().out
     assert read_episodes(out).metadata.collected["noise"] == 0.1
     assert main(["collect", "Hopper-v5", "--noise", "1", "--out", str(out)]) == 2
     assert "--noise is of a walk in a maze" in capsys.readouterr().err
@@ -71,7 +72,8 @@ def test_tables_tell_the_success_rate(tmp_path: Path) -> None:
     assert row.success.value == row.recommended.value  # the sparse reward of the one visit that ends it
     assert "success rate" in render(result.rows)
     assert "(n = 4)" in render(result.rows)
-    (run,) = study.glob("runs/iql/*/*")
+    (name,) = read_json(study / "table.json")["runs"]
+    run = study / name
     assert RunFolder(run).config().transform.reward_shift == -1.0
     trial = finetune(
         ["pex,evaluation_epsilon=0.1"],
