@@ -109,6 +109,7 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     pex = f"PEX, {options.visits:,} visits after IQL"
     at = 1 + next((k for k, name in enumerate(names) if name.startswith("IQL")), -1)
     lines.insert(at + 1, [pex, *(x["pex"] for x in result)])
+    chosen = "" if options.mazes == list(MAZES) else f" --mazes {' '.join(options.mazes)}"
     how = "t over seeds" if options.seeds > 1 else "Wilson's, over episodes of the one seed"
     widths = "" if options.full else " Networks are 2x256 for all, SPOT's first phase a fifth of the updates."
     return (
@@ -117,7 +118,7 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
                 "# Mazes",
                 f"`python benchmarks/experiments/mazes.py --updates {options.updates} "
                 f"--visits {options.visits} --transitions {options.transitions} --seeds {options.seeds} "
-                f"--episodes {options.episodes}`. Version {__version__}. {describe()}. "
+                f"--episodes {options.episodes}{chosen}`. Version {__version__}. {describe()}. "
                 f"{options.updates:,} updates, {options.seeds} seed(s), {options.transitions:,} recorded "
                 f"visits per maze, {options.episodes} evaluation episodes per seed. Share of episodes that "
                 f"reach the goal; 95 % intervals, {how}.{widths}",
