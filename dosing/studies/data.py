@@ -28,8 +28,8 @@ from dosing.studies.scenarios import factory_for, unloaded, version_of
 from dosing.studies.settings import DataSource
 from dosing.studies.visits import is_streamed, sample_of, survey_of
 from simulator.cohorts.generate import simulate, usual_policy
-from simulator.envs.mazes import relabelling
 from simulator.envs.registered import SUFFIX, is_registered, scenario_id
+from simulator.envs.relabelling import relabelling
 from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000

@@ -79,7 +79,17 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table, the differences and the notes as text."""
-        head = ("method", "before", "after", "sampled", "treated", "worst", "cost", "limited", "stopped")
+        head: tuple[str, ...] = (
+            "method",
+            "before",
+            "after",
+            "sampled",
+            "treated",
+            "worst",
+            "cost",
+            "limited",
+            "stopped",
+        )
         told = any(line.success for line in self.lines)
         rows = [
             (

@@ -67,8 +67,9 @@ def collect_maze(plan: MazePlan) -> Episodes:
         bar = tqdm(total=plan.transitions, desc=plan.env_id, unit=" visits", disable=None, file=sys.stderr)
         with bar:
             for _ in range(plan.transitions):
-                velocity = obs[2:4] if width >= 4 else np.zeros(2)  # OGBench's point has none
-                act = walker.act(obs[:2].astype(np.float64), velocity).astype(np.float32)
+                place = obs.astype(np.float64)
+                velocity = place[2:4] if width >= 4 else np.zeros(2)  # OGBench's point has none
+                act = walker.act(place[:2], velocity).astype(np.float32)
                 result, reward, terminated, truncated, _ = task.step(act)
                 ended = bool(terminated or truncated)
                 next_obs = np.asarray(result, dtype=np.float32)

@@ -16,7 +16,7 @@ import importlib.util
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,6 @@ FAMILIES = {
 OVER = 0.75
 """How far from the middle of a free cell a position can lie, in cells: a half, and a quarter for a body that
 leans on a wall."""
-
-Relabel = Callable[[Mapping[str, NDArray[Any]]], tuple[NDArray[Any], NDArray[Any]]]
-"""Rewards ``[M]`` and whether the task ends there ``[M]``, from the arrays of recorded visits by name."""
 
 
 def package_of(env_id: str) -> str | None:
@@ -104,28 +101,6 @@ def cost_of(info: Mapping[str, Any], terminated: bool) -> float:
     return float(info.get("cost", terminated and not success_of(info) > 0.0))
 
 
-def relabelling(env_id: str, options: Mapping[str, Any]) -> Relabel | None:
-    """How recorded visits get the rewards of a task of OGBench, whose files have none; None for any other.
-
-    Raises:
-        UserError: there is no such task or option.
-    """
-    if package_of(env_id) != OGBENCH:
-        return None
-    from simulator.envs.tasks import make_task
-
-    def relabel(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        from ogbench.relabel_utils import relabel_dataset
-
-        result = dict(arrays)
-        with make_task(env_id, options) as task:
-            task.reset(seed=0)
-            relabel_dataset(env_id, task, result)
-        return result["rewards"], result["masks"] == 0.0
-
-    return relabel
-
-
 class _EndsAtSuccess(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A maze whose episode terminates when its goal is reached."""
 
@@ -175,12 +150,9 @@ class _Flat(gymnasium.ObservationWrapper[Any, Any, Any]):
         if (maze := getattr(env.unwrapped, "maze", None)) is not None:
             ends |= dict.fromkeys(("achieved_goal", "desired_goal"), _reach(maze))
             if self._leave_out:  # its first numbers are the position
-                width = len(ends["achieved_goal"][0])
-                own = ends["observation"]
-                ends["observation"] = tuple(
-                    np.concatenate((end, all_of[width:]))
-                    for end, all_of in zip(ends["achieved_goal"], own, strict=True)
-                )
+                low, high = (end.copy() for end in ends["observation"])
+                low[:2], high[:2] = ends["achieved_goal"]
+                ends["observation"] = low, high
         low, high = (flat({name: ends[name][k] for name in PARTS}, self._leave_out) for k in (0, 1))
         self.observation_space = Box(low, high, dtype=np.float64)
 

@@ -19,6 +19,7 @@ from dosing.data.goals import flat, repeated
 from dosing.data.metadata import DatasetMetadata
 from dosing.errors import UserError
 from simulator.envs import mazes
+from simulator.envs.relabelling import relabelling
 from simulator.envs.tasks import TaskCohort, TaskFactory, make_task
 from simulator.envs.waypoints import Grid, Walker
 from simulator.scenarios import evaluation_factory
@@ -109,9 +110,9 @@ def test_the_seed_decides_an_episode_of_ogbench_and_nothing_else_is_drawn_from()
 
 
 def test_rewards_of_recorded_states_are_the_environments_own() -> None:
-    relabel = mazes.relabelling(OGPOINT, {})
+    relabel = relabelling(OGPOINT, {})
     assert relabel is not None
-    assert mazes.relabelling(POINT, {}) is None
+    assert relabelling(POINT, {}) is None
     with make_task(OGPOINT, {}) as task:
         env: Any = task.unwrapped
         task.reset(seed=0)
