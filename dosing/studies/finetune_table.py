@@ -79,17 +79,8 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table, the differences and the notes as text."""
-        head: tuple[str, ...] = (
-            "method",
-            "before",
-            "after",
-            "sampled",
-            "treated",
-            "worst",
-            "cost",
-            "limited",
-            "stopped",
-        )
+        names = "method before after sampled treated worst cost limited stopped"
+        head: tuple[str, ...] = tuple(names.split())
         told = any(line.success for line in self.lines)
         rows = [
             (

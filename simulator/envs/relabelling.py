@@ -1,4 +1,4 @@
-"""Rewards of a task of OGBench for recorded visits, as ``ogbench.relabel_utils`` computes them from states."""
+"""Rewards of a task of OGBench for recorded visits, computed from states as by ``ogbench.relabel_utils``."""
 
 from __future__ import annotations
 
