@@ -151,7 +151,7 @@ def reference_rows(result: References) -> list[Row]:
                 baseline=result.baseline,
                 lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
                 in_range=_in_range(outcome, pooled=True),
-                success=_success(outcome, pooled=True),
+                success=success_rate(outcome, pooled=True),
             )
         )
     return rows
@@ -165,7 +165,7 @@ def _in_range(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
     return mean_over_seeds(share.reshape(1, -1) if pooled else share)
 
 
-def _success(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
+def success_rate(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
     """Share of the episodes that reached success; of a rule without seeds all are pooled."""
     if outcomes.success is None:
         return None
@@ -270,7 +270,7 @@ def agent_row(
         budget=policy.cost_budget,
         predicted_cost=_predicted_cost(policy, obs),
         in_range=_in_range(best),
-        success=_success(best),
+        success=success_rate(best),
     )
 
 

@@ -17,17 +17,11 @@ import agents
 from agents import finetuning
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
-from dosing.evaluation.statistics import (
-    Estimate,
-    band_over_seeds,
-    mean_over_seeds,
-    paired_difference,
-    rate_over_seeds,
-)
+from dosing.evaluation.statistics import Estimate, band_over_seeds, mean_over_seeds, paired_difference
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.runs.files import read_json, read_table, write_json, write_table
 from dosing.runs.folder import CONFIG, EPISODES, RunFolder
-from dosing.studies.comparison_table import success_words
+from dosing.studies.comparison_table import success_rate, success_words
 from dosing.types import Array
 
 TRIALS, TABLE, CURVES, STARTS = "trials", "table.json", "curves.parquet", "starts.parquet"
@@ -79,9 +73,9 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table, the differences and the notes as text."""
-        names = "method before after sampled treated worst cost limited stopped"
-        head: tuple[str, ...] = tuple(names.split())
         told = any(line.success for line in self.lines)
+        names = "method,before,after,sampled,treated,worst,cost,limited,stopped"
+        head = f"{names},success rate".split(",") if told else names.split(",")
         rows = [
             (
                 line.title,
@@ -95,7 +89,6 @@ class Report:
             )
             for line in self.lines
         ]
-        head = (*head, "success rate") if told else head
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         text = [
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
@@ -382,7 +375,7 @@ def _line(run: RunFolder, title: str, study: Path) -> TrialLine:
         limited=float(episodes["limited"].sum() / episodes["visits"].sum()) if some else None,
         patients=len(episodes),
         stopped=len(read_json(run.path / REPORT)["stopped"]),
-        success=None if best.success is None else rate_over_seeds(best.success),
+        success=success_rate(best),
     )
 
 
