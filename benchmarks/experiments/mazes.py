@@ -1,4 +1,4 @@
-"""SPOT, IQL, FAN, BC offline and PEX online in small mazes: success rates, from data that are recorded here.
+r"""SPOT, IQL, FAN, BC offline and PEX online in small mazes: success rates, from data that are recorded here.
 
     python benchmarks/experiments/mazes.py [--updates N] [--visits N] [--seeds S] [--mazes ...] [--full]
 
@@ -10,7 +10,7 @@ for 1,000,000 updates, visits and transitions and 5 seeds.
 
 An ant needs a policy that walks, so its data come from a file of D4RL, Minari or OGBench; as for any maze::
 
-    python -m dosing compare --agents iql spot fan --preset d4rl-antmaze/umaze \\
+    python -m dosing compare --agents iql spot fan --preset d4rl-antmaze/umaze \
         --data minari:D4RL/antmaze/umaze-v1
 
 Every maze is a study of its own in ``--out`` and resumes where it was killed. The score is the share of
