@@ -17,7 +17,7 @@ from dosing.studies import Resources, compare, references
 from dosing.studies.cluster import Cluster
 from dosing.studies.launch import LocalProcesses, device_of
 
-CLUSTER = "--device cpu --cluster local --cluster-option parallel=3 timeout_min=7".split()
+CLUSTER = ["--device", "cpu", "--cluster", "local", "--cluster-option", "parallel=3", "timeout_min=7"]
 
 
 class AskedError(Exception):
