@@ -41,6 +41,7 @@ def configurations(
     contrast = preset.contrast
     result: list[tuple[str, Any]] = []
     used: set[str] = set()
+    known: set[str] = set()
     for name in _chosen(names, contrast):
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
@@ -57,7 +58,8 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            if (name, config) not in result:
+            if (text := f"{name} {config!r}") not in known:
+                known.add(text)
                 result.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
@@ -97,7 +99,7 @@ def _check(
 ) -> None:
     """Refuse what the agent would refuse once its run has begun."""
     for options in regularisations:
-        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
+        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)
         if training is not None:
             training.check_length(built)
 
