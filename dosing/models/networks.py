@@ -55,8 +55,8 @@ class Initialiser:
         self, draw: Callable[[np.random.Generator], np.ndarray], shape: tuple[int, ...]
     ) -> nn.Parameter:
         """Stack one array of this shape per seed into a parameter ``[S, *shape]``."""
-        if not self.fresh:
-            return self.constant(0.0, *shape)
+        if not self.fresh:  # memory that nobody touches costs nothing
+            return nn.Parameter(torch.zeros(len(self.seeds), *shape, dtype=self.dtype, device=self.device))
         # contiguous: Adam's fused step walks through weights and moments by memory, whatever their strides
         values = np.ascontiguousarray(np.stack([draw(stream) for stream in self._streams]))
         return nn.Parameter(torch.as_tensor(values, dtype=self.dtype, device=self.device))

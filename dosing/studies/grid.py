@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 import agents
+from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.studies import presets
@@ -80,9 +81,12 @@ def _accepting(
     """
     result = []
     for name, config in configured:
-        _check(name, config, (PLAIN,), None)
+        plain = _built(name, config, PLAIN)
         try:
-            _check(name, config, regularisations, training)
+            for options in regularisations:
+                built = plain if options == PLAIN else _built(name, config, options)
+                if training is not None:
+                    training.check_length(built)
         except UserError as error:
             if left_out is None:
                 raise
@@ -94,14 +98,9 @@ def _accepting(
     return result
 
 
-def _check(
-    name: str, config: Any, regularisations: Sequence[Regularisation], training: TrainingSettings | None
-) -> None:
-    """Refuse what the agent would refuse once its run has begun."""
-    for options in regularisations:
-        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)
-        if training is not None:
-            training.check_length(built)
+def _built(name: str, config: Any, options: Regularisation) -> Agent:
+    """A stack to look at: it refuses what it would refuse once its run has begun."""
+    return agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)
 
 
 def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
