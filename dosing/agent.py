@@ -266,12 +266,16 @@ class EpisodeBelief:
         level_sd: its standard deviation, likewise.
         forecast_mean: ``[S, B, K, O]`` observation at each of the K coming visits.
         forecast_sd: its standard deviation, noise of the observation included.
+        recorded: ``[S, B, T, O]``, False where a marker was not measured.
+
+    Entries of the state that only tell whether another was measured have no level: all of theirs is NaN.
     """
 
     level_mean: Tensor
     level_sd: Tensor
     forecast_mean: Tensor
     forecast_sd: Tensor
+    recorded: Tensor
 
 
 @dataclass(frozen=True)

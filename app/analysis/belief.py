@@ -42,7 +42,7 @@ class Beliefs:
 
     Attributes:
         mark: of the agent.
-        seen: ``[T, O]`` observed at the visits so far, the one on show last.
+        seen: ``[T, O]`` observed at the visits so far, the one on show last; NaN where it was not measured.
         level: behind each marker at these visits, from 1.
         recommended: coming observations if the dose that it proposes now were held.
         constant: the same under the constant dose.
@@ -68,6 +68,7 @@ def beliefs(answer: Answer) -> Beliefs | None:
     constant = belief_of(policy, state, None, coming)
     if own is None or constant is None:
         return None
+    seen = np.where(own.recorded, seen, np.nan)
     after = np.arange(now + 1.0, now + coming + 1.0)
 
     def forecast(one: PatientBelief) -> Band:

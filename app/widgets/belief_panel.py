@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from app.analysis import belief
@@ -39,8 +40,9 @@ def belief_panel(answer: Answer, key: str) -> None:
     count = one.seen.shape[1]
     names = [entry.name for entry in entries] or [f"s{k + 1}" for k in range(count)]
     units = [entry.unit for entry in entries] or ["1"] * count
-    half = (count + 1) // 2
-    for place, which in zip(st.columns(2), (range(half), range(half, count)), strict=True):
+    levels = [k for k in range(count) if np.isfinite(one.level.mean[-1, k])]
+    half = (len(levels) + 1) // 2
+    for place, which in zip(st.columns(2), (levels[:half], levels[half:]), strict=True):
         if which:
             with place:
                 alt = f"Believed level and forecasts of {', '.join(names[k] for k in which)}"

@@ -4,7 +4,8 @@
 
 ``k = 1..F`` are fitted without the patients of one fold each (``dosing.models.response_fit``,
 ``dosing.models.reward_model``). Numbers far from what the models of other patients forecast
-are passed over (``dosing.models.outliers``). A model that does not forecast held-out patients well enough is
+are passed over (``dosing.models.outliers``), and those that were not measured where an entry of the state
+tells so (``dosing.models.missing``). A model that does not forecast held-out patients well enough is
 refused (``dosing.models.calibration``).
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from dosing.data.dataset import Dataset
 from dosing.errors import UserError
 from dosing.models.calibration import REASONS, Calibration, calibrate
+from dosing.models.missing import Flags, flags
 from dosing.models.outliers import fit_without_outliers
 from dosing.models.planning import PlanSettings, Range, plan
 from dosing.models.policy_heads import MEAN_LIMIT
@@ -72,6 +74,7 @@ class PatientModel(nn.Module):
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
         outlying: ``[S, 1]`` share of the recorded numbers passed over as outliers, -1 before the fit.
+        flag_of: ``[S, O]``, with ``flag_middle`` and ``flag_instead``: :class:`dosing.models.missing.Flags`.
     """
 
     reward: Tensor
@@ -84,6 +87,9 @@ class PatientModel(nn.Module):
     pooling: Tensor
     count: Tensor
     outlying: Tensor
+    flag_of: Tensor
+    flag_middle: Tensor
+    flag_instead: Tensor
 
     def __init__(self, count: int, problem: Problem, settings: PatientSettings, like: Tensor) -> None:
         super().__init__()
@@ -102,9 +108,11 @@ class PatientModel(nn.Module):
         for name in ("horizon", "pooling", "count"):
             self.register_buffer(name, zero.clone())
         self.register_buffer("outlying", torch.full_like(zero, -1.0))
+        for name, none in _by_name(Flags.none(count, problem.n_obs, zero)).items():
+            self.register_buffer(name, none)
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
-        self._coupled, self._held = False, True
+        self._coupled, self._held, self._flagged = False, True, False
 
     @property
     def fitted(self) -> bool:
@@ -124,8 +132,14 @@ class PatientModel(nn.Module):
         act = visits.act
         families = FAMILIES[s.families]
         how = FitSettings(steps=s.fit_steps, folds=s.folds, families=families, hidden=s.hidden_units)
-        fitted, seen = fit_without_outliers(visits.obs, act, how)
-        rewards = fit_reward(seen[:, :, 1:], act, visits.reward, fitted.fold)
+        found = flags(visits.obs)
+        for name, value in _by_name(found).items():
+            getattr(self, name).copy_(value)
+        self._notice()
+        recorded = self.recorded(visits.obs)
+        fitted, seen = fit_without_outliers(recorded, act, how)
+        without_flags = torch.where(found.are[:, None, None], 0.0, seen[:, :, 1:])
+        rewards = fit_reward(without_flags, act, visits.reward, fitted.fold)
         calibration = calibrate(fitted, seen, act)
         reason = calibration.reason(rewards.explained)
         self.response.copy_(fitted.packed)
@@ -136,7 +150,7 @@ class PatientModel(nn.Module):
         self.constant.copy_(best.clamp(-MEAN_LIMIT, MEAN_LIMIT).unsqueeze(1))
         self.horizon.copy_(visits.filled.sum(2).amax(1, keepdim=True))
         self.count.fill_(float(act.shape[1]))
-        kept, every = (x.isfinite().sum((1, 2, 3)).unsqueeze(1) for x in (seen, visits.obs))
+        kept, every = (x.isfinite().sum((1, 2, 3)).unsqueeze(1) for x in (seen, recorded))
         self.outlying.copy_(1.0 - kept / every)
         self.pooling.copy_(torch.tensor(fitted.pooling).unsqueeze(1))
         self.numbers.copy_(_numbers(calibration))
@@ -145,11 +159,14 @@ class PatientModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}outlying", torch.zeros_like(self.outlying))  # of older runs
+        for name, none in _by_name(Flags.none(*self.flag_of.shape, self.constant)).items():
+            state_dict.setdefault(f"{prefix}{name}", none)
         super()._load_from_state_dict(state_dict, prefix, *arguments)  # of itself or as part of an agent
         self._notice()
 
     def _notice(self) -> None:
-        """Whether any model has hidden units at work or a level that is held; else they are not computed."""
+        """Whether any model has hidden units at work, levels that are held, or flags; else skipped."""
+        self._flagged = bool(self.flag_middle.isfinite().any())
         own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
         self._coupled = bool(self.response[..., own:].any())
         every = unpack(self.response.flatten(0, 1), self.sizes).parameters
@@ -166,6 +183,12 @@ class PatientModel(nn.Module):
     def trusted(self) -> Tensor:
         """Where the models are not refused, ``[S, 1, 1]``."""
         return (self.reason <= 0).unsqueeze(-1)
+
+    def recorded(self, obs: Tensor) -> Tensor:
+        """States ``[S, ..., O]`` with NaN for what was not measured; a flag gives way to what it tells of."""
+        return (
+            Flags(self.flag_of, self.flag_middle, self.flag_instead).recorded(obs) if self._flagged else obs
+        )
 
     def responses(self, members: slice = slice(None)) -> ResponseModel:
         """The response models of some members, ``S x members`` of them, members innermost."""
@@ -195,7 +218,7 @@ class PatientModel(nn.Module):
         outside = episode.unsqueeze(1) % self.settings.folds != torch.arange(
             -1, self.settings.folds, device=obs.device
         ).view(-1, 1)  # [S, 1 + F, n]; no patient's number leaves -1
-        seen, given = (x.repeat_interleave(self.members, 0) for x in (obs, act))
+        seen, given = (x.repeat_interleave(self.members, 0) for x in (self.recorded(obs), act))
         weight = outside.flatten(0, 1).to(obs.dtype)
         entries = (seen.isfinite().sum((2, 3)) * weight).sum(1).clamp(min=1.0)
         fit = -(model.log_likelihood(seen, given) * weight).sum(1) / entries
@@ -220,7 +243,7 @@ class PatientModel(nn.Module):
 
     def take_in(self, belief: Belief, obs: Tensor) -> Belief:
         """After a visit ``obs [S, B, O]``."""
-        return self.responses().correct(belief, obs.repeat_interleave(self.members, 0))[0]
+        return self.responses().correct(belief, self.recorded(obs).repeat_interleave(self.members, 0))[0]
 
     def carry_on(self, belief: Belief, act: Tensor) -> Belief:
         """At the next visit, before it, after delivered doses ``act [S, B, A]``."""
@@ -340,6 +363,11 @@ def recorded_visits(dataset: Dataset) -> RecordedVisits:
         by_patient(dataset.reward, nan),
         filled,
     )
+
+
+def _by_name(found: Flags) -> dict[str, Tensor]:
+    """The buffers that keep flags."""
+    return {f"flag_{name}": value for name, value in found._asdict().items()}
 
 
 def _ends(dataset: Dataset, rows: int) -> Tensor:

@@ -3,11 +3,13 @@
 The recursion of ``dosing.models.planning.promised``, forward and then back (reverse-mode differentiation;
 Griewank, Walther 2008, "Evaluating derivatives", chapter 3). Per marker, with t = tanh(g / C):
 
-    m' = C t,   s = alpha (1 - t^2),   v' = s^2 v + q                              mean and variance forecast
+    s = alpha (1 - t^2),   h = -2 alpha t s / C                             slope and curvature of C t in m
+    m' = C t + h v / 2,    v' = s^2 v + h^2 v^2 / 2 + q                     mean and variance forecast
     R  = sum_p psi_p(a) [ c_p + S_p m' + m'.Q_p m' + sum_i Q_p,ii (v'_i + r_i) ]
     with M, V the slopes of all that follows in m' and v':
-    G = [ M C (1 within the held range, else 0)  -  4 V s v alpha t ] (1 - t^2) / C
-    slopes before the dose: alpha G in m,  s^2 V in v;     of the dose: b.G + dR/da
+    with M = 0 where m' is held at an end of its range, and L = M / 2 + V h v:
+    G = { M C  -  v [ 4 V s alpha t  +  2 alpha^2 / C (1 - 3 t^2) L ] } (1 - t^2) / C
+    slopes before the dose: alpha G in m,  s^2 V + h L in v;     of the dose: b.G + dR/da
 
 Patients are innermost, so that every operation runs over long rows.
 """
@@ -34,6 +36,7 @@ class PlanGradient:
         rows = (world.pull, world.ceiling, world.offset, world.process, world.noise)
         self.pull, self.ceiling, offset, self.process, self.noise = (x.mT for x in rows)  # [K, O, 1]
         self.share, self.offset = self.pull / self.ceiling, offset / self.ceiling
+        self.twice = -2.0 * self.share
         self.push = world.parameters["dose"] / self.ceiling  # [K, O, A]
         self.ends = tuple(x.mT for x in world.ends) if world.held else None
         self.mean, self.variance = (x.mT.contiguous() for x in belief)  # [K, O, B]
@@ -49,27 +52,32 @@ class PlanGradient:
         for dose in doses.unbind(0):
             ratio = torch.addcmul(self._pushed(dose), self.share, mean).tanh_()
             outer = 1.0 - ratio * ratio
-            slope, level = self.pull * outer, self.ceiling * ratio
+            slope = self.pull * outer
+            bend = (ratio * slope).mul_(self.twice)
+            bent = bend * variance
+            level = torch.addcmul(0.5 * bent, self.ceiling, ratio)
             mean = level if self.ends is None else level.clamp(*self.ends)
-            passed.append((ratio, outer, slope, variance, mean, None if self.ends is None else mean == level))
-            variance = torch.addcmul(self.process, slope * slope, variance)
+            free = None if self.ends is None else mean == level
+            passed.append((ratio, outer, slope, bend, bent, variance, mean, free))
+            variance = torch.addcmul(self.process, slope * slope, variance).addcmul_(bent, bent, value=0.5)
         gradient = torch.empty_like(doses)
         in_mean, in_variance = torch.zeros_like(mean), torch.zeros_like(mean)
         for h in reversed(range(len(doses))):
-            ratio, outer, slope, before, mean, free = passed[h]
+            ratio, outer, slope, bend, bent, before, mean, free = passed[h]
             of_dose, of_mean, of_variance = self._reward_slopes(doses[h], mean, variance)
             in_mean += of_mean
             in_variance += of_variance
             if free is not None:
                 in_mean *= free
+            in_bend = torch.addcmul(0.5 * in_mean, in_variance, bent)
             in_variance *= slope
-            inner = (in_mean * self.ceiling).addcmul_(
-                (in_variance * before).mul_(ratio), self.pull, value=-4.0
-            )
-            inner *= outer
+            of_slope = in_variance * ratio
+            by_curve = torch.addcmul(self.twice, ratio * ratio, self.twice, value=-3.0).mul_(in_bend)
+            inner = by_curve.mul_(self.pull).addcmul_(of_slope, self.pull, value=-4.0).mul_(before)
+            inner.addcmul_(in_mean, self.ceiling).mul_(outer)
             torch.baddbmm(of_dose, self.push.mT, inner, out=gradient[h])
             in_mean, variance = self.share * inner, before
-            in_variance *= slope
+            in_variance.mul_(slope).addcmul_(bend, in_bend)
         return gradient
 
     def _pushed(self, dose: Tensor) -> Tensor:

@@ -3,23 +3,30 @@
 Every marker (observed quantity) i has a latent level x_i that the dose a moves; what is seen is noisy:
 
     x'_i = f_i(x, a) + N(0, q_i),      y_i = x_i + N(0, r_i),      x_0i ~ N(mu_i, p_i)
-    g_i  = alpha_i x_i + b_i . a + c_i + sum_h V_hi tanh(U_h . x + W_h . a + d_h),      0 < alpha_i < 1
+    g_i  = alpha_i x_i + b_i . a + c_i + sum_h V_hi tanh(U_h . x + W_h . a + d_h),      0 < alpha_i < 1.1
 
     linear      f_i = g_i, held between the ends of the recorded beliefs;     V = 0
     saturating  f_i = C_i tanh(g_i / C_i);                                    V = 0
     network     f_i = C_i tanh(g_i / C_i), every marker may act on every other
 
-The belief is the mean and the variance of an extended Kalman filter (Jazwinski 1970, "Stochastic processes
-and filtering theory", section 8.3), which is exact where f is linear:
+The belief is the mean and the variance of a Gaussian second-order filter (Athans, Wishner, Bertolini 1968,
+IEEE TAC 13:504; Jazwinski 1970, "Stochastic processes and filtering theory", chapter 9), which is exact where
+f is linear:
 
     e = y - b,  S = p + r,  K = p / S,   b <- b + K e,   p <- (1 - K) p          at a visit
-    b <- f(b, a),   p <- J p J' + q,     J = df/dx at b                          from visit to visit
+    b <- f(b, a) + H p / 2,   p <- J^2 p + (H p)^2 / 2 + q                       from visit to visit
+                              J = df/dx,  H = d2f/dx2 at b
     ln L = - 1/2 sum (ln 2 pi S + e^2 / S)                          (Schweppe 1965, IEEE TAC 11:61)
 
-Mean-field, J and p are diagonals: exact for the first two families, where no marker acts on another. With the
-full covariance the markers of a visit are taken in one after the other, which is exact as their noise is
-independent. A level that is held keeps the slope J that it has without the ends of its range: a belief at an
-end is not certain. A marker that is not recorded (NaN) is passed over. Nothing here knows a simulator.
+A level that saturates bends towards 0, by more the less is known of it: without H its mean is forecast too
+far out, and a fit makes up for it by a smaller alpha. alpha may be a little above 1: a saturating level stays
+bounded.
+
+Mean-field, J and p are diagonals: that is all there is for the first two families, where no marker acts on
+another. Coupled models leave H out (extended Kalman filter). With the full covariance p <- J p J' + q, and
+the markers of a visit are taken in one after the other, which is exact as their noise is independent. A level
+that is held keeps the slope J that it has without the ends of its range: a belief at an end is not certain.
+A marker that is not recorded (NaN) is passed over. Nothing here knows a simulator.
 
 K models stand on the leading axis of every tensor; none of them sees another.
 """
@@ -43,6 +50,8 @@ FAR = 1e6
 """End of the range of a level that is not held."""
 STRAIGHT = 1e4
 """Saturation level of a linear family: C tanh(g / C) is g to the last digit of float32."""
+MOST_PULL = 1.1
+"""End of the range of alpha, the slope of a level in the one before."""
 LOG_TWO_PI = math.log(2.0 * math.pi)
 LOG_LEVEL = (-20.0, 20.0)
 """Range of a saturation level's logarithm, in standard deviations of the recorded visits."""
@@ -123,8 +132,8 @@ class ResponseModel:
     def blank(cls, sizes: Sizes, count: int, like: Tensor | None = None) -> ResponseModel:
         """``count`` models before any data: standard levels and noise, no response to doses."""
         like = torch.zeros(()) if like is None else like
-        fixed = {"pull": 1.4, "log_level": 0.3, "log_start_variance": -1.0, "log_noise": -0.5}
-        fixed |= {"log_process": -5.0, "low": -FAR, "high": FAR}
+        fixed = {"pull": 2.0, "log_level": 0.3, "log_start_variance": -1.0, "log_noise": -0.5}
+        fixed |= {"log_process": -8.0, "low": -FAR, "high": FAR}
         return cls(
             {
                 name: torch.full((count, *shape), fixed.get(name, 0.0), dtype=like.dtype, device=like.device)
@@ -175,7 +184,7 @@ class ResponseModel:
     @cached_property
     def pull(self) -> Tensor:
         """Slope alpha of a level in the one before, ``[K, 1, O]``."""
-        return torch.sigmoid(self._row("pull"))
+        return MOST_PULL * torch.sigmoid(self._row("pull"))
 
     @cached_property
     def ceiling(self) -> Tensor:
@@ -216,15 +225,14 @@ class ResponseModel:
         hidden = torch.tanh(level @ p["hidden_obs"] + act @ p["hidden_act"] + p["hidden_bias"])
         return raw + hidden @ p["hidden_out"], hidden
 
-    def _slope(self, level: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+    def _coupled_slope(self, level: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
         """The next level and its slope: the Jacobian's diagonal ``[K, B, O]``, in full ``[K, B, O, O]``."""
         p, pull = self.parameters, self.pull
         raw, hidden = self._drive(level, act)
         ratio = torch.tanh(raw / self.ceiling)
         moved, outer = self._within(self.ceiling * ratio), 1.0 - ratio * ratio
         if hidden is None:
-            slope = outer * pull
-            return moved, torch.diag_embed(slope) if self.full else slope
+            return moved, torch.diag_embed(outer * pull)
         inner = 1.0 - hidden * hidden  # [K, B, H]
         if not self.full:
             return moved, outer * (pull + inner @ (p["hidden_obs"].mT * p["hidden_out"]))
@@ -284,11 +292,17 @@ class ResponseModel:
 
     def predict(self, belief: Belief, act: Tensor) -> Belief:
         """The belief at the next visit, before it, after doses ``act [K, B, A]``."""
-        mean, slope = self._slope(belief.mean, act)
-        process = self.process
-        if not self.full:
-            return Belief(mean, slope * slope * belief.variance + process)
-        return Belief(mean, slope @ belief.variance @ slope.mT + torch.diag_embed(process))
+        if self.coupled or self.full:
+            mean, slope = self._coupled_slope(belief.mean, act)
+            if self.full:
+                return Belief(mean, slope @ belief.variance @ slope.mT + torch.diag_embed(self.process))
+            return Belief(mean, slope * slope * belief.variance + self.process)
+        ratio = torch.tanh(self._drive(belief.mean, act)[0] / self.ceiling)
+        slope = self.pull * (1.0 - ratio * ratio)
+        half_bend = ratio * slope * belief.variance * -(self.pull / self.ceiling)
+        mean = self._within(torch.addcmul(half_bend, self.ceiling, ratio))
+        variance = torch.addcmul(self.process, slope * slope, belief.variance)
+        return Belief(mean, torch.addcmul(variance, half_bend, half_bend, value=2.0))
 
     def forecast(self, belief: Belief, act: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance ``[K, B, V, O]`` of what is seen at the V visits after a belief.

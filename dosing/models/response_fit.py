@@ -38,7 +38,7 @@ POOLING: dict[Family, tuple[float, ...]] = {
 """Strengths of the hierarchical prior that are tried, most pooling first."""
 COUPLED_FROM = 400
 """Patients from which on a family may be tried in which markers act on each other."""
-LEARNING_RATE = 0.02
+LEARNING_RATE = 0.04
 WARM_UP = 0.1
 """Share of the steps over which the step size grows."""
 LARGEST_GRADIENT = 10.0

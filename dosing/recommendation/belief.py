@@ -21,12 +21,16 @@ class PatientBelief:
         level_sd: its standard deviation.
         forecast: ``[K, O]`` observation at each of the K coming visits.
         forecast_sd: its standard deviation, noise of the observation included.
+        recorded: ``[T, O]``, False where a marker was not measured.
+
+    Entries that only tell whether another was measured have no level: all of theirs is NaN.
     """
 
     level: Array
     level_sd: Array
     forecast: Array
     forecast_sd: Array
+    recorded: Array
 
 
 @dataclass(frozen=True)
@@ -106,4 +110,5 @@ def belief_of(policy: DosePolicy, obs: Array, dose: Array | None, coming: int) -
         return mean + scale * middle, scale * np.sqrt((spread**2).mean(0) + each.var(0))
 
     level = mixed(belief.level_mean, belief.level_sd)
-    return PatientBelief(*level, *mixed(belief.forecast_mean, belief.forecast_sd))
+    recorded = belief.recorded[used, 0].all(0).cpu().numpy()
+    return PatientBelief(*level, *mixed(belief.forecast_mean, belief.forecast_sd), recorded)

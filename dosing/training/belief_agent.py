@@ -91,11 +91,16 @@ class BeliefAgent(Agent):
     def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
         """The belief of the model of all patients, and its forecasts under ``coming [S, B, K, A]``."""
         model = self.patients.responses(slice(0, 1))
-        beliefs, _ = model.filter(history.obs, history.act)
+        seen, flags = self.patients.recorded(history.obs), self.patients.flag_middle.isfinite()
+        beliefs, _ = model.filter(seen, history.act)
         mean, variance = model.forecast(beliefs[-1], coming)
         level = torch.stack([belief.diagonal for belief in beliefs], 2)
         means = torch.stack([belief.mean for belief in beliefs], 2)
-        return EpisodeBelief(means, level.sqrt(), mean, variance.sqrt())
+        told = (
+            x.masked_fill(flags[:, None, None], torch.nan)
+            for x in (means, level.sqrt(), mean, variance.sqrt())
+        )
+        return EpisodeBelief(*told, seen.isfinite())
 
 
 def belief_problem(problem: Problem) -> Problem:
@@ -224,7 +229,7 @@ def _first(model: PatientModel, count: int) -> PatientModel:
 
 def _states(model: PatientModel, seen: Tensor, act: Tensor) -> Tensor:
     """Beliefs of recorded visits as states, ``[R, N, T + 1, F]``."""
-    beliefs, _ = model.responses(slice(0, 1)).filter(seen, act)
+    beliefs, _ = model.responses(slice(0, 1)).filter(model.recorded(seen), act)
     before = torch.cat((torch.zeros_like(act[:, :, :1]), act), 2)
     return torch.stack(
         [model.features(b.mean, visit, before[:, :, visit]) for visit, b in enumerate(beliefs)], 2
@@ -249,7 +254,7 @@ def _advantages(model: PatientModel, seen: Tensor, act: Tensor, doses: Tensor) -
     fold = torch.arange(patients, device=act.device) % model.settings.folds
     for k in range(model.settings.folds):
         own, rows = slice(1 + k, 2 + k), (fold == k).nonzero()[:, 0]
-        beliefs, _ = model.responses(own).filter(seen[:, rows], act[:, rows])
+        beliefs, _ = model.responses(own).filter(model.recorded(seen[:, rows]), act[:, rows])
         for start, stop in _stretches(visits, PLAN.visits):
             here = Belief(
                 *(torch.cat(parts, 1) for parts in zip(*beliefs[start:stop], strict=True))

@@ -73,7 +73,7 @@ def test_a_linear_belief_is_that_of_one_dense_normal_vector() -> None:
     believed = agent.belief_after(told, coming)
     for s in range(len(SEEDS)):
         p = model_of(agent, s)
-        pull = np.diag(1.0 / (1.0 + np.exp(-p["pull"])))
+        pull = np.diag(1.1 / (1.0 + np.exp(-p["pull"])))
         for b in range(PATIENTS):
             doses = np.concatenate((told.act[s, b].numpy(), coming[s, b].numpy()))
             mean, both = oracle.joint_normal(p, doses, pull, [p["offset"] + p["dose"] @ a for a in doses])
@@ -109,7 +109,7 @@ def test_a_belief_is_that_of_a_filter_in_loops(families: str, held: bool) -> Non
     full = agent.patients.responses(slice(0, 1)).full
     for s in range(len(SEEDS)):
         p = model_of(agent, s)
-        noise, process = np.exp(p["log_noise"]), np.diag(np.exp(p["log_process"]))
+        noise = np.exp(p["log_noise"])
         for b in range(PATIENTS):
             means, covariances, _ = oracle.filter_patient(
                 p, told.obs[s, b].numpy(), told.act[s, b].numpy(), full=full
@@ -119,10 +119,7 @@ def test_a_belief_is_that_of_a_filter_in_loops(families: str, held: bool) -> Non
             np.testing.assert_allclose(believed.level_sd[s, b], spreads, rtol=1e-5)
             mean, covariance = means[-1], covariances[-1]
             for k in range(COMING):
-                act = coming[s, b, k].numpy()
-                slope = oracle.jacobian(p, mean, act)
-                slope = slope if full else np.diag(np.diag(slope))
-                mean, covariance = oracle.move(p, mean, act), slope @ covariance @ slope.T + process
+                mean, covariance = oracle.predict(p, mean, covariance, coming[s, b, k].numpy(), full=full)
                 np.testing.assert_allclose(believed.forecast_mean[s, b, k], mean, rtol=1e-5, atol=1e-8)
                 deviation = np.sqrt(np.diag(covariance) + noise)
                 np.testing.assert_allclose(believed.forecast_sd[s, b, k], deviation, rtol=1e-5)
@@ -158,7 +155,8 @@ def test_a_patients_belief_is_the_mixture_over_seeds_in_the_worlds_units() -> No
         act = (earlier.dose[:-1] - [2.0, 5.0]) / [2.0, 5.0]
         means, covariances, _ = oracle.filter_patient(model_of(agent, s), seen, act, full=False)
         levels.append((np.stack(means), np.stack([np.diag(c) for c in covariances])))
-        ahead.append(oracle.move(model_of(agent, s), means[-1], np.asarray(held)))
+        coming = oracle.predict(model_of(agent, s), means[-1], covariances[-1], np.asarray(held), full=False)
+        ahead.append(coming[0])
     middle = np.mean([m for m, _ in levels], 0)
     variance = np.mean([v + (m - middle) ** 2 for m, v in levels], 0)
     np.testing.assert_allclose(result.level, mean + scale * middle, rtol=1e-5)

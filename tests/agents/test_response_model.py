@@ -22,7 +22,7 @@ from dosing.models.batch import Batch
 from dosing.models.patient_model import recorded_visits
 from dosing.models.planning import PlanSettings
 from dosing.models.prior import constant_dose
-from dosing.models.response import STRAIGHT, Belief, Sizes, unpack
+from dosing.models.response import MOST_PULL, STRAIGHT, Belief, Sizes, unpack
 from dosing.ope.baselines import estimated_constant
 from dosing.ope.trajectories import Trajectories
 from dosing.policy import DosePolicy
@@ -181,7 +181,7 @@ def linear_quadratic(agent: ResponseModel, visits: int, pull: float, push: float
     """One marker that is seen exactly: x' = pull x + push a, reward - x'^2 - cost a^2."""
     patients = agent.patients
     model = unpack(patients.response.flatten(0, 1), Sizes(1, 1)).parameters
-    values = {"pull": math.log(pull / (1.0 - pull)), "dose": push, "log_level": math.log(1e3)}
+    values = {"pull": math.log(pull / (MOST_PULL - pull)), "dose": push, "log_level": math.log(1e3)}
     values |= {"offset": 0.0, "start": 0.0, "log_start_variance": math.log(0.25)}
     values |= {"log_noise": -11.0, "log_process": -11.0}
     with torch.no_grad():

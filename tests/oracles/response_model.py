@@ -26,7 +26,7 @@ def move(p: Parameters, level: Array, act: Array, *, held: bool = True) -> Array
         inner += sum(p["hidden_act"][k, h] * act[k] for k in range(len(act)))
         hidden.append(math.tanh(inner))
     for i in range(len(level)):
-        drive = level[i] / (1.0 + math.exp(-p["pull"][i])) + p["offset"][i]
+        drive = 1.1 * level[i] / (1.0 + math.exp(-p["pull"][i])) + p["offset"][i]
         drive += sum(p["dose"][i, k] * act[k] for k in range(len(act)))
         drive += sum(p["hidden_out"][h, i] * hidden[h] for h in range(len(hidden)))
         ceiling = math.exp(p["log_level"][i])
@@ -47,6 +47,31 @@ def jacobian(p: Parameters, level: Array, act: Array, step: float = 1e-6) -> Arr
     return np.stack(columns, 1)
 
 
+def curvature(p: Parameters, level: Array, act: Array, step: float = 1e-4) -> Array:
+    """Second derivative of every marker's :func:`move` by its own level, without the ends of the range."""
+    bends = []
+    for i in range(len(level)):
+        nudge = np.zeros(len(level))
+        nudge[i] = step
+        up, here, down = (move(p, level + sign * nudge, act, held=False)[i] for sign in (1.0, 0.0, -1.0))
+        bends.append((up - 2.0 * here + down) / step**2)
+    return np.array(bends)
+
+
+def predict(p: Parameters, mean: Array, covariance: Array, act: Array, *, full: bool) -> tuple[Array, Array]:
+    """The belief at the next visit before it; to second order where no marker acts on another."""
+    process = np.diag(np.exp(p["log_process"]))
+    slope = jacobian(p, mean, act)
+    moved = move(p, mean, act, held=False)
+    if not full:
+        slope = np.diag(np.diag(slope))
+    ahead = slope @ covariance @ slope.T + process
+    if not full and "hidden_out" not in p:
+        bent = curvature(p, mean, act) * np.diag(covariance)
+        moved, ahead = moved + 0.5 * bent, ahead + 0.5 * np.diag(bent**2)
+    return np.clip(moved, p["low"], p["high"]), ahead
+
+
 def filter_patient(
     p: Parameters, obs: Array, act: Array, *, full: bool
 ) -> tuple[list[Array], list[Array], float]:
@@ -54,15 +79,12 @@ def filter_patient(
 
     With ``full`` all markers of a visit are taken in at once, by matrices.
     """
-    noise, process = np.diag(np.exp(p["log_noise"])), np.diag(np.exp(p["log_process"]))
+    noise = np.diag(np.exp(p["log_noise"]))
     mean, covariance = p["start"].copy(), np.diag(np.exp(p["log_start_variance"]))
     means, covariances, total = [], [], 0.0
     for visit in range(len(obs)):
         if visit > 0:
-            slope = jacobian(p, mean, act[visit - 1])
-            if not full:
-                slope = np.diag(np.diag(slope))
-            mean, covariance = move(p, mean, act[visit - 1]), slope @ covariance @ slope.T + process
+            mean, covariance = predict(p, mean, covariance, act[visit - 1], full=full)
         seen = np.flatnonzero(np.isfinite(obs[visit]))
         if len(seen):
             pick = np.eye(len(mean))[seen]
@@ -123,9 +145,8 @@ def promised(p: Parameters, theta: Array, mean: Array, variance: Array, doses: S
     """Expected sum of rewards from a belief on, variances apart: by normal moments, term by term."""
     total, n = 0.0, len(mean)
     for dose in doses:
-        slope = np.diag(jacobian(p, mean, dose))
-        mean = move(p, mean, dose)
-        variance = slope**2 * variance + np.exp(p["log_process"])
+        mean, covariance = predict(p, mean, np.diag(variance), dose, full=False)
+        variance = np.diag(covariance)
         seen = variance + np.exp(p["log_noise"])
         total += reward(theta, mean, dose)
         for i in range(n):  # E y_i y_i is the square of the mean, and the variance
