@@ -29,6 +29,7 @@ from torch import Tensor
 from dosing.data.dataset import Transform
 from dosing.evaluation.rules import following
 from dosing.models.calibration import REASONS, calibrate
+from dosing.models.missing import flags
 from dosing.models.outliers import fit_without_outliers
 from dosing.models.response import ResponseModel
 from dosing.models.response_fit import FitSettings, refit
@@ -176,6 +177,8 @@ def _unusable(data: Trajectories) -> str | None:
         return (
             f"response models need {FIT.folds} patients with two visits, got {data.patients} of {data.visits}"
         )
+    if bool(flags(torch.as_tensor(_visits(data))[None]).are.any()):
+        return "values in response models are those of measured visits, and here some entries are missing"
     return None
 
 

@@ -243,6 +243,17 @@ def test_episodes_of_different_lengths_are_refused_in_a_sentence() -> None:
     assert "have 7 to 8 visits" in refusal(Episodes(**columns, metadata=recorded.metadata))
 
 
+def test_visits_that_were_not_all_measured_are_refused_in_a_sentence() -> None:
+    """The second entry says whether the first was measured; where not, the first reads 0."""
+    recorded = levels(6, 0)
+    measured = np.arange(len(recorded.reward)) % 3 > 0
+    obs, next_obs = (
+        np.stack((np.where(measured, x[:, 0], 0.0), measured), 1).astype(np.float32)
+        for x in (recorded.obs, recorded.next_obs)
+    )
+    assert refusal(replace(recorded, obs=obs, next_obs=next_obs)).endswith("some entries are missing")
+
+
 def test_too_few_replicates_are_refused() -> None:
     with pytest.raises(UserError, match="model replicates must be at least 2, got 1"):
         evaluate_policies(two_states(8, 3), [], replace(MODEL, model_replicates=1))
