@@ -134,7 +134,7 @@ class CausalTransformer(nn.Module):
         self.embed_return = Linear(init, 1, width, scheme="gpt2")
         self.embed_obs = Linear(init, problem.n_obs, width, scheme="gpt2")
         self.embed_act = Linear(init, problem.n_act, width, scheme="gpt2")
-        self.embed_time = init.stack(lambda rng: 0.02 * rng.standard_normal((visits, width)))
+        self.embed_time = init.stack(lambda rng: 0.02 * rng.standard_normal((visits, width)), (visits, width))
         self.embed_norm = StackedLayerNorm(init, width)
         self.layers = nn.ModuleList(Layer(init, width, config.heads) for _ in range(config.layers))
         self.last_norm = StackedLayerNorm(init, width)

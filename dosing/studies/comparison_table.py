@@ -6,27 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import (
     Estimate,
     cvar,
-    lower_tail,
     mean_over_seeds,
     paired_difference,
     rate_over_seeds,
     verdict,
 )
-from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.studies.baseline import Baseline
+from dosing.studies.dose_sets import EXACT, TAIL, DoseSets
 from dosing.studies.references import CLINIC, References
 from dosing.types import Array
-
-TAIL = 0.05
-"""Share of the patients, or of the foreseen returns, that makes the lower tail."""
-EXACT = "exact support"
-"""The ``width_kind`` of a bounded distribution."""
 
 
 @dataclass(frozen=True)
@@ -227,31 +219,23 @@ def ceiling_row(policy: str, knows: str, value: float, half_width: float, patien
 def agent_row(
     name: str,
     family: str,
-    policy: DosePolicy,
+    doses: DoseSets,
     outcomes: dict[str, Outcomes],
     result: References,
-    states: Observations,
-    sparse: DosePolicy | None,
+    mass_outside_sparse: float | None,
 ) -> Row:
     """Row of one trained stack.
 
     Args:
         name: title of the agent.
         family: distribution of its policy.
-        policy: the trained stack.
+        doses: of the stack at recorded visits.
         outcomes: ``recommended`` and ``sampled``, on the same patients as ``result``.
         result: the reference rules.
-        states: recorded visits ``[B, O]`` at which dose sets are measured.
-        sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
+        mass_outside_sparse: see :class:`Row`.
     """
     best, base = outcomes["recommended"], result.outcomes.get("estimated")
     difference = paired_difference(best.returns, base.returns) if base else None
-    obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
-    sets = policy.dose_set(obs)
-    outside = None
-    if sparse is not None and sparse.seeds == policy.seeds:
-        interval = sparse.dose_set(obs)
-        outside = float(policy.mass_outside(obs, interval.low, interval.high).mean())
     return Row(
         name=name,
         family=family,
@@ -259,35 +243,19 @@ def agent_row(
         sampled=mean_over_seeds(outcomes["sampled"].returns),
         difference=difference,
         verdict=verdict(difference) if difference else None,
-        half_width=float(sets.half_width.mean()),
-        width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
-        mass_outside_limits=float(sets.mass_outside.mean()),
-        mass_outside_sparse=outside,
+        half_width=doses.half_width,
+        width_kind=doses.width_kind,
+        mass_outside_limits=doses.mass_outside_limits,
+        mass_outside_sparse=mass_outside_sparse,
         cost=mean_over_seeds(best.cost),
         baseline=result.baseline,
         lower_tail=_lower_tail(best.returns),
-        foreseen=_foreseen(policy, obs),
-        budget=policy.cost_budget,
-        predicted_cost=_predicted_cost(policy, obs),
+        foreseen=doses.foreseen,
+        budget=doses.budget,
+        predicted_cost=doses.predicted_cost,
         in_range=_in_range(best),
         success=success_rate(best),
     )
-
-
-def _predicted_cost(policy: DosePolicy, obs: Observations) -> float | None:
-    """Predicted cost of the recommended doses; see :class:`Row`."""
-    if policy.cost_budget is None:
-        return None
-    predicted = policy.predicted_cost(obs, policy.recommended(obs))
-    return None if predicted is None else float(predicted.mean())
-
-
-def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | None:
-    """Mean and lower tail of the foreseen returns of the recommended doses; see :class:`Row`."""
-    returns = policy.returns(obs, policy.recommended(obs))
-    if returns is None:
-        return None
-    return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
 
 
 def render(rows: Sequence[Row]) -> str:

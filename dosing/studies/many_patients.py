@@ -13,7 +13,8 @@ from dosing.evaluation.rules import following
 from dosing.evaluation.statistics import Estimate, verdict
 from dosing.evaluation.tally import Tally, shares
 from dosing.policy import DosePolicy
-from dosing.studies.comparison_table import TAIL, Row
+from dosing.studies.comparison_table import Row
+from dosing.studies.dose_sets import TAIL
 from dosing.studies.launch import progress_bar
 from dosing.studies.references import References, reference_rules
 from dosing.types import Act, Array
