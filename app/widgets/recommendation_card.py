@@ -36,8 +36,8 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     result, source = answer.result, answer.source
     whose = source.spelled or source.family
     colon = ":" if source.reference else ","
-    words = (answer.mark.sign, source.name, colon, whose)
-    write.markdown("{} **{}**{} :small[{}]", *words, help=explained(whose))
+    named = (answer.mark.sign, source.name, colon, whose)
+    write.markdown("{} **{}**{} :small[{}]", *named, help=explained(whose))
     kind, status = status_words(result.status, context.evidence)
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     lines = [] if result.dose is None else basis(answer, sparse, places)
