@@ -51,7 +51,7 @@ def texts_outside(page: Any) -> list[str]:
 
 
 def test_the_first_screen_needs_no_scrolling(browser: Any, address: str) -> None:
-    """Of two policies and three switches; the demonstration's has a policy more and a row of switches less."""
+    """Of two policies and three switches; the demonstration has a policy more, a row of switches less."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"{address}/?patient=1&visit=2")
     settle(page, 2)
