@@ -92,6 +92,15 @@ def _accepting(
     return result
 
 
+def refusal(name: str, config: Any, options: Regularisation) -> str | None:
+    """Why an agent cannot be built with these options; None where it can."""
+    try:
+        _check(name, config, (options,), None)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _check(
     name: str, config: Any, regularisations: Sequence[Regularisation], training: TrainingSettings | None
 ) -> None:

@@ -36,8 +36,10 @@ class Settings(Protocol):
 
 def family_of(config: Settings) -> str:
     """Distribution of a run's policy, in words."""
-    family = agents.find(config.agent).family_of(config.agent_config)
-    return family if config.regularisation.advantage == "critic" else f"{family} on a belief"
+    family, options = agents.find(config.agent).family_of(config.agent_config), config.regularisation
+    if options.thin is not None:
+        family = f"sparse q-Gaussian (q={options.thin:g}) from {family}"
+    return family if options.advantage == "critic" else f"{family} on a belief"
 
 
 def run_names(configs: Sequence[Settings]) -> list[str]:
