@@ -117,7 +117,8 @@ def bandwidth(draws: Tensor) -> Tensor:
     ordered = draws.sort(0).values
     shortest = (ordered[quarter:] - ordered[:-quarter]).amin(0) / QUARTER
     scale = torch.minimum(draws.std(0), shortest)
-    return (1.06 * count ** (-1.0 / (width + 4.0)) * scale).clamp(min=LEAST_BANDWIDTH)
+    result: Tensor = 1.06 * count ** (-1.0 / (width + 4.0)) * scale
+    return result.clamp(min=LEAST_BANDWIDTH)
 
 
 def kernel_log_density(doses: Tensor, draws: Tensor, width: Tensor) -> Tensor:
