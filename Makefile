@@ -82,7 +82,7 @@ $(STAMP): pyproject.toml constraints.txt .ci/install_torch.py
 	@$(PIP) install --quiet --upgrade --constraint constraints.txt pip setuptools
 	@echo "2/3 torch (about 200 MB; several GB where there is a GPU)"
 	@$(PY) .ci/install_torch.py
-	@echo "3/3 the other dependencies (about 300 MB) and the project itself"
+	@echo "3/3 the other dependencies (about 400 MB) and the project itself"
 	@PYTHONWARNINGS="ignore:Editable installation" \
 	    $(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable ".[dev]"
 	@touch $@

@@ -189,6 +189,7 @@ def build(
     dtype: torch.dtype | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     regularisation: Regularisation | Mapping[str, Any] | None = None,
+    fresh: bool = True,
 ) -> Agent:
     """Build a stack of agents with fresh weights.
 
@@ -201,6 +202,8 @@ def build(
         dtype: their type, float32 if None.
         precision: of matrix products; bfloat16 is faster where the processor has it, and changes results.
         regularisation: what networks and updates have beyond the method, or its fields as stored in a run.
+        fresh: draw weights; else they are 0, for a stack whose weights are loaded next: drawing takes most of
+            the time.
 
     Raises:
         UserError: unknown agent, fields its configuration does not have, or values out of range.
@@ -224,7 +227,7 @@ def build(
         raise UserError(f"the configuration does not fit agent {name!r}: {error}.") from error
     product_dtype = torch.bfloat16 if precision == "bfloat16" else None
     options = Regularisation.of(regularisation)
-    init = Initialiser(seeds, device, dtype or torch.float32, product_dtype, options)
+    init = Initialiser(seeds, device, dtype or torch.float32, product_dtype, options, fresh)
     build_stack: Any = entry.agent_class()
 
     def stack(sizes: Problem) -> Agent:

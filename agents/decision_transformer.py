@@ -134,7 +134,7 @@ class CausalTransformer(nn.Module):
         self.embed_return = Linear(init, 1, width, scheme="gpt2")
         self.embed_obs = Linear(init, problem.n_obs, width, scheme="gpt2")
         self.embed_act = Linear(init, problem.n_act, width, scheme="gpt2")
-        self.embed_time = init.stack(lambda rng: 0.02 * rng.standard_normal((visits, width)))
+        self.embed_time = init.stack(lambda rng: 0.02 * rng.standard_normal((visits, width)), (visits, width))
         self.embed_norm = StackedLayerNorm(init, width)
         self.layers = nn.ModuleList(Layer(init, width, config.heads) for _ in range(config.layers))
         self.last_norm = StackedLayerNorm(init, width)
@@ -230,9 +230,11 @@ class DecisionTransformer(Agent):
         """Take the range of the recorded returns, the one to aim at, and the spread of the returns-to-go.
 
         Raises:
-            UserError: an episode has more visits than there are time steps.
+            UserError: an episode has more visits than there are time steps, or rewards are shifted.
         """
         super().prepare(dataset)
+        if dataset.transform.reward_shift:
+            raise UserError("this agent aims at a return of recorded rewards: leave shift_reward out.")
         longest = int(dataset.starts.diff().max())
         if longest > self.visits:
             raise UserError(f"this agent has time steps for {self.visits} visits, an episode has {longest}.")

@@ -99,6 +99,47 @@ LOCOMOTION_DATA: Settings = {
 LOCOMOTION_DATA_BY_TASK: Mapping[str, Settings] = {"hopper-medium": {"cql": BOTH, "cal_ql": BOTH}}
 """The same where it depends on the task, by variant."""
 
+MAZES: Settings = {
+    "iql": {"expectile": 0.9, "inverse_temperature": 10.0},
+    "spot": {
+        "dropout": 0.0,
+        "actor_learning_rate": 1e-4,
+        "actor_last_bound": 1e-3,
+        "critic_last_bound": 3e-3,
+        "vae_hidden": (750, 750),
+        "vae_steps": 100_000,
+        "n_samples": 1,
+    },
+    "fan": _FLOW | {"actor_penalty": 3.0, "critic_penalty": 0.03, "aggregate": "min"},
+    "fql": _FLOW | {"alpha": 10.0},
+}
+"""Each paper's settings in D4RL's mazes (antmaze, v0 and v2), whatever the maze."""
+
+_CENTRED = {"scale_reward": 0.1, "shift_reward": -0.5}
+MAZES_DATA: Settings = {
+    "td3_bc": {"standardise_obs": True},
+    "rebrac": {"scale_reward": 0.01, "shift_reward": 0.0},
+    **dict.fromkeys(("cql", "cal_ql"), _CENTRED),
+    "decision_transformer": {"shift_reward": 0.0},
+}
+"""How papers scale their rewards where that is not the recorded one less 1: 100 r, and 10 r - 5."""
+
+_MAZE_PENALTIES = {
+    "umaze": 0.25,
+    "umaze-diverse": 0.25,
+    "medium-play": 0.05,
+    "medium-diverse": 0.025,
+    "large-play": 0.025,
+    "large-diverse": 0.025,
+}
+MAZES_BY_TASK: Mapping[str, Settings] = {
+    maze: {"spot": {"penalty": penalty}}
+    | ({"fan": {"critic_penalty": 0.01}} if maze.startswith("medium") else {})
+    | ({"fql": {"alpha": 3.0}} if maze.startswith("large") else {})
+    for maze, penalty in _MAZE_PENALTIES.items()
+}
+"""What depends on the maze, by variant."""
+
 DECAYED = ("actor_decay_steps",)
 """Settings that, as published, end with the training: their value is its number of updates."""
 

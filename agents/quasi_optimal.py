@@ -133,8 +133,10 @@ class QuasiOptimal(Agent):
         start = np.zeros((BASIS * n_obs + 1, 3))
         # With alpha_1 = -1, the top of the first parabola is the middle of the recorded doses.
         start[0, 1] = 1.0
-        self.theta = init.stack(lambda rng: start + config.init_scale * rng.standard_normal(start.shape))
-        self.w = init.stack(lambda rng: config.init_scale * rng.standard_normal(n_obs))
+        self.theta = init.stack(
+            lambda rng: start + config.init_scale * rng.standard_normal(start.shape), start.shape
+        )
+        self.w = init.stack(lambda rng: config.init_scale * rng.standard_normal(n_obs), (n_obs,))
         # The recorded extremes; until there are any, three standard deviations and the whole dose range.
         for name, value, width in (
             ("obs_low", -3.0, n_obs),

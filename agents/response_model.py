@@ -5,7 +5,7 @@ Model-based offline reinforcement learning with a latent state. From the recorde
     x' = f_k(x, a) + N(0, q_k),   y = x + N(0, r_k),   r = r_k(y', a),     k = 0 all patients, 1..F folds
 
 are fitted by maximum likelihood (``dosing.models.response``, ``dosing.models.reward_model``). At a visit the
-belief b_k of every model, an extended Kalman filter over all visits so far, is made into a plan
+belief b_k of every model, a Kalman filter of second order over all visits so far, is made into a plan
 
     a_0, .. a_(H-1) with a high E_k sum_h r_k(y_(h+1), a_h)      from b_k, climbed from the constant dose a*
 

@@ -41,6 +41,8 @@ PICTURE = ".js-plotly-plot .main-svg .xtick"
 RESTED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 PATIENCE = 600_000
 """Milliseconds until a page counts as lost."""
+MOVE = 60_000
+"""Milliseconds until a slider's picture counts as never drawn."""
 PATIENTS, VISITS = 12, 20
 """Of the study, among whom the sessions click."""
 
@@ -126,17 +128,16 @@ def cold(server: Server, times: int) -> list[Figure]:
 
 DRAWN = """() => {
     window.drawn = [];
-    for (const chart of document.querySelectorAll('.js-plotly-plot'))
-        if (chart.on && !chart.timed) {
-            chart.timed = true;
-            chart.on('plotly_afterplot', () => window.drawn.push(performance.now()));
-        }
+    new MutationObserver(changes => {
+        if (changes.some(change => change.target.closest?.('.js-plotly-plot')))
+            window.drawn.push(performance.now());
+    }).observe(document.body, {childList: true, subtree: true});
     document.addEventListener('keydown', () => {
         window.moved = performance.now();
         window.drawn = [];
     }, true);
 }"""
-"""Notes the time of a key and of every picture drawn after it."""
+"""Notes the time of a key and of every change within a picture after it: Streamlit makes each one anew."""
 
 
 def slider(server: Server, moves: int) -> list[Figure]:
@@ -153,7 +154,7 @@ def slider(server: Server, moves: int) -> list[Figure]:
         for move in range(moves):
             before = used(server)
             handle.press("ArrowRight" if move % 40 < 20 else "ArrowLeft")
-            page.wait_for_function("() => window.drawn.length > 0")
+            page.wait_for_function("() => window.drawn.length > 0", timeout=MOVE)
             page.wait_for_timeout(700)  # nothing more comes: a person looks before the next step
             page.wait_for_selector(RESTED)
             taken.append(page.evaluate("Math.max(...window.drawn) - window.moved"))

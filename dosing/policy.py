@@ -256,8 +256,9 @@ class DosePolicy:
     def returns(self, obs: Observations, dose: Array) -> Array | None:
         """K equally likely discounted returns ``[S, B, K]`` of ``dose [S, B, A]`` at ``obs [S, B, O]``.
 
-        In the world's reward unit, as the critics of each seed see them; None for an agent that learns no
-        distribution of its returns (see :class:`dosing.agent.LearnsReturns`).
+        In the world's reward unit, as the critics of each seed see them, so of shifted rewards where the
+        transform shifts them; None for an agent that learns no distribution of its returns (see
+        :class:`dosing.agent.LearnsReturns`).
         """
         if not isinstance(self.agent, LearnsReturns):
             return None
@@ -270,8 +271,8 @@ class DosePolicy:
     def values(self, obs: Observations, dose: Array) -> Array | None:
         """What each seed believes the discounted return of ``dose [S, B, A]`` at ``obs [S, B, O]`` to be.
 
-        ``[S, B]`` in the world's reward unit, with the discount and the charges of the method; None for an
-        agent without a critic (see :func:`dosing.agent.value_of`).
+        ``[S, B]`` in the world's reward unit, with the discount, the charges and the shift of rewards; None
+        for an agent without a critic (see :func:`dosing.agent.value_of`).
         """
         unit = torch.as_tensor(self.transform.to_unit(dose), dtype=self._dtype, device=self._device)
         result = value_of(self.agent, self._obs(obs), unit)

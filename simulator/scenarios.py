@@ -15,7 +15,7 @@ from simulator.card import scenario_card
 from simulator.cohorts.clinic_rules import ClinicRule, clinic_rules
 from simulator.engine.scenario import OwnDraws
 from simulator.environment import EnvOptions, observed_range
-from simulator.envs import PACKAGED, SCENARIOS
+from simulator.envs import PACKAGED, SCENARIOS, mazes
 from simulator.envs.mujoco import Reference, task_ids
 from simulator.envs.registered import is_registered, load_trusted_files
 from simulator.envs.tasks import TaskFactory
@@ -127,6 +127,8 @@ def evaluation_factory(env_id: str, options: Mapping[str, Any]) -> EvaluationFac
         UserError: no such environment or option, or spaces that a dosing policy cannot work with.
     """
     if not is_registered(env_id):
+        if sentence := mazes.missing(env_id):
+            raise UserError(sentence)
         raise UserError(f"there is no environment {env_id!r}; there are: {', '.join(known_ids())}.")
     if env_id in SCENARIOS:
         return CohortFactory(env_id, dict(options))

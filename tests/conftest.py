@@ -54,6 +54,8 @@ def missing(marker: str) -> str | None:
         return "needs a Slurm cluster (as root on Debian: .ci/slurm COMMAND)"
     if marker in ("mujoco", "minari") and importlib.util.find_spec(marker) is None:
         return f"needs the Python package {marker} (extra: {marker})"
+    if marker == "mazes" and not all(map(importlib.util.find_spec, ("gymnasium_robotics", "ogbench"))):
+        return "needs the Python packages gymnasium-robotics and ogbench (extra: mazes)"
     return None
 
 

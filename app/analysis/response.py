@@ -11,7 +11,7 @@ import numpy.typing as npt
 from app.analysis.recommendations import Answer
 from dosing.evaluation.statistics import lower_tail
 from dosing.recommendation.records import Recommender
-from dosing.studies.comparison_table import TAIL
+from dosing.studies.dose_sets import TAIL
 from dosing.types import Array
 
 POINTS = 81

@@ -22,6 +22,9 @@ from dosing.types import AnyArray
 BOTTOM = 78
 """Room in pixels for axis numbers, axis title and notice."""
 
+NOTICE_AT = 30
+"""Top of the notice in pixels above the foot."""
+
 LANE, LINE = 60, 17
 """Height in pixels of a row with a name of one line, and of every further line."""
 
@@ -43,7 +46,7 @@ def finish(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
             "xref": "container",
             "x": 0,
             "yref": "container",
-            "y": 30 / height,
+            "y": NOTICE_AT / height,
             "yanchor": "top",
             "pad": {"l": 8},
         },

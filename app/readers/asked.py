@@ -6,6 +6,7 @@ recommender; it still has to be on record before it is shown.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,6 +54,11 @@ def _recommendation(
     _state: Sequence[Any],
     _earlier: Sequence[EarlierVisit] | None,
 ) -> Recommendation:
+    if _earlier is not None and _recommender.policy.looks_back:
+        policy = copy.copy(_recommender.policy)  # one look serves the dose and all that is said of it
+        told, one, earlier = repr(list(_earlier)), _recommender, _earlier
+        policy.after = lambda past: _policy_after(run, told, one, earlier)  # type: ignore[method-assign]
+        return recommend(replace(_recommender, policy=policy), _state, earlier=_earlier)
     return recommend(_recommender, _state, earlier=_earlier)
 
 

@@ -62,14 +62,14 @@ def provenance(runs: tuple[study.Run, ...]) -> pd.DataFrame:
 
 listing = page.open_page("About")
 write.markdown("{}", Markdown(WORDS))
-st.subheader("Provenance")
+write.subheader("Provenance")
 write.table(provenance(listing.runs))
 write.caption(
     "Study folder {}, software version {}. Hashes are SHA-256, first 16 digits.",
     code(study.study()),
     __version__,
 )
-st.subheader("Scenario")
+write.subheader("Scenario")
 try:
     card = study.episodes(listing.runs[0]).metadata.card
     write.markdown("{}", card.get("title", "Recorded data without a scenario card."))

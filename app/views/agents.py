@@ -72,7 +72,7 @@ def take_away(run: study.Run, card: dict[str, Any]) -> None:
 @st.fragment
 def cards(listing: study.Listing) -> None:
     """One run's card; a fragment, so that a choice redraws nothing else."""
-    st.subheader("Policy card")
+    write.subheader("Policy card")
     runs = {run.label: run for run in listing.runs}
     run = runs[pick(st, "Trained run", list(runs), "run")]
     card = card_for(run)
@@ -95,8 +95,10 @@ else:
         code(study.study()),
     )
 result = _suite()
-st.subheader("The suite")
-st.dataframe(result, hide_index=True, key="suite", height=470, column_config={"agent": PINNED})
+write.subheader("The suite")
+st.dataframe(
+    result, hide_index=True, key="suite", height=470, column_config=write.columns(result, {"agent": PINNED})
+)
 write.caption(
     "{}; a click on a head sorts them. `python -m dosing train NAME` trains one. The dose set is that of the "
     "default settings: several agents can carry another distribution.",

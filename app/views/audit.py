@@ -99,10 +99,15 @@ def table(records: list[Record]) -> pd.DataFrame:
 
 def last_records(result: Verified) -> None:
     """The last records of the chosen kinds, and one of them whole."""
-    st.subheader("Last records")
+    write.subheader("Last records")
     left, right = st.columns([3, 1])
-    kinds = left.multiselect(
-        "Kinds", KINDS, key="kinds", bind="query-params", placeholder="all kinds", help="None chosen: all."
+    kinds = left.pills(
+        "Kinds",
+        KINDS,
+        selection_mode="multi",
+        key="kinds",
+        bind="query-params",
+        help="None chosen: all.",
     )
     most = pick(right, "Most", LAST, "most")
     chosen = [r for r in reversed(result.records) if not kinds or r.kind in kinds]

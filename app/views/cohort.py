@@ -13,6 +13,7 @@ from app.readers import evaluation, study
 from app.text import sentence
 from app.theme import OTHER, Mark, counted, minus, number
 from app.widgets import page, write
+from app.widgets.glossary import explained
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -68,7 +69,7 @@ def lane(result: Evaluation) -> Lane:
 
 def spread_of_returns(result: list[Evaluation]) -> None:
     """Distributions with their worst tenth."""
-    st.subheader("Returns over patients")
+    write.subheader("Returns over patients")
     lanes = [lane(one) for one in result]
     page.draw(cohort.distributions(lanes), "distributions", "Distribution of returns of each agent")
     for one in lanes:
@@ -90,7 +91,7 @@ def spread_of_returns(result: list[Evaluation]) -> None:
 
 def safety(result: list[Evaluation]) -> None:
     """Cost against return, for agents and the rules of the study table."""
-    st.subheader("Cost against return")
+    write.subheader("Cost against return")
     points = [
         (o.run.label, o.mark, mean_over_seeds(o.outcome.returns), mean_over_seeds(o.outcome.cost))
         for o in result
@@ -127,7 +128,7 @@ def known(one: Evaluation) -> Evaluated | None:
 
 def groups(result: list[Evaluation]) -> None:
     """Mean return by a trait of the patients."""
-    st.subheader("Subgroups")
+    write.subheader("Subgroups")
     first = result[0].outcome
     if (patients := known(result[0])) is None:
         return
@@ -155,7 +156,7 @@ def groups(result: list[Evaluation]) -> None:
 
 def worst(result: list[Evaluation]) -> None:
     """The patients with the lowest returns, each with links that open its first state elsewhere."""
-    st.subheader("Worst patients")
+    write.subheader("Worst patients")
     named = {one.run.label: one for one in result}
     one = named[pick(st, "Under", list(named), "under")]
     outcome, patients = one.outcome, known(one)
@@ -190,7 +191,13 @@ def worst(result: list[Evaluation]) -> None:
 def view(listing: study.Listing) -> None:
     """All parts of the page; a fragment, so that a choice redraws nothing else."""
     rule = st.segmented_control(
-        "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
+        "Doses",
+        evaluation.RULES,
+        default=evaluation.RULES[0],
+        required=True,
+        key="rule",
+        bind="query-params",
+        help=explained(*evaluation.RULES),
     )
     result = evaluations(chosen_runs(listing), rule)
     if not result:

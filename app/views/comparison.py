@@ -25,6 +25,7 @@ from app.readers import study
 from app.text import in_sentences
 from app.theme import OTHER, Mark
 from app.widgets import page, write
+from app.widgets.glossary import explained
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
 from dosing.studies.comparison_table import Row
@@ -42,7 +43,15 @@ def asked_rows(rows: list[Row]) -> list[Row]:
     """The rows that are asked for, in the order that is asked for."""
     left, middle, right = st.columns(3)
     kinds = list(dict.fromkeys(map(kind_of, rows)))
-    shown = left.pills("Show", kinds, selection_mode="multi", default=kinds, key="kinds", bind="query-params")
+    shown = left.pills(
+        "Show",
+        kinds,
+        selection_mode="multi",
+        default=kinds,
+        key="kinds",
+        bind="query-params",
+        help=explained(*kinds),
+    )
     part = middle.text_input("Name contains", key="named", bind="query-params").casefold()
     measures = [head for head in measured(rows) if head in ESTIMATES]
     by = pick(right, "Sorted by", [AS_MADE, *measures], "sorted")
@@ -66,7 +75,13 @@ def pictures(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
         write.info("No difference from a constant dose is shown. {}", in_sentences([missing]))
     start = DIFFERENCES if DIFFERENCES in offered else RETURNS
     shown = st.segmented_control(
-        "Picture", offered, default=start, required=True, key=f"picture{key}", bind="query-params"
+        "Picture",
+        offered,
+        default=start,
+        required=True,
+        key=f"picture{key}",
+        bind="query-params",
+        help=explained(*offered),
     )
     if shown == DIFFERENCES:
         judged = [row for row in rows if row.difference]
@@ -96,6 +111,7 @@ def small_multiples(rows: list[Row], looks: dict[str, Mark], key: str) -> None:
         default=[head for head in offered if head != SAMPLED][:3],
         key=f"measures{key}",
         bind="query-params",
+        help=explained(*offered),
     )[:4]
     if not heads:
         st.info("Choose a measure.")
@@ -117,6 +133,7 @@ def table(rows: list[Row], key: str) -> None:
         default=[head for head in offered if head in FIRST],
         key=f"columns{key}",
         bind="query-params",
+        help=explained(*offered),
     )
     shown = frame(rows, [head for head in offered if head in heads])
     numbers = {
@@ -128,7 +145,7 @@ def table(rows: list[Row], key: str) -> None:
     st.dataframe(
         shown,
         hide_index=True,
-        column_config=numbers,
+        column_config=write.columns(shown, numbers),
         key=f"table{key}",
         placeholder="\N{EM DASH}",
         height=min(36 * (len(shown) + 1) + 2, 470),

@@ -62,7 +62,9 @@ def simulated() -> tuple[Episodes, str] | None:
         sentence("Patients, 1 to {:,}", most), 1, most, min(100, most), key="patients", bind="query-params"
     )
     in_range(middle, "seed", 0, LARGEST_SEED)
-    seed = middle.number_input("Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params")
+    seed = middle.number_input(
+        "Seed", 0, LARGEST_SEED, 0, key="seed", bind="query-params", help="Another one makes other patients."
+    )
     kind = pick(right, "Doses by", (UNIFORM, FIXED, *offered.policies), "behaviour")
     policy = kind
     if kind == FIXED:
@@ -130,7 +132,7 @@ def return_words(episodes: Episodes, patients: int) -> str:
 
 def distributions(episodes: Episodes) -> None:
     """Histograms of states, doses and rewards."""
-    st.subheader("Distributions over the visits")
+    write.subheader("Distributions over the visits")
     drawn = analysis_data.quantities(episodes)
     page.draw(data.histograms(drawn), "histograms", "Histograms of states, doses given and rewards")
     more = episodes.obs.shape[1] - analysis_data.SHOWN
@@ -144,15 +146,15 @@ def distributions(episodes: Episodes) -> None:
 
 def table(episodes: Episodes) -> None:
     """The first visits."""
-    st.subheader("First visits")
+    write.subheader("First visits")
     shown = analysis_data.head(episodes, ROWS)
-    st.dataframe(shown, hide_index=True, key="head", height=280)
+    st.dataframe(shown, hide_index=True, key="head", height=280, column_config=write.columns(shown))
     write.caption("{} of {:,} visits, three decimals.", len(shown), len(episodes))
 
 
 def card(episodes: Episodes) -> None:
     """The scenario card and everything else the visits say about themselves."""
-    st.subheader("Scenario card")
+    write.subheader("Scenario card")
     result = episodes.metadata.card
     write.markdown("{}", result.get("title", "Recorded data without a scenario card."))
     with st.expander("All fields of the card"):
@@ -163,7 +165,7 @@ def card(episodes: Episodes) -> None:
 
 def one_episode(episodes: Episodes) -> None:
     """One patient's observations, doses and rewards."""
-    st.subheader("One patient")
+    write.subheader("One patient")
     count = len(np.unique(episodes.episode))
     place = 1
     in_range(st, "place", 1, count)
@@ -208,7 +210,7 @@ def one_episode(episodes: Episodes) -> None:
 
 def take_away(episodes: Episodes, name: str) -> None:
     """Files of all visits."""
-    st.subheader("Take the visits away")
+    write.subheader("Take the visits away")
     with st.container(horizontal=True):
         for suffix, mime in FORMATS:
             st.download_button(

@@ -18,8 +18,7 @@ from app.readers.live_treatment import TrialSummary
 from app.text import bullets, code
 from app.theme import HIGHLIGHTS, OTHER, Mark, counted, listed, mark, minus
 from app.widgets import page, write
-from app.widgets.state_picker import pick
-from app.widgets.url_state import linked
+from app.widgets.state_picker import pick, some_of
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.studies.finetune_table import Progress, below
 
@@ -51,9 +50,7 @@ def chosen(rivals: Sequence[TrialSummary]) -> list[tuple[TrialSummary, Mark]]:
     if len(labels) > HIGHLIGHTS:
         asked = st.query_params.get_all("methods")
         wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
-        named = st.multiselect(
-            "Methods in colour", labels, max_selections=HIGHLIGHTS, **linked("methods", wanted)
-        )
+        named = some_of("Methods in colour", labels, "methods", wanted)
     return [(r, mark(place) if r.label in named else OTHER) for place, r in enumerate(rivals)]
 
 
@@ -110,7 +107,7 @@ def curves_of(looks: Sequence[tuple[TrialSummary, Mark]], measure: str) -> list[
 
 def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) -> None:
     """All learning curves in one picture."""
-    st.subheader("Return of the recommended dose along live treatment")
+    write.subheader("Return of the recommended dose along live treatment")
     starts = starts_of(looks)
     curves = curves_of(looks, "returns")
     figure = over_visits(curves, "mean return per patient (no unit)", last, starts, least=TALL)
@@ -138,7 +135,7 @@ def learning(looks: Sequence[tuple[TrialSummary, Mark]], last: int, seeds: int) 
 
 def treatment(looks: Sequence[tuple[TrialSummary, Mark]], last: int) -> None:
     """What the treated patients went through, while the agents learned from them."""
-    st.subheader("What the treated patients went through")
+    write.subheader("What the treated patients went through")
     panels = (
         ("treated", "mean return per treated patient (no unit)"),
         ("cost", "cost of all treated so far (events per seed)"),
@@ -226,7 +223,7 @@ def view(groups: Sequence[live_treatment.MethodCurve]) -> None:
         last = max(max(t.visits, int(t.progress.visits[-1])) for t in begun if t.progress)
         learning(looks, last, max(len(t.progress.seeds) for t in begun if t.progress))
         treatment(looks, last)
-    st.subheader("Every method")
+    write.subheader("Every method")
     write.table(as_frame(rivals).fillna(DASH))
     st.caption(
         "Returns have no unit; a return is the sum of a patient's rewards. In brackets: 95 % intervals, "

@@ -28,6 +28,7 @@ from app.readers import evaluation, study
 from app.text import Markdown, bullets, code, sentence
 from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, minus, probability
 from app.widgets import page, write
+from app.widgets.glossary import explained
 from app.widgets.state_picker import chosen_runs, pick
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
@@ -90,7 +91,7 @@ def selection() -> SelectionTable | None:
 
 def cross_validated(result: SelectionTable, listing: study.Listing) -> None:
     """Candidates of a selection, each valued on patients its policies have not seen."""
-    st.subheader("Cross-validated")
+    write.subheader("Cross-validated")
     write.markdown("**{}**", result.verdict)
     offered = [e for e in ESTIMATORS if e in result.candidates[0].values]
     estimator = result.decided_by
@@ -141,9 +142,15 @@ def _row(candidate: CandidateRow, estimator: str, runs: tuple[study.Run, ...]) -
 
 def own_patients(runs: list[study.Run]) -> None:
     """Runs of this study valued on the patients they learned from, and what that rests on."""
-    st.subheader("On the patients they learned from")
+    write.subheader("On the patients they learned from")
     rule = st.segmented_control(
-        "Doses", evaluation.RULES, default=evaluation.RULES[0], required=True, key="rule", bind="query-params"
+        "Doses",
+        evaluation.RULES,
+        default=evaluation.RULES[0],
+        required=True,
+        key="rule",
+        bind="query-params",
+        help=explained(*evaluation.RULES),
     )
     result: dict[int, Valued] = {}
     slow = []
@@ -247,7 +254,7 @@ def costs(runs: list[study.Run], result: dict[int, Valued], rule: str) -> list[L
 
 def support(runs: list[study.Run], result: dict[int, Valued]) -> None:
     """Effective sample size, and how many recorded doses a policy could never give."""
-    st.subheader("What the weights rest on")
+    write.subheader("What the weights rest on")
     lines = [(runs[i].label, runs[i].mark, v.sample) for i, v in result.items() if v.sample is not None]
     patients = next(iter(result.values())).patients
     if lines:

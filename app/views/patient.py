@@ -102,17 +102,18 @@ def view(listing: study.Listing) -> None:
     loaded = sources(runs)
     if not loaded:
         return
-    if (asked := ask_state(runs[0], loaded[0], runs)) is None:
-        return
-    answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
-    episode_panel.who(asked, loaded[0])
+    with st.container(gap="xsmall"):
+        if (asked := ask_state(runs[0], loaded[0], runs)) is None:
+            return
+        answers, records = on_record(loaded, asked.state, asked.visit, asked.earlier)
+        episode_panel.who(asked, loaded[0])
     rules: Recorded = ([], [])
     if answers:
         rules = clinic_rules.at_visit(asked, loaded[0])
         left, right = st.columns([6, 7])
         with left:
             recommendation_card.cards(answers, records)
-        with right:
+        with right.container(gap="xxsmall"):
             if any(answer.result.dose for answer in [*answers, *rules[0]]):
                 recommendation_card.picture([*answers, *rules[0]], *doses_given(asked))
             episode_panel.history(asked, loaded[0])

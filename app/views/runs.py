@@ -38,9 +38,9 @@ def state() -> None:
         return
     write.subheader("Runs under way")
     share = st.column_config.ProgressColumn("done", format="percent", min_value=0.0, max_value=1.0)
-    st.dataframe(
-        progress.rows(now.unfinished), hide_index=True, width="stretch", column_config={"done": share}
-    )
+    rows = progress.rows(now.unfinished)
+    config = write.columns(rows, {"done": share})
+    st.dataframe(rows, hide_index=True, width="stretch", column_config=config)
     if now.begun > len(now.unfinished):
         write.caption("The {} written last of {:,}.", len(now.unfinished), now.begun)
     write.caption(

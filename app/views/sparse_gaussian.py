@@ -28,6 +28,7 @@ from app.text import bullets, sentence
 from app.theme import counted, minus, probability
 from app.widgets import page, recommendation_card, write
 from app.widgets.audit import context_of, on_record
+from app.widgets.glossary import explained
 from app.widgets.state_picker import ask_state, one_data_set, pick, sources
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
@@ -121,7 +122,7 @@ def masses(answers: list[Answer]) -> None:
 
 def evaluated(runs: tuple[study.Run, study.Run]) -> None:
     """Cost and the worst patients, when recommended doses are given and when doses are drawn."""
-    st.subheader("What it costs over an episode of treatment")
+    write.subheader("What it costs over an episode of treatment")
     result = []
     for run in runs:
         try:
@@ -202,7 +203,13 @@ def view(listing: study.Listing) -> None:
         return
     alike(*runs)
     shown = st.segmented_control(
-        "Show", (DOSES, TAILS, PAID), default=DOSES, required=True, key="part", bind="query-params"
+        "Show",
+        (DOSES, TAILS, PAID),
+        default=DOSES,
+        required=True,
+        key="part",
+        bind="query-params",
+        help=explained(DOSES, TAILS, PAID),
     )
     if shown == PAID:
         evaluated(runs)

@@ -10,6 +10,7 @@ from app.charts import base
 from app.readers import evaluation, study
 from app.theme import counted
 from app.widgets import page, write
+from app.widgets.glossary import explained
 from app.widgets.state_picker import pick
 from dosing.errors import UserError
 
@@ -19,7 +20,7 @@ COMMAND = "python -m dosing compare --evaluate-at 500 1000 1500"
 @st.fragment
 def returns_along(listing: study.Listing) -> None:
     """Returns of every run at the updates it was evaluated at, seeds faint, interquartile mean strong."""
-    st.subheader("Returns along training")
+    write.subheader("Returns along training")
     try:
         result = evaluation.curves()
     except UserError as error:
@@ -45,6 +46,7 @@ def returns_along(listing: study.Listing) -> None:
         required=True,
         key="along",
         bind="query-params",
+        help=explained(*evaluation.RULES),
     )
     if result["update"].nunique() == 1:
         write.nothing_yet(COMMAND, "Only the end of training was evaluated. This shows the way there:")
@@ -82,7 +84,7 @@ def seeds_in(result: pd.DataFrame) -> str:
 @st.fragment
 def losses(listing: study.Listing) -> None:
     """Metrics of one run over its training."""
-    st.subheader("Losses and other measures of one run")
+    write.subheader("Losses and other measures of one run")
     runs = {run.label: run for run in listing.runs}
     label = pick(st, "Run", list(runs), "run")
     run = runs[label]

@@ -101,7 +101,7 @@ def refuse(error: Refused) -> None:
 
 def needed(entries: Sequence[StateEntry], recommender: Recommender) -> None:
     """Which columns a file must have, with units and possible ranges."""
-    st.subheader("What the file must hold")
+    write.subheader("What the file must hold")
     st.dataframe(
         pd.DataFrame(
             {
@@ -144,7 +144,7 @@ def mapping(sheet: Sheet, entries: Sequence[StateEntry], key: str, visits: bool)
         key: of the file.
         visits: whether it holds several visits of each patient, told by columns that go by their names.
     """
-    st.subheader("Which column is what")
+    write.subheader("Which column is what")
     names = [name for name in sheet.columns if not visits or name not in (PATIENT, VISIT, REWARD)]
     rows = [st.columns(4) for _ in range(0, len(entries), 4)]  # row by row, for the keyboard and a telephone
     places = [place for row in rows for place in row]
@@ -192,7 +192,7 @@ def read_file(content: bytes, suffix: str, recommender: Recommender, key: str) -
 def preview(asked: Asked, recommender: Recommender) -> None:
     """The first rows as numbers, and the rows that will be refused."""
     values, entries = asked.values, asked.entries
-    st.subheader("First rows")
+    write.subheader("First rows")
     frame_ = pd.DataFrame(values[:ROWS], columns=[f"{e.name} ({unit_words(e.unit)})" for e in entries])
     frame_.insert(0, "row", np.arange(1, len(frame_) + 1))
     st.dataframe(frame_, hide_index=True, key="preview", height=min(35 * (len(frame_) + 1) + 3, 280))
@@ -254,7 +254,7 @@ def results(source: Source, asked: Asked, table: pa.Table) -> None:
     shown = batch.in_words(table)
     shown = shown if only == "all" else shown[shown["status"] == only]
     limits, unit = recommender.rules.limits, unit_words(recommender.rules.limits.unit)
-    words = heads(table.column_names, unit)
+    words = write.columns(shown, heads(table.column_names, unit))
     st.dataframe(shown, hide_index=True, key="answers", column_config=words, placeholder=DASH)
     ends = "; ".join(interval(low, high) for low, high in zip(limits.low, limits.high, strict=True))
     support = table.schema.metadata[b"support"].decode()
@@ -303,8 +303,10 @@ def to_patient(asked: Asked) -> None:
 def every_agent(answers: Mapping[str, pa.Table], unit: str) -> None:
     """All agents side by side, and files of what they say."""
     if len(answers) > 1:
-        st.subheader("Every agent side by side")
-        st.dataframe(batch.side_by_side(answers), hide_index=True, key="beside", placeholder=DASH)
+        write.subheader("Every agent side by side")
+        beside_ = batch.side_by_side(answers)
+        told = write.columns(beside_)
+        st.dataframe(beside_, hide_index=True, key="beside", column_config=told, placeholder=DASH)
         write.caption("Doses in: {}. A dose that is deferred is no recommendation.", unit)
     table = batch.together(answers)
     with st.container(horizontal=True):

@@ -84,7 +84,7 @@ def decide(answers: Sequence[Answer], records: Sequence[Record]) -> None:
         answers: what the policies say.
         records: of each answer in the audit log.
     """
-    st.subheader("Your decision")
+    write.subheader("Your decision")
     names = [answer.source.name for answer in answers]
     name = names[0] if len(names) == 1 else pick(st, "On the recommendation of", names, "decide_on")
     answer, record = answers[names.index(name)], records[names.index(name)]

@@ -1,22 +1,29 @@
 """What the words on the pages mean: for clinicians first, then for those who know the method.
 
-The one place of every explanation; a page takes it as the help beside a word, the Glossary page shows all.
+The one place of every explanation: headings, numbers, widgets and columns of tables get it as the help beside
+their label, by the words of the label; the Glossary page shows all.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass
 
-from app.text import Markdown, sentence
+from app.text import Markdown, joined, sentence
 
 
 @dataclass(frozen=True)
 class Term:
-    """A word, what it means at the bedside, and what it is in the method's own terms."""
+    """A word, what it means at the bedside, and what it is in the method's own terms.
+
+    ``said`` is how labels say it, in the singular; empty for the word itself.
+    """
 
     word: str
     plain: str
     technical: str = ""
+    said: tuple[str, ...] = ()
 
 
 GROUPS: dict[str, tuple[Term, ...]] = {
@@ -25,6 +32,13 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "recommended dose",
             "The one dose a policy would give at this visit, after every limit was applied.",
             "Mean over training seeds of the densest dose (mode) of each, held within the limits.",
+            ("recommended", "recommends"),
+        ),
+        Term(
+            "sampled dose",
+            "A dose drawn from all that the policy could give, by their probability, instead of the one that "
+            "it recommends.",
+            said=("sampled",),
         ),
         Term(
             "hard limits",
@@ -35,11 +49,13 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "Every dose the policy could give to this patient at this visit: an interval with exact ends, or "
             "any dose at all.",
             "The support of the policy's distribution; where it is unbounded, its central 99 % stands in.",
+            ("could give", "could ever give", "support", "dose set", "sparse set"),
         ),
         Term(
             "outside the limits",
             "How often the policy, left alone, would ask for a dose beyond the hard limits.",
             "Probability mass beyond the limits, before any clipping; mean over seeds.",
+            ("outside the limits", "outside the hard limits"),
         ),
         Term(
             "constant dose",
@@ -73,30 +89,47 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "What the limits say of the dose, and whether following the policy was better, equal or worse "
             "than one constant dose. Amber is a caution, grey is no advice.",
         ),
-        Term("deferred", "There is a dose, but not as advice: decide without it. The reason stands first."),
+        Term(
+            "deferred",
+            "There is a dose, but not as advice: decide without it. The reason stands first.",
+            said=("deferred", "deferral"),
+        ),
         Term("refused", "There is no dose, because the state or the policy cannot be trusted. Why is said."),
         Term(
             "worth",
             "How much better or worse simulated patients did under the policy than under the constant dose.",
             "Mean difference in return with its 95 % interval, paired by patient.",
+            ("worth", "verdict", "against the constant dose", "difference from the constant dose"),
+        ),
+        Term(
+            "disagreement",
+            "How far apart the doses are that policies recommend for the same patient; the largest gap of "
+            "any visit.",
         ),
         Term(
             "novelty",
             "How unlike all recorded visits this one is. Beyond a threshold the dose is deferred.",
             "Distance to the nearest training visits; the threshold is calibrated on held-out patients.",
+            ("novelty", "distance"),
         ),
         Term(
             "interval (95 %)",
             "Where the true number lies, as far as this many patients can tell: in 95 of 100 such studies.",
+            said=("95 % interval",),
         ),
     ),
     "The policy": (
-        Term("policy", "A rule that was learned and turns what is seen of a patient into a dose."),
+        Term(
+            "policy",
+            "A rule that was learned and turns what is seen of a patient into a dose.",
+            said=("policy", "policies"),
+        ),
         Term("agent", "The method that learned a policy from recorded visits."),
         Term(
             "distribution (law) of a dose",
             "How likely the policy holds each dose for this patient.",
             "Also called its law; drawn as a density.",
+            ("law", "density", "densities", "distribution of the dose"),
         ),
         Term(
             "sparse",
@@ -113,12 +146,14 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "How sharply a distribution ends: below 1 it ends exactly, at 1 it is the bell curve, above 1 "
             "its tails are heavy.",
             "Index of the deformed exponential of Tsallis.",
+            ("q", "q-Gaussian"),
         ),
         Term(
             "training seed",
             "One of several repetitions of the learning, which differ by chance alone. Seeds that disagree "
             "are a warning.",
             "Seed of the random generator of weights and batches.",
+            ("seed",),
         ),
         Term(
             "critic",
@@ -129,6 +164,7 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "belief",
             "What the policy thinks stands behind the noisy measurements, learned from earlier visits.",
             "Posterior of the latent level given the visits so far.",
+            ("belief", "believes", "believed"),
         ),
         Term(
             "gate",
@@ -147,11 +183,30 @@ GROUPS: dict[str, tuple[Term, ...]] = {
         ),
         Term("return", "The sum of a patient's rewards over all visits: how well the patient did."),
         Term(
+            "discounted return",
+            "A return in which later visits count less; what policies are trained for.",
+            said=("discounted", "foreseen"),
+        ),
+        Term(
+            "interquartile mean",
+            "The mean of the middle half of the training seeds, which no single lucky or failed one moves.",
+        ),
+        Term(
             "worst patients (CVaR)",
             "The mean return of the patients who did worst, such as the worst 5 %.",
             "Conditional value at risk.",
+            ("cvar", "worst 5 %", "worst tenth", "worst outcome"),
         ),
-        Term("cost", "Counted harm, such as extreme doses or adverse events; never part of the reward."),
+        Term(
+            "cost",
+            "Counted harm, such as extreme doses or adverse events; never part of the reward.",
+            said=("cost", "safety event", "extreme dose"),
+        ),
+        Term(
+            "harm rule",
+            "Stops a policy that treats patients while it learns, as soon as their harm exceeds what was "
+            "agreed on before.",
+        ),
         Term(
             "ceiling",
             "What the best possible treatment would reach, which no clinic can know.",
@@ -161,11 +216,13 @@ GROUPS: dict[str, tuple[Term, ...]] = {
             "off-policy evaluation",
             "Judging a policy by recorded visits alone, though others chose the doses there.",
             "Importance weighting, fitted Q evaluation and their combinations.",
+            ("off-policy evaluation", "estimator", "estimated return", "cross-validated"),
         ),
         Term(
             "effective sample size (ESS)",
             "How many recorded patients such a judgement really rests on; a few out of many is a warning.",
             "Squared sum of the weights over the sum of their squares.",
+            ("effective sample size", "ess", "weights"),
         ),
         Term(
             "time in range",
@@ -183,6 +240,31 @@ def meaning(word: str) -> Markdown:
     """
     terms = {term.word: term for terms in GROUPS.values() for term in terms}
     return as_text(terms[word])
+
+
+@functools.lru_cache(maxsize=1024)
+def used_in(text: str) -> tuple[Term, ...]:
+    """The terms that a text uses, in the order of the glossary."""
+    return tuple(term for term, pattern in _patterns() if pattern.search(text))
+
+
+def explained(*labels: object) -> Markdown | None:
+    """What the words of labels mean, each once, as the help beside them; None where none needs it."""
+    terms = dict.fromkeys(term for one in labels for term in used_in(str(one)))
+    return joined("\n\n", (sentence("**{}**: {}", t.word, as_text(t)) for t in terms)) if terms else None
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[Term, re.Pattern[str]], ...]:
+    """How each term is found in a text: as whole words, in the singular or the plural."""
+    return tuple(
+        (
+            term,
+            re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, term.said or (term.word,)))})s?(?!\w)", re.I),
+        )
+        for terms in GROUPS.values()
+        for term in terms
+    )
 
 
 def as_text(term: Term) -> Markdown:

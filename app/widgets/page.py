@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.charts import saved
+from app.charts.base import NOTICE_AT
 from app.readers import study
 from app.text import code
 from app.theme import template
@@ -27,15 +28,16 @@ def open_page(
         beside: writes what stands beside the title.
         needs_runs: whether the page has nothing to say of a study without a finished run.
     """
-    if beside is None:
-        write.title("{}", title)
-    else:
-        left, right = st.columns([1, 7], vertical_alignment="center")
-        with left:
+    with st.container(gap="xxsmall"):
+        if beside is None:
             write.title("{}", title)
-        with right:
-            beside()
-    write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
+        else:
+            left, right = st.columns([1, 7], vertical_alignment="center")
+            with left:
+                write.title("{}", title)
+            with right:
+                beside()
+        write.warning("**Simulation, not for patients.** {}", NOT_FOR_PATIENTS)
     result = study.listing()
     problems(result.problems)
     if result.unfinished and needs_runs:
@@ -67,8 +69,9 @@ def problems(sentences: Sequence[str]) -> None:
 
 PAPER = {False: "#FFFFFF", True: "#14171A"}
 """Behind a figure, in the light and in the dark: a saved picture is read on any other page."""
-SHORT_NOTICE = "Simulation, not for patients"
-"""At the foot of a figure, as it may be saved; the whole sentence stands once, on top of the page."""
+SHORT_NOTICE, SHORTER = "Simulation, not for patients", 14
+"""At the foot of a figure, as it may be saved; the whole sentence stands once, on top of the page. And by how
+many pixels it needs less room than that."""
 
 
 def draw(figure: go.Figure, key: str, alt: str, saving: DeltaGenerator | None = None) -> None:
@@ -81,7 +84,14 @@ def draw(figure: go.Figure, key: str, alt: str, saving: DeltaGenerator | None = 
         saving: where the words that open how it is saved stand; None is below the figure.
     """
     dark = st.context.theme.type == "dark"
-    figure.update_layout(template=template(dark), paper_bgcolor=PAPER[dark], title_text=SHORT_NOTICE)
+    height = figure.layout.height - SHORTER
+    figure.update_layout(
+        template=template(dark),
+        paper_bgcolor=PAPER[dark],
+        title={"text": SHORT_NOTICE, "y": (NOTICE_AT - SHORTER) / height},
+        height=height,
+        margin={"b": figure.layout.margin.b - SHORTER},
+    )
     picture: saved.Picture = "svg" if st.session_state.get(f"{key}_svg") else "png"
     st.plotly_chart(figure, width="stretch", theme=None, config=saved.config(picture, key), key=key, alt=alt)
     place = st if saving is None else saving

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.analysis.recommendations import Answer, Piece, curves, landmarks, sparse_of
 from app.charts.ridgeline import ridgeline
@@ -20,7 +21,7 @@ from app.theme import (
 )
 from app.widgets import page, write
 from app.widgets.audit import context_of
-from app.widgets.glossary import meaning
+from app.widgets.glossary import explained, meaning
 from dosing.recommendation.audit_log import Record
 from dosing.recommendation.dose_context import DoseContext, status_words
 from dosing.recommendation.reasons import held_at
@@ -35,7 +36,8 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
     result, source = answer.result, answer.source
     whose = source.spelled or source.family
     colon = ":" if source.reference else ","
-    write.markdown("{} **{}**{} :small[{}]", answer.mark.sign, source.name, colon, whose)
+    named = (answer.mark.sign, source.name, colon, whose)
+    write.markdown("{} **{}**{} :small[{}]", *named, help=explained(whose))
     kind, status = status_words(result.status, context.evidence)
     places = decimals(max(h - low for low, h in zip(*result.limits, strict=True)))
     lines = [] if result.dose is None else basis(answer, sparse, places)
@@ -55,7 +57,7 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         write.caption("Dose the {} would give: {}", "rule" if source.reference else "policy", dose)
         write.markdown("{}", bullets(lines[:1]))
     else:
-        left, right = st.columns([2, 3], gap="xsmall")
+        left, right = _places(source.reference, result.unit)
         with left:
             words = "Dose by this rule" if source.reference else "Recommended dose"
             write.metric("{}", words, value=dose, help=meaning("recommended dose"))
@@ -63,8 +65,15 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
             if result.status == "limited":
                 write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
             for line in lines[:1]:
-                write.markdown("{}", line)
+                write.markdown("{}", line, help=explained(line))
     _decided(context)
+
+
+def _places(narrow: bool, unit: str) -> Sequence[DeltaGenerator]:
+    """Where the number and the words on it stand, so that neither it nor its unit is cut."""
+    if narrow:
+        return st.container(), st.container()
+    return st.columns([2, 3] if unit in ("", "1") else [1, 1], gap="xsmall")
 
 
 def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
@@ -74,7 +83,7 @@ def _rests_on(context: DoseContext, more: Sequence[Markdown]) -> None:
             if kind != "decision":
                 write.caption("{}", words)
         if more:
-            write.markdown("{}", bullets(more))
+            write.markdown("{}", bullets(more), help=explained(*more))
 
 
 def _decided(context: DoseContext) -> None:

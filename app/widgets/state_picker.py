@@ -16,6 +16,7 @@ from app.readers import study
 from app.text import escaped, sentence
 from app.theme import HIGHLIGHTS, counted, listed
 from app.widgets import page, write
+from app.widgets.glossary import explained
 from app.widgets.patient_order import ORDERS, ordered
 from app.widgets.url_state import choose, linked
 from dosing.data.store import Episodes
@@ -23,6 +24,8 @@ from dosing.errors import UserError
 from dosing.recommendation.records import EarlierVisit
 
 RECORDED, TYPED = "recorded visit", "typed numbers"
+EXPLAINED = 12
+"""Most options of a select box whose words are explained beside it; a longer list is one of names."""
 
 
 def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 0, **more: Any) -> Any:
@@ -37,7 +40,15 @@ def pick(place: Any, label: str, options: Sequence[Any], key: str, index: int = 
         **more: further options of the box.
     """
     asked = st.query_params.get(key)
-    chosen = place.selectbox(escaped(label), options, index=index, key=key, bind="query-params", **more)
+    chosen = place.selectbox(
+        escaped(label),
+        options,
+        index=index,
+        key=key,
+        bind="query-params",
+        help=explained(label, *(options if len(options) <= EXPLAINED else ())),
+        **more,
+    )
     if asked is not None and asked not in map(str, options):
         absent(place, key, asked, str(chosen))
     return chosen
@@ -86,8 +97,31 @@ def chosen_runs(listing: study.Listing) -> list[study.Run]:
     if len(runs) > HIGHLIGHTS:
         asked = st.query_params.get_all("agents")
         wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
-        labels = st.multiselect("Agents", labels, max_selections=HIGHLIGHTS, **linked("agents", wanted))
+        labels = some_of("Agents", labels, "agents", wanted)
     return [runs[label] for label in labels]
+
+
+def some_of(label: str, names: Sequence[str], key: str, wanted: Sequence[str]) -> list[str]:
+    """Some of many names, at most as many as colours can tell apart; in one line until it is opened.
+
+    Args:
+        label: of the choice.
+        names: all there are.
+        key: of the choice, and its name in the address.
+        wanted: those to begin with.
+    """
+    place = st.container()
+    with st.popover(sentence("{}: choose among {:,}", label, len(names)), type="secondary", key=f"{key}_of"):
+        chosen = st.pills(
+            sentence("{}, at most {}", label, HIGHLIGHTS),
+            names,
+            selection_mode="multi",
+            help=explained(label),
+            **linked(key, list(wanted)),
+        )
+    if len(chosen) > HIGHLIGHTS:
+        write.info("At most {} at once: the first {} are shown.", HIGHLIGHTS, HIGHLIGHTS, place=place)
+    return [name for name in names if name in chosen][:HIGHLIGHTS]
 
 
 def source_of(run: study.Run) -> Source:

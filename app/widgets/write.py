@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from app.text import escaped, sentence
+from app.widgets.glossary import explained
 
 
 def markdown(template: str, *values: object, place: Any = st, **more: Any) -> None:
@@ -21,13 +22,15 @@ def markdown(template: str, *values: object, place: Any = st, **more: Any) -> No
 
 
 def title(template: str, *values: object) -> None:
-    """The heading of a page."""
-    st.title(sentence(template, *values))
+    """The heading of a page; its terms of art are explained beside it."""
+    text = sentence(template, *values)
+    st.title(text, help=explained(text))
 
 
 def subheader(template: str, *values: object) -> None:
-    """A heading within a page."""
-    st.subheader(sentence(template, *values))
+    """A heading within a page; its terms of art are explained beside it."""
+    text = sentence(template, *values)
+    st.subheader(text, help=explained(text))
 
 
 def caption(template: str, *values: object) -> None:
@@ -35,9 +38,9 @@ def caption(template: str, *values: object) -> None:
     st.caption(sentence(template, *values))
 
 
-def info(template: str, *values: object) -> None:
+def info(template: str, *values: object, place: Any = st) -> None:
     """What is worth knowing."""
-    st.info(sentence(template, *values))
+    place.info(sentence(template, *values))
 
 
 def success(template: str, *values: object) -> None:
@@ -80,10 +83,25 @@ def badge(template: str, *values: object, color: Any, help: str | None = None) -
 
 def metric(template: str, *values: object, value: object, help: str | None = None) -> None:
     """A number as large as its importance, under its name."""
-    st.metric(sentence(template, *values), escaped(value), help=help)
+    name = sentence(template, *values)
+    st.metric(name, escaped(value), help=help or explained(name))
 
 
 def table(frame: pd.DataFrame) -> None:
     """A whole table; Streamlit reads its cells and heads as markdown."""
     shown = frame.map(lambda cell: escaped(cell) if isinstance(cell, str) else cell)
     st.table(shown.rename(columns=escaped), hide_index=True)
+    if meant := explained(*frame.columns):  # a head has no room for it
+        st.caption("What the columns mean", help=meant, width="content")
+
+
+def columns(frame: pd.DataFrame, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of the columns of a table that can be sorted: those given, or words; and what a head means."""
+    result = dict(given or {})
+    for head in map(str, frame):
+        own = result.get(head, head)
+        if isinstance(own, str):
+            own = st.column_config.Column(own)
+        if meant := explained(own.get("label") or head):
+            result[head] = {**own, "help": meant}
+    return result

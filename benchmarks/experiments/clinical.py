@@ -4,8 +4,8 @@
 
 Recorded visits are those of the scenario's usual policy, a clinic's rule with noise. Five seeds are trained
 on the same visits, with the settings of ``--preset clinical-small`` unless a line says its own, and each is
-evaluated on 400 new patients; the clinic's rules and constant doses meet the same 2,000. A line is computed
-once: the same command goes on where it was stopped.
+evaluated on 400 new patients; the clinic's rules and constant doses meet the same 2,000. The lines of a
+scenario and size are one study; a line is computed once: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import torch
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
+from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.evaluation.statistics import cvar, mean_over_seeds
 from dosing.runs.files import write_atomic, write_json
@@ -73,28 +75,32 @@ LINES = (
 )
 
 
-def measured(env_id: str, size: int, line: Line, study: Path) -> list[dict[str, Any]]:
-    """The line's row, and those of the rules beside it."""
+def measured(
+    env_id: str, size: int, lines: Sequence[Line], study: Path, resources: Resources
+) -> list[dict[str, Any]]:
+    """The lines' rows, in their order, then those of the rules beside them."""
     budget = float(scenario_card(env_id)["budget"])
     result = compare(
         study,
-        line.grid(budget),
+        [line.grid(budget) for line in lines],
         DataSource(env_id, Cohort(size)),
         seeds=SEEDS,
         training=TrainingSettings(steps=UPDATES),
         evaluation_patients=PATIENTS,
-        resources=Resources("cpu", 1),
+        resources=resources,
     )
-    (folder,) = json.loads((study / TABLE).read_text())["runs"]
-    run = RunFolder(study / folder)
-    own = read_outcomes(run.path / EPISODES)["recommended"]
+    runs = [RunFolder(study / folder) for folder in json.loads((study / TABLE).read_text())["runs"]]
+    if len(runs) < len(lines):
+        raise UserError(f"not every line of {study} is there. {' '.join(result.notes)}")
+    own = [read_outcomes(run.path / EPISODES)["recommended"] for run in runs]
     (kept,) = (study / "references").glob(f"*/{EPISODES}")
     rules = [Outcomes((0,), **_pooled(one), events=_flat(one.events)) for one in read_outcomes(kept).values()]
     about = {"scenario": env_id, "size": size, "budget": budget}
-    rows = [about | _row(result.rows[0], own, env_id) | {"line": line.name}]
-    for row, outcome in zip(result.rows[1:], rules, strict=False):
-        rows.append(about | _row(row, outcome, env_id) | {"line": row.name})
-    return rows
+    names = [*(line.name for line in lines), *(row.name for row in result.rows[len(lines) :])]
+    return [
+        about | _row(row, outcome, env_id) | {"line": name}
+        for name, row, outcome in zip(names, result.rows, [*own, *rules], strict=False)
+    ]
 
 
 def _pooled(one: Outcomes) -> dict[str, Any]:
@@ -154,6 +160,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--study", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the page")
+    add_resources(parser)
+    parser.set_defaults(device="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kept = arguments.out / "clinical.json"
@@ -161,16 +169,20 @@ def main() -> None:
     command = "OMP_NUM_THREADS=1 python benchmarks/experiments/clinical.py --study FOLDER"
     for env_id in arguments.scenarios:
         for size in arguments.sizes:
-            for line in LINES:
-                done = {r["line"] for r in rows if (r["scenario"], r["size"]) == (env_id, size)}
-                if line.name in done:
-                    continue
-                study = arguments.study / f"{env_id.split('/')[-1]}-{size}"
-                rows += [r for r in measured(env_id, size, line, study) if r["line"] not in done]
-                write_json(kept, {"machine": describe(), "version": __version__, "rows": rows})
-                write_atomic(arguments.out / "clinical.md", page(rows, command).encode())
-                print(env_id, size, line.name, rows[-1]["line"], flush=True)
+            done = {r["line"] for r in rows if (r["scenario"], r["size"]) == (env_id, size)}
+            lines = [line for line in LINES if line.name not in done]
+            if not lines:
+                continue
+            study = arguments.study / f"{env_id.split('/')[-1]}-{size}"
+            more = measured(env_id, size, lines, study, resources_of(arguments))
+            rows += [r for r in more if r["line"] not in done]
+            write_json(kept, {"machine": describe(), "version": __version__, "rows": rows})
+            write_atomic(arguments.out / "clinical.md", page(rows, command).encode())
+            print(env_id, size, *(line.name for line in lines), sep=", ", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"clinical: {error}")

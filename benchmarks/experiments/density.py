@@ -29,10 +29,12 @@ import agents
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
 from dosing.data.dataset import Dataset, Transform
+from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.runs.files import write_atomic
-from dosing.studies import Cohort, DataSource, Grid, Resources, TrainingSettings, compare
+from dosing.studies import Cohort, DataSource, Grid, TrainingSettings, compare
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Problem
@@ -111,7 +113,7 @@ def returns(arguments: argparse.Namespace) -> dict[str, Any]:
         seeds=range(arguments.seeds),
         training=training,
         evaluation_patients=1000,
-        resources=Resources("cpu", 1),
+        resources=resources_of(arguments),
     )
     return result.to_json()
 
@@ -153,6 +155,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--fit", type=int, default=600, help="updates of the estimator on two modes")
     parser.add_argument("--study", type=Path, default=Path("runs/density"))
+    add_resources(parser)
+    parser.set_defaults(device="cpu")
     arguments = parser.parse_args()
     seeds = tuple(range(arguments.seeds))
     densities = {name: log_densities(s, arguments.fit, seeds) for name, s in ESTIMATORS.items()}
@@ -163,4 +167,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"density: {error}")

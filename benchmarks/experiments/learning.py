@@ -32,11 +32,12 @@ from benchmarks.machine import describe
 from benchmarks.report import table
 from benchmarks.speed.processes import ROOT
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import METRICS
-from dosing.studies import Cohort, Comparison, DataSource, Grid, Resources, compare
+from dosing.studies import Cohort, Comparison, DataSource, Grid, compare
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import CURVES, TABLE
@@ -48,6 +49,8 @@ GROUPS = ("common", "published")
 """Presets, the first for every agent, the others where they have an entry."""
 SHORT = (500, 2_000, 5_000, 10_000)
 LONG = (500, 2_000, 5_000, 10_000, 20_000, 50_000)
+ELSEWHERE = ("study", "out", "workers", "cluster", "cluster_option")
+"""Options that change no number: where things are kept and computed."""
 LONG_AGENTS = ("fttpo", "iql", "awac", "sql")
 
 
@@ -64,7 +67,7 @@ def study(
         training=training,
         milestones=[update for update in arguments.at if update <= arguments.steps],
         evaluation_patients=arguments.evaluation_patients,
-        resources=Resources("cpu", arguments.workers),
+        resources=resources_of(arguments),
     )
 
 
@@ -165,11 +168,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="updates; 10000, or 50000 with --long")
     parser.add_argument("--at", nargs="+", type=int, help="updates to evaluate at, beside the last")
     parser.add_argument("--evaluation-patients", type=int, default=1000, help="per seed [%(default)s]")
-    parser.add_argument("--workers", type=int, help="processes, one per core by default")
     parser.add_argument("--study", type=Path, help="study folder [runs/learning, or runs/learning_long]")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the page"
     )
+    add_resources(parser)
+    parser.set_defaults(device="cpu")
     arguments = parser.parse_args(argv)
     name = "learning_long" if arguments.long else "learning"
     arguments.at = arguments.at or list(LONG if arguments.long else SHORT)
@@ -200,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seeds": seeds,
         }
         print(f"settings: {group}\n{result}\n", flush=True)
-    about = {k: v for k, v in vars(arguments).items() if k not in ("study", "out", "workers")}
+    about = {k: v for k, v in vars(arguments).items() if k not in ELSEWHERE}
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"machine": describe(), "version": __version__, "arguments": about, "groups": plain(results)}
     write_json(arguments.out / f"{name}.json", content)

@@ -34,7 +34,9 @@ from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
 from dosing.data.store import read_episodes
+from dosing.errors import UserError
 from dosing.policy import in_double
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import RunFolder
@@ -86,6 +88,7 @@ def one(path: Path, task: str, quality: str, options: argparse.Namespace) -> dic
         seeds=range(options.seeds),
         training=TrainingSettings(steps=options.updates),
         milestones=keep if options.moves else (),
+        resources=resources_of(options),
     ).rows
     data = read_episodes(next((study / "data").glob("*.hdf5")))
     returns = np.array([data.reward[data.episode == k].sum() for k in np.unique(data.episode)])
@@ -212,6 +215,7 @@ def main() -> None:
     parser.add_argument("--agents", nargs="*", default=list(AGENTS))
     parser.add_argument("--moves", action="store_true", help="keep milestones and draw FtTPO's densities")
     parser.add_argument("--full", action="store_true", help="1,000,000 updates, 5 seeds, published widths")
+    add_resources(parser)
     options = parser.parse_args()
     if options.data is None:
         parser.error(f"name the folder of the data with --data or {VARIABLE}")
@@ -240,4 +244,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"locomotion: {error}")

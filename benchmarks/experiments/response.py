@@ -119,7 +119,9 @@ CASES += [Case(name, size, count, **what) for name, what in OTHERS for size, cou
 
 GAUSSIAN = {"actor": "gaussian"}
 FIRST_LINE, UNGATED = "response model", "response model, never refused"
-LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
+Learner = tuple[str, str, dict[str, Any], int]
+"""Registry key, preset, settings and updates."""
+LEARNERS: dict[str, Learner] = {
     FIRST_LINE: ("response_model", "clinical-small", {}, 200),
     UNGATED: ("response_model", "clinical-small", {"gate": "off"}, 200),
     "response model, Gaussian": ("response_model", "clinical-small", GAUSSIAN, 200),
@@ -128,7 +130,7 @@ LEARNERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "IQL on its belief": ("iql", "belief", {}, 2000),
     "TD3+BC on its belief": ("td3_bc", "belief", {}, 2000),
 }
-"""Registry key, preset, settings and updates of every line."""
+"""Of every line."""
 WORK = [(case, FIRST_LINE) for case in CASES if case.name == MAIN]
 WORK += [
     (Case(MAIN, size, count), line)
@@ -140,9 +142,9 @@ WORK += [(case, line) for line in (FIRST_LINE, UNGATED) for case in CASES if cas
 """What is computed, in this order; the last lines only where a model was refused."""
 
 
-def trained(line: str, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent:
+def trained(learner: Learner, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent:
     """One seed per data set, trained as one stack."""
-    name, preset, settings, updates = LEARNERS[line]
+    name, preset, settings, updates = learner
     chosen, joined = PRESETS[preset], Dataset.join(data)
     config = chosen.settings(name, agents.find(name).config_class()) | settings
     problem = Problem(joined.obs.shape[1], joined.act.shape[1])
@@ -153,13 +155,13 @@ def trained(line: str, data: Sequence[Dataset], seeds: tuple[int, ...]) -> Agent
     return agent
 
 
-def measured(case: Case, line: str, patients: int) -> dict[str, Any]:
-    """What a learner is worth in a case."""
+def measured(case: Case, line: str, patients: int, learner: Learner | None = None) -> dict[str, Any]:
+    """What a learner, by default the one of that line, is worth in a case."""
     seeds = tuple(range(FIRST, FIRST + case.count))
     cohorts = Cohorts(case.episodes(), seeds, CohortFactory(case.env, case.options), patients)
     data, base = [Dataset.from_episodes(e) for e in cohorts.episodes], cohorts.constants()
     began = time.process_time()
-    agent = trained(line, data, seeds)
+    agent = trained(learner or LEARNERS[line], data, seeds)
     seconds = (time.process_time() - began) / case.count
     policy = Replicates(agent, [d.transform for d in data])
     best = cohorts.returns(following(policy))

@@ -22,8 +22,10 @@ from benchmarks.machine import describe
 from benchmarks.report import table
 from benchmarks.speed.processes import ROOT
 from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
+from dosing.errors import UserError
 from dosing.runs.files import read_json, write_atomic
-from dosing.studies import Grid, Resources, compare
+from dosing.studies import Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import TABLE
 
@@ -72,8 +74,8 @@ def main() -> None:
     """Train what is not trained, write the page."""
     parser = argparse.ArgumentParser(description="The whole suite on recorded patients.")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, help="processes, one per core by default")
     parser.add_argument("--study", type=Path, default=ROOT / "runs" / "suite", help="[runs/suite]")
+    add_resources(parser)
     options = parser.parse_args()
     compare(
         options.study,
@@ -81,7 +83,7 @@ def main() -> None:
         ENV_ID,
         seeds=range(options.seeds),
         evaluation_patients=PATIENTS,
-        resources=Resources(workers=options.workers),
+        resources=resources_of(options),
     )
     kept = read_json(options.study / TABLE)
     result = page([Row.from_json(row) for row in kept["rows"]], kept["notes"], options.seeds)
@@ -90,4 +92,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"suite: {error}")

@@ -107,6 +107,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text}; evaluation does not [yes]"
         )
+    parser.add_argument(
+        "--shift-reward",
+        type=float,
+        metavar="NUMBER",
+        help="added to every reward before it is scaled, such as -1 in mazes; evaluation does not [0]",
+    )
 
 
 def regularise_options(arguments: argparse.Namespace) -> dict[str, list[Any]]:
@@ -152,9 +158,9 @@ def training_options(arguments: argparse.Namespace, preset: presets.Preset) -> d
     return preset.training | {name: value for name, value in given.items() if value is not None}
 
 
-def data_options(arguments: argparse.Namespace) -> dict[str, bool]:
+def data_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of the data that were given as flags."""
-    given = {name: getattr(arguments, name) for name in ("standardise_obs", "scale_reward")}
+    given = {n: getattr(arguments, n) for n in ("standardise_obs", "scale_reward", "shift_reward")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -10,6 +10,8 @@ episode ends where ``terminals`` or ``timeouts`` is true; bootstrapping stops at
   terminates is kept even where the time limit coincides with it or the file ends.
 - Without time-outs either, episodes are cut after the environment's time limit, counted from their own first
   row (``qlearning_dataset`` counts from the row before it after a termination).
+
+Where the environment that is named observes the goal, ``infos/goal`` is put behind every observation.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ OWN = "infos/limited_by"
 """An array that only files of this program have."""
 _BOTH = ("observations", "next_observations")
 OPTIONAL = ("next_observations", "timeouts", "costs", "infos/action_log_probs")
+GOAL = "infos/goal"
+NEAR = 1.0
+"""Farthest that a visit with the sparse reward of success can begin from its goal."""
 
 
 def read_d4rl(path: Path, external: External) -> Episodes:
@@ -57,12 +62,16 @@ def read_d4rl(path: Path, external: External) -> Episodes:
             raise UserError(
                 f"{path} lacks {', '.join(missing)}; the D4RL layout has the arrays {', '.join(NEEDED)}."
             )
-        result = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in file}
+        result = {key: file[key] for key in (*NEEDED, *OPTIONAL, GOAL) if key in file}
+        if not _observes_goal(result, external):
+            result.pop(GOAL, None)
         if groups := [key for key, entry in result.items() if not isinstance(entry, h5py.Dataset)]:
             raise UserError(f"{path}: {groups[0]} must be an array, it is a group.")
         check_storable(source, result.values())
         arrays: dict[str, NDArray[Any]] = {key: np.atleast_1d(entry[()]) for key, entry in result.items()}
     rows = same_length(source, arrays)
+    if GOAL in arrays:
+        _append_goal(source, arrays)
     terminated = flags(source, "terminals", arrays["terminals"])
     obs, next_obs = arrays["observations"], arrays.get("next_observations")
     if "timeouts" in arrays:
@@ -88,6 +97,36 @@ def read_d4rl(path: Path, external: External) -> Episodes:
     )
     about = DatasetMetadata(source={"layout": "D4RL", "file": path.name, "rows": rows})
     return assemble(source, content, about, external)
+
+
+def _observes_goal(arrays: Any, external: External) -> bool:
+    """Whether the environment observes the goal that the file keeps apart."""
+    if GOAL not in arrays or external.n_obs is None:
+        return False
+    shapes = [arrays[key].shape for key in ("observations", GOAL)]
+    return all(len(shape) == 2 for shape in shapes) and shapes[0][1] + shapes[1][1] == external.n_obs
+
+
+def _append_goal(source: str, arrays: dict[str, NDArray[Any]]) -> None:
+    """Put the goal behind each observation, in place; a next observation has the goal of its visit.
+
+    Raises:
+        UserError: visits earn the sparse reward of success far from their goal: it is not what rewards are
+            of, as in files whose rewards were computed anew for another goal.
+    """
+    goal, obs = arrays[GOAL], arrays["observations"]
+    reward = np.asarray(arrays["rewards"]).reshape(len(obs), -1)[:, 0]
+    if np.isin(reward, (0.0, 1.0)).all():
+        far = (reward == 1.0) & (np.linalg.norm(obs[:, : goal.shape[1]] - goal, axis=1) > NEAR)
+        if far.any():
+            raise UserError(
+                f"{source}: row {int(far.argmax()) + 1} earns the reward of success far from its {GOAL}, as "
+                f"{int(far.sum())} rows do; the rewards are of another goal than that, so it cannot be "
+                "observed with them."
+            )
+    for key in _BOTH:
+        if key in arrays:
+            arrays[key] = np.concatenate((arrays[key], goal), axis=1)
 
 
 def _cut(terminated: NDArray[np.bool_], horizon: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.safety import DoseLimits
 from dosing.types import Array
+
+RewardScale = bool | float | Literal["return_range"]
+"""What rewards are divided by; see :meth:`Transform.fit`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Transform:
         obs_scale: ``[O]``, an observation is divided by it (standard deviation + 1e-3).
         act_low: ``[A]`` hard lower dose limits, mapped to -1.
         act_high: ``[A]`` hard upper dose limits, mapped to +1.
-        reward_scale: agents see reward divided by it.
+        reward_scale: agents see reward plus ``reward_shift``, divided by it.
+        reward_shift: 0 but in mazes, where -1 makes every visit before success cost one.
     """
 
     obs_mean: tuple[float, ...]
@@ -59,6 +64,7 @@ class Transform:
     act_low: tuple[float, ...]
     act_high: tuple[float, ...]
     reward_scale: float = 1.0
+    reward_shift: float = 0.0
 
     @classmethod
     def fit(
@@ -66,7 +72,8 @@ class Transform:
         episodes: Episodes,
         *,
         standardise_obs: bool = True,
-        scale_reward: bool | Literal["return_range"] = True,
+        scale_reward: RewardScale = True,
+        shift_reward: float = 0.0,
     ) -> Transform:
         """Fit to the recorded visits; the dose limits come from the data's own card.
 
@@ -75,14 +82,16 @@ class Transform:
             standardise_obs: bring observations to mean 0 and standard deviation 1.
             scale_reward: divide rewards by their standard deviation; or, with ``return_range``, by a
                 thousandth of the range of the episodes' undiscounted returns, as IQL does on locomotion
-                (Kostrikov, Nair, Levine 2022, arXiv 2110.06169, appendix).
+                (Kostrikov, Nair, Levine 2022, arXiv 2110.06169, appendix); or by a number.
+            shift_reward: is added to every reward first, such as the -1 of sparse rewards there.
 
         Raises:
-            UserError: there are no visits, a number is not finite, the card names no hard limits, or all
-                episodes have the same return where its range is asked for.
+            UserError: there are no visits, a number is not finite, the card names no hard limits, all
+                episodes have the same return where its range is asked for, or the options contradict another.
         """
         check_visits(episodes)
         options: dict[str, Any] = {"standardise_obs": standardise_obs, "scale_reward": scale_reward}
+        options["shift_reward"] = shift_reward
         return cls.of_moments(Moments.of(episodes), dose_limits(episodes), **options)
 
     @classmethod
@@ -92,14 +101,16 @@ class Transform:
         limits: DoseLimits,
         *,
         standardise_obs: bool = True,
-        scale_reward: bool | Literal["return_range"] = True,
+        scale_reward: RewardScale = True,
+        shift_reward: float = 0.0,
     ) -> Transform:
         """As :meth:`fit`, to moments of the visits that are at hand.
 
         Raises:
-            UserError: all episodes have the same return where its range is asked for.
+            UserError: as there.
         """
         width = len(moments.obs_mean)
+        _check_reward(scale_reward, shift_reward)
         mean, scale = (0.0,) * width, (1.0,) * width
         if standardise_obs:
             mean, scale = moments.obs_mean, tuple(std + 1e-3 for std in moments.obs_std)
@@ -110,23 +121,30 @@ class Transform:
                 raise UserError(
                     "all episodes have the same return: rewards cannot be scaled by the range of returns."
                 )
+        if not isinstance(scale_reward, bool | str):
+            spread = float(scale_reward)
         return cls(
             obs_mean=mean,
             obs_scale=scale,
             act_low=limits.low,
             act_high=limits.high,
             reward_scale=spread if scale_reward and spread > 0 else 1.0,
+            reward_shift=float(shift_reward),
         )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Transform:
         """Inverse of :meth:`to_json`."""
         lists = {k: tuple(fields[k]) for k in ("obs_mean", "obs_scale", "act_low", "act_high")}
-        return cls(**lists, reward_scale=float(fields["reward_scale"]))
+        shift = float(fields.get("reward_shift", 0.0))
+        return cls(**lists, reward_scale=float(fields["reward_scale"]), reward_shift=shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain fields; JSON keeps every bit of a float."""
-        return asdict(self)
+        """Plain fields, without a shift that is none; JSON keeps every bit of a float."""
+        fields = asdict(self)
+        if self.reward_shift == 0.0:
+            del fields["reward_shift"]
+        return fields
 
     def obs(self, raw: Tensor) -> Tensor:
         """Standardise observations ``[..., O]``."""
@@ -147,13 +165,13 @@ class Transform:
         return dose
 
     def scaled(self, reward: Array) -> Array:
-        """Rewards or returns in the world's unit as agents see them."""
-        scaled: Array = reward / self.reward_scale
+        """Rewards in the world's unit as agents see them; returns too where no shift is set."""
+        scaled: Array = (reward + self.reward_shift) / self.reward_scale
         return scaled
 
     def to_reward(self, scaled: Array) -> Array:
-        """Agents' rewards or returns in the world's unit; the inverse of :meth:`scaled`."""
-        reward: Array = self.reward_scale * scaled
+        """Agents' rewards in the world's unit; the inverse of :meth:`scaled`."""
+        reward: Array = self.reward_scale * scaled - self.reward_shift
         return reward
 
     def dose_width(self, unit_width: Array) -> Array:
@@ -273,6 +291,27 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of transitions M."""
         return self.obs.shape[0]
+
+
+def _check_reward(scale: RewardScale, shift: float) -> None:
+    """Refuse what rewards cannot be scaled or shifted by.
+
+    Raises:
+        UserError: no finite numbers, a scale that is not above 0, or a shift under which the range of returns
+            would depend on the episodes' lengths.
+    """
+    if isinstance(scale, str):
+        if scale != "return_range":
+            raise UserError(f"scale_reward must be yes, no, return_range or a number, got {scale!r}.")
+        if shift:
+            raise UserError(
+                "rewards are shifted by a number or scaled by the range of returns, not both: under a shift "
+                "that range depends on how long the episodes are."
+            )
+    elif not (isinstance(scale, bool) or (math.isfinite(scale) and scale > 0.0)):
+        raise UserError(f"scale_reward must be a finite number above 0, got {scale}.")
+    if not math.isfinite(shift):
+        raise UserError(f"shift_reward must be a finite number, got {shift}.")
 
 
 def episode_returns(episodes: Episodes) -> tuple[npt.NDArray[np.int64], Array]:

@@ -6,7 +6,7 @@ number and what would be right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,8 @@ class External:
     """Lowest and highest possible numbers of an observation, by the card of that environment."""
     clip_rounding: bool = False
     """An action beyond its limit by no more than :data:`ROUNDING` of their range is put at the limit."""
+    relabel: Callable[[Mapping[str, Values]], tuple[Values, Values]] | None = None
+    """Rewards of that environment's task, and where it ends, by states; None where files have rewards."""
     split_at_jumps: bool = False
     """An unmarked jump between a next observation and the next row ends an episode, and is no error."""
 

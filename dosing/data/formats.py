@@ -25,6 +25,9 @@ MINARI = "minari:"
 SUFFIXES = {".parquet": ".parquet", ".pq": ".parquet", ".csv": ".csv", ".hdf5": ".hdf5", ".h5": ".hdf5"}
 """Format by the end of a file's name, in any case."""
 
+OGBENCH = ".npz"
+"""End of the names of OGBench's files, which are read and never written."""
+
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 """Ends of the names of compressed files."""
 
@@ -58,6 +61,8 @@ def is_own(path: str | Path) -> bool:
         return True
     if str(path).startswith(MINARI):
         return own_minari(str(path)[len(MINARI) :])
+    if Path(path).suffix.lower() == OGBENCH:
+        return False
     marks = {".parquet": own_parquet, ".csv": own_csv, ".hdf5": own_hdf5}
     mark = marks[format_of(path)]
     return guarded(path, lambda: mark(Path(path)))

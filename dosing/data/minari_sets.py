@@ -3,6 +3,10 @@
 Boundaries, next observations and terminations are in the arrays, so nothing has to be recovered. Limits of
 the actions are those of the set's action space, the environment is that of its ``env_spec`` with the wrappers
 that it names: those of :data:`APPLIED` are options of the environment, in which agents are evaluated as well.
+
+Observations of goal-reaching tasks become vectors (``dosing.data.goals``), their environment is that of
+``eval_env_spec`` where there is one, and a visit that reaches the goal terminates: these sets go on after it,
+truncated or towards another goal, and no value may be bootstrapped through success.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from dosing.data.archives import guarded_minari
 from dosing.data.checks import flags, numbers
 from dosing.data.external import External, Rows, assemble
+from dosing.data.goals import flat, is_goal_observation, repeated
 from dosing.data.metadata import DatasetMetadata
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -33,6 +38,9 @@ WITHOUT_EFFECT = (
     "RenderCollection",
 )
 """Wrappers that change nothing of what an agent sees, does or earns."""
+
+SUCCESS = "success"
+"""Name in the infos of a goal-reaching task's set."""
 
 COSTS = ("cost", "costs")
 """Names of a visit's safety cost in the infos of a set."""
@@ -55,22 +63,30 @@ def read_minari_set(dataset_id: str, external: External) -> Episodes:
 
 def _read(dataset_id: str, data: Any, external: External) -> Episodes:
     source = f"the Minari data set {dataset_id}"
-    spec = data.storage.metadata.get("env_spec")
+    goals = _observes_goals(source, data.observation_space)
+    metadata = data.storage.metadata
+    spec = (metadata.get("eval_env_spec") if goals else None) or metadata.get("env_spec")
     low, high = _limits(source, data.action_space)
     about = DatasetMetadata(
         source={"layout": "Minari", "id": dataset_id},
         action_low=low,
         action_high=high,
-        **(_environment(source, json.loads(spec)) if spec and external.env_id is None else {}),
+        **(_environment(source, json.loads(spec), goals) if spec and external.env_id is None else {}),
     )
-    if not hasattr(data.observation_space, "low"):
-        raise UserError(f"{source} observes a {data.observation_space}; agents here need vectors of numbers.")
     parts: dict[str, list[NDArray[Any]]] = {
         k: [] for k in ("obs", "act", "reward", "next_obs", "terminated", "cost")
     }
     lengths = []
+    leave_out: bool | None = None
     for number, episode in enumerate(data.iterate_episodes()):
-        rows = _episode(f"{source}, episode {number}", episode)
+        name = f"{source}, episode {number}"
+        observed = episode.observations
+        if goals:
+            leave_out = repeated(observed) if leave_out is None else leave_out
+            observed = flat(observed, leave_out)
+        rows = _episode(name, episode, observed)
+        if goals:
+            rows["terminated"] |= _reached(name, episode, rows["reward"])
         lengths.append(len(rows["reward"]))
         for name, values in rows.items():
             parts[name].append(values)
@@ -84,8 +100,38 @@ def _read(dataset_id: str, data: Any, external: External) -> Episodes:
     return assemble(source, Rows(**columns, ends=ends), about, external)
 
 
-def _environment(source: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Id and options of the environment; a time limit that is not the registered one is an option."""
+def _observes_goals(source: str, space: Any) -> bool:
+    """Whether observations are those of a goal-reaching task, and no vectors.
+
+    Raises:
+        UserError: they are neither.
+    """
+    if is_goal_observation(space) and all(hasattr(part, "low") for part in space.values()):
+        return True
+    if not hasattr(space, "low"):
+        raise UserError(f"{source} observes a {space}; agents here need vectors of numbers.")
+    return False
+
+
+def _reached(source: str, episode: Any, reward: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether the goal was reached at each visit ``[T]``: by the infos, else where all rewards are 0 or 1."""
+    said = (episode.infos or {}).get(SUCCESS)
+    if said is None:
+        sparse = np.isin(reward, (0.0, 1.0)).all()
+        return np.asarray(reward == 1.0) if sparse else np.zeros(len(reward), dtype=np.bool_)
+    reached = flags(source, f"infos/{SUCCESS}", said)
+    if len(reached) == len(reward) + 1:  # the first is that of the reset
+        reached = reached[1:]
+    if len(reached) != len(reward):
+        raise UserError(f"{source}: {len(reward)} visits need as many {SUCCESS}, got {len(reached)}.")
+    return reached
+
+
+def _environment(source: str, spec: dict[str, Any], goals: bool) -> dict[str, Any]:
+    """Id and options of the environment; a time limit that is not the registered one is an option.
+
+    That of a goal-reaching task is one in any case: its package may not be imported yet.
+    """
     if ":" in str(spec["id"]):
         raise UserError(
             f"{source} names the module of its environment, {spec['id']}; none is imported for data."
@@ -97,6 +143,8 @@ def _environment(source: str, spec: dict[str, Any]) -> dict[str, Any]:
         ours = str(registered.entry_point).startswith("simulator.")  # its length is an option of its own
         if limit not in (None, registered.max_episode_steps) and not ours:
             options["max_episode_steps"] = limit
+    if goals and limit is not None:
+        options["max_episode_steps"] = limit
     if wrappers := _wrappers(source, spec.get("additional_wrappers") or ()):
         if ours:
             raise UserError(
@@ -133,10 +181,10 @@ def _limits(source: str, space: Any) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(space.low.tolist()), tuple(space.high.tolist())
 
 
-def _episode(source: str, episode: Any) -> dict[str, NDArray[Any]]:
+def _episode(source: str, episode: Any, observed: Any) -> dict[str, NDArray[Any]]:
     """One episode's rows; T actions, rewards and flags need T + 1 observations."""
     double = np.float64
-    obs = numbers(source, "observations", episode.observations, width=True, kind=double)
+    obs = numbers(source, "observations", observed, width=True, kind=double)
     rows = {
         "act": numbers(source, "actions", episode.actions, width=True, kind=double),
         "reward": numbers(source, "rewards", episode.rewards, width=False, kind=double),

@@ -1,4 +1,4 @@
-"""Recorded visits from anywhere: our own stores, D4RL files, Minari data sets, and tables by column names."""
+"""Recorded visits from anywhere: our own stores, D4RL, Minari and OGBench, and tables by column names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from dosing.data.columns import read_table_of
 from dosing.data.d4rl import read_d4rl
 from dosing.data.external import External
-from dosing.data.formats import MINARI, format_of, guarded, is_own
+from dosing.data.formats import MINARI, OGBENCH, format_of, guarded, is_own
 from dosing.data.minari_sets import read_minari_set
+from dosing.data.ogbench import read_ogbench
 from dosing.data.store import Episodes, read_episodes
 from dosing.errors import UserError
 
@@ -17,7 +18,7 @@ def read_source(source: str | Path, external: External | None = None) -> Episode
     """Read recorded visits, made by this program or by any other.
 
     Args:
-        source: file ending in .parquet, .csv or .hdf5, folder of a data set in parts, or
+        source: file ending in .parquet, .csv, .hdf5 or .npz, folder of a data set in parts, or
             ``minari:namespace/name-v0``.
         external: what a file of another program does not say itself; our own say everything.
 
@@ -36,7 +37,10 @@ def read_source(source: str | Path, external: External | None = None) -> Episode
     if str(source).startswith(MINARI):
         return read_minari_set(str(source)[len(MINARI) :], external)
     path = Path(source)
-    read = read_d4rl if format_of(path) == ".hdf5" else read_table_of
-    if external.columns and read is read_d4rl:
-        raise UserError(f"{path} has the names of the D4RL layout; columns are named for tables only.")
+    if path.suffix.lower() == OGBENCH:
+        read, layout = read_ogbench, "OGBench"
+    else:
+        read, layout = (read_d4rl, "D4RL") if format_of(path) == ".hdf5" else (read_table_of, "")
+    if external.columns and layout:
+        raise UserError(f"{path} has the names of the {layout} layout; columns are named for tables only.")
     return guarded(path, lambda: read(path, external))

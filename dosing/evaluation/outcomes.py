@@ -29,6 +29,8 @@ class Outcomes:
             file of an earlier version.
         in_range: visits at which what the scenario's clinicians keep in a range truly lay there; None where
             there is no such quantity, or in a file of an earlier version.
+        success: 1 for an episode at one of whose visits the environment reported success, else 0; None where
+            it does not report any, or in a file of an earlier version.
     """
 
     seeds: tuple[int, ...]
@@ -39,6 +41,7 @@ class Outcomes:
     visits: Array
     events: Mapping[str, Array] = field(default_factory=dict)
     in_range: Array | None = None
+    success: Array | None = None
 
 
 EVENT = "event: "
@@ -46,6 +49,9 @@ EVENT = "event: "
 
 IN_RANGE = "in_range"
 """Column of the visits within the range."""
+
+SUCCESS = "success"
+"""Column of the success of an episode."""
 
 MEASURES = ("returns", "cost", "limited", "dose", "visits")
 
@@ -65,6 +71,8 @@ def write_outcomes(path: Path, outcomes: dict[str, Outcomes]) -> None:
             values.setdefault(EVENT + name, []).append(counts.reshape(-1))
         if result.in_range is not None:
             values.setdefault(IN_RANGE, []).append(result.in_range.reshape(-1))
+        if result.success is not None:
+            values.setdefault(SUCCESS, []).append(result.success.reshape(-1))
     write_table(path, columns | {name: np.concatenate(parts) for name, parts in values.items()})
 
 
@@ -82,6 +90,10 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
             for name in rows.columns
             if str(name).startswith(EVENT)
         }
-        kept = rows[IN_RANGE].to_numpy(np.float64).reshape(len(seeds), -1) if IN_RANGE in rows else None
-        result[str(rule)] = Outcomes(seeds, **arrays, events=events, in_range=kept)
+        more = {
+            name: rows[name].to_numpy(np.float64).reshape(len(seeds), -1)
+            for name in (IN_RANGE, SUCCESS)
+            if name in rows
+        }
+        result[str(rule)] = Outcomes(seeds, **arrays, events=events, **more)
     return result

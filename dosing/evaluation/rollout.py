@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from dosing.errors import UserError
-from dosing.evaluation.outcomes import IN_RANGE, MEASURES, Outcomes
+from dosing.evaluation.outcomes import IN_RANGE, MEASURES, SUCCESS, Outcomes
 from dosing.evaluation.rules import consecutive, following
 from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
@@ -141,9 +141,11 @@ def follow(
         total[name] /= total["visits"]
     shape = (len(seeds), patients)
     events = {name: x.reshape(shape) for name, x in counts.items()}
-    in_range = events.pop(IN_RANGE, None)
+    in_range, success = events.pop(IN_RANGE, None), events.pop(SUCCESS, None)
+    if success is not None:
+        success = np.minimum(success, 1.0)
     measures = {name: x.reshape(shape) for name, x in total.items()}
-    return Outcomes(tuple(seeds), **measures, events=events, in_range=in_range)
+    return Outcomes(tuple(seeds), **measures, events=events, in_range=in_range, success=success)
 
 
 def _environments(
@@ -156,8 +158,9 @@ def _environments(
 
 
 def _flags(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    """What was or was not at this visit, by name: the scenario's events, and whether a range was kept."""
-    found = [info.get("events", {}) | {k: info[k] for k in (IN_RANGE,) if k in info} for info in infos]
+    """What was or was not at this visit, by name: the scenario's events, a range that was kept, success."""
+    own = (IN_RANGE, SUCCESS)
+    found = [info.get("events", {}) | {k: info[k] for k in own if k in info} for info in infos]
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 

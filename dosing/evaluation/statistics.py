@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from scipy.stats import binomtest
 
 from dosing.errors import UserError
 from dosing.types import Array
@@ -112,6 +113,17 @@ def mean_over_seeds(x: ArrayLike, *, shared_patients: bool = False, confidence: 
         variance, dof, method = float(rows.mean(1).var(ddof=1)) / n_seeds, n_seeds - 1.0, "t over seeds"
     value, half = float(rows.mean()), float(stdtrit(dof, 0.5 + confidence / 2)) * math.sqrt(variance)
     return Estimate(value, value - half, value + half, confidence, rows.size, n_seeds, method)
+
+
+def rate_over_seeds(x: ArrayLike) -> Estimate:
+    """Return the share of ones in ``[S, P]`` zeros and ones: t over seeds where they differ, else Wilson."""
+    rows = _rows(x, "successes")
+    if np.ptp(rows.mean(1)) > 0:
+        result = mean_over_seeds(rows)
+        return replace(result, low=max(result.low, 0.0), high=min(result.high, 1.0))
+    interval = binomtest(int(rows.sum()), rows.size).proportion_ci(method="wilson")
+    ends = float(interval.low), float(interval.high)
+    return Estimate(float(rows.mean()), *ends, 0.95, rows.size, len(rows), "Wilson over patients")
 
 
 def band_over_seeds(x: ArrayLike, *, confidence: float = 0.95) -> tuple[Estimate, ...]:

@@ -12,7 +12,7 @@ import torch
 from scipy.special import entr
 from torch import Tensor
 
-from dosing.evaluation.outcomes import MEASURES, Outcomes
+from dosing.evaluation.outcomes import MEASURES, SUCCESS, Outcomes
 from dosing.finetuning.patients import TreatedVisit
 from dosing.finetuning.stopping import BOUND, exceeds, lower_bound
 from dosing.safety import DoseLimits
@@ -86,6 +86,11 @@ def coverage(counts: npt.NDArray[np.int64]) -> float:
     return float(np.exp(entropy).mean() / len(counts))
 
 
+def _kept(result: Outcomes) -> tuple[str, ...]:
+    """What is kept of the outcomes of an evaluation."""
+    return MEASURES if result.success is None else (*MEASURES, SUCCESS)
+
+
 class TrialLog:
     """Accounts of S seeds with P patients each at a time.
 
@@ -154,7 +159,7 @@ class TrialLog:
         """Keep the outcomes of an evaluation after so many visits, for the seeds at ``rows`` of the stack."""
         for k in rows:
             self._found[k] = {
-                rule: {name: getattr(result, name)[k] for name in MEASURES}
+                rule: {name: getattr(result, name)[k] for name in _kept(result)}
                 for rule, result in outcomes.items()
             }
             own = self._found[k]["recommended"]
@@ -182,8 +187,8 @@ class TrialLog:
     def outcomes(self) -> dict[str, Outcomes]:
         """Outcomes of the last evaluation of every seed, by rule."""
         found: dict[str, dict[str, Any]] = {
-            rule: {name: np.stack([result[rule][name] for result in self._found]) for name in MEASURES}
-            for rule in self._found[0]
+            rule: {name: np.stack([result[rule][name] for result in self._found]) for name in own}
+            for rule, own in self._found[0].items()
         }
         return {rule: Outcomes(self.seeds, **measures) for rule, measures in found.items()}
 

@@ -8,12 +8,13 @@ over. A flag itself has no level; it is replaced by the entry that it tells of, 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+NONE = -1e9
+"""In the place of the middle of what is no flag: below every standardised number."""
 LEAST = 10
 """Fewest visits without an entry from which a flag is told."""
 
@@ -23,7 +24,7 @@ class Flags(NamedTuple):
 
     Attributes:
         of: ``[R, O]`` number of the flag of every entry.
-        middle: ``[R, O]`` halfway between the two values of a flag, -inf of other entries.
+        middle: ``[R, O]`` halfway between the two values of a flag, ``NONE`` of other entries.
         instead: ``[R, O]`` number of the entry that stands in the place of a flag.
     """
 
@@ -35,12 +36,12 @@ class Flags(NamedTuple):
     def none(cls, sets: int, n_obs: int, like: Tensor) -> Flags:
         """States without flags."""
         own = torch.arange(n_obs, device=like.device).repeat(sets, 1)
-        return cls(own, like.new_full((sets, n_obs), -math.inf), own.clone())
+        return cls(own, like.new_full((sets, n_obs), NONE), own.clone())
 
     @property
     def are(self) -> Tensor:
         """Which entries are flags, ``[R, O]``."""
-        return self.middle.isfinite()
+        return self.middle > NONE
 
     def recorded(self, obs: Tensor) -> Tensor:
         """States ``[R, ..., O]`` with NaN for what was not measured, and no flags."""
@@ -63,7 +64,7 @@ def flags(obs: Tensor) -> Flags:
                 at_low = rows[:, m] == values[0]
                 found.middle[r, m] = values.mean()
                 tells[m] = _constant(rows[at_low]) & ~_constant(rows[~at_low]) & (int(at_low.sum()) >= LEAST)
-        found.middle[r].masked_fill_(~tells.any(1), -math.inf)
+        found.middle[r].masked_fill_(~tells.any(1), NONE)
         for rank, m in enumerate(tells.any(1).nonzero()[:, 0].tolist()):
             told = tells[m].nonzero()[:, 0]
             found.instead[r, m] = told[rank % len(told)]

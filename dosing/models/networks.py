@@ -32,6 +32,7 @@ class Initialiser:
         product_dtype: type in which matrix products are taken, such as bfloat16; the parameters, their
             gradients and everything outside the networks keep ``dtype``. None takes products in ``dtype``.
         regularisation: what networks have beyond the method.
+        fresh: draw weights; else all are 0, for an agent whose weights are loaded or that is only looked at.
     """
 
     def __init__(
@@ -41,16 +42,21 @@ class Initialiser:
         dtype: torch.dtype = torch.float32,
         product_dtype: torch.dtype | None = None,
         regularisation: Regularisation = PLAIN,
+        fresh: bool = True,
     ) -> None:
-        self.seeds = check_seeds(seeds)
+        self.seeds, self.fresh = check_seeds(seeds), fresh
         self.regularisation = regularisation
         self.device = torch.device(device)
         self.dtype = dtype
         self.product_dtype = None if product_dtype == dtype else product_dtype
         self._streams = [generator(seed, "weights") for seed in self.seeds]
 
-    def stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> nn.Parameter:
-        """Stack one array per seed into a parameter ``[S, ...]``."""
+    def stack(
+        self, draw: Callable[[np.random.Generator], np.ndarray], shape: tuple[int, ...]
+    ) -> nn.Parameter:
+        """Stack one array of this shape per seed into a parameter ``[S, *shape]``."""
+        if not self.fresh:  # memory that nobody touches costs nothing
+            return nn.Parameter(torch.zeros(len(self.seeds), *shape, dtype=self.dtype, device=self.device))
         # contiguous: Adam's fused step walks through weights and moments by memory, whatever their strides
         values = np.ascontiguousarray(np.stack([draw(stream) for stream in self._streams]))
         return nn.Parameter(torch.as_tensor(values, dtype=self.dtype, device=self.device))
@@ -114,17 +120,19 @@ class Linear(nn.Module):
         self.members = members
         self.dtype, self.product_dtype = init.dtype, init.product_dtype
         if scheme == "orthogonal" and bound is None:
-            self.weight = init.stack(lambda rng: _orthogonal(rng, shape, 2.0**0.5 if gain is None else gain))
+            self.weight = init.stack(
+                lambda rng: _orthogonal(rng, shape, 2.0**0.5 if gain is None else gain), shape
+            )
             self.bias = init.constant(0.0, *bias_shape)
         elif scheme == "gpt2" and bound is None:
-            self.weight = init.stack(lambda rng: 0.02 * rng.standard_normal(shape))
+            self.weight = init.stack(lambda rng: 0.02 * rng.standard_normal(shape), shape)
             self.bias = init.constant(0.0, *bias_shape)
         else:
             glorot = (1.0 if gain is None else gain) * (6.0 / (n_in + n_out)) ** 0.5
             reach = bound or (glorot if scheme == "xavier" else n_in**-0.5)
-            self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape))
+            self.weight = init.stack(lambda rng: rng.uniform(-reach, reach, shape), shape)
             if bound is not None or scheme == "default":
-                self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape))
+                self.bias = init.stack(lambda rng: rng.uniform(-reach, reach, bias_shape), bias_shape)
             else:
                 self.bias = init.constant(0.1 if scheme == "edac" else 0.0, *bias_shape)
         decays(self.weight, init.regularisation.weight_decay)

@@ -159,14 +159,16 @@ class PatientModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}outlying", torch.zeros_like(self.outlying))  # of older runs
-        for name, none in _by_name(Flags.none(*self.flag_of.shape, self.constant)).items():
+        for name, none in _by_name(
+            Flags.none(len(self.response), self.flag_of.shape[1], self.constant)
+        ).items():
             state_dict.setdefault(f"{prefix}{name}", none)
         super()._load_from_state_dict(state_dict, prefix, *arguments)  # of itself or as part of an agent
         self._notice()
 
     def _notice(self) -> None:
         """Whether any model has hidden units at work, levels that are held, or flags; else skipped."""
-        self._flagged = bool(self.flag_middle.isfinite().any())
+        self._flagged = bool(self.flags.are.any())
         own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
         self._coupled = bool(self.response[..., own:].any())
         every = unpack(self.response.flatten(0, 1), self.sizes).parameters
@@ -184,11 +186,14 @@ class PatientModel(nn.Module):
         """Where the models are not refused, ``[S, 1, 1]``."""
         return (self.reason <= 0).unsqueeze(-1)
 
+    @property
+    def flags(self) -> Flags:
+        """Which entries of the state tell whether others were measured."""
+        return Flags(self.flag_of, self.flag_middle, self.flag_instead)
+
     def recorded(self, obs: Tensor) -> Tensor:
         """States ``[S, ..., O]`` with NaN for what was not measured; a flag gives way to what it tells of."""
-        return (
-            Flags(self.flag_of, self.flag_middle, self.flag_instead).recorded(obs) if self._flagged else obs
-        )
+        return self.flags.recorded(obs) if self._flagged else obs
 
     def responses(self, members: slice = slice(None)) -> ResponseModel:
         """The response models of some members, ``S x members`` of them, members innermost."""

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from dosing.errors import UserError
 from dosing.safety import dose_text
@@ -119,8 +119,8 @@ class AuditLog:
         Raises:
             UserError: the log is missing or cannot be read.
         """
-        with self._read() as (lines, head):
-            return _check(lines, head)
+        with self._open() as file:
+            return _check(file.read().splitlines(keepends=True), self._read_head())
 
     def sentence(self, result: Verified) -> str:
         """The result of a check, in one sentence."""
@@ -153,12 +153,12 @@ class AuditLog:
             raise UserError(f"cannot write the audit log {self.path}: {error.strerror or error}.") from error
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[tuple[list[bytes], tuple[int, str] | None]]:
-        """Lines and head as they belong together: no line is added meanwhile."""
+    def _open(self) -> Iterator[BinaryIO]:
+        """The log as it can be read; no line is added meanwhile."""
         try:
             with self.path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
-                yield file.read().splitlines(keepends=True), self._read_head()
+                yield file
         except FileNotFoundError as error:
             raise UserError(f"there is no audit log {self.path}.") from error
         except OSError as error:
@@ -167,6 +167,7 @@ class AuditLog:
     def _append(self, file: int, kind: Kind, content: Mapping[str, Any]) -> Record:
         size = os.fstat(file).st_size
         number, previous = self._whole(file)
+        before = stamp_of(file)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         body = {"number": number + 1, "time": time, "kind": kind, "content": content, "previous": previous}
         try:
@@ -182,7 +183,9 @@ class AuditLog:
             os.ftruncate(file, size)  # the line was never whole: nobody was told that it is there
             raise
         self._write_head(number + 1, _sha256(line), new=size == 0)
-        _LEFT[self.path] = _stamp(file)
+        _LEFT[self.path] = stamp_of(file)
+        if kind not in DECISIONS and DECIDED.get(self.path, (None,))[0] == before:
+            DECIDED[self.path] = (_LEFT[self.path], DECIDED[self.path][1])
         return _record(line)
 
     def _whole(self, file: int) -> tuple[int, str]:
@@ -191,7 +194,7 @@ class AuditLog:
         Raises:
             UserError: the log is broken.
         """
-        if _LEFT.get(self.path) == _stamp(file):
+        if _LEFT.get(self.path) == stamp_of(file):
             with contextlib.suppress(UserError):  # what is wrong is found again below, with its line
                 return self._end(file, os.fstat(file).st_size)
         self._verified(file)
@@ -208,7 +211,7 @@ class AuditLog:
             result = _check(whole.read().splitlines(keepends=True), self._read_head())
         if result.broken is not None:
             raise UserError(self.sentence(result))
-        _LEFT[self.path] = _stamp(file)
+        _LEFT[self.path] = stamp_of(file)
         return result
 
     def _end(self, file: int, size: int) -> tuple[int, str]:
@@ -266,9 +269,11 @@ class AuditLog:
 
 _LEFT: dict[Path, tuple[int, ...]] = {}
 """By log, the stamp of the file when this process last wrote it or found it whole."""
+DECIDED: dict[Path, tuple[tuple[int, ...], tuple[Any, ...]]] = {}
+"""By log, the decisions in it, and the stamp of the file that they are known to be all of."""
 
 
-def _stamp(file: int) -> tuple[int, ...]:
+def stamp_of(file: int) -> tuple[int, ...]:
     """What tells whether an open file was replaced, changed or added to."""
     result = os.fstat(file)
     return result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from dosing.errors import UserError
 from dosing.recommendation.audit_log import (
+    DECIDED,
     DECISIONS,
     AuditLog,
     Record,
@@ -22,6 +23,7 @@ from dosing.recommendation.audit_log import (
     _sha256,
     _sound,
     seen,
+    stamp_of,
     state_hash,
 )
 from dosing.recommendation.units import meant
@@ -120,14 +122,18 @@ def all_decisions(log: AuditLog) -> tuple[Decision, ...]:
     Raises:
         UserError: the log is missing or cannot be read, or one of these lines is broken.
     """
-    with log._read() as (lines, _):
-        wanted = tuple(f',"kind":"{kind}",'.encode() for kind in DECISIONS)
-        decided = [line for line in lines if any(word in line for word in wanted)]
-    return tuple(_decisions(decided, lines))
+    with log._open() as file:
+        stamp = stamp_of(file.fileno())
+        kept = DECIDED.get(log.path)
+        if kept is None or kept[0] != stamp:  # a long log is read once, not for every dose on a page
+            kept = stamp, tuple(_decisions(file.read().splitlines(keepends=True)))
+            DECIDED[log.path] = kept
+    return kept[1]
 
 
-def _decisions(decided: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[Decision]:
-    for line in decided:
+def _decisions(lines: Sequence[bytes]) -> Iterator[Decision]:
+    wanted = tuple(f',"kind":"{kind}",'.encode() for kind in DECISIONS)
+    for line in [line for line in lines if any(word in line for word in wanted)]:
         _sound(line)
         record = _record(line)
         if record.kind not in DECISIONS:  # a reason may hold any words

@@ -160,7 +160,9 @@ class RunConfig:
 
     def _fields(self) -> dict[str, Any]:
         data = {name: value for name, value in asdict(self.data).items() if value is not None}
-        return asdict(self) | {"regularisation": self.regularisation.changed(), "data": data}
+        transform = self.transform.to_json()
+        changed = self.regularisation.changed()
+        return asdict(self) | {"regularisation": changed, "data": data, "transform": transform}
 
     def to_json(self) -> dict[str, Any]:
         """Plain fields with the schema, and the hash of all of them."""

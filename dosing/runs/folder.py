@@ -6,6 +6,7 @@
 * ``checkpoint.safetensors``: the training state at the last checkpoint (weights, targets, optimiser moments);
 * ``weights.safetensors``: the finished agent; ``metrics.parquet``: step, seed, name, value, seconds;
 * ``episodes.parquet``: one row per evaluated patient; ``evaluation.json``: what was measured on them;
+  ``doses.json``: dose sets at recorded visits (``dosing.studies.dose_sets``);
 * ``card.json``: the scenario card of the training data, where they have one; ``novelty.json`` and
   ``novelty.safetensors``: the monitor of unfamiliar states (``dosing.recommendation.novelty``);
 * ``scenario.py``: where the environment is one of a Python file, a copy of it, which is never run by itself;

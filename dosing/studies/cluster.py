@@ -286,7 +286,7 @@ class _Queue:
             del self.ledger.entries[key]  # the next command asks again
             self.settled[key] = outcome
         else:
-            diverged = outcome.diverged
+            entry.over, diverged = True, outcome.diverged
             self.settled[key] = TrainingDivergedError(diverged) if diverged else outcome.value
         del self.jobs[key]
 

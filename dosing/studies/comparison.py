@@ -26,11 +26,12 @@ from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, refusal, regularisations
-from dosing.studies.jobs import Job, JobResult, run_jobs
+from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
+from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
-from dosing.studies.visits import is_streamed, survey_of
+from dosing.studies.visits import is_streamed
 from dosing.training.offline import TrainingSettings
 
 FEW_PATIENTS = "clinical-small"
@@ -78,9 +79,7 @@ def compare(
         setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
     files = [obtain_data(source, study) for source in DataSource.several(data)]
     asked = {file: evaluable(file).patients for file in files}
-    for file in files:
-        if is_streamed(file, training.stream):
-            survey_of(file, study)  # once, before the jobs
+    survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
     if evaluation_patients is not None:
         asked = dict.fromkeys(files, evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
@@ -90,14 +89,15 @@ def compare(
         for file in files
         for setup in setups
     ]
-    results = list(run_jobs(jobs, launcher))
+    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
+    results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, grids)
     notes += [f"{registry.find(name).title} has no thin row: {why}" for name, why in not_thin.items()]
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
-    rows = _rows(runs, asked, notes)
+    rows = _rows(runs, asked, notes, launcher)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
     pairs += _thin_differences(jobs, results)
@@ -133,13 +133,15 @@ def _setups(
     return result
 
 
-def _rows(runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[str]) -> list[Row]:
+def _rows(
+    runs: Sequence[RunFolder], patients: Mapping[Path, int], notes: list[str], launcher: Launcher
+) -> list[Row]:
     """Rows of all runs, then of the rules beside each data set; what they leave to say goes to ``notes``."""
     rows: list[Row] = []
     rules: list[Row] = []
     for file, count in patients.items():
         if here := [run for run in runs if run.path.parent.name == file.stem]:
-            of_runs, of_rules = evaluate_runs(here, count)
+            of_runs, of_rules = evaluate_runs(here, count, launcher)
             rows, rules = rows + of_runs, rules + of_rules
             notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
     return rows + rules

@@ -6,26 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import (
     Estimate,
     cvar,
-    lower_tail,
     mean_over_seeds,
     paired_difference,
+    rate_over_seeds,
     verdict,
 )
-from dosing.policy import CENTRAL, DosePolicy, Observations
 from dosing.studies.baseline import Baseline
+from dosing.studies.dose_sets import EXACT, TAIL, DoseSets
 from dosing.studies.references import CLINIC, References
 from dosing.types import Array
-
-TAIL = 0.05
-"""Share of the patients, or of the foreseen returns, that makes the lower tail."""
-EXACT = "exact support"
-"""The ``width_kind`` of a bounded distribution."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,8 @@ class Row:
             seeds; None without a budget.
         in_range: mean share of a patient's visits at which what clinicians keep in a range truly lies there,
             when the recommended dose is given; None where there is no such quantity.
+        success: share of the episodes that reached success when the recommended dose is given; None where the
+            environment does not report it.
     """
 
     name: str
@@ -77,6 +72,7 @@ class Row:
     budget: float | None = None
     predicted_cost: float | None = None
     in_range: Estimate | None = None
+    success: Estimate | None = None
 
     @property
     def budget_words(self) -> str:
@@ -113,7 +109,7 @@ class Row:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Row:
         """Inverse of :meth:`to_json`."""
-        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range")
+        estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range", "success")
         values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
         if values["baseline"]:
             values["baseline"] = Baseline.from_json(values["baseline"])
@@ -147,6 +143,7 @@ def reference_rows(result: References) -> list[Row]:
                 baseline=result.baseline,
                 lower_tail=_lower_tail(outcome.returns.reshape(1, -1)),
                 in_range=_in_range(outcome, pooled=True),
+                success=success_rate(outcome, pooled=True),
             )
         )
     return rows
@@ -158,6 +155,13 @@ def _in_range(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
         return None
     share = outcomes.in_range / outcomes.visits
     return mean_over_seeds(share.reshape(1, -1) if pooled else share)
+
+
+def success_rate(outcomes: Outcomes, *, pooled: bool = False) -> Estimate | None:
+    """Share of the episodes that reached success; of a rule without seeds all are pooled."""
+    if outcomes.success is None:
+        return None
+    return rate_over_seeds(outcomes.success.reshape(1, -1) if pooled else outcomes.success)
 
 
 def _lower_tail(returns: Array) -> Estimate | None:
@@ -215,31 +219,23 @@ def ceiling_row(policy: str, knows: str, value: float, half_width: float, patien
 def agent_row(
     name: str,
     family: str,
-    policy: DosePolicy,
+    doses: DoseSets,
     outcomes: dict[str, Outcomes],
     result: References,
-    states: Observations,
-    sparse: DosePolicy | None,
+    mass_outside_sparse: float | None,
 ) -> Row:
     """Row of one trained stack.
 
     Args:
         name: title of the agent.
         family: distribution of its policy.
-        policy: the trained stack.
+        doses: of the stack at recorded visits.
         outcomes: ``recommended`` and ``sampled``, on the same patients as ``result``.
         result: the reference rules.
-        states: recorded visits ``[B, O]`` at which dose sets are measured.
-        sparse: stack with a bounded support and the same seeds, whose interval the masses refer to.
+        mass_outside_sparse: see :class:`Row`.
     """
     best, base = outcomes["recommended"], result.outcomes.get("estimated")
     difference = paired_difference(best.returns, base.returns) if base else None
-    obs = np.broadcast_to(states, (len(policy.seeds), *states.shape))
-    sets = policy.dose_set(obs)
-    outside = None
-    if sparse is not None and sparse.seeds == policy.seeds:
-        interval = sparse.dose_set(obs)
-        outside = float(policy.mass_outside(obs, interval.low, interval.high).mean())
     return Row(
         name=name,
         family=family,
@@ -247,34 +243,19 @@ def agent_row(
         sampled=mean_over_seeds(outcomes["sampled"].returns),
         difference=difference,
         verdict=verdict(difference) if difference else None,
-        half_width=float(sets.half_width.mean()),
-        width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
-        mass_outside_limits=float(sets.mass_outside.mean()),
-        mass_outside_sparse=outside,
+        half_width=doses.half_width,
+        width_kind=doses.width_kind,
+        mass_outside_limits=doses.mass_outside_limits,
+        mass_outside_sparse=mass_outside_sparse,
         cost=mean_over_seeds(best.cost),
         baseline=result.baseline,
         lower_tail=_lower_tail(best.returns),
-        foreseen=_foreseen(policy, obs),
-        budget=policy.cost_budget,
-        predicted_cost=_predicted_cost(policy, obs),
+        foreseen=doses.foreseen,
+        budget=doses.budget,
+        predicted_cost=doses.predicted_cost,
         in_range=_in_range(best),
+        success=success_rate(best),
     )
-
-
-def _predicted_cost(policy: DosePolicy, obs: Observations) -> float | None:
-    """Predicted cost of the recommended doses; see :class:`Row`."""
-    if policy.cost_budget is None:
-        return None
-    predicted = policy.predicted_cost(obs, policy.recommended(obs))
-    return None if predicted is None else float(predicted.mean())
-
-
-def _foreseen(policy: DosePolicy, obs: Observations) -> tuple[float, float] | None:
-    """Mean and lower tail of the foreseen returns of the recommended doses; see :class:`Row`."""
-    returns = policy.returns(obs, policy.recommended(obs))
-    if returns is None:
-        return None
-    return float(returns.mean()), float(lower_tail(returns, TAIL).mean())
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -293,6 +274,7 @@ def render(rows: Sequence[Row]) -> str:
         "cost",
         "cost budget",
         "time in range",
+        "success rate",
         "return, sampled dose",
         "worst 5 %",
         "minus estimated constant",
@@ -310,6 +292,7 @@ def render(rows: Sequence[Row]) -> str:
             str(row.cost) if row.cost else "-",
             row.budget_words,
             share_words(row.in_range),
+            success_words(row.success),
             str(row.sampled) if row.sampled else "-",
             str(row.lower_tail) if row.lower_tail else "-",
             row.difference_words,
@@ -336,6 +319,11 @@ def share_words(share: Estimate | None) -> str:
         return "-"
     value, low, high = (f"{100.0 * x:.1f}" for x in (share.value, share.low, share.high))
     return f"{value} [{low}, {high}] %"
+
+
+def success_words(rate: Estimate | None) -> str:
+    """A success rate with its interval and the number of episodes; a dash for none."""
+    return "-" if rate is None else f"{share_words(rate)} (n = {rate.n:,})"
 
 
 def mass_words(value: float | None, bounded: bool) -> str:

@@ -29,6 +29,7 @@ from dosing.studies.settings import DataSource
 from dosing.studies.visits import is_streamed, sample_of, survey_of
 from simulator.cohorts.generate import simulate, usual_policy
 from simulator.envs.registered import SUFFIX, is_registered, scenario_id
+from simulator.envs.relabelling import relabelling
 from simulator.scenarios import evaluation_factory, known_ids
 
 STATES = 2000
@@ -80,6 +81,7 @@ def external_of(
         horizon=horizon,
         columns=parse_columns(columns),
         obs_range=obs_range,
+        relabel=None if env_id is None else relabelling(env_id, options),
         clip_rounding=clip_rounding,
         split_at_jumps=split_at_jumps,
     )

@@ -8,20 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from dosing.data.store import Episodes
 from dosing.errors import UserError
 from dosing.evaluation import rollout
 from dosing.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
-from dosing.policy import DosePolicy, Observations
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, WEIGHTS, RunFolder
 from dosing.studies.baseline import Baseline
 from dosing.studies.compared import Comparison
 from dosing.studies.comparison_table import Row, agent_row, ceiling_row, reference_rows
-from dosing.studies.data import episodes_of, recorded_states
-from dosing.studies.launch import progress_bar
+from dosing.studies.data import episodes_of
+from dosing.studies.dose_sets import beside_interval, doses_of
+from dosing.studies.launch import Launcher, progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.many_patients import on_many
 from dosing.studies.naming import family_of, run_names
@@ -81,7 +79,8 @@ def evaluate_run(
 ) -> None:
     """Evaluate a finished run on new patients and keep the outcome in its folder; nothing is done twice.
 
-    The record names the weights and the hash of the outcome, so that no other or half-written one passes.
+    The record names the weights and the hash of the outcome, so that no other or half-written one passes. At
+    the end of a run its doses at recorded visits are kept too (``dosing.studies.dose_sets``).
 
     Args:
         run: the run.
@@ -91,20 +90,18 @@ def evaluate_run(
     """
     factory = factory_of(run)
     patients = factory.patients if patients is None else patients
-    policy = policy_of(run, update=update)
-    folder = run.at(update)
-    wanted = {"patients": patients, "seeds": list(policy.seeds), "weights": sha256(folder / WEIGHTS)}
+    config, folder = run.verify().config, run.at(update)
+    wanted = {"patients": patients, "seeds": list(config.seeds), "weights": sha256(folder / WEIGHTS)}
     record, episodes = folder / EVALUATION, folder / EPISODES
     present = record.is_file() and episodes.is_file()
-    if present and read_json(record) == wanted | {"episodes": sha256(episodes)}:
-        return
-    name = run.config().agent
-    with progress_bar(
-        2 * factory.horizon, f"evaluate {name} x {len(policy.seeds)} seeds", "visit", position
-    ) as bar:
-        outcomes = rollout.evaluate(policy, factory, patients, progress=bar)
-    write_outcomes(episodes, outcomes)
-    write_json(record, wanted | {"episodes": sha256(episodes)})
+    if not present or read_json(record) != wanted | {"episodes": sha256(episodes)}:
+        text = f"evaluate {config.agent} x {len(config.seeds)} seeds"
+        with progress_bar(2 * factory.horizon, text, "visit", position) as bar:
+            outcomes = rollout.evaluate(policy_of(run, update=update), factory, patients, progress=bar)
+        write_outcomes(episodes, outcomes)
+        write_json(record, wanted | {"episodes": sha256(episodes)})
+    if update is None:
+        doses_of(run)
 
 
 def references_for(
@@ -117,8 +114,15 @@ def references_for(
     return references(folder, factory, seeds, patients, Baseline.of(episodes))
 
 
-def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list[Row], list[Row]]:
+def evaluate_runs(
+    runs: Sequence[RunFolder], patients: int | None, launcher: Launcher | None = None
+) -> tuple[list[Row], list[Row]]:
     """Evaluate runs of one data set and the reference rules on the same patients.
+
+    Args:
+        runs: finished ones.
+        patients: new patients per seed; None is the scenario's own number.
+        launcher: where many runs are set beside another; None is here.
 
     Returns:
         One row per run, and the rows of reference rules and ceilings.
@@ -128,32 +132,30 @@ def evaluate_runs(runs: Sequence[RunFolder], patients: int | None) -> tuple[list
     """
     for run in runs:
         evaluate_run(run, patients)
-    first = runs[0]
-    study = first.path.resolve().parents[2]
-    policies = {run.path: policy_of(run) for run in runs}
-    seeds = policies[first.path].seeds
+    first, configs = runs[0], [run.config() for run in runs]
     factory = factory_of(first)
     patients = factory.patients if patients is None else patients
-    configs = [run.config() for run in runs]
-    if any(factory_of(run) != factory or policies[run.path].seeds != seeds for run in runs):
+    played = (configs[0].env, configs[0].versions.get("scenario"))
+    others = [
+        run
+        for run, config in zip(runs, configs, strict=True)
+        if (config.env, config.versions.get("scenario")) != played
+    ]
+    seeds = configs[0].seeds
+    if any(factory_of(run) != factory for run in others) or any(c.seeds != seeds for c in configs):
         raise UserError("runs in one table must share their scenario and seeds.")
     if len({config.data.content_hash for config in configs}) > 1:
         raise UserError("runs in one table must share their data set, whose constant dose they stand beside.")
-    episodes = episodes_of(first)
-    result = references_for(study, factory, episodes, seeds, patients)
-    states = recorded_states(episodes)
-    sparse = next((p for p in policies.values() if _has_interval(p, states)), None)
+    study = first.path.resolve().parents[2]
+    result = references_for(study, factory, episodes_of(first), seeds, patients)
+    doses = [doses_of(run) for run in runs]
+    sparse = next((run for run, own in zip(runs, doses, strict=True) if own.interval), None)
+    outside = beside_interval(runs, sparse, launcher) if sparse else [None] * len(runs)
     rows = [
-        agent_row(
-            name,
-            family_of(config),
-            policies[run.path],
-            read_outcomes(run.path / EPISODES),
-            result,
-            states,
-            sparse,
+        agent_row(name, family_of(config), own, read_outcomes(run.path / EPISODES), result, mass)
+        for run, config, name, own, mass in zip(
+            runs, configs, run_names(configs), doses, outside, strict=True
         )
-        for run, config, name in zip(runs, configs, run_names(configs), strict=True)
     ]
     known = measured(factory.env_id, factory.options)
     ceilings = [ceiling_row(m.policy, m.knows, m.value, m.half_width, m.patients) for m in known]
@@ -201,9 +203,3 @@ def _event_notes(outcomes: Sequence[Outcomes], rows: Sequence[Row]) -> list[str]
         )
         notes.append(f"patients with the event {name} at any visit, recommended doses: {shares}")
     return notes
-
-
-def _has_interval(policy: DosePolicy, states: Observations) -> bool:
-    """Whether the policy's dose set is an exact interval: neither all doses nor a finite set of them."""
-    one = np.broadcast_to(states[:1], (len(policy.seeds), 1, states.shape[1]))
-    return policy.dose_set(one).kind == "interval"

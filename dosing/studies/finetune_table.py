@@ -21,6 +21,7 @@ from dosing.evaluation.statistics import Estimate, band_over_seeds, mean_over_se
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.runs.files import read_json, read_table, write_json, write_table
 from dosing.runs.folder import CONFIG, EPISODES, RunFolder
+from dosing.studies.comparison_table import success_rate, success_words
 from dosing.types import Array
 
 TRIALS, TABLE, CURVES, STARTS = "trials", "table.json", "curves.parquet", "starts.parquet"
@@ -52,6 +53,8 @@ class TrialLine:
     """How many they were, over all seeds."""
     stopped: int
     """Seeds that the harm budget stopped."""
+    success: Estimate | None = None
+    """Share of the evaluation patients that reached success at its end; None where nothing reports it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table, the differences and the notes as text."""
-        head = ("method", "before", "after", "sampled", "treated", "worst", "cost", "limited", "stopped")
+        told = any(line.success for line in self.lines)
+        names = "method,before,after,sampled,treated,worst,cost,limited,stopped"
+        head = f"{names},success rate".split(",") if told else names.split(",")
         rows = [
             (
                 line.title,
@@ -80,6 +85,7 @@ class Report:
                 _words(line.cost, ".3f"),
                 _words(line.limited, ".1%"),
                 str(line.stopped),
+                *((success_words(line.success),) if told else ()),
             )
             for line in self.lines
         ]
@@ -354,13 +360,14 @@ def _line(run: RunFolder, title: str, study: Path) -> TrialLine:
     curve = read_table(run.path / CURVE).to_pandas()
     episodes = read_table(run.path / TREATED).to_pandas()
     outcomes = read_outcomes(run.path / EPISODES)
+    best = outcomes["recommended"]
     before = curve[curve["visits"] == 0]["recommended"].to_numpy()
     some = len(episodes) > 0
     return TrialLine(
         title=title,
         run=os.path.relpath(run.path, study),
         before=_over_seeds(before[:, None]),
-        after=_over_seeds(outcomes["recommended"].returns),
+        after=_over_seeds(best.returns),
         sampled=_over_seeds(outcomes["sampled"].returns),
         treated=float(episodes["returns"].mean()) if some else None,
         worst=float(episodes["returns"].min()) if some else None,
@@ -368,6 +375,7 @@ def _line(run: RunFolder, title: str, study: Path) -> TrialLine:
         limited=float(episodes["limited"].sum() / episodes["visits"].sum()) if some else None,
         patients=len(episodes),
         stopped=len(read_json(run.path / REPORT)["stopped"]),
+        success=success_rate(best),
     )
 
 

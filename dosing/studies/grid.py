@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 import agents
+from dosing.agent import Agent
 from dosing.errors import UserError
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.studies import presets
@@ -41,6 +42,7 @@ def configurations(
     contrast = preset.contrast
     result: list[tuple[str, Any]] = []
     used: set[str] = set()
+    known: set[str] = set()
     for name in _chosen(names, contrast):
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
@@ -57,7 +59,8 @@ def configurations(
                 used.add(key)
         for combination in itertools.product(*values.values()):
             config = config_class(**dict(zip(values, combination, strict=True)))
-            if (name, config) not in result:
+            if (text := f"{name} {config!r}") not in known:
+                known.add(text)
                 result.append((name, config))
     unused = [key for key in settings if key not in used]
     if unused:
@@ -78,9 +81,12 @@ def _accepting(
     """
     result = []
     for name, config in configured:
-        _check(name, config, (PLAIN,), None)
+        plain = _built(name, config, PLAIN)
         try:
-            _check(name, config, regularisations, training)
+            for options in regularisations:
+                built = plain if options == PLAIN else _built(name, config, options)
+                if training is not None:
+                    training.check_length(built)
         except UserError as error:
             if left_out is None:
                 raise
@@ -95,20 +101,15 @@ def _accepting(
 def refusal(name: str, config: Any, options: Regularisation) -> str | None:
     """Why an agent cannot be built with these options; None where it can."""
     try:
-        _check(name, config, (options,), None)
+        _built(name, config, options)
     except UserError as error:
         return str(error)
     return None
 
 
-def _check(
-    name: str, config: Any, regularisations: Sequence[Regularisation], training: TrainingSettings | None
-) -> None:
-    """Refuse what the agent would refuse once its run has begun."""
-    for options in regularisations:
-        built = agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options)
-        if training is not None:
-            training.check_length(built)
+def _built(name: str, config: Any, options: Regularisation) -> Agent:
+    """A stack to look at: it refuses what it would refuse once its run has begun."""
+    return agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)
 
 
 def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:

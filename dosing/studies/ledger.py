@@ -33,6 +33,8 @@ class Entry:
     """How often it left the queue without its result."""
     run: str = ""
     """Its finished run, as a path from the study; empty while there is none."""
+    over: bool = False
+    """Whether it came to an end without a run: with numbers, or because its training diverged."""
 
 
 class Ledger:
@@ -62,7 +64,7 @@ class Ledger:
         """Enter a batch that is about to be submitted."""
         for place, key in enumerate(keys):
             entry = self.entries.setdefault(key, Entry())
-            entry.batch, entry.place, entry.id, entry.run = batch, place, "", ""
+            entry.batch, entry.place, entry.id, entry.run, entry.over = batch, place, "", "", False
         self.write()
 
     def identify(self, keys: Sequence[str], ids: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def policy_of_verified(run: VerifiedRun, device: str = "cpu", update: int | None
         config.seeds,
         device=device_of(device),
         regularisation=config.regularisation,
+        fresh=False,
     )
     tensors, _ = read_tensors(run.at(update) / WEIGHTS)
     try:

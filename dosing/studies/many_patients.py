@@ -13,7 +13,8 @@ from dosing.evaluation.rules import following
 from dosing.evaluation.statistics import Estimate, verdict
 from dosing.evaluation.tally import Tally, shares
 from dosing.policy import DosePolicy
-from dosing.studies.comparison_table import TAIL, Row
+from dosing.studies.comparison_table import Row
+from dosing.studies.dose_sets import TAIL
 from dosing.studies.launch import progress_bar
 from dosing.studies.references import References, reference_rules
 from dosing.types import Act, Array
@@ -41,6 +42,8 @@ class _Measured:
             values["difference"] = returns - base.returns
         if outcomes.in_range is not None:
             values["in range"] = outcomes.in_range / outcomes.visits
+        if outcomes.success is not None:
+            values["success"] = outcomes.success
         for name, array in values.items():
             self.more.setdefault(name, Tally(self.rows, self.patients)).add(self._laid(array))
 
@@ -63,6 +66,7 @@ class _Measured:
             cost=self.of("cost"),
             lower_tail=self.returns.lower_tail(),
             in_range=self.of("in range"),
+            success=self.of("success"),
         )
 
 

@@ -36,9 +36,11 @@ from dosing.studies.compared import Comparison
 from dosing.studies.comparison import compare
 from dosing.studies.data import external_of
 from dosing.studies.settings import DataSource, Grid, Resources
+from dosing.studies.visit_log import VisitLog
 from dosing.training.offline import TrainingSettings
 from dosing.training.online import OnlineSettings, OnlineStep, OnlineTraining
 from dosing.types import Problem
+from simulator.envs.mazes import package_of
 from simulator.envs.mujoco import QUALITIES, REFERENCES
 from simulator.envs.tasks import TaskFactory, episode_seed, make_task
 
@@ -124,7 +126,7 @@ def collect(plan: CollectionPlan) -> Episodes:
         else:
             behaviour.train_until(TARGETS[quality], quality)
             log = behaviour.record(count)
-        part = log.episodes(first=int(parts[-1].episode[-1]) + 1 if parts else 0)
+        part = log.episodes(int(parts[-1].episode[-1]) + 1 if parts else 0, falls=behaviour.falls)
         parts.append(part)
         cards.append(behaviour.card(quality, part, log.returns()))
     return concatenate(parts, replace(behaviour.metadata(cards), patients=int(parts[-1].episode[-1]) + 1))
@@ -221,55 +223,6 @@ class _Tasks:
         return OnlineStep(obs, given.astype(np.float64), reward, next_obs, terminated, truncated, self._obs)
 
 
-class _Log:
-    """The visits of one seed, in order of time."""
-
-    def __init__(self, count: int, n_obs: int, n_act: int) -> None:
-        self.rows: dict[str, np.ndarray[Any, Any]] = {
-            "obs": np.empty((count, n_obs), dtype=np.float32),
-            "dose": np.empty((count, n_act), dtype=np.float32),
-            "reward": np.empty(count),
-            "next_obs": np.empty((count, n_obs), dtype=np.float32),
-            "terminated": np.empty(count, dtype=np.bool_),
-            "truncated": np.empty(count, dtype=np.bool_),
-        }
-        self._count = 0
-
-    def add(self, made: OnlineStep) -> None:
-        for name, column in self.rows.items():
-            column[self._count] = getattr(made, name)[0]
-        self._count += 1
-
-    def returns(self) -> list[float]:
-        """Returns of the episodes that were not cut by the end of recording."""
-        ends = np.flatnonzero(self.rows["terminated"] | self.rows["truncated"])
-        bounds = zip(np.r_[0, ends[:-1] + 1], ends + 1, strict=True) if len(ends) else ()
-        return [float(self.rows["reward"][low:high].sum()) for low, high in bounds]
-
-    def episodes(self, first: int) -> Episodes:
-        """The visits, with episodes numbered from ``first``; the last is truncated where recording ended."""
-        terminated, act = self.rows["terminated"], self.rows["dose"]
-        ends = terminated | self.rows["truncated"]
-        ends[-1] = True
-        starts = np.r_[True, ends[:-1]]
-        episode = np.cumsum(starts) - 1
-        m = len(ends)
-        return Episodes(
-            obs=self.rows["obs"],
-            act=act,
-            act_requested=act,
-            limited_by=np.zeros(m, dtype=np.int8),
-            reward=self.rows["reward"].astype(np.float32),
-            next_obs=self.rows["next_obs"],
-            terminated=terminated,
-            truncated=ends & ~terminated,
-            cost=terminated.astype(np.float32),
-            behaviour_log_prob=np.full(m, np.nan, dtype=np.float32),  # clipped noise has no density
-            episode=(first + episode).astype(np.int64),
-            step=(np.arange(m) - np.flatnonzero(starts)[episode]).astype(np.int32),
-        )
-
-
 class _Behaviour:
     """An agent of one seed that learns online, and its training."""
 
@@ -289,12 +242,13 @@ class _Behaviour:
         longest = plan.transitions if plan.quality == "replay" else plan.most_steps
         self.settings = OnlineSettings(start=plan.start, capacity=min(longest, OnlineSettings.capacity))
         self.training = OnlineTraining(agent, self.tasks, transform, self.settings)
+        self.falls = package_of(plan.env_id) is None
         self.evaluated = float("nan")
         self._noise = longest  # noise of recording is numbered after that of every training step
 
-    def train_for(self, count: int) -> _Log:
+    def train_for(self, count: int) -> VisitLog:
         """Train for so many steps and keep every visit."""
-        log = _Log(count, self.tasks.n_obs, self.factory.limits.n_act)
+        log = VisitLog(count, self.tasks.n_obs, self.factory.limits.n_act)
         with self._bar(count, "visit") as bar:
             for made in self.training.steps(count):
                 log.add(made)
@@ -319,9 +273,9 @@ class _Behaviour:
                 self._evaluate()
                 bar.set_postfix_str(f"return {self.evaluated:.0f}")
 
-    def record(self, count: int) -> _Log:
+    def record(self, count: int) -> VisitLog:
         """Visits of the policy with its exploration noise, without learning."""
-        log = _Log(count, self.tasks.n_obs, self.factory.limits.n_act)
+        log = VisitLog(count, self.tasks.n_obs, self.factory.limits.n_act)
         obs = self.tasks.reset()
         with self._bar(count, "visit") as bar:
             for number in range(self._noise, self._noise + count):

@@ -14,6 +14,7 @@ from torch import Tensor
 from dosing.finetuning.patients import VisitOutcome
 from dosing.policy import Observations
 from dosing.safety import DoseLimits
+from simulator.envs.mazes import cost_of
 from simulator.envs.tasks import episode_seed, make_task
 
 
@@ -80,7 +81,7 @@ class Tasks:
 
     def _cost(self, terminated: bool, info: dict[str, Any]) -> float:
         """Safety cost of a visit."""
-        return float(terminated)
+        return cost_of(info, terminated)
 
     def state(self) -> dict[str, Tensor]:
         """The episode at every place, and the actions in it, ``[S, P, t, A]`` with zeros behind the last."""

@@ -56,12 +56,20 @@ def run_names(configs: Sequence[Settings]) -> list[str]:
 def settings_of(configs: Sequence[Settings]) -> list[list[str]]:
     """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
     full = [{**config.agent_config, **asdict(config.regularisation)} for config in configs]
-    result = []
+    first: dict[str, dict[str, Any]] = {}
+    differ: dict[str, set[str]] = {}
     for config, own in zip(configs, full, strict=True):
-        alike = [f for f, other in zip(full, configs, strict=True) if other.agent == config.agent]
-        differ = [k for k in own if k != "policy_family" and any(f.get(k) != own[k] for f in alike)]
-        result.append([f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}" for k in differ])
-    return result
+        other = first.setdefault(config.agent, own)
+        changed = {k for k in own.keys() | other.keys() if own.get(k) != other.get(k)} - {"policy_family"}
+        differ.setdefault(config.agent, set()).update(changed)
+    return [
+        [
+            f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}"
+            for k in own
+            if k in differ[config.agent]
+        ]
+        for config, own in zip(configs, full, strict=True)
+    ]
 
 
 def write_curves(study: Path, runs: Sequence[RunFolder], milestones: Sequence[int]) -> None:

@@ -121,6 +121,21 @@ D4RL = Preset(
     decayed=presets.DECAYED,
 )
 
+MAZES = Preset(
+    about=(
+        "each paper's settings in D4RL's antmaze, for IQL (which PEX goes on from), SPOT, FAN and FQL; the "
+        "others have their own, and each paper's scale of the sparse reward; the maze is named after a "
+        "slash, such as d4rl-antmaze/umaze. For rewards of 0 and 1: OGBench's -1 and 0 need --shift-reward 0"
+    ),
+    shared={"learning_rate": 3e-4, "discount": 0.99, "target_rate": 0.005},
+    agents=presets.MAZES,
+    training={"batch_size": 256},
+    data=AS_RECORDED | {"shift_reward": -1.0},
+    agent_data=presets.MAZES_DATA,
+    variants=presets.MAZES_BY_TASK,
+    decayed=presets.DECAYED,
+)
+
 PRESETS: Mapping[str, Preset] = {
     "published": Preset(
         about=(
@@ -134,6 +149,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "common": COMMON,
     "d4rl-mujoco": D4RL,
+    "d4rl-antmaze": MAZES,
     "clinical-small": Preset(
         about=(
             "settings for tens to hundreds of recorded patients: linear networks, critics quadratic in the "

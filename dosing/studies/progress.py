@@ -98,7 +98,7 @@ def progress_of(study: Path) -> StudyProgress:
         except UserError as error:
             problems.append(str(error))
         else:
-            open_jobs = sum(not entry.run for entry in entries)
+            open_jobs = sum(not entry.run and not entry.over for entry in entries)
             waiting, lost = max(open_jobs - len(begun), 0), sum(entry.lost for entry in entries)
     return StudyProgress(tuple(finished), len(begun), tuple(unfinished), waiting, lost, tuple(problems))
 

@@ -193,7 +193,12 @@ def _candidates(
 def _looks_back(candidate: Candidate) -> bool:
     """Whether its policy depends on the episode before a visit."""
     return registry.build(
-        candidate.agent, candidate.config, Problem(1, 1, 1), (0,), regularisation=candidate.regularisation
+        candidate.agent,
+        candidate.config,
+        Problem(1, 1, 1),
+        (0,),
+        regularisation=candidate.regularisation,
+        fresh=False,
     ).looks_back
 
 

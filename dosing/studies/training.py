@@ -7,6 +7,7 @@ row per run, update and seed).
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -130,8 +131,8 @@ def train_run(
     widths = visits.sample.obs.shape[1], visits.sample.act.shape[1]
     problem = Problem(*widths, factory.horizon if factory else None)
     more: dict[str, Any] = {"precision": settings.precision, "regularisation": setup.regularisation}
-    stack = agents.build(setup.agent, setup.config, problem, seeds, device=place, **more)
-    config = _config(setup, visits, stack, dataset.transform, settings, place)
+    build = functools.partial(agents.build, setup.agent, setup.config, problem, seeds, device=place, **more)
+    config = _config(setup, visits, build(fresh=False), dataset.transform, settings, place)
     run = RunFolder(study / setup.agent / data.stem / config.key)
     config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))
     with run.lock():
@@ -148,7 +149,7 @@ def train_run(
         try:
             with bar:
                 offline.train(
-                    stack, dataset, run, settings, milestones=milestones, progress=bar, on_log=on_log
+                    build(), dataset, run, settings, milestones=milestones, progress=bar, on_log=on_log
                 )
         except torch.OutOfMemoryError as error:
             raise UserError(

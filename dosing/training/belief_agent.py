@@ -91,16 +91,13 @@ class BeliefAgent(Agent):
     def belief_after(self, history: History, coming: Tensor) -> EpisodeBelief:
         """The belief of the model of all patients, and its forecasts under ``coming [S, B, K, A]``."""
         model = self.patients.responses(slice(0, 1))
-        seen, flags = self.patients.recorded(history.obs), self.patients.flag_middle.isfinite()
+        seen, flags = self.patients.recorded(history.obs), self.patients.flags.are
         beliefs, _ = model.filter(seen, history.act)
         mean, variance = model.forecast(beliefs[-1], coming)
         level = torch.stack([belief.diagonal for belief in beliefs], 2)
         means = torch.stack([belief.mean for belief in beliefs], 2)
-        told = (
-            x.masked_fill(flags[:, None, None], torch.nan)
-            for x in (means, level.sqrt(), mean, variance.sqrt())
-        )
-        return EpisodeBelief(*told, seen.isfinite())
+        shown = [x.masked_fill(flags[:, None, None], torch.nan) for x in (means, level, mean, variance)]
+        return EpisodeBelief(shown[0], shown[1].sqrt(), shown[2], shown[3].sqrt(), seen.isfinite())
 
 
 def belief_problem(problem: Problem) -> Problem:

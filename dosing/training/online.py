@@ -144,7 +144,7 @@ class OnlineTraining:
         rows = [made.obs, made.next_obs]
         obs, next_obs = (self.transform.obs(torch.from_numpy(x.astype(np.float64)))[:, None] for x in rows)
         act = torch.from_numpy(self.transform.to_unit(made.dose))[:, None]
-        reward = torch.from_numpy(made.reward / self.transform.reward_scale)[:, None]
+        reward = torch.from_numpy(self.transform.scaled(made.reward))[:, None]
         terminated = torch.from_numpy(made.terminated)[:, None]
         ended = terminated | torch.from_numpy(made.truncated)[:, None]
         self.sampler.remember(obs, act, reward, next_obs, terminated, ended)

@@ -26,7 +26,7 @@ import gymnasium
 
 from dosing.entry_points import told
 from dosing.errors import UserError
-from simulator.envs import PACKAGED, SCENARIOS, add_scenario
+from simulator.envs import PACKAGED, SCENARIOS, add_scenario, mazes
 
 TRUSTED = "DOSING_ENVIRONMENTS"
 """Environment variable: modules and Python files, separated by commas, that may be loaded because a file
@@ -107,6 +107,7 @@ def is_registered(env_id: str) -> bool:
     if name not in gymnasium.registry and not module:
         load_trusted_files()
         _import_packaged(name)
+        mazes.register(name)
     try:
         if module and module not in sys.modules:
             if module not in _trusted():

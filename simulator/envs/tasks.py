@@ -5,7 +5,8 @@ a seed is the same start whoever acts, in whatever company and on however many p
 stays where it ended, with reward 0, until all are: none is counted twice and none begins anew.
 
 ``action`` is called dose here as everywhere in the product; the unit is "1". The safety cost is what the
-environment says in ``info["cost"]``, else the number of terminations (a fall); never part of the reward.
+environment says in ``info["cost"]``, else the number of terminations without success (a fall); never part of
+the reward.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dosing.errors import UserError
 from dosing.safety import DoseLimits, as_dose
 from dosing.types import Act, Float32Array
 from simulator.engine.rng import COHORTS
+from simulator.envs import mazes
 from simulator.envs.mujoco import (
     EPISODES,
     REFERENCES,
@@ -64,8 +66,9 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
             spaces or a length that a dosing policy cannot work with.
     """
     if not is_registered(env_id):
-        raise UserError(f"there is no environment {env_id!r}.")
-    physics = env_id in task_ids()
+        raise UserError(mazes.missing(env_id) or f"there is no environment {env_id!r}.")
+    maze = mazes.package_of(env_id) is not None
+    physics = maze or env_id in task_ids()
     if physics:
         keep_warnings(env_id)
     try:
@@ -73,10 +76,16 @@ def make_task(env_id: str, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any
             warnings.simplefilter("ignore")  # gymnasium calls every version but its newest out of date
             own = {name: value for name, value in options.items() if name != "wrappers"}
             made: gymnasium.Env[Any, Any] = gymnasium.make(env_id, disable_env_checker=True, **own)
+            if maze:
+                made = mazes.as_task(env_id, made)
             for wrapper in options.get("wrappers", ()):
                 made = _wrapped(made, wrapper)
+            if maze:
+                made = mazes.flattened(made)
     except ImportError as error:
         raise UserError(f"{env_id} needs the package {error.name}, which is not installed.") from error
+    except UserError:
+        raise
     except (TypeError, ValueError, LookupError, OSError) as error:
         raise UserError(f"{env_id} cannot be made with {dict(options)}: {error}.") from error
     if physics:
@@ -222,7 +231,7 @@ class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
             tuple(self.single_action_space.low.tolist()), tuple(self.single_action_space.high.tolist())
         )
         # a process of its own knows gymnasium's ids and those that name their module, no others
-        elsewhere = env_id in task_ids() or ":" in env_id
+        elsewhere = env_id in task_ids() or ":" in env_id or mazes.package_of(env_id) is not None
         most = (_workers(num_envs) if workers is None else workers) if elsewhere else 1
         count = min(most, num_envs)
         parts = [part for part in np.array_split(np.arange(num_envs), count) if len(part)]
@@ -232,6 +241,7 @@ class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
             [_Group(*made[0])] if count == 1 else [_Worker(*arguments) for arguments in made]
         )
         self.over: Flags = np.ones(num_envs, dtype=np.bool_)
+        self._tells_success = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -253,7 +263,7 @@ class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
         Returns:
             Observations ``[N, O]``, rewards ``[N]`` (double, 0 after the end), terminated and truncated at
             the last visit of an episode alone, and info: ``dose_requested``, ``dose_delivered``,
-            ``limited_by``, ``cost``, each with N rows.
+            ``limited_by``, ``cost`` and, where the environment reports it, ``success``, each with N rows.
         """
         requested = as_dose(actions, self.limits.n_act)
         delivered, limited = self.limits.deliver(requested)
@@ -263,8 +273,10 @@ class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
         ):
             group.send("step", (act, going))
         results = [group.receive() for group in self._groups]
-        obs, reward, terminated, truncated, cost = (np.concatenate([r[i] for r in results]) for i in range(5))
-        for text in {text for r in results for text in r[5]}:
+        obs, reward, terminated, truncated, cost, success = (
+            np.concatenate([r[i] for r in results]) for i in range(6)
+        )
+        for text in {text for r in results for text in r[6]}:
             warnings.warn(f"MuJoCo says: {text}", RuntimeWarning, stacklevel=2)
         self._obs[live] = obs[live]
         self.over = self.over | terminated | truncated
@@ -274,6 +286,9 @@ class TaskCohort(VectorEnv[Float32Array, Float32Array, NDArray[Any]]):
             "limited_by": np.where(live, limited, np.int8(0)),
             "cost": cost.astype(np.float32),
         }
+        self._tells_success |= bool(np.isfinite(success).any())
+        if self._tells_success:
+            info["success"] = np.nan_to_num(success)
         return self._obs.copy(), reward, terminated, truncated & ~terminated, info
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -301,18 +316,19 @@ class _Group:
 
     def step(
         self, content: tuple[Float32Array, Flags]
-    ) -> tuple[Float32Array, NDArray[Any], Flags, Flags, NDArray[Any], list[str]]:
+    ) -> tuple[Float32Array, NDArray[Any], Flags, Flags, NDArray[Any], NDArray[Any], list[str]]:
         acts, live = content
         n = len(self.tasks)
         width = self.tasks[0].observation_space.shape
         assert width is not None
         obs, reward = np.zeros((n, *width), dtype=np.float32), np.zeros(n)
         terminated, truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
-        cost = np.zeros(n)
+        cost, success = np.zeros(n), np.full(n, np.nan)
         for k in np.flatnonzero(live):
             obs[k], reward[k], terminated[k], truncated[k], info = self.tasks[k].step(acts[k])
-            cost[k] = info.get("cost", terminated[k])
-        return obs, reward, terminated, truncated, cost, take_warnings()
+            success[k] = mazes.success_of(info)
+            cost[k] = mazes.cost_of(info, bool(terminated[k]))
+        return obs, reward, terminated, truncated, cost, success, take_warnings()
 
     def close(self) -> None:
         for task in self.tasks:

@@ -55,6 +55,13 @@ def test_losses(n_act: int, option: dict[str, Any]) -> None:
     cases.assert_same(ORACLE, agent, cases.make_batch(agent), config)
 
 
+def test_shifted_rewards_are_refused() -> None:
+    recorded = cohort()
+    data = Dataset.from_episodes(recorded, Transform.fit(recorded, shift_reward=-1.0))
+    with pytest.raises(UserError, match="leave shift_reward out"):
+        stack("decision_transformer").prepare(data)
+
+
 def test_gradients() -> None:
     cases.assert_gradients(ORACLE, NAME, CONFIG)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import agents
 from dosing.runs.folder import WEIGHTS
 from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
+from tests.app.served import FLAGS, server
 
 PATIENTS, SEEDS = 3, (0, 1)
 
@@ -47,3 +50,21 @@ def damaged_study(full_study: Path, tmp_path: Path) -> Path:
 def empty_study(tmp_path: Path) -> Path:
     """A folder without a run."""
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def address(full_study: Path) -> Iterator[str]:
+    """Where the dashboard of the complete study is served."""
+    with server(full_study) as result:
+        yield result
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """A Chromium to open pages in."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield launched
+        launched.close()

@@ -101,3 +101,19 @@ def test_a_policy_after_earlier_visits_looks_once_and_sees_what_it_would_see(
         ):
             np.testing.assert_array_equal(mine, its)
     assert not np.array_equal(policy.recommended(obs), asked.policy_after(one, EARLIER[:1]).recommended(obs))
+
+
+def test_one_look_serves_a_dose_and_all_that_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = recommender("a")
+    agent, looks = one.policy.agent, []
+    plain = agent.policy_after  # type: ignore[attr-defined]
+    expected = recommend(one, STATE, earlier=EARLIER)
+    monkeypatch.setattr(agent, "policy_after", lambda history: looks.append(1) or plain(history))
+    assert same(asked.recommendation(one, STATE, EARLIER), expected)
+    asked.policy_after(one, EARLIER).recommended(np.broadcast_to(np.float32(STATE), (2, 1, 8)))
+    assert len(looks) == 1
+    bad = [replace(EARLIER[0], dose=(2.0,)), replace(EARLIER[1], state=(0.3,) * 7)]
+    refused = asked.recommendation(one, STATE, bad)
+    assert refused.dose is None
+    assert same(refused, recommend(one, STATE, earlier=bad))
+    assert len(looks) == 1

@@ -231,7 +231,7 @@ def test_a_whole_log_is_shown_newest_first_with_its_counts(opened, full_study: P
     assert "Overrides: **1** of 1 decision (1 another dose, 0 rejected)" in text
     assert "Rows of tables answered: 1 ok and 2 refused" in text
     assert result[-1].line_hash in text
-    at.multiselect(key="kinds").set_value(["decision"]).run()
+    at.pills(key="kinds").set_value(["decision"]).run()
     assert shown_numbers(at) == [record.number for record in result if record.kind == "decision"]
     assert "modify 0.25 on record 3: kidneys" in at.dataframe[0].value["what"][0]
     assert (at.dataframe[0].value["patient"][0], at.dataframe[0].value["visit"][0]) == ("0", "1")

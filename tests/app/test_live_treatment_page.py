@@ -122,11 +122,11 @@ def test_the_table_has_every_measure_with_its_interval(open_app, treated: Path) 
 def test_a_method_is_coloured_by_choice_and_by_link(open_app, treated: Path) -> None:  # noqa: F811
     at = open_app(treated, PAGE)
     assert lines(at, 0)["PEX"]["line"]["color"] == OTHER.colour
-    at.multiselect(key="methods").set_value(["PEX"]).run()
+    at.pills(key="methods").set_value(["PEX"]).run()
     assert lines(at, 0)["PEX"]["line"]["color"] == MARKS[0].colour
     assert lines(at, 0)["Direct"]["line"]["color"] == OTHER.colour
     assert at.query_params["methods"] == "PEX"
-    at.multiselect(key="methods").set_value(["PEX", "BT"]).run()
+    at.pills(key="methods").set_value(["PEX", "BT"]).run()
     assert at.query_params["methods"] == ["PEX", "BT"]
 
 

@@ -8,13 +8,12 @@ console holds no error, and nothing asks another host.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.app.served import FLAGS, full_height, rested, server
+from tests.app.served import full_height, rested
 from tests.app.watched import Watched
 
 SCRIPT = Path(__file__).with_name("render.js")
@@ -27,22 +26,6 @@ MAIN = "[data-testid=stMain]"
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
 NATIVE = "scrollable-region-focusable"
 """The one rule left out: Chromium and Firefox themselves make what scrolls a stop of Tab."""
-
-
-@pytest.fixture(scope="module")
-def address(full_study: Path) -> Iterator[str]:
-    with server(full_study) as result:
-        yield result
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

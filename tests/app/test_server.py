@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import pytest
 import streamlit
 
-from app.server import ROOT, KnownRoot
+from app.server import AHEAD, ROOT, KnownRoot
 
 PAGE = b"<!DOCTYPE html><html><head><title>x</title></head></html>"
 
@@ -39,7 +39,7 @@ def answered(accept: bytes, body: bytes = PAGE) -> tuple[dict[bytes, bytes], byt
 def test_a_page_is_told_where_its_root_is_before_anything_else_runs() -> None:
     headers, body, asked = answered(b"text/html,*/*")
     assert body.index(ROOT) == body.index(b"<head>") + len(b"<head>")
-    assert body.replace(ROOT, b"") == PAGE
+    assert body.replace(ROOT + AHEAD, b"") == PAGE
     assert int(headers[b"content-length"]) == len(body)
     assert b"etag" not in headers  # else a browser keeps the page without it
     assert b"accept-encoding" not in asked  # what is packed cannot be added to
@@ -66,5 +66,13 @@ def test_streamlits_page_still_reads_it() -> None:
     """Its script asks ``window.__streamlit`` for the address, and its page has a head to put it into."""
     static = Path(streamlit.__file__).parent / "static"
     assert "<head>" in (static / "index.html").read_text(encoding="utf-8")
-    scripts = (file.read_text(encoding="utf-8") for file in static.glob("static/js/index.*.js"))
+    scripts = [file.read_text(encoding="utf-8") for file in static.glob("static/js/index.*.js")]
     assert any(re.search(r"window\.__streamlit\b", text) and "BACKEND_BASE_URL" in text for text in scripts)
+
+
+def test_the_library_that_draws_is_the_one_that_streamlit_will_ask_for() -> None:
+    static = Path(streamlit.__file__).parent / "static"
+    (name,) = re.findall(r'href="\./static/js/([^"]+)"', AHEAD.decode())
+    assert (static / "static" / "js" / name).stat().st_size > 1_000_000
+    scripts = (file.read_text(encoding="utf-8") for file in static.glob("static/js/index.*.js"))
+    assert any(f"import(`./{name}`)" in text for text in scripts)

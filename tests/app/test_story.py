@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,10 @@ import pytest
 
 from dosing import NOT_FOR_PATIENTS
 from dosing.recommendation.audit_log import FILE, AuditLog
-from tests.app.served import FLAGS, server, settle
+from tests.app.served import server, settle
 from tests.app.test_browser import Watched, check_layout, go, visible_doses
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield launched
-        launched.close()
 
 
 @pytest.mark.long

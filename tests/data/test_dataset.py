@@ -151,3 +151,31 @@ def test_a_card_without_limits_is_refused(missing: str) -> None:
 def test_a_card_with_impossible_limits_is_refused(low: list[float], high: list[float]) -> None:
     with pytest.raises(UserError, match="limit"):
         Dataset.from_episodes(with_card(action_low=low, action_high=high))
+
+
+def test_rewards_are_shifted_before_they_are_scaled() -> None:
+    recorded = cohort()
+    shifted = Transform.fit(recorded, scale_reward=0.1, shift_reward=-0.5)  # 10 r - 5
+    data = Dataset.from_episodes(recorded, shifted, dtype=torch.float64)
+    np.testing.assert_allclose(
+        data.reward.numpy(), 10.0 * recorded.reward.astype(np.float64) - 5.0, atol=1e-12
+    )
+    np.testing.assert_allclose(shifted.to_reward(shifted.scaled(recorded.reward)), recorded.reward, atol=1e-6)
+    assert Transform.from_json(json.loads(json.dumps(shifted.to_json()))) == shifted
+    plain = Transform.fit(recorded)
+    assert "reward_shift" not in plain.to_json()  # folders of runs without one keep their names
+    assert Transform.from_json(plain.to_json()).reward_shift == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shift_reward": -1.0, "scale_reward": "return_range"}, "not both"),
+        ({"shift_reward": float("nan")}, "shift_reward must be a finite number"),
+        ({"scale_reward": -2.0}, "scale_reward must be a finite number above 0"),
+        ({"scale_reward": "range"}, "scale_reward must be yes, no, return_range or a number"),
+    ],
+)
+def test_a_scale_or_shift_that_is_none_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Transform.fit(cohort(), **options)

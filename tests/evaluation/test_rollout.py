@@ -283,6 +283,17 @@ def test_outcomes_survive_the_file(tmp_path: Path, factory: CohortFactory) -> No
     assert all(same(result[rule], outcomes[rule]) for rule in outcomes)
 
 
+def test_success_survives_the_file_where_it_is_reported(tmp_path: Path) -> None:
+    ones = np.ones((1, 2))
+    told = Outcomes((0,), ones, ones, ones, ones, ones, success=np.array([[1.0, 0.0]]))
+    write_outcomes(tmp_path / "told.parquet", {"recommended": told})
+    back = read_outcomes(tmp_path / "told.parquet")["recommended"].success
+    assert back is not None
+    assert back.tolist() == [[1.0, 0.0]]
+    write_outcomes(tmp_path / "silent.parquet", {"recommended": Outcomes((0,), ones, ones, ones, ones, ones)})
+    assert read_outcomes(tmp_path / "silent.parquet")["recommended"].success is None
+
+
 def test_visits_with_each_safety_event_are_counted_and_kept(tmp_path: Path) -> None:
     """Against the environment stepped by hand; nothing counts after an episode has ended."""
     factory = CohortFactory("dosing/Warfarin-v0", {"steps": 30})

@@ -410,3 +410,20 @@ def test_wrong_input_gives_one_sentence(call, message):
     with pytest.raises(UserError, match=message) as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("ones", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (8, 10, 0.4902, 0.9433), (50, 100, 0.4038, 0.5962)]
+)
+def test_a_rate_of_one_seed_has_wilsons_interval(ones: int, n: int, low: float, high: float) -> None:
+    """Values of Wilson 1927 with z = 1.96, as in Newcombe 1998."""
+    rate = st.rate_over_seeds(np.r_[np.ones(ones), np.zeros(n - ones)])
+    assert (rate.value, rate.n, rate.n_seeds) == (ones / n, n, 1)
+    np.testing.assert_allclose((rate.low, rate.high), (low, high), atol=1e-4)
+
+
+def test_a_rate_of_several_seeds_is_over_them_and_within_zero_and_one() -> None:
+    both = st.rate_over_seeds([[1, 1, 1, 0], [0, 0, 0, 0]])
+    assert (both.value, both.low, both.high, both.n, both.n_seeds) == (0.375, 0.0, 1.0, 8, 2)
+    none = st.rate_over_seeds(np.zeros((3, 4)))  # no spread between seeds, and still no certainty
+    assert none.high == pytest.approx(0.2425, abs=1e-4)

@@ -22,6 +22,7 @@ from dosing.policy import DosePolicy
 from dosing.studies import many_patients
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import agent_row, reference_rows
+from dosing.studies.dose_sets import doses_at
 from dosing.studies.references import references
 from simulator.scenarios import evaluation_factory
 from tests.support.samples import ENV, PROBLEM, cohort, small
@@ -100,7 +101,7 @@ def test_the_table_of_many_patients_is_that_of_all_at_once(
     baseline = Baseline(0.4, 8, "", (-1.0, 1.0))
     kept = references(tmp_path, FACTORY, seeds, 20, baseline)
     outcomes = rollouts.evaluate(policy, FACTORY, 20)
-    row = agent_row("agent", "sparse", policy, outcomes, kept, cohort().obs[:50], None)
+    row = agent_row("agent", "sparse", doses_at(policy, cohort().obs[:50]), outcomes, kept, None)
     rules = reference_rows(kept)
     (result,), beside, notes = many_patients.on_many(FACTORY, [policy], [row], rules, kept, patients)
     best = rollout(FACTORY, following(policy), seeds, patients)

@@ -93,7 +93,7 @@ def test_a_missing_visit_leaves_the_belief_to_the_forecast() -> None:
     )
     agent.prepare(data)
     policy = DosePolicy(agent, data.transform)
-    flagged = agent.patients.flag_middle.isfinite()[0].numpy()
+    flagged = agent.patients.flags.are[0].numpy()
     assert flagged.tolist() == [False] * 8 + [True] * 8
     measured = np.concatenate((np.full(8, 0.7), np.ones(8)))
     earlier = EarlierVisits.of_episodes(

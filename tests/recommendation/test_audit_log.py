@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dosing.cli.main import main
 from dosing.errors import UserError
+from dosing.recommendation import audit_log, decisions
 from dosing.recommendation.audit_log import (
     FILE,
     NONE,
@@ -550,6 +551,30 @@ def test_decisions_are_found_by_what_was_shown(tmp_path: Path) -> None:
     log.path.write_bytes(log.path.read_bytes().replace(b'"modify"', b'"reject"'))
     with pytest.raises(UserError, match="changed"):
         decisions_on(log, other)
+
+
+def test_a_log_is_read_again_for_its_decisions_only_when_another_hand_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, looks = AuditLog(tmp_path / FILE), []
+    plain = decisions._decisions
+    monkeypatch.setattr(decisions, "_decisions", lambda lines: looks.append(len(lines)) or plain(lines))
+    log.append("recommendation", recommendation())
+    assert decisions_on(log, recommendation()) == ()
+    for _ in range(3):
+        log.append("recommendation", recommendation())
+        assert decisions_on(log, recommendation()) == ()
+    assert looks == [1]
+    record_decision(log, 2, "accept")
+    assert [d.action for d in decisions_on(log, recommendation())] == ["accept"]
+    assert looks == [1, 5]
+    with monkeypatch.context() as patch:  # as another process does, which knows nothing of this one
+        patch.setattr(audit_log, "DECIDED", {})
+        patch.setattr(audit_log, "_LEFT", {})
+        record_decision(log, 1, "reject", reason="kidneys")
+    log.append("recommendation", recommendation())
+    assert [d.action for d in decisions_on(log, recommendation())] == ["accept", "reject"]
+    assert looks == [1, 5, 7]
 
 
 def test_alerts_and_overrides_are_counted(tmp_path: Path) -> None:

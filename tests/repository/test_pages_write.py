@@ -42,7 +42,9 @@ LABELLED = {"radio", "checkbox", "toggle", "button", "download_button", "form_su
 LABELLED |= {"text_input", "text_area", "slider", "select_slider", "selectbox", "multiselect", "expander"}
 LABELLED |= {"segmented_control", "pills", "file_uploader", "page_link", "link_button", "popover", "status"}
 """Widgets, whose label is markdown."""
-SAFE = {"sentence", "escaped", "code", "bullets", "joined", "meaning"}
+SAFE = {"sentence", "escaped", "code", "bullets", "joined", "meaning", "explained"}
+DATA = {"write.table", "write.record", "write.columns"}
+"""What escapes the data that it is given."""
 WORDS = {"label", "help", "body", "caption", "captions"}
 
 
@@ -77,7 +79,7 @@ def unsafe_call(call: ast.Call, name: str) -> Iterator[str]:
     shows = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if name == "Markdown" and not (first is not None and is_constant(first)):
         yield "Markdown of a value"
-    elif name == "sentence" or (name.startswith("write.") and name not in ("write.table", "write.record")):
+    elif name == "sentence" or (name.startswith("write.") and name not in DATA):
         template = call.args[1] if name == "write.nothing_yet" and len(call.args) > 1 else first
         if template is None or not is_constant(template):
             yield f"{name}: the template is not written out"

@@ -182,3 +182,11 @@ def test_fields_that_contradict_each_other_are_refused(changed: dict[str, Any], 
 
 def test_data_is_referred_to_by_its_content() -> None:
     assert run_config().data == DataReference("visits", "0" * 64, visits=192, patients=8)
+
+
+def test_a_shift_of_rewards_is_part_of_the_key_and_none_is_not_written() -> None:
+    usual = run_config()
+    assert "reward_shift" not in usual.to_json()["transform"]
+    shifted = run_config(transform=dataclasses.replace(usual.transform, reward_shift=-1.0))
+    assert shifted.key != usual.key
+    assert RunConfig.from_json(json.loads(json.dumps(shifted.to_json())), "x").transform.reward_shift == -1.0

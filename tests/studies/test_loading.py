@@ -11,16 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import agents
+from dosing.data.dataset import Transform
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
+from dosing.policy import DosePolicy
 from dosing.runs.config import hash_of
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import CARD, CONFIG, DONE, RunFolder
 from dosing.studies import AgentSetup, TrainingSettings, load, recommend, scenarios, train
 from dosing.studies.scenarios import factory_for, factory_of
-from tests.support.samples import cohort, small
+from tests.support.samples import PROBLEM, cohort, long_for_most, small, stack
 
 OPENED: list[str] = []
 LISTENING = [False]
@@ -97,3 +102,26 @@ def test_visits_with_other_limits_than_the_scenarios_are_not_trained_on() -> Non
     edited = replace(cohort().metadata, card=card, action_high=(9.0,))
     with pytest.raises(UserError, match=r"state dose limits of \[-1.0\] to \[9.0\]"):
         factory_for(edited)
+
+
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
+def test_weights_that_are_loaded_need_not_be_drawn_first(name: str) -> None:
+    """A stack built without weights is, once it has another's, that one: the same doses, the same update."""
+    other = agents.build(name, small(name), PROBLEM, (0, 1), fresh=False)
+    drawn = stack(name)
+    other.load_state_dict(drawn.state_dict())
+    for key, value in drawn.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+    transform = Transform.fit(cohort())
+    states = np.broadcast_to(cohort().obs[:5], (2, 5, 8))
+    mine, theirs = (DosePolicy(agent, transform) for agent in (other, drawn))
+    np.testing.assert_array_equal(mine.recommended(states), theirs.recommended(states))
+    assert mine.dose_set(states).kind == theirs.dose_set(states).kind
+
+
+def test_a_stack_without_weights_draws_none() -> None:
+    weights = agents.build("bc", small("bc"), PROBLEM, (0, 1), fresh=False).state_dict()
+    layers = [value for key, value in weights.items() if key.endswith("weight")]
+    assert layers
+    assert not any(value.any() for value in layers)
+    assert any(value.any() for value in stack("bc").state_dict().values())

@@ -29,6 +29,7 @@ TASKS = [
 TABLE: dict[str, Any] = tomllib.loads(
     (Path(__file__).parent.parent / "presets" / "published.toml").read_text(encoding="utf-8")
 )
+MAZES = ["umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"]
 WITHOUT = {
     *("fql", "ifql", "fan", "faql", "nbrac", "nfql", "iqn", "c51", "value_flows"),
     *("quasi_optimal", "response_model"),
@@ -69,10 +70,10 @@ def test_the_table_is_complete() -> None:
     known = {
         name: {f.name for f in dataclasses.fields(e.config_class())} for name, e in agents.AGENTS.items()
     }
-    for part in ("treatment", "locomotion", "departures"):
+    for part in ("treatment", "locomotion", "antmaze", "departures"):
         for agent, task, field, _, source, *reason in TABLE[part]:
             assert field in known[agent], (agent, field)
-            assert task in ("all", "treatment", *TASKS)
+            assert task in ("all", "treatment", *(MAZES if part == "antmaze" else TASKS))
             assert ": " in source
             assert len(reason) == (part == "departures")
         keys = [tuple(row[:3]) for row in TABLE[part]]
@@ -137,3 +138,25 @@ def test_data_are_scaled_as_published(task: str) -> None:
         want = {f: v for (name, f), v in table.items() if name == agent}
         assert preset.data_of(agent) == (want or {"standardise_obs": False, "scale_reward": False}), agent
     assert scaled <= set(agents.AGENTS)
+
+
+@pytest.mark.parametrize("maze", MAZES)
+@pytest.mark.parametrize("agent", ["iql", "spot", "fan", "fql"])
+def test_settings_in_mazes_are_the_published_ones(agent: str, maze: str) -> None:
+    have, table = configured(f"d4rl-antmaze/{maze}")[agent], rows("antmaze", maze, agent)
+    assert have.keys() == {field for _, field in table}
+    assert not {f: (have[f], v) for (_, f), v in table.items() if not same(have[f], v)}
+
+
+def test_no_other_agent_has_settings_in_mazes() -> None:
+    preset = presets.find("d4rl-antmaze")
+    assert set(preset.agents) == {"iql", "spot", "fan", "fql"} == {row[0] for row in TABLE["antmaze"]}
+    assert list(preset.variants) == MAZES
+
+
+def test_sparse_rewards_are_shifted_and_scaled_as_published() -> None:
+    preset = presets.find("d4rl-antmaze/umaze")
+    for (agent, field), value in rows("antmaze_data", "umaze").items():
+        assert preset.data_of(agent)[field] == value, agent
+    usual = {"standardise_obs": False, "scale_reward": False, "shift_reward": -1.0}
+    assert preset.data_of("iql") == preset.data_of("sql") == usual
