@@ -38,7 +38,10 @@ HIDDEN = (64, 64)
 LEARNING_RATE = 1e-3
 """Adam step size of the thin law."""
 START = 1e-3
-"""Bound of its heads' first weights: the half-width starts at half the room, a free mean at the fat mode."""
+"""Bound of its heads' first weights: a mean of its own starts at the dose that the fat policy recommends."""
+NARROW = -2.0
+"""Where the half-width starts, before the sigmoid: an eighth of the room. A law that starts wide between two
+peaks would stay there and cover both, which is a minimum of the divergence, and not the least."""
 FARTHEST = 0.99
 """Largest |dose| at which a mean of its own starts: beyond, tanh hardly moves."""
 QUARTER = 2.0 * 0.3186393639643752
@@ -66,6 +69,7 @@ class ThinActor(nn.Module):
         own.regularisation = PLAIN
         self.trunk = Mlp(own, [problem.n_obs, *HIDDEN], activate_last=True)
         self.width = Linear(own, HIDDEN[-1], problem.n_act, bound=START)
+        nn.init.constant_(self.width.bias, NARROW)
         self.shift = Linear(own, HIDDEN[-1], problem.n_act, bound=START) if own_mean else None
 
     def forward(self, obs: Tensor, dose: Tensor) -> QGaussian:

@@ -1,4 +1,4 @@
-"""Every agent with a thin law: trained as without it, stacked as alone, resumed as never stopped, or refused."""
+"""Every agent with a thin law: trained as without it, stacked as alone, resumed as unstopped; or refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_an_agent_without_a_thin_law_says_why_in_one_sentence(name: str) -> None
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["iql", "td3_bc", "fql", *long_for_most(set(THIN) - {"iql", "td3_bc", "fql"})])
+@pytest.mark.parametrize(
+    "name", ["iql", "td3_bc", "fql", *long_for_most(set(THIN) - {"iql", "td3_bc", "fql"})]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_the_agent_is_trained_as_without_a_thin_law(name: str, dropout: float) -> None:
     """To the bit, its reports and what it draws included, while every weight of the thin law moves."""
@@ -82,7 +84,9 @@ def test_the_agent_is_trained_as_without_a_thin_law(name: str, dropout: float) -
         assert bool((value != before[key]).flatten(1).any(1).all()), f"{key} stood still"
 
 
-@pytest.mark.parametrize("name", ["iql", "td3_bc", "fql", *long_for_most(set(THIN) - {"iql", "td3_bc", "fql"})])
+@pytest.mark.parametrize(
+    "name", ["iql", "td3_bc", "fql", *long_for_most(set(THIN) - {"iql", "td3_bc", "fql"})]
+)
 def test_a_seed_of_a_stack_is_the_seed_alone_and_a_resumed_agent_goes_on(name: str) -> None:
     together, alone, resumed = built(name), built(name, (7,)), built(name)
     trained(together, 3)

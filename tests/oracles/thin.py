@@ -34,9 +34,12 @@ def best_half_width(q: float, mean: float, log_fat: LogDensity) -> float:
 
 def best_law(q: float, log_fat: LogDensity, start: tuple[float, float]) -> tuple[float, float]:
     """Mean and half-width of least divergence near a start."""
-    found = optimize.minimize(
-        lambda x: reverse_kl(q, x[0], x[1], log_fat), start, method="Nelder-Mead", options={"xatol": 1e-4}
-    )
+
+    def objective(x: list[float]) -> float:
+        inside = 0.0 < x[1] <= 1.0 - abs(x[0])
+        return reverse_kl(q, x[0], x[1], log_fat) if inside else math.inf
+
+    found = optimize.minimize(objective, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7})
     return float(found.x[0]), float(found.x[1])
 
 
