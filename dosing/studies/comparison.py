@@ -91,8 +91,7 @@ def compare(
     ]
     rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
     results = list(run_jobs(jobs, launcher, rules))
-    notes = _notes(jobs, results, left_out, grids)
-    notes += [f"{registry.find(name).title} has no thin row: {why}" for name, why in not_thin.items()]
+    notes = _notes(jobs, results, left_out, not_thin, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
@@ -169,6 +168,7 @@ def _notes(
     jobs: Sequence[Job],
     results: Sequence[JobResult],
     left_out: Mapping[str, str],
+    not_thin: Mapping[str, str],
     grids: Sequence[Grid],
 ) -> list[str]:
     """What is not in the table, and whom the preset does not know."""
@@ -178,6 +178,7 @@ def _notes(
         if isinstance(result, UserError)
     ]
     notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
+    notes += [f"{registry.find(name).title} has no thin row: {reason}" for name, reason in not_thin.items()]
     trained = dict.fromkeys(job.setup.agent for job in jobs)
     for grid in grids:
         names = trained if grid.agents == ("all",) else [name for name in trained if name in grid.agents]
