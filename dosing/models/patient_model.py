@@ -74,7 +74,7 @@ class PatientModel(nn.Module):
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
         outlying: ``[S, 1]`` share of the recorded numbers passed over as outliers, -1 before the fit.
-        flag_of: ``[S, O]``, with ``flag_middle`` and ``flag_instead``: :class:`dosing.models.missing.Flags`.
+        flag_of, flag_middle, flag_instead: ``[S, O]``, see ``dosing.models.missing``; -1 before the fit.
     """
 
     reward: Tensor
@@ -109,7 +109,7 @@ class PatientModel(nn.Module):
             self.register_buffer(name, zero.clone())
         self.register_buffer("outlying", torch.full_like(zero, -1.0))
         for name, none in _by_name(Flags.none(count, problem.n_obs, zero)).items():
-            self.register_buffer(name, none)
+            self.register_buffer(name, torch.full_like(none, -1))
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
         self._coupled, self._held, self._flagged = False, True, False
@@ -135,8 +135,7 @@ class PatientModel(nn.Module):
         found = flags(visits.obs)
         for name, value in _by_name(found).items():
             getattr(self, name).copy_(value)
-        self._notice()
-        recorded = self.recorded(visits.obs)
+        recorded = found.recorded(visits.obs)
         fitted, seen = fit_without_outliers(recorded, act, how)
         without_flags = torch.where(found.are[:, None, None], 0.0, seen[:, :, 1:])
         rewards = fit_reward(without_flags, act, visits.reward, fitted.fold)
@@ -168,7 +167,7 @@ class PatientModel(nn.Module):
 
     def _notice(self) -> None:
         """Whether any model has hidden units at work, levels that are held, or flags; else skipped."""
-        self._flagged = bool(self.flags.are.any())
+        self._flagged = self.fitted and bool(self.flags.are.any())
         own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
         self._coupled = bool(self.response[..., own:].any())
         every = unpack(self.response.flatten(0, 1), self.sizes).parameters

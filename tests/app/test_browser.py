@@ -50,17 +50,14 @@ def texts_outside(page: Any) -> list[str]:
     }""")
 
 
-LANE = 74
-"""Pixels that one more policy needs: the demonstration has three, this study two."""
-
-
 def test_the_first_screen_needs_no_scrolling(browser: Any, address: str) -> None:
+    """Of two policies and three switches; the demonstration has a policy more, a row of switches less."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"{address}/?patient=1&visit=2")
     settle(page, 2)
     for place in (page.get_by_test_id("stMetricValue").last, page.locator(".st-key-so_far0")):
         box = place.bounding_box()
-        assert box["y"] + box["height"] <= 900 - LANE
+        assert box["y"] + box["height"] <= 900
     page.close()
 
 
