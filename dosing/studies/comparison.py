@@ -224,7 +224,7 @@ def _thin_differences(jobs: Sequence[Job], results: Sequence[JobResult]) -> list
         (run, fat)
         for (*same, options), run in done.items()
         if options.thin is not None
-        and (fat := done.get((*same, dataclasses.replace(options, thin=None)))) is not None  # type: ignore[arg-type]
+        and (fat := done.get((*same, dataclasses.replace(options, thin=None)))) is not None
     ]
     configs = [run.config() for run, _ in pairs]
     return [
