@@ -371,7 +371,9 @@ def test_only_a_bounded_distribution_has_an_exact_zero(value: float | None, boun
 
 def first_patients(outcome: Outcomes, count: int) -> Outcomes:
     fields = {n: x for n, x in vars(outcome).items() if n not in ("seeds", "events", "in_range")}
-    return Outcomes(outcome.seeds, **{name: values[:, :count] for name, values in fields.items()})
+    return Outcomes(
+        outcome.seeds, **{name: None if x is None else x[:, :count] for name, x in fields.items()}
+    )
 
 
 def test_the_lower_tail_is_that_of_the_worst_patients(result: References, factory: CohortFactory) -> None:
