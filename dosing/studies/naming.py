@@ -64,7 +64,7 @@ def settings_of(configs: Sequence[Settings]) -> list[list[str]]:
         differ.setdefault(config.agent, set()).update(changed)
     return [
         [
-            f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}"
+            f"{k}={'none' if own[k] is None else json.dumps(own[k]).strip(chr(34)).replace(' ', '')}"
             for k in own
             if k in differ[config.agent]
         ]
