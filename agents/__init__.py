@@ -215,6 +215,7 @@ def build(
     from dosing.models.settings import check_settings
     from dosing.training.belief_agent import OnBelief, belief_problem
     from dosing.training.regularised import keep_budget
+    from dosing.training.thin_agent import thinned
 
     entry = find(name)
     try:
@@ -233,7 +234,7 @@ def build(
         made: Agent = build_stack(init, sizes, config)
         made.regularisation = options
         keep_budget(made, init)
-        return made
+        return thinned(made, init)
 
     if options.advantage == "critic":
         return stack(problem)

@@ -27,6 +27,9 @@ TRAINING_OPTIONS: dict[str, tuple[type, str]] = {
 }
 """Fields of ``dosing.training.offline.TrainingSettings`` that a preset may set and a flag overrides."""
 
+THIN = {"q": "thin", "mean": "thin_mean"}
+"""Names within --thin, and the options of ``Regularisation`` that they are."""
+
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where it runs."""
@@ -88,6 +91,13 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         help="acceptable cost per episode: agents learn from reward less a price of cost, and bounded dose "
         "sets are trimmed; inf for none (compare and select: COST,COST...)",
     )
+    parser.add_argument(
+        "--thin",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="distil a sparse q-Gaussian from the policy and give doses by it: q=0 (below 1) mean=shared or "
+        "free (compare and select: beside the policy as it is)",
+    )
     for name, (kind, text) in TRAINING_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     for name, text in (
@@ -106,12 +116,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 
 def regularise_options(arguments: argparse.Namespace) -> dict[str, list[Any]]:
-    """Options of ``Regularisation`` to their values: those of --regularise, and of --cost-budget.
+    """Options of ``Regularisation`` to their values: those of --regularise, of --thin and of --cost-budget.
 
     Raises:
         UserError: one is not written NAME=VALUE, a budget is no number, or it is given in both ways.
     """
-    given = settings_of(arguments.regularise)
+    given = settings_of(arguments.regularise) | _thin_options(arguments)
     if arguments.cost_budget is None:
         return given
     if "cost_budget" in given:
@@ -122,6 +132,24 @@ def regularise_options(arguments: argparse.Namespace) -> dict[str, list[Any]]:
         raise UserError(
             f"--cost-budget must be a cost per episode, or inf for none, got {arguments.cost_budget!r}."
         ) from None
+
+
+def _thin_options(arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """Options ``thin`` and ``thin_mean`` to their values, of --thin; none where it is not given.
+
+    Raises:
+        UserError: it has another name, or is given by --regularise too.
+    """
+    if arguments.thin is None:
+        return {}
+    given = {"q": [0.0]} | settings_of(arguments.thin)
+    if unknown := [name for name in given if name not in THIN]:
+        raise UserError(f"--thin has no option {unknown[0]!r}; it has: {', '.join(THIN)}.")
+    if twice := [
+        name for name in THIN.values() if any(x.startswith(f"{name}=") for x in arguments.regularise)
+    ]:
+        raise UserError(f"{twice[0]} is set twice: by --regularise and by --thin.")
+    return {THIN[name]: values for name, values in given.items()}
 
 
 def training_options(arguments: argparse.Namespace, preset: presets.Preset) -> dict[str, Any]:
@@ -214,12 +242,15 @@ def add_grid(parser: argparse.ArgumentParser, out: str) -> None:
 
 def grid_of(arguments: argparse.Namespace, families: Sequence[str] = ()) -> Grid:
     """The agents and settings of :func:`add_grid`; UserError for one that is not written NAME=VALUE."""
+    regularise = regularise_options(arguments)
+    if arguments.thin is not None:
+        regularise["thin"] = [None, *regularise["thin"]]
     return Grid(
         tuple(arguments.agents),
         settings=settings_of(arguments.set),
         preset=arguments.preset,
         families=tuple(families),
-        regularise=regularise_options(arguments),
+        regularise=regularise,
         data_options=data_options(arguments),
     )
 

@@ -67,6 +67,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         self.pessimism, self.aggregate = init.regularisation.pessimism, aggregate
+        self.members = init.regularisation.critics or members
         self.pairs: tuple[list[int], list[int]] | None = None
         n_in, n_out = n_obs + n_act, 1
         if init.regularisation.dose_quadratic:
@@ -76,7 +77,7 @@ class Critic(nn.Module):
         self.net = Mlp(
             init,
             [n_in, *hidden, n_out],
-            members=init.regularisation.critics or members,
+            members=self.members,
             scheme=scheme,
             activation=activation,
             layer_norm=layer_norm,

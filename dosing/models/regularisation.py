@@ -15,6 +15,7 @@ from dosing.errors import UserError
 
 Prior = Literal["none", "constant_dose"]
 Advantage = Literal["critic", "model"]
+ThinMean = Literal["shared", "free"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Regularisation:
     """Largest acceptable cost per episode, in the scenario's own unit: what is learned from is reward less
     lambda times cost, and bounded dose sets are trimmed; see ``dosing.models.cost_budget``. None and infinity
     are no budget."""
+    thin: float | None = None
+    """Index q < 1 of a sparse q-Gaussian that is distilled from the policy and takes its place; see
+    ``dosing.training.thin_agent``. None keeps the policy."""
+    thin_mean: ThinMean = "shared"
+    """shared: its mean is the dose that the policy recommends; free: it starts there and goes where the
+    divergence is least. Without ``thin`` it has no meaning."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -69,12 +76,16 @@ class Regularisation:
             "advantage": (self.advantage in get_args(Advantage), f"one of {', '.join(get_args(Advantage))}"),
             "imagined": (self.imagined >= 0, "at least 0"),
             "cost_budget": (self.cost_budget is None or self.cost_budget >= 0.0, "at least 0"),
+            "thin": (self.thin is None or -math.inf < self.thin < 1.0, "a number below 1"),
+            "thin_mean": (self.thin_mean in get_args(ThinMean), f"one of {', '.join(get_args(ThinMean))}"),
         }
         for name, (good, wanted) in checks.items():
             if not good:
                 raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
         if self.cost_budget == math.inf:
             object.__setattr__(self, "cost_budget", None)
+        if self.thin is None:
+            object.__setattr__(self, "thin_mean", "shared")
 
     @classmethod
     def of(cls, fields: Regularisation | Mapping[str, Any] | None) -> Regularisation:

@@ -25,7 +25,7 @@ from dosing.studies.compared import Comparison, Difference, difference
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
-from dosing.studies.grid import configurations, regularisations
+from dosing.studies.grid import configurations, refusal, regularisations
 from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
 from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
@@ -73,9 +73,10 @@ def compare(
     training.check()
     keep = training.before_end(milestones)
     left_out: dict[str, str] = {}
+    not_thin: dict[str, str] = {}
     setups: list[AgentSetup] = []
     for grid, preset in zip(grids, chosen, strict=True):
-        setups += [s for s in _setups(grid, preset, training, left_out) if s not in setups]
+        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
     files = [obtain_data(source, study) for source in DataSource.several(data)]
     asked = {file: evaluable(file).patients for file in files}
     survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
@@ -90,7 +91,7 @@ def compare(
     ]
     rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
     results = list(run_jobs(jobs, launcher, rules))
-    notes = _notes(jobs, results, left_out, grids)
+    notes = _notes(jobs, results, left_out, not_thin, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
     if not runs:
         raise UserError(notes[0])
@@ -98,6 +99,7 @@ def compare(
     rows = _rows(runs, asked, notes, launcher)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
+    pairs += _thin_differences(jobs, results)
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
@@ -105,15 +107,29 @@ def compare(
 
 
 def _setups(
-    grid: Grid, preset: presets.Preset, training: TrainingSettings, left_out: dict[str, str]
+    grid: Grid,
+    preset: presets.Preset,
+    training: TrainingSettings,
+    left_out: dict[str, str],
+    not_thin: dict[str, str],
 ) -> list[AgentSetup]:
-    """Every agent of the grid as it is trained; who of all cannot work goes to ``left_out``, with why."""
+    """Every agent of the grid as it is trained, with why of those who cannot.
+
+    Who of all cannot work goes to ``left_out``. Where policies stand beside their thin laws, who has none
+    goes to ``not_thin``, and keeps its other rows.
+    """
     regularised = regularisations(grid.regularise, preset)
-    return [
-        AgentSetup(name, config, regularisation, preset.data_of(name) | dict(grid.data_options))
-        for name, config in configurations(grid, preset, regularised, training, left_out)
-        for regularisation in regularised
-    ]
+    fat = [options for options in regularised if options.thin is None]
+    result = []
+    for name, config in configurations(grid, preset, fat or regularised, training, left_out):
+        for options in regularised:
+            why = refusal(name, config, options) if fat and options.thin is not None else None
+            if why is not None:
+                not_thin[name] = why
+            else:
+                data = preset.data_of(name) | dict(grid.data_options)
+                result.append(AgentSetup(name, config, options, data))
+    return result
 
 
 def _rows(
@@ -152,6 +168,7 @@ def _notes(
     jobs: Sequence[Job],
     results: Sequence[JobResult],
     left_out: Mapping[str, str],
+    not_thin: Mapping[str, str],
     grids: Sequence[Grid],
 ) -> list[str]:
     """What is not in the table, and whom the preset does not know."""
@@ -161,6 +178,7 @@ def _notes(
         if isinstance(result, UserError)
     ]
     notes += [f"{registry.find(name).title} is left out: {reason}" for name, reason in left_out.items()]
+    notes += [f"{registry.find(name).title} has no thin row: {reason}" for name, reason in not_thin.items()]
     trained = dict.fromkeys(job.setup.agent for job in jobs)
     for grid in grids:
         names = trained if grid.agents == ("all",) else [name for name in trained if name in grid.agents]
@@ -191,6 +209,26 @@ def _differences(
     configs = [first.config() for first, _ in pairs]
     return [
         difference(name, contrast.words, config.data.name, *map(_outcomes, pair))
+        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
+    ]
+
+
+def _thin_differences(jobs: Sequence[Job], results: Sequence[JobResult]) -> list[Difference]:
+    """Finished runs with a thin law beside those that differ in nothing else: thin minus fat."""
+    done = {
+        (j.setup.agent, j.data, j.setup.config, j.setup.regularisation): r
+        for j, r in zip(jobs, results, strict=True)
+        if isinstance(r, RunFolder)
+    }
+    pairs = [
+        (run, fat)
+        for (*same, options), run in done.items()
+        if options.thin is not None
+        and (fat := done.get((*same, dataclasses.replace(options, thin=None)))) is not None
+    ]
+    configs = [run.config() for run, _ in pairs]
+    return [
+        difference(name, ("thin", "fat"), config.data.name, *map(_outcomes, pair))
         for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
     ]
 

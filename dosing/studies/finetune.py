@@ -86,6 +86,8 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
         raise UserError(f"{run.path} is a trial; a trial starts from an offline run.")
     if config.regularisation.cost_budget is not None:
         raise UserError(f"{run.path} was trained within a cost budget, which a trial does not keep.")
+    if config.regularisation.thin is not None:
+        raise UserError(f"{run.path} gives doses by a thin law, which a trial does not keep.")
     weights, _ = read_tensors(run.path / WEIGHTS)
     every = config.seeds
     if seeds is not None and not 1 <= seeds <= len(every):

@@ -98,6 +98,15 @@ def _accepting(
     return result
 
 
+def refusal(name: str, config: Any, options: Regularisation) -> str | None:
+    """Why an agent cannot be built with these options; None where it can."""
+    try:
+        _built(name, config, options)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _built(name: str, config: Any, options: Regularisation) -> Agent:
     """A stack to look at: it refuses what it would refuse once its run has begun."""
     return agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)

@@ -36,8 +36,10 @@ class Settings(Protocol):
 
 def family_of(config: Settings) -> str:
     """Distribution of a run's policy, in words."""
-    family = agents.find(config.agent).family_of(config.agent_config)
-    return family if config.regularisation.advantage == "critic" else f"{family} on a belief"
+    family, options = agents.find(config.agent).family_of(config.agent_config), config.regularisation
+    if options.thin is not None:
+        family = f"sparse q-Gaussian (q={options.thin:g}) from {family}"
+    return family if options.advantage == "critic" else f"{family} on a belief"
 
 
 def run_names(configs: Sequence[Settings]) -> list[str]:
@@ -62,7 +64,7 @@ def settings_of(configs: Sequence[Settings]) -> list[list[str]]:
         differ.setdefault(config.agent, set()).update(changed)
     return [
         [
-            f"{k}={json.dumps(own[k]).strip(chr(34)).replace(' ', '')}"
+            f"{k}={'none' if own[k] is None else json.dumps(own[k]).strip(chr(34)).replace(' ', '')}"
             for k in own
             if k in differ[config.agent]
         ]

@@ -145,7 +145,7 @@ def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: 
     assert run.config().regularisation == PLAIN
     options = {"layer_norm": [True], "critics": [None, 3]}
     result = small(tmp_path, ["iql"], [visits], regularise=options)
-    assert [row.name for row in result.rows if row.sampled] == ["IQL, critics=null", "IQL, critics=3"]
+    assert [row.name for row in result.rows if row.sampled] == ["IQL, critics=none", "IQL, critics=3"]
     kept = [r.config().regularisation.changed() for r in find_runs(tmp_path) if r != run]
     assert sorted(kept, key=len) == [{"layer_norm": True}, {"critics": 3, "layer_norm": True}]
     assert len({row.recommended.value for row in (*plain.rows, *result.rows) if row.sampled}) == 3
