@@ -6,8 +6,7 @@ recommender; it still has to be on record before it is shown.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import streamlit as st
 import torch
 
+from dosing.data.earlier_visits import Past
 from dosing.policy import DosePolicy
 from dosing.recommendation.inputs import visits_before
 from dosing.recommendation.recommender import recommend
@@ -55,9 +55,8 @@ def _recommendation(
     _earlier: Sequence[EarlierVisit] | None,
 ) -> Recommendation:
     if _earlier is not None and _recommender.policy.looks_back:
-        policy = copy.copy(_recommender.policy)  # one look serves the dose and all that is said of it
         told, one, earlier = repr(list(_earlier)), _recommender, _earlier
-        policy.after = lambda past: _policy_after(run, told, one, earlier)  # type: ignore[method-assign]
+        policy = _Told(_recommender.policy, lambda: _policy_after(run, told, one, earlier))
         return recommend(replace(_recommender, policy=policy), _state, earlier=_earlier)
     return recommend(_recommender, _state, earlier=_earlier)
 
@@ -67,20 +66,34 @@ def _policy_after(
     run: str, asked: str, _recommender: Recommender, _earlier: Sequence[EarlierVisit]
 ) -> DosePolicy:
     policy = _recommender.policy
-    result = policy.after(visits_before(_earlier, policy.agent.problem).past())
-    assert result is not policy, "a policy that looks back is told in a copy"
-    look = result.distribution
-    kept: list[tuple[tuple[Any, ...], torch.distributions.Distribution]] = []  # at most one
+    return _LooksOnce(policy.after(visits_before(_earlier, policy.agent.problem).past()))
 
-    def distribution(obs: Observations) -> torch.distributions.Distribution:
-        key = (obs.shape, obs.dtype.str, obs.tobytes())
-        for known, found in tuple(kept):
-            if known == key:
-                return found
-        found = look(obs)
-        kept[:] = [(key, found)]  # at once: sessions share the policy
+
+class _Told(DosePolicy):
+    """A policy that looks back: one look serves the dose and all that is said of it."""
+
+    def __init__(self, policy: DosePolicy, look: Callable[[], DosePolicy]) -> None:
+        vars(self).update(vars(policy))
+        self._told = look
+
+    def after(self, past: Past) -> DosePolicy:
+        """As it was told before."""
+        return self._told()
+
+
+class _LooksOnce(DosePolicy):
+    """A policy after earlier visits, which keeps its last distribution; sessions share it."""
+
+    def __init__(self, policy: DosePolicy) -> None:
+        vars(self).update(vars(policy))
+        self._look = policy.distribution
+        self._kept: tuple[tuple[Any, ...], torch.distributions.Distribution] | None = None
+
+    def distribution(self, obs: Observations) -> torch.distributions.Distribution:
+        """See :meth:`DosePolicy.distribution`."""
+        key, kept = (obs.shape, obs.dtype.str, obs.tobytes()), self._kept
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        found = self._look(obs)
+        self._kept = (key, found)  # at once
         return found
-
-    # Of this copy alone: everything that asks a policy passes its method ``distribution``.
-    result.distribution = distribution  # type: ignore[method-assign]
-    return result

@@ -13,8 +13,7 @@ from app.readers import evaluation, study
 from app.text import sentence
 from app.theme import OTHER, Mark, counted, minus, number
 from app.widgets import page, write
-from app.widgets.glossary import explained
-from app.widgets.state_picker import chosen_runs, pick
+from app.widgets.state_picker import chosen_runs, pick, which_doses
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import cvar, mean_over_seeds, subgroups
@@ -190,15 +189,7 @@ def worst(result: list[Evaluation]) -> None:
 @st.fragment
 def view(listing: study.Listing) -> None:
     """All parts of the page; a fragment, so that a choice redraws nothing else."""
-    rule = st.segmented_control(
-        "Doses",
-        evaluation.RULES,
-        default=evaluation.RULES[0],
-        required=True,
-        key="rule",
-        bind="query-params",
-        help=explained(*evaluation.RULES),
-    )
+    rule = which_doses("rule")
     result = evaluations(chosen_runs(listing), rule)
     if not result:
         return

@@ -28,8 +28,7 @@ from app.readers import evaluation, study
 from app.text import Markdown, bullets, code, sentence
 from app.theme import HIGHLIGHTS, NBSP, OTHER, Mark, counted, listed, minus, probability
 from app.widgets import page, write
-from app.widgets.glossary import explained
-from app.widgets.state_picker import chosen_runs, pick
+from app.widgets.state_picker import chosen_runs, pick, which_doses
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.ope.importance import LEAST_SAMPLE
@@ -143,15 +142,7 @@ def _row(candidate: CandidateRow, estimator: str, runs: tuple[study.Run, ...]) -
 def own_patients(runs: list[study.Run]) -> None:
     """Runs of this study valued on the patients they learned from, and what that rests on."""
     write.subheader("On the patients they learned from")
-    rule = st.segmented_control(
-        "Doses",
-        evaluation.RULES,
-        default=evaluation.RULES[0],
-        required=True,
-        key="rule",
-        bind="query-params",
-        help=explained(*evaluation.RULES),
-    )
+    rule = which_doses("rule")
     result: dict[int, Valued] = {}
     slow = []
     for index, run in enumerate(runs):

@@ -10,8 +10,7 @@ from app.charts import base
 from app.readers import evaluation, study
 from app.theme import counted
 from app.widgets import page, write
-from app.widgets.glossary import explained
-from app.widgets.state_picker import pick
+from app.widgets.state_picker import pick, which_doses
 from dosing.errors import UserError
 
 COMMAND = "python -m dosing compare --evaluate-at 500 1000 1500"
@@ -39,15 +38,7 @@ def returns_along(listing: study.Listing) -> None:
     here = {str(run.folder.path.relative_to(study.study())) for run in listing.runs}
     if gone := sorted(set(result["run"]) - here):
         page.problems([f"{path} is no longer a readable run; its curve is as it was." for path in gone])
-    rule = st.segmented_control(
-        "Doses",
-        evaluation.RULES,
-        default=evaluation.RULES[0],
-        required=True,
-        key="along",
-        bind="query-params",
-        help=explained(*evaluation.RULES),
-    )
+    rule = which_doses("along")
     if result["update"].nunique() == 1:
         write.nothing_yet(COMMAND, "Only the end of training was evaluated. This shows the way there:")
     low, high = float(result[rule].min()), float(result[rule].max())

@@ -12,7 +12,7 @@ import streamlit as st
 
 from app.analysis.patients import PatientTable
 from app.analysis.recommendations import Source
-from app.readers import study
+from app.readers import evaluation, study
 from app.text import escaped, sentence
 from app.theme import HIGHLIGHTS, counted, listed
 from app.widgets import page, write
@@ -99,6 +99,19 @@ def chosen_runs(listing: study.Listing) -> list[study.Run]:
         wanted = [label for label in labels if label in asked][:HIGHLIGHTS] or labels[:HIGHLIGHTS]
         labels = some_of("Agents", labels, "agents", wanted)
     return [runs[label] for label in labels]
+
+
+def which_doses(key: str) -> str:
+    """Whether a page is about recommended or about drawn doses; ``key`` is its name in the address."""
+    return st.segmented_control(
+        "Doses",
+        evaluation.RULES,
+        default=evaluation.RULES[0],
+        required=True,
+        key=key,
+        bind="query-params",
+        help=explained(*evaluation.RULES),
+    )
 
 
 def some_of(label: str, names: Sequence[str], key: str, wanted: Sequence[str]) -> list[str]:
