@@ -38,6 +38,12 @@ class Flags(NamedTuple):
         own = torch.arange(n_obs, device=like.device).repeat(sets, 1)
         return cls(own, like.new_full((sets, n_obs), NONE), own.clone())
 
+    @classmethod
+    def unknown(cls, sets: int, n_obs: int, like: Tensor) -> Flags:
+        """Before any data was seen: no flag either, and no number that :func:`flags` gives."""
+        nowhere = torch.full((sets, n_obs), -1, device=like.device)
+        return cls(nowhere, like.new_full((sets, n_obs), 2.0 * NONE), nowhere.clone())
+
     @property
     def are(self) -> Tensor:
         """Which entries are flags, ``[R, O]``."""

@@ -74,7 +74,7 @@ class PatientModel(nn.Module):
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
         outlying: ``[S, 1]`` share of the recorded numbers passed over as outliers, -1 before the fit.
-        flag_of, flag_middle, flag_instead: ``[S, O]``, see ``dosing.models.missing``; -1 before the fit.
+        flag_of, flag_middle, flag_instead: ``[S, O]``, see ``dosing.models.missing``; negative before the fit.
     """
 
     reward: Tensor
@@ -108,8 +108,8 @@ class PatientModel(nn.Module):
         for name in ("horizon", "pooling", "count"):
             self.register_buffer(name, zero.clone())
         self.register_buffer("outlying", torch.full_like(zero, -1.0))
-        for name, none in _by_name(Flags.none(count, problem.n_obs, zero)).items():
-            self.register_buffer(name, torch.full_like(none, -1))
+        for name, unknown in _by_name(Flags.unknown(count, problem.n_obs, zero)).items():
+            self.register_buffer(name, unknown)
         self.register_buffer("reason", torch.full_like(zero, -1, dtype=torch.long))
         self.register_buffer("numbers", zero.new_zeros(count, len(NUMBERS)))
         self._coupled, self._held, self._flagged = False, True, False
@@ -167,7 +167,7 @@ class PatientModel(nn.Module):
 
     def _notice(self) -> None:
         """Whether any model has hidden units at work, levels that are held, or flags; else skipped."""
-        self._flagged = self.fitted and bool(self.flags.are.any())
+        self._flagged = bool(self.flags.are.any())
         own = sum(torch.Size(shape).numel() for shape in self.sizes._replace(hidden=0).shapes().values())
         self._coupled = bool(self.response[..., own:].any())
         every = unpack(self.response.flatten(0, 1), self.sizes).parameters
