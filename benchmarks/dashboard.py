@@ -69,11 +69,11 @@ class Figure:
 def make_study(folder: Path) -> Path:
     """A study as the demo leaves it, of the same agents, widths and seeds, trained briefly."""
     import agents
-    from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
+    from dosing.studies import Cohort, DataSource, Grid, Resources, TrainingSettings, comparison
 
     comparison.compare(
         folder,
-        agents.DEMO_PATIENTS,
+        [Grid((name,), preset=preset) for name, preset in agents.DEMO_PATIENTS.items()],
         DataSource("dosing/Treatment-v0", Cohort(50, options={"variant": "corrected"})),
         training=TrainingSettings(steps=100),
         evaluation_patients=50,
@@ -212,12 +212,15 @@ def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], l
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
     from websockets.sync.client import connect
+    from websockets.typing import Origin, Subprotocol
 
-    url = server.address.replace("http", "ws") + "/_stcore/stream"
+    url, spoken = server.address.replace("http", "ws") + "/_stcore/stream", [Subprotocol("streamlit")]
     held = [(0, resident(server))]
     done, errors = 0, 0
     while done < runs:
-        with connect(url, subprotocols=["streamlit"], max_size=None, origin=server.address) as socket:
+        with connect(
+            url, subprotocols=[Subprotocol("streamlit")], max_size=None, origin=Origin(server.address)
+        ) as socket:
             for _ in range(min(every, runs - done)):
                 patient, visit = done // VISITS % PATIENTS, 1 + done % VISITS
                 ask = BackMsg()
