@@ -218,9 +218,7 @@ def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], l
     held = [(0, resident(server))]
     done, errors = 0, 0
     while done < runs:
-        with connect(
-            url, subprotocols=[Subprotocol("streamlit")], max_size=None, origin=Origin(server.address)
-        ) as socket:
+        with connect(url, subprotocols=spoken, max_size=None, origin=Origin(server.address)) as socket:
             for _ in range(min(every, runs - done)):
                 patient, visit = done // VISITS % PATIENTS, 1 + done % VISITS
                 ask = BackMsg()
