@@ -48,6 +48,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     """The parser, and those of the commands, in the order of the help text."""
     from dosing.cli import (
         audit,
+        bench,
         collect,
         compare,
         demo,
@@ -85,6 +86,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         train,
         compare,
         select,
+        bench,
         evaluate,
         recommend,
         report,

@@ -6,7 +6,8 @@ A study is a folder; the same call continues in it where a killed one stopped::
 
     print(compare("runs/first", ["fttpo", "iql"], "dosing/Treatment-v0"))
 
-:func:`train` one agent, :func:`compare` several, :func:`select` settings from recorded visits alone,
+:func:`train` one agent, :func:`compare` several, :func:`select` settings from recorded visits alone, enter
+them in the benchmark (:func:`bench`),
 :func:`evaluate` finished runs on new patients, :func:`load` the guarded recommender of a run, or ask it once
 with :func:`recommend`. What they take together has a type: :class:`AgentSetup`, :class:`Grid`,
 :class:`DataSource` with a :class:`Cohort`, :class:`TrainingSettings`, :class:`Folds`, :class:`Resources`.
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dosing.studies.benchmark import bench
     from dosing.studies.compared import Comparison
     from dosing.studies.comparison import compare
     from dosing.studies.evaluation import evaluate
@@ -38,6 +40,7 @@ __all__ = [
     "Resources",
     "Selected",
     "TrainingSettings",
+    "bench",
     "compare",
     "evaluate",
     "load",
@@ -50,6 +53,7 @@ _HOMES = {
     "Comparison": "dosing.studies.compared",
     "Selected": "dosing.studies.selected",
     "TrainingSettings": "dosing.training.offline",
+    "bench": "dosing.studies.benchmark",
     "compare": "dosing.studies.comparison",
     "evaluate": "dosing.studies.evaluation",
     "load": "dosing.studies.loading",
