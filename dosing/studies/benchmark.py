@@ -118,9 +118,9 @@ def bench(
     training = TrainingSettings(
         steps=chosen.updates, batch_size=chosen.batch_size, checkpoint_every=chosen.checkpoint_every
     )
-    entrants = entrants_of(chosen, agents, preset, settings or {}, training)
+    entrants, left_out = entrants_of(chosen, agents, preset, settings or {}, training)
     launcher = resources.launcher(out)
-    table = _begin(out, chosen)
+    _begin(out, chosen)
     files = {cell: _data_sets(chosen, *cell, out) for cell in _numbered(chosen)}
     pairs = [
         (file, seed)
@@ -131,18 +131,20 @@ def bench(
     for _ in run_jobs((), launcher, [RulesJob(file, out, (seed,), count, False) for file, seed in pairs]):
         pass
     rules = {file: _references(file, out, seed, count) for file, seed in pairs}
-    table = dataclasses.replace(table, rules=tuple(_rules(chosen, files, rules)))
     jobs = [
         EntryJob(e.setup, file, out, seed, training, resources.device, count, _hours_file(out, e, file))
         for e in entrants
         for file, seed in pairs
     ]
     results = launcher.map(work, jobs)
+    beside = tuple(_rules(chosen, files, rules))
     for k, entrant in enumerate(entrants):
         own = jobs[k * len(pairs) : (k + 1) * len(pairs)]
-        done = list(islice(results, len(pairs)))
-        table = table.taking(_entry(chosen, entrant, files, rules, list(zip(own, done, strict=True))))
+        done = list(zip(own, islice(results, len(pairs)), strict=True))
+        entry = _entry(chosen, entrant, files, rules, done)
+        table = dataclasses.replace(Table.read(out, chosen).taking(entry, left_out), rules=beside)
         table.write(out)
+    assert next(results, None) is None  # nothing is left; the launcher ends what it began
     return table
 
 
@@ -152,8 +154,8 @@ def entrants_of(
     preset: str | None,
     settings: Mapping[str, Sequence[Any]],
     training: TrainingSettings,
-) -> list[Entrant]:
-    """Every agent with its settings; of ``"all"`` those that can work with them.
+) -> tuple[list[Entrant], dict[str, str]]:
+    """Every agent with its settings; of ``"all"`` those that can work with them, and why the others cannot.
 
     Raises:
         UserError: no such agent or setting, a setting with several values, or an agent named that cannot
@@ -169,17 +171,18 @@ def entrants_of(
             raise UserError(f"a setting of an entry is AGENT.NAME=VALUE with one of its agents, got {key!r}.")
         if len(values) != 1:
             raise UserError(f"an entry has one value of {key}, got {len(values)}; `select` chooses.")
-    result, refused = [], ""
+    result: list[Entrant] = []
+    left_out: dict[str, str] = {}
     for name in names:
         try:
             result.append(_entrant(chosen, name, preset, settings, training))
         except UserError as error:
             if not everyone:
                 raise
-            refused = refused or str(error)
+            left_out[name] = str(error)
     if not result:
-        raise UserError(refused or "the benchmark needs at least one agent.")
-    return result
+        raise UserError(next(iter(left_out.values()), "the benchmark needs at least one agent."))
+    return result, left_out
 
 
 def _entrant(
@@ -200,11 +203,11 @@ def _entrant(
     return Entrant(AgentSetup(name, config, regularisation, found.data_of(name)), own, changed)
 
 
-def _begin(out: Path, chosen: BenchmarkSet) -> Table:
-    """The table so far of a folder that is of this set.
+def _begin(out: Path, chosen: BenchmarkSet) -> None:
+    """Say of which set the folder is.
 
     Raises:
-        UserError: it is of another one, or the scenarios here are of other versions.
+        UserError: it is of another one already, or the scenarios here are of other versions.
     """
     for task in chosen.tasks:
         if (here := version_of(task.env, task.options)) != task.scenario_version:
@@ -219,9 +222,8 @@ def _begin(out: Path, chosen: BenchmarkSet) -> Table:
             f"{str(other.get('hash'))[:12]}) than this one (version {chosen.version}, size {chosen.size}, "
             f"{chosen.hash[:12]}): give another folder by --out."
         )
-    table = Table.read(out, chosen)
+    Table.read(out, chosen)
     write_json(path, content)
-    return table
 
 
 def _numbered(chosen: BenchmarkSet) -> Iterator[tuple[int, int]]:

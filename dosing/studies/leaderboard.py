@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ class Table:
         evaluation: SHA-256 of its evaluation seeds.
         entries: best score first, then those with a training that failed.
         rules: see :class:`Rule`.
+        left_out: agents of all that could not take part with the set's settings, with the reason.
     """
 
     version: int
@@ -117,6 +118,7 @@ class Table:
     evaluation: str
     entries: tuple[Entry, ...] = ()
     rules: tuple[Rule, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, chosen: BenchmarkSet) -> Table:
@@ -142,10 +144,13 @@ class Table:
             )
         return table
 
-    def taking(self, entry: Entry) -> Table:
-        """With an entry in place of an earlier one with the same settings."""
+    def taking(self, entry: Entry, left_out: Mapping[str, str]) -> Table:
+        """With an entry in place of an earlier one with the same settings, and who could not take part."""
         others = [one for one in self.entries if (one.agent, one.settings) != (entry.agent, entry.settings)]
-        return replace(self, entries=tuple(sorted([*others, entry], key=_rank)))
+        entries = tuple(sorted([*others, entry], key=_rank))
+        there = {one.agent for one in entries}
+        missing = {name: why for name, why in {**self.left_out, **left_out}.items() if name not in there}
+        return replace(self, entries=entries, left_out=missing)
 
     def write(self, folder: Path) -> None:
         """Write ``leaderboard.json`` and ``leaderboard.md``."""
@@ -271,12 +276,11 @@ def _title(rule: str) -> str:
 
 def page(table: Table) -> str:
     """The leaderboard as markdown."""
-    names = " ".join(dict.fromkeys(entry.agent for entry in table.entries))
     parts = [
         "# Benchmark",
         f"Version {table.version}, size {table.size}; definition `{table.definition}`, evaluation seeds "
-        f"`{table.evaluation}`. Made by `python -m dosing bench --size {table.size} --agents {names}`. "
-        "Settings were chosen without these patients.",
+        f"`{table.evaluation}`. A row is made by `python -m dosing bench --size {table.size} --agents NAME`, "
+        "with `--preset` and `--set` where its settings are not the set's.",
         "Gain: mean return over new patients less that of the constant dose estimated from the same data "
         "set, on the same patients; intervals are 95 %, t over data sets. In spreads: over the standard "
         "deviation of that dose's return between patients, mean over all tasks. Losing: data sets that lose "
@@ -284,6 +288,8 @@ def page(table: Table) -> str:
         "processor core, trainings and evaluations of all data sets.",
         _markdown(ENTRIES, [_entry_line(place, entry) for place, entry in enumerate(table.entries, 1)]),
     ]
+    if table.left_out:
+        parts.append("\n".join(f"- {name} is left out: {why}" for name, why in table.left_out.items()))
     cells = dict.fromkeys((rule.task, rule.patients) for rule in table.rules)
     for task, patients in cells:
         lines = [
