@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import signal
@@ -325,61 +326,73 @@ SCRIPT = """
 from tests.studies.test_benchmark import *
 references.SEARCH_PATIENTS = 50
 if __name__ == "__main__":
-    bench(Path({out!r}), {names!r}, {chosen}, resources={resources})
+    bench(Path({out!r}), {names!r}, {chosen}, resources={resources}, preset={preset!r})
 """
-LONGER = "replace(TINY, updates=600, checkpoint_every=100)"
+TWO = replace(ONE, data_seeds=(3, 4), evaluation_seeds=(11, 7))
+LONGER = replace(TWO, updates=800, checkpoint_every=100)
 
 
-def script(folder: Path, name: str, names: list[str], chosen: str, resources: str) -> tuple[Path, Path]:
+def script(
+    folder: Path, names: list[str], chosen: str, resources: str, preset: str | None = None
+) -> tuple[Path, Path]:
     """A script that computes a tiny set in a folder, and that folder."""
-    out, file = folder / name, folder / f"{name}.py"
-    file.write_text(SCRIPT.format(out=str(out), names=names, chosen=chosen, resources=resources))
+    out, file = folder / "out", folder / "script.py"
+    text = SCRIPT.format(out=str(out), names=names, chosen=chosen, resources=resources, preset=preset)
+    file.write_text(text)
     return out, file
 
 
 @pytest.mark.long
 def test_a_killed_command_is_given_again_and_ends_with_the_same_rows(tmp_path: Path) -> None:
     """SIGKILL in the middle of a training with two workers, then the same command with one."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    names = ["bc", "iql"]
-    whole, file = script(tmp_path, "whole", names, LONGER, "Resources('cpu', workers=2)")
-    subprocess.run([sys.executable, file], env=env, check=True, timeout=280)
-    cut, file = script(tmp_path, "cut", names, LONGER, "Resources('cpu', workers=2)")
-    began = subprocess.Popen([sys.executable, file], env=env, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 250
-    while not list(cut.glob("*/*/*/checkpoint.safetensors")) and time.monotonic() < until:
+    whole = tiny(tmp_path / "whole", "iql", LONGER)
+    out, file = script(tmp_path, ["iql"], "LONGER", "Resources('cpu', workers=2)")
+    began = subprocess.Popen([sys.executable, file], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    until = time.monotonic() + 200
+    while not list(out.glob("*/*/*/checkpoint.safetensors")):
         assert began.poll() is None
+        assert time.monotonic() < until
         time.sleep(0.01)
     os.kill(began.pid, signal.SIGKILL)
     began.wait()
-    assert len(list(cut.glob(f"*/*/*/{DONE}"))) < 12
-    _, file = script(tmp_path, "cut", names, LONGER, "HERE")
-    subprocess.run([sys.executable, file], env=env, check=True, timeout=280)
-    chosen = replace(TINY, updates=600, checkpoint_every=100)
-    assert but_hours(Table.read(cut, chosen)) == but_hours(Table.read(whole, chosen))
+    assert not (out / f"{LEADERBOARD}.json").is_file()
+    assert len(list(out.glob(f"*/*/*/{DONE}"))) < 2
+    while any(_is_locked(file) for file in out.glob("*/*/*/.lock")):  # its workers see that it has gone
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert but_hours(tiny(out, "iql", LONGER)) == but_hours(whole)
+
+
+def _is_locked(file: Path) -> bool:
+    with file.open("w") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @pytest.mark.long
 def test_on_a_cluster_it_ends_with_the_same_rows(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    here = tiny(tmp_path / "here", "bc", ONE)
-    out, file = script(tmp_path, "there", ["bc"], "ONE", "Resources('cpu', cluster='local')")
+    here = tiny(tmp_path / "here", "bc", TWO)
+    out, file = script(tmp_path, ["bc"], "TWO", "Resources('cpu', cluster='local')")
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, file], env=env, check=True, timeout=280)
-    there = Table.read(out, ONE)
+    there = Table.read(out, TWO)
     assert there.entries[0].hours > 0
     assert but_hours(there)["entries"] == but_hours(here)["entries"]
 
 
 @pytest.mark.long
 def test_an_agent_of_a_package_takes_part(tmp_path: Path) -> None:
+    """With its own settings: its distribution has no mean that could start at a constant dose."""
     install(tmp_path)
-    out, file = script(tmp_path, "outside", ["half", "bc"], "ONE", "Resources('cpu', workers=2)")
+    out, file = script(tmp_path, ["half"], "TWO", "HERE", preset="none")
     done = run(tmp_path, str(file))
     assert done.returncode == 0, done.stderr[-2000:]
-    table = Table.read(out, ONE)
-    entry = next(one for one in table.entries if one.agent == "half")
-    assert (entry.title, entry.package) == ("UpperHalf", "clinic-kit 1.2")
+    (entry,) = Table.read(out, TWO).entries
+    assert (entry.title, entry.package, entry.preset) == ("UpperHalf", "clinic-kit 1.2", None)
     assert entry.score is not None
 
 
