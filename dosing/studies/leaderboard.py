@@ -12,7 +12,7 @@ import numpy as np
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes
-from dosing.evaluation.statistics import Estimate, mean_over_seeds, paired_difference
+from dosing.evaluation.statistics import Estimate, mean_over_seeds, paired_difference, verdict
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.studies.benchmark_set import BenchmarkSet
 from dosing.studies.comparison_table import clinic_title
@@ -107,6 +107,7 @@ class Table:
         size: of the set.
         definition: SHA-256 of the set.
         evaluation: SHA-256 of its evaluation seeds.
+        about: what every entry does, in words.
         entries: best score first, then those with a training that failed.
         rules: see :class:`Rule`.
         left_out: agents of all that could not take part with the set's settings, with the reason.
@@ -116,6 +117,7 @@ class Table:
     size: str
     definition: str
     evaluation: str
+    about: str
     entries: tuple[Entry, ...] = ()
     rules: tuple[Rule, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -123,7 +125,11 @@ class Table:
     @classmethod
     def of(cls, chosen: BenchmarkSet) -> Table:
         """The empty table of a set."""
-        return cls(chosen.version, chosen.size, chosen.hash, chosen.hash_of_evaluation)
+        about = (
+            f"{len(chosen.data_seeds)} data sets of each kind, a training of {chosen.updates:,} updates and "
+            f"{chosen.evaluation_patients:,} new patients for each of them; margin {chosen.margin:g}"
+        )
+        return cls(chosen.version, chosen.size, chosen.hash, chosen.hash_of_evaluation, about)
 
     @classmethod
     def read(cls, folder: Path, chosen: BenchmarkSet) -> Table:
@@ -279,13 +285,13 @@ def page(table: Table) -> str:
     parts = [
         "# Benchmark",
         f"Version {table.version}, size {table.size}; definition `{table.definition}`, evaluation seeds "
-        f"`{table.evaluation}`. A row is made by `python -m dosing bench --size {table.size} --agents NAME`, "
-        "with `--preset` and `--set` where its settings are not the set's.",
+        f"`{table.evaluation}`: {table.about}. "
+        f"A row is made by `python -m dosing bench --size {table.size} --agents NAME`, with `--preset` and `--set` where its settings are not the set's.",
         "Gain: mean return over new patients less that of the constant dose estimated from the same data "
         "set, on the same patients; intervals are 95 %, t over data sets. In spreads: over the standard "
         "deviation of that dose's return between patients, mean over all tasks. Losing: data sets that lose "
-        "more than the margin. Refused: data sets whose model the agent did not use. Hours: of one "
-        "processor core, trainings and evaluations of all data sets.",
+        "more than the margin, in spreads. Refused: data sets whose model the agent did not use. Hours: of "
+        "one processor core, trainings and evaluations of all data sets.",
         _markdown(ENTRIES, [_entry_line(place, entry) for place, entry in enumerate(table.entries, 1)]),
     ]
     if table.left_out:
@@ -309,7 +315,17 @@ def page(table: Table) -> str:
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
-ENTRIES = ("", "agent", "settings", "gain in spreads", "hours", "package", "computed with", "processors")
+ENTRIES = (
+    "",
+    "agent",
+    "settings",
+    "gain in spreads",
+    "verdict",
+    "hours",
+    "package",
+    "computed with",
+    "processors",
+)
 CELLS = ("agent", "data sets", "gain", "least", "losing", "refused", "failed")
 
 
@@ -321,6 +337,7 @@ def _entry_line(place: int, entry: Entry) -> list[str]:
         entry.title,
         ", ".join([entry.preset or "its own", *changed]),
         str(entry.score or "-"),
+        "-" if entry.score is None else verdict(entry.score),
         f"{entry.hours:.2g}",
         entry.package,
         ", ".join(versions),

@@ -124,6 +124,9 @@ def test_the_table_is_what_the_folders_say(tmp_path: Path) -> None:
     assert text == page(table)
     assert all(str(cell.gain) in text for entry in table.entries for cell in entry.cells)
     assert TINY.hash in text
+    assert "3 data sets of each kind, a training of 12 updates and 40 new patients for each" in text
+    decided = [entry.score.low > 0 or entry.score.high < 0 for entry in table.entries if entry.score]
+    assert text.count("not distinguishable") == decided.count(False)
     assert "not a medical device" in text.lower()
 
 
