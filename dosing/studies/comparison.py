@@ -97,9 +97,7 @@ def compare(
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
     rows = _rows(runs, asked, notes, launcher)
-    contrasts = [preset.contrast for preset in chosen if preset.contrast]
-    pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
-    pairs += _thin_differences(jobs, results)
+    pairs = _differences(jobs, results, next((p.contrast for p in chosen if p.contrast), None))
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
@@ -116,15 +114,23 @@ def _setups(
     """Every agent of the grid as it is trained, with why of those who cannot.
 
     Who of all cannot work goes to ``left_out``. Where policies stand beside their thin laws, who has none
-    goes to ``not_thin``, and keeps its other rows.
+    goes to ``not_thin``, and keeps its other rows. Of the distributions that a preset sets side by side the
+    agent's own is thinned.
     """
-    regularised = regularisations(grid.regularise, preset)
+    contrast = preset.contrast
+    thin = {"thin": [None, contrast.thin]} if contrast else {}
+    regularised = regularisations(thin | dict(grid.regularise), preset)
     fat = [options for options in regularised if options.thin is None]
+    configured = configurations(grid, preset, fat or regularised, training, left_out)
     result = []
-    for name, config in configurations(grid, preset, fat or regularised, training, left_out):
+    for name, config in configured:
+        choice = contrast.of(type(config)) if contrast else None
+        beside = choice is not None and config != (own := choice.own(config)) and (name, own) in configured
         for options in regularised:
-            why = refusal(name, config, options) if fat and options.thin is not None else None
-            if why is not None:
+            thinned = bool(fat) and options.thin is not None
+            if thinned and beside:
+                continue
+            if thinned and (why := refusal(name, config, options)) is not None:
                 not_thin[name] = why
             else:
                 data = preset.data_of(name) | dict(grid.data_options)
@@ -190,47 +196,37 @@ def _notes(
 
 
 def _differences(
-    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast
+    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast | None
 ) -> list[Difference]:
-    """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
-    done = {
-        (j.setup.agent, j.data, j.setup.regularisation, j.setup.config): r
-        for j, r in zip(jobs, results, strict=True)
-    }
-    pairs: list[tuple[RunFolder, RunFolder]] = []
-    for (*same, config), first in done.items():
-        distribution = contrast.of(type(config))
-        if distribution is None or getattr(config, distribution) != contrast.fields[distribution][0]:
-            continue
-        twin = dataclasses.replace(config, **{distribution: contrast.fields[distribution][1]})
-        second = next((r for (*alike, c), r in done.items() if alike == same and c == twin), None)
-        if isinstance(first, RunFolder) and isinstance(second, RunFolder):
-            pairs.append((first, second))
-    configs = [first.config() for first, _ in pairs]
-    return [
-        difference(name, contrast.words, config.data.name, *map(_outcomes, pair))
-        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
-    ]
+    """Finished runs beside those that differ in their policy's distribution only: first minus second.
 
-
-def _thin_differences(jobs: Sequence[Job], results: Sequence[JobResult]) -> list[Difference]:
-    """Finished runs with a thin law beside those that differ in nothing else: thin minus fat."""
+    The distribution of an agent's own beside the others of a contrast; a thin law beside the policy that it
+    is distilled from, and beside those others.
+    """
     done = {
         (j.setup.agent, j.data, j.setup.config, j.setup.regularisation): r
         for j, r in zip(jobs, results, strict=True)
         if isinstance(r, RunFolder)
     }
-    pairs = [
-        (run, fat)
-        for (*same, options), run in done.items()
-        if options.thin is not None
-        and (fat := done.get((*same, dataclasses.replace(options, thin=None)))) is not None
-    ]
-    configs = [run.config() for run, _ in pairs]
-    return [
-        difference(name, ("thin", "fat"), config.data.name, *map(_outcomes, pair))
-        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
-    ]
+    pairs: dict[bool, list[tuple[tuple[str, str], RunFolder, RunFolder]]] = {False: [], True: []}
+    for (agent, data, config, options), first in done.items():
+        fat = dataclasses.replace(options, thin=None)
+        choice = contrast.of(type(config)) if contrast else None
+        others = [(c, choice.word(c)) for c in choice.others(config)] if choice else []
+        own = choice.word(config) if choice else ""
+        if options.thin is not None:
+            own, others = "thin", [(config, "fat"), *others]
+        for other, word in others:
+            if (second := done.get((agent, data, other, fat))) is not None:
+                pairs[options.thin is not None].append(((own, word), first, second))
+    result = []
+    for group in pairs.values():
+        configs = [first.config() for _, first, _ in group]
+        result += [
+            difference(name, words, config.data.name, _outcomes(first), _outcomes(second))
+            for name, config, (words, first, second) in zip(run_names(configs), configs, group, strict=True)
+        ]
+    return result
 
 
 def _outcomes(run: RunFolder) -> dict[str, Outcomes]:
