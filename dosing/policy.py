@@ -202,6 +202,20 @@ class DosePolicy:
         mass = self._mass_outside(distribution, limit_low, limit_high)
         return DoseSet(distribution.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
+    def entropy(self, obs: Observations) -> Array | None:
+        """Differential entropy ``[S, B]`` of each distribution, in nats, before any clipping.
+
+        On the [-1, 1] axis of a dose, summed over dose dimensions: of a uniform dose within the limits ln 2
+        each. None for a distribution without a density, or one whose entropy is not known.
+        """
+        distribution = self._double(obs)
+        if not distribution.has_density:
+            return None
+        try:
+            return np.asarray(distribution.entropy().sum(-1).numpy())
+        except NotImplementedError:
+            return None
+
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
         """Probability ``[S, B, A]`` that each distribution puts outside the dose interval ``[low, high]``.
 

@@ -29,6 +29,7 @@ from dosing.studies.grid import configurations, refusal, regularisations
 from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
 from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
+from dosing.studies.policy_table import policy_rows
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
 from dosing.studies.visits import is_streamed
@@ -97,8 +98,10 @@ def compare(
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
     rows = _rows(runs, asked, notes, launcher)
-    pairs = _differences(jobs, results, next((p.contrast for p in chosen if p.contrast), None))
-    result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
+    contrast = next((p.contrast for p in chosen if p.contrast), None)
+    pairs = _differences(jobs, results, contrast)
+    policies = [row for own in _by_data(runs) for row in policy_rows(own, contrast, not_thin, launcher)]
+    result = Comparison(tuple(rows), tuple(pairs), tuple(notes), tuple(policies))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
     return result
@@ -150,6 +153,12 @@ def _rows(
             rows, rules = rows + of_runs, rules + of_rules
             notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
     return rows + rules
+
+
+def _by_data(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
+    """The runs of every data set."""
+    names = dict.fromkeys(run.path.parent.name for run in runs)
+    return [[run for run in runs if run.path.parent.name == name] for name in names]
 
 
 def _kinds(runs: Sequence[RunFolder]) -> list[str]:

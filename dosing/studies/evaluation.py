@@ -152,7 +152,14 @@ def evaluate_runs(
     sparse = next((run for run, own in zip(runs, doses, strict=True) if own.interval), None)
     outside = beside_interval(runs, sparse, launcher) if sparse else [None] * len(runs)
     rows = [
-        agent_row(name, family_of(config), own, read_outcomes(run.path / EPISODES), result, mass)
+        agent_row(
+            name,
+            family_of(config),
+            own,
+            read_outcomes(run.path / EPISODES),
+            result,
+            None if mass is None else sum(mass) / len(mass),
+        )
         for run, config, name, own, mass in zip(
             runs, configs, run_names(configs), doses, outside, strict=True
         )
