@@ -373,10 +373,11 @@ def main() -> None:
     told = f"--updates {arguments.updates} --seeds {arguments.seeds} --patients {arguments.patients}"
     if arguments.agents != ["all"]:
         told += f" --agents {' '.join(arguments.agents)}"
+    sets = [one for one in sets if asked(one["set"], arguments).items() <= one.items()]
     for name in arguments.sets:
-        if any(asked(name, arguments).items() <= one.items() for one in sets):
+        if any(one["set"] == name for one in sets):
             continue
-        sets = [one for one in sets if one["set"] != name] + [measured(name, arguments)]
+        sets.append(measured(name, arguments))
         done = [one["set"] for one in sets]
         command = (
             f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER "
