@@ -203,16 +203,14 @@ class DosePolicy:
         return DoseSet(distribution.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
     def entropy(self, obs: Observations) -> Array | None:
-        """Differential entropy ``[S, B]`` of each distribution, in nats, before any clipping.
+        """Differential entropy ``[S, B]`` in nats on the [-1, 1] axis, summed over dose dimensions.
 
-        On the [-1, 1] axis of a dose, summed over dose dimensions: of a uniform dose within the limits ln 2
-        each. None for a distribution without a density, or one whose entropy is not known.
+        Before any clipping; uniform doses within the limits have ln 2 each. None without a density, or where
+        the entropy is not known.
         """
         distribution = self._double(obs)
-        if not distribution.has_density:
-            return None
         try:
-            return np.asarray(distribution.entropy().sum(-1).numpy())
+            return np.asarray(distribution.entropy().sum(-1).numpy()) if distribution.has_density else None
         except NotImplementedError:
             return None
 
