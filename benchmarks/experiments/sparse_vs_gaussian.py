@@ -231,9 +231,8 @@ def page(sets: Sequence[Measured], command: str) -> str:
     """Everything as markdown."""
     parts = [
         "# Every agent from fat to thin",
-        f"`{command}`, whose comparisons are `python -m dosing compare --preset {PRESET} --agents all` with "
-        f"networks of two layers of 64 and first phases of a fifth of the updates. dosing {__version__}; "
-        f"{describe()}.",
+        f"`{command}`: a comparison by the preset `{PRESET}` for every data set, with networks of two layers "
+        f"of 64 and first phases of a fifth of the updates. dosing {__version__}; {describe()}.",
         "How far it was trained stands with every data set: few updates and few seeds. The numbers say what "
         "the sparse law does to these policies at this point of their training, not how good the agents are.",
         f"![What drawing doses loses against the probability removed]({NAME}.svg)",
@@ -247,7 +246,9 @@ def page(sets: Sequence[Measured], command: str) -> str:
         "Not measured here: agents that go on learning with either policy, and full trainings.",
     ]
     for one in sets:
-        parts += section(one)
+        names = {row.agent for row in one.policies}
+        missing = [entry.title for name, entry in agents.AGENTS.items() if name not in names]
+        parts += [*section(one), *([f"Not measured on these data: {', '.join(missing)}."] if missing else [])]
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
@@ -375,13 +376,11 @@ def main() -> None:
         told += f" --agents {' '.join(arguments.agents)}"
     sets = [one for one in sets if asked(one["set"], arguments).items() <= one.items()]
     for name in arguments.sets:
-        if any(one["set"] == name for one in sets):
-            continue
-        sets.append(measured(name, arguments))
-        done = [one["set"] for one in sets]
+        if all(one["set"] != name for one in sets):
+            sets.append(measured(name, arguments))
+        done = " ".join(one["set"] for one in sets)
         command = (
-            f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER "
-            f"--sets {' '.join(done)} {told}"
+            f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER --sets {done} {told}"
         )
         write_json(kept, {"machine": describe(), "version": __version__, "command": command, "sets": sets})
         read = [Measured(one) for one in sets]
