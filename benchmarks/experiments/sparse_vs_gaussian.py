@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -159,19 +160,10 @@ class Line:
 def summary(one: Measured) -> str:
     """A line for every agent from fat to thin."""
     head = (
-        "agent",
-        "fat policy",
-        "fat, outside the thin interval",
-        "fat, outside the limits",
-        "half-width, fat",
-        "half-width, thin",
-        "lost by drawing, fat",
-        "lost by drawing, thin",
-        "drawn return, thin minus fat",
-        "",
-        "drawn cost, thin minus fat",
-        "drawn return, thin minus truncated Gaussian",
-    )
+        "agent", "fat policy", "fat, outside the thin interval", "fat, outside the limits", "half-width, fat",
+        "half-width, thin", "lost by drawing, fat", "lost by drawing, thin", "drawn return, thin minus fat",
+        "", "drawn cost, thin minus fat", "drawn return, thin minus truncated Gaussian",
+    )  # fmt: skip
     lines = []
     for line in one.lines:
         fat, thin, drawn = line.fat, line.thin, line.difference.sampled
@@ -195,14 +187,19 @@ def summary(one: Measured) -> str:
 
 
 def verdicts(one: Measured) -> str:
-    """How often drawing from the thin policy returned more or less than from the fat one."""
+    """How often drawing from the thin policy returned more or less than from another one."""
+
+    def counted(told: Sequence[str]) -> str:
+        words = ("better", "not distinguishable", "worse")
+        return ", ".join(f"{told.count(word)} {word}" for word in words if word in told)
+
     parts = []
     for words, kinds in KINDS:
         told = [verdict(line.difference.sampled) for line in one.lines if line.fat.kind in kinds]
-        if told:
-            counted = ((told.count(word), word) for word in ("better", "not distinguishable", "worse"))
-            parts.append(f"{words}: {', '.join(f'{n} {word}' for n, word in counted if n)}")
-    return f"Drawn returns, thin beside fat, agents by what the fat policy is. {'; '.join(parts)}."
+        parts += [f"{words}: {counted(told)}"] if told else []
+    result = f"Drawn returns, thin beside fat, agents by what the fat policy is. {'; '.join(parts)}."
+    beside = [verdict(line.beside.sampled) for line in one.lines if line.beside]
+    return result + (f" Thin beside the truncated Gaussian: {counted(beside)}." if beside else "")
 
 
 def section(one: Measured) -> list[str]:
@@ -242,7 +239,9 @@ def page(sets: Sequence[Measured], command: str) -> str:
         "that of drawn ones. *Outside the thin interval*: probability that a policy leaves outside the "
         "agent's own sparse interval at the recorded visits, before any clipping. Half-widths are in dose "
         "units; of a policy without exact edges they are those of its central 99 %. Entropies are in nats on "
-        "the [-1, 1] axis of the dose. Returns have no unit; costs are the scenario's own.",
+        "the [-1, 1] axis of the dose. Returns have no unit; costs are the scenario's own. A policy whose "
+        "one dose is a limit lies outside its thin interval, which ends just within the limits; a truncated "
+        "Gaussian is a training of its own, so its recommended doses differ as well.",
         "Not measured here: agents that go on learning with either policy, and full trainings.",
     ]
     for one in sets:
@@ -269,36 +268,30 @@ def picture(sets: Sequence[Measured]) -> str:
     out = [*sheet(width, height), text(8, 20, title, size=15), text(8, 40, marks)]
     out.append(text(8, 56, bars, fill=GREY))
     for place, one in enumerate(sets):
-        about, (low, high) = one.content, _ends(one)
+        about, frame = one.content, frame_of(one)
         words = f"{about['set'].replace(':', ', ')} patients; "
         words += f"{about['updates']:,} updates, {about['seeds']} seeds"
         out += [f'<g transform="translate(0,{head + ROW * place})">', text(8, 12, words, size=12)]
         for column, (kind, kinds) in enumerate(KINDS):
             own = [line for line in one.lines if line.fat.kind in kinds]
             out.append(f'<g transform="translate({COLUMN * column},0)">')
-            out += [*Frame(low, high).panel(f"fat: {kind}", own), "</g>"]
+            out += [*frame.panel(f"fat: {kind}", own), "</g>"]
         out.append("</g>")
     out += [text(8, height - 24, axes, fill=GREY), text(8, height - 8, NOT_FOR_PATIENTS, fill=GREY)]
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def _ends(one: Measured) -> tuple[float, float]:
-    """Of the vertical axis: all losses and 0."""
-    values = [0.0, *(row.lost.value for row in one.policies)]
-    room = 0.06 * (max(values) - min(values) or 1.0)
-    return min(values) - room, max(values) + room
-
-
 @dataclass(frozen=True)
 class Frame:
-    """One panel, between the ends of the vertical axis that its row shares."""
+    """One panel: the ends of its axes, which its row shares; probabilities begin at 0."""
 
     low: float
     high: float
+    far: float
 
     def x(self, share: float) -> float:
         """Place of a probability."""
-        return LEFT + 8 + (PLOT - 16) * min(max(share, 0.0), 1.0)
+        return LEFT + 8 + (PLOT - 16) * min(max(share / self.far, 0.0), 1.0)
 
     def y(self, value: float) -> float:
         """Place of a loss, held within the frame."""
@@ -313,7 +306,7 @@ class Frame:
             colour = GREY if value == 0.0 else "#e4e4e4"
             out.append(stroke(LEFT, self.y(value), LEFT + PLOT, self.y(value), colour))
             out.append(text(LEFT - 5, self.y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
-        for share in (0.0, 0.5, 1.0):
+        for share in (0.0, 0.5 * self.far, self.far):
             out.append(text(self.x(share), bottom + 15, f"{share:g}", anchor="middle", fill=GREY))
             out.append(stroke(self.x(share), bottom, self.x(share), bottom + 4, GREY))
         return out + [part for line in own for part in self.line(line)] + self.names(own)
@@ -343,6 +336,14 @@ class Frame:
             out.append(stroke(x + 5, self.y(line.thin.lost.value), LEFT + PLOT + 8, y, "#b5b5b5", 0.6))
             out.append(text(LEFT + PLOT + 11, y + 4, line.fat.title))
         return out
+
+
+def frame_of(one: Measured) -> Frame:
+    """Holds all losses and 0, and what every thin policy removes."""
+    values = [0.0, *(row.lost.value for row in one.policies)]
+    room = 0.06 * (max(values) - min(values) or 1.0)
+    most = max([0.1, *(line.removed(line.thin) for line in one.lines)])
+    return Frame(min(values) - room, max(values) + room, math.ceil(10.0 * most - 1e-9) / 10.0)
 
 
 def spread(wanted: Sequence[float], top: float, bottom: float, step: float = 13.0) -> list[float]:

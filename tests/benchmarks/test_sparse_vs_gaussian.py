@@ -75,7 +75,10 @@ def test_a_line_goes_from_fat_to_thin_and_tells_the_difference() -> None:
     assert "| 6.00 [5.50, 6.50] | 1.50 [1.00, 2.00] | 4.50 [4.00, 5.00] | better | -2.25 [" in first
     assert first.endswith("0.25 [-0.25, 0.75] |")
     assert "| -2.50 [-3.00, -2.00] | worse |" in second
-    assert "unbounded density: 1 better, 1 worse." in bench.verdicts(one)
+    assert (
+        "unbounded density: 1 better, 1 worse. Thin beside the truncated Gaussian: 1 not"
+        in bench.verdicts(one)
+    )
     told = bench.page([one], "a command")
     assert "- DT: looks back." in told
     assert "- FtTPO: sparse already." in told
@@ -87,8 +90,8 @@ def test_a_line_goes_from_fat_to_thin_and_tells_the_difference() -> None:
 def test_the_figure_stands_where_the_numbers_say() -> None:
     one = bench.Measured(content())
     picture = ElementTree.fromstring(bench.picture([one]))
-    low, high = bench._ends(one)
-    frame = bench.Frame(low, high)
+    frame = bench.frame_of(one)
+    assert (frame.low < 0.0, frame.high > 6.0, frame.far) == (True, True, 0.5)
     drawn = [
         (float(c.get("cx", "")), float(c.get("cy", "")), c.get("fill")) for c in picture.iter(f"{SVG}circle")
     ]
