@@ -27,6 +27,11 @@ def is_sparse(run: Run) -> bool:
     return "sparse" in run.family
 
 
+def is_gaussian(run: Run) -> bool:
+    """Whether the distribution of a run's policy is a Gaussian, clipped or squashed."""
+    return "Gaussian" in run.family and not is_sparse(run)
+
+
 def differ_in_distribution_only(one: Run, other: Run) -> bool:
     """Whether two runs differ in their policy's distribution only, as those of :data:`CONTRAST` do.
 

@@ -29,13 +29,15 @@ class Choice:
 
     def own(self, config: Any) -> Any:
         """The configuration with the distribution that the agent has by default."""
-        (default,) = (f.default for f in dataclasses.fields(config) if f.name == self.setting)
-        return dataclasses.replace(config, **{self.setting: default})
+        return dataclasses.replace(config, **{self.setting: self._default(type(config))})
 
     def values(self, config_class: type[Any]) -> list[str]:
         """The agent's own value, then the others."""
-        (own,) = (f.default for f in dataclasses.fields(config_class) if f.name == self.setting)
-        return list(dict.fromkeys([own, *self.words]))
+        return list(dict.fromkeys([self._default(config_class), *self.words]))
+
+    def _default(self, config_class: type[Any]) -> str:
+        (default,) = (f.default for f in dataclasses.fields(config_class) if f.name == self.setting)
+        return str(default)
 
     def word(self, config: Any) -> str:
         """The distribution of a configuration, in words."""

@@ -23,6 +23,7 @@ from app.analysis.tails import (
     default_pair,
     differ_in_distribution_only,
     differences,
+    is_gaussian,
     is_sparse,
     outside,
     paid,
@@ -125,6 +126,8 @@ def test_a_pair_that_differs_in_its_distribution_alone_comes_first() -> None:
     iql = run("iql", expectile=0.7)
     assert is_sparse(sparse)
     assert is_sparse(run("td3", thin=0.5))
+    assert all(map(is_gaussian, (gaussian, run("cql"))))
+    assert not any(map(is_gaussian, (sparse, run("td3"), run("iql", thin=0.0))))
     assert not any(map(is_sparse, (gaussian, iql, run("cql"), run("td3"))))
     assert default_pair([sparse], [iql, gaussian]) == (0, 1)
     assert differ_in_distribution_only(sparse, gaussian)
