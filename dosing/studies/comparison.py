@@ -67,29 +67,12 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
-    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher(study)
-    training = training or TrainingSettings(**chosen[0].training)
-    training.check()
-    keep = training.before_end(milestones)
-    left_out: dict[str, str] = {}
-    not_thin: dict[str, str] = {}
-    setups: list[AgentSetup] = []
-    for grid, preset in zip(grids, chosen, strict=True):
-        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
-    files = [obtain_data(source, study) for source in DataSource.several(data)]
-    asked = {file: evaluable(file).patients for file in files}
-    survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
-    if evaluation_patients is not None:
-        asked = dict.fromkeys(files, evaluation_patients)
-    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
-        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
-    jobs = [
-        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
-        for file in files
-        for setup in setups
-    ]
-    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
+    study, launcher = Path(study), (resources := resources or Resources()).launcher(Path(study))
+    work = prepare(study, agents, data, seeds, training, milestones, evaluation_patients, resources)
+    jobs, rules, asked, keep = work.jobs, work.rules, work.patients, work.milestones
+    grids, chosen, left_out, not_thin = work.grids, work.presets, work.left_out, work.not_thin
+    streamed = [file for file in asked if is_streamed(file, work.training.stream)]
+    survey_data([SurveyJob(file, study) for file in streamed], launcher)
     results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, not_thin, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
@@ -104,6 +87,73 @@ def compare(
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a comparison has to do, once its data are there.
+
+    Attributes:
+        jobs: one for each run.
+        rules: reference rules beside each data set.
+        patients: evaluated for each seed, by data set.
+        milestones: updates before the end at which runs are evaluated.
+        grids: agents and settings asked for.
+        presets: of each grid.
+        training: length and batch size.
+        left_out: who of all agents cannot work so, and why.
+        not_thin: who has no thin row, and why.
+    """
+
+    jobs: list[Job]
+    rules: list[RulesJob]
+    patients: dict[Path, int]
+    milestones: tuple[int, ...]
+    grids: tuple[Grid, ...]
+    presets: list[presets.Preset]
+    training: TrainingSettings
+    left_out: dict[str, str]
+    not_thin: dict[str, str]
+
+
+def prepare(
+    study: Path,
+    agents: Grid | str | Sequence[str | Grid],
+    data: DataSource | Path | str | Sequence[DataSource | Path | str],
+    seeds: Sequence[int],
+    training: TrainingSettings | None,
+    milestones: Sequence[int],
+    evaluation_patients: int | None,
+    resources: Resources,
+) -> Work:
+    """Check what :func:`compare` is asked for, obtain the data, and list what there is to do; see there.
+
+    Raises:
+        UserError: bad input.
+    """
+    grids = Grid.several(agents)
+    chosen = [presets.find(grid.preset) for grid in grids]
+    training = training or TrainingSettings(**chosen[0].training)
+    training.check()
+    keep = training.before_end(milestones)
+    left_out: dict[str, str] = {}
+    not_thin: dict[str, str] = {}
+    setups: list[AgentSetup] = []
+    for grid, preset in zip(grids, chosen, strict=True):
+        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
+    files = [obtain_data(source, study) for source in DataSource.several(data)]
+    asked = {file: evaluable(file).patients for file in files}
+    if evaluation_patients is not None:
+        asked = dict.fromkeys(files, evaluation_patients)
+    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
+        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
+    jobs = [
+        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
+        for file in files
+        for setup in setups
+    ]
+    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
+    return Work(jobs, rules, asked, keep, grids, chosen, training, left_out, not_thin)
 
 
 def _setups(
