@@ -48,9 +48,9 @@ def _data(content: Mapping[str, Any]) -> Iterator[Part]:
     yield Words(
         f"{content['patients']:,} recorded patients, values over {content['horizon']} visits; no simulated "
         f"patient takes part. Recorded doses: {low:.4g} to {high:.4g}{unit}. The {kind}: "
-        f"{constant['dose']:.4g}{unit}, of the training patients of each fold {doses}{unit}. Behaviour: {content['behaviour']}. "
-        f"Decided by {content['decided_by']}; resamples {criterion['replicates']:,}; "
-        f"{len(content['candidates'])} candidates, for whom together the intervals hold."
+        f"{constant['dose']:.4g}{unit}, of the training patients of each fold {doses}{unit}. "
+        f"Behaviour: {content['behaviour']}. Decided by {content['decided_by']}; "
+        f"resamples {criterion['replicates']:,}; {len(content['candidates'])} candidates, for whom together the intervals hold."
     )
 
 

@@ -100,7 +100,7 @@ def _data(study: Compared) -> Iterator[Part]:
                 "-" if sample is None else str(config.data),
             )
         )
-    yield Table("Recorded visits", head, tuple(rows), frozenset({1, 2}))
+    yield Table("Recorded visits", head, tuple(rows), frozenset({1, 2}), frozenset({3}))
     gone = [name for name in study.names if name not in study.data]
     if gone:
         yield Words(
@@ -138,7 +138,7 @@ def _computing(study: Compared) -> Iterator[Part]:
         rows,
         frozenset({2, 5}),
     )
-    yield Words(f"{total:,.0f} s of training in all ({total / 3600:.2f} h).")
+    yield Words(f"{total:,.0f} s of training in all" + (f" ({total / 3600:.1f} h)." if total > 3600 else "."))
     told: dict[str, list[str]] = {}
     for one in study.trained:
         words = {k: v for k, v in one.config.versions.items() if k not in ("processor", "scenario") and v}
@@ -179,11 +179,13 @@ def _settings(study: Compared) -> Iterator[Part]:
                 own,
                 more or "-",
                 f"{_listed(config.training)}; {scaled}",
-                one.weights,
             )
         )
-    head = ("policy", "settings of the agent", "beyond the method", "training", "SHA-256 of the weights")
+    head = ("policy", "settings of the agent", "beyond the method", "training")
     yield Table("Settings in full", head, tuple(rows))
+    hashes = tuple((one.title, one.path, one.weights) for one in study.trained)
+    head = ("policy", "run, in the study folder", "SHA-256 of the weights")
+    yield Table("Runs", head, hashes, hashes=frozenset({2}))
 
 
 def _listed(fields: Mapping[str, Any]) -> str:

@@ -16,13 +16,14 @@ table { font-size: 7.4pt; margin: 0 0 1mm; }
 caption { text-align: left; font-weight: 600; font-size: 8pt; padding: 2mm 0 .6mm; break-after: avoid; }
 thead { display: table-header-group; } tr { break-inside: avoid; }
 th { border-bottom: .8pt solid #1f2328; vertical-align: bottom; } td, th { padding: .5mm 2.5mm .5mm 0; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
+td.hash { word-break: break-all; min-width: 42mm; } td:first-child { min-width: 27mm; }
 figure { margin: 2mm 0; break-inside: avoid; } figcaption { font-size: 7.4pt; color: #57606a; }
 blockquote { margin: .8mm 0; padding: .4mm 0 .4mm 2.5mm; border-left: 2pt solid #1f2328;
   break-inside: avoid; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f8fa; border: .5pt solid #d0d7de;
   padding: 1.2mm 2mm; font: 7.4pt/1.35 ui-monospace, "DejaVu Sans Mono", monospace; margin: .8mm 0; }
-.long { overflow-wrap: anywhere; } ul { margin: .6mm 0; padding-left: 4mm; } li { margin: .3mm 0; }
+ul { margin: .6mm 0; padding-left: 4mm; } li { margin: .3mm 0; }
 @media (max-width: 640px) { .wide, figure { overflow-x: auto; } }
 """
 
@@ -64,12 +65,14 @@ class Table:
         head: of the columns.
         rows: as many cells each as there are columns; a dash for nothing.
         numbers: columns that are set as numbers.
+        hashes: columns of long words that may be broken anywhere.
     """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[int] = frozenset()
+    hashes: frozenset[int] = frozenset()
 
     def columns(self) -> list[int]:
         """Columns in which some row says something."""
@@ -133,8 +136,10 @@ def _html_table(table: Table) -> str:
     kept = table.columns()
 
     def line(cells: Sequence[str], tag: str) -> str:
-        looks = {k: ' class="number"' if k in table.numbers else ' class="long"' for k in kept}
-        return f"<tr>{''.join(f'<{tag}{looks[k]}>{escape(cells[k])}</{tag}>' for k in kept)}</tr>"
+        looks = dict.fromkeys(table.numbers, ' class="number"')
+        looks |= dict.fromkeys(table.hashes if tag == "td" else (), ' class="hash"')
+        whole = (f"<{tag}{looks.get(k, '')}>{escape(cells[k])}</{tag}>" for k in kept)
+        return f"<tr>{''.join(whole)}</tr>"
 
     body = "".join(line(row, "td") for row in table.rows)
     head = f"<thead>{line(table.head, 'th')}</thead><tbody>{body}</tbody>"
@@ -173,7 +178,7 @@ def _markdown(part: Words | Items | Quote | Code | Table) -> str:
             return f"> {_plain(text)}"
         case Code(lines):
             return "\n".join(["```", *lines, "```"])
-        case Table(caption, head, rows, numbers):
+        case Table(caption, head, rows, numbers, _):
             kept = part.columns()
             rule = ["--:" if k in numbers else ":--" for k in kept]
             body = [[_plain(row[k]) for k in kept] for row in (head, *rows)]

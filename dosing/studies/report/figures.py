@@ -51,14 +51,16 @@ class Panel:
 def forest(points: Sequence[Point], label: str) -> str:
     """Estimates below each other with their intervals, beside the words of their numbers.
 
+    The frame holds 0 and all that was trained; a rule beyond it is an arrow.
+
     Args:
         points: from top to bottom.
         label: what the axis counts, with its unit.
     """
-    name_width, number_width, line = 252, 150, 22
-    low = min(0.0, *(p.estimate.low for p in points))
-    high = max(0.0, *(p.estimate.high for p in points))
-    pad = 0.04 * (high - low or 1.0)
+    name_width, number_width, line = 248, 162, 22
+    framed = [p.estimate for p in points if p.kind != "rule"]
+    low, high = min(0.0, *(e.low for e in framed)), max(0.0, *(e.high for e in framed))
+    pad = 0.15 * (high - low or 1.0)
     low, high = low - pad, high + pad
     bottom = 10 + line * len(points)
     left, right = name_width, WIDTH - number_width
@@ -73,10 +75,15 @@ def forest(points: Sequence[Point], label: str) -> str:
     out.append(stroke(x(0.0), 4, x(0.0), bottom, INK, 1.2))
     for k, point in enumerate(points):
         y, e = 10 + line * (k + 0.5), point.estimate
-        out.append(text(name_width - 8, y + 4, _short(point.label, 42), anchor="end"))
-        out.append(stroke(x(e.low), y, x(e.high), y, INK, 1.6))
-        out += [stroke(x(end), y - 4, x(end), y + 4, INK, 1.6) for end in (e.low, e.high)]
-        out.append(_mark(x(e.value), y, point.kind))
+        out.append(text(name_width - 8, y + 4, _short(point.label, 40), anchor="end"))
+        if low <= e.value <= high:
+            ends = [x(min(max(end, low), high)) for end in (e.low, e.high)]
+            out.append(stroke(ends[0], y, ends[1], y, INK, 1.6))
+            out += [stroke(end, y - 4, end, y + 4, INK, 1.6) for end in ends]
+            out.append(_mark(x(e.value), y, point.kind))
+        else:
+            place, sign = (left, "\u25c0") if e.value < low else (right - 12, "\u25b6")
+            out.append(text(place, y + 4, sign, size=12))
         out.append(text(right + 10, y + 4, minus(str(e))))
     out.append(text((left + right) / 2, bottom + 32, label, anchor="middle"))
     return "\n".join([*out, "</svg>"]) + "\n"

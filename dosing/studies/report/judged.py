@@ -1,4 +1,4 @@
-"""What a comparison found, after the correction for how many policies were compared, in numbers and sentences."""
+"""What a comparison found, corrected for how many policies were compared, in numbers and sentences."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def judge(study: Compared, reference: str | None = None) -> tuple[list[Judged], 
 def sentences(judged: Sequence[Judged]) -> list[str]:
     """What a reader may quote: of many policies those without a difference share a sentence."""
     count = len(judged)
+    order = ("better", "worse", "not distinguishable")
     told = [one for one in judged if count <= FEW or one.verdict != "not distinguishable"]
+    told.sort(key=lambda one: order.index(one.verdict))
     rest = [one for one in judged if one not in told]
     lines = [one.sentence(count) for one in told]
     for other in dict.fromkeys((one.one.row.data, one.other) for one in rest):

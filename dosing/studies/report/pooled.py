@@ -13,12 +13,19 @@ from dosing.evaluation.aggregates import (
     stratified_bootstrap,
 )
 from dosing.studies.report.document import Figure, Part, Table, Words
-from dosing.studies.report.figures import Panel, Series, panels
+from dosing.studies.report.figures import MOST_PANELS, Panel, Series, pages, panels
 from dosing.studies.report.study import Compared
 from dosing.studies.report.svg import minus
 from dosing.types import Array
 
 CONSTANT = "estimated constant dose"
+HOW = (
+    "One score for each seed and data set: the mean return of recommended doses over that seed's new "
+    "patients. Interquartile mean: the mean of the middle half of the scores. Intervals: 95 %, percentile "
+    "bootstrap over the seeds within each data set, 2,000 resamples. Probability of improvement: that a seed "
+    f"of the policy scores above a seed of the {CONSTANT}. With few seeds of one data set such intervals are too narrow "
+    "(five normal seeds: 91 in 100 hold the true value); those by t in the tables above are not."
+)
 THRESHOLDS = 61
 """Points of a performance profile."""
 
@@ -49,17 +56,10 @@ def pooled(study: Compared) -> Iterator[Part]:
     groups, refused = _groups(study)
     if refused:
         yield Words(refused)
-    yield Words(
-        "One score for each seed and data set: the mean return of recommended doses over that seed's new "
-        "patients. Interquartile mean: the mean of the middle half of the scores. Intervals: 95 %, percentile "
-        "bootstrap over the seeds within each data set, 2,000 resamples. Probability of improvement: that a "
-        f"seed of the policy scores above a seed of the {CONSTANT}. With few seeds of one data set such "
-        "intervals are too narrow (five normal seeds: 91 in 100 hold the true value); those by t in the tables "
-        "above are not."
-    )
+    yield Words(HOW)
     for group in groups:
         yield _table(group)
-        yield _profiles(group)
+        yield from _profiles(group)
 
 
 def _groups(study: Compared) -> tuple[list[Group], str]:
@@ -90,8 +90,8 @@ def _scale(study: Compared) -> tuple[dict[str, tuple[float, float]], str]:
         one = [r.recommended.value for r in study.rules if r.data == data and r.is_baseline]
         if not zero or not one or not one[0] > zero[0] or data not in study.constants:
             return {}, (
-                f"Returns on several data sets have no one scale: on {data} no estimated constant dose returns "
-                "more than uniform dosing. Each is pooled by itself."
+                f"Returns on several data sets have no one scale: on {data} no estimated constant dose "
+                "returns more than uniform dosing. Each is pooled by itself."
             )
         scale[data] = zero[0], one[0]
     return scale, ""
@@ -137,7 +137,7 @@ def _table(group: Group) -> Table:
     return Table(f"Over the seeds, {group.title}", head, tuple(rows), frozenset({1, 2, 3, 4}))
 
 
-def _profiles(group: Group) -> Figure:
+def _profiles(group: Group) -> Iterator[Figure]:
     everything = [*group.scores.values(), *([group.constant] if group.constant is not None else [])]
     low, high = min(float(s.min()) for s in everything), max(float(s.max()) for s in everything)
     pad = 0.03 * (high - low or 1.0)
@@ -156,10 +156,6 @@ def _profiles(group: Group) -> Figure:
         f"({group.unit}). Grey: pointwise 95 % interval, bootstrap over the seeds. "
         + (f"Dashed: the {CONSTANT}." if reference else "")
     )
-    picture = panels(drawn, group.unit, "share of scores above")
-    return Figure(f"profiles-{_word(group.title)}", picture, caption.strip())
-
-
-def _word(title: str) -> str:
-    """A title as a part of a file's name."""
-    return "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in title)
+    for number, part in enumerate(pages(drawn, MOST_PANELS), 1):
+        picture = panels(part, group.unit, "share of scores above")
+        yield Figure(f"profiles-{group.title}-{number}", picture, caption.strip())

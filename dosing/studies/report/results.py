@@ -1,4 +1,4 @@
-"""The tables of a comparison, every number with its interval, its unit and its sample; forest plots, curves."""
+"""The tables of a comparison, every number with its interval, its unit and its sample, and its figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds, verdict
 from dosing.studies.comparison_table import Row, mass_words, share_words
 from dosing.studies.dose_sets import EXACT
 from dosing.studies.report.document import Figure, Part, Table
-from dosing.studies.report.figures import Panel, Point, Series, forest, panels
+from dosing.studies.report.figures import (
+    MOST_PANELS,
+    MOST_POINTS,
+    Panel,
+    Point,
+    Series,
+    forest,
+    frame,
+    pages,
+    panels,
+)
 from dosing.studies.report.judged import ALPHA, Judged, p_words
 from dosing.studies.report.study import Compared, Trained
 from dosing.studies.report.svg import minus
@@ -19,10 +29,10 @@ def results(study: Compared, judged: Sequence[Judged]) -> Iterator[Part]:
     for data in study.names:
         here = [one for one in judged if one.one.row.data == data]
         rows = [one.row for one in study.on(data)] + [row for row in study.rules if row.data == data]
-        yield _returns(data, rows)
+        yield _returns(data, rows, len(study.on(data)))
         if here:
             yield _differences(data, here, len(judged))
-            yield _forest(data, here, [row for row in study.rules if row.data == data])
+            yield from _forest(data, here, [row for row in study.rules if row.data == data])
         yield _beside(data, rows, study.on(data)[0])
         yield _dose_sets(data, study.on(data))
     if study.differences:
@@ -38,12 +48,13 @@ def curves(study: Compared) -> Iterator[Figure]:
         base = next((r.recommended for r in study.rules if r.data == data and r.is_baseline), None)
         drawn = [_curve(one, base) for one in here]
         caption = (
-            f"Return along training, {data}: mean over {len(here[0].scores)} seeds of the return of recommended "
-            "doses on new patients, after so many updates (logarithmic); bars: 95 % intervals, t over seeds."
-            + (" Dashed: the estimated constant dose." if base else "")
+            f"Return along training, {data}: mean over {len(here[0].scores)} seeds of the return of "
+            "recommended doses on new patients, after so many updates (logarithmic); bars: 95 % intervals, "
+            "t over seeds." + (" Dashed: the estimated constant dose." if base else "")
         )
-        picture = panels(drawn, "gradient updates", "return", logarithmic=True)
-        yield Figure(f"curves-{data}", picture, caption)
+        for number, part in enumerate(pages(drawn, MOST_PANELS), 1):
+            picture = panels(part, "gradient updates", "return", logarithmic=True)
+            yield Figure(f"curves-{data}-{number}", picture, caption)
 
 
 def _curve(one: Trained, base: Estimate | None) -> Panel:
@@ -58,7 +69,8 @@ def _curve(one: Trained, base: Estimate | None) -> Panel:
     return Panel(one.title, Series(x, y, low, high), level)
 
 
-def _returns(data: str, rows: Sequence[Row]) -> Table:
+def _returns(data: str, rows: Sequence[Row], trained: int) -> Table:
+    """Those of the trained policies, and of rules, whose patients are one sample whatever the seed."""
     head = (
         "policy",
         "distribution",
@@ -79,10 +91,10 @@ def _returns(data: str, rows: Sequence[Row]) -> Table:
             _told(row.lower_tail),
             row.foreseen_words,
             f"{row.recommended.n:,}",
-            "-" if row.recommended.n_seeds is None else f"{row.recommended.n_seeds}",
+            f"{row.recommended.n_seeds}" if number < trained else "-",
             row.recommended.method,
         )
-        for row in rows
+        for number, row in enumerate(rows)
     )
     caption = (
         f"Returns on new simulated patients, {data}: sum of rewards of an episode, no unit; 95 % intervals"
@@ -108,23 +120,28 @@ def _differences(data: str, judged: Sequence[Judged], count: int) -> Table:
         for one in judged
     )
     caption = (
-        f"Minus {', '.join(others)}, paired by patient, {data}: no unit; 95 % intervals of each difference by "
-        f"itself (alone), and what is left at {ALPHA:g} after Holm's correction for all {count} comparisons of "
-        "this report (of all)"
+        f"Minus {', '.join(others)}, paired by patient, {data}: no unit; 95 % intervals of each difference "
+        f"by itself (alone), and what is left at {ALPHA:g} after Holm's correction for all {count} "
+        "comparisons of this report (of all)"
     )
     return Table(caption, head, body, frozenset({1, 2, 3, 6, 7}))
 
 
-def _forest(data: str, judged: Sequence[Judged], rules: Sequence[Row]) -> Figure:
+def _forest(data: str, judged: Sequence[Judged], rules: Sequence[Row]) -> Iterator[Figure]:
     points = [Point(one.one.title, one.difference, one.verdict) for one in judged]
     if judged[0].difference == judged[0].one.row.difference:  # the rules' are from the constant dose too
         points += [Point(row.name, row.difference, "rule") for row in rules if row.difference is not None]
     caption = (
         f"Difference in return from {judged[0].other}, {data}, with 95 % intervals. Filled circle: better, "
         "triangle: worse, open circle: not distinguishable, all after Holm's correction; square: a rule that "
-        "was not trained."
+        "was not trained; arrow: beyond the frame."
     )
-    return Figure(f"differences-{data}", forest(points, "difference in return (no unit)"), caption)
+    for number, part in enumerate(pages(points, MOST_POINTS), 1):
+        yield Figure(
+            f"differences-{data}-{number}",
+            forest(part, "difference in return (no unit)", frame(points)),
+            caption,
+        )
 
 
 def _beside(data: str, rows: Sequence[Row], first: Trained) -> Table:
@@ -142,7 +159,8 @@ def _beside(data: str, rows: Sequence[Row], first: Trained) -> Table:
         if any((row.cost, row.in_range, row.success))
     )
     cost = first.card.get("cost")
-    what = f"; cost per patient: {cost}" if isinstance(cost, str) else "; cost per patient"
+    what = "; cost: sum over the visits of an episode"
+    what += f" of: {cost}" if isinstance(cost, str) else ""
     caption = f"Safety of recommended doses, {data}{what}; 95 % intervals, n patients"
     return Table(caption, head, body, frozenset({1, 3, 4, 5}))
 

@@ -140,8 +140,9 @@ def difference_from(first: Trained, second: Trained) -> Estimate:
 
 
 def _difference(fields: Mapping[str, Any]) -> Difference:
-    own = dict(fields) | {name: Estimate(**fields[name]) for name in ("recommended", "sampled")}
-    return Difference(**own | {"distributions": tuple(fields["distributions"])})
+    recommended, sampled = (Estimate(**fields[rule]) for rule in ("recommended", "sampled"))
+    first, second = fields["distributions"]
+    return Difference(fields["name"], (first, second), recommended, sampled, fields["data"])
 
 
 def _curves(study: Path) -> dict[str, dict[int, Array]]:
