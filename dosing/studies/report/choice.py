@@ -50,7 +50,8 @@ def _data(content: Mapping[str, Any]) -> Iterator[Part]:
         f"patient takes part. Recorded doses: {low:.4g} to {high:.4g}{unit}. The {kind}: "
         f"{constant['dose']:.4g}{unit}, of the training patients of each fold {doses}{unit}. "
         f"Behaviour: {content['behaviour']}. Decided by {content['decided_by']}; "
-        f"resamples {criterion['replicates']:,}; {len(content['candidates'])} candidates, for whom together the intervals hold."
+        f"resamples {criterion['replicates']:,}; {len(content['candidates'])} candidates, for whom "
+        "together the intervals hold."
     )
 
 

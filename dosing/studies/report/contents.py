@@ -184,8 +184,8 @@ def _settings(study: Compared) -> Iterator[Part]:
     head = ("policy", "settings of the agent", "beyond the method", "training")
     yield Table("Settings in full", head, tuple(rows))
     hashes = tuple((one.title, one.path, one.weights) for one in study.trained)
-    head = ("policy", "run, in the study folder", "SHA-256 of the weights")
-    yield Table("Runs", head, hashes, hashes=frozenset({2}))
+    names = ("policy", "run, in the study folder", "SHA-256 of the weights")
+    yield Table("Runs", names, hashes, hashes=frozenset({2}))
 
 
 def _listed(fields: Mapping[str, Any]) -> str:

@@ -160,7 +160,7 @@ def markdown(title: str, sections: Sequence[Section], stem: str) -> tuple[str, d
         lines.append(f"## {_plain(section.title)}")
         for part in section.parts:
             if isinstance(part, Figure):
-                name = f"{stem}-{part.name}.svg"
+                name = f"{stem}-{_file_word(part.name)}.svg"
                 figures[name] = part.svg
                 lines.append(f"![{_plain(part.caption)}]({name})\n\n{_plain(part.caption)}")
             else:
@@ -184,6 +184,11 @@ def _markdown(part: Words | Items | Quote | Code | Table) -> str:
             body = [[_plain(row[k]) for k in kept] for row in (head, *rows)]
             table = [body[0], rule, *body[1:]]
             return "\n".join([f"{_plain(caption)}\n", *(f"| {' | '.join(cells)} |" for cells in table)])
+
+
+def _file_word(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in name)
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dosing.evaluation.statistics import Estimate
 from dosing.studies.report.svg import GREY, minus, sheet, stroke, text, ticks
@@ -15,6 +16,9 @@ MARKS = ("better", "not distinguishable", "worse", "rule")
 COLUMNS, PANEL, TALL = 3, WIDTH / 3, 150
 """Small panels side by side, and the size of one in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 36, 10, 24, 22
+MOST_POINTS, MOST_PANELS = 40, 18
+"""Lines of a forest plot, and small panels, that fit on a page of A4."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,29 @@ class Panel:
     reference: Series | None = None
 
 
-def forest(points: Sequence[Point], label: str) -> str:
+def pages(parts: Sequence[T], most: int) -> list[Sequence[T]]:
+    """The parts of a figure in turns of as many as fit on a page."""
+    return [parts[start : start + most] for start in range(0, len(parts), most)]
+
+
+def frame(points: Sequence[Point]) -> tuple[float, float]:
+    """Ends of an axis that holds 0 and the intervals of all that was trained, with some room."""
+    inside = [p.estimate for p in points if p.kind != "rule"]
+    low, high = min(0.0, *(e.low for e in inside)), max(0.0, *(e.high for e in inside))
+    room = 0.15 * (high - low or 1.0)
+    return low - room, high + room
+
+
+def forest(points: Sequence[Point], label: str, ends: tuple[float, float]) -> str:
     """Estimates below each other with their intervals, beside the words of their numbers.
 
-    The frame holds 0 and all that was trained; a rule beyond it is an arrow.
-
     Args:
-        points: from top to bottom.
+        points: from top to bottom; one beyond the ends of the axis is an arrow.
         label: what the axis counts, with its unit.
+        ends: of the axis, as of :func:`frame`.
     """
     name_width, number_width, line = 248, 162, 22
-    framed = [p.estimate for p in points if p.kind != "rule"]
-    low, high = min(0.0, *(e.low for e in framed)), max(0.0, *(e.high for e in framed))
-    pad = 0.15 * (high - low or 1.0)
-    low, high = low - pad, high + pad
+    low, high = ends
     bottom = 10 + line * len(points)
     left, right = name_width, WIDTH - number_width
 
@@ -77,9 +90,9 @@ def forest(points: Sequence[Point], label: str) -> str:
         y, e = 10 + line * (k + 0.5), point.estimate
         out.append(text(name_width - 8, y + 4, _short(point.label, 40), anchor="end"))
         if low <= e.value <= high:
-            ends = [x(min(max(end, low), high)) for end in (e.low, e.high)]
-            out.append(stroke(ends[0], y, ends[1], y, INK, 1.6))
-            out += [stroke(end, y - 4, end, y + 4, INK, 1.6) for end in ends]
+            bar = [x(min(max(end, low), high)) for end in (e.low, e.high)]
+            out.append(stroke(bar[0], y, bar[1], y, INK, 1.6))
+            out += [stroke(end, y - 4, end, y + 4, INK, 1.6) for end in bar]
             out.append(_mark(x(e.value), y, point.kind))
         else:
             place, sign = (left, "\u25c0") if e.value < low else (right - 12, "\u25b6")
