@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -178,7 +179,7 @@ def picture(result: Sequence[PolicyDoses]) -> str:
         return 12 + across * (dose + 1.0) / 2.0
 
     def y_of(share: float) -> float:
-        return 24 + up * (1.0 - min(1.0, share**0.5))
+        return 24 + up * (1.0 - min(1.0, math.sqrt(share)))
 
     for number, x in enumerate(result):
         column, row = number % COLUMNS, number // COLUMNS

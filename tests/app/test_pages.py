@@ -46,6 +46,16 @@ def open_app(monkeypatch: pytest.MonkeyPatch):
     return start
 
 
+def unfolded(at: AppTest, *keys: str) -> AppTest:
+    """The page with folds opened."""
+    for key in keys:
+        assert not at.session_state[key]
+        at.session_state[key] = True
+    at.run()
+    assert not at.exception
+    return at
+
+
 def words(at: AppTest) -> str:
     """All text on the page, as it is read there."""
     kinds = (
@@ -107,7 +117,8 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
         assert result.dose is not None
         expected.append(number(result.dose[0]))
     assert doses(at) == expected
-    assert len(at.get("plotly_chart")) == 4
+    assert len(at.get("plotly_chart")) == 2  # doses, and what happened so far; the rest is folded
+    assert len(unfolded(at, "episode_fold").get("plotly_chart")) == 4
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
     assert text.count("Probability outside the hard limits: **0 (exactly)**") == 1  # FtTPO, not the Gaussian
     assert text.count("Probability outside FtTPO's set: **0 (exactly)**") == 1
