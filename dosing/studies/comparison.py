@@ -67,11 +67,13 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, launcher = Path(study), (resources := resources or Resources()).launcher(Path(study))
-    work = prepare(study, agents, data, seeds, training, milestones, evaluation_patients, resources)
-    jobs, rules, asked, keep = work.jobs, work.rules, work.patients, work.milestones
-    grids, chosen, left_out, not_thin = work.grids, work.presets, work.left_out, work.not_thin
-    streamed = [file for file in asked if is_streamed(file, work.training.stream)]
+    study, resources = Path(study), resources or Resources()
+    launcher = resources.launcher(study)
+    asked = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    work = work_of(study, asked, resources.device)
+    jobs, rules, keep = work.jobs, work.rules, asked.milestones
+    grids, chosen, left_out, not_thin = asked.grids, asked.presets, work.left_out, work.not_thin
+    streamed = [file for file in work.patients if is_streamed(file, asked.training.stream)]
     survey_data([SurveyJob(file, study) for file in streamed], launcher)
     results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, not_thin, grids)
@@ -79,7 +81,7 @@ def compare(
     if not runs:
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
-    rows = _rows(runs, asked, notes, launcher)
+    rows = _rows(runs, work.patients, notes, launcher)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
     pairs += _thin_differences(jobs, results)
@@ -90,17 +92,36 @@ def compare(
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a comparison is asked for, checked.
+
+    Attributes:
+        grids: agents and settings.
+        presets: of each grid.
+        sources: of recorded visits.
+        seeds: trained together in every run.
+        training: length and batch size.
+        milestones: updates before the end at which runs are evaluated.
+        evaluation_patients: for each seed; None is each scenario's own number.
+    """
+
+    grids: tuple[Grid, ...]
+    presets: tuple[presets.Preset, ...]
+    sources: tuple[DataSource, ...]
+    seeds: tuple[int, ...]
+    training: TrainingSettings
+    milestones: tuple[int, ...]
+    evaluation_patients: int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
-    """What a comparison has to do, once its data are there.
+    """What there is to do, once the data are there.
 
     Attributes:
         jobs: one for each run.
         rules: reference rules beside each data set.
         patients: evaluated for each seed, by data set.
-        milestones: updates before the end at which runs are evaluated.
-        grids: agents and settings asked for.
-        presets: of each grid.
-        training: length and batch size.
         left_out: who of all agents cannot work so, and why.
         not_thin: who has no thin row, and why.
     """
@@ -108,52 +129,56 @@ class Work:
     jobs: list[Job]
     rules: list[RulesJob]
     patients: dict[Path, int]
-    milestones: tuple[int, ...]
-    grids: tuple[Grid, ...]
-    presets: list[presets.Preset]
-    training: TrainingSettings
     left_out: dict[str, str]
     not_thin: dict[str, str]
 
 
-def prepare(
-    study: Path,
+def asked_of(
     agents: Grid | str | Sequence[str | Grid],
     data: DataSource | Path | str | Sequence[DataSource | Path | str],
     seeds: Sequence[int],
     training: TrainingSettings | None,
     milestones: Sequence[int],
     evaluation_patients: int | None,
-    resources: Resources,
-) -> Work:
-    """Check what :func:`compare` is asked for, obtain the data, and list what there is to do; see there.
+) -> Asked:
+    """What :func:`compare` is asked for by its arguments; see there.
 
     Raises:
-        UserError: bad input.
+        UserError: an unknown preset, or a training that cannot be.
     """
     grids = Grid.several(agents)
-    chosen = [presets.find(grid.preset) for grid in grids]
+    chosen = tuple(presets.find(grid.preset) for grid in grids)
     training = training or TrainingSettings(**chosen[0].training)
     training.check()
     keep = training.before_end(milestones)
+    sources = tuple(DataSource.several(data))
+    return Asked(grids, chosen, sources, tuple(seeds), training, keep, evaluation_patients)
+
+
+def work_of(study: Path, asked: Asked, device: str) -> Work:
+    """Build every agent to see whether it can work so, obtain the data, and list what there is to do.
+
+    Raises:
+        UserError: agents, settings or data that cannot be.
+    """
     left_out: dict[str, str] = {}
     not_thin: dict[str, str] = {}
     setups: list[AgentSetup] = []
-    for grid, preset in zip(grids, chosen, strict=True):
-        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
-    files = [obtain_data(source, study) for source in DataSource.several(data)]
-    asked = {file: evaluable(file).patients for file in files}
-    if evaluation_patients is not None:
-        asked = dict.fromkeys(files, evaluation_patients)
+    for grid, preset in zip(asked.grids, asked.presets, strict=True):
+        setups += [s for s in _setups(grid, preset, asked.training, left_out, not_thin) if s not in setups]
+    files = [obtain_data(source, study) for source in asked.sources]
+    patients = {file: evaluable(file).patients for file in files}
+    if asked.evaluation_patients is not None:
+        patients = dict.fromkeys(files, asked.evaluation_patients)
     if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
         raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
     jobs = [
-        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
+        Job(setup, file, study, asked.seeds, asked.training, device, patients[file], asked.milestones)
         for file in files
         for setup in setups
     ]
-    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
-    return Work(jobs, rules, asked, keep, grids, chosen, training, left_out, not_thin)
+    rules = [RulesJob(file, study, asked.seeds, patients[file], asked.training.stream) for file in files]
+    return Work(jobs, rules, patients, left_out, not_thin)
 
 
 def _setups(

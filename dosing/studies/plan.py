@@ -24,7 +24,7 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
 from dosing.runs.folder import EPISODES, RunFolder, find_runs
 from dosing.studies.baseline import Baseline
-from dosing.studies.comparison import Work, prepare
+from dosing.studies.comparison import Asked, Work, asked_of, work_of
 from dosing.studies.evaluation import references_of
 from dosing.studies.naming import TABLE, family_of, run_names
 from dosing.studies.scenarios import evaluable
@@ -95,10 +95,11 @@ def plan(
     """
     study, resources = Path(study), resources or Resources()
     resources.launcher(study)
-    work = prepare(study, agents, data, seeds, training, milestones, evaluation_patients, resources)
-    lines = [*_runs(study, work, len(seeds)), ""]
+    asked = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    work = work_of(study, asked, resources.device)
+    lines = [*_runs(study, asked, work), ""]
     for file, patients in work.patients.items():
-        own = spread or _of_constant(file, study, work, seeds, patients)
+        own = spread or _of_constant(file, study, asked, patients)
         lines.append(f"data {file.stem}: {patients:,} new patients for each seed, n = ")
         lines[-1] += f"{patients * len(seeds):,} for each run; least detectable difference in return"
         if isinstance(own, str):
@@ -138,15 +139,15 @@ def _difference(run: RunFolder) -> Array | None:
     return own - base if own.shape == base.shape and len(own) > 1 and own.shape[1] > 1 else None
 
 
-def _of_constant(file: Path, study: Path, work: Work, seeds: Sequence[int], patients: int) -> Spread | str:
+def _of_constant(file: Path, study: Path, asked: Asked, patients: int) -> Spread | str:
     """The spread of the returns of the constant dose; why there is none where rewards tell no dose."""
-    baseline = Baseline.of(visits_of(file, study, work.training.stream).sample)
+    baseline = Baseline.of(visits_of(file, study, asked.training.stream).sample)
     if baseline.dose is None:
         return f"no constant dose is estimated from these visits to compare with: {baseline.missing}"
     count = min(patients, MOST_PATIENTS)
     if count < 2:
         return "one patient tells no spread"
-    outcome = rollout(evaluable(file), constant(baseline.dose), tuple(seeds), count)
+    outcome = rollout(evaluable(file), constant(baseline.dose), asked.seeds, count)
     sd = math.sqrt(float(outcome.returns.var(1, ddof=1).mean()))
     return Spread(
         sd,
@@ -158,17 +159,17 @@ def _of_constant(file: Path, study: Path, work: Work, seeds: Sequence[int], pati
     )
 
 
-def _runs(study: Path, work: Work, seeds: int) -> list[str]:
+def _runs(study: Path, asked: Asked, work: Work) -> list[str]:
     """Number of runs, their names, and who is left out."""
     files, setups = list(work.patients), [job.setup for job in work.jobs]
     setups = setups[: len(setups) // len(files)]
     named = [Candidate("", s.agent, s.config, s.regularisation) for s in setups]
-    training, done = work.training, len(find_runs(study))
+    training, seeds, done = asked.training, len(asked.seeds), len(find_runs(study))
     lines = [
         f"{len(work.jobs)} runs in {study}: {len(setups)} agents and settings on {len(files)} data set"
         f"{'s' if len(files) > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''} together in each, "
         f"{training.steps:,} updates of {training.batch_size}"
-        + (f", evaluated after {', '.join(map(str, work.milestones))} too" if work.milestones else "")
+        + (f", evaluated after {', '.join(map(str, asked.milestones))} too" if asked.milestones else "")
     ]
     lines += [f"  {name} ({family_of(one)})" for name, one in zip(run_names(named), named, strict=True)]
     for what, whom in (("is left out", work.left_out), ("has no thin row", work.not_thin)):
