@@ -59,7 +59,7 @@ def _run(study: Compared) -> Iterator[Part]:
         (
             one.row.name.split(",")[0],
             one.row.family,
-            one.row.data,
+            study.which(one.row.data),
             ", ".join(own) or "-",
             _numbers(one.config.seeds),
             f"{one.config.updates:,}",
@@ -122,7 +122,7 @@ def _computing(study: Compared) -> Iterator[Part]:
     rows = tuple(
         (
             one.title,
-            one.row.data,
+            study.which(one.row.data),
             "-" if one.seconds is None else f"{one.seconds:.1f}",
             one.config.device or "-",
             one.config.versions.get("processor") or "-",

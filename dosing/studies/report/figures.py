@@ -88,7 +88,7 @@ def forest(points: Sequence[Point], label: str, ends: tuple[float, float]) -> st
     out.append(stroke(x(0.0), 4, x(0.0), bottom, INK, 1.2))
     for k, point in enumerate(points):
         y, e = 10 + line * (k + 0.5), point.estimate
-        out.append(text(name_width - 8, y + 4, _short(point.label, 40), anchor="end"))
+        out.append(text(name_width - 8, y + 4, _short(point.label, 40), anchor="end", size=10))
         if low <= e.value <= high:
             bar = [x(min(max(end, low), high)) for end in (e.low, e.high)]
             out.append(stroke(bar[0], y, bar[1], y, INK, 1.6))

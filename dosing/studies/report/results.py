@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dosing.evaluation.statistics import Estimate, mean_over_seeds, verdict
 from dosing.studies.comparison_table import Row, mass_words, share_words
@@ -104,14 +104,13 @@ def _returns(data: str, rows: Sequence[Row], trained: int) -> Table:
 
 def _differences(data: str, judged: Sequence[Judged], count: int) -> Table:
     others = list(dict.fromkeys(one.other for one in judged))
-    head = ("policy", "difference in return", "n", "seeds", "interval", "alone", "p", "p, Holm", "of all")
+    head = ("policy", "difference in return", "n", "seeds", "alone", "p", "p, Holm", "of all")
     body = tuple(
         (
             one.one.title,
             _told(one.difference),
             f"{one.difference.n:,}",
             f"{one.difference.n_seeds}",
-            one.difference.method,
             one.alone,
             p_words(one.p),
             p_words(one.adjusted),
@@ -121,10 +120,10 @@ def _differences(data: str, judged: Sequence[Judged], count: int) -> Table:
     )
     caption = (
         f"Minus {', '.join(others)}, paired by patient, {data}: no unit; 95 % intervals of each difference "
-        f"by itself (alone), and what is left at {ALPHA:g} after Holm's correction for all {count} "
-        "comparisons of this report (of all)"
+        f"by itself (alone), {_methods(one.difference for one in judged)}, and what is left at {ALPHA:g} after "
+        f"Holm's correction for all {count} comparisons of this report (of all)"
     )
-    return Table(caption, head, body, frozenset({1, 2, 3, 6, 7}))
+    return Table(caption, head, body, frozenset({1, 2, 3, 5, 6}))
 
 
 def _forest(data: str, judged: Sequence[Judged], rules: Sequence[Row]) -> Iterator[Figure]:
@@ -201,27 +200,30 @@ def _pairs(study: Compared) -> Table:
         "sampled doses",
         "verdict ",
         "n",
-        "interval",
     )
     body = tuple(
         (
             d.name,
-            d.data,
+            study.which(d.data),
             " minus ".join(d.distributions),
             _told(d.recommended),
             verdict(d.recommended),
             _told(d.sampled),
             verdict(d.sampled),
             f"{d.recommended.n:,}",
-            d.recommended.method,
         )
         for d in study.differences
     )
     caption = (
         "Policies that differ in their distribution alone: difference in return, no unit, paired by patient; "
-        "95 % intervals of each by itself"
+        f"95 % intervals of each by itself, {_methods(d.recommended for d in study.differences)}"
     )
     return Table(caption, head, body, frozenset({3, 5, 7}))
+
+
+def _methods(estimates: Iterable[Estimate]) -> str:
+    """How intervals were made."""
+    return " or ".join(dict.fromkeys(e.method for e in estimates))
 
 
 def _told(estimate: Estimate | None) -> str:

@@ -88,6 +88,10 @@ class Compared:
         """The data sets, in the order of the table."""
         return list(dict.fromkeys(one.row.data for one in self.trained))
 
+    def which(self, data: str) -> str:
+        """Name of a data set for a table's cell; a dash where there is but one."""
+        return data if len(self.names) > 1 else "-"
+
     def on(self, data: str) -> list[Trained]:
         """Runs on one data set."""
         return [one for one in self.trained if one.row.data == data]
