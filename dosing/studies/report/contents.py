@@ -127,7 +127,7 @@ def _computing(study: Compared) -> Iterator[Part]:
             one.config.device or "-",
             one.config.versions.get("processor") or "-",
             f"{one.config.threads}",
-            one.config.created or "-",
+            one.config.created.removesuffix("+00:00").replace("T", " ") or "-",
         )
         for one in study.trained
     )

@@ -14,7 +14,7 @@ body { font-size: 8.6pt; line-height: 1.35; }
 h1 { font-size: 15pt; } h2 { font-size: 11pt; margin: 4.5mm 0 1mm; break-after: avoid; }
 table { font-size: 7.4pt; margin: 0 0 1mm; }
 caption { text-align: left; font-weight: 600; font-size: 8pt; padding: 2mm 0 .6mm; break-after: avoid; }
-thead { display: table-header-group; } tr { break-inside: avoid; }
+thead { display: table-header-group; break-after: avoid; } tr { break-inside: avoid; }
 th { border-bottom: .8pt solid #1f2328; vertical-align: bottom; } td, th { padding: .5mm 2.5mm .5mm 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
 td.hash { word-break: break-all; min-width: 42mm; } td:first-child { min-width: 27mm; }

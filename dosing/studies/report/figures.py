@@ -132,7 +132,11 @@ def panels(parts: Sequence[Panel], of_x: str, of_y: str, *, logarithmic: bool = 
     out = sheet(WIDTH, rows * TALL + 22)
     for number, panel in enumerate(parts):
         place = f"translate({PANEL * (number % COLUMNS):.1f},{TALL * (number // COLUMNS)})"
-        out += [f'<g transform="{place}">', text(LEFT, TOP - 9, _short(panel.title, 34)), *axes.frame()]
+        out += [
+            f'<g transform="{place}">',
+            text(LEFT, TOP - 9, _short(panel.title, 34), size=10),
+            *axes.frame(),
+        ]
         if panel.reference is not None:
             out += axes.line(panel.reference, GREY, "4 3", marked=False)
         out += [*axes.line(panel.line, INK, "", marked=not panel.line.steps), "</g>"]

@@ -120,8 +120,8 @@ def _differences(data: str, judged: Sequence[Judged], count: int) -> Table:
     )
     caption = (
         f"Minus {', '.join(others)}, paired by patient, {data}: no unit; 95 % intervals of each difference "
-        f"by itself (alone), {_methods(one.difference for one in judged)}, and what is left at {ALPHA:g} after "
-        f"Holm's correction for all {count} comparisons of this report (of all)"
+        f"by itself (alone), {_methods(one.difference for one in judged)}, and what is left at {ALPHA:g} "
+        f"after Holm's correction for all {count} comparisons of this report (of all)"
     )
     return Table(caption, head, body, frozenset({1, 2, 3, 5, 6}))
 
