@@ -290,7 +290,7 @@ def test_a_card_without_an_estimated_constant_says_why() -> None:
     assert [plain(caption.value) for caption in at.caption] == [
         "No verdict: measured on new simulated patients, but the visits tell none."
     ]
-    assert "▲ Within limits · not compared with one constant dose" in words(at)
+    assert "▲ Dose within limits · not compared with one constant dose" in words(at)
 
 
 def card_of_one_answer() -> None:
@@ -326,7 +326,7 @@ def card_of_one_answer() -> None:
         ),
         (
             {"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))},
-            "✓ Within limits · better than one constant dose",
+            "✓ Dose within limits · better than one constant dose",
             ["0.550"],
             "2 training seeds",
         ),
@@ -365,7 +365,7 @@ def test_no_green_tick_beside_a_policy_that_is_no_better(verdict: str | None) ->
     at.session_state["answer"] = replace(one, source=replace(one.source, measured=row("Agent", 1.0, verdict)))
     at.run(timeout=30)
     assert not at.exception
-    assert ":orange-background[▲ Within limits" in status_line(at)
+    assert ":orange-background[▲ Dose within limits" in status_line(at)
     assert "✓" not in words(at)
     assert "green" not in words(at)
     assert not at.success
