@@ -424,6 +424,9 @@ def test_a_selection_is_reported_with_its_verdict_and_every_value(tmp_path: Path
         else:
             assert value["refused"] in page
     assert "python -m dosing select --agents bc iql" in page
+    assert "4 finished trainings" in page  # two candidates on two folds
+    for run in find_runs(study / "folds"):
+        assert run.config().data.content_hash in page
     with pytest.raises(UserError, match="--reference is for comparisons"):
         write_report(study, tmp_path / "report.md", "BC")
     write_json(study / SELECTION, {"verdict": "x"})

@@ -9,10 +9,13 @@ from typing import Any
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.runs.files import read_json
+from dosing.runs.folder import find_runs
 from dosing.studies.commands import command_of
 from dosing.studies.report.document import Code, Items, Part, Quote, Section, Table, Words
 from dosing.studies.report.svg import minus
-from dosing.studies.selected import SELECTION
+from dosing.studies.selected import FOLDS, SELECTION
+
+PACKAGES = ("dosing", "python", "torch", "numpy", "gymnasium")
 
 
 def selected(study: Path) -> list[Section]:
@@ -31,6 +34,7 @@ def selected(study: Path) -> list[Section]:
             Section("Values of the candidates", tables),
             Section("Notes", (Items(tuple(content["notes"])) if content["notes"] else Words("None."),)),
             Section("Settings of the candidates", (_settings(content["candidates"]),)),
+            Section("Trainings of the folds", tuple(_trainings(study))),
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not of this version's select; give that command again.") from error
@@ -72,6 +76,29 @@ def _line(name: str, of: Mapping[str, Any], estimator: str) -> tuple[str, ...]:
     told = value["difference"] or value["estimate"]
     basis = (f"{told['n']:,}", str(told["method"])) if told else ("-", "-")
     return (name, *shown, value["verdict"] or "-", *basis, value["refused"] or "-")
+
+
+def _trainings(study: Path) -> Iterator[Part]:
+    """What the trainings in the folder of the folds were made of."""
+    configs = [run.config() for run in find_runs(study / FOLDS)]
+    told = {
+        (
+            c.data.name,
+            f"{c.data.patients:,}",
+            f"{c.data.visits:,}",
+            c.data.content_hash,
+            f"{len(c.seeds)}",
+            f"{c.updates:,}",
+            f"{c.device}, {c.versions.get('processor') or 'unknown'}",
+        )
+        for c in configs
+    }
+    head = ("training visits", "patients", "visits", "SHA-256 of the visits", "seeds", "updates", "processor")
+    if told:
+        caption = f"{len(configs)} finished trainings"
+        yield Table(caption, head, tuple(sorted(told)), frozenset({1, 2, 4, 5}), frozenset({3}))
+    packages = {", ".join(f"{k} {v}" for k, v in c.versions.items() if k in PACKAGES and v) for c in configs}
+    yield Items(tuple(f"Versions: {words}." for words in sorted(packages))) if packages else Words("None.")
 
 
 def _settings(candidates: Sequence[Mapping[str, Any]]) -> Table:

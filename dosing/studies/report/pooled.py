@@ -24,7 +24,7 @@ HOW = (
     "patients. Interquartile mean: the mean of the middle half of the scores. Intervals: 95 %, percentile "
     "bootstrap over the seeds within each data set, 2,000 resamples. Probability of improvement: that a seed "
     f"of the policy scores above a seed of the {CONSTANT}. With few seeds of one data set such intervals are "
-    "too narrow (five normal seeds: 91 in 100 hold the true value), and without width where every seed lies on "
+    "too narrow (five normal seeds: 91 in 100 hold the true value), and without width where all seeds lie on "
     "one side; those by t in the tables above are not."
 )
 THRESHOLDS = 61
