@@ -69,11 +69,11 @@ def compare(
     """
     study, resources = Path(study), resources or Resources()
     launcher = resources.launcher(study)
-    asked = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
-    work = work_of(study, asked, resources.device)
-    jobs, rules, keep = work.jobs, work.rules, asked.milestones
-    grids, chosen, left_out, not_thin = asked.grids, asked.presets, work.left_out, work.not_thin
-    streamed = [file for file in work.patients if is_streamed(file, asked.training.stream)]
+    wanted = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    work = work_of(study, wanted, resources.device)
+    jobs, rules, asked, keep = work.jobs, work.rules, work.patients, wanted.milestones
+    grids, chosen, left_out, not_thin = wanted.grids, wanted.presets, work.left_out, work.not_thin
+    streamed = [file for file in asked if is_streamed(file, wanted.training.stream)]
     survey_data([SurveyJob(file, study) for file in streamed], launcher)
     results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, not_thin, grids)
@@ -81,7 +81,7 @@ def compare(
     if not runs:
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
-    rows = _rows(runs, work.patients, notes, launcher)
+    rows = _rows(runs, asked, notes, launcher)
     contrasts = [preset.contrast for preset in chosen if preset.contrast]
     pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
     pairs += _thin_differences(jobs, results)
