@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -182,6 +183,26 @@ def test_many_policies_without_a_difference_share_a_sentence(
     assert len(told) == len(judged) - len(quiet) + len(data_sets)
     for one in quiet:
         assert any(one.one.title in line and line.startswith("Not disting") for line in told)
+
+
+def test_policies_side_by_side_are_shown_as_the_table_keeps_them(study: Path, tmp_path: Path) -> None:
+    def told(value: float) -> dict[str, Any]:
+        e = Estimate(value, value - 0.25, value + 0.25, 0.95, 1234, 3, "t over seeds")
+        return dataclasses.asdict(e)
+
+    given = [{"returns": told(x), "cost": told(x + 1), "worst": None} for x in (7.0, -3.0)]
+    row = {"title": "IQL", "family": "thin", "data": "few", "recommended": given[0], "sampled": given[1]}
+    row |= {"lost": told(10.0), "half_width": told(0.5), "width_kind": "exact support"}
+    row |= {"outside_limits": told(0.0), "outside_interval": None, "entropy": told(-4.0)}
+    write_json(study / TABLE, read_json(study / TABLE) | {"policies": [row]})
+    text = write_report(study, tmp_path / "report.md")[0].read_text()
+    seven, three = "7.00 [6.75, 7.25]", "\N{MINUS SIGN}3.00 [\N{MINUS SIGN}3.25, \N{MINUS SIGN}2.75]"
+    assert f"| IQL (thin) | {seven} | {three} | 10.00 [9.75, 10.25] | 8.00 [7.75, 8.25] |" in text
+    assert "| IQL (thin) | 0.50 [0.25, 0.75] | exact support | 0.00 [\N{MINUS SIGN}0.25, 0.25] |" in text
+    assert "| 1,234 |" in text
+    write_json(study / TABLE, read_json(study / TABLE) | {"policies": [{"data": "few"}]})
+    with pytest.raises(UserError, match="are not of this version"):
+        write_report(study, tmp_path / "report.md")
 
 
 # The page

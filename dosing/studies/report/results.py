@@ -20,6 +20,7 @@ from dosing.studies.report.figures import (
     panels,
 )
 from dosing.studies.report.judged import ALPHA, Judged, p_words
+from dosing.studies.report.policies import policies
 from dosing.studies.report.study import Compared, Trained
 from dosing.studies.report.svg import minus
 
@@ -35,6 +36,7 @@ def results(study: Compared, judged: Sequence[Judged]) -> Iterator[Part]:
             yield from _forest(data, here, [row for row in study.rules if row.data == data])
         yield _beside(data, rows, study.on(data)[0])
         yield _dose_sets(data, study.on(data))
+    yield from policies(study)
     if study.differences:
         yield _pairs(study)
 

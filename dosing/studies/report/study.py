@@ -71,6 +71,7 @@ class Compared:
             of the table.
         unfinished: folders of runs without a result.
         beside: finished runs that are not in the table.
+        policies: rows of the policies of each agent side by side, as the table keeps them.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class Compared:
     constants: Mapping[str, Array]
     unfinished: tuple[str, ...]
     beside: int
+    policies: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -128,6 +130,7 @@ def read_compared(study: Path) -> Compared:
         _constants(study, trained, rules),
         tuple(str(f.relative_to(study)) for f in folders if not (f / DONE).is_file()),
         sum((f / DONE).is_file() and f not in paths for f in folders),
+        tuple(table.get("policies", ())),
     )
 
 
