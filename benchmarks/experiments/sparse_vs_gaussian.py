@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import agents
-from benchmarks.curves import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -37,6 +36,7 @@ from dosing.runs.files import write_atomic, write_json
 from dosing.studies import Comparison, Grid, compare
 from dosing.studies.compared import Difference
 from dosing.studies.policy_table import HEAD, PolicyRow, cells, mass_cell
+from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from dosing.studies.settings import Cohort, DataSource
 from dosing.training.offline import TrainingSettings
 from dosing.typed_json import typed

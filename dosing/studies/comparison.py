@@ -68,29 +68,14 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
-    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher(study)
-    training = training or TrainingSettings(**chosen[0].training)
-    training.check()
-    keep = training.before_end(milestones)
-    left_out: dict[str, str] = {}
-    not_thin: dict[str, str] = {}
-    setups: list[AgentSetup] = []
-    for grid, preset in zip(grids, chosen, strict=True):
-        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
-    files = [obtain_data(source, study) for source in DataSource.several(data)]
-    asked = {file: evaluable(file).patients for file in files}
-    survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
-    if evaluation_patients is not None:
-        asked = dict.fromkeys(files, evaluation_patients)
-    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
-        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
-    jobs = [
-        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
-        for file in files
-        for setup in setups
-    ]
-    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
+    study, resources = Path(study), resources or Resources()
+    launcher = resources.launcher(study)
+    wanted = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    work = work_of(study, wanted, resources.device)
+    jobs, rules, asked, keep = work.jobs, work.rules, work.patients, wanted.milestones
+    grids, chosen, left_out, not_thin = wanted.grids, wanted.presets, work.left_out, work.not_thin
+    streamed = [file for file in asked if is_streamed(file, wanted.training.stream)]
+    survey_data([SurveyJob(file, study) for file in streamed], launcher)
     results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, not_thin, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
@@ -105,6 +90,96 @@ def compare(
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a comparison is asked for, checked.
+
+    Attributes:
+        grids: agents and settings.
+        presets: of each grid.
+        sources: of recorded visits.
+        seeds: trained together in every run.
+        training: length and batch size.
+        milestones: updates before the end at which runs are evaluated.
+        evaluation_patients: for each seed; None is each scenario's own number.
+    """
+
+    grids: tuple[Grid, ...]
+    presets: tuple[presets.Preset, ...]
+    sources: tuple[DataSource, ...]
+    seeds: tuple[int, ...]
+    training: TrainingSettings
+    milestones: tuple[int, ...]
+    evaluation_patients: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What there is to do, once the data are there.
+
+    Attributes:
+        jobs: one for each run.
+        rules: reference rules beside each data set.
+        patients: evaluated for each seed, by data set.
+        left_out: who of all agents cannot work so, and why.
+        not_thin: who has no thin row, and why.
+    """
+
+    jobs: list[Job]
+    rules: list[RulesJob]
+    patients: dict[Path, int]
+    left_out: dict[str, str]
+    not_thin: dict[str, str]
+
+
+def asked_of(
+    agents: Grid | str | Sequence[str | Grid],
+    data: DataSource | Path | str | Sequence[DataSource | Path | str],
+    seeds: Sequence[int],
+    training: TrainingSettings | None,
+    milestones: Sequence[int],
+    evaluation_patients: int | None,
+) -> Asked:
+    """What :func:`compare` is asked for by its arguments; see there.
+
+    Raises:
+        UserError: an unknown preset, or a training that cannot be.
+    """
+    grids = Grid.several(agents)
+    chosen = tuple(presets.find(grid.preset) for grid in grids)
+    training = training or TrainingSettings(**chosen[0].training)
+    training.check()
+    keep = training.before_end(milestones)
+    sources = tuple(DataSource.several(data))
+    return Asked(grids, chosen, sources, tuple(seeds), training, keep, evaluation_patients)
+
+
+def work_of(study: Path, asked: Asked, device: str) -> Work:
+    """Build every agent to see whether it can work so, obtain the data, and list what there is to do.
+
+    Raises:
+        UserError: agents, settings or data that cannot be.
+    """
+    left_out: dict[str, str] = {}
+    not_thin: dict[str, str] = {}
+    setups: list[AgentSetup] = []
+    for grid, preset in zip(asked.grids, asked.presets, strict=True):
+        setups += [s for s in _setups(grid, preset, asked.training, left_out, not_thin) if s not in setups]
+    files = [obtain_data(source, study) for source in asked.sources]
+    patients = {file: evaluable(file).patients for file in files}
+    if asked.evaluation_patients is not None:
+        patients = dict.fromkeys(files, asked.evaluation_patients)
+    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
+        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
+    jobs = [
+        Job(setup, file, study, asked.seeds, asked.training, device, patients[file], asked.milestones)
+        for file in files
+        for setup in setups
+    ]
+    rules = [RulesJob(file, study, asked.seeds, patients[file], asked.training.stream) for file in files]
+    return Work(jobs, rules, patients, left_out, not_thin)
 
 
 def _setups(
