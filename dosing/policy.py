@@ -202,6 +202,18 @@ class DosePolicy:
         mass = self._mass_outside(distribution, limit_low, limit_high)
         return DoseSet(distribution.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
 
+    def entropy(self, obs: Observations) -> Array | None:
+        """Differential entropy ``[S, B]`` in nats on the [-1, 1] axis, summed over dose dimensions.
+
+        Before any clipping; uniform doses within the limits have ln 2 each. None without a density, or where
+        the entropy is not known.
+        """
+        distribution = self._double(obs)
+        try:
+            return np.asarray(distribution.entropy().sum(-1).numpy()) if distribution.has_density else None
+        except NotImplementedError:
+            return None
+
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
         """Probability ``[S, B, A]`` that each distribution puts outside the dose interval ``[low, high]``.
 

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from benchmarks.curves import COLOURS, DASHES, GREY, sheet, stroke, text
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.runs.files import write_atomic, write_json
+from dosing.studies.report.svg import COLOURS, DASHES, GREY, sheet, stroke, text
 from dosing.types import Array
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

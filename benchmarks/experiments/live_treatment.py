@@ -35,7 +35,6 @@ import pandas as pd
 
 import agents
 from agents import finetuning
-from benchmarks.curves import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from benchmarks.speed.processes import ROOT
@@ -54,6 +53,7 @@ from dosing.studies.finetune_table import Progress, below, report_on, rows_of_st
 from dosing.studies.jobs import Job as Offline
 from dosing.studies.jobs import run_jobs
 from dosing.studies.launch import LocalProcesses, none_lost
+from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from dosing.training.offline import TrainingDivergedError, TrainingSettings
 from dosing.types import Array
 

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 
 import agents
-from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -38,6 +37,7 @@ from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.policy import DosePolicy
 from dosing.runs.files import write_atomic, write_json
+from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Array, Problem

@@ -286,7 +286,8 @@ def page(table: Table) -> str:
         "# Benchmark",
         f"Version {table.version}, size {table.size}; definition `{table.definition}`, evaluation seeds "
         f"`{table.evaluation}`: {table.about}. "
-        f"A row is made by `python -m dosing bench --size {table.size} --agents NAME`, with `--preset` and `--set` where its settings are not the set's.",
+        f"A row is made by `python -m dosing bench --size {table.size} --agents NAME`, "
+        "with `--preset` and `--set` where its settings are not the set's.",
         "Gain: mean return over new patients less that of the constant dose estimated from the same data "
         "set, on the same patients; intervals are 95 %, t over data sets. In spreads: over the standard "
         "deviation of that dose's return between patients, mean over all tasks. Losing: data sets that lose "
