@@ -28,6 +28,12 @@ class Difference:
     sampled: Estimate
     data: str
 
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Difference:
+        """Inverse of ``dataclasses.asdict``."""
+        estimates = {name: Estimate(**fields[name]) for name in ("recommended", "sampled")}
+        return cls(**fields | estimates | {"distributions": tuple(fields["distributions"])})
+
     def __str__(self) -> str:
         """Return one line of words."""
         parts = (("recommended", self.recommended), ("sampled", self.sampled))
@@ -67,6 +73,12 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Comparison:
+        """Inverse of :meth:`to_json`; further fields are passed over."""
+        rows = tuple(map(Row.from_json, fields["rows"]))
+        return cls(rows, tuple(map(Difference.from_json, fields["differences"])), tuple(fields["notes"]))
 
     def __str__(self) -> str:
         """Return the table, the differences and the notes as text."""

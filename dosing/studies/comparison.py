@@ -26,6 +26,7 @@ from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, refusal, regularisations
+from dosing.studies.index import question, reopened, write_index
 from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
 from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
@@ -72,12 +73,17 @@ def compare(
     training = training or TrainingSettings(**chosen[0].training)
     training.check()
     keep = training.before_end(milestones)
+    sources = DataSource.several(data)
+    key = question(grids, chosen, sources, tuple(seeds), training, keep, evaluation_patients)
+    if (known := reopened(study, key, sources)) is not None:
+        return known
     left_out: dict[str, str] = {}
     not_thin: dict[str, str] = {}
-    setups: list[AgentSetup] = []
+    every: list[AgentSetup] = []
     for grid, preset in zip(grids, chosen, strict=True):
-        setups += [s for s in _setups(grid, preset, training, left_out, not_thin) if s not in setups]
-    files = [obtain_data(source, study) for source in DataSource.several(data)]
+        every += _setups(grid, preset, training, left_out, not_thin)
+    setups = list({(s.agent, s.config, s.regularisation, repr(s.data_options)): s for s in every}.values())
+    files = [obtain_data(source, study) for source in sources]
     asked = {file: evaluable(file).patients for file in files}
     survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
     if evaluation_patients is not None:
@@ -103,6 +109,8 @@ def compare(
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
+    if len(runs) == len(jobs):  # what is missing is tried again
+        write_index(study, key, files)
     return result
 
 
