@@ -102,14 +102,15 @@ def page(writing: list[Measured], treating: list[Measured], command: str) -> str
 
     size = writing[-1].size / writing[-1].count
     far = [
-        f"10^{power} visits: {hours(10**power / rate(writing))} of one processor, {size * 10**power / 1e9:.1f} GB"
+        f"10^{power} visits: {hours(10**power / rate(writing))} of one processor, "
+        f"{size * 10**power / 1e9:.1f} GB"
         for power in (8, 9)
     ]
     parts = [
         "# Many patients",
         f"`{command}` on {describe()}; dosing {__version__}.",
-        f"Visits of {ENV_ID}, {VISITS} per patient, parts of {PART:,} visits, one worker. Evaluated: FtTPO of "
-        "one seed, by its recommended and by drawn doses, and the reference rules, each on all patients "
+        f"Visits of {ENV_ID}, {VISITS} per patient, parts of {PART:,} visits, one worker. Evaluated: FtTPO "
+        "of one seed, by its recommended and by drawn doses, and the reference rules, each on all patients "
         f"({VISITS} visits each).",
         table(head, lines),
         "Extrapolated, not measured, from the difference of the two sizes: " + "; ".join(far) + "; "
