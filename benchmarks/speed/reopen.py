@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/speed/reopen.py [--runs 1000 10000] [--out FOLDER]
 
-One run of IQL (two seeds, networks of 8 units, 20 updates, 100 patients) is trained and evaluated, and copied
-under as many settings; the copies are finished runs as any others. ``compare`` is called in processes of
+One run of IQL (two seeds, networks of 8 units, 20 updates, 100 patients) is trained and evaluated, and linked
+under as many settings, each with a configuration of its own. ``compare`` is called in processes of
 their own, with one worker: without an index, so that everything is read and checked, and with the index of
 that call. Above 1,000 runs reading all takes long, and is not done: table and index are written as it would
 leave them, from the run that was computed. Times begin after the imports. The last line is how far the study
@@ -74,10 +74,11 @@ def make_study(study: Path, count: int) -> None:
     compared(study, 1)
     (source,) = find_runs(study)
     config, done = source.config(), read_json(source.path / DONE)
+    own_files = {CONFIG, DONE, ".lock"}
     for value in settings(count)[1:]:
         own = replace(config, agent_config={**config.agent_config, "inverse_temperature": value})
         copy = source.path.with_name(own.key)
-        shutil.copytree(source.path, copy)
+        shutil.copytree(source.path, copy, ignore=lambda *_: own_files, copy_function=os.link)
         text = json.dumps(own.to_json(), indent=1)
         (copy / CONFIG).write_text(text, encoding="utf-8")
         hashes = done | {CONFIG: hashlib.sha256(text.encode()).hexdigest()}

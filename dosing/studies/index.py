@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ CODE = tuple(Path(str(package.__file__)).parent for package in (dosing, agents, 
 """What computes a table: an index of other code is not used."""
 
 
-def stamp(path: Path) -> str:
+def stamp(path: Path | str) -> str:
     """A hash of names, sizes and times of a file, or of all files in a folder; contents are not read.
 
     The time at which the inode was last changed is among them, which no program can set back. Hidden files
@@ -44,18 +44,22 @@ def stamp(path: Path) -> str:
     return hashlib.sha256("\n".join(_entries(os.fspath(path))).encode()).hexdigest()[:16]
 
 
-def _entries(path: str) -> Iterator[str]:
-    if not os.path.isdir(path):
-        yield _told("", os.stat(path)) if os.path.exists(path) else "missing"
-        return
-    with os.scandir(path) as found:
-        for entry in sorted(found, key=lambda one: one.name):
-            if entry.name.startswith((".", "__pycache__")):
-                continue
-            if entry.is_dir():
-                yield from (f"{entry.name}/{line}" for line in _entries(entry.path))
-            else:
-                yield _told(entry.name, entry.stat())
+def _entries(path: str) -> list[str]:
+    lines: list[str] = []
+    try:
+        with os.scandir(path) as found:
+            for entry in found:
+                if entry.name.startswith((".", "__pycache__")):
+                    continue
+                if entry.is_dir():
+                    lines += [f"{entry.name}/{line}" for line in _entries(entry.path)]
+                else:
+                    lines.append(_told(entry.name, entry.stat()))
+    except FileNotFoundError:
+        return ["missing"]
+    except NotADirectoryError:
+        return [_told("", os.stat(path))]
+    return sorted(lines)
 
 
 def _told(name: str, stat: os.stat_result) -> str:
@@ -119,5 +123,5 @@ def _rests_on(study: Path, files: Sequence[Path], runs: Sequence[str]) -> str:
     """A hash of the stamps of all that a table was made from, and of the curves beside it."""
     where = [*files, study / "references", study / CURVES]
     base = os.fspath(study)
-    told = [*map(stamp, where), *(f"{run} {stamp(Path(base, run))}" for run in runs)]
+    told = [*map(stamp, where), *(f"{run} {stamp(os.path.join(base, run))}" for run in runs)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
