@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,7 +33,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.machine import describe
 from benchmarks.report import table
-from tests.app.served import FLAGS, Server, serving
+from tests.app.served import FLAGS, Server, answering, serving
 from tests.conftest import find_chromium
 
 RESULTS = Path(__file__).with_name("results")
@@ -69,17 +70,41 @@ class Figure:
 def make_study(folder: Path) -> Path:
     """A study as the demo leaves it, of the same agents, widths and seeds, trained briefly."""
     import agents
-    from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comparison
+    from dosing.studies import Cohort, DataSource, Grid, Resources, TrainingSettings, comparison
 
     comparison.compare(
         folder,
-        agents.DEMO_PATIENTS,
+        [Grid((name,), preset=preset) for name, preset in agents.DEMO_PATIENTS.items()],
         DataSource("dosing/Treatment-v0", Cohort(50, options={"variant": "corrected"})),
         training=TrainingSettings(steps=100),
         evaluation_patients=50,
         resources=Resources("cpu"),
     )
     return folder
+
+
+BARE = """
+import plotly.graph_objects as go
+import streamlit as st
+
+st.title("Nothing")
+dose = st.slider("dose", 0.0, 1.0, step=0.01)
+st.metric("number", dose)
+st.plotly_chart(go.Figure(go.Scatter(x=[0, 1], y=[0, dose])), key="line")
+"""
+"""A page of Streamlit that has a number, a slider and a line of two points, and nothing else."""
+
+
+@contextlib.contextmanager
+def bare(folder: Path) -> Iterator[Server]:
+    """What Streamlit and Plotly cost by themselves: :data:`BARE`, served."""
+    script = folder / "bare.py"
+    script.write_text(BARE, encoding="utf-8")
+    options = ("--server.headless=true", "--browser.gatherUsageStats=false")
+    with answering(
+        [sys.executable, "-m", "streamlit", "run", str(script), *options], "--server.port"
+    ) as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -107,22 +132,35 @@ def opened(browser: Any, address: str) -> Any:
     return page
 
 
+SEEN = f"""() => {{
+    window.seen = {{}};
+    const watch = new MutationObserver(() => {{
+        for (const selector of {json.dumps([NUMBER, PICTURE])})
+            if (!(selector in window.seen) && document.querySelector(selector))
+                window.seen[selector] = performance.now();
+    }});
+    watch.observe(document, {{childList: true, subtree: true}});
+}}"""
+"""Notes when number and picture first stand in the page, in milliseconds after the browser asked for it."""
+
+
 def cold(server: Server, times: int) -> list[Figure]:
-    """A browser that was never here, a server that was: until the number and the picture are seen."""
+    """A browser that was never here, a server that was: until the number and the picture are there."""
     seen: dict[str, list[float]] = {NUMBER: [], PICTURE: []}
     with chromium() as browser:
         opened(browser, server.address).context.close()
     for _ in range(times):
         with chromium() as browser:
             page = window(browser)
-            began = time.perf_counter()
-            page.goto(server.address, wait_until="commit")
-            for selector, values in seen.items():
-                page.wait_for_selector(selector, state="attached")
-                values.append(time.perf_counter() - began)
+            page.add_init_script(f"({SEEN})()")
+            page.goto(server.address)
+            page.wait_for_selector(PICTURE, state="attached")
+            for selector, moment in page.evaluate("window.seen").items():
+                seen[selector].append(moment / 1e3)
+    what = "cold browser, warm server"
     return [
-        Figure("cold browser, warm server: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
-        Figure("cold browser, warm server: picture", "s", statistics.median(seen[PICTURE]), 2.5, times),
+        Figure(f"{what}: number", "s", statistics.median(seen[NUMBER]), 1.5, times),
+        Figure(f"{what}: picture", "s", statistics.median(seen[PICTURE]), 2.5, times),
     ]
 
 
@@ -140,11 +178,11 @@ DRAWN = """() => {
 """Notes the time of a key and of every change within a picture after it: Streamlit makes each one anew."""
 
 
-def slider(server: Server, moves: int) -> list[Figure]:
-    """The dose on What if moved by the keyboard, a step at a time: until the picture shows it."""
+def slider(server: Server, moves: int, link: str = "/what_if") -> list[Figure]:
+    """A dose moved by the keyboard, a step at a time: until the picture shows it."""
     taken, busy = [], []
     with chromium() as browser:
-        page = opened(browser, f"{server.address}/what_if")
+        page = opened(browser, server.address + link)
         handle = page.get_by_role("slider", name=re.compile("dose", re.IGNORECASE)).first
         handle.focus()
         handle.press("ArrowRight")
@@ -167,36 +205,55 @@ def slider(server: Server, moves: int) -> list[Figure]:
     ]
 
 
+RUNS = """() => {
+    window.runs = 0;
+    const app = document.querySelector('[data-testid="stApp"]');
+    new MutationObserver(() => window.runs += app.dataset.testScriptState === 'notRunning')
+        .observe(app, {attributeFilter: ['data-test-script-state']});
+}"""
+"""Counts how often the script of the page has run to its end."""
+
+
 async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> list[Figure]:
-    """Sessions side by side, each opening another link every so often, until the page has run to its end."""
+    """Sessions side by side, each clicking every so often, until the page has run to its end."""
     from playwright.async_api import async_playwright
 
     taken: list[float] = []
     errors: list[str] = []
-    links = ("/?patient={}&visit={}", "/what_if?patient={}&visit={}", "/comparison")
+    ways = (("Next",), ("Next",), ("One state", "What if"), ("Results", "Comparison"), ("Patient",))
 
-    async def session(browser: Any, number: int, until: float) -> None:
-        rng = np.random.default_rng(number)
+    together = asyncio.Barrier(sessions)
+
+    async def session(browser: Any, number: int) -> None:
         page = await (await browser.new_context(viewport={"width": 1440, "height": 900})).new_page()
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(f"{server.address}/?patient={number % PATIENTS}&visit=1")
+        await page.wait_for_selector(RESTED)
+        await page.evaluate(RUNS)
+        await together.wait()  # opened, all of them
+        until = time.perf_counter() + seconds
         await asyncio.sleep(pause * number / sessions)
-        while time.perf_counter() < until:
-            link = links[rng.integers(len(links))].format(rng.integers(PATIENTS), rng.integers(1, VISITS))
+        for *sections, last in itertools.cycle(ways):
+            if time.perf_counter() > until:
+                break
+            for section in sections:
+                await page.get_by_role("button", name=section).click()
+            role: Literal["menuitem", "button", "link"] = "menuitem" if sections else "link"
+            role = "button" if last == "Next" else role
+            before = await page.evaluate("window.runs")
             began = time.perf_counter()
-            await page.goto(server.address + link, wait_until="commit")
-            await page.wait_for_selector("h1")
-            await page.wait_for_selector(RESTED)
+            await page.get_by_role(role, name=last).first.click()
+            await page.wait_for_function("before => window.runs > before", arg=before)
             taken.append(time.perf_counter() - began)
             errors.extend(await page.locator('[data-testid="stException"]').all_inner_texts())
             await asyncio.sleep(pause)
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
-        until = time.perf_counter() + seconds
-        await asyncio.gather(*(session(browser, number, until) for number in range(sessions)))
+        await asyncio.gather(*(session(browser, number) for number in range(sessions)))
         await browser.close()
-    what = f"{sessions} sessions, a page every {pause:g} s each for {seconds:g} s"
+    what = f"{sessions} sessions, a click every {pause:g} s each for {seconds:g} s"
     return [
         Figure(f"{what}: errors", "", len(errors), 0, len(taken)),
         Figure(f"{what}: median page", "s", statistics.median(taken), 2.0, len(taken)),
@@ -212,12 +269,13 @@ def memory(server: Server, runs: int, every: int = 200) -> tuple[list[Figure], l
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
     from websockets.sync.client import connect
+    from websockets.typing import Origin, Subprotocol
 
-    url = server.address.replace("http", "ws") + "/_stcore/stream"
+    url, spoken = server.address.replace("http", "ws") + "/_stcore/stream", [Subprotocol("streamlit")]
     held = [(0, resident(server))]
     done, errors = 0, 0
     while done < runs:
-        with connect(url, subprotocols=["streamlit"], max_size=None, origin=server.address) as socket:
+        with connect(url, subprotocols=spoken, max_size=None, origin=Origin(server.address)) as socket:
             for _ in range(min(every, runs - done)):
                 patient, visit = done // VISITS % PATIENTS, 1 + done % VISITS
                 ask = BackMsg()
@@ -266,6 +324,7 @@ def page(result: dict[str, Any]) -> str:
         [
             f["what"],
             f"{f['value']:.3g} {f['unit']}",
+            f"{result['bare'][f['what']]:.3g} {f['unit']}" if f["what"] in result["bare"] else "",
             f"{f['target']:g} {f['unit']}",
             f"{f['n']:,}",
             "yes" if f["value"] <= f["target"] else "no",
@@ -278,9 +337,11 @@ def page(result: dict[str, Any]) -> str:
         "# The dashboard's speed",
         f"Made by `{result['command']}`, {result['date']}, on: {result['machine']}. Load average {first:.1f} "
         f"before and {last:.1f} after: on a busy machine the times of the clock say nothing.",
-        table(("what", "measured", "target", "n", "met"), lines),
-        f"Study: {result['study']}. The window is 1440 x 900 pixels. A page of the sessions "
-        "side by side is a link opened anew, not a slider moved. Memory of the server in MB along the page "
+        table(("what", "measured", "a bare page", "target", "n", "met"), lines),
+        f"Study: {result['study']}. The window is 1440 x 900 pixels. A bare page is one of "
+        "Streamlit's with a number, a slider and a line of two points, and nothing of ours. The sessions "
+        "side by side are open before they click: the next visit, twice, What if, Comparison, Patient. "
+        "Memory of the server in MB along the page "
         "runs, three of four of Patient and one of What if, a new session every 200: "
         f"{along or 'not measured'}.",
     ]
@@ -310,6 +371,9 @@ def main() -> None:
             make_study(study)
         else:
             shutil.copytree(arguments.study, study)  # what is asked goes into an audit log of its own
+        with bare(Path(folder)) as server:
+            alone = cold(server, arguments.loads) + slider(server, arguments.moves, link="")
+            print("a bare page:", *alone, sep="\n", flush=True)
         with serving(study) as server:
             figures = cold(server, arguments.loads)
             print(*figures, sep="\n", flush=True)
@@ -329,6 +393,7 @@ def main() -> None:
         "machine": describe(),
         "load": load,
         "study": "of its own, the demo's agents with five seeds" if arguments.study is None else "given",
+        "bare": {figure.what: figure.value for figure in alone},
         "figures": [asdict(figure) for figure in figures],
         "memory": held,
     }

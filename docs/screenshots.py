@@ -43,6 +43,7 @@ class Picture:
         theme: of the page.
         start: text above which the picture begins; empty for the top of the page.
         end: text above which it ends; empty for the height of the window.
+        opens: label of a fold that is opened first.
     """
 
     study: str
@@ -51,6 +52,7 @@ class Picture:
     theme: Literal["light", "dark"] = "light"
     start: str = ""
     end: str = ""
+    opens: str = ""
 
 
 PICTURES = {
@@ -62,7 +64,11 @@ PICTURES = {
     "comparison": Picture("demo", "/comparison"),
     "warfarin": Picture("warfarin", "/?patient=44&visit=30", end="Your decision"),
     "insulin": Picture(
-        "insulin", "/?patient=21&visit=30", start="Episode of patient", end="What the adverse events mean"
+        "insulin",
+        "/?patient=21&visit=30",
+        start="Episode of patient",
+        end="What the adverse events mean",
+        opens="Episode of patient",
     ),
 }
 
@@ -83,6 +89,9 @@ def take(browser: Browser, address: str, picture: Picture, file: Path) -> None:
     page.set_default_timeout(300_000)
     page.goto(address + picture.link)
     rested(page)
+    if picture.opens:
+        page.get_by_text(picture.opens).click()
+        rested(page)
     if picture.start or picture.end:
         full_height(page)
         top = _top(page, picture.start) if picture.start else 0.0

@@ -156,32 +156,18 @@ class DosePolicy:
 
         What is drawn for another purpose (``dosing.rng``) or another block of patients is independent of it.
         """
-        noise, doses, start = None, [], 0
-        for part in self._parts(obs):
-            distribution, end = self.distribution(part), start + part.shape[1]
-            if noise is None:
-                noise = self._noise(distribution, obs.shape[1], visit, purpose, block)
-            doses.append(self._drawn(distribution, noise[:, start:end]))
-            start = end
-        return np.concatenate(doses, 1)
+        laws = [self.distribution(part) for part in self._parts(obs)]
+        noise = np.array_split(self._noise(laws[0], obs.shape[1], visit, purpose, block), len(laws), axis=1)
+        return np.concatenate([self._drawn(*both) for both in zip(laws, noise, strict=True)], 1)
 
     def _parts(self, obs: Observations) -> list[Observations]:
-        """The states ``[S, B, O]`` about :data:`TOGETHER` at a time where their answers do not depend on it.
-
-        So that what networks pass on stays in a processor's cache.
-        """
-        count = obs.shape[1] // TOGETHER
-        if count < 2 or self._past is not None or self._device.type != "cpu":
-            return [obs]
-        return np.array_split(obs, count, axis=1)
+        """The states ``[S, B, O]``, as many at a time as keep what networks pass on in a processor's cache."""
+        own = type(self) is DosePolicy and self._past is None  # each state is asked about by itself
+        count = obs.shape[1] // TOGETHER if own and self._device.type == "cpu" else 1
+        return np.array_split(obs, max(count, 1), axis=1)
 
     def _mode(self, distribution: Distribution) -> Array:
         return self.transform.to_dose(distribution.mode.detach().double().cpu().numpy())
-
-    def _draw(self, distribution: Distribution, visit: int, block: int = 0) -> Array:
-        """A dose of each distribution; see :meth:`sampled`."""
-        states = distribution.batch_shape[1]
-        return self._drawn(distribution, self._noise(distribution, states, visit, "evaluation", block))
 
     def _noise(self, distribution: Any, states: int, visit: int, purpose: str, block: int) -> Array:
         """Uniform numbers ``[S, B, A, n]`` for doses at B states, of this distribution's kind."""
@@ -192,7 +178,9 @@ class DosePolicy:
 
     @torch.no_grad()
     def _drawn(self, distribution: Any, noise: Array) -> Array:
-        unit = distribution.base_dist.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
+        unit = distribution.base_dist.rsample_from(
+            torch.as_tensor(noise, dtype=self._dtype, device=self._device)
+        )
         return self.transform.to_dose(unit.detach().double().cpu().numpy())
 
     def dose_set(self, obs: Observations) -> DoseSet:
@@ -227,6 +215,18 @@ class DosePolicy:
         dose = self.transform.to_dose
         mass = self._mass_outside(distribution, limit_low, limit_high)
         return DoseSet(distribution.kind, bounded, dose(low.numpy()), dose(high.numpy()), mass)
+
+    def entropy(self, obs: Observations) -> Array | None:
+        """Differential entropy ``[S, B]`` in nats on the [-1, 1] axis, summed over dose dimensions.
+
+        Before any clipping; uniform doses within the limits have ln 2 each. None without a density, or where
+        the entropy is not known.
+        """
+        distribution = self._double(obs)
+        try:
+            return np.asarray(distribution.entropy().sum(-1).numpy()) if distribution.has_density else None
+        except NotImplementedError:
+            return None
 
     def mass_outside(self, obs: Observations, low: Array, high: Array) -> Array:
         """Probability ``[S, B, A]`` that each distribution puts outside the dose interval ``[low, high]``.
@@ -388,9 +388,6 @@ class _Aimed(DosePolicy):
         super().__init__(agent, transform)
         scaled = transform.scaled(np.asarray(target, dtype=np.float64))
         self._target = torch.as_tensor(scaled, dtype=self._dtype, device=self._device)
-
-    def _parts(self, obs: Observations) -> list[Observations]:
-        return [obs]
 
     @torch.no_grad()
     def distribution(self, obs: Observations) -> Distribution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dosing.studies import presets
 from dosing.types import Array
 
 CONTRAST = "sparse-vs-gaussian"
-"""Preset that trains every agent twice, with distributions that differ and nothing else."""
+"""Preset that trains every agent with several distributions, which differ and nothing else."""
 SHARES = (0.01, 0.05, 0.1)
 """Shares of the patients that are called the worst: the smallest that holds one patient of every seed."""
 
@@ -33,29 +33,43 @@ def is_gaussian(run: Run) -> bool:
 
 
 def differ_in_distribution_only(one: Run, other: Run) -> bool:
-    """Whether two runs differ in their policy's distribution only, the contrast of :data:`CONTRAST`."""
+    """Whether two runs differ in their policy's distribution only, as those of :data:`CONTRAST` do.
+
+    A sparse law that is distilled from a policy leaves all else about the agent as it is.
+    """
     contrast = presets.find(CONTRAST).contrast
-    distribution = set(contrast.fields) if contrast else set()
+    distribution = contrast.settings if contrast else set()
 
     def rest(run: Run) -> dict[str, object]:
         own = {name: value for name, value in run.config.agent_config.items() if name not in distribution}
-        kept = ("agent", "seeds", "training", "regularisation", "transform")
-        return {name: getattr(run.config, name) for name in kept} | {"settings": own, "data": run.data}
+        kept = ("agent", "seeds", "training", "transform")
+        fat = replace(run.config.regularisation, thin=None)
+        alike = {name: getattr(run.config, name) for name in kept}
+        return alike | {"settings": own, "regularisation": fat, "data": run.data}
 
     return rest(one) == rest(other)
 
 
-def default_pair(sparse: Sequence[Run], gaussian: Sequence[Run]) -> tuple[int, int]:
+def beside(sparse: Run, others: Sequence[Run]) -> int | None:
+    """Position of the run to set a sparse one beside; None where none differs in its distribution only.
+
+    Of several it is the policy that the sparse law was distilled from.
+    """
+    alike = [k for k, run in enumerate(others) if differ_in_distribution_only(sparse, run)]
+    source = [k for k in alike if others[k].config.agent_config == sparse.config.agent_config]
+    return next(iter(source or alike), None)
+
+
+def default_pair(sparse: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
     """Positions of the two runs to begin with: a pair that differs in its distribution only, if any."""
     for i, one in enumerate(sparse):
-        for j, other in enumerate(gaussian):
-            if differ_in_distribution_only(one, other):
-                return i, j
+        if (j := beside(one, others)) is not None:
+            return i, j
 
     def place(runs: Sequence[Run], agent: str) -> int:
         return next((k for k, run in enumerate(runs) if run.config.agent == agent), 0)
 
-    return place(sparse, agents.DEMO[0]), place(gaussian, agents.DEMO[1])
+    return place(sparse, agents.DEMO[0]), place(others, agents.DEMO[1])
 
 
 @dataclass(frozen=True)

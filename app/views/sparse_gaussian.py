@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import streamlit as st
@@ -10,10 +11,10 @@ import streamlit as st
 from app.analysis.recommendations import Answer, curves, landmarks, sparse_of
 from app.analysis.tails import (
     CONTRAST,
+    beside,
     default_pair,
     differ_in_distribution_only,
     differences,
-    is_gaussian,
     is_sparse,
     outside,
     paid,
@@ -35,28 +36,52 @@ from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import verdict
 from dosing.recommendation.audit_log import Record
 
-COMMAND = f"python -m dosing compare --preset {CONTRAST}\npython -m dosing app --out runs/compare"
+COMMAND = (
+    f"python -m dosing compare --preset {CONTRAST} --agents fttpo iql\n"
+    "python -m dosing app --out runs/compare"
+)
+
+
+def named(runs: list[study.Run]) -> dict[str, study.Run]:
+    """Runs by what they are called here: of several of an agent, each with its distribution."""
+    several = [f"{run.entry.title}, {run.family}" for run in runs]
+    result = {}
+    for run, words in zip(runs, several, strict=True):
+        name = run.label
+        if run.label != run.entry.title:
+            name = words if several.count(words) == 1 else f"{run.label}, {run.family}"
+        result[name] = replace(run, label=name)
+    return result
+
+
+def follow(sparse: dict[str, study.Run], others: dict[str, study.Run]) -> None:
+    """Set the policy beside a sparse one that was just chosen, where one differs in distribution only."""
+    place = beside(sparse[st.session_state["sparse"]], list(others.values()))
+    if place is not None:
+        st.session_state["gaussian"] = list(others)[place]
 
 
 def pair(runs: list[study.Run]) -> tuple[study.Run, study.Run] | None:
     """The two runs to set against each other; None where the study has no such two."""
-    sparse = {run.label: run for run in runs if is_sparse(run)}
-    gaussian = {run.label: run for run in runs if is_gaussian(run)}
-    if not sparse or not gaussian:
-        missing = "sparse" if not sparse else "Gaussian"
+    every = named(runs)
+    sparse = {name: run for name, run in every.items() if is_sparse(run)}
+    others = {name: run for name, run in every.items() if not is_sparse(run)}
+    if not sparse or not others:
+        missing = "a sparse policy" if not sparse else "a policy that is not sparse"
         write.nothing_yet(
             COMMAND,
-            "No agent here has a {} policy. These commands train an agent twice, with a sparse and with a "
-            "Gaussian distribution and nothing else changed, and show both:",
+            "No agent here has {}. These commands train agents with a sparse and with a Gaussian "
+            "distribution and nothing else changed, and show both:",
             missing,
         )
         return None
-    first, second = default_pair(list(sparse.values()), list(gaussian.values()))
+    first, second = default_pair(list(sparse.values()), list(others.values()))
     left, right = st.columns(2)
-    return (
-        sparse[pick(left, "Sparse policy", list(sparse), "sparse", first)],
-        gaussian[pick(right, "Gaussian policy", list(gaussian), "gaussian", second)],
-    )
+    changed = {"on_change": follow, "args": (sparse, others)}
+    chosen = sparse[pick(left, "Sparse policy", list(sparse), "sparse", first, **changed)]
+    place = beside(chosen, list(others.values()))
+    second = second if place is None else place
+    return chosen, others[pick(right, "Gaussian or other policy", list(others), "gaussian", second)]
 
 
 def alike(first: study.Run, second: study.Run) -> None:
@@ -244,6 +269,6 @@ opened = page.open_page("Sparse against Gaussian")
 st.markdown(
     "A Gaussian policy gives every dose some probability, and clipping at the hard limits only moves what "
     "lies beyond them onto them. A sparse policy gives exactly none to doses outside an interval that it "
-    "learned."
+    "learned. Beside any other policy stands the sparse one that was distilled from it."
 )
 view(opened)

@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from app.analysis import belief
+from app.analysis.belief import Beliefs
 from app.analysis.recommendations import Answer
 from app.charts.belief import markers
 from app.text import Markdown, sentence
@@ -25,17 +26,23 @@ def belief_panel(answer: Answer, key: str) -> None:
     if quality is None:
         return
     name = answer.source.name
-    if quality.used:
-        write.subheader("What {} believes about this patient", name)
-    else:
-        write.subheader("Why {} gives everyone the constant dose", name)
     if quality.refused:
         who = "everyone" if not quality.used else f"everyone by {counted(len(quality.refused), 'seed')}"
-        write.warning("**The constant dose is given to {}.** {}", who, _as_sentence(quality.refused[0]))
-    write.markdown("{}", in_words(quality))
-    one = belief.beliefs(answer)
-    if one is None:
-        return
+        write.warning(
+            "**{}: the constant dose is given to {}.** {}", name, who, _as_sentence(quality.refused[0])
+        )
+    label = sentence("What {} believes about this patient", name)
+    if not quality.used:
+        label = sentence("Why {} gives everyone the constant dose", name)
+    with page.fold(label, f"{key}fold") as is_open:
+        if is_open:
+            write.markdown("{}", in_words(quality))
+            if (one := belief.beliefs(answer)) is not None:
+                _drawn(one, answer, key)
+
+
+def _drawn(one: Beliefs, answer: Answer, key: str) -> None:
+    """The levels of the entries, in two columns, and how to read them."""
     entries = answer.source.recommender.rules.entries
     count = one.seen.shape[1]
     names = [entry.name for entry in entries] or [f"s{k + 1}" for k in range(count)]
@@ -56,7 +63,7 @@ def belief_panel(answer: Answer, key: str) -> None:
         "that is estimated from the recorded visits. Bands: 90 % intervals, noise of the observation "
         "included. The policy itself decides anew at every visit. Forecasts of a model, no promise.",
         answer.mark.sign,
-        name,
+        answer.source.name,
         with_unit(dose, limits.unit),
     )
 

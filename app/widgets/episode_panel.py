@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from app.analysis.course import course_of
 from app.analysis.patients import PatientTable
@@ -63,12 +64,18 @@ def who(asked: Asked, source: Source) -> None:
 def episode_panel(episodes: Episodes, row: int, source: Source) -> None:
     """The recorded episode of the patient: observations, doses given, rewards."""
     rows = np.flatnonzero(episodes.episode == episodes.episode[row])
-    meta, current = episodes.metadata, int(row - rows[0])
+    patient, current = int(episodes.episode[row]), int(row - rows[0])
+    with page.fold(sentence("Episode of patient {}", patient), "episode_fold") as is_open:
+        if is_open:
+            _drawn(episodes, rows, current, source)
+
+
+def _drawn(episodes: Episodes, rows: NDArray[np.intp], current: int, source: Source) -> None:
+    """Its course in pictures, and in words what is recorded."""
+    meta, patient = episodes.metadata, int(episodes.episode[rows[0]])
     visits = episodes.step[rows].astype(float) + 1
     width = episodes.obs.shape[1]
     names = list(meta.obs_names) or [f"s{i + 1}" for i in range(width)]
-    patient = int(episodes.episode[row])
-    write.subheader("Episode of patient {}", patient)
     course_panel(episodes, rows, current, "course")
     left, right = st.columns(2)
     with left:

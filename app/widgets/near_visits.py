@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-import streamlit as st
 
 from app.analysis.recommendations import Answer
 from app.text import sentence
 from app.theme import decimals, listed, minus, number, unit_words
-from app.widgets import write
+from app.widgets import page, write
 from app.widgets.state_picker import Asked
 from dosing.recommendation.records import NearVisit
 
@@ -35,9 +34,11 @@ def nearest(answers: Sequence[Answer], asked: Asked) -> None:
     for answer in answers:
         if answer.result.nearest:
             groups.setdefault(answer.result.nearest, []).append(answer.source.name)
-    for visits, names in groups.items():
+    for place, (visits, names) in enumerate(groups.items()):
         whose = "" if len(groups) == 1 else f" of {listed(names)}"
-        with st.expander(sentence("Nearest training visits{}", whose)):
+        with page.fold(sentence("Nearest training visits{}", whose), f"nearest{place}") as is_open:
+            if not is_open:
+                continue
             if shown := others(visits, asked):
                 write.table(as_frame(shown, answers[0]))
             else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -12,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from app.charts import saved
 from app.charts.base import NOTICE_AT
 from app.readers import study
-from app.text import code
+from app.text import Markdown, code
 from app.theme import template
 from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
@@ -65,6 +66,21 @@ def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
     for sentence in sentences:
         write.error("**Not shown:** {}", sentence)
+
+
+@contextlib.contextmanager
+def fold(label: Markdown, key: str) -> Iterator[bool]:
+    """What is below the first screen, and made only once it is asked for.
+
+    Args:
+        label: of the fold.
+        key: of the fold.
+
+    Yields:
+        Whether it is open; what is drawn within the context stands in it.
+    """
+    with st.expander(label, key=key, on_change="rerun") as within:
+        yield bool(within.open)
 
 
 PAPER = {False: "#FFFFFF", True: "#14171A"}

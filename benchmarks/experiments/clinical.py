@@ -33,8 +33,9 @@ from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.evaluation.statistics import cvar, mean_over_seeds
 from dosing.runs.files import write_atomic, write_json
 from dosing.runs.folder import EPISODES, RunFolder
-from dosing.studies.comparison import FEW_PATIENTS, TABLE, compare
+from dosing.studies.comparison import FEW_PATIENTS, compare
 from dosing.studies.comparison_table import Row, mass_words, share_words
+from dosing.studies.naming import TABLE
 from dosing.studies.settings import Cohort, DataSource, Grid, Resources
 from dosing.training.offline import TrainingSettings
 from simulator.card import scenario_card

@@ -103,7 +103,7 @@ class Cohorts:
     @classmethod
     def of(cls, size: int, count: int, patients: int, history: int = 0, *, first: int = FIRST) -> Cohorts:
         """Simulate ``count`` data sets of ``size`` patients."""
-        options = {"variant": VARIANT} | ({"history": history} if history else {})
+        options: dict[str, Any] = {"variant": VARIANT} | ({"history": history} if history else {})
         seeds = tuple(range(first, first + count))
         episodes = [simulate(ENV_ID, patients=size, policy="uniform", seed=s, **options) for s in seeds]
         return cls(episodes, seeds, CohortFactory(ENV_ID, options), patients)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.curves import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.studies.finetune_table import below
+from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from dosing.types import Array
 
 ENV_ID, PATIENTS, NAME = "dosing/Treatment-v0", 200, "live_treatment"

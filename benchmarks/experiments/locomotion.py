@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -44,6 +43,7 @@ from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
 from dosing.studies.loading import policy_of
+from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 from dosing.training.offline import TrainingSettings
 from simulator.envs.mujoco import REFERENCES
 

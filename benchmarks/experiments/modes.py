@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -29,7 +30,6 @@ import numpy as np
 import torch
 
 import agents
-from benchmarks.curves import COLOURS, GREY, sheet, stroke, text
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -37,6 +37,7 @@ from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
 from dosing.policy import DosePolicy
 from dosing.runs.files import write_atomic, write_json
+from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Array, Problem
@@ -178,7 +179,7 @@ def picture(result: Sequence[PolicyDoses]) -> str:
         return 12 + across * (dose + 1.0) / 2.0
 
     def y_of(share: float) -> float:
-        return 24 + up * (1.0 - min(1.0, share**0.5))
+        return 24 + up * (1.0 - min(1.0, math.sqrt(share)))
 
     for number, x in enumerate(result):
         column, row = number % COLUMNS, number // COLUMNS

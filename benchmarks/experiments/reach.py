@@ -119,7 +119,7 @@ def main() -> None:
         if x[None] is not base
     ]
     minutes = (time.process_time() - began) / 60
-    lines = [[r["name"], str(r["return"]), str(r["more"])] for r in rows]
+    lines = [[str(r["name"]), str(r["return"]), str(r["more"])] for r in rows]
     lines[0][-1] = ""
     parts = [
         "# What a class of policies can reach",

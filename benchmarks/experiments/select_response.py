@@ -28,7 +28,7 @@ import torch
 import agents
 from agents.response_model import ResponseModel
 from benchmarks.experiments.cohort import Replicates
-from benchmarks.experiments.response import FIRST, FIRST_LINE, trained
+from benchmarks.experiments.response import FIRST, FIRST_LINE, LEARNERS, trained
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import __version__
@@ -48,7 +48,8 @@ from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-ENV_ID, OPTIONS = "dosing/Treatment-v0", {"variant": "simenv3"}
+ENV_ID = "dosing/Treatment-v0"
+OPTIONS: dict[str, Any] = {"variant": "simenv3"}
 GROUP, AT_ONCE = 10, 1600
 """Most data sets, and most patients, that are trained and fitted as one stack."""
 CONFIDENCE = 0.95
@@ -85,7 +86,7 @@ def group(size: int, seeds: range, arguments: argparse.Namespace) -> list[dict[s
     recorded = [simulate(ENV_ID, patients=size, policy="uniform", seed=s, **OPTIONS) for s in seeds]
     parts = [part for episodes in recorded for part in fold_patients(episodes, folds)]
     data = [Dataset.from_episodes(training) for training, _ in parts]
-    agent = trained(FIRST_LINE, data, tuple(range(len(data))))
+    agent = trained(LEARNERS[FIRST_LINE], data, tuple(range(len(data))))
     assert isinstance(agent, ResponseModel)
     doses = np.array([estimated_constant(Trajectories.from_episodes(t)).dose for t, _ in parts])
     transforms = [one.transform for one in data]
@@ -144,8 +145,13 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
 def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """The results as markdown."""
-    head = ("patients", "data sets", "refused", "mean error", "sd of the error", "truth in the 95 % interval")
-    head += (
+    head = (
+        "patients",
+        "data sets",
+        "refused",
+        "mean error",
+        "sd of the error",
+        "truth in the 95 % interval",
         "median half-width",
         'called "better"',
         "of which truly",

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 import agents
-from benchmarks.curves import COLOURS, DASHES, GREY, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
@@ -40,6 +39,7 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
 from dosing.models.batch import Batch
 from dosing.rng import generator
+from dosing.studies.report.svg import COLOURS, DASHES, GREY, stroke, text, ticks
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Act, Array, Problem

@@ -34,7 +34,6 @@ import torch
 from torch import nn
 
 import agents
-from benchmarks.curves import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from benchmarks.machine import describe
 from benchmarks.report import table
 from benchmarks.speed.counting import flops
@@ -43,6 +42,7 @@ from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.models.networks import Linear, Mlp
 from dosing.runs.files import read_json, write_atomic, write_json
+from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from dosing.training.compilation import updater
 from dosing.training.sampler import Sampler
 from dosing.types import Problem

@@ -24,7 +24,11 @@ OPTIMISER = ("_fused_adam", "_foreach_", "lerp_", "addcmul_", "addcdiv_")
 class Products(TorchDispatchMode):
     """Sums FLOPs by torch's own formulas; unlike its ``FlopCounterMode`` inside forward derivatives too."""
 
-    total = 0
+    total: float = 0.0
+
+    def __init__(self) -> None:
+        """Nothing counted yet."""
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one kernel and count it."""
@@ -40,7 +44,8 @@ def flops(update: Callable[[], object]) -> float:
     with Products() as counter:
         for _ in range(COUNTED):
             update()
-    return counter.total / COUNTED
+    counted: float = counter.total
+    return counted / COUNTED
 
 
 def split(update: Callable[[], object], updates: int = PROFILED) -> dict[str, float]:

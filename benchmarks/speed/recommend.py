@@ -39,6 +39,7 @@ from dosing.evaluation.statistics import mean_over_seeds
 from dosing.policy import DosePolicy
 from dosing.recommendation.audit_log import AuditLog, shown
 from dosing.recommendation.batch import recommend_all
+from dosing.recommendation.dose_context import Evidence
 from dosing.recommendation.novelty import Monitor
 from dosing.recommendation.reasons import STATUSES, Reason
 from dosing.recommendation.recommender import recommend
@@ -84,7 +85,7 @@ def times(folder: Path) -> list[list[str]]:
         recommend_all(recommender, new.obs[:2048].astype(float))  # first use of every kernel
 
         def answer(recommender: Recommender = recommender) -> None:
-            recommend_table(recommender, folder / "in.parquet", folder / "out.parquet", log)
+            recommend_table(recommender, folder / "in.parquet", folder / "out.parquet", log, Evidence())
 
         rows.append(clocked(f"{name}: {STATES:,} recommendations, parquet to parquet", 5.0, answer))
         for logged in (False, True):

@@ -35,7 +35,8 @@ from benchmarks.report import table
 from dosing import __version__
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import CONFIG, DONE, find_runs
-from dosing.studies import Cohort, Comparison, DataSource, Grid, Resources, TrainingSettings, compare, presets
+from dosing.studies import Cohort, Comparison, DataSource, Grid, Resources, TrainingSettings, compare
+from dosing.studies.comparison import asked_of
 from dosing.studies.data import obtain_data
 from dosing.studies.index import question, write_index
 from dosing.studies.naming import TABLE
@@ -92,10 +93,8 @@ def enter(study: Path, count: int) -> None:
     rows = [replace(first, name=f"{first.name}, inverse_temperature={x}") for x in settings(count)]
     runs = [str(run.path.relative_to(study)) for run in find_runs(study)]
     write_json(study / TABLE, Comparison((*rows, *rules), notes=one.notes).to_json() | {"runs": runs})
-    sources, training = [words["data"]], words["training"]
-    parts = words["seeds"], training, training.before_end(()), words["evaluation_patients"]
-    key = question((words["agents"],), [presets.find(None)], sources, *parts)
-    write_index(study, key, [obtain_data(source, study) for source in sources])
+    wanted = asked_of(**words, milestones=())
+    write_index(study, question(wanted), [obtain_data(source, study) for source in wanted.sources])
 
 
 def opened(study: Path, count: int) -> dict[str, Any]:

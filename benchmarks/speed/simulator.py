@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -130,7 +131,7 @@ def one_patient(rounds: int) -> dict[str, float]:
         for _ in range(24):
             clock("published single patient", lambda: patient.step(0.3))
             for variant, env in vector.items():
-                clock(f"vector interface, one patient, {variant}", lambda env=env: env.step(dose))
+                clock(f"vector interface, one patient, {variant}", partial(env.step, dose))
             clock("gymnasium.make, one patient, corrected", lambda: single.step(dose[0]))
     return {name: float(np.median(values)) for name, values in times.items()}
 

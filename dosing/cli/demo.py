@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
     from dosing.studies import Cohort, mujoco_data
+    from dosing.studies.commands import note_command
     from dosing.studies.comparison import demo
+    from dosing.studies.naming import TABLE
     from dosing.studies.scenarios import variant_options
     from simulator.envs.registered import scenario_id
 
@@ -67,6 +69,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             device=arguments.device,
             preset=arguments.preset,
         )
+    note_command(arguments.out / TABLE, arguments.argv)
     print(result)
     print(NOT_FOR_PATIENTS)
     if arguments.no_serve:

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = parser.parse_known_args(argv)
         if rest and arguments.command != "train":
             commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
         end_on_sigterm()
         status: int = arguments.run(arguments, rest)
         sys.stdout.flush()

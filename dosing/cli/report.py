@@ -1,4 +1,4 @@
-"""The command ``report``: what runs say about one patient, as one printable page."""
+"""The command ``report``: a finished study, or what runs say about one patient, as one printable page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,11 +20,22 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(
         "report",
         run,
-        "write what runs recommend for a patient state as one printable page (exit status as recommend, of "
-        "the gravest answer)",
+        "write a printable page: of a STUDY folder of compare, demo or select what was run and found; of RUN "
+        "folders and a patient state what they recommend (exit status as recommend, of the gravest answer)",
     )
-    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN", help="run folders, each of an agent")
-    asked = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="STUDY|RUN",
+        help="a study folder, without a state; or run folders, each of an agent, with one",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="of a study: policy of its table that the others are compared with [the constant dose]",
+    )
+    asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--state", nargs="+", help="as many numbers as the scenario observes")
     asked.add_argument(
         "--history",
@@ -35,7 +47,9 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--current-dose", nargs="+", metavar="DOSE", help="dose given now, where it is needed"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="HTML file to write; of a study .md too"
+    )
     parser.add_argument(
         "--audit",
         type=Path,
@@ -45,7 +59,50 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """Run the command; the answers are in the audit log before the page is written."""
+    """Run the command, of a study or of runs."""
+    del rest
+    return _of_study(arguments) if _is_of_study(arguments) else _of_runs(arguments)
+
+
+def _is_of_study(arguments: argparse.Namespace) -> bool:
+    """Whether a study is asked for.
+
+    Raises:
+        UserError: a study with a state, runs without one, or both kinds of folders.
+    """
+    from dosing.studies.report.page import is_study
+
+    studies = [path for path in arguments.paths if is_study(path)]
+    stated = arguments.state is not None or arguments.history is not None
+    if studies and (len(arguments.paths) > 1 or stated or arguments.current_dose or arguments.audit):
+        raise UserError(
+            f"{studies[0]} is a study folder: its report takes that folder alone, without a state; the page "
+            "on a patient state takes run folders, such as STUDY/AGENT/DATA/KEY."
+        )
+    if studies:
+        return True
+    if not stated:
+        raise UserError(
+            f"{arguments.paths[0]} holds no finished study (no table.json or selection.json): name a study "
+            "folder, or run folders with --state or --history."
+        )
+    if arguments.reference is not None:
+        raise UserError("--reference is for the report of a study, not for a page on a patient state.")
+    return False
+
+
+def _of_study(arguments: argparse.Namespace) -> int:
+    """Write the report of a study."""
+    from dosing.studies.report.page import write_report
+
+    written = write_report(arguments.paths[0], arguments.out, arguments.reference)
+    print(", ".join(map(str, written)))
+    print(NOT_FOR_PATIENTS)
+    return 0
+
+
+def _of_runs(arguments: argparse.Namespace) -> int:
+    """Write the page on a patient state; the answers are in the audit log before it is written."""
     import agents
     from dosing.cli.recommend import context_of, exit_status, study_log
     from dosing.cli.recommend_table import history_of

@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     del rest
     from dosing.ope.selection import Settings
     from dosing.studies import Folds, select
+    from dosing.studies.commands import note_command
+    from dosing.studies.selected import SELECTION
 
     selected = select(
         arguments.out,
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         ),
         **options.grid_options(arguments),
     )
+    note_command(arguments.out / SELECTION, arguments.argv)
     print(selected)
     print(NOT_FOR_PATIENTS)
     return 0

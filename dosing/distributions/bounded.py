@@ -20,8 +20,8 @@ class TanhNormal(Univariate):
     """The distribution of tanh(X) with X normal: a squashed Gaussian, on the open interval (-1, 1).
 
     Draws that round to -1 or 1 are moved to the nearest number inside. No closed form of the entropy or of
-    the mean is known. A dose of exactly -1 or 1 has density 0: whoever fits this distribution to such data
-    moves them inside first.
+    the mean is known; the entropy is a sum. A dose of exactly -1 or 1 has density 0: whoever fits this
+    distribution to such data moves them inside first.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  as in torch
@@ -88,6 +88,18 @@ class TanhNormal(Univariate):
         log_slope = 2.0 * (math.log(2.0) - x - torch.nn.functional.softplus(-2.0 * x))
         least, most = strictly_inside(-1.0, 1.0, x.dtype)
         return torch.tanh(x).clamp(least, most), standard_log_prob(z, 1.0, self.scale.log()) - log_slope
+
+    def entropy(self) -> Tensor:
+        """Return the differential entropy in nats: that of X and E ln(1 - tanh^2 X), by the trapezoid rule.
+
+        Its error falls like exp(-pi^2 / (scale * step)): far below 1e-9 up to a scale of 8.
+        """
+        z = torch.linspace(-9.0, 9.0, 361, dtype=torch.float64, device=self.loc.device)
+        weights = torch.exp(-0.5 * z.square())
+        x = self.loc.double().unsqueeze(-1) + self.scale.double().unsqueeze(-1) * z
+        log_slope = 2.0 * (math.log(2.0) - x - torch.nn.functional.softplus(-2.0 * x))
+        body = 0.5 * math.log(2.0 * math.pi * math.e) + self.scale.double().log()
+        return (body + (log_slope * weights).sum(-1) / weights.sum()).to(self.loc.dtype)
 
     def _latent(self, value: Tensor) -> Tensor:
         """Return the standardised X at ``value``: -inf or inf, without gradient, beyond -1 or 1."""

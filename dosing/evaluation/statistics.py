@@ -195,7 +195,7 @@ def patient_bootstrap(
 
     ``statistic`` maps ``[..., P]`` to ``[...]``.
     """
-    values = _finite(x, "values of the patients")
+    values = finite(x, "values of the patients")
     if values.ndim != 1 or values.size < 2:
         raise UserError(
             f"a patient bootstrap needs one value of each of 2 or more patients [P], got {values.shape}"
@@ -330,7 +330,7 @@ def _percentile(
     confidence: float,
 ) -> tuple[float, float, float]:
     """Point value and percentile interval, resampling axis 0 of the data independently in every column."""
-    _check_resampling(replicates, confidence)
+    check_resampling(replicates, confidence)
     generator, block = np.random.default_rng(rng), max(1, _BLOCK // data.size)
     drawn = []
     for start in range(0, replicates, block):
@@ -340,11 +340,11 @@ def _percentile(
             raise UserError(
                 f"the statistic must map {list(size)} to [{size[0]}], got {list(drawn[-1].shape)}"
             )
-    low, high = _interval(np.concatenate(drawn), confidence)
+    low, high = percentiles(np.concatenate(drawn), confidence)
     return float(statistic(data)), float(low), float(high)
 
 
-def _interval(drawn: Array, confidence: float) -> Array:
+def percentiles(drawn: Array, confidence: float) -> Array:
     """Equal-tailed percentile limits ``[2, ...]`` over the replicates ``[R, ...]``."""
     return np.asarray(np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0))
 
@@ -354,7 +354,8 @@ def _check_confidence(confidence: float) -> None:
         raise UserError(f"the confidence must lie between 0 and 1, such as 0.95; got {confidence}")
 
 
-def _check_resampling(replicates: int, confidence: float) -> None:
+def check_resampling(replicates: int, confidence: float) -> None:
+    """UserError where so many replicates cannot place the limits of such an interval."""
     _check_confidence(confidence)
     if replicates * (1 - confidence) < 2:
         raise UserError(
@@ -370,8 +371,8 @@ def _check_rows_differ(rows: Array) -> None:
         )
 
 
-def _finite(x: ArrayLike, name: str) -> Array:
-    """Return x in float64 after checking that it is not empty and all finite."""
+def finite(x: ArrayLike, name: str) -> Array:
+    """Return x in float64; UserError where it is empty or not all finite."""
     try:
         values = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -386,7 +387,7 @@ def _finite(x: ArrayLike, name: str) -> Array:
 
 def _rows(x: ArrayLike, name: str) -> Array:
     """Returns ``[S, P]``; ``[P]`` becomes one row."""
-    values = _finite(x, name)
+    values = finite(x, name)
     if values.ndim not in (1, 2):
         raise UserError(f"{name} need the shape [S, P] or [P], got {list(values.shape)}")
     return np.atleast_2d(values)
@@ -394,5 +395,5 @@ def _rows(x: ArrayLike, name: str) -> Array:
 
 def _flat(scores: ArrayLike) -> Array:
     """Join runs and tasks: ``[..., runs, tasks]`` -> ``[..., runs * tasks]``; ``[n]`` stays."""
-    values = _finite(scores, "scores")
+    values = finite(scores, "scores")
     return values.reshape(*values.shape[:-2], -1)

@@ -74,7 +74,7 @@ class PatientModel(nn.Module):
         pooling: ``[S, 1]`` strength of the prior by which the response models are fitted.
         count: ``[S, 1]`` recorded patients.
         outlying: ``[S, 1]`` share of the recorded numbers passed over as outliers, -1 before the fit.
-        flag_of, flag_middle, flag_instead: ``[S, O]``, see ``dosing.models.missing``; negative before the fit.
+        flag_of, flag_middle, flag_instead: ``[S, O]``, see ``dosing.models.missing``; below 0 before the fit.
     """
 
     reward: Tensor

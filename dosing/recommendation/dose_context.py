@@ -70,7 +70,7 @@ WORTH = {
     "not distinguishable": "not distinguishable from one constant dose",
 }
 STATES: dict[Status, str] = {
-    "ok": "Within limits",
+    "ok": "Dose within limits",
     "limited": "Held at a limit",
     "deferred": "DEFERRED: not advice",
     "refused": "REFUSED: no dose.",

@@ -45,12 +45,13 @@ td { vertical-align: top; }
 """
 
 
-def document(title: str, parts: Sequence[str]) -> str:
+def document(title: str, parts: Sequence[str], style: str = "") -> str:
     """A whole page of HTML that prints on A4: title, parts, and the notice above and below them.
 
     Args:
         title: text of the heading.
         parts: HTML, in which every text is escaped.
+        style: rules that come after :data:`STYLE`.
     """
     guard = "default-src 'none'; style-src 'unsafe-inline'"
     banner = f'<p class="banner">{escape(BANNER)}</p>'
@@ -59,7 +60,7 @@ def document(title: str, parts: Sequence[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{guard}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="description" content="{escape(NOT_FOR_PATIENTS)}">'
-        f"<title>{escape(title)}, not for patients</title><style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(title)}, not for patients</title><style>{STYLE}{style}</style></head>\n<body>\n"
         + "\n".join([banner, f"<h1>{escape(title)}</h1>", *parts, banner])
         + "\n</body></html>\n"
     )

@@ -30,6 +30,7 @@ from dosing.studies.index import question, reopened, write_index
 from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
 from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
+from dosing.studies.policy_table import policy_rows
 from dosing.studies.scenarios import evaluable
 from dosing.studies.settings import AgentSetup, Cohort, DataSource, Grid, Resources
 from dosing.studies.visits import is_streamed
@@ -68,34 +69,17 @@ def compare(
     Raises:
         UserError: bad input, a failed or a killed run.
     """
-    study, grids, resources = Path(study), Grid.several(agents), resources or Resources()
-    chosen, launcher = [presets.find(grid.preset) for grid in grids], resources.launcher(study)
-    training = training or TrainingSettings(**chosen[0].training)
-    training.check()
-    keep = training.before_end(milestones)
-    sources = DataSource.several(data)
-    key = question(grids, chosen, sources, tuple(seeds), training, keep, evaluation_patients)
-    if (known := reopened(study, key, sources)) is not None:
+    study, resources = Path(study), resources or Resources()
+    launcher = resources.launcher(study)
+    wanted = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    key = question(wanted)
+    if (known := reopened(study, key, wanted.sources)) is not None:
         return known
-    left_out: dict[str, str] = {}
-    not_thin: dict[str, str] = {}
-    every: list[AgentSetup] = []
-    for grid, preset in zip(grids, chosen, strict=True):
-        every += _setups(grid, preset, training, left_out, not_thin)
-    setups = list({(s.agent, s.config, s.regularisation, repr(s.data_options)): s for s in every}.values())
-    files = [obtain_data(source, study) for source in sources]
-    asked = {file: evaluable(file).patients for file in files}
-    survey_data([SurveyJob(file, study) for file in files if is_streamed(file, training.stream)], launcher)
-    if evaluation_patients is not None:
-        asked = dict.fromkeys(files, evaluation_patients)
-    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
-        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
-    jobs = [
-        Job(setup, file, study, tuple(seeds), training, resources.device, asked[file], keep)
-        for file in files
-        for setup in setups
-    ]
-    rules = [RulesJob(file, study, tuple(seeds), asked[file], training.stream) for file in files]
+    work = work_of(study, wanted, resources.device)
+    jobs, rules, asked, keep = work.jobs, work.rules, work.patients, wanted.milestones
+    grids, chosen, left_out, not_thin = wanted.grids, wanted.presets, work.left_out, work.not_thin
+    streamed = [file for file in asked if is_streamed(file, wanted.training.stream)]
+    survey_data([SurveyJob(file, study) for file in streamed], launcher)
     results = list(run_jobs(jobs, launcher, rules))
     notes = _notes(jobs, results, left_out, not_thin, grids)
     runs = [result for result in results if isinstance(result, RunFolder)]
@@ -103,15 +87,106 @@ def compare(
         raise UserError(notes[0])
     notes += [*_kinds(runs), *_samples(runs)]
     rows = _rows(runs, asked, notes, launcher)
-    contrasts = [preset.contrast for preset in chosen if preset.contrast]
-    pairs = _differences(jobs, results, contrasts[0]) if contrasts else []
-    pairs += _thin_differences(jobs, results)
-    result = Comparison(tuple(rows), tuple(pairs), tuple(notes))
+    contrast = next((p.contrast for p in chosen if p.contrast), None)
+    pairs = _differences(jobs, results, contrast)
+    policies = [row for own in _by_data(runs) for row in policy_rows(own, contrast, not_thin, launcher)]
+    result = Comparison(tuple(rows), tuple(pairs), tuple(notes), tuple(policies))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
     if len(runs) == len(jobs):  # what is missing is tried again
-        write_index(study, key, files)
+        write_index(study, key, list(asked))
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a comparison is asked for, checked.
+
+    Attributes:
+        grids: agents and settings.
+        presets: of each grid.
+        sources: of recorded visits.
+        seeds: trained together in every run.
+        training: length and batch size.
+        milestones: updates before the end at which runs are evaluated.
+        evaluation_patients: for each seed; None is each scenario's own number.
+    """
+
+    grids: tuple[Grid, ...]
+    presets: tuple[presets.Preset, ...]
+    sources: tuple[DataSource, ...]
+    seeds: tuple[int, ...]
+    training: TrainingSettings
+    milestones: tuple[int, ...]
+    evaluation_patients: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What there is to do, once the data are there.
+
+    Attributes:
+        jobs: one for each run.
+        rules: reference rules beside each data set.
+        patients: evaluated for each seed, by data set.
+        left_out: who of all agents cannot work so, and why.
+        not_thin: who has no thin row, and why.
+    """
+
+    jobs: list[Job]
+    rules: list[RulesJob]
+    patients: dict[Path, int]
+    left_out: dict[str, str]
+    not_thin: dict[str, str]
+
+
+def asked_of(
+    agents: Grid | str | Sequence[str | Grid],
+    data: DataSource | Path | str | Sequence[DataSource | Path | str],
+    seeds: Sequence[int],
+    training: TrainingSettings | None,
+    milestones: Sequence[int],
+    evaluation_patients: int | None,
+) -> Asked:
+    """What :func:`compare` is asked for by its arguments; see there.
+
+    Raises:
+        UserError: an unknown preset, or a training that cannot be.
+    """
+    grids = Grid.several(agents)
+    chosen = tuple(presets.find(grid.preset) for grid in grids)
+    training = training or TrainingSettings(**chosen[0].training)
+    training.check()
+    keep = training.before_end(milestones)
+    sources = tuple(DataSource.several(data))
+    return Asked(grids, chosen, sources, tuple(seeds), training, keep, evaluation_patients)
+
+
+def work_of(study: Path, asked: Asked, device: str) -> Work:
+    """Build every agent to see whether it can work so, obtain the data, and list what there is to do.
+
+    Raises:
+        UserError: agents, settings or data that cannot be.
+    """
+    left_out: dict[str, str] = {}
+    not_thin: dict[str, str] = {}
+    every: list[AgentSetup] = []
+    for grid, preset in zip(asked.grids, asked.presets, strict=True):
+        every += _setups(grid, preset, asked.training, left_out, not_thin)
+    setups = list({(s.agent, s.config, s.regularisation, repr(s.data_options)): s for s in every}.values())
+    files = [obtain_data(source, study) for source in asked.sources]
+    patients = {file: evaluable(file).patients for file in files}
+    if asked.evaluation_patients is not None:
+        patients = dict.fromkeys(files, asked.evaluation_patients)
+    if twice := [file for file in files if [f.stem for f in files].count(file.stem) > 1]:
+        raise UserError(f"two data sets are called {twice[0].stem}; their rows could not be told apart.")
+    jobs = [
+        Job(setup, file, study, asked.seeds, asked.training, device, patients[file], asked.milestones)
+        for file in files
+        for setup in setups
+    ]
+    rules = [RulesJob(file, study, asked.seeds, patients[file], asked.training.stream) for file in files]
+    return Work(jobs, rules, patients, left_out, not_thin)
 
 
 def _setups(
@@ -124,15 +199,23 @@ def _setups(
     """Every agent of the grid as it is trained, with why of those who cannot.
 
     Who of all cannot work goes to ``left_out``. Where policies stand beside their thin laws, who has none
-    goes to ``not_thin``, and keeps its other rows.
+    goes to ``not_thin``, and keeps its other rows. Of the distributions that a preset sets side by side the
+    agent's own is thinned.
     """
-    regularised = regularisations(grid.regularise, preset)
+    contrast = preset.contrast
+    thin = {"thin": [None, contrast.thin]} if contrast else {}
+    regularised = regularisations(thin | dict(grid.regularise), preset)
     fat = [options for options in regularised if options.thin is None]
+    configured = configurations(grid, preset, fat or regularised, training, left_out)
     result = []
-    for name, config in configurations(grid, preset, fat or regularised, training, left_out):
+    for name, config in configured:
+        choice = contrast.of(type(config)) if contrast else None
+        beside = choice is not None and config != (own := choice.own(config)) and (name, own) in configured
         for options in regularised:
-            why = refusal(name, config, options) if fat and options.thin is not None else None
-            if why is not None:
+            thinned = bool(fat) and options.thin is not None
+            if thinned and beside:
+                continue
+            if thinned and (why := refusal(name, config, options)) is not None:
                 not_thin[name] = why
             else:
                 data = preset.data_of(name) | dict(grid.data_options)
@@ -152,6 +235,12 @@ def _rows(
             rows, rules = rows + of_runs, rules + of_rules
             notes += [*task_notes(here, of_runs), *baseline_notes(of_runs)]
     return rows + rules
+
+
+def _by_data(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
+    """The runs of every data set."""
+    names = dict.fromkeys(run.path.parent.name for run in runs)
+    return [[run for run in runs if run.path.parent.name == name] for name in names]
 
 
 def _kinds(runs: Sequence[RunFolder]) -> list[str]:
@@ -198,47 +287,37 @@ def _notes(
 
 
 def _differences(
-    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast
+    jobs: Sequence[Job], results: Sequence[JobResult], contrast: presets.Contrast | None
 ) -> list[Difference]:
-    """Pairs of finished runs that differ in the contrasted setting only: first minus second."""
-    done = {
-        (j.setup.agent, j.data, j.setup.regularisation, j.setup.config): r
-        for j, r in zip(jobs, results, strict=True)
-    }
-    pairs: list[tuple[RunFolder, RunFolder]] = []
-    for (*same, config), first in done.items():
-        distribution = contrast.of(type(config))
-        if distribution is None or getattr(config, distribution) != contrast.fields[distribution][0]:
-            continue
-        twin = dataclasses.replace(config, **{distribution: contrast.fields[distribution][1]})
-        second = next((r for (*alike, c), r in done.items() if alike == same and c == twin), None)
-        if isinstance(first, RunFolder) and isinstance(second, RunFolder):
-            pairs.append((first, second))
-    configs = [first.config() for first, _ in pairs]
-    return [
-        difference(name, contrast.words, config.data.name, *map(_outcomes, pair))
-        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
-    ]
+    """Finished runs beside those that differ in their policy's distribution only: first minus second.
 
-
-def _thin_differences(jobs: Sequence[Job], results: Sequence[JobResult]) -> list[Difference]:
-    """Finished runs with a thin law beside those that differ in nothing else: thin minus fat."""
+    The distribution of an agent's own beside the others of a contrast; a thin law beside the policy that it
+    is distilled from, and beside those others.
+    """
     done = {
         (j.setup.agent, j.data, j.setup.config, j.setup.regularisation): r
         for j, r in zip(jobs, results, strict=True)
         if isinstance(r, RunFolder)
     }
-    pairs = [
-        (run, fat)
-        for (*same, options), run in done.items()
-        if options.thin is not None
-        and (fat := done.get((*same, dataclasses.replace(options, thin=None)))) is not None
-    ]
-    configs = [run.config() for run, _ in pairs]
-    return [
-        difference(name, ("thin", "fat"), config.data.name, *map(_outcomes, pair))
-        for name, config, pair in zip(run_names(configs), configs, pairs, strict=True)
-    ]
+    pairs: dict[bool, list[tuple[tuple[str, str], RunFolder, RunFolder]]] = {False: [], True: []}
+    for (agent, data, config, options), first in done.items():
+        fat = dataclasses.replace(options, thin=None)
+        choice = contrast.of(type(config)) if contrast else None
+        others = [(c, choice.word(c)) for c in choice.others(config)] if choice else []
+        own = choice.word(config) if choice else ""
+        if options.thin is not None:
+            own, others = "thin", [(config, "fat"), *others]
+        for other, word in others:
+            if (second := done.get((agent, data, other, fat))) is not None:
+                pairs[options.thin is not None].append(((own, word), first, second))
+    result = []
+    for group in pairs.values():
+        configs = [first.config() for _, first, _ in group]
+        result += [
+            difference(name, words, config.data.name, _outcomes(first), _outcomes(second))
+            for name, config, (words, first, second) in zip(run_names(configs), configs, group, strict=True)
+        ]
+    return result
 
 
 def _outcomes(run: RunFolder) -> dict[str, Outcomes]:

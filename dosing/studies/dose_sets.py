@@ -21,12 +21,15 @@ from dosing.studies.data import STATES, episodes_of, recorded_states
 from dosing.studies.launch import Launcher, none_lost
 from dosing.studies.loading import policy_of
 from dosing.typed_json import typed
+from dosing.types import Array
 
 DOSES = "doses.json"
 TAIL = 0.05
 """Share of the patients, or of the foreseen returns, that makes the lower tail."""
 EXACT = "exact support"
 """The ``width_kind`` of a bounded distribution."""
+HALF_WIDTH, OUTSIDE_LIMITS = "half_width", "mass_outside_limits"
+"""Names within ``DoseSets.by_seed``."""
 TOGETHER = 64
 """Runs that one job sets beside another run."""
 
@@ -36,18 +39,30 @@ class DoseSets:
     """Doses of a policy at recorded visits, means over visits and seeds; see the fields of ``Row``.
 
     Attributes:
-        interval: whether the dose set is an exact interval: neither all doses nor a finite set of them.
-        outside: mean probability outside the intervals of another run, by the hash of that one's weights.
+        kind: what the dose set is, see ``DoseSet``.
+        by_seed: half-width and mass outside the limits of every seed, means over visits.
+        entropy: of every seed, mean over visits, see ``DosePolicy.entropy``; None where there is none.
+        visits: recorded visits at which it was measured.
+        outside: probability outside the intervals of another run, of every seed, mean over visits; by the
+            hash of that one's weights.
     """
 
     half_width: float
     width_kind: str
     mass_outside_limits: float
-    interval: bool
+    kind: str
+    by_seed: Mapping[str, tuple[float, ...]]
+    entropy: tuple[float, ...] | None
+    visits: int
     foreseen: tuple[float, float] | None = None
     budget: float | None = None
     predicted_cost: float | None = None
-    outside: Mapping[str, float] = field(default_factory=dict)
+    outside: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> bool:
+        """Whether the dose set is an exact interval: neither all doses nor a finite set of them."""
+        return self.kind == "interval"
 
 
 @dataclass(frozen=True)
@@ -62,22 +77,25 @@ class Kept:
 def doses_at(policy: DosePolicy, states: Observations) -> DoseSets:
     """Measure the doses of a stack at recorded visits ``[B, O]``."""
     obs = _for_all(policy, states)
-    sets = policy.dose_set(obs)
+    sets, entropy = policy.dose_set(obs), policy.entropy(obs)
     return DoseSets(
         half_width=float(sets.half_width.mean()),
         width_kind=EXACT if sets.bounded else f"central {CENTRAL:.0%}",
         mass_outside_limits=float(sets.mass_outside.mean()),
-        interval=sets.kind == "interval",
+        kind=sets.kind,
+        by_seed={HALF_WIDTH: _over_visits(sets.half_width), OUTSIDE_LIMITS: _over_visits(sets.mass_outside)},
+        entropy=None if entropy is None else _over_visits(entropy),
+        visits=len(states),
         foreseen=_foreseen(policy, obs),
         budget=policy.cost_budget,
         predicted_cost=_predicted_cost(policy, obs),
     )
 
 
-def mass_outside(policy: DosePolicy, interval: DosePolicy, states: Observations) -> float:
-    """Mean probability that a policy leaves outside the intervals of another one with the same seeds."""
+def mass_outside(policy: DosePolicy, interval: DosePolicy, states: Observations) -> tuple[float, ...]:
+    """Mean probability ``[S]`` that a policy leaves outside the intervals of another with the same seeds."""
     sets = interval.dose_set(_for_all(interval, states))
-    return float(policy.mass_outside(_for_all(policy, states), sets.low, sets.high).mean())
+    return _over_visits(policy.mass_outside(_for_all(policy, states), sets.low, sets.high))
 
 
 def doses_of(run: RunFolder, policy: DosePolicy | None = None) -> DoseSets:
@@ -109,8 +127,10 @@ class BesideJob:
 
 def beside_interval(
     runs: Sequence[RunFolder], interval: RunFolder, launcher: Launcher | None = None
-) -> list[float]:
+) -> list[tuple[float, ...]]:
     """Probability that each run leaves outside the intervals of one of them, kept in the runs' folders.
+
+    Of every seed, mean over recorded visits.
 
     Args:
         runs: of one study and data set, with the same seeds.
@@ -120,21 +140,31 @@ def beside_interval(
     Raises:
         UserError: a run is damaged, or the data have gone.
     """
-    weights = sha256(interval.path / WEIGHTS)
-    missing = [run for run in runs if weights not in doses_of(run).outside]
-    study = interval.path.resolve().parents[2]
-    names = [os.path.relpath(run.path.resolve(), study) for run in (interval, *missing)]
-    jobs = [
-        BesideJob(study, tuple(names[start : start + TOGETHER]), names[0])
-        for start in range(1, len(names), TOGETHER)
-    ]
+    return beside_intervals([(runs, interval)], launcher)[0]
+
+
+def beside_intervals(
+    groups: Sequence[tuple[Sequence[RunFolder], RunFolder]], launcher: Launcher | None = None
+) -> list[list[tuple[float, ...]]]:
+    """:func:`beside_interval` of several groups at once; no run is in two of them."""
+    jobs = []
+    for runs, interval in groups:
+        weights, study = sha256(interval.path / WEIGHTS), interval.path.resolve().parents[2]
+        missing = [run for run in runs if weights not in doses_of(run).outside]
+        names = [os.path.relpath(run.path.resolve(), study) for run in (interval, *missing)]
+        jobs += [
+            BesideJob(study, tuple(names[start : start + TOGETHER]), names[0])
+            for start in range(1, len(names), TOGETHER)
+        ]
     if launcher is None or len(jobs) < 2:
         for job in jobs:
             measure_beside(job, 0)
     else:
         for _ in none_lost(launcher.map(measure_beside, jobs)):
             pass
-    return [doses_of(run).outside[weights] for run in runs]
+    return [
+        [doses_of(run).outside[sha256(interval.path / WEIGHTS)] for run in runs] for runs, interval in groups
+    ]
 
 
 def measure_beside(job: BesideJob, position: int) -> None:
@@ -159,6 +189,11 @@ def _kept(run: RunFolder) -> Kept | None:
         return typed(Kept, read_json(file), str(file))
     except UserError:
         return None
+
+
+def _over_visits(values: Array) -> tuple[float, ...]:
+    """Means ``[S]`` over visits and dose dimensions of ``[S, B, ...]``."""
+    return tuple(values.reshape(len(values), -1).mean(1).tolist())
 
 
 def _for_all(policy: DosePolicy, states: Observations) -> Observations:

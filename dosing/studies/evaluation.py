@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -23,8 +24,8 @@ from dosing.studies.launch import Launcher, progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.many_patients import on_many
 from dosing.studies.naming import family_of, run_names
-from dosing.studies.references import References, references
-from dosing.studies.scenarios import factory_of
+from dosing.studies.references import REFERENCES, References, references
+from dosing.studies.scenarios import environment_of, factory_of
 from simulator.bounds.published import measured
 from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory
@@ -108,10 +109,35 @@ def references_for(
     study: Path, factory: EvaluationFactory, episodes: Episodes, seeds: Sequence[int], patients: int
 ) -> References:
     """Reference rules of a scenario and of the visits recorded in it, kept in the study folder."""
-    decides = [factory.env_id, factory.options, episodes.metadata.content_hash]
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
-    folder = study / "references" / f"{factory.env_id.split('/')[-1]}-{key}"
+    folder = _references_folder(study, factory.env_id, factory.options, episodes.metadata.content_hash)
     return references(folder, factory, seeds, patients, Baseline.of(episodes))
+
+
+def references_of(run: RunFolder) -> dict[str, Outcomes] | None:
+    """Outcomes of the reference rules that stand beside a run, as its study keeps them.
+
+    None where there are none, or where the scenario that names them is not loaded.
+
+    Raises:
+        UserError: they were changed since.
+    """
+    config = run.config()
+    factory = environment_of(config.env.id, config.env.options) if config.env else None
+    if factory is None:
+        return None
+    data = config.data.sample.content_hash if config.data.sample else config.data.content_hash
+    folder = _references_folder(run.path.resolve().parents[2], factory.env_id, factory.options, data)
+    if not (folder / REFERENCES).is_file() or not (folder / EPISODES).is_file():
+        return None
+    if read_json(folder / REFERENCES).get("episodes") != sha256(folder / EPISODES):
+        raise UserError(f"{folder / EPISODES} was changed since it was written; it is not used.")
+    return read_outcomes(folder / EPISODES)
+
+
+def _references_folder(study: Path, env_id: str, options: Mapping[str, Any], data: str) -> Path:
+    """Where the reference rules of a scenario and of the visits with this hash are kept."""
+    key = hashlib.sha256(json.dumps([env_id, options, data], sort_keys=True).encode()).hexdigest()[:8]
+    return study / "references" / f"{env_id.split('/')[-1]}-{key}"
 
 
 def evaluate_runs(
@@ -152,7 +178,14 @@ def evaluate_runs(
     sparse = next((run for run, own in zip(runs, doses, strict=True) if own.interval), None)
     outside = beside_interval(runs, sparse, launcher) if sparse else [None] * len(runs)
     rows = [
-        agent_row(name, family_of(config), own, read_outcomes(run.path / EPISODES), result, mass)
+        agent_row(
+            name,
+            family_of(config),
+            own,
+            read_outcomes(run.path / EPISODES),
+            result,
+            None if mass is None else sum(mass) / len(mass),
+        )
         for run, config, name, own, mass in zip(
             runs, configs, run_names(configs), doses, outside, strict=True
         )

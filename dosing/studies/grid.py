@@ -34,8 +34,7 @@ def configurations(
             training asked for, with the reason. A setting's value that is refused is never left out.
 
     Raises:
-        UserError: unknown agent, family or field, a value that the agent refuses, or an agent named that
-            cannot carry both distributions of the preset's contrast.
+        UserError: unknown agent, family or field, or a value that the agent refuses.
     """
     preset = preset or presets.find(grid.preset)
     names, settings = list(grid.agents), grid.settings
@@ -43,15 +42,15 @@ def configurations(
     result: list[tuple[str, Any]] = []
     used: set[str] = set()
     known: set[str] = set()
-    for name in _chosen(names, contrast):
+    for name in list(agents.AGENTS) if names == ["all"] else dict.fromkeys(names):
         config_class = agents.find(name).config_class()
         hints = get_type_hints(config_class)
         own = preset.settings(name, config_class, training.steps if training else None)
         values = {key: [value] for key, value in own.items()}
         if grid.families and "policy_family" in hints:
             values["policy_family"] = list(grid.families)
-        if contrast and (distribution := contrast.of(config_class)):
-            values[distribution] = list(contrast.fields[distribution])
+        elif contrast and (choice := contrast.of(config_class)):
+            values[choice.setting] = choice.values(config_class)
         for key, alternatives in sorted(settings.items(), key=lambda item: "." in item[0]):
             agent, _, setting = key.rpartition(".")
             if agent in ("", name) and setting in hints:
@@ -110,18 +109,6 @@ def refusal(name: str, config: Any, options: Regularisation) -> str | None:
 def _built(name: str, config: Any, options: Regularisation) -> Agent:
     """A stack to look at: it refuses what it would refuse once its run has begun."""
     return agents.build(name, config, Problem(1, 1, 1), (0,), regularisation=options, fresh=False)
-
-
-def _chosen(names: Sequence[str], contrast: presets.Contrast | None) -> list[str]:
-    """The agents named, each once; of a contrast, those that can carry both its distributions."""
-    everyone = list(names) == ["all"]
-    result = list(agents.AGENTS) if everyone else list(dict.fromkeys(names))
-    if contrast is None:
-        return result
-    able = [name for name in result if contrast.of(agents.find(name).config_class())]
-    if not everyone and (unable := [name for name in result if name not in able]):
-        raise UserError(f"{unable[0]} has no choice between a {' and a '.join(contrast.words)} distribution.")
-    return able
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

@@ -16,21 +16,63 @@ from dosing.errors import UserError
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Two distributions of the policy side by side, everything else alike.
+class Choice:
+    """Distributions between which a setting of an agent chooses.
 
     Attributes:
-        words: for the two distributions; differences are the first minus the second.
-        fields: settings that choose the distribution, with their values for the two.
+        setting: the setting.
+        words: of the distributions, by the setting's values.
     """
 
-    words: tuple[str, str]
-    fields: Mapping[str, tuple[str, str]]
+    setting: str
+    words: Mapping[str, str]
 
-    def of(self, config_class: type[Any]) -> str | None:
-        """The setting that chooses between the two distributions; None if an agent cannot carry both."""
+    def own(self, config: Any) -> Any:
+        """The configuration with the distribution that the agent has by default."""
+        return dataclasses.replace(config, **{self.setting: self._default(type(config))})
+
+    def values(self, config_class: type[Any]) -> list[str]:
+        """The agent's own value, then the others."""
+        return list(dict.fromkeys([self._default(config_class), *self.words]))
+
+    def _default(self, config_class: type[Any]) -> str:
+        (default,) = (f.default for f in dataclasses.fields(config_class) if f.name == self.setting)
+        return str(default)
+
+    def word(self, config: Any) -> str:
+        """The distribution of a configuration, in words."""
+        value: str = getattr(config, self.setting)
+        return self.words.get(value, value.replace("_", " "))
+
+    def others(self, config: Any) -> list[Any]:
+        """The configuration with every other distribution; none where it has not the agent's own."""
+        if config != self.own(config):
+            return []
+        own = getattr(config, self.setting)
+        return [dataclasses.replace(config, **{self.setting: v}) for v in self.words if v != own]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Distributions of a policy side by side, everything else alike.
+
+    Attributes:
+        choices: an agent has the first whose values its setting can all take, or none.
+        thin: index q of the sparse law that is distilled from an agent's own distribution.
+    """
+
+    choices: tuple[Choice, ...]
+    thin: float = 0.0
+
+    def of(self, config_class: type[Any]) -> Choice | None:
+        """The choice between distributions that an agent has; None for one with a single distribution."""
         hints = get_type_hints(config_class)
-        return next((f for f, pair in self.fields.items() if set(pair) <= set(get_args(hints.get(f)))), None)
+        return next((c for c in self.choices if set(c.words) <= set(get_args(hints.get(c.setting)))), None)
+
+    @property
+    def settings(self) -> set[str]:
+        """Settings of agents that choose a distribution."""
+        return {choice.setting for choice in self.choices}
 
 
 @dataclass(frozen=True)
@@ -45,7 +87,7 @@ class Preset:
         data: options of ``dosing.data.dataset.Transform.fit``.
         agent_data: options of single agents that differ; they win over ``data``.
         regularisation: options of ``dosing.models.regularisation.Regularisation``.
-        contrast: distributions that ``compare`` sets side by side, for agents that can carry both.
+        contrast: distributions that ``compare`` sets side by side.
         variants: settings of single agents by what the data are, asked for as ``NAME/VARIANT``.
         variant_data: options of single agents' data by variant; they win over ``agent_data``.
         decayed: settings that take the number of updates of the training, such as the end of a decay.
@@ -174,13 +216,19 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "sparse-vs-gaussian": dataclasses.replace(
         COMMON,
-        about="the common settings, twice for every agent that can be sparse and Gaussian",
+        about=(
+            "the common settings for every distribution that an agent can have: its own, clipped and "
+            "truncated Gaussians, and the sparse law distilled from its own"
+        ),
         contrast=Contrast(
-            words=("sparse", "Gaussian"),
-            fields={
-                "actor": ("sparse", "gaussian"),
-                "policy_family": ("sparse_q_gaussian", "clipped_gaussian"),
-            },
+            (
+                Choice("actor", {"sparse": "sparse", "gaussian": "Gaussian"}),
+                Choice("actor", {"q_gaussian": "sparse", "gaussian": "Gaussian"}),
+                Choice(
+                    "policy_family",
+                    {"clipped_gaussian": "clipped Gaussian", "truncated_normal": "truncated Gaussian"},
+                ),
+            )
         ),
     ),
 }

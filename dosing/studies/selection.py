@@ -81,6 +81,8 @@ def select(
     study, grid = Path(study), Grid.of(agents)
     folds, resources = folds or Folds(), resources or Resources()
     chosen, launcher = presets.find(grid.preset), resources.launcher(study)
+    if chosen.contrast:
+        raise UserError(f"preset {grid.preset} sets runs side by side: it is for compare.")
     training = training or TrainingSettings(**chosen.training)
     training.check()
     criterion = criterion or Settings(estimators=())

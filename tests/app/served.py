@@ -44,19 +44,30 @@ def server(study: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def serving(study: Path) -> Iterator[Server]:
     """As :func:`server`; yields the processes too."""
+    with answering([sys.executable, "-m", "dosing", "app", "--out", str(study)], "--port") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def answering(command: list[str], port: str) -> Iterator[Server]:
+    """A server of Streamlit's that has begun to answer.
+
+    Args:
+        command: starts it.
+        port: the command's option for its port.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dosing", "app", "--out", str(study), "--port", str(port)]
+        number = free.getsockname()[1]
     process = subprocess.Popen(
-        command,
+        [*command, port, str(number)],
         cwd=ROOT,
         env=os.environ | {"PYTHONWARNINGS": "default"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    address = f"http://localhost:{port}"
+    address = f"http://localhost:{number}"
     try:
         for _ in range(240):
             with contextlib.suppress(OSError):

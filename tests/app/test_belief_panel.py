@@ -30,7 +30,7 @@ from dosing.runs.folder import RunFolder
 from dosing.studies import AgentSetup, Cohort, DataSource, TrainingSettings, train
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import recommender_of
-from tests.app.test_pages import doses, plain, words
+from tests.app.test_pages import doses, plain, unfolded, words
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENT, VISIT = 3, 9
@@ -229,8 +229,8 @@ def test_forecasts_end_with_the_episode(study, visit: int, ahead: int) -> None:
 
 
 def test_the_page_says_how_well_patients_were_forecast(opened, study) -> None:
-    at = opened(study[0], patient=PATIENT, visit=VISIT)
-    assert "What Response model believes about this patient" in [s.value for s in at.subheader]
+    at = unfolded(opened(study[0], patient=PATIENT, visit=VISIT), "belief1_fold")
+    assert "What Response model believes about this patient" in [fold.label for fold in at.expander]
     agent: Any = recommender_of(study[1]).policy.agent
     numbers = agent.patients.numbers.mean(0)
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
@@ -250,9 +250,9 @@ def test_where_the_model_is_refused_the_page_says_that_and_draws_no_belief(
     agent: Any = recommender_of(run).policy.agent
     assert all(agent.refusals)
     at = opened(tmp_path / "study", patient=PATIENT, visit=VISIT)
-    text = plain(words(at))
-    assert "The constant dose is given to everyone." in text
-    assert "Why Response model gives everyone the constant dose" in text
+    assert "Response model: the constant dose is given to everyone." in plain(words(at))
+    assert "Why Response model gives everyone the constant dose" in [fold.label for fold in at.expander]
+    text = plain(words(unfolded(at, "belief0_fold")))
     reason = REASONS[int(agent.patients.reason[0, 0])]
     assert reason[1:] in text
     assert "Forecasts of held-out patients" in text

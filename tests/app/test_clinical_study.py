@@ -12,7 +12,7 @@ from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comp
 from dosing.studies.data import episodes_of
 from simulator.cohorts.generate import simulate
 from simulator.cohorts.replay import go_on, replay
-from tests.app.test_pages import open_app, words  # noqa: F401
+from tests.app.test_pages import open_app, unfolded, words  # noqa: F401
 from tests.app.test_what_if import minus
 
 PAGES = sorted(p.stem for p in (Path(__file__).parents[2] / "app/views").glob("[a-z]*.py"))
@@ -142,14 +142,14 @@ def test_a_rule_is_not_decided_on_and_typed_numbers_ask_none(open_app, clinical_
 
 
 def test_a_synthetic_study_has_no_rules_and_no_range(open_app, full_study: Path) -> None:  # noqa: F811
-    said = words(open_app(full_study, "views/patient.py"))
+    said = words(unfolded(open_app(full_study, "views/patient.py"), "episode_fold"))
     assert "Recorded visits" in said
     assert "For reference" not in said
     assert "Time in range" not in said
 
 
 def test_the_course_tells_time_in_range_and_events(open_app, clinical_study: Path) -> None:  # noqa: F811
-    at = open_app(clinical_study, "views/patient.py", patient="5")
+    at = unfolded(open_app(clinical_study, "views/patient.py", patient="5"), "episode_fold")
     episodes = episodes_of(find_runs(clinical_study)[0])
     one = replay(episodes, 5)[5]
     assert one.target is not None

@@ -18,7 +18,7 @@ from dosing.recommendation.records import EarlierVisit
 from dosing.runs.folder import find_runs
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import recommender_of
-from tests.app.test_pages import open_app, plain, run_of, words  # noqa: F401
+from tests.app.test_pages import open_app, plain, run_of, unfolded, words  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,13 +117,14 @@ def test_near_visits_are_listed_without_the_visit_itself(open_app, full_study: P
     row = int(((episodes.episode == 1) & (episodes.step == 4)).argmax())
     result = recommend(recommender_of(run_of(full_study, "iql")), episodes.obs[row].tolist())
     assert (1, 4) in [(near.patient, near.visit) for near in result.nearest]  # the nearest to itself
-    table = at.table[0].value
+    assert not at.table
+    table = unfolded(at, "nearest0").table[0].value
     expected = [(n.patient, n.visit + 1) for n in result.nearest if (n.patient, n.visit) != (1, 4)]
     assert list(zip(table["patient"].astype(int), table["visit"].astype(int), strict=True)) == expected
     near = next(n for n in result.nearest if (n.patient, n.visit) != (1, 4))
     assert plain(table["dose given (no unit)"][0]) == number(near.dose[0])
     typed = open_app(full_study, state_from="typed numbers", numbers="0 0 0 0 0 0 0 0")
-    assert len(typed.table[0].value) == len(result.nearest)
+    assert len(unfolded(typed, "nearest0").table[0].value) == len(result.nearest)
 
 
 def test_what_happened_later_is_not_what_happened_so_far() -> None:

@@ -46,6 +46,16 @@ def open_app(monkeypatch: pytest.MonkeyPatch):
     return start
 
 
+def unfolded(at: AppTest, *keys: str) -> AppTest:
+    """The page with folds opened."""
+    for key in keys:
+        assert not at.session_state[key]
+        at.session_state[key] = True
+    at.run()
+    assert not at.exception
+    return at
+
+
 def words(at: AppTest) -> str:
     """All text on the page, as it is read there."""
     kinds = (
@@ -107,7 +117,8 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
         assert result.dose is not None
         expected.append(number(result.dose[0]))
     assert doses(at) == expected
-    assert len(at.get("plotly_chart")) == 4
+    assert len(at.get("plotly_chart")) == 2  # doses, and what happened so far; the rest is folded
+    assert len(unfolded(at, "episode_fold").get("plotly_chart")) == 4
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
     assert text.count("Probability outside the hard limits: **0 (exactly)**") == 1  # FtTPO, not the Gaussian
     assert text.count("Probability outside FtTPO's set: **0 (exactly)**") == 1
@@ -279,7 +290,7 @@ def test_a_card_without_an_estimated_constant_says_why() -> None:
     assert [plain(caption.value) for caption in at.caption] == [
         "No verdict: measured on new simulated patients, but the visits tell none."
     ]
-    assert "▲ Within limits · not compared with one constant dose" in words(at)
+    assert "▲ Dose within limits · not compared with one constant dose" in words(at)
 
 
 def card_of_one_answer() -> None:
@@ -315,7 +326,7 @@ def card_of_one_answer() -> None:
         ),
         (
             {"seeds": ((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))},
-            "✓ Within limits · better than one constant dose",
+            "✓ Dose within limits · better than one constant dose",
             ["0.550"],
             "2 training seeds",
         ),
@@ -354,7 +365,7 @@ def test_no_green_tick_beside_a_policy_that_is_no_better(verdict: str | None) ->
     at.session_state["answer"] = replace(one, source=replace(one.source, measured=row("Agent", 1.0, verdict)))
     at.run(timeout=30)
     assert not at.exception
-    assert ":orange-background[▲ Within limits" in status_line(at)
+    assert ":orange-background[▲ Dose within limits" in status_line(at)
     assert "✓" not in words(at)
     assert "green" not in words(at)
     assert not at.success

@@ -19,6 +19,7 @@ from app.analysis.tails import (
     CONTRAST,
     Paid,
     Tails,
+    beside,
     default_pair,
     differ_in_distribution_only,
     differences,
@@ -33,13 +34,14 @@ from app.charts.estimates import panels_of_estimates
 from app.charts.tails import DECADES, measures, tail_mass
 from app.readers.study import Run
 from app.theme import GREY, MARKS, NOTICE, minus, probability
+from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import Outcomes, read_outcomes
 from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, paired_difference
-from dosing.models.regularisation import PLAIN
+from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.runs.config import DataReference
 from dosing.runs.folder import DONE, EPISODES, EVALUATION, RunFolder
-from dosing.studies import Grid, presets
+from dosing.studies import Grid, Resources, compare, presets
 from dosing.studies.data import episodes_of
 from dosing.studies.grid import configurations
 from dosing.studies.loading import recommender_of
@@ -47,9 +49,10 @@ from dosing.training.offline import TrainingSettings
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
-from tests.support.samples import run_config
+from tests.support.samples import cohort, run_config
 
 PAGE = "views/sparse_gaussian.py"
+COMMAND = "python -m dosing compare --preset sparse-vs-gaussian --agents fttpo iql"
 
 
 @pytest.fixture
@@ -84,9 +87,19 @@ def test_a_sparse_tail_ends_and_a_gaussian_one_follows_the_error_function(both: 
     assert (outside(both[0], [-1.0], [1.0]) == 0.0).all()
 
 
-def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings: object) -> Run:
+def run(
+    agent: str,
+    data: str = "d",
+    seeds: tuple[int, ...] = (0, 1),
+    thin: float | None = None,
+    **settings: object,
+) -> Run:
     config = run_config(
-        agent=agent, agent_config=settings, seeds=seeds, data=DataReference("d", data, visits=24, patients=1)
+        agent=agent,
+        agent_config=settings,
+        seeds=seeds,
+        data=DataReference("d", data, visits=24, patients=1),
+        regularisation=Regularisation(thin=thin),
     )
     entry = agents.find(agent)
     return Run(RunFolder(Path("x")), config, entry, entry.title)
@@ -95,21 +108,27 @@ def run(agent: str, data: str = "d", seeds: tuple[int, ...] = (0, 1), **settings
 def test_the_command_that_is_named_trains_such_a_pair() -> None:
     preset = presets.find(CONTRAST)
     training = TrainingSettings(**preset.training)
-    made = configurations(Grid(("all",)), preset, [PLAIN], training)
-    runs = [run(agent, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
-    sparse, gaussian = ([r for r in runs if is_kind(r)] for is_kind in (is_sparse, is_gaussian))
-    assert len(sparse) == len(gaussian) > 0
-    assert all(differ_in_distribution_only(one, other) for one, other in zip(sparse, gaussian, strict=True))
+    made = configurations(Grid(("fttpo", "iql")), preset, [PLAIN], training)
+    assert preset.contrast is not None
+    runs = [run(agent, thin=None, **json.loads(json.dumps(asdict(config)))) for agent, config in made]
+    (iql,) = (r for r in runs if r.config.agent_config.get("policy_family") == "clipped_gaussian")
+    runs.append(run("iql", thin=preset.contrast.thin, **iql.config.agent_config))
+    sparse, others = [r for r in runs if is_sparse(r)], [r for r in runs if not is_sparse(r)]
+    assert [r.config.agent for r in sparse] == ["fttpo", "iql"]
+    for one in sparse:
+        place = beside(one, others)
+        assert place is not None
+        assert differ_in_distribution_only(one, others[place])
 
 
 def test_a_pair_that_differs_in_its_distribution_alone_comes_first() -> None:
     sparse, gaussian = (run("fttpo", actor=a, temperature=0.1) for a in ("sparse", "gaussian"))
     iql = run("iql", expectile=0.7)
     assert is_sparse(sparse)
-    assert is_gaussian(gaussian)
-    assert is_gaussian(run("cql"))
-    assert not is_sparse(iql)
-    assert not is_gaussian(run("td3"))
+    assert is_sparse(run("td3", thin=0.5))
+    assert all(map(is_gaussian, (gaussian, run("cql"))))
+    assert not any(map(is_gaussian, (sparse, run("td3"), run("iql", thin=0.0))))
+    assert not any(map(is_sparse, (gaussian, iql, run("cql"), run("td3"))))
     assert default_pair([sparse], [iql, gaussian]) == (0, 1)
     assert differ_in_distribution_only(sparse, gaussian)
     for other in (
@@ -118,9 +137,17 @@ def test_a_pair_that_differs_in_its_distribution_alone_comes_first() -> None:
         run("fttpo", seeds=(0,), actor="gaussian", temperature=0.1),
     ):
         assert not differ_in_distribution_only(sparse, other)
-    sparse_iql = run("iql", policy_family="sparse_q_gaussian")
-    assert default_pair([sparse_iql, sparse], [run("awac"), iql]) == (1, 1)
+    assert default_pair([run("awac", thin=0.0, discount=0.5), sparse], [run("awac"), iql]) == (1, 1)
     assert default_pair([run("quasi_optimal")], [run("awac")]) == (0, 0)
+
+
+def test_a_thin_law_is_set_beside_the_policy_it_was_distilled_from() -> None:
+    thin = run("iql", thin=0.0, policy_family="clipped_gaussian")
+    fat, truncated = (run("iql", policy_family=f) for f in ("clipped_gaussian", "truncated_normal"))
+    assert beside(thin, [truncated, fat]) == 1
+    assert beside(thin, [truncated]) == 0
+    assert beside(thin, [run("bc", policy_family="clipped_gaussian"), run("iql", data="e")]) is None
+    assert default_pair([run("quasi_optimal"), thin], [truncated, fat]) == (1, 1)
 
 
 def outcomes(seed: int, patients: int = 120, seeds: tuple[int, ...] = (0, 1)) -> Outcomes:
@@ -260,8 +287,8 @@ def test_a_study_without_such_a_pair_names_the_command(
     study = shutil.copytree(full_study, tmp_path / "study")
     (run_of(study, "iql").path / DONE).unlink()
     at = open_app(study, PAGE)
-    assert "No agent here has a Gaussian policy" in words(at)
-    assert CONTRAST in at.code[0].value
+    assert "No agent here has a policy that is not sparse" in words(at)
+    assert at.code[0].value.startswith(f"{COMMAND}\n")
     assert not at.get("plotly_chart")
 
 
@@ -288,3 +315,68 @@ def test_an_empty_or_damaged_study_says_so(open_app, empty_study: Path, damaged_
     assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
     at = open_app(empty_study, PAGE)
     assert at.code[0].value == "python -m dosing demo"
+
+
+OTHERS = {
+    "IQL, sparse q-Gaussian (q=0) from clipped Gaussian": "IQL, clipped Gaussian",
+    "FQL, sparse q-Gaussian (q=0) from flow, one step": "FQL, flow, one step",
+    "TD3+BC, sparse q-Gaussian (q=0) from deterministic": "TD3+BC, deterministic",
+    "FtTPO, sparse q-Gaussian": "FtTPO, clipped Gaussian",
+    "Quasi-optimal": None,
+}
+"""Sparse policies of a study of every kind of agent, and what differs in its distribution alone."""
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = tmp_path_factory.mktemp("kinds")
+    write_episodes(cohort(4), study / "visits.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dosing.studies.references.SEARCH_PATIENTS", 20)
+        compare(
+            study / "study",
+            Grid(
+                ("iql", "fql", "td3_bc", "fttpo", "quasi_optimal", "decision_transformer"),
+                {"hidden": [(8, 8)], "width": [8], "context": [3]},
+                preset=CONTRAST,
+            ),
+            study / "visits.parquet",
+            seeds=(0, 1),
+            training=TrainingSettings(steps=3, batch_size=8),
+            evaluation_patients=4,
+            resources=Resources("cpu", workers=1),
+        )
+    return study / "study"
+
+
+@pytest.mark.parametrize("sparse", OTHERS)
+def test_every_agents_policies_are_drawn_beside_each_other(
+    open_app,  # noqa: F811
+    every_kind: Path,
+    sparse: str,
+) -> None:
+    at = open_app(every_kind, PAGE, sparse=sparse, part="tails")
+    assert not at.error
+    assert not at.exception
+    boxes = {box.key: box for box in at.selectbox}
+    assert boxes["sparse"].value == sparse
+    assert set(boxes["sparse"].options) == set(OTHERS)
+    if (other := OTHERS[sparse]) is not None:
+        assert boxes["gaussian"].value == other
+        assert "only the distribution differs" in words(at)
+    assert f"{sparse}, outside the hard limits: **0" in words(at)
+    assert len(at.get("plotly_chart")) == 1
+
+
+def test_choosing_another_sparse_policy_brings_its_own_counterpart(open_app, every_kind: Path) -> None:  # noqa: F811
+    first, second, *_ = OTHERS
+    at = open_app(every_kind, PAGE, sparse=first, part="what it costs")
+    assert not at.error
+    at.selectbox(key="sparse").set_value(second).run()
+    assert at.selectbox(key="gaussian").value == OTHERS[second]
+    assert f"**{second} minus {OTHERS[second]}**" in words(at)
+    looking_back = next(name for name in at.selectbox(key="gaussian").options if "Decision" in name)
+    at = open_app(every_kind, PAGE, sparse=first, gaussian=looking_back)
+    assert not at.error
+    assert not at.exception
+    assert "More than the distribution differs" in at.expander[0].label

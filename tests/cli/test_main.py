@@ -133,7 +133,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
         ),
         (f"train {FIRST} --data {{data}} --preset no_such", "there is no preset 'no_such'"),
         (f"train {FIRST} --data {{data}} --preset sparse-vs-gaussian", "it is for compare"),
-        ("compare --preset sparse-vs-gaussian --agents bc --out {out}", "bc has no choice between"),
+        ("select --agents bc --data {data} --preset sparse-vs-gaussian --out {out}", "it is for compare"),
         ("compare --regularise dropout=2 --out {out}", "dropout must be at least 0 and below 1, got 2.0"),
         ("compare --cost-budget -1 --out {out}", "cost_budget must be at least 0, got -1.0"),
         (

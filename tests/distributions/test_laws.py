@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 from torch.distributions import Independent
 
 from dosing.distributions.bounded import TanhNormal, TruncatedNormal
@@ -308,12 +308,24 @@ def test_tanh_normal_keeps_the_density_of_saturated_draws():
     assert slope.item() == pytest.approx(2.0, rel=1e-5)  # d/dx of -ln(1 - tanh^2 x) tends to 2
 
 
-def test_tanh_normal_has_no_entropy_or_mean():
-    ours = TanhNormal(0.0, torch.tensor(1.0))
+@pytest.mark.parametrize(("loc", "scale"), [(0.4, 0.6), (-0.1, 1.7), (9.0, 7.0), (2.0, 0.02)])
+def test_the_entropy_of_a_tanh_normal_is_an_integral_over_the_normal(loc, scale):
+    """H(tanh X) = H(X) + E ln(1 - tanh^2 X), the average by scipy; finite where draws round to the limits."""
+
+    def integrand(z):
+        x = loc + scale * z
+        return stats.norm.pdf(z) * 2.0 * (math.log(2.0) - abs(x) - math.log1p(math.exp(-2.0 * abs(x))))
+
+    kink = -loc / scale
+    parts = [-12.0, *([kink] if abs(kink) < 12.0 else []), 12.0]
+    average = sum(integrate.quad(integrand, a, b, epsabs=1e-12)[0] for a, b in pairwise(parts))
+    ours = TanhNormal(tensor(loc), tensor(scale)).entropy().item()
+    assert ours == pytest.approx(stats.norm.entropy(loc, scale) + average, abs=1e-9)
+
+
+def test_tanh_normal_has_no_mean():
     with pytest.raises(NotImplementedError):
-        ours.entropy()
-    with pytest.raises(NotImplementedError):
-        _ = ours.mean
+        _ = TanhNormal(0.0, torch.tensor(1.0)).mean
 
 
 def test_truncated_normal_wants_its_peak_inside():

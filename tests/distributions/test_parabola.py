@@ -207,3 +207,15 @@ def test_arguments_are_checked() -> None:
         Parabola(torch.zeros(2), torch.ones(2), 1.0, -1.0)
     with pytest.raises(UserError, match="NaN"):
         Parabola(torch.zeros(1), torch.ones(1)).log_prob(torch.tensor([math.nan]))
+
+
+@every_case
+def test_the_entropy_is_that_of_the_density(case: tuple[float, float, float, float]) -> None:
+    ours = distribution(case)
+    low, high = edges(ours)
+
+    def integrand(x: float) -> float:
+        log_density = float(ours.log_prob(at(x)))
+        return -math.exp(log_density) * log_density if math.isfinite(log_density) else 0.0
+
+    assert float(ours.entropy()) == pytest.approx(integral(integrand, low, high), abs=1e-5)

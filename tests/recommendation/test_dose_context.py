@@ -40,14 +40,14 @@ def difference(value: float, low: float, high: float, seeds: int = 5) -> Estimat
 @pytest.mark.parametrize(
     ("status", "verdict", "says"),
     [
-        ("ok", "better", ("good", "Within limits · better than one constant dose")),
-        ("ok", "worse", ("caution", "Within limits · worse than one constant dose")),
+        ("ok", "better", ("good", "Dose within limits · better than one constant dose")),
+        ("ok", "worse", ("caution", "Dose within limits · worse than one constant dose")),
         (
             "ok",
             "not distinguishable",
-            ("caution", "Within limits · not distinguishable from one constant dose"),
+            ("caution", "Dose within limits · not distinguishable from one constant dose"),
         ),
-        ("ok", "", ("caution", "Within limits · not compared with one constant dose")),
+        ("ok", "", ("caution", "Dose within limits · not compared with one constant dose")),
         ("limited", "better", ("caution", "Held at a limit · better than one constant dose")),
         ("deferred", "better", ("grey", "DEFERRED: not advice")),
         ("refused", "worse", ("grey", "REFUSED: no dose.")),

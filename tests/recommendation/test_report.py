@@ -132,7 +132,7 @@ def test_the_page_says_what_the_recommendation_says() -> None:
     for part in (
         "patient 7, visit 9 · made 2026-01-02T03:04:05+00:00",
         "INR 2.5 weight 71.25 kg age 60 years current dose 5 mg",
-        "Agent 1 a distribution ▲ Within limits · worse than one constant dose Recommended dose 4.25 mg "
+        "Agent 1 a distribution ▲ Dose within limits · worse than one constant dose Recommended dose 4.25 mg "
         "Decision in force: "
         "fttpo, for patient 7, visit 9: another dose, 3.50 mg instead of 4.25 mg. Reason: kidneys. (audit "
         "record 12, 2026-01-02 03:05 UTC, replaces record 9) Worse than one constant dose of 4.1 mg "
@@ -160,7 +160,7 @@ def test_rules_for_reference_stand_in_a_table_of_their_own() -> None:
     text = words(FOUND, reference=rules)
     assert "For reference: a rule, no agent rule status dose reasons and worth" in text
     table = text.split("For reference:")[1].split("What this rests on")[0]
-    assert "clinic: rule ▲ Within limits · worse than one constant dose 4.25 mg" in table
+    assert "clinic: rule ▲ Dose within limits · worse than one constant dose 4.25 mg" in table
     assert "clinic: rule ✕ REFUSED: no dose. none" in table
     assert all(reason in table for one in (REFUSED, LIMITED) for reason in one.reasons)
     assert table.count("Worse than one constant dose of 4.1 mg") == 1

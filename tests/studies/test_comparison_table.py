@@ -72,7 +72,7 @@ def policy(name: str, seeds: tuple[int, ...] = SEEDS) -> DosePolicy:
 def row(name: str, result: References, factory: CohortFactory, sparse: DosePolicy | None) -> Row:
     own = policy(name)
     states = cohort().obs[:50]
-    beside = None if sparse is None else mass_outside(own, sparse, states)
+    beside = None if sparse is None else float(np.mean(mass_outside(own, sparse, states)))
     outcomes = evaluate(own, factory, PATIENTS)
     return agent_row(name, "distribution", doses_at(own, states), outcomes, result, beside)
 

@@ -103,30 +103,41 @@ def test_the_common_settings_are_common() -> None:
 
 
 def test_sparse_against_gaussian_is_the_distribution_alone() -> None:
-    """For the agents whose setting takes both values, and no other."""
-    preset = PRESETS["sparse-vs-gaussian"]
+    """The common settings of every agent, and those again with its setting's other distributions."""
+    preset, common = PRESETS["sparse-vs-gaussian"], PRESETS["common"]
     result = configurations(Grid(("all",)), preset)
-    assert [(name, config.actor) for name, config in result] == [("fttpo", "sparse"), ("fttpo", "gaussian")]
-    (_, sparse), (_, gaussian) = result
-    assert dataclasses.replace(sparse, actor="gaussian") == gaussian
-    assert sparse == configurations(Grid(("fttpo",)), PRESETS["common"])[0][1]
-    assert (preset.training, preset.data) == (PRESETS["common"].training, PRESETS["common"].data)
-    with pytest.raises(UserError, match="iql has no choice between a sparse and a Gaussian distribution"):
-        configurations(
-            Grid(
-                (
-                    "fttpo",
-                    "iql",
-                )
-            ),
-            preset,
-        )
+    assert list(dict.fromkeys(name for name, _ in result)) == list(agents.AGENTS)
+    own = dict(configurations(Grid(("all",)), common))
+    families = {"iql", "awac", "tawac", "inac", "sql", "eql", "xql", "bc", "pct_bc"}
+    for name, config in own.items():
+        expected = [config]
+        if name in families:
+            assert config.policy_family == "clipped_gaussian"
+            expected.append(dataclasses.replace(config, policy_family="truncated_normal"))
+        if name in ("fttpo", "response_model"):
+            expected.append(dataclasses.replace(config, actor="gaussian"))
+        assert [c for n, c in result if n == name] == expected
+    assert (preset.training, preset.data) == (common.training, common.data)
+    assert preset.contrast is not None
+    assert preset.contrast.thin == 0.0
 
 
-def test_a_contrast_takes_any_agent_that_carries_both_distributions() -> None:
+def test_what_a_user_sets_wins_over_the_distributions_of_a_contrast() -> None:
+    preset = PRESETS["sparse-vs-gaussian"]
+    result = configurations(Grid(("iql", "fttpo"), families=("beta",)), preset)
+    assert [(n, getattr(c, "policy_family", c.__dict__.get("actor"))) for n, c in result] == [
+        ("iql", "beta"),
+        ("fttpo", "sparse"),
+        ("fttpo", "gaussian"),
+    ]
+    result = configurations(Grid(("iql",), {"policy_family": ["beta", "student_t"]}), preset)
+    assert [c.policy_family for _, c in result] == ["beta", "student_t"]
+
+
+def test_a_contrast_takes_any_agent_that_carries_its_distributions() -> None:
     @dataclasses.dataclass
-    class Both:
-        policy_family: Literal["beta", "clipped_gaussian", "sparse_q_gaussian"] = "beta"
+    class Several:
+        policy_family: Literal["beta", "clipped_gaussian", "truncated_normal"] = "beta"
 
     @dataclasses.dataclass
     class One:
@@ -134,7 +145,16 @@ def test_a_contrast_takes_any_agent_that_carries_both_distributions() -> None:
 
     contrast = PRESETS["sparse-vs-gaussian"].contrast
     assert contrast is not None
-    assert (contrast.of(Both), contrast.of(One)) == ("policy_family", None)
+    choice = contrast.of(Several)
+    assert choice is not None
+    assert contrast.of(One) is None
+    assert choice.values(Several) == ["beta", "clipped_gaussian", "truncated_normal"]
+    assert [choice.word(c) for c in (Several(), *choice.others(Several()))] == [
+        "beta",
+        "clipped Gaussian",
+        "truncated Gaussian",
+    ]
+    assert choice.others(Several("clipped_gaussian")) == []
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones() -> None:

@@ -130,7 +130,7 @@ def test_doses_are_measured_once_and_again_for_other_weights(
         policy_of(one), recorded_states(episodes_of(one))
     )
     assert told.interval
-    assert list(told.outside.values()) == [0.0]  # none outside its own interval
+    assert list(told.outside.values()) == [(0.0, 0.0)]  # none outside its own interval
     beside = beside_interval([one, other], one)
 
     content = read_json(one.path / DOSES)
