@@ -161,7 +161,7 @@ class DosePolicy:
         return np.concatenate([self._drawn(*both) for both in zip(laws, noise, strict=True)], 1)
 
     def _parts(self, obs: Observations) -> list[Observations]:
-        """The states ``[S, B, O]``, as many at a time as keep what networks pass on in a processor's cache."""
+        """The states ``[S, B, O]``, as many at a time as keep activations in a processor's cache."""
         own = type(self) is DosePolicy and self._past is None  # each state is asked about by itself
         count = obs.shape[1] // TOGETHER if own and self._device.type == "cpu" else 1
         return np.array_split(obs, max(count, 1), axis=1)
