@@ -154,7 +154,8 @@ def _lines(result: Recommendation, unit: str) -> Iterator[str]:
     yield f"Could give: {_span(result.support, result.limits)}{unit} ({result.support_words})"
     if result.central is not None:
         yield f"Central 90 %: {_span(result.central, result.limits)}{unit}"
-    mass = "0 (exactly)" if result.mass_outside == 0.0 else _number(result.mass_outside)
+    none = "0 (exactly)" if result.bounded else "0 (as computed)"
+    mass = none if result.mass_outside == 0.0 else _number(result.mass_outside)
     yield f"Mass outside the hard limits, {_span(result.limits, result.limits)}{unit}: {mass}"
     own = [seed.dose for seed in result.seeds]
     seeds = "; ".join(_doses(dose, result.limits) for dose in own)

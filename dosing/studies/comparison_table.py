@@ -327,9 +327,9 @@ def success_words(rate: Estimate | None) -> str:
 
 
 def mass_words(value: float | None, bounded: bool) -> str:
-    """A probability in words; only a bounded distribution has an exact zero."""
+    """A probability in words; only a bounded one has an exact zero: others round, or were not drawn there."""
     if value is None:
         return "-"
     if value == 0.0:
-        return "0 (exactly)" if bounded else "< 1e-300"
+        return "0 (exactly)" if bounded else "0 (as computed)"
     return f"{value:.2e}" if value < 1e-3 else f"{value:.4f}"

@@ -242,7 +242,7 @@ def mass_cell(mass: Estimate | None, exact: bool) -> str:
     if mass is None:
         return "-"
     if mass.value == 0.0:
-        return mass_words(0.0, exact) if exact else "0"
+        return mass_words(0.0, exact)
     low, high = max(mass.low, 0.0), min(mass.high, 1.0)
     return f"{mass.value:.2g} [{low:.2g}, {high:.2g}]"
 

@@ -210,6 +210,7 @@ def test_what_is_no_support_is_not_called_one() -> None:
     text = words(wide)
     assert "Could give: \N{MINUS SIGN}9 to 30 mg (central 99%, not a support)" in text
     assert "Mass outside the hard limits, 0 to 15 mg: 1.25e\N{MINUS SIGN}07" in text
+    assert "0 (as computed)" in words(replace(wide, mass_outside=0.0))  # no exact zero
     drawn = report([Said("x", "y", wide, CONTEXT)], ENTRIES)
     assert "stroke-dasharray" in drawn
     assert (

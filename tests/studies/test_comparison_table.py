@@ -359,7 +359,7 @@ def test_a_ceiling_says_what_it_knows() -> None:
     ("value", "bounded", "text"),
     [
         (0.0, True, "0 (exactly)"),
-        (0.0, False, "< 1e-300"),  # a Gaussian's mass that a computer number cannot hold is not zero
+        (0.0, False, "0 (as computed)"),  # a Gaussian's mass rounds to it, and a generator's draws miss
         (1e-12, True, "1.00e-12"),
         (0.25, False, "0.2500"),
         (None, True, "-"),

@@ -219,6 +219,7 @@ def test_the_table_is_kept_and_told(study: tuple[Path, Comparison]) -> None:
     some = Estimate(0.25, -0.125, 1.5, 0.95, 2, 2, "t")
     assert mass_cell(some, False) == "0.25 [0, 1]"
     assert (mass_cell(None, True), mass_cell(replace(some, value=0.0), True)) == ("-", "0 (exactly)")
+    assert mass_cell(replace(some, value=0.0), False) == "0 (as computed)"
 
 
 def test_without_distributions_side_by_side_there_is_no_such_table(tmp_path: Path) -> None:
