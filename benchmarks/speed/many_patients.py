@@ -55,7 +55,8 @@ def measured(words: list[str], count: int) -> Measured:
     )
     command = [sys.executable, "-c", watcher, sys.executable, "-m", "dosing", *words]
     told = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.split()
-    return Measured(count, *map(float, told))
+    seconds, peak = map(float, told)
+    return Measured(count, seconds, peak)
 
 
 def written(folder: Path, visits: int) -> Measured:
