@@ -24,6 +24,7 @@ from dosing.agent import (
 )
 from dosing.data.dataset import Transform
 from dosing.data.earlier_visits import Past
+from dosing.distributions.double import edges_of, in_double
 from dosing.distributions.draws import Draws
 from dosing.errors import UserError
 from dosing.rng import generator
@@ -36,6 +37,8 @@ Build = Callable[..., Agent]
 
 CENTRAL = 0.99
 """Mass of the effective interval that stands in for a support where the distribution has none."""
+TOGETHER = 1024
+"""States of each seed that a policy is asked about at a time on a processor."""
 ROUNDING = 1e-12
 """Doses this near to each other on the [-1, 1] axis are one dose."""
 
@@ -146,27 +149,38 @@ class DosePolicy:
 
     def recommended(self, obs: Observations) -> Array:
         """The recommended dose ``[S, B, A]``: the mode of each seed's distribution."""
-        return self._mode(self.distribution(obs))
+        return np.concatenate([self._mode(self.distribution(part)) for part in self._parts(obs)], 1)
 
     def sampled(self, obs: Observations, visit: int, purpose: str = "evaluation", block: int = 0) -> Array:
         """One dose ``[S, B, A]`` drawn from each distribution before any clipping; fixed by seed and visit.
 
         What is drawn for another purpose (``dosing.rng``) or another block of patients is independent of it.
         """
-        return self._draw(self.distribution(obs), visit, purpose, block)
+        laws = [self.distribution(part) for part in self._parts(obs)]
+        noise = np.array_split(self._noise(laws[0], obs.shape[1], visit, purpose, block), len(laws), axis=1)
+        return np.concatenate([self._drawn(*both) for both in zip(laws, noise, strict=True)], 1)
+
+    def _parts(self, obs: Observations) -> list[Observations]:
+        """The states ``[S, B, O]``, as many at a time as keep activations in a processor's cache."""
+        own = type(self) is DosePolicy and self._past is None  # each state is asked about by itself
+        count = obs.shape[1] // TOGETHER if own and self._device.type == "cpu" else 1
+        return np.array_split(obs, max(count, 1), axis=1)
 
     def _mode(self, distribution: Distribution) -> Array:
         return self.transform.to_dose(distribution.mode.detach().double().cpu().numpy())
 
-    @torch.no_grad()
-    def _draw(
-        self, distribution: Distribution, visit: int, purpose: str = "evaluation", block: int = 0
-    ) -> Array:
-        base: Any = distribution.base_dist  # type: ignore[attr-defined]
-        shape = (*base.batch_shape[1:], base.n_uniforms)
+    def _noise(self, distribution: Any, states: int, visit: int, purpose: str, block: int) -> Array:
+        """Uniform numbers ``[S, B, A, n]`` for doses at B states, of this distribution's kind."""
+        base = distribution.base_dist
+        shape = (states, *base.batch_shape[2:], base.n_uniforms)
         address = (visit, block) if block else (visit,)
-        noise = np.stack([generator(s, purpose, *address).random(shape) for s in self.seeds])
-        unit = base.rsample_from(torch.as_tensor(noise, dtype=self._dtype, device=self._device))
+        return np.stack([generator(s, purpose, *address).random(shape) for s in self.seeds])
+
+    @torch.no_grad()
+    def _drawn(self, distribution: Any, noise: Array) -> Array:
+        unit = distribution.base_dist.rsample_from(
+            torch.as_tensor(noise, dtype=self._dtype, device=self._device)
+        )
         return self.transform.to_dose(unit.detach().double().cpu().numpy())
 
     def dose_set(self, obs: Observations) -> DoseSet:
@@ -191,7 +205,7 @@ class DosePolicy:
         return to_dose(distribution.icdf(tail).numpy()), to_dose(distribution.icdf(1.0 - tail).numpy())
 
     def _set(self, distribution: Any, limit_low: Array, limit_high: Array) -> DoseSet:
-        edges = _edges(distribution)
+        edges = edges_of(distribution)
         bounded = edges is not None and distribution.kind != "full_box"
         if edges is not None and bounded:
             low, high = edges
@@ -231,7 +245,7 @@ class DosePolicy:
         mass = distribution.cdf(torch.as_tensor(to_unit(low))) + distribution.sf(
             torch.as_tensor(to_unit(high))
         )
-        edges = _edges(distribution)
+        edges = edges_of(distribution)
         if edges is None:
             return np.asarray(mass.numpy())
         # in dose units, where an interval that came from these very edges compares without rounding
@@ -381,20 +395,3 @@ class _Aimed(DosePolicy):
         history, agent = self.history(obs), self.agent
         assert isinstance(agent, AimsAtReturn)
         return agent.policy_for(history, self._target.expand(history.obs.shape[:2]))
-
-
-def in_double(distribution: Distribution) -> Any:
-    """The per-dimension distribution ``[S, B, A]`` on the CPU in double precision, for tails and edges."""
-    base: Any = distribution.base_dist  # type: ignore[attr-defined]
-    double = copy.copy(base)
-    for name in base.arg_constraints:
-        setattr(double, name, getattr(base, name).detach().cpu().double())
-    return double
-
-
-def _edges(distribution: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Exact edges of a bounded support, None for a distribution on the whole line."""
-    support = distribution.support
-    if not hasattr(support, "lower_bound"):
-        return None
-    return support.lower_bound, support.upper_bound

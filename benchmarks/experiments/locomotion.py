@@ -35,8 +35,8 @@ from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.options import add_resources, resources_of
 from dosing.data.store import read_episodes
+from dosing.distributions.double import in_double
 from dosing.errors import UserError
-from dosing.policy import in_double
 from dosing.runs.files import read_json, write_atomic, write_json
 from dosing.runs.folder import RunFolder
 from dosing.studies import DataSource, Grid, compare

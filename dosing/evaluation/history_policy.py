@@ -46,7 +46,8 @@ class HistoryPolicy:
         self._past = replace(past, obs=torch.cat((past.obs, seen), 2))
         distribution = policy_after(policy.agent, self._past)
         if self._sampled:
-            return policy._draw(distribution, visit, block=self._block)
+            noise = policy._noise(distribution, seen.shape[1], visit, "evaluation", self._block)
+            return policy._drawn(distribution, noise)
         return policy._mode(distribution)
 
     def observe(self, delivered: Array, reward: Array) -> None:

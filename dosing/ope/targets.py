@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from dosing.data.dataset import Transform
+from dosing.distributions.double import in_double
 from dosing.errors import UserError
 from dosing.evaluation.rules import following
 from dosing.ope.trajectories import Trajectories
-from dosing.policy import DosePolicy, in_double
+from dosing.policy import DosePolicy
 from dosing.safety import DoseLimits
 from dosing.types import Act, Array, Listener
 

@@ -10,6 +10,7 @@ from dosing.evaluation.statistics import Estimate, paired_difference, verdict
 from dosing.studies import policy_table
 from dosing.studies.comparison_table import Row, render
 from dosing.studies.policy_table import PolicyRow
+from dosing.typed_json import typed
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Comparison:
+        """Inverse of :meth:`to_json`; further fields are passed over."""
+        rows = tuple(map(Row.from_json, fields["rows"]))
+        pairs = tuple(typed(Difference, one, "differences") for one in fields["differences"])
+        policies = tuple(typed(PolicyRow, one, "policies") for one in fields["policies"])
+        return cls(rows, pairs, tuple(fields["notes"]), policies)
 
     def __str__(self) -> str:
         """Return the tables, the differences and the notes as text."""

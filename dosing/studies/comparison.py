@@ -26,6 +26,7 @@ from dosing.studies.comparison_table import Row
 from dosing.studies.data import obtain_data
 from dosing.studies.evaluation import baseline_notes, evaluate_runs, task_notes
 from dosing.studies.grid import configurations, refusal, regularisations
+from dosing.studies.index import question, reopened, write_index
 from dosing.studies.jobs import Job, JobResult, RulesJob, SurveyJob, run_jobs, survey_data
 from dosing.studies.launch import Launcher
 from dosing.studies.naming import TABLE, run_names, write_curves
@@ -71,6 +72,9 @@ def compare(
     study, resources = Path(study), resources or Resources()
     launcher = resources.launcher(study)
     wanted = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
+    key = question(wanted)
+    if (known := reopened(study, key, wanted.sources)) is not None:
+        return known
     work = work_of(study, wanted, resources.device)
     jobs, rules, asked, keep = work.jobs, work.rules, work.patients, wanted.milestones
     grids, chosen, left_out, not_thin = wanted.grids, wanted.presets, work.left_out, work.not_thin
@@ -89,6 +93,8 @@ def compare(
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes), tuple(policies))
     write_curves(study, runs, keep)
     write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
+    if len(runs) == len(jobs):  # what is missing is tried again
+        write_index(study, key, list(asked))
     return result
 
 
@@ -164,9 +170,10 @@ def work_of(study: Path, asked: Asked, device: str) -> Work:
     """
     left_out: dict[str, str] = {}
     not_thin: dict[str, str] = {}
-    setups: list[AgentSetup] = []
+    every: list[AgentSetup] = []
     for grid, preset in zip(asked.grids, asked.presets, strict=True):
-        setups += [s for s in _setups(grid, preset, asked.training, left_out, not_thin) if s not in setups]
+        every += _setups(grid, preset, asked.training, left_out, not_thin)
+    setups = list({(s.agent, s.config, s.regularisation, repr(s.data_options)): s for s in every}.values())
     files = [obtain_data(source, study) for source in asked.sources]
     patients = {file: evaluable(file).patients for file in files}
     if asked.evaluation_patients is not None:

@@ -110,7 +110,7 @@ class Row:
     def from_json(cls, fields: dict[str, Any]) -> Row:
         """Inverse of :meth:`to_json`."""
         estimates = ("recommended", "sampled", "difference", "cost", "lower_tail", "in_range", "success")
-        values: dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in fields.items()}
+        values = fields | {name: Estimate(**fields[name]) for name in estimates if fields.get(name)}
         if values["baseline"]:
             values["baseline"] = Baseline.from_json(values["baseline"])
         if values.get("foreseen"):

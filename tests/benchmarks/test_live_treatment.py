@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.experiments import live_treatment as live
+from benchmarks.experiments.live_treatment_page import DISTRIBUTIONS, TrialResult
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
@@ -19,9 +20,9 @@ def estimate(value: float, half: float = 1.0) -> Estimate:
     return Estimate(value, value - half, value + half, 0.95, 10, 5, "t over seeds")
 
 
-def result(differences: list[float]) -> live.TrialResult:
+def result(differences: list[float]) -> TrialResult:
     one = estimate(0.0)
-    return live.TrialResult(
+    return TrialResult(
         title="Direct",
         distribution="",
         visits=tuple(1000 * t for t in range(len(differences))),
@@ -87,7 +88,7 @@ def test_the_study_runs_and_is_found_done_when_run_again(tmp_path: Path) -> None
     assert direct["visits"] == [0, 96, 192]
     assert direct["difference"][0]["value"] == 0.0  # it begins as the offline policy itself
     assert direct["band"][0]["value"] == pytest.approx(direct["start"]["value"])
-    sparse, twin = (trials[f"Direct from {name}"] for name in live.DISTRIBUTIONS.values())
+    sparse, twin = (trials[f"Direct from {name}"] for name in DISTRIBUTIONS.values())
     assert sparse["half_width"][0]["value"] < twin["half_width"][0]["value"]
     page = files["live_treatment.md"].decode()
     assert NOT_FOR_PATIENTS in page

@@ -18,6 +18,7 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant, following, uniform
 from dosing.evaluation.statistics import cvar, mean_over_seeds, paired_difference, verdict
 from dosing.evaluation.tally import Tally
+from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.policy import DosePolicy
 from dosing.studies import many_patients
 from dosing.studies.baseline import Baseline
@@ -25,7 +26,7 @@ from dosing.studies.comparison_table import agent_row, reference_rows
 from dosing.studies.dose_sets import doses_at
 from dosing.studies.references import references
 from simulator.scenarios import evaluation_factory
-from tests.support.samples import ENV, PROBLEM, cohort, small
+from tests.support.samples import ENV, PROBLEM, cohort, long_for_most, small
 
 FACTORY = evaluation_factory(ENV, {})
 CUTS = [0, 256, 700]
@@ -88,6 +89,31 @@ def test_every_stretch_has_draws_of_its_own() -> None:
     drawn = [following(policy, sampled=True, block=block)(obs, 3) for block in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not (drawn[0] == drawn[2]).any()
+
+
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
+def test_doses_do_not_depend_on_how_many_states_are_asked_about(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit: the many states of a roll-out go through networks a part at a time."""
+    thin = Regularisation(thin=0.0) if name == "iql" else PLAIN
+    agent = agents.build(name, small(name), PROBLEM, (0, 1), regularisation=thin)
+    if agent.looks_back:
+        pytest.skip("asked after its episodes, which are treated side by side")
+    policy = DosePolicy(agent, Transform.fit(cohort()))
+    obs = np.random.default_rng(0).standard_normal((2, 150, 8)).astype(np.float32)
+
+    def doses() -> tuple[Any, Any]:
+        return policy.recommended(obs), policy.sampled(obs, 3, block=2)
+
+    whole = doses()
+    monkeypatch.setattr("dosing.policy.TOGETHER", 37)
+    asked: list[int] = []
+    real = agent.policy
+    monkeypatch.setattr(agent, "policy", lambda seen: (asked.append(seen.shape[1]), real(seen))[1])
+    for one, other in zip(doses(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert asked == 2 * [38, 38, 37, 37]
 
 
 def test_the_table_of_many_patients_is_that_of_all_at_once(

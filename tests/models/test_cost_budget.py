@@ -16,13 +16,14 @@ import agents
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.distributions import Parabola, QGaussian
+from dosing.distributions.double import in_double
 from dosing.distributions.truncated import Truncated
 from dosing.errors import UserError
 from dosing.models import cost_budget
 from dosing.models.batch import Batch
 from dosing.models.cost_budget import CostBudget, admissible
 from dosing.models.networks import Initialiser
-from dosing.policy import DosePolicy, in_double
+from dosing.policy import DosePolicy
 from dosing.training.checkpoint import load_training_state, training_state
 from dosing.training.compilation import updater
 from dosing.training.sampler import Lookahead, Sampler
