@@ -37,8 +37,7 @@ from dosing.evaluation.statistics import verdict
 from dosing.recommendation.audit_log import Record
 
 COMMAND = (
-    f"python -m dosing compare --preset {CONTRAST} --agents fttpo iql\n"
-    "python -m dosing app --out runs/compare"
+    f"python -m dosing compare --preset {CONTRAST} --agents all\npython -m dosing app --out runs/compare"
 )
 
 

@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from app.charts import saved
 from app.charts.base import NOTICE_AT
 from app.readers import study
-from app.text import Markdown, code
+from app.text import Markdown, code, sentence
 from app.theme import template
 from app.widgets import write
 from dosing import NOT_FOR_PATIENTS
@@ -79,7 +79,7 @@ def fold(label: Markdown, key: str) -> Iterator[bool]:
     Yields:
         Whether it is open; what is drawn within the context stands in it.
     """
-    with st.expander(label, key=key, on_change="rerun") as within:
+    with st.expander(sentence("{}", label), key=key, on_change="rerun") as within:
         yield bool(within.open)
 
 

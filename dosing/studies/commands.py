@@ -25,7 +25,9 @@ def note_command(result: Path, argv: Sequence[str]) -> None:
     file = result.parent / COMMANDS
     noted = read_json(file) if file.is_file() else {}
     command = shlex.join(["python", "-m", "dosing", *argv])
-    write_json(file, noted | {result.name: {"command": command, "sha256": sha256(result)}})
+    told = noted | {result.name: {"command": command, "sha256": sha256(result)}}
+    if told != noted:
+        write_json(file, told)
 
 
 def command_of(result: Path) -> str | None:

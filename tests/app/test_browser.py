@@ -111,7 +111,10 @@ def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, t
     watched = Watched(browser, address, 1280, theme)
     page = watched.page
     page.goto(f"{address}/?patient=1&visit=5&log=true&proposals=true")
-    settle(page, charts=3)
+    settle(page, charts=2)
+    for fold, charts in (("Nearest training visits", 2), ("Episode of patient 1", 4)):
+        page.get_by_text(fold).click()
+        settle(page, charts)
     assert NOT_FOR_PATIENTS in page.inner_text("body")
     background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     ink = page.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtitle')).fill")
@@ -134,7 +137,7 @@ def test_the_other_pages_are_whole_too(browser: Any, address: str, tmp_path: Pat
     watched = Watched(browser, address, 1280, theme)
     page = watched.page
     page.goto(address)
-    settle(page, charts=3)
+    settle(page, charts=2)
     for name, charts in PAGES:
         page.set_viewport_size({"width": 1280, "height": 900})
         go(page, name)
@@ -148,7 +151,7 @@ def test_the_keyboard_moves_a_dose_and_the_link_holds_it(browser: Any, address: 
     watched = Watched(browser, address, 1280, "light")
     page = watched.page
     page.goto(address)
-    settle(page, charts=3)
+    settle(page, charts=2)
     go(page, "What if")
     page.get_by_text("Regimen 1", exact=True).wait_for(timeout=30_000)
     settle(page, charts=2)
@@ -167,14 +170,14 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     watched = Watched(browser, address, 1280, "light")
     page = watched.page
     page.goto(f"{address}/?patient=1&visit=5")
-    settle(page, charts=3)
+    settle(page, charts=2)
     first = visible_doses(page)
     assert len(first) == 2
     slider = page.get_by_role("slider")
     slider.focus()
     slider.press("ArrowRight")
     page.wait_for_url("**visit=6**", timeout=20_000)
-    settle(page, charts=3)
+    settle(page, charts=2)
     moved = visible_doses(page)
     assert moved != first
     page.get_by_role("heading", name="Patient", exact=True).click()  # away from the slider: the keys alone
@@ -186,17 +189,17 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     page.wait_for_url("**visit=7**", timeout=20_000)
     page.get_by_role("button", name="Previous").click()
     page.wait_for_url("**visit=6**", timeout=20_000)
-    settle(page, charts=3)
+    settle(page, charts=2)
     assert visible_doses(page) == moved
     page.get_by_role("combobox", name="Patient", exact=True).click()
     page.get_by_role("option", name=re.compile("^patient 2, 24 visits")).click()
     page.wait_for_url("**patient=2**", timeout=20_000)
-    settle(page, charts=3)
+    settle(page, charts=2)
     assert visible_doses(page) != moved
 
     other = Watched(browser, address, 1280, "light")
     other.page.goto(page.url)
-    settle(other.page, charts=3)
+    settle(other.page, charts=2)
     assert visible_doses(other.page) == visible_doses(page)
     for there, charts in (("What if", 2), ("About", 0), ("Overview", 1)):  # and outlives other pages
         go(other.page, there)
@@ -204,7 +207,7 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
         assert "patient=2" in other.page.url
         assert "visit=6" in other.page.url
         go(other.page, "Patient")
-        settle(other.page, charts=3)
+        settle(other.page, charts=2)
         assert visible_doses(other.page) == visible_doses(page)
     for one in (watched, other):
         one.close()
@@ -215,7 +218,7 @@ def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) 
     watched = Watched(browser, address, 1440, "light")
     page = watched.page
     page.goto(f"{address}/?patient=1&visit=5")
-    settle(page, charts=4)
+    settle(page, charts=2)
     tops = {}
     for name, place in {
         "who": page.get_by_text(re.compile("^Patient 1, visit 5 of 24, last dose")),

@@ -26,7 +26,7 @@ def test_from_a_patient_to_the_audit_log(
         watched = Watched(browser, address, 1280, theme)
         page = watched.page
         page.goto(f"{address}/?patient=1&visit=5")
-        settle(page, charts=3)
+        settle(page, charts=2)
         assert "(exact support)" in page.inner_text("body")
         doses = visible_doses(page)
 
@@ -40,7 +40,7 @@ def test_from_a_patient_to_the_audit_log(
 
         go(page, "Patient")
         page.get_by_role("button", name="Record the decision").wait_for(timeout=30_000)
-        settle(page, charts=3)
+        settle(page, charts=2)
         assert "patient=1&visit=5" in page.url
         assert visible_doses(page) == doses
         dose = doses[0]
