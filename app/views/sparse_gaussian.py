@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import streamlit as st
 
+import agents
 from app.analysis.recommendations import Answer, curves, landmarks, sparse_of
 from app.analysis.tails import (
     CONTRAST,
@@ -36,9 +37,7 @@ from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import verdict
 from dosing.recommendation.audit_log import Record
 
-COMMAND = (
-    f"python -m dosing compare --preset {CONTRAST} --agents all\npython -m dosing app --out runs/compare"
-)
+COMMAND = f"python -m dosing compare --preset {CONTRAST} --agents {' '.join(agents.DEMO)}\npython -m dosing app --out runs/compare"
 
 
 def named(runs: list[study.Run]) -> dict[str, study.Run]:

@@ -64,8 +64,8 @@ def open_page(
 
 def problems(sentences: Sequence[str]) -> None:
     """Name what could not be read; everything else still shows."""
-    for sentence in sentences:
-        write.error("**Not shown:** {}", sentence)
+    for problem in sentences:
+        write.error("**Not shown:** {}", problem)
 
 
 @contextlib.contextmanager
