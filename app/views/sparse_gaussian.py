@@ -37,7 +37,12 @@ from dosing.evaluation.outcomes import Outcomes
 from dosing.evaluation.statistics import verdict
 from dosing.recommendation.audit_log import Record
 
-COMMAND = f"python -m dosing compare --preset {CONTRAST} --agents {' '.join(agents.DEMO)}\npython -m dosing app --out runs/compare"
+COMMAND = "\n".join(
+    (
+        f"python -m dosing compare --preset {CONTRAST} --agents {' '.join(agents.DEMO)}",
+        "python -m dosing app --out runs/compare",
+    )
+)
 
 
 def named(runs: list[study.Run]) -> dict[str, study.Run]:
