@@ -205,15 +205,6 @@ def slider(server: Server, moves: int, link: str = "/what_if") -> list[Figure]:
     ]
 
 
-RUNS = """() => {
-    window.runs = 0;
-    const app = document.querySelector('[data-testid="stApp"]');
-    new MutationObserver(() => window.runs += app.dataset.testScriptState === 'notRunning')
-        .observe(app, {attributeFilter: ['data-test-script-state']});
-}"""
-"""Counts how often the script of the page has run to its end."""
-
-
 async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> list[Figure]:
     """Sessions side by side, each clicking every so often, until the page has run to its end."""
     from playwright.async_api import async_playwright
@@ -230,7 +221,7 @@ async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> 
         page.on("pageerror", lambda error: errors.append(str(error)))
         await page.goto(f"{server.address}/?patient={number % PATIENTS}&visit=1")
         await page.wait_for_selector(RESTED)
-        await page.evaluate(RUNS)
+        visit = 1
         await together.wait()  # opened, all of them
         until = time.perf_counter() + seconds
         await asyncio.sleep(pause * number / sessions)
@@ -241,10 +232,16 @@ async def crowd(server: Server, sessions: int, seconds: float, pause: float) -> 
                 await page.get_by_role("button", name=section).click()
             role: Literal["menuitem", "button", "link"] = "menuitem" if sections else "link"
             role = "button" if last == "Next" else role
-            before = await page.evaluate("window.runs")
+            visit += last == "Next"
+            seen = (
+                page.get_by_text(f"visit {visit} of")
+                if last == "Next"
+                else page.get_by_role("heading", name=last)
+            )
             began = time.perf_counter()
             await page.get_by_role(role, name=last).first.click()
-            await page.wait_for_function("before => window.runs > before", arg=before)
+            await seen.first.wait_for()
+            await page.wait_for_selector(RESTED)
             taken.append(time.perf_counter() - began)
             errors.extend(await page.locator('[data-testid="stException"]').all_inner_texts())
             await asyncio.sleep(pause)
