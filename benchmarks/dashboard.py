@@ -385,7 +385,7 @@ def main() -> None:
     load.append(os.getloadavg()[0])
     command = "python benchmarks/dashboard.py"
     result = {
-        "command": " ".join([command, *sys.argv[1:]]),
+        "command": " ".join([command, *("STUDY" if w == str(arguments.study) else w for w in sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe(),
         "load": load,
