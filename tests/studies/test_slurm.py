@@ -17,6 +17,7 @@ import pytest
 
 from dosing.runs.files import read_json, read_table
 from dosing.runs.folder import CONFIG, DONE, EVALUATION, METRICS
+from dosing.studies.index import INDEX
 from dosing.studies.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,7 @@ def test_killed_workers_and_commands_change_no_hash(tmp_path: Path) -> None:
     again = next(entry for entry in ledger.entries.values() if entry.lost)
     number, again.id, again.run = again.id, "", ""  # as if the command had been killed while it submitted
     ledger.write()
+    (there / INDEX).unlink()  # a command that was killed there had not come to the table
     assert finished(command(*slurm)) == table
     assert number in {entry.id for entry in Ledger(there / "jobs").entries.values()}
     assert len(list(there.glob("jobs/*/*_submitted.pkl"))) == 9 + lost
