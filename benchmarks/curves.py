@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes that all panels share: logarithmic in updates."""
+    """The axes that all panels share: logarithmic in updates, unless the first is 0."""
 
     updates: tuple[int, ...]
     low: float
@@ -44,8 +44,12 @@ class Axes:
 
     def x(self, update: int) -> float:
         """Place of an update inside a panel."""
-        span = math.log(self.updates[-1] / self.updates[0]) or 1.0
-        return LEFT + 14 + (WIDTH - LEFT - RIGHT - 28) * math.log(update / self.updates[0]) / span
+        first, last = self.updates[0], self.updates[-1]
+        if first == 0:
+            share = update / (last or 1)
+        else:
+            share = math.log(update / first) / (math.log(last / first) or 1.0)
+        return LEFT + 14 + (WIDTH - LEFT - RIGHT - 28) * share
 
     def y(self, value: float) -> float:
         """Place of a return inside a panel."""
@@ -58,7 +62,7 @@ class Axes:
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), "#e4e4e4"))
             out.append(text(LEFT - 5, self.y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
         for update in self.updates:
-            label = f"{update // 1000}k" if update % 1000 == 0 else str(update)
+            label = f"{update // 1000}k" if update and update % 1000 == 0 else str(update)
             out.append(text(self.x(update), HEIGHT - BOTTOM + 14, label, anchor="middle", fill=GREY))
         for k, (_, value) in enumerate(rules):
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), GREY, 1, "3 3"))
@@ -88,6 +92,7 @@ def draw(
     *,
     of_x: str = "gradient updates",
     of_groups: str = "settings: ",
+    of_y: str = "mean return per patient",
 ) -> str:
     """The picture.
 
@@ -97,6 +102,7 @@ def draw(
         title: of the whole picture.
         of_x: what the horizontal axis counts.
         of_groups: what stands before a group's name.
+        of_y: what the vertical axis shows.
     """
     lines = [line for panel in panels for line in panel.lines]
     values = [e.value for line in lines for e in line.estimates] + [value for _, value in rules]
@@ -124,7 +130,7 @@ def draw(
         out += [text(LEFT, TOP - 8, panel.title, size=12), *axes.frame(rules), '<g clip-path="url(#panel)">']
         out += [part for line in panel.lines for part in axes.line(line)]
         out.append("</g></g>")
-    note = f"x: {of_x}; y: mean return per patient; bars: 95 % intervals, cut at the frame"
+    note = f"x: {of_x}; y: {of_y}; bars: 95 % intervals, cut at the frame"
     out.append(text(8, height - 18, note, fill=GREY))
     out.append(text(8, height - 5, NOT_FOR_PATIENTS, fill=GREY))
     return "\n".join([*out, "</svg>"]) + "\n"

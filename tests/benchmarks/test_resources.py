@@ -36,7 +36,7 @@ def resources_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
             raise AskedError
 
         (tmp_path / "hopper-medium-1k.hdf5").touch()
-        monkeypatch.setattr(benchmark, "compare", record)
+        monkeypatch.setattr(getattr(benchmark, "mujoco", benchmark), "compare", record)
         own = {
             clinical: ["--study", str(tmp_path), "--out", str(tmp_path)],
             density: ["--fit", "1", "--seeds", "1"],

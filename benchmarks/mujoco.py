@@ -1,0 +1,287 @@
+"""What the experiments on MuJoCo locomotion data share: studies, normalised scores, curves, pages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.curves import Line, Panel
+from benchmarks.machine import describe
+from dosing import NOT_FOR_PATIENTS, __version__
+from dosing.cli.options import add_resources, resources_of
+from dosing.data.store import read_episodes
+from dosing.errors import UserError
+from dosing.evaluation.outcomes import read_outcomes
+from dosing.evaluation.statistics import Estimate, mean_over_seeds
+from dosing.runs.files import read_json, write_atomic, write_json
+from dosing.runs.folder import EPISODES, RunFolder
+from dosing.studies import DataSource, Grid, compare
+from dosing.studies.comparison_table import Row
+from dosing.studies.data import external_of
+from dosing.studies.naming import TABLE
+from dosing.training.offline import TrainingSettings
+from dosing.types import Array
+from simulator.envs.mujoco import REFERENCES
+
+RESULTS = Path(__file__).resolve().parent / "results"
+VARIABLE = "DOSING_MUJOCO_DATA"
+ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
+QUALITIES = {"medium": "medium", "medium-expert": "medium-expert", "mixed": "medium-replay"}
+"""Quality of the data to the quality whose published settings are taken."""
+SHORT: Mapping[str, list[Any]] = {"hidden": [(256, 256)]}
+"""Widths of all agents where training is shorter than published."""
+OF_Y = "normalised score"
+SCORES = (
+    "Normalised scores in v5 (0: random policy, 100: expert; measured, not D4RL's). They do not compare with "
+    "D4RL's published scores, whose rewards, data and lengths of training differ."
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a study on one data set came to.
+
+    Attributes:
+        task: such as ``hopper``.
+        quality: such as ``medium-expert``.
+        folder: of the study.
+        runs: finished runs, by name.
+        rows: of the agents in the study's table, by name.
+        visits: recorded transitions.
+        behaviour: normalised score of the mean recorded episode.
+        notes: what the study says besides, such as who diverged.
+    """
+
+    task: str
+    quality: str
+    folder: Path
+    runs: Mapping[str, Path]
+    rows: Mapping[str, Row]
+    visits: int
+    behaviour: float
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Task and quality."""
+        return f"{self.task} {self.quality}"
+
+    def scored(self, name: str) -> Estimate:
+        """Normalised score of a run's recommended action at the end of its training."""
+        return scored(self.task, self.rows[name].recommended)
+
+    def points(self, name: str, updates: Sequence[int]) -> list[tuple[int, Estimate]]:
+        """Normalised scores of a run after each of these updates that it has reached, and at its end."""
+        run = RunFolder(self.runs[name])
+        last = run.config().updates
+        marks = sorted({u for u in updates if u < last and (run.at(u) / EPISODES).is_file()} | {last})
+        return [(u, estimated(self.task, (run.path if u == last else run.at(u)) / EPISODES)) for u in marks]
+
+
+def found_file(folder: Path, task: str, quality: str) -> Path | None:
+    """The data set of this task and quality, None where the folder has none."""
+    names = [p for p in sorted(folder.glob(f"{task}-{quality}*.hdf5")) if _quality(p, task) == quality]
+    return names[0] if names else None
+
+
+def _quality(path: Path, task: str) -> str:
+    """``hopper-medium-expert-100k-s0`` is medium-expert, not medium."""
+    rest = path.stem.removeprefix(f"{task}-")
+    known = [q for q in (*QUALITIES, "expert", "random") if rest == q or rest.startswith(f"{q}-")]
+    return max(known, key=len, default="")
+
+
+def named_file(folder: Path, name: str) -> tuple[str, str, Path]:
+    """Task, quality and data set of a name such as ``hopper-medium``.
+
+    Raises:
+        UserError: there is no such task or quality, or the folder has no file of it.
+    """
+    task, _, quality = name.partition("-")
+    if task not in ENVS or quality not in QUALITIES:
+        raise UserError(
+            f"a data set is TASK-QUALITY with TASK {', '.join(ENVS)} and QUALITY {', '.join(QUALITIES)}; "
+            f"got {name!r}."
+        )
+    path = found_file(folder, task, quality)
+    if path is None:
+        raise UserError(f"{folder} has no {name}*.hdf5; python -m dosing collect records some.")
+    return task, quality, path
+
+
+def preset(task: str, quality: str) -> str:
+    """Name of the published settings."""
+    return f"d4rl-mujoco/{task}-{QUALITIES[quality]}"
+
+
+def trained(
+    folder: Path, task: str, quality: str, path: Path, grids: Sequence[Grid], options: argparse.Namespace
+) -> Trained:
+    """Train and evaluate on one data set; the study is found again where it was left."""
+    result = compare(
+        folder,
+        list(grids),
+        DataSource(str(path), external=external_of(ENVS[task], {})),
+        seeds=range(options.seeds),
+        training=TrainingSettings(steps=options.updates),
+        milestones=[u for u in options.at if u < options.updates],
+        evaluation_patients=options.episodes,
+        resources=resources_of(options),
+    )
+    runs = [folder / run for run in read_json(folder / TABLE)["runs"]]
+    rows = [row for row in result.rows if row.sampled]
+    data = read_episodes(next((folder / "data").glob("*.hdf5")))
+    episodes = 1 + int((data.episode[1:] != data.episode[:-1]).sum())
+    names = [row.name for row in rows]
+    return Trained(
+        task,
+        quality,
+        folder,
+        dict(zip(names, runs, strict=True)),
+        dict(zip(names, rows, strict=True)),
+        len(data),
+        score(task, float(data.reward.sum()) / episodes),
+        result.notes,
+    )
+
+
+def score(task: str, value: float) -> float:
+    """Normalised score of a return in v5."""
+    return REFERENCES[ENVS[task]].score(value)
+
+
+def scored(task: str, returns: Estimate) -> Estimate:
+    """Normalised score of a mean return, with its interval."""
+    low, value, high = (score(task, v) for v in (returns.low, returns.value, returns.high))
+    return replace(returns, low=low, value=value, high=high)
+
+
+def estimated(task: str, episodes: Path) -> Estimate:
+    """Normalised score of the recommended action in an evaluation's file of episodes."""
+    returns: Array = read_outcomes(episodes)["recommended"].returns
+    return scored(task, mean_over_seeds(returns))
+
+
+def shown(estimate: Estimate) -> str:
+    """A score with its interval."""
+    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+
+
+def panels(found: Sequence[Trained], updates: Sequence[int]) -> list[Panel]:
+    """Learning curves: a panel per agent, a line per data set."""
+    names = list(dict.fromkeys(name for x in found for name in x.runs))
+    result = []
+    for name in names:
+        lines = []
+        for x in found:
+            if name in x.runs:
+                at, estimates = zip(*x.points(name, updates), strict=True)
+                lines.append(Line(x.title, at, estimates))
+        result.append(Panel(name, tuple(lines)))
+    return result
+
+
+def add_options(
+    parser: argparse.ArgumentParser, name: str, *, updates: int, sets: Sequence[str] | None = None
+) -> None:
+    """Data, lengths and folders, the same for every script; ``sets`` None is what the folder holds."""
+    default = os.environ.get(VARIABLE)
+    parser.add_argument("--data", type=Path, default=default, help=f"folder of the data [{VARIABLE}]")
+    parser.add_argument("--sets", nargs="+", default=sets, help="TASK-QUALITY [%(default)s]")
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the studies")
+    parser.add_argument("--updates", type=int, default=updates, help="offline [%(default)s]")
+    parser.add_argument(
+        "--at", type=int, nargs="*", default=[], help="updates to evaluate at, beside the last"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="[%(default)s]")
+    parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes per seed [%(default)s]")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
+    parser.add_argument("--full", action="store_true", help="published widths and lengths, 5 seeds")
+    add_resources(parser)
+
+
+def opening(command: str, options: argparse.Namespace, found: Sequence[Trained]) -> str:
+    """The paragraph of every page that says what was trained, for how long and on what."""
+    visits = " and ".join(dict.fromkeys(f"{x.visits:,}" for x in found))
+    how = "t over seeds" if options.seeds > 1 else "over episodes of the one seed"
+    return (
+        f"`{command}`. Version {__version__}. {describe()}. {options.updates:,} offline updates, "
+        f"{options.seeds} seed(s), {visits} transitions per data set, {options.episodes} evaluation episodes "
+        f"per seed and evaluation; 95 % intervals {how}. {SCORES}"
+    )
+
+
+def keep(
+    options: argparse.Namespace,
+    name: str,
+    parts: Sequence[str],
+    content: Mapping[str, Any],
+    pictures: Mapping[str, str],
+) -> None:
+    """Write a page, its numbers and its pictures, and print the page."""
+    page = "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
+    options.results.mkdir(parents=True, exist_ok=True)
+    about = {
+        "machine": describe(),
+        "version": __version__,
+        "updates": options.updates,
+        "seeds": options.seeds,
+    }
+    write_json(options.results / f"{name}.json", about | dict(content))
+    for picture, drawn in pictures.items():
+        write_atomic(options.results / f"{picture}.svg", drawn.encode())
+    write_atomic(options.results / f"{name}.md", page.encode())
+    print(page, flush=True)
+
+
+def short_density(updates: int) -> dict[str, list[Any]]:
+    """SPOT's first phase in a short training: a fifth of the updates, two hidden layers of 256."""
+    return {"spot.vae_hidden": [(256, 256)], "spot.vae_steps": [max(1, updates // 5)]}
+
+
+def checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of :func:`add_options` with a folder of data, and all its sets where none were named.
+
+    Raises:
+        UserError: no folder was named, or it holds none.
+    """
+    if options.data is None:
+        raise UserError(f"name the folder of the data with --data or {VARIABLE}.")
+    if options.sets is None:
+        every = [(task, quality) for task in ENVS for quality in QUALITIES]
+        options.sets = [f"{t}-{q}" for t, q in every if found_file(options.data, t, q)]
+    if not options.sets:
+        raise UserError(f"{options.data} holds no TASK-QUALITY*.hdf5 of {', '.join(ENVS)}.")
+    return options
+
+
+def command(script: str, options: argparse.Namespace, *more: str) -> str:
+    """What to type for the same page; ``more`` names further options, said where they have a value."""
+    said = [f"python benchmarks/experiments/{script}.py --data FOLDER --sets {' '.join(options.sets)}"]
+    names = ("updates", "at", "seeds", "episodes", *more)
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, bool):
+            said += [f"--{name}"] if value else []
+        elif value not in (None, [], ""):
+            words = value if isinstance(value, list | tuple) else [value]
+            said.append(f"--{name.replace('_', '-')} {' '.join(map(str, words))}")
+    return " ".join(said)
+
+
+def numbers(found: Trained, updates: Sequence[int]) -> dict[str, Any]:
+    """A study's scores as JSON fields."""
+    points = {name: found.points(name, updates) for name in found.runs}
+    return {
+        "set": found.title,
+        "visits": found.visits,
+        "behaviour": found.behaviour,
+        "scores": {
+            name: [{"update": u, **vars(estimate)} for u, estimate in own] for name, own in points.items()
+        },
+        "notes": list(found.notes),
+    }
