@@ -235,12 +235,21 @@ class SPOT(Agent):
         coded = frozen(self.vae, batch.obs, act, batch.noise["latent"])
         if c.density == "elbo":
             return vae_loss(act, *coded, beta=c.vae_beta)
-        return -unit * self._log_mean_weight(act, batch.noise["latent"], *coded).mean(-1)
+        return -unit * self.log_mean_weight(act, batch.noise["latent"], *coded).mean(-1)
 
-    def _log_mean_weight(
+    def log_mean_weight(
         self, act: Tensor, noise: Tensor, decoded: Tensor, z: Tensor, mean: Tensor, log_std: Tensor
     ) -> Tensor:
-        """Importance-sampling estimate ``[S, B]`` of ln p(a | s), without the decoder's constant."""
+        """Importance-sampling estimate ``[S, B]`` of ln p(a | s), without the decoder's constant.
+
+        Args:
+            act: a, ``[S, B, A]``.
+            noise: standard normal, ``[S, B, L, Z]``, from which the auto-encoder drew ``z``.
+            decoded: what it made of ``z``, ``[S, B, L, A]``.
+            z: latents, ``[S, B, L, Z]``.
+            mean: of the posterior, ``[S, B, Z]``.
+            log_std: ln sigma of the posterior, ``[S, B, Z]``.
+        """
         error = (decoded - act.unsqueeze(2)).square().sum(-1)  # [S, B, L]
         log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1).unsqueeze(-1)
         log_weight = log_ratio - 2.0 / self.config.vae_beta * error

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.curves import Line, Panel
 from benchmarks.machine import describe
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -17,11 +19,14 @@ from dosing.data.store import read_episodes
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
-from dosing.runs.files import read_json, write_atomic, write_json
+from dosing.finetuning.method import TrialSettings
+from dosing.finetuning.trial import CURVE
+from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import EPISODES, RunFolder
 from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
+from dosing.studies.finetune import finetune
 from dosing.studies.naming import TABLE
 from dosing.training.offline import TrainingSettings
 from dosing.types import Array
@@ -32,8 +37,6 @@ VARIABLE = "DOSING_MUJOCO_DATA"
 ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
 QUALITIES = {"medium": "medium", "medium-expert": "medium-expert", "mixed": "medium-replay"}
 """Quality of the data to the quality whose published settings are taken."""
-SHORT: Mapping[str, list[Any]] = {"hidden": [(256, 256)]}
-"""Widths of all agents where training is shorter than published."""
 OF_Y = "normalised score"
 SCORES = (
     "Normalised scores in v5 (0: random policy, 100: expert; measured, not D4RL's). They do not compare with "
@@ -80,6 +83,15 @@ class Trained:
         last = run.config().updates
         marks = sorted({u for u in updates if u < last and (run.at(u) / EPISODES).is_file()} | {last})
         return [(u, estimated(self.task, (run.path if u == last else run.at(u)) / EPISODES)) for u in marks]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial's title, its score at every evaluation, and the mean score of the episodes it learned from."""
+
+    title: str
+    points: Sequence[tuple[int, Estimate]]
+    treated: float | None
 
 
 def found_file(folder: Path, task: str, quality: str) -> Path | None:
@@ -171,6 +183,51 @@ def shown(estimate: Estimate) -> str:
     return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
+def trials(
+    found: Trained, methods: Sequence[str], runs: Sequence[Path], options: argparse.Namespace
+) -> list[TrialResult]:
+    """Let finished runs go on in the task itself, every method from each run that it can start from."""
+    settings = TrialSettings(
+        visits=options.visits,
+        patients=options.patients,
+        start=min(1_000, options.visits // 5),
+        evaluate_every=max(1, options.visits // options.evaluations),
+    )
+    report = finetune(
+        methods,
+        runs,
+        study=found.folder,
+        settings=settings,
+        published_start=options.full,
+        seeds=options.seeds,
+        evaluation_patients=options.episodes,
+        resources=resources_of(options),
+    )
+    return [
+        TrialResult(
+            line.title,
+            trial_points(found.task, found.folder / line.run),
+            None if line.treated is None else score(found.task, line.treated),
+        )
+        for line in report.lines
+    ]
+
+
+def trial_points(task: str, run: Path) -> list[tuple[int, Estimate]]:
+    """Normalised score of the recommended action at every evaluation of a trial, over seeds."""
+    result = []
+    for visits, rows in read_table(run / CURVE).to_pandas().groupby("visits", sort=True):
+        returns = rows["recommended"].to_numpy(np.float64)
+        value = float(returns.mean())
+        estimate = (
+            mean_over_seeds(returns[:, None])
+            if len(returns) > 1
+            else Estimate(value, value, value, 0.95, 1, 1, "one seed, no interval")
+        )
+        result.append((int(visits), scored(task, estimate)))
+    return result
+
+
 def panels(found: Sequence[Trained], updates: Sequence[int]) -> list[Panel]:
     """Learning curves: a panel per agent, a line per data set."""
     names = list(dict.fromkeys(name for x in found for name in x.runs))
@@ -199,9 +256,17 @@ def add_options(
     )
     parser.add_argument("--seeds", type=int, default=1, help="[%(default)s]")
     parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes per seed [%(default)s]")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256], help="widths, short of --full")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     parser.add_argument("--full", action="store_true", help="published widths and lengths, 5 seeds")
     add_resources(parser)
+
+
+def add_trial_options(parser: argparse.ArgumentParser, *, visits: int) -> None:
+    """Lengths of live treatment."""
+    parser.add_argument("--visits", type=int, default=visits, help="of live treatment [%(default)s]")
+    parser.add_argument("--patients", type=int, default=4, help="episodes side by side [%(default)s]")
+    parser.add_argument("--evaluations", type=int, default=5, help="along a trial [%(default)s]")
 
 
 def opening(command: str, options: argparse.Namespace, found: Sequence[Trained]) -> str:
@@ -211,7 +276,7 @@ def opening(command: str, options: argparse.Namespace, found: Sequence[Trained])
     return (
         f"`{command}`. Version {__version__}. {describe()}. {options.updates:,} offline updates, "
         f"{options.seeds} seed(s), {visits} transitions per data set, {options.episodes} evaluation episodes "
-        f"per seed and evaluation; 95 % intervals {how}. {SCORES}"
+        f"per seed and evaluation; 95 % intervals {how}. {shortened(options)} {SCORES}"
     )
 
 
@@ -238,9 +303,19 @@ def keep(
     print(page, flush=True)
 
 
-def short_density(updates: int) -> dict[str, list[Any]]:
-    """SPOT's first phase in a short training: a fifth of the updates, two hidden layers of 256."""
-    return {"spot.vae_hidden": [(256, 256)], "spot.vae_steps": [max(1, updates // 5)]}
+def short(options: argparse.Namespace, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Settings of a short training: every width ``--hidden``, SPOT's first phase a fifth of the updates."""
+    if options.full:
+        return {}
+    width = tuple(options.hidden)
+    own = {"spot.vae_hidden": [width], "spot.vae_steps": [max(1, options.updates // 5)]}
+    return {"hidden": [width]} | (own if "spot" in names else {})
+
+
+def shortened(options: argparse.Namespace) -> str:
+    """What :func:`short` changes, in words."""
+    width = f"{len(options.hidden)} hidden layers of {options.hidden[0]}"
+    return "Published widths." if options.full else f"{width} in every network, whatever was published."
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -262,7 +337,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 def command(script: str, options: argparse.Namespace, *more: str) -> str:
     """What to type for the same page; ``more`` names further options, said where they have a value."""
     said = [f"python benchmarks/experiments/{script}.py --data FOLDER --sets {' '.join(options.sets)}"]
-    names = ("updates", "at", "seeds", "episodes", *more)
+    names = ("updates", "at", "seeds", "episodes", *(() if options.full else ("hidden",)), *more)
     for name in names:
         value = getattr(options, name)
         if isinstance(value, bool):

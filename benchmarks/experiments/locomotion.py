@@ -7,8 +7,8 @@
 ``FOLDER`` (or the variable DOSING_MUJOCO_DATA) holds files in the D4RL layout whose names begin with task and
 quality, such as ``hopper-medium-expert*.hdf5``; ``python -m dosing collect`` records some. Settings are those
 of the preset ``d4rl-mujoco/TASK-QUALITY`` (mixed data take those of medium-replay). Without ``--full`` widths
-are 2x256 for every agent and SPOT's first phase is a fifth of the updates, so that all of it ends on two
-cores; what that costs is not known here.
+are ``--hidden`` for every agent and SPOT's first phase is a fifth of the updates, so that all of it ends on
+two cores; what that costs is not known here.
 
 Every data set is a study of its own in ``--out`` and resumes where it was killed. Policies are evaluated by
 their recommended action in 10 episodes per seed, in environments that no agent was trained on. Scores: 0 is a
@@ -54,9 +54,9 @@ def one(name: str, options: argparse.Namespace) -> Trained:
     """Train and evaluate every agent on one data set; the study is found again where it was left."""
     task, quality, path = mujoco.named_file(options.data, name)
     settings: dict[str, list[Any]] = {"fttpo.proposal": ["q_gaussian", "squashed_gaussian"]}
-    if not options.full:
-        settings |= mujoco.SHORT | mujoco.short_density(options.updates)
-    settings = {k: v for k, v in settings.items() if "." not in k or k.split(".")[0] in options.agents}
+    if "fttpo" not in options.agents:
+        settings = {}
+    settings |= mujoco.short(options, options.agents)
     grid = Grid(tuple(options.agents), settings, mujoco.preset(task, quality))
     return mujoco.trained(options.out / name, task, quality, path, [grid], options)
 
