@@ -93,6 +93,11 @@ class TrialResult:
     points: Sequence[tuple[int, Estimate]]
     treated: float | None
 
+    @property
+    def along(self) -> float:
+        """Mean score over the evaluations."""
+        return float(np.mean([estimate.value for _, estimate in self.points]))
+
 
 def found_file(folder: Path, task: str, quality: str) -> Path | None:
     """The data set of this task and quality, None where the folder has none."""
@@ -131,16 +136,36 @@ def preset(task: str, quality: str) -> str:
 
 
 def trained(
-    folder: Path, task: str, quality: str, path: Path, grids: Sequence[Grid], options: argparse.Namespace
+    folder: Path,
+    task: str,
+    quality: str,
+    path: Path,
+    grids: Sequence[Grid],
+    options: argparse.Namespace,
+    *,
+    updates: int | None = None,
+    seeds: int | None = None,
 ) -> Trained:
-    """Train and evaluate on one data set; the study is found again where it was left."""
+    """Train and evaluate on one data set; the study is found again where it was left.
+
+    Args:
+        folder: of the study.
+        task: such as ``hopper``.
+        quality: such as ``medium``.
+        path: of the data set.
+        grids: agents and settings.
+        options: of :func:`add_options`.
+        updates: None is ``--updates``.
+        seeds: None is ``--seeds``.
+    """
+    updates = updates or options.updates
     result = compare(
         folder,
         list(grids),
         DataSource(str(path), external=external_of(ENVS[task], {})),
-        seeds=range(options.seeds),
-        training=TrainingSettings(steps=options.updates),
-        milestones=[u for u in options.at if u < options.updates],
+        seeds=range(seeds or options.seeds),
+        training=TrainingSettings(steps=updates),
+        milestones=[u for u in options.at if u < updates],
         evaluation_patients=options.episodes,
         resources=resources_of(options),
     )

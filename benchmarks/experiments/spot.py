@@ -12,8 +12,8 @@ Three parts, on one medium and one medium-expert set unless ``--sets`` says othe
 3. Offline to online: the run with the published lambda goes on for ``--visits`` visits while lambda falls to
    a fifth.
 
-Without ``--full`` all widths are ``--hidden`` and the first phase is a fifth of the updates. Every set is a study of its
-own in ``--out`` and resumes where it was killed.
+Without ``--full`` all widths are ``--hidden`` and the first phase is a fifth of the updates. Every set is a
+study of its own in ``--out`` and resumes where it was killed.
 """
 
 from __future__ import annotations
