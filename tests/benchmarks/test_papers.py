@@ -1,0 +1,201 @@
+"""The papers' experiments on MuJoCo data: what they measure, and what their pages say."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.optimize import brentq
+from torch import Tensor
+
+from benchmarks import mujoco
+from benchmarks.experiments import fan, pex, spot
+from dosing import NOT_FOR_PATIENTS
+from dosing.errors import UserError
+from dosing.evaluation.statistics import Estimate
+from dosing.studies.comparison_table import Row
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value, value - 2.0, value + 2.0, 0.95, 10, 1, "t over patients")
+
+
+def minus(words: str) -> str:
+    """A real minus sign for every tilde."""
+    return words.replace("~", "\N{MINUS SIGN}")
+
+
+def row(name: str, returns: float) -> Row:
+    nothing = dict.fromkeys(
+        ("difference", "verdict", "half_width", "width_kind", "mass_outside_limits", "mass_outside_sparse")
+    )
+    return Row(name, "point", estimate(returns), estimate(returns), cost=None, baseline=None, **nothing)
+
+
+def study(quality: str, names: list[str]) -> mujoco.Trained:
+    """A study on Hopper whose runs are nowhere."""
+    rows = {name: row(name, 1000.0 + 100.0 * k) for k, name in enumerate(names)}
+    runs = {name: Path("nowhere") for name in names}
+    return mujoco.Trained("hopper", quality, Path("nowhere"), runs, rows, 123_456, 42.0, ())
+
+
+def options(**more: Any) -> argparse.Namespace:
+    usual = {"sets": ["hopper-medium"], "updates": 70, "at": [], "seeds": 1, "episodes": 10, "hidden": [8, 8]}
+    return argparse.Namespace(**usual | {"full": False} | more)
+
+
+def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
+    for name in ("hopper-medium-expert-1k", "hopper-medium-2k", "hopper-mixed"):
+        (tmp_path / f"{name}.hdf5").touch()
+    assert mujoco.named_file(tmp_path, "hopper-medium")[2].name == "hopper-medium-2k.hdf5"
+    assert mujoco.named_file(tmp_path, "hopper-medium-expert")[:2] == ("hopper", "medium-expert")
+    every = mujoco.checked(argparse.Namespace(data=tmp_path, sets=None)).sets
+    assert every == ["hopper-medium", "hopper-medium-expert", "hopper-mixed"]
+    with pytest.raises(UserError, match=r"no walker2d-medium\*"):
+        mujoco.named_file(tmp_path, "walker2d-medium")
+    with pytest.raises(UserError, match="TASK-QUALITY"):
+        mujoco.named_file(tmp_path, "hopper-best")
+    with pytest.raises(UserError, match="holds no"):
+        mujoco.checked(argparse.Namespace(data=tmp_path / "empty", sets=None))
+
+
+def test_a_score_is_linear_in_the_return_and_keeps_its_interval() -> None:
+    known = mujoco.scored("hopper", estimate(1000.0))
+    step = mujoco.score("hopper", 2.0) - mujoco.score("hopper", 0.0)
+    assert known.value - known.low == pytest.approx(step)
+    assert known.high - known.value == pytest.approx(step)
+    assert step > 0.0
+
+
+class Linear:
+    """A linear auto-encoder of one dose: a = w z_1 + N(0, beta/4), with its exact posterior."""
+
+    n_latent, weight, beta = 2, 1.5, 0.5
+
+    def __call__(self, obs: Tensor, act: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        spread = self.weight**2 + self.beta / 4.0
+        mean = torch.cat((self.weight * act / spread, torch.zeros_like(act)), -1)
+        narrow = torch.full_like(act, 0.5 * math.log(self.beta / 4.0 / spread))
+        log_std = torch.cat((narrow, torch.zeros_like(act)), -1)
+        z = mean.unsqueeze(2) + log_std.exp().unsqueeze(2) * noise
+        return self.weight * z[..., :1], z, mean, log_std
+
+
+def test_the_log_density_is_that_of_a_linear_auto_encoder() -> None:
+    """Which is normal, of variance w^2 + beta/4; with the exact posterior every weight is the density."""
+    from agents.spot import SPOT
+
+    vae, act = Linear(), torch.linspace(-2.0, 2.0, 5).double().view(1, 5, 1)
+    agent: Any = SimpleNamespace(vae=vae, config=SimpleNamespace(vae_beta=vae.beta))
+    agent.log_mean_weight = lambda *rest: SPOT.log_mean_weight(agent, *rest)
+    found = spot.log_density(agent, torch.zeros(1, 5, 3).double(), act)
+    wanted = stats.norm.logpdf(act[..., 0].numpy(), scale=math.sqrt(vae.weight**2 + vae.beta / 4.0))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+def test_the_page_of_spot_has_every_lambda_and_density() -> None:
+    scores = {"elbo": 50.0, "importance": 51.0, "gaussian": 52.0}
+    lines: list[dict[str, Any]] = [
+        {"penalty": 0.1, "density": d, "n_samples": 1, "score": vars(estimate(v)), "published": True}
+        for d, v in scores.items()
+    ]
+    lines.append(lines[0] | {"penalty": 2.0, "score": vars(estimate(30.0)), "published": False})
+    for k, line in enumerate(x for x in lines if x["density"] == "elbo"):
+        line |= {"policy": -3.0 + k, "recorded": -1.0}
+    curve = [{"visits": v, **vars(estimate(v / 10.0))} for v in (0, 100)]
+    found = [(study("medium", ["SPOT"]), {"lines": lines, "trial": {"curve": curve, "treated": 3.0}})]
+    asked = options(penalties=[0.1, 2.0], visits=100, patients=4, evaluations=1)
+    page = "\n\n".join(spot.parts(found, asked))
+    assert minus("| 0.1 (p) | 50.0 [48.0, 52.0] | ~3.00 | ~2.00 |") in page
+    assert minus("| 2 | 30.0 [28.0, 32.0] | ~2.00 | ~1.00 |") in page
+    assert "| importance, 8 latents | 51.0 [49.0, 53.0] |" in page
+    assert "| hopper medium | 0.0 [-2.0, 2.0] | 10.0 [8.0, 12.0] |" in page
+    assert "70 offline updates, 1 seed(s), 123,456 transitions" in page
+    assert "--penalties 0.1 2.0 --visits 100" in page
+    drawn = ElementTree.fromstring(spot.picture(found))
+    assert len(list(drawn.iter(f"{SVG}circle"))) == 2
+
+
+def test_the_page_of_pex_has_a_line_per_trial_and_says_how_weak_the_start_is() -> None:
+    trials = [
+        mujoco.TrialResult(name, [(0, estimate(1.0)), (50, estimate(last))], treated)
+        for name, last, treated in (("PEX", 5.0, 2.5), ("Scratch", 3.0, None))
+    ]
+    start = {"iql": study("medium", ["IQL"])}
+    found = [pex.Part("hopper medium", 70, start, trials), pex.Part("weak", 7, start, trials[:1])]
+    asked = options(methods=["pex"], settings=[], weak=7, visits=50, patients=4, evaluations=1)
+    page = "\n\n".join(pex.parts(found, asked))
+    assert page.count("| PEX | 1.0 [-1.0, 3.0] | 5.0 [3.0, 7.0] | 3.0 | 2.5 |") == 2
+    assert "| Scratch | 1.0 [-1.0, 3.0] | 3.0 [1.0, 5.0] | 2.0 | - |" in page
+    assert "Offline, 7 updates: IQL " in page
+    drawn = ElementTree.fromstring(pex.picture(found))
+    assert len(list(drawn.iter(f"{SVG}polyline"))) == 3
+
+
+@pytest.mark.parametrize("kappa", [0.2, 0.5, 0.9])
+def test_the_exact_value_of_the_branch_is_the_expectile_of_its_two_ends(kappa: float) -> None:
+    ends = np.array([fan.RISE, -fan.RISE])
+
+    def balance(z: float) -> float:
+        above, below = np.clip(ends - z, 0.0, None), np.clip(z - ends, 0.0, None)
+        return float(kappa * above.mean() - (1.0 - kappa) * below.mean())
+
+    assert fan.expectile(kappa) == pytest.approx(brentq(balance, -fan.RISE, fan.RISE))
+    assert fan.expectile(0.9) == pytest.approx(24.0)
+
+
+def test_the_tree_pays_as_it_says() -> None:
+    data = fan.tree()
+    first, second = (torch.arange(len(data)) % 2 == k for k in (0, 1))
+    assert bool((data.reward[first] == 0.0).all())
+    assert not bool(data.terminated[first].any())
+    assert bool(data.terminated[second].all())
+    upper = data.act[first, 0] > 0.0
+    assert bool((data.obs[second, 0] == torch.where(upper, 1.0, -1.0)).all())
+    paid = fan.UNIT * data.reward[second]
+    assert bool((paid[~upper] == fan.SURE).all())
+    assert bool((paid[upper] == fan.RISE * data.act[second, 0][upper].sign()).all())
+
+
+@pytest.mark.slow
+def test_only_the_critic_that_is_told_the_noise_takes_the_branch() -> None:
+    """FAN's Z is near the expectile and above the sure branch; the ordinary critic is below it."""
+    told = fan.valued("fan", 0.9, "FAN", 1500)
+    plain = fan.valued("faql", None, "FAQL", 1500)
+    np.testing.assert_allclose(told.upper, told.exact, atol=5.0)
+    np.testing.assert_allclose(plain.upper, plain.exact, atol=5.0)
+    np.testing.assert_allclose([*told.lower, *plain.lower], fan.SURE, atol=1.5)
+    assert min(told.upper) > max(told.lower)
+    assert max(plain.upper) < min(plain.lower)
+
+
+def test_the_page_of_fan_has_the_tree_and_every_agent() -> None:
+    branch = [
+        fan.Valued("FAN, kappa 0.9", [23.0, 25.0], [10.0, 10.0], 24.0, [0.5, 0.5]),
+        fan.Valued("FAQL, ordinary critic", [-1.0, 1.0], [10.0, 10.0], 0.0, [0.5, 0.5]),
+    ]
+    found = [study("medium", ["FAN", "FQL"]), study("medium-expert", ["FAN"])]
+    page = "\n\n".join(fan.parts(branch, found, options(tree=9, agents=["fan", "fql"], alphas=[3.0])))
+    assert "| FAN, kappa 0.9 | 24 | 24.0 (23.0 to 25.0) | 10 | 10.0 (10.0 to 10.0) | above 0 |" in page
+    assert (
+        minus("| FAQL, ordinary critic | 0 | 0.0 (~1.0 to 1.0) | 10 | 10.0 (10.0 to 10.0) | below 0 |")
+        in page
+    )
+    assert page.count("| FQL | ") == 1
+    assert "| FQL | " + mujoco.shown(found[0].scored("FQL")) + " | - |" in page
+    drawn = fan.picture(branch)
+    assert NOT_FOR_PATIENTS in drawn
+    bars = [r for r in ElementTree.fromstring(drawn).iter(f"{SVG}rect") if r.get("width") == "22"]
+    assert [float(bar.attrib["height"]) for bar in bars] == pytest.approx(
+        [4.2 * v for v in (24, 10, 0, 10)], abs=0.1
+    )
