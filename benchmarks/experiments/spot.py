@@ -71,7 +71,7 @@ def grids(task: str, quality: str, options: argparse.Namespace) -> list[Grid]:
     result = [Grid(("spot",), short | {"penalty": penalties, "density": ["elbo"]}, name)]
     for density, draws in DENSITIES.items():
         if density != "elbo":
-            changed = {"penalty": [own], "density": [density], "n_samples": [draws]}
+            changed: dict[str, list[Any]] = {"penalty": [own], "density": [density], "n_samples": [draws]}
             result.append(Grid(("spot",), short | changed, name))
     return result
 
@@ -218,12 +218,12 @@ def picture(found: Sequence[tuple[Trained, dict[str, Any]]]) -> str:
 
 def _panel(lines: Sequence[dict[str, Any]]) -> list[str]:
     recorded = lines[0]["recorded"]
-    across = [*(r["policy"] for r in lines), recorded]
+    across = [float(value) for value in (*(r["policy"] for r in lines), recorded)]
     left, right = min(across), max(across)
     pad = 0.08 * (right - left) or 1.0
     left, right = left - pad, right + pad
-    low = min(0.0, *(r["score"]["low"] for r in lines))
-    high = max(r["score"]["high"] for r in lines) + 5.0
+    low = min(0.0, *(float(r["score"]["low"]) for r in lines))
+    high = max(float(r["score"]["high"]) for r in lines) + 5.0
 
     def x_of(value: float) -> float:
         return LEFT + (WIDTH - LEFT - 24) * (value - left) / (right - left)
