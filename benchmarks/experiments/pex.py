@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if options.weak:
         first = options.sets[0]
-        plans.insert(1, (first, list(WEAK), options.weak, f"{first.replace('-', ' ', 1)}, weak start"))
+        plans.append((first, list(WEAK), options.weak, f"{first.replace('-', ' ', 1)}, weak start"))
     found: list[Part] = []
     for name, methods, updates, title in plans:
         found.append(conducted(name, methods, updates, options, title))
