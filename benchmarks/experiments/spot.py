@@ -136,7 +136,7 @@ def parts(found: Sequence[tuple[Trained, dict[str, Any]]], options: argparse.Nam
     result = [
         "# SPOT: the penalty, the density, live treatment",
         mujoco.opening(
-            mujoco.command("spot", options, "penalties", "visits", "patients", "full"),
+            mujoco.command("spot", options, "penalties", "visits", "patients", "evaluations", "full"),
             options,
             [x for x, _ in found],
         )
