@@ -12,7 +12,7 @@
    FAN and FQL on locomotion: every one of ``--alphas`` is tried, with values divided by their mean size.
 
 Without ``--full`` all widths are ``--hidden`` (papers: four layers of 512). Every set is a study of its own
-in ``--out`` and resumes where it was killed; the tree is trained anew each time, for ``--tree`` updates.
+in ``--out`` and resumes where it was killed; the tree's values after ``--tree`` updates are kept beside.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from benchmarks import mujoco
 from benchmarks.curves import draw
 from benchmarks.mujoco import Trained
 from benchmarks.report import table
-from dosing import NOT_FOR_PATIENTS
+from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.data.dataset import Dataset, Transform
 from dosing.errors import UserError
+from dosing.runs.files import read_json, write_json
 from dosing.studies import Grid
 from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text
 from dosing.training.compilation import updater
@@ -125,6 +126,18 @@ def valued(agent: str, kappa: float | None, name: str, updates: int) -> Valued:
     share = (draws > 0.0).float().mean(-1)
     exact = 0.0 if kappa is None else expectile(kappa)
     return Valued(name, sides[0].tolist(), sides[1].tolist(), exact, share.tolist())
+
+
+def branches(options: argparse.Namespace) -> list[Valued]:
+    """Every critic on the tree, or what ``tree.json`` keeps of it after as many updates."""
+    kept = options.out / "tree.json"
+    asked = {"updates": options.tree, "version": __version__}
+    if kept.is_file() and (known := read_json(kept)).items() >= asked.items():
+        return [Valued(**x) for x in known["values"]]
+    result = [valued(agent, kappa, name, options.tree) for agent, kappa, name in CRITICS]
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(kept, asked | {"values": [vars(x) for x in result]})
+    return result
 
 
 def suite(name: str, options: argparse.Namespace) -> Trained:
@@ -264,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = mujoco.checked(parser.parse_args(argv))
     if options.full:
         options.updates, options.seeds = 500_000, 5
-    branch = [valued(agent, kappa, name, options.tree) for agent, kappa, name in CRITICS]
+    branch = branches(options)
     found: list[Trained] = []
     for name in options.sets:
         found.append(suite(name, options))
