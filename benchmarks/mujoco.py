@@ -204,8 +204,10 @@ def estimated(task: str, episodes: Path) -> Estimate:
 
 
 def shown(estimate: Estimate) -> str:
-    """A score with its interval."""
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+    """A score with its interval, where there is one."""
+    if estimate.n == 1:
+        return f"{estimate.value:z.1f}"
+    return f"{estimate.value:z.1f} [{estimate.low:z.1f}, {estimate.high:z.1f}]"
 
 
 def trials(

@@ -77,6 +77,12 @@ def test_a_score_is_linear_in_the_return_and_keeps_its_interval() -> None:
     assert step > 0.0
 
 
+def test_a_score_of_one_seed_alone_is_shown_without_an_interval() -> None:
+    alone = Estimate(-0.01, -0.01, -0.01, 0.95, 1, 1, "one seed, no interval")
+    assert mujoco.shown(alone) == "0.0"
+    assert mujoco.shown(estimate(-0.01)) == "0.0 [-2.0, 2.0]"
+
+
 class Linear:
     """A linear auto-encoder of one dose: a = w z_1 + N(0, beta/4), with its exact posterior."""
 
