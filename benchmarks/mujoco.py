@@ -275,7 +275,7 @@ def add_options(
     """Data, lengths and folders, the same for every script; ``sets`` None is what the folder holds."""
     default = os.environ.get(VARIABLE)
     parser.add_argument("--data", type=Path, default=default, help=f"folder of the data [{VARIABLE}]")
-    parser.add_argument("--sets", nargs="+", default=sets, help="TASK-QUALITY [%(default)s]")
+    parser.add_argument("--sets", nargs="*", default=sets, help="TASK-QUALITY [%(default)s]")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the studies")
     parser.add_argument("--updates", type=int, default=updates, help="offline [%(default)s]")
     parser.add_argument(

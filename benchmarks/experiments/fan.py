@@ -1,6 +1,7 @@
 """FAN's experiments: what a critic that is told the policy's noise makes of a tree, and five flow agents.
 
     python benchmarks/experiments/fan.py --data FOLDER [--updates N] [--agents ...] [--alphas ...] [--full]
+    python benchmarks/experiments/fan.py --sets                                         # the tree alone
 
 1. A tree of two visits. At the first, a dose above 0 leads to a visit where a dose above 0 pays +30 and one
    below 0 pays -30; a dose below 0 leads to one where every dose pays +10. Recorded doses are uniform, and a
@@ -34,6 +35,7 @@ import torch
 import agents
 from benchmarks import mujoco
 from benchmarks.curves import draw
+from benchmarks.machine import describe
 from benchmarks.mujoco import Trained
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -152,8 +154,7 @@ def suite(name: str, options: argparse.Namespace) -> Trained:
 
 
 def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
-    """The page."""
-    command = mujoco.command("fan", options, "tree", "agents", "alphas", "full")
+    """The page: the tree and, where sets were named, the agents."""
     rows = [
         [
             x.name,
@@ -170,26 +171,34 @@ def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.
         "critic", "above 0, exact", "learned", "below 0, exact", "learned", "higher",
         "draws on the +30 branch, %",
     ]  # fmt: skip
-    lines = []
-    for name in dict.fromkeys(name for x in found for name in x.rows):
-        lines.append([name, *(mujoco.shown(x.scored(name)) if name in x.rows else "-" for x in found)])
-    recorded = ["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found)]
-    return [
+    command = f"python benchmarks/experiments/fan.py --sets --tree {options.tree}"
+    result = [
         "# FAN: the +30 branch, and five agents",
         "## The +30 branch",
-        f"{options.tree:,} updates, {len(TREE_SEEDS)} seeds (mean, smallest to largest in brackets), "
-        f"2x32, alpha_1 {ANCHOR:g}, discount 0.999. "
-        "Values of the first visit's doses 0.5 and -0.5.",
+        f"`{command}`. Version {__version__}. {describe()}. {options.tree:,} updates, "
+        f"{len(TREE_SEEDS)} seeds (mean, smallest to largest in brackets), two hidden layers of 32, "
+        f"alpha_1 {ANCHOR:g}, discount 0.999. Values of the first visit's doses 0.5 and -0.5.",
         "![Values of the two branches](fan.svg)",
         table(head, rows),
-        "An ordinary critic averages over the policy's own draws and leaves the branch; one that is told the "
-        "draw prices it by kappa. The gain is optimism about what the policy can still choose, not about "
-        "chance: a reward that is itself random would be averaged by both.",
+        "An ordinary critic averages over the policy's own draws; one that is told the draw prices it by "
+        "kappa. What FAN gains is optimism about what the policy can still choose, not about chance: both average "
+        "over a reward that is itself random.",
+    ]
+    return [*result, *agents_parts(found, options)] if found else result
+
+
+def agents_parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
+    """The part of the page on the agents."""
+    command = mujoco.command("fan", options, "tree", "agents", "alphas", "full")
+    lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found)]]
+    for name in dict.fromkeys(name for x in found for name in x.rows):
+        lines.append([name, *(mujoco.shown(x.scored(name)) if name in x.rows else "-" for x in found)])
+    return [
         "## Five agents",
         mujoco.opening(command, options, found),
         "alpha of FAN and FQL: no values for locomotion are published; those tried are in the table, with "
         "values divided by their mean size.",
-        table(["agent", *(x.title for x in found)], [recorded, *lines]),
+        table(["agent", *(x.title for x in found)], lines),
         *(["![Scores along training](fan_curves.svg)"] if options.at else []),
         "OGBench's tasks: `benchmarks/experiments/mazes.py`.",
     ]
@@ -274,23 +283,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tree", type=int, default=3_000, help="updates on the tree [%(default)s]")
     parser.add_argument("--agents", nargs="+", default=list(AGENTS))
     parser.add_argument("--alphas", type=float, nargs="+", default=[3.0, 30.0], help="of FAN and FQL")
-    options = mujoco.checked(parser.parse_args(argv))
+    options = parser.parse_args(argv)
+    if options.sets:
+        options = mujoco.checked(options)
     if options.full:
         options.updates, options.seeds = 500_000, 5
     branch = branches(options)
     found: list[Trained] = []
+    written(branch, found, options)
     for name in options.sets:
         found.append(suite(name, options))
-        pictures = {"fan": picture(branch)}
-        if options.at:
-            curves = mujoco.panels(found, options.at)
-            title = "Normalised score along training"
-            pictures["fan_curves"] = draw(curves, [], title, of_y=mujoco.OF_Y, of_groups="")
-        content = {
-            "branch": [vars(x) for x in branch],
-            "found": [mujoco.numbers(x, options.at) for x in found],
-        }
-        mujoco.keep(options, "fan", parts(branch, found, options), content, pictures)
+        written(branch, found, options)
+
+
+def written(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.Namespace) -> None:
+    """Keep the page as far as it is."""
+    pictures = {"fan": picture(branch)}
+    if options.at and found:
+        curves = mujoco.panels(found, options.at)
+        title = "Normalised score along training"
+        pictures["fan_curves"] = draw(curves, [], title, of_y=mujoco.OF_Y, of_groups="")
+    content = {
+        "branch": [vars(x) for x in branch],
+        "found": [mujoco.numbers(x, options.at) for x in found],
+    }
+    mujoco.keep(options, "fan", parts(branch, found, options), content, pictures)
 
 
 if __name__ == "__main__":
