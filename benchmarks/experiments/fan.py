@@ -181,8 +181,8 @@ def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.
         "![Values of the two branches](fan.svg)",
         table(head, rows),
         "An ordinary critic averages over the policy's own draws; one that is told the draw prices it by "
-        "kappa. What FAN gains is optimism about what the policy can still choose, not about chance: both average "
-        "over a reward that is itself random.",
+        "kappa. What FAN gains is optimism about what the policy can still choose, not about chance: both "
+        "average over a reward that is itself random.",
     ]
     return [*result, *agents_parts(found, options)] if found else result
 
