@@ -173,7 +173,7 @@ def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.
     ]  # fmt: skip
     command = f"python benchmarks/experiments/fan.py --sets --tree {options.tree}"
     result = [
-        "# FAN: the +30 branch, and five agents",
+        "# FAN: the +30 branch" + (", and five agents" if found else ""),
         "## The +30 branch",
         f"`{command}`. Version {__version__}. {describe()}. {options.tree:,} updates, "
         f"{len(TREE_SEEDS)} seeds (mean, smallest to largest in brackets), two hidden layers of 32, "

@@ -176,11 +176,11 @@ def test_the_tree_pays_as_it_says() -> None:
 @pytest.mark.slow
 def test_only_the_critic_that_is_told_the_noise_takes_the_branch() -> None:
     """FAN's Z is near the expectile and above the sure branch; the ordinary critic is below it."""
-    told = fan.valued("fan", 0.9, "FAN", 1500)
-    plain = fan.valued("faql", None, "FAQL", 1500)
+    told = fan.valued("fan", 0.9, "FAN", 800)
+    plain = fan.valued("faql", None, "FAQL", 800)
     np.testing.assert_allclose(told.upper, told.exact, atol=5.0)
     np.testing.assert_allclose(plain.upper, plain.exact, atol=5.0)
-    np.testing.assert_allclose([*told.lower, *plain.lower], fan.SURE, atol=1.5)
+    np.testing.assert_allclose([*told.lower, *plain.lower], fan.SURE, atol=2.5)
     assert min(told.upper) > max(told.lower)
     assert max(plain.upper) < min(plain.lower)
 
