@@ -267,8 +267,9 @@ def _branches() -> list[str]:
     out = []
     for (x1, y1), (x2, y2), words, colour in edges:
         out.append(stroke(x1, y1, x2, y2, colour, 2))
-        up = -8 if y2 <= y1 else 18
-        out.append(text((x1 + x2) / 2, (y1 + y2) / 2 + up, words, anchor="middle", fill=colour))
+        clear = 3.2 * len(words) * abs(y2 - y1) / (x2 - x1)  # where the edge is at the words' end
+        beside = -8 - clear if y2 <= y1 else 18 + clear
+        out.append(text((x1 + x2) / 2, (y1 + y2) / 2 + beside, words, anchor="middle", fill=colour))
     for x, y in ((40, 200), (170, 120), (170, 290)):
         out.append(f'<circle cx="{x}" cy="{y}" r="6" fill="#222"/>')
     for y, paid in ((80, f"+{RISE:.0f}"), (160, minus(f"-{RISE:.0f}")), (290, f"+{SURE:.0f}")):
