@@ -104,7 +104,8 @@ def parts(found: Sequence[Part], options: argparse.Namespace) -> list[str]:
         f"Then {options.visits:,} visits of {options.patients} episodes side by side, one update of 256 rows "
         "per visit; papers have 1,000,000 visits of one episode. Scores are of the recommended action; "
         "*along*: mean over the evaluations; *treated*: of the episodes that ended, from which it learned. "
-        "With one seed a trial has no interval, and its order is one draw.",
+        "BT, JSRL and PEX are evaluated as they treat, the offline policy among them: JSRL with its guide "
+        "until the curriculum lets go. With one seed a trial has no interval, and its order is one draw.",
         "![Scores along live treatment](pex.svg)",
     ]
     for part in found:
