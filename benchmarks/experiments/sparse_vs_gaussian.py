@@ -65,7 +65,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     first = {key: [max(1, arguments.updates // 5)] for key in FIRST_PHASES}
     result = compare(
         arguments.study / f"{env_id.split('/')[-1]}-{size}",
-        Grid(tuple(arguments.agents), _taken(WIDTHS | first, arguments.agents), PRESET),
+        Grid(tuple(arguments.agents), taken(WIDTHS | first, arguments.agents), PRESET),
         DataSource(env_id, Cohort(int(size))),
         seeds=range(arguments.seeds),
         training=TrainingSettings(steps=arguments.updates, batch_size=256),
@@ -75,7 +75,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return asked(name, arguments) | plain(result)
 
 
-def _taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+def taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
     """The settings that one of the agents has."""
     chosen = list(agents.AGENTS) if list(names) == ["all"] else names
     known = {field for name in chosen for field in agents.find(name).config_class().__dataclass_fields__}
