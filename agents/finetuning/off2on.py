@@ -379,7 +379,9 @@ class OfflineToOnline:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "cql":
             return f"it goes on from a run of cql, this is one of {start.name}."
-        return refused(self.config.check, lambda: not_thin(start), lambda: further(start, self.config.members - 1))
+        return refused(
+            self.config.check, lambda: not_thin(start), lambda: further(start, self.config.members - 1)
+        )
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.

@@ -6,8 +6,8 @@
 2. ``finetune direct`` goes on from each of them: it treats by draws of that policy and learns from what comes
    of them. The patients treated, their order and those it is evaluated on are the same for all.
 
-How much of the dose range was covered, what that cost the patients treated, and what was learned from it. What
-is finished stays in the study folder: the same command goes on where it was stopped.
+How much of the dose range was covered, what that cost the patients treated, and what was learned from it.
+What is finished stays in the study folder: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from dosing.typed_json import typed
 
 NAME, METHOD = "sparse_online", "direct"
 DEFAULTS: dict[str, int] = {
-    **{"updates": 500, "seeds": 5, "recorded": 50, "visits": 4000, "patients": 32, "start": 500},
-    **{"evaluate_every": 1000, "evaluation_patients": 500},
+    **{"updates": 500, "seeds": 5, "recorded": 50, "visits": 2000, "patients": 32, "start": 250},
+    **{"evaluate_every": 500, "evaluation_patients": 500},
 }
 UPDATES_PER_VISIT, BATCH = 0.25, 256
 MEASURES = ("coverage", "cost", "treated", "worst", "limited", "end", "along")
@@ -113,7 +113,9 @@ def role_of(config: RunConfig) -> str:
     kind = agents.find(config.agent).config_class()
     contrast = presets.find(PRESET).contrast
     choice = contrast.of(kind) if contrast else None
-    return "own" if choice is None or config.agent_config[choice.setting] == choice.values(kind)[0] else "other"
+    return (
+        "own" if choice is None or config.agent_config[choice.setting] == choice.values(kind)[0] else "other"
+    )
 
 
 def acted(trial: RunFolder) -> Acting:
@@ -230,20 +232,20 @@ def page(result: Sequence[Acting], about: Mapping[str, Any]) -> str:
     parts = [
         "# Live treatment by a fat or a thin policy",
         f"`{about['command']}`. dosing {about['version']}; {about['machine']}.",
-        f"{o['recorded']} recorded patients of {o['env']}; the policies of `{PRESET}` after {o['updates']:,} "
-        f"offline updates at two layers of 64 units, {o['seeds']} seeds. Each then treats by draws of its own, "
-        "or near its one dose with normal noise of 0.1 on the [-1, 1] axis, and goes on learning as offline, "
-        f"half of every batch recorded visits (`finetune {METHOD}`): {o['visits']:,} visits of a seed's "
-        f"patients, {many} of whose episodes ended, {o['patients']} side by side, {UPDATES_PER_VISIT:g} updates "
-        f"per visit after the first {o['start']:,}. Patients treated are the same for all, in the same order; "
-        f"so are the {o['evaluation_patients']:,} new ones per seed on whom the recommended dose is evaluated "
-        f"every {o['evaluate_every']:,} visits.",
+        f"{o['recorded']} recorded patients of {o['env']}; the policies of `{PRESET}` after "
+        f"{o['updates']:,} offline updates at two layers of 64 units, {o['seeds']} seeds. Each then treats by "
+        "draws of its own, or near its one dose with normal noise of 0.1 on the [-1, 1] axis, and goes on "
+        f"learning as it did offline, half of every batch recorded visits (`finetune {METHOD}`): "
+        f"{o['visits']:,} visits of every seed's patients, {o['patients']} side by side ({many} patients to "
+        f"their end), {UPDATES_PER_VISIT:g} updates per visit after the first {o['start']:,}. Patients "
+        f"treated are the same for all, in the same order; so are the {o['evaluation_patients']:,} new ones "
+        f"per seed on whom the recommended dose is evaluated every {o['evaluate_every']:,} visits.",
         "Intervals are 95 %, t over seeds, which share their recorded patients; differences are paired by "
         "seed. None is corrected for the number of comparisons. *Dose range covered*: exponential of the "
-        "entropy of the doses given, over a hundred equal parts of the range. *Gain*: return of the evaluation "
-        "patients by the recommended dose less that before the trial, at its end and as a mean along it, "
-        "which is what the policy learned for the visits it took. *The worst of them*: mean over seeds of the "
-        "lowest return of a treated patient. Returns have no unit, costs are the scenario's own. Short "
+        "entropy of the doses given, over a hundred equal parts of the range. *Gain*: return of the "
+        "evaluation patients by the recommended dose less that before the trial, at its end and as a mean "
+        "along it, which is what was learned for the visits it took. *The worst of them*: mean over seeds of "
+        "the lowest return of a treated patient. Returns have no unit, costs are the scenario's own. Short "
         "trainings on few seeds: they say what the policies do at this point, not how good the agents are.",
         f"![Cost and gain against coverage]({NAME}.svg)",
         "## Every acting policy",
@@ -323,11 +325,15 @@ def picture(result: Sequence[Acting]) -> str:
     out = [
         *sheet(width, HEIGHT),
         text(8, 20, "Live treatment: what a wider acting policy covers, costs and teaches", size=15),
-        text(8, 38, "A line an agent, from its fat policy (open circle) to its bounded one (disc); grey ring: "
-             "truncated Gaussian. Means over seeds."),
+        text(8, 38, "A line an agent, from its fat policy (open circle) to its bounded one (disc); grey "
+             "ring: truncated Gaussian. Means over seeds."),
     ]  # fmt: skip
     for column, (measure_, words) in enumerate(PANELS):
-        out += [f'<g transform="translate({COLUMN * column},0)">', *Frame(result, measure_).drawn(words), "</g>"]
+        out += [
+            f'<g transform="translate({COLUMN * column},0)">',
+            *Frame(result, measure_).drawn(words),
+            "</g>",
+        ]
     axis = "x: share of the dose range that the doses given cover; intervals stand in the table"
     out += [text(8, HEIGHT - 34, axis, fill=GREY), text(8, HEIGHT - 12, NOT_FOR_PATIENTS, fill=GREY)]
     return "\n".join([*out, "</svg>"]) + "\n"

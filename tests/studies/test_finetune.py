@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
+import scipy.stats
 
 from agents.finetuning import METHODS
+from dosing import NOT_FOR_PATIENTS
 from dosing.cli import finetune as command
 from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
+from dosing.evaluation.aggregates import holm
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import evaluate
+from dosing.evaluation.statistics import mean_over_seeds
 from dosing.finetuning.method import TrialProgress, TrialSettings
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.models.regularisation import Regularisation
 from dosing.models.settings import reconfigure
 from dosing.policy import DosePolicy
 from dosing.runs.config import EnvironmentReference
-from dosing.runs.files import read_json, read_table, write_table
+from dosing.runs.files import read_json, read_table, sha256, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
+from dosing.studies.commands import command_of
 from dosing.studies.evaluation import evaluate_run
 from dosing.studies.finetune import finetune, policy_of_trial, start_of
 from dosing.studies.finetune_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
 from dosing.studies.loading import policy_of
 from dosing.studies.mujoco_patients import Tasks
+from dosing.studies.report.page import write_report
 from dosing.studies.scenarios import factory_of
 from dosing.studies.settings import AgentSetup, Resources
 from dosing.studies.training import train_run
@@ -101,6 +110,7 @@ def test_the_command_runs_trials_and_prints_a_table(
         assert (read_table(run.path / TREATED).to_pandas().groupby("seed").size() == 4).all()
     curves = read_table(study / TRIALS / CURVES).to_pandas()
     assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
+    assert command_of(study / TRIALS / TABLE) == shlex.join(["python", "-m", "dosing", *line])
     table = read_json(study / TRIALS / TABLE)
     assert [row["title"] for row in table["lines"]] == ["Direct", "Scratch"]
     assert table["lines"][0]["after"]["value"] == pytest.approx(
@@ -273,7 +283,10 @@ def test_a_thin_policy_goes_on_as_one_and_gives_no_dose_outside_its_interval(
     study = offline["iql"].parents[2]
     thin = thin_run(study, "iql")
     result = tiny(["direct"], [offline["iql"], thin])
-    assert [line.title for line in result.lines] == ["Direct from IQL, thin=none", "Direct from IQL, thin=0.0"]
+    assert [line.title for line in result.lines] == [
+        "Direct from IQL, thin=none",
+        "Direct from IQL, thin=0.0",
+    ]
     fat, own = result.lines
     assert own.limited == 0.0 < (fat.limited or 0.0)  # normal doses pass the limits, sparse ones cannot
     assert own.before == fat.before  # the mean is shared, and so are the patients
@@ -314,6 +327,42 @@ def test_a_method_that_adds_a_new_policy_refuses_a_thin_one(offline: dict[str, P
     thin = thin_run(offline["iql"].parents[2], "iql")
     with pytest.raises(UserError, match="thin law, which a new policy beside it would not have"):
         tiny([method], [thin])
+
+
+def test_trials_are_reported_with_what_their_folders_keep(offline: dict[str, Path], tmp_path: Path) -> None:
+    study = offline["iql"].parents[2]
+    result = tiny(["direct", "scratch", "buffer"], [offline["iql"]])
+    page, *figures = write_report(study, tmp_path / "report.md")
+    told = page.read_text().replace("\N{MINUS SIGN}", "-")
+    assert [figure.name for figure in figures] == ["report-trials-1.svg"]
+    p = [
+        scipy.stats.ttest_1samp(seeds, 0.0).pvalue
+        for seeds in (ends(study, line.run) - ends(study, result.lines[0].run) for line in result.lines[1:])
+    ]
+    adjusted = holm(p)
+    for (name, gap), own, all_ in zip(result.differences, p, adjusted, strict=True):
+        assert f"| {name} | {gap} | {gap.n} | 2 |" in told
+        assert f"| {own:.3f} | {all_:.3f} |" in told
+    treated = read_table(study / result.lines[1].run / TREATED).to_pandas()
+    cost = mean_over_seeds(treated.groupby("seed").cost.mean().to_numpy()[:, None])
+    (line,) = (row for row in told.splitlines() if row.startswith("| Scratch |") and f" {cost} " in row)
+    assert f" {treated.returns.min():.2f} " in line
+    for words in (
+        sha256(offline["iql"] / WEIGHTS),
+        sha256(study / result.lines[2].run / WEIGHTS),
+        *(("updates_per_visit=0.1", "not noted", NOT_FOR_PATIENTS)),
+    ):
+        assert words in told
+    weights = study / result.lines[0].run / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="weights"):
+        write_report(study, tmp_path / "report.html")
+
+
+def ends(study: Path, run: str) -> npt.NDArray[np.float64]:
+    """Mean return of the evaluation patients at the end of a trial, by seed."""
+    outcomes = pd.read_parquet(study / run / EPISODES)
+    return outcomes[outcomes.rule == "recommended"].groupby("seed").returns.mean().to_numpy()
 
 
 def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:

@@ -219,8 +219,9 @@ def _pairs(study: Compared) -> Table:
         for d in study.differences
     )
     caption = (
-        "Policies that differ in their distribution alone: difference in return (no unit) and in cost, paired "
-        f"by patient; 95 % intervals of each by itself, {_methods(d.recommended for d in study.differences)}"
+        "Policies that differ in their distribution alone: difference in return (no unit) and in cost, "
+        "paired by patient; 95 % intervals of each by itself, "
+        f"{_methods(d.recommended for d in study.differences)}"
     )
     return Table(caption, head, body, frozenset({3, 5, 7, 8}))
 
