@@ -233,7 +233,7 @@ def page(result: Sequence[Acting], about: Mapping[str, Any]) -> str:
         "# Live treatment by a fat or a thin policy",
         f"`{about['command']}`. dosing {about['version']}; {about['machine']}.",
         f"{o['recorded']} recorded patients of {o['env']}; the policies of `{PRESET}` after "
-        f"{o['updates']:,} offline updates at two layers of 64 units, {o['seeds']} seeds. Each then treats by "
+        f"{o['updates']:,} offline updates at 2 x 64 units, {o['seeds']} seeds. Each then treats by "
         "draws of its own, or near its one dose with normal noise of 0.1 on the [-1, 1] axis, and goes on "
         f"learning as it did offline, half of every batch recorded visits (`finetune {METHOD}`): "
         f"{o['visits']:,} visits of every seed's patients, {o['patients']} side by side ({many} patients to "
