@@ -221,7 +221,19 @@ def differences_table(result: Sequence[Acting]) -> str:
     for narrow, wide in pairs(result):
         gap = {m: narrow.less(wide, m) for m in MEASURES}
         lines.append([narrow.title, f"less {wide.family}", *numbers(gap), verdict(gap["along"])])
-    return table(("agent", "bounded policy", *HEAD, "gain along the trial"), lines)
+    return table(("agent", "bounded policy", *HEAD, "verdict of the gain along"), lines)
+
+
+def findings(result: Sequence[Acting]) -> str:
+    """How often the bounded policy is told apart from the fat one of its agent, measure by measure."""
+    own = [(narrow, wide) for narrow, wide in pairs(result) if "own" in (narrow.role, wide.role)]
+    parts = []
+    for measure, words in zip(MEASURES, HEAD, strict=True):
+        told = [verdict(narrow.less(wide, measure)) for narrow, wide in own]
+        counts = (("more", "better"), ("less", "worse"), ("not distinguishable", "not distinguishable"))
+        said = [f"{told.count(kind)} {word}" for word, kind in counts if kind in told]
+        parts.append(f"{words}: {', '.join(said)}")
+    return f"The bounded policy beside the fat one of its agent, {len(own)} agents. {'; '.join(parts)}."
 
 
 def page(result: Sequence[Acting], about: Mapping[str, Any]) -> str:
@@ -251,6 +263,7 @@ def page(result: Sequence[Acting], about: Mapping[str, Any]) -> str:
         "## Every acting policy",
         policies_table(result),
         "## What the bounded policy changes",
+        findings(result),
         differences_table(result),
         *(f"Note: {note}" for note in about["notes"]),
     ]
@@ -324,7 +337,7 @@ def picture(result: Sequence[Acting]) -> str:
     width = COLUMN * len(PANELS)
     out = [
         *sheet(width, HEIGHT),
-        text(8, 20, "Live treatment: what a wider acting policy covers, costs and teaches", size=15),
+        text(8, 20, "Live treatment: what each acting policy covers, costs and teaches", size=15),
         text(8, 38, "A line an agent, from its fat policy (open circle) to its bounded one (disc); grey "
              "ring: truncated Gaussian. Means over seeds."),
     ]  # fmt: skip

@@ -36,6 +36,9 @@ def test_the_bounded_policy_is_set_beside_every_other_of_its_agent() -> None:
     assert (gap.value, gap.low, gap.high) == pytest.approx((-5.5, t.low, t.high))
     (line,) = bench.differences_table([FAT, THIN]).splitlines()[2:]
     assert line.startswith("| IQL | less clipped Gaussian | \N{MINUS SIGN}37.5% [")
+    told = bench.findings([FAT, THIN, replace(FAT, role="other", cost=(0.0, 0.0))])
+    assert told.startswith("The bounded policy beside the fat one of its agent, 1 agents. ")
+    assert "cost per patient treated: 1 not distinguishable; " in told
     assert line.endswith("| 1.50 [\N{MINUS SIGN}4.85, 7.85] | not distinguishable |")
 
 
