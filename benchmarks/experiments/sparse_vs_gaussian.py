@@ -35,6 +35,7 @@ from dosing.evaluation.statistics import verdict
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies import Comparison, Grid, compare
 from dosing.studies.compared import Difference
+from dosing.studies.data import external_of
 from dosing.studies.policy_table import HEAD, PolicyRow, cells, mass_cell
 from dosing.studies.settings import Cohort, DataSource
 from dosing.training.offline import TrainingSettings
@@ -57,7 +58,8 @@ def words_of(name: str) -> str:
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All that a data set's comparison says, as plain numbers."""
     env_id, separator, size = name.rpartition(":")
-    source = DataSource(env_id, Cohort(int(size))) if separator else DataSource(name)
+    external = external_of(arguments.task, {}) if arguments.task and not separator else None
+    source = DataSource(env_id, Cohort(int(size))) if separator else DataSource(name, external=external)
     first = {key: [max(1, arguments.updates // 5)] for key in FIRST_PHASES}
     result = compare(
         arguments.study / folder_of(name),
@@ -86,7 +88,9 @@ def taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str, 
 def asked(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """What makes the numbers of a data set what they are; of a file its name alone."""
     told = {key: getattr(arguments, key) for key in ("agents", "updates", "seeds", "patients")}
-    return {"set": name if ":" in name else Path(name).name} | told
+    if ":" in name:
+        return {"set": name} | told
+    return {"set": Path(name).name} | told | ({"task": arguments.task} if arguments.task else {})
 
 
 def plain(result: Comparison) -> dict[str, Any]:
@@ -230,6 +234,7 @@ def command_of(known: Mapping[str, Any]) -> str:
     """The command that measures a data set."""
     told = f"--updates {known['updates']} --seeds {known['seeds']} --patients {known['patients']}"
     chosen = "" if known["agents"] == ["all"] else f" --agents {' '.join(known['agents'])}"
+    chosen += f" --task {known['task']}" if "task" in known else ""
     return (
         f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER --sets {known['set']} "
         f"{told}{chosen}"
@@ -269,6 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET",
                         help="SCENARIO:PATIENTS or a file of visits [%(default)s]")  # fmt: skip
+    parser.add_argument("--task", metavar="ENV", help="environment of a file that does not name its own")
     parser.add_argument("--agents", nargs="+", default=["all"], help="[%(default)s]")
     parser.add_argument("--updates", type=int, default=500, help="[%(default)s]")
     parser.add_argument("--seeds", type=int, default=3, help="[%(default)s]")

@@ -140,7 +140,9 @@ def test_a_set_that_is_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatc
     assert [one["updates"] for one in kept["sets"]] == [7, 7]
     page = (tmp_path / f"{bench.NAME}.md").read_text()
     assert page.count("--updates 7 --seeds 3 --patients 300`") == 2
-    monkeypatch.setattr("sys.argv", [*told[:-2], "somewhere/c.hdf5", "--agents", "iql"])
+    monkeypatch.setattr(
+        "sys.argv", [*told[:-2], "somewhere/c.hdf5", "--agents", "iql", "--task", "Hopper-v5"]
+    )
     bench.main()  # the other sets stay as they are, and a file is told by its name
     kept = json.loads((tmp_path / f"{bench.NAME}.json").read_text())
     assert [(one["set"], one["agents"]) for one in kept["sets"]] == [
@@ -148,7 +150,9 @@ def test_a_set_that_is_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatc
         ("b:2", ["all"]),
         ("c.hdf5", ["iql"]),
     ]
-    assert "somewhere" not in (tmp_path / f"{bench.NAME}.md").read_text()
+    page = (tmp_path / f"{bench.NAME}.md").read_text()
+    assert "--agents iql --task Hopper-v5`" in page
+    assert "somewhere" not in page
 
 
 def test_the_committed_page_and_figure_are_made_of_the_committed_numbers() -> None:
