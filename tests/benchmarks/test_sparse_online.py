@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.experiments import sparse_online as bench
+from benchmarks.experiments.sparse_vs_gaussian import RESULTS
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.finetuning.trial import CURVE, TREATED
@@ -20,7 +21,7 @@ from dosing.runs.folder import DONE
 from dosing.studies import references
 from dosing.typed_json import typed
 
-KEPT = bench.RESULTS / f"{bench.NAME}.json"
+KEPT = RESULTS / f"{bench.NAME}.json"
 FAT = bench.Acting(
     *("iql", "IQL", "own", "clipped Gaussian", False, (1.0, 3.0), (0.5, 0.75), (8.0, 6.0), (-9.0, -7.0)),
     *((-30.0, -32.0), (0.25, 0.25), (1.0, 2.0), (0.5, 1.5), 64),

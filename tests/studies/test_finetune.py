@@ -292,7 +292,7 @@ def test_a_thin_policy_goes_on_as_one_and_gives_no_dose_outside_its_interval(
     assert own.before == fat.before  # the mean is shared, and so are the patients
     trial = RunFolder(study / own.run)
     assert trial.config().agent == "iql"
-    states = np.zeros((2, 1, 8))
+    states = np.zeros((2, 1, 8), dtype=np.float32)
     before, after = policy_of(RunFolder(thin)).dose_set(states), policy_of(trial).dose_set(states)
     assert before.kind == after.kind == "interval"
     assert (before.half_width != after.half_width).all()  # the law went on learning
@@ -336,7 +336,7 @@ def test_trials_are_reported_with_what_their_folders_keep(offline: dict[str, Pat
     told = page.read_text().replace("\N{MINUS SIGN}", "-")
     assert [figure.name for figure in figures] == ["report-trials-1.svg"]
     p = [
-        scipy.stats.ttest_1samp(seeds, 0.0).pvalue
+        float(scipy.stats.ttest_1samp(seeds, 0.0).pvalue)
         for seeds in (ends(study, line.run) - ends(study, result.lines[0].run) for line in result.lines[1:])
     ]
     adjusted = holm(p)
