@@ -16,6 +16,7 @@ from app.readers import study
 from app.text import Markdown, code, sentence
 from app.theme import template
 from app.widgets import write
+from app.widgets.chart import chart
 from dosing import NOT_FOR_PATIENTS
 
 
@@ -109,7 +110,7 @@ def draw(figure: go.Figure, key: str, alt: str, saving: DeltaGenerator | None = 
         margin={"b": figure.layout.margin.b - SHORTER},
     )
     picture: saved.Picture = "svg" if st.session_state.get(f"{key}_svg") else "png"
-    st.plotly_chart(figure, width="stretch", theme=None, config=saved.config(picture, key), key=key, alt=alt)
+    chart(figure, key, alt, saved.config(picture, key))
     place = st if saving is None else saving
     with place.popover("Save", type="tertiary", key=f"{key}_save", on_change="rerun") as save:
         if not save.open:  # nothing is made of it until it is asked for
