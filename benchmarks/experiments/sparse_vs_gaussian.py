@@ -215,7 +215,7 @@ def section(one: Measured) -> list[str]:
     parts = [
         f"## {words_of(known['set'])}",
         f"`{command_of(known)}`: {known['updates']:,} updates, {known['seeds']} seeds, {known['patients']:,} "
-        "new patients (episodes of a MuJoCo task) per seed.",
+        f"new {'episodes' if 'task' in known else 'patients'} per seed.",
         verdicts(one),
         summary(one),
         "Without a thin policy:",

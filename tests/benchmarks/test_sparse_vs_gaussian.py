@@ -85,7 +85,7 @@ def test_a_line_goes_from_fat_to_thin_and_tells_the_difference() -> None:
     assert "- FtTPO: sparse already." in told
     assert "- BEAR on visits is not in the table" in told
     assert told.count("has no thin row") == 0
-    assert "500 updates, 3 seeds, 300 new patients (episodes of a MuJoCo task) per seed" in told
+    assert "500 updates, 3 seeds, 300 new patients per seed" in told
 
 
 def test_the_figure_stands_where_the_numbers_say() -> None:
