@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
+from plotly.io.json import to_json_plotly
 
 ASSETS = Path(__file__).parents[1] / "assets"
 _mount = st.components.v2.component(
@@ -22,14 +22,14 @@ _mount = st.components.v2.component(
 )
 
 
-def chart(figure: go.Figure, key: str, alt: str, config: Mapping[str, Any]) -> None:
+def chart(figure: Mapping[str, Any], key: str, alt: str, config: Mapping[str, Any]) -> None:
     """Draw a figure at the width of its place.
 
     Args:
-        figure: what is drawn; its layout has a height.
+        figure: what is drawn, as JSON has it; its layout has a height.
         key: of the chart.
         alt: the picture in words.
         config: Plotly's settings.
     """
-    sent = {"figure": figure.to_json(), "alt": alt, "config": dict(config), "height": figure.layout.height}
-    _mount(key=key, data=sent)
+    told, height = to_json_plotly(figure), figure["layout"]["height"]
+    _mount(key=key, data={"figure": told, "alt": alt, "config": dict(config), "height": height})
