@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dosing.models.layers import relu_layers
 from dosing.models.regularisation import PLAIN, Regularisation
 from dosing.rng import check_seeds, generator
 
@@ -241,18 +240,12 @@ class Mlp(nn.Module):
             self.register_buffer("masks", ones, persistent=False)
         self.activate_last, self.norm_after, self.gelu = activate_last, norm_after, activation == "gelu"
         self.dtype = init.dtype
-        self._plain = bool(self.layers) and init.product_dtype is None
-        self._plain &= not (self.norms or self.gelu or self.dropout > 0.0)
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble).
 
         ``keep``, if given, multiplies the units of every hidden layer: a method's own dropout.
         """
-        if self._plain and not keep and not torch.compiler.is_compiling():
-            layers = cast(list[Linear], list(self.layers))
-            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-            return relu_layers(x, weights, biases, self.activate_last)
         last = len(self.layers) - 1
         masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
         for i, layer in enumerate(self.layers):

@@ -14,8 +14,8 @@ from dosing.models.networks import decay_of
 class FusedAdam(torch.optim.Adam):
     """torch's fused Adam for the CPU, with its own numbers and state and nothing around its one kernel.
 
-    torch's ``step`` counts updates by a tensor per parameter, each of which turns the 1 it adds into a tensor
-    of its own, and sorts parameters by device and type anew at every step: as much time as the kernel.
+    torch's ``step`` turns the 1 that it adds to every parameter's count into a tensor of its own, and sorts the
+    parameters by device and type anew every time; that is about 5 % of an update of two hidden layers.
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float, decoupled: bool) -> None:
