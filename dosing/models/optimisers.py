@@ -14,8 +14,8 @@ from dosing.models.networks import decay_of
 class FusedAdam(torch.optim.Adam):
     """torch's fused Adam for the CPU, with its own numbers and state and nothing around its one kernel.
 
-    torch's ``step`` turns the 1 that it adds to every parameter's count into a tensor of its own, and sorts the
-    parameters by device and type anew every time; that is about 5 % of an update of two hidden layers.
+    torch's ``step`` makes a tensor of the 1 that it adds to the count of every parameter, and sorts the
+    parameters by device and type anew every time.
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float, decoupled: bool) -> None:
