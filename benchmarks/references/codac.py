@@ -19,6 +19,10 @@ import torch
 from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
 
 
+METHODS = {"codac": "CODAC"}
+"""Class by method."""
+
+
 class Box:
     """What the code asks of a space of actions."""
 
@@ -26,7 +30,7 @@ class Box:
     low, high = -np.ones(N_ACT, dtype=np.float32), np.ones(N_ACT, dtype=np.float32)
 
 
-def build(folder: str) -> Learner:
+def build(method: str, folder: str) -> Learner:
     """Import the method from the checkout and put its learner on the synthetic data."""
     sys.modules["wandb"] = MagicMock()
     sys.path.insert(0, folder)
@@ -35,7 +39,7 @@ def build(folder: str) -> Learner:
     tools.device = torch.device("cpu")
     vars(module).setdefault("ptu", tools)
     with patch.object(torch.Tensor, "to", lambda x, *_: x):  # its networks move a constant to a GPU
-        learner = module.CODAC(N_OBS, Box(), device="cpu")
+        learner = getattr(module, METHODS[method])(N_OBS, Box(), device="cpu")
     data = synthetic()
     columns = [data["obs"], data["act"], data["reward"], data["next_obs"], 1.0 - data["terminal"]]
     rng, steps = np.random.default_rng(0), count()
@@ -53,4 +57,4 @@ def build(folder: str) -> Learner:
 
 
 if __name__ == "__main__":
-    serve(lambda: build(sys.argv[2]))
+    serve(lambda: build(sys.argv[1], sys.argv[2]))
