@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
 
-
 METHODS = {"codac": "CODAC"}
 """Class by method."""
 
