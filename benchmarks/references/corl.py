@@ -136,7 +136,42 @@ def spot_vae(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
     return _spot(module, config).vae_train, "VAE 2x750"
 
 
+def _conservative(module: Any, config: Any, trainer: Any) -> Any:
+    """What CQL and Cal-QL share; the critics are of the width that ours have by default."""
+    adam = torch.optim.Adam
+    critics = [module.FullyConnectedQFunction(N_OBS, N_ACT, config.orthogonal_init, 2) for _ in range(2)]
+    actor = module.TanhGaussianPolicy(N_OBS, N_ACT, 1.0, orthogonal_init=config.orthogonal_init)
+    same = (
+        "discount alpha_multiplier use_automatic_entropy_tuning backup_entropy policy_lr qf_lr bc_steps "
+        "soft_target_update_rate target_update_period cql_n_actions cql_importance_sample cql_lagrange "
+        "cql_target_action_gap cql_temp cql_alpha cql_max_target_backup cql_clip_diff_min cql_clip_diff_max"
+    )
+    return trainer(
+        critic_1=critics[0],
+        critic_1_optimizer=adam(critics[0].parameters(), config.qf_lr),
+        critic_2=critics[1],
+        critic_2_optimizer=adam(critics[1].parameters(), config.qf_lr),
+        actor=actor,
+        actor_optimizer=adam(actor.parameters(), config.policy_lr),
+        target_entropy=-float(N_ACT),
+        device="cpu",
+        **{name: getattr(config, name) for name in same.split()},
+    )
+
+
+def cql(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it, with critics of two hidden layers."""
+    return _conservative(module, config, module.ContinuousCQL).train, "critics 2x256, actor 3x256"
+
+
+def cal_ql(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """As its ``train`` builds it, before any visit of its own."""
+    return _conservative(module, config, module.CalQL).train, "critics 2x256, actor 3x256"
+
+
 METHODS = {
+    "cql": ("offline.cql", cql),
+    "cal_ql": ("finetune.cal_ql", cal_ql),
     "iql": ("offline.iql", iql),
     "td3_bc": ("offline.td3_bc", td3_bc),
     "awac": ("offline.awac", awac),
@@ -164,6 +199,7 @@ def build(method: str, folder: str) -> Learner:
             "rewards": data["reward"],
             "next_observations": data["next_obs"],
             "terminals": data["terminal"],
+            "mc_returns": data["reward"],  # their values do not matter for speed
         }
     )
     ready = cycle([buffer.sample(BATCH) for _ in range(READY)])

@@ -13,7 +13,24 @@ from typing import Any
 
 from benchmarks.speed.protocol import BATCH, READY, Learner, serve, synthetic
 
-METHODS = {"iql": "IQLConfig", "td3_bc": "TD3PlusBCConfig", "awac": "AWACConfig", "bc": "BCConfig"}
+METHODS = {
+    "iql": "IQLConfig",
+    "td3_bc": "TD3PlusBCConfig",
+    "awac": "AWACConfig",
+    "bc": "BCConfig",
+    "cql": "CQLConfig",
+    "cal_ql": "CalQLConfig",
+    "bcq": "BCQConfig",
+    "bear": "BEARConfig",
+    "plas": "PLASConfig",
+    "rebrac": "ReBRACConfig",
+}
+SETTINGS: dict[str, dict[str, int]] = {
+    "bcq": {"n_action_samples": 10},
+    "bear": {"n_action_samples": 10, "warmup_steps": 0},
+    "plas": {"warmup_steps": 0},
+}
+"""What differs from its defaults: candidates as many as ours has, and the updates after the first phase."""
 
 
 def build(method: str) -> Learner:
@@ -22,7 +39,7 @@ def build(method: str) -> Learner:
 
     data = synthetic()
     dataset = d3rlpy.dataset.MDPDataset(data["obs"], data["act"], data["reward"], data["terminal"])
-    config: Any = getattr(d3rlpy.algos, METHODS[method])(batch_size=BATCH)
+    config: Any = getattr(d3rlpy.algos, METHODS[method])(batch_size=BATCH, **SETTINGS.get(method, {}))
     learner = config.create(device=False)
     learner.build_with_dataset(dataset)
     ready = cycle([_on_device(learner, dataset.sample_transition_batch(BATCH)) for _ in range(READY)])
@@ -30,7 +47,7 @@ def build(method: str) -> Learner:
     return Learner(
         lambda: learner.impl.update(next(ready), next(steps)),
         lambda: learner.update(dataset.sample_transition_batch(BATCH)),
-        "2x256, its defaults",
+        "2x256, " + (", ".join(f"{k} {v}" for k, v in SETTINGS.get(method, {}).items()) or "its defaults"),
         {"d3rlpy": d3rlpy.__version__},
     )
 

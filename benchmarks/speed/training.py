@@ -14,9 +14,12 @@ are never imported here. What is missing is named in the table. To install them,
     python -m venv venv
     venv/bin/pip install torch==2.13.0 d3rlpy        (a CPU build of torch where there is no GPU)
     python -m venv venv-jax
-    venv-jax/bin/pip install torch==2.13.0 jax flax optax chex tqdm
+    venv-jax/bin/pip install torch==2.13.0 jax flax optax chex tqdm distrax ml_collections
     git clone https://github.com/corl-team/CORL
     git clone https://github.com/lingweizhu/fat2thin
+    git clone https://github.com/JasonMa2016/CODAC
+    git clone https://github.com/seohongpark/fql
+    git clone https://github.com/brianlsy98/FAN
 
 and name that folder by ``--references`` or the variable DOSING_REFERENCES. A further reference is one line in
 ``TASKS`` and one function in ``benchmarks/references``.
@@ -102,6 +105,21 @@ def corl_jax(method: str) -> Reference:
     return Reference("CORL (JAX)", "corl_jax", method, "CORL", "venv-jax/bin/python")
 
 
+def codac(method: str) -> Reference:
+    """A method of CODAC's code."""
+    return Reference("CODAC's code", "codac", method, "CODAC")
+
+
+def fql(method: str) -> Reference:
+    """A method of fql that JAX computes."""
+    return Reference("fql (JAX)", "flow_jax", method, "fql", "venv-jax/bin/python")
+
+
+def fan(method: str) -> Reference:
+    """A method of FAN's code that JAX computes."""
+    return Reference("FAN's code (JAX)", "flow_jax", method, "FAN", "venv-jax/bin/python")
+
+
 def fat2thin(method: str) -> Reference:
     """A method of the code released with FtTPO."""
     return Reference("FtTPO as released", "fat2thin", method, "fat2thin")
@@ -135,6 +153,7 @@ class Task:
 
 
 VAE = {"vae_hidden": (750, 750), "n_samples": 1, "dropout": 0.0}
+WIDE = {"hidden": (512, 512, 512, 512)}
 TASKS: tuple[Task, ...] = (
     Task("fttpo", (fat2thin("fttpo"),)),
     Task("iql", (corl("iql"), fat2thin("iql"), d3rlpy("iql"))),
@@ -148,7 +167,20 @@ TASKS: tuple[Task, ...] = (
     Task("spot", (corl("spot"),), VAE | {"vae_steps": 2}),
     Task("spot", (corl("spot_vae"),), VAE | {"vae_steps": 10**9}, "spot, its VAE"),
     Task("bc", (corl("bc"), d3rlpy("bc")), {"policy_family": "point"}),
-    Task("rebrac", (corl_jax("rebrac"),), {"hidden": (256, 256, 256)}),
+    Task("rebrac", (corl_jax("rebrac"), d3rlpy("rebrac")), {"hidden": (256, 256, 256)}),
+    Task("rebrac", (fql("rebrac"),), WIDE, "rebrac, 4x512"),
+    Task("cql", (corl("cql"), d3rlpy("cql"))),
+    Task("cal_ql", (corl("cal_ql"), d3rlpy("cal_ql"))),
+    Task("bcq", (d3rlpy("bcq"),)),
+    Task("bear", (d3rlpy("bear"),), {"mmd_only": 0}),
+    Task("plas", (d3rlpy("plas"),), {"vae_steps": 2}),
+    Task("codac", (codac("codac"),)),
+    Task("fql", (fql("fql"),), WIDE),
+    Task("ifql", (fql("ifql"),), WIDE),
+    Task("fan", (fan("fan"),), WIDE),
+    Task("faql", (fan("faql"),), WIDE),
+    Task("nbrac", (fan("nbrac"),), WIDE),
+    Task("nfql", (fan("nfql"),), WIDE),
 )
 """An agent of the suite that is not here has a line of its own all the same, without references."""
 
@@ -267,13 +299,13 @@ def costs(rows: Sequence[Row]) -> None:
             row.cost["useful"] = useful
 
 
-def stacks(rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:
+def stacks(rows: Sequence[Row], sizes: Sequence[int], seconds: float) -> list[dict[str, Any]]:
     """Time and memory of our float32 agents with several seeds trained together."""
     result = []
     for row in rows:
         if row.title or row.absent or row.precision != "float32":
             continue
-        for seeds in STACKS:
+        for seeds in sizes:
             process = row.ours(seeds)
             first = process.ask("time", updates=4, threads=1, sampling=True)
             count = 2 * max(1, round(2 * seconds / first["cpu"]))
@@ -326,6 +358,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="1 leaves out two threads")
+    parser.add_argument("--stacks", type=int, nargs="*", default=STACKS, help="seeds trained together")
+    parser.add_argument("--pairs", nargs="*", default=PAIRED, help="agents run as two processes")
     parser.add_argument("--no-product", dest="product", action="store_false", help="training only")
     parser.add_argument("--out", default="training", help="name of the two files in benchmarks/results")
     return parser.parse_args()
@@ -355,8 +389,8 @@ def main() -> None:
         "products": [asdict(p) for p in products],
         "best_float32": machine.best_float32(products),
         "rows": [row.to_json() for row in rows],
-        "stacks": stacks(rows, options.seconds),
-        "pairs": [pair(name, 2 * options.seconds) for name in PAIRED],
+        "stacks": stacks(rows, options.stacks, options.seconds),
+        "pairs": [pair(name, 2 * options.seconds) for name in options.pairs],
         "precision": change(PAIRED) if options.product else None,
         "product": product.measure(progress) if options.product else None,
     }
