@@ -181,7 +181,7 @@ def page(passed: Measured, after: Measured, rates: Sequence[Rate], groups: RowGr
         about,
         figures(passed, after, groups),
         f"Five seeds, batches of {BATCH}, both ways in turns of {TURN} updates in one process. Milliseconds "
-        "of the processor, reading ahead included, medians over turns; the plain ratio is that of whole turns "
+        "of the processor, reading ahead included, medians over turns; the plain ratio is of whole turns "
         "that followed each other (lowest, median, highest), and is what a busy machine does to two turns of "
         "equal work.",
         table(head, lines),
