@@ -1,8 +1,8 @@
-"""The server of the dashboard: Streamlit's own, which tells every page its root and what it will need.
+"""The server of the dashboard: Streamlit's own, with the root of every page and the library that draws.
 
 ``python -m dosing app`` starts it. Without it a link straight to a page asks for ``/PAGE/_stcore/health``
 first, which is not there: two errors in the browser's console and a lost moment before anything is drawn. And
-a browser would ask for the library that draws, by far the largest file, when the first chart comes.
+a browser would ask for the library that draws when the first chart comes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from pathlib import Path
 import streamlit as st
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+LIBRARY = "assets/plotly-basic.min.js"
+HERE = Path(__file__).parent
 ROOT = b"<script>window.__streamlit = {BACKEND_BASE_URL: new URL('.', location.href).href}</script>"
 """What Streamlit's page reads as its server's address. Pages are one level below it, behind a proxy too."""
-CHARTS = sorted((Path(st.__file__).parent / "static" / "static" / "js").glob("PlotlyChart.*.js"))
-AHEAD = b"".join(b'<link rel="modulepreload" href="./static/js/%s">' % one.name.encode() for one in CHARTS)
-"""The library that draws, fetched and compiled while the page connects and its script runs."""
+AHEAD = b'<link rel="preload" as="script" href="./%s">' % LIBRARY.encode()
+"""The library that draws, fetched while the page connects and its script runs."""
 
 
 class KnownRoot:
-    """Puts :data:`ROOT` and :data:`AHEAD` before everything else in the head of Streamlit's page."""
+    """Puts :data:`ROOT` first and :data:`AHEAD` last into the head of Streamlit's page."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap the application that serves the page."""
@@ -42,7 +45,9 @@ class KnownRoot:
                 return
             if started:
                 before = message.get("body", b"")
-                body = before.replace(b"<head>", b"<head>" + ROOT + AHEAD, 1)
+                body = before.replace(b"<head>", b"<head>" + ROOT, 1).replace(
+                    b"</head>", AHEAD + b"</head>", 1
+                )
                 headers = MutableHeaders(scope=started)
                 if body != before and "content-length" in headers:
                     headers["content-length"] = str(int(headers["content-length"]) + len(body) - len(before))
@@ -55,4 +60,8 @@ class KnownRoot:
         await self._app({**scope, "headers": plain}, receive, pass_on)
 
 
-app = st.App(Path(__file__).parent / "main.py", middleware=[Middleware(KnownRoot)])
+app = st.App(
+    HERE / "main.py",
+    middleware=[Middleware(KnownRoot)],
+    routes=[Mount("/assets", StaticFiles(directory=HERE / "assets"))],
+)

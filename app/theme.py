@@ -10,8 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import plotly.graph_objects as go
+from typing import Any
 
 from app.text import Markdown
 from dosing import NOT_FOR_PATIENTS
@@ -94,12 +93,12 @@ NOTICE = "<br>".join(textwrap.wrap(NOT_FOR_PATIENTS, 56))
 """The sentence as the last lines of every figure, narrow enough for a telephone."""
 
 
-def template(dark: bool) -> go.layout.Template:
+def template(dark: bool) -> dict[str, Any]:
     """The one plotly template: text, grid and labels that are read on the light or on the dark page."""
     text = "#E8EAED" if dark else "#1F2328"
     axis = {"gridcolor": SHADE, "zerolinecolor": SHADE, "linecolor": GREY}
-    return go.layout.Template(
-        layout={
+    return {
+        "layout": {
             "font": {"color": text, "family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -112,7 +111,7 @@ def template(dark: bool) -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
         }
-    )
+    }
 
 
 def mark(place: int) -> Mark:

@@ -145,7 +145,7 @@ def _landmarks(parts: Parts, one: Landmarks, places: int, left: float) -> None:
     known = [
         (sign, symbol, words, dose)
         for sign, symbol, words, dose in (
-            ("○", "circle-open", "given", one.given),
+            ("○", "circle-open", "given now", one.given),
             ("△", "triangle-up-open", "previous", one.previous),
         )
         if dose is not None

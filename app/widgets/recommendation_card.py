@@ -23,7 +23,7 @@ from app.widgets import page, write
 from app.widgets.audit import context_of
 from app.widgets.glossary import explained, meaning
 from dosing.recommendation.audit_log import Record
-from dosing.recommendation.dose_context import DoseContext, status_words
+from dosing.recommendation.dose_context import DoseContext, status_words, worth_words
 from dosing.recommendation.reasons import held_at
 
 SIGNS = {"good": "✓", "caution": "▲", "grey": "✕"}
@@ -61,11 +61,13 @@ def card(answer: Answer, context: DoseContext, sparse: Answer | None) -> None:
         with left:
             words = "Dose by this rule" if source.reference else "Recommended dose"
             write.metric("{}", words, value=dose, help=meaning("recommended dose"))
-        with right.container(gap="xsmall"):
+        with right.container(gap="xxsmall"):
             if result.status == "limited":
                 write.markdown("Proposed {}, held at {}.", proposed, held_at(result.codes))
             for line in lines[:1]:
                 write.markdown("{}", line, help=explained(line))
+            if worth := worth_words(context.evidence):
+                write.caption("{}", worth)
     _decided(context)
 
 
@@ -142,7 +144,7 @@ def cards(result: list[Answer], records: Sequence[Record]) -> None:
     sparse = sparse_of(result)
     with st.container(gap="xsmall"):
         for answer, record in zip(result, records, strict=True):
-            with st.container(border=True, gap="xsmall"):
+            with st.container(border=True, gap="xxsmall"):
                 card(answer, context_of(answer, record), sparse)
 
 

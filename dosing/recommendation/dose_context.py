@@ -98,13 +98,6 @@ def verdict_words(evidence: Evidence) -> str:
     if evidence.difference is None or evidence.constant is None:
         return f"No verdict: {evidence.missing.rstrip('.')}."
     result, unit = evidence.difference, evidence.unit
-    places = max(decimals(result.high - result.low) - 2, 1)
-    word = "less" if result.value < 0 else "more"
-    near, far = sorted((result.low, result.high), key=abs)
-    if result.low < 0 < result.high:
-        ends = f"{fixed(-result.low, places)} less to {fixed(result.high, places)} more"
-    else:
-        ends = f"{fixed(abs(near), places)}, {fixed(abs(far), places)}"
     seeds = result.n_seeds or 1
     sample = f"{_counted(result.n // seeds, 'new simulated patient')} x {_counted(seeds, 'seed')}"
     than = " from" if evidence.verdict.startswith("not") else " than"
@@ -112,8 +105,27 @@ def verdict_words(evidence: Evidence) -> str:
     return (
         f"{evidence.verdict.capitalize()}{than} one constant dose of {dose} estimated from the same "
         f"{_counted(evidence.patients, 'patient')}: on {sample}, following it was worth "
-        f"{fixed(abs(result.value), places)} {word} [{ends}]."
+        f"{_more_or_less(result)}."
     )
+
+
+def worth_words(evidence: Evidence) -> str:
+    """By how much following the policy was better or worse, in short; empty where that is not known."""
+    if evidence.difference is None or evidence.constant is None:
+        return ""
+    return f"Following it: {_more_or_less(evidence.difference, ' return')}"
+
+
+def _more_or_less(result: Estimate, what: str = "") -> str:
+    """A difference with its interval, without signs."""
+    places = max(decimals(result.high - result.low) - 2, 1)
+    word = "less" if result.value < 0 else "more"
+    near, far = sorted((result.low, result.high), key=abs)
+    if result.low < 0 < result.high:
+        ends = f"{fixed(-result.low, places)} less to {fixed(result.high, places)} more"
+    else:
+        ends = f"{fixed(abs(near), places)}, {fixed(abs(far), places)}"
+    return f"{fixed(abs(result.value), places)} {word}{what} [{ends}]"
 
 
 def decision_words(decision: Decision) -> str:

@@ -104,7 +104,7 @@ def rested(page: Any) -> None:
             const app = document.querySelector('[data-testid=stApp]');
             const busy = app.dataset.testScriptState !== 'notRunning' || document.querySelector(
                 '[data-stale=true], [data-testid=stSkeleton], [data-testid=stSpinner]');
-            const charts = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+            const charts = [...document.querySelectorAll('.chart')];
             const drawn = charts.every(e => e.querySelector('.main-svg'));
             window.rested = !busy && drawn ? (window.rested || 0) + 1 : 0;
             return window.rested >= 20;

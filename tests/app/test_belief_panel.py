@@ -30,6 +30,7 @@ from dosing.runs.folder import RunFolder
 from dosing.studies import AgentSetup, Cohort, DataSource, TrainingSettings, train
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import recommender_of
+from tests.app.figures import charts
 from tests.app.test_pages import doses, plain, unfolded, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,10 +80,6 @@ def log() -> Path:
 def recommended() -> list[dict[str, Any]]:
     """What the log says was recommended."""
     return [r.content for r in AuditLog(log()).verify().records if r.kind == "recommendation"]
-
-
-def charts(at: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
 
 
 def evaluated(run: RunFolder) -> float:

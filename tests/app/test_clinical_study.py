@@ -12,6 +12,7 @@ from dosing.studies import Cohort, DataSource, Resources, TrainingSettings, comp
 from dosing.studies.data import episodes_of
 from simulator.cohorts.generate import simulate
 from simulator.cohorts.replay import go_on, replay
+from tests.app.figures import specs
 from tests.app.test_pages import open_app, unfolded, words  # noqa: F401
 from tests.app.test_what_if import minus
 
@@ -74,18 +75,17 @@ def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_s
     assert "Answers of the recommender on the way:" in said
     kinds = [r.kind for r in AuditLog(clinical_study / "audit.jsonl").verify().records]
     assert "batch" in kinds
-    assert len(at.get("plotly_chart")) == 1
-    (chart,) = at.get("plotly_chart")
-    assert "shaded: target 2 to 3" in chart.proto.spec
+    (chart,) = specs(at)
+    assert "shaded: target 2 to 3" in chart
     at = open_app(clinical_study, "views/what_if.py", **link, drawn="side by side")
-    assert len(at.get("plotly_chart")) == 4
+    assert len(specs(at)) == 4
 
 
 def test_typed_numbers_and_doses_beyond_the_limits_do_not_go_on(open_app, clinical_study: Path) -> None:  # noqa: F811
     link = {"state_from": "typed numbers", "numbers": "2.4 2.2 1 5 5 70 0.9 1"}
     at = open_app(clinical_study, "views/what_if.py", **link)
     assert "Choose a recorded visit" in words(at)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
     link = {"choices": "1", "rule1": "dose per visit", "doses1": "20"}
     at = open_app(clinical_study, "views/what_if.py", **link)
     assert "dose 1 must lie within the hard limits" in words(at)

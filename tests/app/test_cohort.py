@@ -18,6 +18,7 @@ from dosing.evaluation.statistics import Estimate, cvar, mean_over_seeds, subgro
 from dosing.runs.files import read_json, sha256, write_json
 from dosing.runs.folder import EPISODES, EVALUATION, find_runs
 from simulator.cohorts.evaluated import evaluated
+from tests.app.figures import specs
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_what_if import minus, open_app  # noqa: F401
@@ -54,14 +55,14 @@ def test_the_page_says_what_the_outcomes_say(open_app, larger: Path) -> None:  #
     said = words(at)
     mean, tail = mean_over_seeds(outcome.returns), cvar(outcome.returns, 0.1)
     assert f"IQL: mean **{minus(mean)}**, worst tenth **{minus(tail)}**" in said
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
     seed, patient = np.unravel_index(outcome.returns.argmin(), (2, 20))
     first = next(line for line in said.splitlines() if line.startswith("Patient "))
     assert f"Patient {20 * seed + patient}, training seed {seed}:" in first
     assert f"return **{minus(f'{outcome.returns.min():.1f}')}**" in first
     who = evaluated("dosing/Treatment-v0", (0, 1), 20, 0, variant="corrected", steps=24)
     groups = subgroups(outcome.returns, who.traits["latent mean of s3"])
-    assert minus(str(groups[0].mean)) in minus(at.get("plotly_chart")[2].proto.spec)
+    assert minus(str(groups[0].mean)) in minus(specs(at)[2])
     links = at.get("page_link")
     assert len(links) == 20
     state = "+".join(f"{x:.4f}" for x in who.seen[seed, patient])
@@ -73,7 +74,7 @@ def test_few_patients_have_no_tail_and_no_quarters_but_the_rest_shows(open_app, 
     at = open_app(full_study, PAGE)
     assert "worst tenth: fewer than 10 patients a seed" in words(at)
     assert "No subgroups: 4 subgroups need 2 or more patients" in words(at)
-    assert len(at.get("plotly_chart")) == 2
+    assert len(specs(at)) == 2
 
 
 def test_a_run_that_was_not_evaluated_names_the_command(
@@ -87,11 +88,11 @@ def test_a_run_that_was_not_evaluated_names_the_command(
     at = open_app(study, PAGE)
     assert "Not evaluated on new patients yet: IQL" in words(at)
     assert at.code[0].value.startswith("python -m dosing")
-    assert len(at.get("plotly_chart")) == 2
+    assert len(specs(at)) == 2
     (fttpo.path / EPISODES).unlink()
     at = open_app(study, PAGE)
     assert "FtTPO, IQL" in words(at)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_a_damaged_evaluation_is_named(open_app, full_study: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -100,13 +101,13 @@ def test_a_damaged_evaluation_is_named(open_app, full_study: Path, tmp_path: Pat
     (run.path / EPISODES).write_bytes((run.path / EPISODES).read_bytes()[:-10])
     at = open_app(study, PAGE)
     assert any("changed or truncated since the evaluation" in e.value for e in at.error)
-    assert at.get("plotly_chart")
+    assert specs(at)
 
 
 def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None:  # noqa: F811
     at = open_app(empty_study, PAGE)
     assert at.code[0].value == "python -m dosing demo"
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def lane(name: str, mark: int, shift: float = 0.0) -> cohort.Lane:

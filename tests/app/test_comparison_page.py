@@ -15,6 +15,7 @@ from dosing.runs.files import read_json, write_json
 from dosing.studies.baseline import Baseline
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import TABLE
+from tests.app.figures import specs
 from tests.app.test_pages import words
 from tests.app.test_what_if import open_app  # noqa: F401
 
@@ -29,7 +30,7 @@ def test_the_comparison_shows_the_table_as_it_is_asked_for(open_app, full_study:
     assert table["return, recommended dose"].tolist() == [line.recommended.value for line in rows]
     assert "No difference from a constant dose is shown." in words(at)  # of three patients none is told
     assert "2 seeds" in words(at)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
     at = open_app(full_study, PAGE, kinds="agents", sorted="return, sampled dose", named="q")
     (table,) = [frame.value for frame in at.dataframe]
     assert table["agent or rule"].tolist() == ["IQL"]
@@ -37,7 +38,7 @@ def test_the_comparison_shows_the_table_as_it_is_asked_for(open_app, full_study:
     assert "No agent or rule is left" in words(at)
     for picture in ("small multiples", "cost against return"):
         at = open_app(full_study, PAGE, picture=picture)
-        assert len(at.get("plotly_chart")) == 1
+        assert len(specs(at)) == 1
         assert not at.error
 
 

@@ -21,6 +21,7 @@ from dosing.runs.folder import find_runs
 from dosing.studies.data import episodes_of
 from simulator.cohorts.generate import simulate
 from simulator.envs.registered import TRUSTED
+from tests.app.figures import specs
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_what_if import minus, open_app  # noqa: F401
@@ -43,7 +44,7 @@ def test_the_recorded_visits_are_shown_as_they_are(open_app, full_study: Path) -
     assert np.allclose(table["dose given"], episodes.act[:50, 0], atol=6e-4)
     assert table["visit"].tolist()[:25] == [*range(1, 25), 1]
     assert f"Patient number {episodes.episode[24]}" in said
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
     card, rest = (element.value for element in at.code if element.value.startswith("{"))
     assert '"motion"' in card
     assert '"obs_units"' in rest
@@ -96,7 +97,7 @@ def test_without_the_recorded_visits_a_cohort_can_still_be_simulated(
         file.unlink()
     at = open_app(study, PAGE)
     assert any("the recorded visits" in e.value for e in at.error)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
     at.segmented_control(key="visits").set_value("simulated now").run()
     assert not at.exception
     assert "2,400 visits of 100 patients" in words(at)
@@ -129,7 +130,7 @@ def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None: 
 def test_one_visit_is_enough_to_be_drawn(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, visits="simulated now", patients="1")
     assert "one patient, no interval" in words(at)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
 
 
 def test_histograms_hold_all_visits_on_axes_of_their_own() -> None:
@@ -151,4 +152,4 @@ def test_a_link_to_no_scenario_says_so(open_app, full_study: Path) -> None:  # n
     at = open_app(full_study, PAGE, visits="simulated now", variant="nonsense", patients="10001")
     assert "asks for variant 'nonsense', which is not there; this is 'corrected'" in words(at)
     assert "asks for patients '10001', which must lie from 1 to 10,000: not used" in words(at)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3

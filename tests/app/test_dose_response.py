@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from dosing.safety import DoseLimits
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import recommender_of
 from dosing.types import Problem
+from tests.app.figures import charts, specs
 from tests.app.test_charts import answer, refusal, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
@@ -203,21 +203,20 @@ def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> N
         assert f"**{title}**, discount 0.9" in said
         assert f"to be worth **{number(float(result.at_recommended.mean()), 2)}** (2 seeds" in said
     assert "A belief, not a measurement" in said
-    (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
+    (chart,) = charts(at)
     assert chart["layout"]["title"]["text"] == SHORT_NOTICE
 
 
 def test_two_people_with_one_link_see_the_same_curves(open_app, full_study: Path) -> None:  # noqa: F811
     first, second = (open_app(full_study, PAGE, patient="2", visit="9") for _ in range(2))
     assert words(first) == words(second)
-    specs = [at.get("plotly_chart")[0].proto.spec for at in (first, second)]
-    assert specs[0] == specs[1]
+    assert specs(first)[0] == specs(second)[0]
 
 
 def test_what_is_no_state_is_refused_and_nothing_is_drawn(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, **{**TYPED, "numbers": "1 2 3"})
     assert [e.value.startswith("**REFUSED: no dose of") for e in at.error] == [True, True]
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_the_other_states_of_the_page(
@@ -231,10 +230,10 @@ def test_the_other_states_of_the_page(
     assert at.code[0].value == "python -m dosing demo"
     at = open_app(damaged_study, PAGE)
     assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
     study = shutil.copytree(full_study, tmp_path / "study")
     for file in (study / "data").iterdir():
         file.unlink()
     at = open_app(study, PAGE, numbers=TYPED["numbers"])
     assert "Typed numbers still work" in words(at)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1

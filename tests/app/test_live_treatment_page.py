@@ -22,6 +22,7 @@ from dosing.runs.folder import DONE, find_runs
 from dosing.studies import Resources
 from dosing.studies.finetune import finetune
 from dosing.studies.finetune_table import CURVES, STARTS, TABLE, TRIALS
+from tests.app.figures import specs
 from tests.app.test_charts import texts
 from tests.app.test_pages import words
 from tests.app.test_training_page import figure, values
@@ -74,12 +75,12 @@ def test_without_a_trial_the_page_names_the_exact_command(
     at = open_app(empty_study, PAGE)
     assert f"demo --no-serve --out {empty_study}" in at.code[0].value
     assert f"finetune all --run {empty_study}/iql/*/*" in at.code[0].value
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_lines_and_bands_are_those_of_the_trials(open_app, treated: Path) -> None:  # noqa: F811
     at = open_app(treated, PAGE)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
     curves = read_table(treated / TRIALS / CURVES).to_pandas()
     own = curves[curves.method == "direct"].pivot(index="seed", columns="visits", values="recommended")
     band = band_over_seeds(own.to_numpy())
@@ -147,7 +148,7 @@ def test_an_unfinished_trial_is_shown_as_far_as_it_is(open_app, study: Path) -> 
         path.unlink()
     at = open_app(study, PAGE)
     assert "No trial has reached its first checkpoint yet" in words(at)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_seeds_that_the_harm_rule_stopped_are_named(open_app, study: Path) -> None:  # noqa: F811

@@ -6,7 +6,6 @@ import ast
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from app.readers import study as readers_study
 from app.theme import GREY, MARKS
 from dosing.runs.files import read_json, write_json
 from dosing.studies.naming import TABLE
+from tests.app.figures import charts
 from tests.app.test_pages import open_app, run_of  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +30,6 @@ def six_runs(full_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         for k in (1, 2):
             shutil.copytree(run, study / run.parent.relative_to(full_study) / f"{k}{run.name}")
     return study
-
-
-def specs(at: Any) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
 
 
 def listing(study: Path, monkeypatch: pytest.MonkeyPatch) -> readers_study.Listing:
@@ -61,7 +57,7 @@ def test_a_chosen_part_keeps_its_colours(
 ) -> None:
     chosen = [listing(six_runs, monkeypatch).runs[k] for k in (1, 5)]
     at = open_app(six_runs, page, agents=[run.label for run in chosen])
-    first = json.dumps(specs(at))
+    first = json.dumps(charts(at))
     others = {mark.colour for mark in MARKS} - {run.mark.colour for run in chosen}
     assert MARKS[1].colour == MARKS[5].colour  # the symbol tells them apart
     assert {MARKS[k].symbol for k in (1, 5)} == {"circle", "star"}

@@ -37,6 +37,7 @@ from dosing.runs.folder import DONE, EPISODES, EVALUATION
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import policy_of
 from dosing.studies.selected import SELECTION
+from tests.app.figures import specs
 from tests.app.test_agents_page import run
 from tests.app.test_charts import texts
 from tests.app.test_pages import run_of, words
@@ -178,7 +179,7 @@ def test_cross_validated_estimates_stand_beside_the_simulator(
     assert table["estimated return"][1].replace("\\", "") == minus("-3.0 [-5.0, -1.0]")
     assert table["verdict"][1] == "not distinguishable"
     assert "something to know" in words(at)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
     at.selectbox(key="estimator").select("wis").run()
     assert not at.exception
     assert at.table[0].value["estimated return"].tolist() == ["not available: fold 2: too few weights"] * 2
@@ -213,7 +214,7 @@ def test_runs_are_valued_on_their_own_patients_with_a_warning(open_app, full_stu
     assert f"**{probability(float(share.mean()))}** of the recorded doses lie outside its support" in said
     assert "IQL: no exact interval" in said
     assert "**Not available.** FtTPO, weighted importance sampling" in said
-    chart = at.get("plotly_chart")[0].proto.spec
+    chart = specs(at)[0]
     known = mean_over_seeds(read_outcomes(run_of(full_study, "iql").path / EPISODES)["sampled"].returns)
     shown = [note["text"] for note in json.loads(chart)["layout"]["annotations"]]
     assert any("IQL, simulator" in text and minus(known) in text for text in shown)
@@ -235,7 +236,7 @@ def test_what_takes_long_names_its_command(
     st.cache_resource.clear()
     assert "The doses of FtTPO and IQL are generated" in words(at)
     assert at.code[1].value.startswith("python -m dosing select --agents fttpo iql")
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_the_other_states_of_the_page(
@@ -254,4 +255,4 @@ def test_the_other_states_of_the_page(
     (run_of(study, "iql").path / EVALUATION).unlink()
     (run_of(study, "fttpo").path / DONE).unlink()
     at = open_app(study, PAGE)
-    assert "not evaluated on new patients" in at.get("plotly_chart")[0].proto.spec
+    assert "not evaluated on new patients" in specs(at)[0]

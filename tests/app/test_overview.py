@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dosing.runs.files import read_json
 from dosing.runs.folder import DONE, EVALUATION
 from dosing.studies.comparison_table import Row
 from dosing.studies.naming import TABLE
+from tests.app.figures import charts, specs
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import open_app  # noqa: F401
 
@@ -32,7 +32,7 @@ def test_runs_data_and_table_are_counted_as_they_are(open_app, full_study: Path)
     verdicts = [row.verdict or "no constant dose" for row in rows[:2]]
     assert table["against the constant dose"].tolist() == verdicts
     assert "3 patients, 72 visits" in words(at)
-    (chart,) = (json.loads(c.proto.spec) for c in at.get("plotly_chart"))
+    (chart,) = charts(at)
     assert chart["layout"]["title"]["text"] == SHORT_NOTICE
     named = [a["text"] for a in chart["layout"]["annotations"]]
     assert any("FtTPO" in text and "exact support" in text for text in named)
@@ -65,7 +65,7 @@ def test_what_is_missing_is_named_with_its_command(
     assert commands[1].startswith("python -m dosing compare --agents iql --data ")
     assert commands[1].endswith(f"--out {study}")
     assert commands[2:] == [f"python -m dosing evaluate {run_of(study, 'iql').path}"]
-    assert not at.get("plotly_chart")  # no bounded set to show
+    assert not specs(at)  # no bounded set to show
 
 
 @pytest.mark.parametrize("state", ["damaged", "empty"])
@@ -78,7 +78,7 @@ def test_the_other_states_of_the_page(
     if state == "damaged":
         at = open_app(damaged_study, PAGE)
         assert any("IQL" in e.value and "changed or truncated" in e.value for e in at.error)
-        assert len(at.get("plotly_chart")) == 1
+        assert len(specs(at)) == 1
     else:
         (tmp_path / "empty").mkdir()
         at = open_app(tmp_path / "empty", PAGE)

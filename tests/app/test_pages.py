@@ -24,6 +24,7 @@ from dosing.studies.data import episodes_of
 from dosing.studies.evidence import evidence_of
 from dosing.studies.loading import recommend
 from dosing.studies.naming import TABLE
+from tests.app.figures import specs
 from tests.app.test_charts import answer, row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def test_an_empty_study_names_the_command_that_fills_it(open_app, empty_study: P
     assert "no finished run" in words(at)
     assert at.code[0].value == "python -m dosing demo"
     assert not at.metric
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -117,8 +118,8 @@ def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) ->
         assert result.dose is not None
         expected.append(number(result.dose[0]))
     assert doses(at) == expected
-    assert len(at.get("plotly_chart")) == 2  # doses, and what happened so far; the rest is folded
-    assert len(unfolded(at, "episode_fold").get("plotly_chart")) == 4
+    assert len(specs(at)) == 2  # doses, and what happened so far; the rest is folded
+    assert len(specs(unfolded(at, "episode_fold"))) == 4
     text = words(at).replace("\N{NO-BREAK SPACE}", " ")
     assert text.count("Probability outside the hard limits: **0 (exactly)**") == 1  # FtTPO, not the Gaussian
     assert text.count("Probability outside FtTPO's set: **0 (exactly)**") == 1
@@ -143,8 +144,8 @@ def test_the_charts_can_be_switched_to_tails_and_proposals(open_app, full_study:
         at.toggle(key=key).set_value(True)
     at.run()
     assert not at.exception
-    chart = at.get("plotly_chart")[0].proto.spec
-    assert chart != open_app(full_study).get("plotly_chart")[0].proto.spec
+    chart = specs(at)[0]
+    assert chart != specs(open_app(full_study))[0]
     assert "FtTPO proposal" in chart
 
 
@@ -190,7 +191,7 @@ def test_what_is_no_state_is_refused_in_a_sentence(open_app, full_study: Path, t
     for refusal in refusals:
         assert says[:1].upper() + says[1:] in refusal or says in refusal
     assert not at.metric
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
@@ -199,7 +200,7 @@ def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
     result = recommend(run_of(full_study, "fttpo"), state)
     assert result.dose is not None
     assert doses(at)[0] == number(result.dose[0])
-    assert len(at.get("plotly_chart")) == 1  # no episode: nobody recorded one
+    assert len(specs(at)) == 1  # no episode: nobody recorded one
 
 
 def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_study: Path) -> None:
@@ -207,7 +208,7 @@ def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_st
     assert [e.value for e in at.error if "IQL" in e.value and "changed or truncated" in e.value]
     assert len(at.metric) == 1
     at = open_app(damaged_study, PAGES[1])
-    assert at.get("plotly_chart")
+    assert specs(at)
     at = open_app(damaged_study, PAGES[2])
     table = at.table[0].value
     assert table["files"].str.startswith("damaged").tolist() == [False, True]

@@ -207,7 +207,7 @@ def test_doses_to_compare_with_are_drawn_and_named() -> None:
     around = Landmarks(given=0.5, previous=-0.25, constant=0.125, near=(-0.75, 0.875))
     figure = draw([answer(), answer(position=1)], [None, None], around=around)
     said = texts(figure).replace("\N{MINUS SIGN}", "-")
-    assert "○ given 0.500   △ previous -0.250   ┊ constant 0.125" in said
+    assert "○ given now 0.500   △ previous -0.250   ┊ constant 0.125" in said
     assert "recorded near this state -0.750\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}0.875" in said
     drawn = {t.marker.symbol: list(t.x) for t in figure.data if str(t.marker.symbol).endswith("-open")}
     assert drawn == {"circle-open": [0.5], "triangle-up-open": [-0.25]}
@@ -216,7 +216,7 @@ def test_doses_to_compare_with_are_drawn_and_named() -> None:
     dotted = [s.x0 for s in figure.layout.shapes if s.type == "line" and s.line.dash == "dot"]
     assert dotted == [0.125, 0.125]  # once in every lane
     said = texts(draw([answer()], [None], around=Landmarks(given=0.5)))
-    assert "○ given 0.500\n" in said
+    assert "○ given now 0.500\n" in said
     assert not any(word in said for word in ("previous", "constant", "recorded near"))
 
 

@@ -10,8 +10,11 @@ from urllib.parse import urljoin
 
 import pytest
 import streamlit
+from plotly.offline import get_plotlyjs_version
 
-from app.server import AHEAD, ROOT, KnownRoot
+from app.server import AHEAD, LIBRARY, ROOT, KnownRoot
+from app.widgets.chart import ASSETS
+from tests.app.served import ROOT as ROOT_FOLDER
 
 PAGE = b"<!DOCTYPE html><html><head><title>x</title></head></html>"
 
@@ -39,7 +42,8 @@ def answered(accept: bytes, body: bytes = PAGE) -> tuple[dict[bytes, bytes], byt
 def test_a_page_is_told_where_its_root_is_before_anything_else_runs() -> None:
     headers, body, asked = answered(b"text/html,*/*")
     assert body.index(ROOT) == body.index(b"<head>") + len(b"<head>")
-    assert body.replace(ROOT + AHEAD, b"") == PAGE
+    assert body.replace(ROOT, b"").replace(AHEAD, b"") == PAGE
+    assert body.index(AHEAD) > body.index(b"<title>")
     assert int(headers[b"content-length"]) == len(body)
     assert b"etag" not in headers  # else a browser keeps the page without it
     assert b"accept-encoding" not in asked  # what is packed cannot be added to
@@ -70,9 +74,19 @@ def test_streamlits_page_still_reads_it() -> None:
     assert any(re.search(r"window\.__streamlit\b", text) and "BACKEND_BASE_URL" in text for text in scripts)
 
 
-def test_the_library_that_draws_is_the_one_that_streamlit_will_ask_for() -> None:
-    static = Path(streamlit.__file__).parent / "static"
-    (name,) = re.findall(r'href="\./static/js/([^"]+)"', AHEAD.decode())
-    assert (static / "static" / "js" / name).stat().st_size > 1_000_000
-    scripts = (file.read_text(encoding="utf-8") for file in static.glob("static/js/index.*.js"))
-    assert any(f"import(`./{name}`)" in text for text in scripts)
+def test_the_library_that_draws_is_the_one_whose_figures_it_draws() -> None:
+    """Python's package and the build in a browser are of one version of Plotly."""
+    head = (ASSETS / Path(LIBRARY).name).read_text(encoding="utf-8")[:100]
+    assert f"plotly.js (basic - minified) v{get_plotlyjs_version()}\n" in head
+    assert LIBRARY in (ASSETS / "chart.js").read_text(encoding="utf-8")
+
+
+def test_the_library_draws_every_kind_of_trace_that_a_figure_has() -> None:
+    """The basic build has lines, points, bars and pies."""
+    used = {
+        word
+        for file in (ROOT_FOLDER / "app").rglob("*.py")
+        for word in re.findall(r"\bgo\.(\w+)\(", file.read_text(encoding="utf-8"))
+    }
+    assert "Scatter" in used
+    assert used <= {"Figure", "Scatter", "Bar", "Pie"}

@@ -46,6 +46,7 @@ from dosing.studies.data import episodes_of
 from dosing.studies.grid import configurations
 from dosing.studies.loading import recommender_of
 from dosing.training.offline import TrainingSettings
+from tests.app.figures import specs
 from tests.app.test_charts import answer, texts
 from tests.app.test_pages import run_of, words
 from tests.app.test_what_if import TYPED, open_app  # noqa: F401
@@ -258,7 +259,7 @@ def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path,
     mass = outside(both[1], [-1.0], [1.0])
     assert f"IQL, outside the hard limits: **{probability(float(mass.mean()))}**" in said
     assert f"FtTPO, outside the hard limits: **{probability(0.0)}**" in said
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
     at = open_app(full_study, PAGE, part="what it costs")
     said = words(at)
     sparse, gaussian = (read_outcomes(run_of(full_study, a).path / EPISODES) for a in ("fttpo", "iql"))
@@ -267,7 +268,7 @@ def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path,
         assert f"safety events **{minus(result['cost'])}**" in said
         assert f"return **{minus(result['return'])}**" in said
     assert "More than the distribution differs" in at.expander[0].label
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
     again = open_app(full_study, PAGE, sparse="FtTPO", gaussian="IQL", part="what it costs")
     assert words(again) == said
 
@@ -276,7 +277,7 @@ def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path,
 def test_a_refused_state_draws_nothing(open_app, full_study: Path, part: str) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, **{**TYPED, "numbers": "nan 0 0 0 0 0 0 0"}, part=part)
     assert words(at).count("REFUSED: no dose.") == 2
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_a_study_without_such_a_pair_names_the_command(
@@ -289,7 +290,7 @@ def test_a_study_without_such_a_pair_names_the_command(
     at = open_app(study, PAGE)
     assert "No agent here has a policy that is not sparse" in words(at)
     assert at.code[0].value.startswith(f"{COMMAND}\n")
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
@@ -302,12 +303,12 @@ def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
     with (run_of(study, "iql").path / EPISODES).open("ab") as file:
         file.write(b"x")
     at = open_app(study, PAGE)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
     at = open_app(study, PAGE, part="what it costs")
     assert "FtTPO was not evaluated on new patients" in words(at)
     assert at.code[1].value == f"python -m dosing evaluate {run_of(study, 'fttpo').path}"
     assert any("changed or truncated" in e.value for e in at.error)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def test_an_empty_or_damaged_study_says_so(open_app, empty_study: Path, damaged_study: Path) -> None:  # noqa: F811
@@ -365,7 +366,7 @@ def test_every_agents_policies_are_drawn_beside_each_other(
         assert boxes["gaussian"].value == other
         assert "only the distribution differs" in words(at)
     assert f"{sparse}, outside the hard limits: **0" in words(at)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
 
 
 def test_choosing_another_sparse_policy_brings_its_own_counterpart(open_app, every_kind: Path) -> None:  # noqa: F811

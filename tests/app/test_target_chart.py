@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from dosing.studies import AgentSetup, Cohort, DataSource, train
 from dosing.studies.data import episodes_of
 from dosing.studies.loading import policy_of
 from dosing.training.offline import TrainingSettings
+from tests.app.figures import charts
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = np.array([[-4.0, 2.0, 6.0], [-4.0, 2.0, 6.0], [-5.0, 2.0, 5.0]])
@@ -91,8 +91,7 @@ def test_the_patient_page_draws_it_for_the_agent_that_has_a_target_alone(
     assert [t for t in titles if "asked for" in t] == [
         "What Decision Transformer gives for the return it is asked for"
     ]
-    charts = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    (drawn,) = [c for c in charts if "asked for" in c["layout"]["xaxis"]["title"]["text"]]
+    (drawn,) = [c for c in charts(at) if "asked for" in c["layout"]["xaxis"]["title"]["text"]]
     assert drawn["layout"]["title"]["text"] == SHORT_NOTICE
     policy, episodes = policy_of(study[1]), episodes_of(study[1])
     dose = policy.recommended(np.broadcast_to(episodes.obs[:1], (2, 1, 8)))[:, 0, 0].mean()

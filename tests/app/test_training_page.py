@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dosing.evaluation.statistics import interquartile_mean
 from dosing.runs.files import write_table
 from dosing.runs.folder import find_runs
 from dosing.studies.naming import CURVES
+from tests.app.figures import charts, specs
 from tests.app.test_pages import words
 from tests.app.test_what_if import open_app  # noqa: F401
 
@@ -55,7 +55,7 @@ def with_curves(full_study: Path, tmp_path: Path) -> Path:
 
 
 def figure(at: AppTest, index: int) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    result: dict[str, Any] = charts(at)[index]
     return result
 
 
@@ -87,10 +87,10 @@ def test_the_strong_line_is_the_interquartile_mean_of_the_seeds(
 
 def test_the_losses_of_any_run_are_shown(open_app, with_curves: Path) -> None:  # noqa: F811
     at = open_app(with_curves, PAGE)
-    charts = len(at.get("plotly_chart"))
+    before = len(specs(at))
     at.selectbox(key="run").select("IQL").run()
     assert not at.exception
-    assert 3 < len(at.get("plotly_chart")) != charts
+    assert 3 < len(specs(at)) != before
     assert "interquartile mean over 2 seeds" in words(at)
 
 
@@ -102,7 +102,7 @@ def test_only_the_end_or_nothing_names_the_command(open_app, full_study: Path, t
     (study / CURVES).unlink()
     at = open_app(study, PAGE)
     assert "No run was evaluated along its training yet" in words(at)
-    assert at.get("plotly_chart")  # the losses are there all the same
+    assert specs(at)  # the losses are there all the same
 
 
 def test_a_damaged_or_orphaned_file_is_named(open_app, with_curves: Path) -> None:  # noqa: F811
@@ -119,4 +119,4 @@ def test_a_damaged_or_orphaned_file_is_named(open_app, with_curves: Path) -> Non
 def test_an_empty_study_names_the_command(open_app, empty_study: Path) -> None:  # noqa: F811
     at = open_app(empty_study, PAGE)
     assert at.code[0].value == "python -m dosing demo"
-    assert not at.get("plotly_chart")
+    assert not specs(at)

@@ -34,6 +34,7 @@ from dosing.studies import loading
 from dosing.studies.baseline import Baseline
 from dosing.studies.data import episodes_of
 from simulator.cohorts.posterior import Candidates, bands, difference
+from tests.app.figures import charts, specs
 from tests.app.test_charts import texts
 from tests.app.test_pages import ROOT, words
 
@@ -75,9 +76,8 @@ def traces(at: AppTest, index: int) -> go.Figure:
 
 
 def _spec(at: AppTest, index: int) -> dict[str, object]:
-    import json
 
-    result: dict[str, object] = json.loads(at.get("plotly_chart")[index].proto.spec)
+    result: dict[str, object] = charts(at)[index]
     return result
 
 
@@ -93,14 +93,14 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert f"Mean return **{minus(followed.mean_return)}**" in said
     assert f"{matched.accepted:,} of 16,384 simulated patients could show this state" in said
     assert f"**{minus(difference(followed, fixed))}**" in said
-    assert len(at.get("plotly_chart")) == 2  # both in one, and their difference
+    assert len(specs(at)) == 2  # both in one, and their difference
     medians = [t for t in _spec(at, 0)["data"] if t.get("customdata")]  # type: ignore[attr-defined]
     assert len(medians) == 6  # return, one state, dose
     assert "dose 0.400 at every visit, visit" in medians[0]["hovertemplate"]
     at = open_app(
         full_study, PAGE, **TYPED, dose1="0.4", rule2="follow IQL", matched="100", drawn="side by side"
     )
-    assert len(at.get("plotly_chart")) == 3
+    assert len(specs(at)) == 3
 
 
 def test_a_slider_moves_only_its_own_choice(open_app, full_study: Path) -> None:
@@ -123,7 +123,7 @@ def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> No
     assert first.slider(key="visit").value == 5
     assert first.selectbox(key="shown").value == "s4"
     assert "2 typed doses" in words(first)
-    assert len(first.get("plotly_chart")) == 2
+    assert len(specs(first)) == 2
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
         file.unlink()
     at = open_app(copied, PAGE, numbers=STATE, matched="100")
     assert "Typed numbers still work" in words(at)
-    assert len(at.get("plotly_chart")) == 2
+    assert len(specs(at)) == 2
 
 
 def test_a_damaged_run_is_named_while_the_other_choice_still_shows(open_app, damaged_study: Path) -> None:
     at = open_app(damaged_study, PAGE, **TYPED, rule2="follow IQL", matched="100")
     assert any("changed or truncated" in e.value for e in at.error)
-    assert len(at.get("plotly_chart")) == 1
+    assert len(specs(at)) == 1
 
 
 def test_data_from_elsewhere_has_no_patients_to_match(
@@ -179,7 +179,7 @@ def test_data_from_elsewhere_has_no_patients_to_match(
         write_json(run.path / CONFIG, replace(run.config(), env=None).to_json())
     at = open_app(copied, PAGE)
     assert "Nothing can be rolled forward here" in words(at)
-    assert not at.get("plotly_chart")
+    assert not specs(at)
 
 
 def strip(limits: tuple[float, ...] = (), unit: str = "1", **more: Any) -> Strip:

@@ -119,6 +119,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
             "s8 (entry 8) of the state must be a number, got '2,5'",
         ),
         ("app --out {out}", "there is no study folder"),
+        ("app --out . --port 70000", "cannot serve on port 70000 of localhost"),
         ("demo --seeds 0 --out {out}", "--seeds must be at least 1"),
         ("demo --steps 0 --out {out}", "steps must be at least 1"),
         ("demo --patients 0 --out {out}", "patients must be a whole number from 1"),

@@ -29,6 +29,7 @@ from dosing.runs.folder import DONE, METRICS, RunFolder, find_runs
 from dosing.studies.data import episodes_of
 from dosing.studies.evidence import read_evidence
 from dosing.studies.loading import recommender_of
+from tests.app.figures import specs
 from tests.app.injected import pages, parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def test_fault_40_a_damaged_log_shows_no_dose_on_any_page(
     assert "NO DOSE IS SHOWN: nothing can be recorded." in text
     assert "broken at line 2" in text or "cannot write the audit log" in text
     assert not [metric for metric in at.metric if "dose" in metric.label.lower()]
-    figures = " ".join(chart.proto.spec for chart in at.get("plotly_chart"))
+    figures = " ".join(specs(at))
     for words in ("recommended dose", "exact support", "not a support", "density (", "believed return"):
         assert words not in figures
     assert not [b for b in at.get("download_button") if "report" in str(b.proto.id)]
@@ -170,7 +171,7 @@ def test_fault_43_a_run_that_is_still_training_is_named_and_not_read(
     at = opened(study, view)
     assert "1 run in " in said(at)
     assert "is not finished and not shown" in said(at)
-    assert at.get("plotly_chart")
+    assert specs(at)
     assert [metric.label for metric in at.metric] != [] or view == "views/training.py"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from dosing.recommendation.dose_context import (
     decision_words,
     status_words,
     verdict_words,
+    worth_words,
 )
 from dosing.recommendation.reasons import Status
 from dosing.studies.comparison_table import Baseline, Row
@@ -76,8 +78,11 @@ def test_a_status_is_good_only_where_the_policy_was_better(
 )
 def test_a_verdict_in_words(result: Estimate, patients: int, says: str) -> None:
     verdict = "worse" if result.high < 0 else "better" if result.low > 0 else "not distinguishable"
-    text = verdict_words(Evidence("mg", verdict, result, 0.41, patients, ""))
+    evidence = Evidence("mg", verdict, result, 0.41, patients, "")
+    text = verdict_words(evidence)
     assert says in text
+    worth = re.sub(r"^.* worth ([\d.]+ \w+) (.*)\.$", r"Following it: \1 return \2", text)
+    assert worth_words(evidence) == worth
     start = {"not distinguishable": "Not distinguishable from one"}.get(
         verdict, f"{verdict.capitalize()} than one"
     )
@@ -86,6 +91,7 @@ def test_a_verdict_in_words(result: Estimate, patients: int, says: str) -> None:
 
 def test_a_verdict_is_only_given_on_what_was_measured() -> None:
     assert verdict_words(Evidence()) == "No verdict: not measured on new patients yet: do not follow."
+    assert not worth_words(Evidence())
     estimate = difference(1.0, 0.5, 1.5)
     row = Row(
         "IQL",
