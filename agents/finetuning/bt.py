@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.finetuning.expansion import Composing, Expanded, held, newcomer, refused
+from agents.finetuning.expansion import Composing, Expanded, held, newcomer, not_thin, refused
 from agents.iql import IQL
 from dosing.agent import Agent
 from dosing.data.dataset import Transform
@@ -129,7 +129,7 @@ class BehaviourTransfer:
 
     def refusal(self, start: Start) -> str | None:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
-        return refused(self.config.check, lambda: held(start.transferred()))
+        return refused(self.config.check, lambda: not_thin(start), lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.

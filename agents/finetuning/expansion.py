@@ -58,12 +58,29 @@ def refused(*needed: Callable[[], object]) -> str | None:
     return None
 
 
+def not_thin(start: Start) -> None:
+    """Refuse a run with a thin law: the policy that a method adds to it would have none, and be wider.
+
+    Raises:
+        UserError: it is one.
+    """
+    if start.regularisation.thin is not None:
+        raise UserError(
+            "the run gives doses by a thin law, which a new policy beside it would not have: use a method "
+            "that goes on with the run's own, such as direct."
+        )
+
+
 def newcomer(start: Start, **changes: Any) -> IQL:
     """An implicit-Q-learner with new weights: with the run's settings if it is one, else IQL's own.
 
     IQL's own step size here is 3e-4, as in PEX's study; discount and widths are the run's where it has them.
     What the run's agent had beyond its method, the newcomer has too. A setting of None is left as it is.
+
+    Raises:
+        UserError: the run has a thin law, see :func:`not_thin`.
     """
+    not_thin(start)
     config = start.config
     if not isinstance(config, IQLConfig):
         own = {name: getattr(config, name) for name in ("discount", "hidden") if hasattr(config, name)}

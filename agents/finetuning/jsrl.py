@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from agents.finetuning.expansion import fixed_draws, held, newcomer, refused, take_over
+from agents.finetuning.expansion import fixed_draws, held, newcomer, not_thin, refused, take_over
 from agents.iql import IQL
 from dosing.agent import Agent, History, value_of
 from dosing.data.dataset import Transform
@@ -250,7 +250,7 @@ class JumpStart:
             return "it needs episodes of a known number of visits."
         if self.config.critic == "offline" and start.name != "iql":
             return f"with critic=offline it goes on from a run of iql, this is one of {start.name}."
-        return refused(self.config.check, lambda: held(start.transferred()))
+        return refused(self.config.check, lambda: not_thin(start), lambda: held(start.transferred()))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from agents.cql import CQL
-from agents.finetuning.expansion import further, refused
+from agents.finetuning.expansion import further, not_thin, refused
 from dosing.agent import Agent
 from dosing.data.dataset import Dataset
 from dosing.distributions.bounded import TanhNormal
@@ -379,7 +379,9 @@ class OfflineToOnline:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "cql":
             return f"it goes on from a run of cql, this is one of {start.name}."
-        return refused(self.config.check, lambda: further(start, self.config.members - 1))
+        return refused(
+            self.config.check, lambda: not_thin(start), lambda: further(start, self.config.members - 1)
+        )
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.

@@ -63,6 +63,7 @@ from agents.finetuning.expansion import (
     further,
     held,
     newcomer,
+    not_thin,
     of_run,
     pick,
     point_set,
@@ -278,7 +279,7 @@ class PolicyExpansion:
         """Why a trial cannot start from this run, in a sentence; None if it can."""
         if start.name != "iql":
             return f"it goes on from a run of iql, this is one of {start.name}."
-        return refused(self.config.check, lambda: self._frozen(start))
+        return refused(self.config.check, lambda: not_thin(start), lambda: self._frozen(start))
 
     def learner(self, start: Start, settings: TrialSettings) -> Learner:
         """Make what the loop needs.

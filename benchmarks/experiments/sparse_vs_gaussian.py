@@ -1,18 +1,17 @@
 """Every agent from fat to thin: what drawing doses loses, against the probability that a sparse law removes.
 
-    OMP_NUM_THREADS=1 python benchmarks/experiments/sparse_vs_gaussian.py --study FOLDER [--sets ID:SIZE ...]
+    OMP_NUM_THREADS=1 python benchmarks/experiments/sparse_vs_gaussian.py --study FOLDER [--sets SET ...]
 
 For every data set one ``compare --preset sparse-vs-gaussian --agents all`` with small networks: the agent's
 own policy, its clipped and truncated Gaussians, and the sparse law distilled from its own. Data, critics,
 seeds, patients and noise are shared. A data set is measured once, and what is trained of one stays in its
-folder: the same command goes on where it was stopped.
+folder: the same command goes on where it was stopped, and the sets that it does not name stay on the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import agents
+from benchmarks.experiments.sparse_vs_gaussian_figure import KINDS, picture
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -35,8 +35,8 @@ from dosing.evaluation.statistics import verdict
 from dosing.runs.files import write_atomic, write_json
 from dosing.studies import Comparison, Grid, compare
 from dosing.studies.compared import Difference
+from dosing.studies.data import external_of
 from dosing.studies.policy_table import HEAD, PolicyRow, cells, mass_cell
-from dosing.studies.report.svg import COLOURS, GREY, minus, sheet, stroke, text, ticks
 from dosing.studies.settings import Cohort, DataSource
 from dosing.training.offline import TrainingSettings
 from dosing.typed_json import typed
@@ -47,26 +47,24 @@ SETS = ("dosing/Treatment-v0:50", "dosing/Treatment-v0:400", "dosing/Warfarin-v0
 WIDTHS: dict[str, list[Any]] = {"hidden": [(64, 64)], "vae_hidden": [(64, 64)]}
 FIRST_PHASES = ("vae_steps", "mmd_only", "behaviour_steps", "critic_steps")
 """Settings that count the updates of a first phase: a fifth of all, so that every policy learns."""
-KINDS = (
-    ("unbounded density", ("infinite_clipped",)),
-    ("density within the limits", ("full_box",)),
-    ("draws, no density", ("samples", "point_set")),
-    ("one dose", ("point",)),
-)
-"""Panels of the figure, by what the fat policy's doses are."""
-BLUE = COLOURS[0]
-COLUMN, ROW, PLOT, TOP, LEFT = 330, 280, 186, 34, 46
-"""Size of a panel in pixels, the width and the margins of what is drawn in it."""
+
+
+def words_of(name: str) -> str:
+    """A data set as a reader knows it: scenario and recorded patients, or the name of a file."""
+    env_id, separator, size = name.rpartition(":")
+    return f"{env_id}, {size} recorded patients" if separator else name
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All that a data set's comparison says, as plain numbers."""
-    env_id, _, size = name.rpartition(":")
+    env_id, separator, size = name.rpartition(":")
+    external = external_of(arguments.task, {}) if arguments.task and not separator else None
+    source = DataSource(env_id, Cohort(int(size))) if separator else DataSource(name, external=external)
     first = {key: [max(1, arguments.updates // 5)] for key in FIRST_PHASES}
     result = compare(
-        arguments.study / f"{env_id.split('/')[-1]}-{size}",
-        Grid(tuple(arguments.agents), _taken(WIDTHS | first, arguments.agents), PRESET),
-        DataSource(env_id, Cohort(int(size))),
+        arguments.study / folder_of(name),
+        Grid(tuple(arguments.agents), taken(WIDTHS | first, arguments.agents), PRESET),
+        source,
         seeds=range(arguments.seeds),
         training=TrainingSettings(steps=arguments.updates, batch_size=256),
         evaluation_patients=arguments.patients,
@@ -75,7 +73,12 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return asked(name, arguments) | plain(result)
 
 
-def _taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+def folder_of(name: str) -> str:
+    """Folder of a data set's runs within the study."""
+    return Path(name).stem if ":" not in name else name.split("/")[-1].replace(":", "-")
+
+
+def taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
     """The settings that one of the agents has."""
     chosen = list(agents.AGENTS) if list(names) == ["all"] else names
     known = {field for name in chosen for field in agents.find(name).config_class().__dataclass_fields__}
@@ -83,9 +86,11 @@ def _taken(settings: Mapping[str, list[Any]], names: Sequence[str]) -> dict[str,
 
 
 def asked(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What makes the numbers of a data set what they are."""
+    """What makes the numbers of a data set what they are; of a file its name alone."""
     told = {key: getattr(arguments, key) for key in ("agents", "updates", "seeds", "patients")}
-    return {"set": name} | told
+    if ":" in name:
+        return {"set": name} | told
+    return {"set": Path(name).name} | told | ({"task": arguments.task} if arguments.task else {})
 
 
 def plain(result: Comparison) -> dict[str, Any]:
@@ -208,8 +213,9 @@ def section(one: Measured) -> list[str]:
     refused = [f"- {row.title}: {row.refused}" for row in one.policies if row.refused and row.role == "own"]
     others = [f"- {note}" for note in known["notes"] if "has no thin row" not in note]
     parts = [
-        f"## {known['set'].replace(':', ', ')} recorded patients",
-        f"{known['updates']:,} updates, {known['seeds']} seeds, {known['patients']:,} new patients per seed.",
+        f"## {words_of(known['set'])}",
+        f"`{command_of(known)}`: {known['updates']:,} updates, {known['seeds']} seeds, {known['patients']:,} "
+        f"new {'episodes' if 'task' in known else 'patients'} per seed.",
         verdicts(one),
         summary(one),
         "Without a thin policy:",
@@ -224,11 +230,22 @@ def section(one: Measured) -> list[str]:
     return parts
 
 
-def page(sets: Sequence[Measured], command: str) -> str:
+def command_of(known: Mapping[str, Any]) -> str:
+    """The command that measures a data set."""
+    told = f"--updates {known['updates']} --seeds {known['seeds']} --patients {known['patients']}"
+    chosen = "" if known["agents"] == ["all"] else f" --agents {' '.join(known['agents'])}"
+    chosen += f" --task {known['task']}" if "task" in known else ""
+    return (
+        f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER --sets {known['set']} "
+        f"{told}{chosen}"
+    )
+
+
+def page(sets: Sequence[Measured]) -> str:
     """Everything as markdown."""
     parts = [
         "# Every agent from fat to thin",
-        f"`{command}`: a comparison by the preset `{PRESET}` for every data set, with networks of two layers "
+        f"A comparison by the preset `{PRESET}` for every data set, with networks of two layers "
         f"of 64 and first phases of a fifth of the updates. dosing {__version__}; {describe()}.",
         "How far it was trained stands with every data set: few updates and few seeds. The numbers say what "
         "the sparse law does to these policies at this point of their training, not how good the agents are.",
@@ -242,7 +259,8 @@ def page(sets: Sequence[Measured], command: str) -> str:
         "the [-1, 1] axis of the dose. Returns have no unit; costs are the scenario's own. A policy whose "
         "one dose is a limit lies outside its thin interval, which ends just within the limits; a truncated "
         "Gaussian is a training of its own, so its recommended doses differ as well.",
-        "Not measured here: agents that go on learning with either policy, and full trainings.",
+        "Agents that go on learning with either policy: [live treatment](sparse_online.md). Not measured: "
+        "full trainings.",
     ]
     for one in sets:
         names = {row.agent for row in one.policies}
@@ -251,115 +269,12 @@ def page(sets: Sequence[Measured], command: str) -> str:
     return "\n\n".join([*parts, NOT_FOR_PATIENTS]) + "\n"
 
 
-def picture(sets: Sequence[Measured]) -> str:
-    """A row of panels for every data set, a line from fat to thin for every agent."""
-    head, foot = 66, 40
-    width, height = COLUMN * len(KINDS), head + ROW * len(sets) + foot
-    title = "From fat to thin: return lost by drawing doses, against the probability removed"
-    marks = (
-        "One line an agent, from its fat policy (open circle) to the sparse law distilled from it (disc), "
-        "which is exactly 0 outside its interval. Grey ring: its truncated Gaussian."
-    )
-    axes = (
-        "x: probability outside the sparse interval that is removed; y: return of recommended doses minus "
-        "that of drawn ones, the same patients (no unit)"
-    )
-    bars = "Bars: 95 % intervals over seeds, cut at the frame."
-    out = [*sheet(width, height), text(8, 20, title, size=15), text(8, 40, marks)]
-    out.append(text(8, 56, bars, fill=GREY))
-    for place, one in enumerate(sets):
-        about, frame = one.content, frame_of(one)
-        words = f"{about['set'].replace(':', ', ')} patients; "
-        words += f"{about['updates']:,} updates, {about['seeds']} seeds"
-        out += [f'<g transform="translate(0,{head + ROW * place})">', text(8, 12, words, size=12)]
-        for column, (kind, kinds) in enumerate(KINDS):
-            own = [line for line in one.lines if line.fat.kind in kinds]
-            out.append(f'<g transform="translate({COLUMN * column},0)">')
-            out += [*frame.panel(f"fat: {kind}", own), "</g>"]
-        out.append("</g>")
-    out += [text(8, height - 24, axes, fill=GREY), text(8, height - 8, NOT_FOR_PATIENTS, fill=GREY)]
-    return "\n".join([*out, "</svg>"]) + "\n"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One panel: the ends of its axes, which its row shares; probabilities begin at 0."""
-
-    low: float
-    high: float
-    far: float
-
-    def x(self, share: float) -> float:
-        """Place of a probability."""
-        return LEFT + 8 + (PLOT - 16) * min(max(share / self.far, 0.0), 1.0)
-
-    def y(self, value: float) -> float:
-        """Place of a loss, held within the frame."""
-        share = (self.high - min(max(value, self.low), self.high)) / (self.high - self.low)
-        return TOP + (ROW - TOP - 44) * share
-
-    def panel(self, words: str, own: Sequence[Line]) -> list[str]:
-        """Grid, lines from fat to thin, and their names."""
-        bottom = self.y(self.low)
-        out = [text(LEFT, TOP - 6, words, fill=GREY)]
-        for value in ticks(self.low, self.high):
-            colour = GREY if value == 0.0 else "#e4e4e4"
-            out.append(stroke(LEFT, self.y(value), LEFT + PLOT, self.y(value), colour))
-            out.append(text(LEFT - 5, self.y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
-        for share in (0.0, 0.5 * self.far, self.far):
-            out.append(text(self.x(share), bottom + 15, f"{share:g}", anchor="middle", fill=GREY))
-            out.append(stroke(self.x(share), bottom, self.x(share), bottom + 4, GREY))
-        return out + [part for line in own for part in self.line(line)] + self.names(own)
-
-    def line(self, line: Line) -> list[str]:
-        """An agent."""
-        inner = self.x(line.removed(line.thin))
-        ends = [(self.x(0.0), line.fat.lost, "white"), (inner, line.thin.lost, BLUE)]
-        out = [stroke(x, self.y(lost.low), x, self.y(lost.high), "#c8c8c8") for x, lost, _ in ends]
-        (x1, fat, _), (x2, thin, _) = ends
-        out.append(stroke(x1, self.y(fat.value), x2, self.y(thin.value), BLUE, 1.6))
-        for x, lost, fill in ends:
-            look = f'r="3.4" fill="{fill}" stroke="{BLUE}" stroke-width="1.6"'
-            out.append(f'<circle cx="{x:.1f}" cy="{self.y(lost.value):.1f}" {look}/>')
-        if line.truncated is not None:
-            x, y = self.x(line.removed(line.truncated)), self.y(line.truncated.lost.value)
-            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="none" stroke="{GREY}"/>')
-        return out
-
-    def names(self, own: Sequence[Line]) -> list[str]:
-        """Names beside the panel, from top to bottom as the thin ends stand, a thread to each."""
-        order = sorted(own, key=lambda line: (self.y(line.thin.lost.value), line.removed(line.thin)))
-        places = spread([self.y(line.thin.lost.value) for line in order], TOP + 4, self.y(self.low))
-        out = []
-        for line, y in zip(order, places, strict=True):
-            x = self.x(line.removed(line.thin))
-            out.append(stroke(x + 5, self.y(line.thin.lost.value), LEFT + PLOT + 8, y, "#b5b5b5", 0.6))
-            out.append(text(LEFT + PLOT + 11, y + 4, line.fat.title))
-        return out
-
-
-def frame_of(one: Measured) -> Frame:
-    """Holds all losses and 0, and what every thin policy removes."""
-    values = [0.0, *(row.lost.value for row in one.policies)]
-    room = 0.06 * (max(values) - min(values) or 1.0)
-    most = max([0.1, *(line.removed(line.thin) for line in one.lines)])
-    return Frame(min(values) - room, max(values) + room, math.ceil(10.0 * most - 1e-9) / 10.0)
-
-
-def spread(wanted: Sequence[float], top: float, bottom: float, step: float = 13.0) -> list[float]:
-    """Places in ascending order, ``step`` apart and as near to ``wanted`` as they can be within the ends."""
-    result: list[float] = []
-    for y in wanted:
-        result.append(max(y, result[-1] + step if result else top))
-    for k in reversed(range(len(result))):
-        result[k] = min(result[k], bottom if k + 1 == len(result) else result[k + 1] - step)
-    return result
-
-
 def main() -> None:
     """Measure the data sets that are missing; keep numbers, page and figure after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="ID:SIZE", help="[%(default)s]")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET",
+                        help="SCENARIO:PATIENTS or a file of visits [%(default)s]")  # fmt: skip
+    parser.add_argument("--task", metavar="ENV", help="environment of a file that does not name its own")
     parser.add_argument("--agents", nargs="+", default=["all"], help="[%(default)s]")
     parser.add_argument("--updates", type=int, default=500, help="[%(default)s]")
     parser.add_argument("--seeds", type=int, default=3, help="[%(default)s]")
@@ -372,22 +287,23 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = arguments.out / f"{NAME}.json"
     sets = json.loads(kept.read_text())["sets"] if kept.is_file() else []
-    told = f"--updates {arguments.updates} --seeds {arguments.seeds} --patients {arguments.patients}"
-    if arguments.agents != ["all"]:
-        told += f" --agents {' '.join(arguments.agents)}"
-    sets = [one for one in sets if asked(one["set"], arguments).items() <= one.items()]
     for name in arguments.sets:
-        if all(one["set"] != name for one in sets):
-            sets.append(measured(name, arguments))
-        done = " ".join(one["set"] for one in sets)
-        command = (
-            f"OMP_NUM_THREADS=1 python benchmarks/experiments/{NAME}.py --study FOLDER --sets {done} {told}"
-        )
-        write_json(kept, {"machine": describe(), "version": __version__, "command": command, "sets": sets})
-        read = [Measured(one) for one in sets]
-        write_atomic(arguments.out / f"{NAME}.md", page(read, command).encode())
-        write_atomic(arguments.out / f"{NAME}.svg", picture(read).encode())
-        print(name, verdicts(read[-1]), flush=True)
+        wanted = asked(name, arguments)
+        if not any(wanted.items() <= one.items() for one in sets):
+            sets = [one for one in sets if one["set"] != wanted["set"]] + [measured(name, arguments)]
+        write(arguments.out, sets)
+        told = next(one for one in sets if one["set"] == wanted["set"])
+        print(name, verdicts(Measured(told)), flush=True)
+
+
+def write(folder: Path, sets: Sequence[Mapping[str, Any]]) -> None:
+    """Numbers, page and figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    read = [Measured(one) for one in sets]
+    kept = {"machine": describe(), "version": __version__, "sets": sets}
+    write_json(folder / f"{NAME}.json", kept)
+    write_atomic(folder / f"{NAME}.md", page(read).encode())
+    write_atomic(folder / f"{NAME}.svg", picture(read).encode())
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from dosing.runs.config import EnvironmentReference
     from dosing.runs.folder import RunFolder
     from dosing.studies import finetune
+    from dosing.studies.commands import note_command
+    from dosing.studies.finetune_table import TABLE, TRIALS
     from simulator.envs.registered import SUFFIX, scenario_id
 
     more = options.env_options(arguments.env_option)
@@ -110,6 +112,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         evaluation_patients=arguments.evaluation_patients,
         resources=resources,
     )
+    study = arguments.out or arguments.runs[0].resolve().parents[2]
+    note_command(study / TRIALS / TABLE, arguments.argv)
     print(result)
     print(NOT_FOR_PATIENTS)
     return 0

@@ -20,8 +20,9 @@ def register(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(
         "report",
         run,
-        "write a printable page: of a STUDY folder of compare, demo or select what was run and found; of RUN "
-        "folders and a patient state what they recommend (exit status as recommend, of the gravest answer)",
+        "write a printable page: of a STUDY folder of compare, demo, select or finetune what was run and "
+        "found; of RUN folders and a patient state what they recommend (exit status as recommend, of the "
+        "gravest answer)",
     )
     parser.add_argument(
         "paths",
@@ -83,8 +84,8 @@ def _is_of_study(arguments: argparse.Namespace) -> bool:
         return True
     if not stated:
         raise UserError(
-            f"{arguments.paths[0]} holds no finished study (no table.json or selection.json): name a study "
-            "folder, or run folders with --state or --history."
+            f"{arguments.paths[0]} holds no finished study (no table.json, selection.json or trials): name a "
+            "study folder, or run folders with --state or --history."
         )
     if arguments.reference is not None:
         raise UserError("--reference is for the report of a study, not for a page on a patient state.")

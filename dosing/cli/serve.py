@@ -67,6 +67,8 @@ def serve(study: Path, port: int) -> int:
         "STREAMLIT_SERVER_ADDRESS": "localhost",
         "STREAMLIT_SERVER_PORT": str(port),
         "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
+        # glibc otherwise keeps a heap of its own for each of the threads that sessions come and go with.
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
     }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
     if log := os.environ.get(VARIABLE):

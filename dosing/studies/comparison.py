@@ -92,7 +92,9 @@ def compare(
     policies = [row for own in _by_data(runs) for row in policy_rows(own, contrast, not_thin, launcher)]
     result = Comparison(tuple(rows), tuple(pairs), tuple(notes), tuple(policies))
     write_curves(study, runs, keep)
-    write_json(study / TABLE, result.to_json() | {"runs": [os.path.relpath(run.path, study) for run in runs]})
+    named = list(dict.fromkeys(grid.preset for grid in grids if grid.preset is not None))
+    made = {"runs": [os.path.relpath(run.path, study) for run in runs], "presets": named}
+    write_json(study / TABLE, result.to_json() | made)
     if len(runs) == len(jobs):  # what is missing is tried again
         write_index(study, key, list(asked))
     return result

@@ -49,6 +49,7 @@ from dosing.studies.scenarios import factory_of, keep_scenario
 from dosing.studies.settings import Resources
 from dosing.studies.single_patients import SinglePatients
 from dosing.training.offline import TrainingDivergedError
+from dosing.training.thin_agent import Thinned
 from simulator.envs.registered import scenario_id
 from simulator.envs.tasks import TaskFactory
 from simulator.scenarios import EvaluationFactory, evaluation_factory
@@ -86,8 +87,6 @@ def start_of(run: RunFolder, seeds: int | None = None, device: str = "cpu") -> S
         raise UserError(f"{run.path} is a trial; a trial starts from an offline run.")
     if config.regularisation.cost_budget is not None:
         raise UserError(f"{run.path} was trained within a cost budget, which a trial does not keep.")
-    if config.regularisation.thin is not None:
-        raise UserError(f"{run.path} gives doses by a thin law, which a trial does not keep.")
     weights, _ = read_tensors(run.path / WEIGHTS)
     every = config.seeds
     if seeds is not None and not 1 <= seeds <= len(every):
@@ -261,8 +260,9 @@ def policy_of_trial(run: RunFolder, device: str = "cpu") -> DosePolicy:
 
 
 def _name_of(agent: Agent) -> str:
-    """Registry key of an agent; empty for one that only a method makes."""
-    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is type(agent)), "")
+    """Registry key of an agent, thin or not; empty for one that only a method makes."""
+    kind = type(agent.inner if isinstance(agent, Thinned) else agent)
+    return next((n for n, e in agents.AGENTS.items() if e.agent_class() is kind), "")
 
 
 def _begun(settings: TrialSettings, method: str) -> TrialSettings:

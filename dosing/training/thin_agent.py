@@ -126,6 +126,15 @@ class Thinned(Agent):
         """That of the agent."""
         return self.inner.discount
 
+    @property
+    def config(self) -> Any:
+        """That of the agent."""
+        return cast(Any, self.inner).config
+
+    @config.setter
+    def config(self, changed: Any) -> None:
+        cast(Any, self.inner).config = changed
+
     def noise(self, batch_size: int) -> dict[str, Noise]:
         """All that the agent draws, as it draws it alone; then the thin law's own, if its loss draws."""
         own = {}

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.experiments import sparse_vs_gaussian as bench
+from benchmarks.experiments import sparse_vs_gaussian_figure as figure
 from dosing.evaluation.statistics import Estimate
 from dosing.studies.compared import Difference
 from dosing.studies.policy_table import Given, PolicyRow
@@ -79,7 +80,7 @@ def test_a_line_goes_from_fat_to_thin_and_tells_the_difference() -> None:
         "unbounded density: 1 better, 1 worse. Thin beside the truncated Gaussian: 1 not"
         in bench.verdicts(one)
     )
-    told = bench.page([one], "a command")
+    told = bench.page([one])
     assert "- DT: looks back." in told
     assert "- FtTPO: sparse already." in told
     assert "- BEAR on visits is not in the table" in told
@@ -89,8 +90,8 @@ def test_a_line_goes_from_fat_to_thin_and_tells_the_difference() -> None:
 
 def test_the_figure_stands_where_the_numbers_say() -> None:
     one = bench.Measured(content())
-    picture = ElementTree.fromstring(bench.picture([one]))
-    frame = bench.frame_of(one)
+    picture = ElementTree.fromstring(figure.picture([one]))
+    frame = figure.frame_of(one)
     assert (frame.low < 0.0, frame.high > 6.0, frame.far) == (True, True, 0.5)
     drawn = [
         (float(c.get("cx", "")), float(c.get("cy", "")), c.get("fill")) for c in picture.iter(f"{SVG}circle")
@@ -98,8 +99,8 @@ def test_the_figure_stands_where_the_numbers_say() -> None:
     at = [
         (frame.x(share), frame.y(lost), fill)
         for share, lost, fill in (
-            *((0.0, 6.0, "white"), (0.5, 1.5, bench.BLUE), (0.25, 4.0, "none")),
-            *((0.0, 3.0, "white"), (0.25, 0.5, bench.BLUE)),
+            *((0.0, 6.0, "white"), (0.5, 1.5, figure.BLUE), (0.25, 4.0, "none")),
+            *((0.0, 3.0, "white"), (0.25, 0.5, figure.BLUE)),
         )
     ]
     assert [fill for _, _, fill in drawn] == [fill for _, _, fill in at]
@@ -112,7 +113,7 @@ def test_the_figure_stands_where_the_numbers_say() -> None:
 
 
 def test_names_are_apart_and_within_the_frame() -> None:
-    places = bench.spread([20.0, 20.5, 21.0, 90.0, 99.0, 100.0], 10.0, 100.0, 13.0)
+    places = figure.spread([20.0, 20.5, 21.0, 90.0, 99.0, 100.0], 10.0, 100.0, 13.0)
     assert places == sorted(places)
     assert min(b - a for a, b in pairwise(places)) >= 13.0
     assert places[0] == 20.0
@@ -137,7 +138,21 @@ def test_a_set_that_is_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatc
     assert calls == ["a:1", "b:2", "a:1", "b:2"]
     kept = json.loads((tmp_path / f"{bench.NAME}.json").read_text())
     assert [one["updates"] for one in kept["sets"]] == [7, 7]
-    assert kept["command"] in (tmp_path / f"{bench.NAME}.md").read_text()
+    page = (tmp_path / f"{bench.NAME}.md").read_text()
+    assert page.count("--updates 7 --seeds 3 --patients 300`") == 2
+    monkeypatch.setattr(
+        "sys.argv", [*told[:-2], "somewhere/c.hdf5", "--agents", "iql", "--task", "Hopper-v5"]
+    )
+    bench.main()  # the other sets stay as they are, and a file is told by its name
+    kept = json.loads((tmp_path / f"{bench.NAME}.json").read_text())
+    assert [(one["set"], one["agents"]) for one in kept["sets"]] == [
+        ("a:1", ["all"]),
+        ("b:2", ["all"]),
+        ("c.hdf5", ["iql"]),
+    ]
+    page = (tmp_path / f"{bench.NAME}.md").read_text()
+    assert "--agents iql --task Hopper-v5`" in page
+    assert "somewhere" not in page
 
 
 def test_the_committed_page_and_figure_are_made_of_the_committed_numbers() -> None:
@@ -150,5 +165,5 @@ def test_the_committed_page_and_figure_are_made_of_the_committed_numbers() -> No
             assert part in page
         for line in one.lines:
             assert str(line.difference.sampled) in page
-    assert kept["command"] in page
-    assert KEPT.with_suffix(".svg").read_text() == bench.picture(sets)
+        assert bench.command_of(one.content) in page
+    assert KEPT.with_suffix(".svg").read_text() == figure.picture(sets)

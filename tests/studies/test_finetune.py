@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
+import scipy.stats
 
+from agents.finetuning import METHODS
+from dosing import NOT_FOR_PATIENTS
 from dosing.cli import finetune as command
 from dosing.cli.main import main
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
+from dosing.evaluation.aggregates import holm
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.rollout import evaluate
-from dosing.finetuning.method import TrialSettings
+from dosing.evaluation.statistics import mean_over_seeds
+from dosing.finetuning.method import TrialProgress, TrialSettings
 from dosing.finetuning.trial import CURVE, REPORT, TREATED
 from dosing.models.regularisation import Regularisation
+from dosing.models.settings import reconfigure
+from dosing.policy import DosePolicy
 from dosing.runs.config import EnvironmentReference
-from dosing.runs.files import read_json, read_table, write_table
+from dosing.runs.files import read_json, read_table, sha256, write_table
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, RunFolder, find_runs
+from dosing.studies.commands import command_of
 from dosing.studies.evaluation import evaluate_run
-from dosing.studies.finetune import finetune, policy_of_trial
+from dosing.studies.finetune import finetune, policy_of_trial, start_of
 from dosing.studies.finetune_table import CURVES, TABLE, TRIALS, Progress, Report, returns_of_starts
 from dosing.studies.loading import policy_of
 from dosing.studies.mujoco_patients import Tasks
+from dosing.studies.report.page import write_report
 from dosing.studies.scenarios import factory_of
 from dosing.studies.settings import AgentSetup, Resources
 from dosing.studies.training import train_run
 from dosing.training.offline import TrainingSettings
+from dosing.training.thin_agent import Thinned
 from tests.support.samples import cohort, small
 
 TINY = TrialSettings(
@@ -97,6 +110,7 @@ def test_the_command_runs_trials_and_prints_a_table(
         assert (read_table(run.path / TREATED).to_pandas().groupby("seed").size() == 4).all()
     curves = read_table(study / TRIALS / CURVES).to_pandas()
     assert curves.groupby("method").size().to_dict() == {"direct": 6, "scratch": 6}
+    assert command_of(study / TRIALS / TABLE) == shlex.join(["python", "-m", "dosing", *line])
     table = read_json(study / TRIALS / TABLE)
     assert [row["title"] for row in table["lines"]] == ["Direct", "Scratch"]
     assert table["lines"][0]["after"]["value"] == pytest.approx(
@@ -250,6 +264,105 @@ def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, P
         f"Direct from FtTPO, actor={actor}" for actor in ("sparse", "gaussian")
     ]
     assert result.lines[0].limited == 0.0  # its support lies within the limits
+
+
+def thin_run(study: Path, name: str) -> Path:
+    return train_run(
+        AgentSetup(name, small(name, hidden=(8, 8)), Regularisation(thin=0.0)),
+        study / "visits.parquet",
+        study,
+        (0, 1),
+        TrainingSettings(steps=6, batch_size=8, log_every=6),
+        "cpu",
+    ).path
+
+
+def test_a_thin_policy_goes_on_as_one_and_gives_no_dose_outside_its_interval(
+    offline: dict[str, Path],
+) -> None:
+    study = offline["iql"].parents[2]
+    thin = thin_run(study, "iql")
+    result = tiny(["direct"], [offline["iql"], thin])
+    assert [line.title for line in result.lines] == [
+        "Direct from IQL, thin=none",
+        "Direct from IQL, thin=0.0",
+    ]
+    fat, own = result.lines
+    assert own.limited == 0.0 < (fat.limited or 0.0)  # normal doses pass the limits, sparse ones cannot
+    assert own.before == fat.before  # the mean is shared, and so are the patients
+    trial = RunFolder(study / own.run)
+    assert trial.config().agent == "iql"
+    states = np.zeros((2, 1, 8), dtype=np.float32)
+    before, after = policy_of(RunFolder(thin)).dose_set(states), policy_of(trial).dose_set(states)
+    assert before.kind == after.kind == "interval"
+    assert (before.half_width != after.half_width).all()  # the law went on learning
+    np.testing.assert_array_equal(policy_of_trial(trial).dose_set(states).half_width, after.half_width)
+
+
+def test_without_updates_every_dose_lies_in_the_interval_that_the_thin_policy_had(
+    offline: dict[str, Path],
+) -> None:
+    start = start_of(RunFolder(thin_run(offline["iql"].parents[2], "iql")))
+    learner = METHODS["direct"].method().learner(start, TINY)
+    policy, seen = DosePolicy(learner.agent, start.transform), np.random.default_rng(3)
+    for number in range(30):
+        obs = seen.normal(size=(2, 50, 8)).astype(np.float32)
+        visit = np.zeros((2, 50), dtype=np.int64)
+        dose = learner.behaviour(obs, TrialProgress(number, 0.0, visit, visit))
+        held = policy.dose_set(obs)
+        assert ((held.low <= dose) & (dose <= held.high)).all()
+        assert (held.half_width < 3.0).all()  # narrower than the limits: not every dose would do
+
+
+def test_a_setting_that_decays_is_that_of_the_agent_inside(offline: dict[str, Path]) -> None:
+    start = start_of(RunFolder(thin_run(offline["spot"].parents[2], "spot")))
+    learner = METHODS["spot"].method().learner(start, TINY)
+    agent = cast(Thinned, learner.agent)
+    reconfigure(agent, penalty=0.125)
+    assert agent.config.penalty == cast(Any, agent.inner).config.penalty == 0.125
+
+
+@pytest.mark.parametrize("method", ["scratch", "buffer", "pex", "bt", "jsrl"])
+def test_a_method_that_adds_a_new_policy_refuses_a_thin_one(offline: dict[str, Path], method: str) -> None:
+    thin = thin_run(offline["iql"].parents[2], "iql")
+    with pytest.raises(UserError, match="thin law, which a new policy beside it would not have"):
+        tiny([method], [thin])
+
+
+def test_trials_are_reported_with_what_their_folders_keep(offline: dict[str, Path], tmp_path: Path) -> None:
+    study = offline["iql"].parents[2]
+    result = tiny(["direct", "scratch", "buffer"], [offline["iql"]])
+    page, *figures = write_report(study, tmp_path / "report.md")
+    told = page.read_text().replace("\N{MINUS SIGN}", "-")
+    assert [figure.name for figure in figures] == ["report-trials-1.svg"]
+    p = [
+        float(scipy.stats.ttest_1samp(seeds, 0.0).pvalue)
+        for seeds in (ends(study, line.run) - ends(study, result.lines[0].run) for line in result.lines[1:])
+    ]
+    adjusted = holm(p)
+    for (name, gap), own, all_ in zip(result.differences, p, adjusted, strict=True):
+        assert f"| {name} | {gap} | {gap.n} | 2 |" in told
+        assert f"| {own:.3f} | {all_:.3f} |" in told
+    treated = read_table(study / result.lines[1].run / TREATED).to_pandas()
+    cost = mean_over_seeds(treated.groupby("seed").cost.mean().to_numpy()[:, None])
+    (line,) = (row for row in told.splitlines() if row.startswith("| Scratch |") and f" {cost} " in row)
+    assert f" {treated.returns.min():.2f} " in line
+    for words in (
+        sha256(offline["iql"] / WEIGHTS),
+        sha256(study / result.lines[2].run / WEIGHTS),
+        *(("updates_per_visit=0.1", "not noted", NOT_FOR_PATIENTS)),
+    ):
+        assert words in told
+    weights = study / result.lines[0].run / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="weights"):
+        write_report(study, tmp_path / "report.html")
+
+
+def ends(study: Path, run: str) -> npt.NDArray[np.float64]:
+    """Mean return of the evaluation patients at the end of a trial, by seed."""
+    outcomes = pd.read_parquet(study / run / EPISODES)
+    return outcomes[outcomes.rule == "recommended"].groupby("seed").returns.mean().to_numpy()
 
 
 def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:

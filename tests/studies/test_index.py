@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,16 @@ from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.runs.files import read_json, sha256
 from dosing.runs.folder import DONE, EPISODES, WEIGHTS, find_runs
-from dosing.studies import Comparison, Grid, Resources, TrainingSettings, compare, comparison, references
+from dosing.studies import (
+    Comparison,
+    Grid,
+    Resources,
+    TrainingSettings,
+    compare,
+    comparison,
+    jobs,
+    references,
+)
 from dosing.studies.dose_sets import DOSES
 from dosing.studies.index import INDEX, question, stamp
 from dosing.studies.naming import CURVES, TABLE
@@ -65,11 +74,11 @@ def study(finished: Path, tmp_path: Path) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tells how many jobs were looked at, once per call that reads everything."""
     calls: list[int] = []
-    real = comparison.run_jobs
+    real = jobs.run_jobs
 
-    def counted(jobs: Any, *rest: Any) -> Any:
-        calls.append(len(jobs))
-        return real(jobs, *rest)
+    def counted(asked: Any, *rest: Any) -> Any:
+        calls.append(len(asked))
+        return real(asked, *rest)
 
     monkeypatch.setattr(comparison, "run_jobs", counted)
     return calls
@@ -180,6 +189,7 @@ def test_what_changed_is_read_again_and_the_index_made_anew(
     assert answer(study) == before
     assert len(read) == 1
     assert read_json(study / INDEX)["table"] == sha256(study / TABLE)
+    assert read_json(study / TABLE)["presets"] == ["sparse-vs-gaussian"]
 
 
 def test_a_damaged_run_is_refused_whatever_the_index_says(study: Path) -> None:
@@ -232,5 +242,5 @@ def test_questions_are_told_apart_to_the_last_number() -> None:
     many = np.linspace(0.0, 1.0, 3000)  # numpy's own words leave out the middle
     other = many.copy()
     other[1500] += 1e-9
-    grids = [Grid(("iql",), {"discount": values}) for values in (many, other, many.tolist())]
+    grids = [Grid(("iql",), {"discount": cast(Any, values)}) for values in (many, other, many.tolist())]
     assert question(grids[0]) == question(grids[2]) != question(grids[1])

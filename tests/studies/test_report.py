@@ -22,7 +22,7 @@ from dosing.evaluation.statistics import Estimate
 from dosing.ope.selection import Settings
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import CONFIG, DONE, EPISODES, WEIGHTS, find_runs
-from dosing.studies import Folds, Grid, Resources, compare, references, select
+from dosing.studies import Folds, Grid, Resources, compare, presets, references, select
 from dosing.studies.commands import COMMANDS, command_of, note_command
 from dosing.studies.naming import CURVES, TABLE
 from dosing.studies.report.document import Code, Figure, Quote, Section, Table, Words, html, markdown
@@ -378,6 +378,31 @@ def test_one_seed_has_nothing_to_pool(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "t over patients" in page
     with pytest.raises(UserError, match="two or more seeds"):
         write_report(study, tmp_path / "report.html", "BC")
+
+
+def test_pairs_keep_their_costs_and_the_preset_is_named(study: Path) -> None:
+    table = read_json(study / TABLE)
+    estimate = dataclasses.asdict(Estimate(0.0, -1.0, 1.0, 0.95, 18, 3, "t over seeds"))
+    costs = [estimate | {"value": value} for value in (-0.1234, -0.5678)]
+    pair = {
+        "name": "IQL",
+        "distributions": ["thin", "fat"],
+        "recommended": estimate,
+        "sampled": estimate,
+        "data": "few",
+        "costs": costs,
+    }
+    write_json(study / TABLE, table | {"differences": [pair], "presets": ["sparse-vs-gaussian", "gone"]})
+    (told,) = read_compared(study).differences
+    assert told.costs is not None
+    assert [cost.value for cost in told.costs] == [-0.1234, -0.5678]
+    page = write_report(study, study / "report.md")[0].read_text()
+    assert str(Estimate(**costs[1])).replace("-", "\N{MINUS SIGN}") in page
+    assert f"preset sparse-vs-gaussian: {presets.find('sparse-vs-gaussian').about}" in page
+    assert "preset gone: this version does not know it" in page
+    write_json(study / TABLE, table | {"differences": [pair | {"costs": 1.0}]})
+    with pytest.raises(UserError, match="costs"):
+        read_compared(study)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dosing.errors import UserError
 from dosing.runs.config import RunConfig
+from dosing.studies import presets
 from dosing.studies.commands import command_of
 from dosing.studies.naming import TABLE, settings_of
 from dosing.studies.report.document import Code, Items, Part, Quote, Section, Table, Words
@@ -69,8 +71,18 @@ def _run(study: Compared) -> Iterator[Part]:
         for one, own in zip(study.trained, settings, strict=True)
     )
     yield Table("Trained policies", head, rows, frozenset({5, 6}))
+    for name in study.presets:
+        yield Words(f"Settings by the preset {name}: {_about(name)}.")
     if study.beside:
         yield Words(f"{study.beside} more finished runs are in the folder and not in this table.")
+
+
+def _about(preset: str) -> str:
+    """What a preset says of itself."""
+    try:
+        return presets.find(preset).about
+    except UserError:
+        return "this version does not know it"
 
 
 def _data(study: Compared) -> Iterator[Part]:

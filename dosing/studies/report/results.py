@@ -201,6 +201,7 @@ def _pairs(study: Compared) -> Table:
         "verdict",
         "sampled doses",
         "verdict ",
+        "cost of sampled doses",
         "n",
     )
     body = tuple(
@@ -212,15 +213,17 @@ def _pairs(study: Compared) -> Table:
             verdict(d.recommended),
             _told(d.sampled),
             verdict(d.sampled),
+            _told(d.costs[1] if d.costs else None),
             f"{d.recommended.n:,}",
         )
         for d in study.differences
     )
     caption = (
-        "Policies that differ in their distribution alone: difference in return, no unit, paired by patient; "
-        f"95 % intervals of each by itself, {_methods(d.recommended for d in study.differences)}"
+        "Policies that differ in their distribution alone: difference in return (no unit) and in cost, "
+        "paired by patient; 95 % intervals of each by itself, "
+        f"{_methods(d.recommended for d in study.differences)}"
     )
-    return Table(caption, head, body, frozenset({3, 5, 7}))
+    return Table(caption, head, body, frozenset({3, 5, 7, 8}))
 
 
 def _methods(estimates: Iterable[Estimate]) -> str:

@@ -20,6 +20,7 @@ from dosing.studies.compared import Difference
 from dosing.studies.comparison_table import Row
 from dosing.studies.evaluation import references_of
 from dosing.studies.naming import CURVES, TABLE
+from dosing.typed_json import typed
 from dosing.types import Array
 
 
@@ -72,6 +73,7 @@ class Compared:
         unfinished: folders of runs without a result.
         beside: finished runs that are not in the table.
         policies: rows of the policies of each agent side by side, as the table keeps them.
+        presets: names of those that settings were taken from.
     """
 
     path: Path
@@ -84,6 +86,7 @@ class Compared:
     unfinished: tuple[str, ...]
     beside: int
     policies: tuple[Mapping[str, Any], ...] = ()
+    presets: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -108,12 +111,13 @@ def read_compared(study: Path) -> Compared:
     table = read_json(study / TABLE)
     try:
         rows, runs = [Row.from_json(row) for row in table["rows"]], list(table["runs"])
-        differences = tuple(_difference(fields) for fields in table["differences"])
-        notes = tuple(map(str, table["notes"]))
+        pairs, notes = list(table["differences"]), tuple(map(str, table["notes"]))
+        presets = tuple(map(str, table.get("presets", ())))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{study / TABLE} is not the table of this version's compare; give that command again."
         ) from error
+    differences = tuple(typed(Difference, one, f"{study / TABLE}: differences") for one in pairs)
     if not runs or len(rows) < len(runs):
         raise UserError(f"{study / TABLE} names no runs, so there is nothing to report.")
     curves = _curves(study)
@@ -131,6 +135,7 @@ def read_compared(study: Path) -> Compared:
         tuple(str(f.relative_to(study)) for f in folders if not (f / DONE).is_file()),
         sum((f / DONE).is_file() and f not in paths for f in folders),
         tuple(table.get("policies", ())),
+        presets,
     )
 
 
@@ -144,12 +149,6 @@ def difference_from(first: Trained, second: Trained) -> Estimate:
         raise UserError("--reference needs runs with the same two or more seeds.")
     result = mean_over_seeds((first.scores - second.scores)[:, None])
     return replace(result, n=first.row.recommended.n)
-
-
-def _difference(fields: Mapping[str, Any]) -> Difference:
-    recommended, sampled = (Estimate(**fields[rule]) for rule in ("recommended", "sampled"))
-    first, second = fields["distributions"]
-    return Difference(fields["name"], (first, second), recommended, sampled, fields["data"])
 
 
 def _curves(study: Path) -> dict[str, dict[int, Array]]:
