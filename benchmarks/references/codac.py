@@ -34,7 +34,7 @@ def build(method: str, folder: str) -> Learner:
     sys.modules["wandb"] = MagicMock()
     sys.path.insert(0, folder)
     module = importlib.import_module("distributional.codac")
-    tools = importlib.import_module("distributional.rlkit_pytorch_utils")
+    tools: Any = importlib.import_module("distributional.rlkit_pytorch_utils")
     tools.device = torch.device("cpu")
     vars(module).setdefault("ptu", tools)
     with patch.object(torch.Tensor, "to", lambda x, *_: x):  # its networks move a constant to a GPU

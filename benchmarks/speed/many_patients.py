@@ -1,10 +1,12 @@
 """Writing many patients' visits in parts, and evaluating a policy on many patients: rate, size and memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/many_patients.py [--visits 10000000] [--evaluated 1100000]
+    OMP_NUM_THREADS=1 python benchmarks/speed/many_patients.py [--visits N] [--evaluated P]
+        [--folder FOLDER] [--out FOLDER]
 
 ``simulate --parts`` and ``evaluate --patients`` by the command line, each in a process of its own with one
 thread; times are of the processor, start included, so that a busy machine hardly matters. What is evaluated
 is FtTPO of one seed with the demo's networks, trained briefly: what a dose costs does not depend on how well.
+The visits stay in ``--folder``, where one is given, for ``streaming.py``.
 """
 
 from __future__ import annotations
@@ -102,11 +104,7 @@ def page(writing: list[Measured], treating: list[Measured], command: str) -> str
         return (large.count - small.count) / (large.seconds - small.seconds)
 
     size = writing[-1].size / writing[-1].count
-    far = [
-        f"10^{power} visits: {hours(10**power / rate(writing))} of one processor, "
-        f"{size * 10**power / 1e9:.1f} GB"
-        for power in (8, 9)
-    ]
+    far = f"10^9 visits: {hours(1e9 / rate(writing))} of one processor, {size:.0f} GB"
     parts = [
         "# Many patients",
         f"`{command}` on {describe()}; dosing {__version__}.",
@@ -114,8 +112,9 @@ def page(writing: list[Measured], treating: list[Measured], command: str) -> str
         "of one seed, by its recommended and by drawn doses, and the reference rules, each on all patients "
         f"({VISITS} visits each).",
         table(head, lines),
-        "Extrapolated, not measured, from the difference of the two sizes: " + "; ".join(far) + "; "
-        f"`evaluate --patients 10000000`: {hours(1e7 / rate(treating))}. A seed more takes as long again.",
+        "Extrapolated, not measured, from the difference of the two sizes: "
+        f"{far}; `evaluate --patients 10000000`: {hours(1e7 / rate(treating))}. A seed more takes as long "
+        "again.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -123,16 +122,17 @@ def page(writing: list[Measured], treating: list[Measured], command: str) -> str
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--visits", type=int, default=10_000_000, help="to write [%(default)s]")
+    parser.add_argument("--visits", type=int, default=100_000_000, help="to write [%(default)s]")
     parser.add_argument("--evaluated", type=int, default=1_100_000, help="patients [%(default)s]")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the page"
     )
+    parser.add_argument("--folder", type=Path, help="to keep the visits in, by their number [none are kept]")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
         sizes = (options.visits // SMALLER, options.visits)
-        writing = [written(base / str(visits), visits) for visits in sizes]
+        writing = [written((options.folder or base) / str(visits), visits) for visits in sizes]
         print(*writing, sep="\n", flush=True)
         most = (options.evaluated // SMALLER, options.evaluated)
         treating = [evaluated(base / "study", patients) for patients in most]

@@ -1,27 +1,26 @@
 """Training on a stream of visits against training in memory: rate, memory, and what reading costs.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER [--rounds 20] [--out FILE]
+    OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER [--rounds 12] [--steps 640] [--out FOLDER]
 
-``FOLDER`` is a data set in parts (``python -m dosing simulate --parts``). Both ways take turns of 64 updates
-in one process, so that a busy machine slows both alike. Times are of the processor, over all threads of the
-process: the one that reads ahead counts. An update is the same work either way; so the ratio of rates is that
-of the median update of all turns and what each way spends beside it. The plain ratio of turns is beside it.
-In memory are the sample's patients. The peak is that of a process of its own that trains by the command line.
+``FOLDER`` is a data set in parts (``many_patients.py --folder`` leaves one). Both ways take turns of 64
+updates in one process, so that a busy machine slows both alike. Times are of the processor, over all threads
+of the process: the one that reads ahead counts. An update is the same work either way; so the ratio of rates
+is that of the median update of all turns and what each way spends beside it. The plain ratio of turns is
+beside it. In memory are the sample's patients. The pass over the data and a peak are of processes of their
+own, which train by the command line.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +30,11 @@ import torch
 
 import agents
 from benchmarks.machine import describe
+from benchmarks.report import table
+from benchmarks.speed.many_patients import Measured, measured
+from dosing import __version__
+from dosing.data.row_groups import RowGroups
+from dosing.runs.files import write_atomic
 from dosing.studies.visits import visits_of
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler
@@ -40,6 +44,7 @@ from dosing.types import Problem
 SEEDS = (0, 1, 2, 3, 4)
 TURN = BLOCK
 """Updates of a turn: a whole block, so that each turn draws and reads as often."""
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 AGENTS = ("fttpo", "iql")
 BATCH = 256
 
@@ -104,58 +109,118 @@ def rate(name: str, stream: Stream, rounds: int) -> Rate:
     )
 
 
-def peak(folder: Path, study: Path, agent: str, steps: int) -> float:
-    """Peak memory in MB of ``train --stream`` in a process of its own, which also checks the data."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "dosing", "train", agent, "--data", str(folder.resolve()), "--stream"]
-    command += ["--steps", str(steps), "--seeds", str(len(SEEDS)), "--device", "cpu", "--out", str(study)]
-    subprocess.run(command, check=True, cwd=root, stdout=subprocess.DEVNULL)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def trained(folder: Path, study: Path, steps: int) -> Measured:
+    """``train --stream`` of five seeds in a process of its own; the first passes over all visits."""
+    words = ["train", AGENTS[0], "--data", str(folder.resolve()), "--stream", "--device", "cpu"]
+    words += ["--steps", str(steps), "--seeds", str(len(SEEDS)), "--out", str(study)]
+    return measured(words, steps)
 
 
-def measure(folder: Path, study: Path, rounds: int, steps: int) -> dict[str, object]:
-    """Everything, as plain fields; ``study`` may hold the pass over the data of an earlier call."""
-    begin, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    memory = peak(folder, study, AGENTS[0], steps)
-    clock, now = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    stream = visits_of(folder, study, stream=True).data({}, torch.device("cpu"))
-    assert isinstance(stream, Stream)
-    groups, visits = stream.groups, stream.groups.manifest.metadata.rows
-    return {
-        "machine": describe(),
-        "load": os.getloadavg()[0],
-        "visits": visits,
-        "parts": len(groups.manifest.parts),
-        "groups": len(groups),
-        "bytes_per_visit": sum(part.size for part in groups.manifest.parts) / visits,
-        "peak_mb": memory,
-        "train_updates": steps,
-        "train_processor_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
-        "train_clock_s": clock,
-        "rates": [asdict(rate(name, stream, rounds)) for name in AGENTS],
-    }
+def figures(passed: Measured, after: Measured, groups: RowGroups) -> str:
+    """Sizes, and what processes of their own took."""
+    manifest = groups.manifest
+    visits, size = manifest.metadata.rows, sum(part.size for part in manifest.parts)
+    lines = [
+        ["visits", f"{visits:,}"],
+        ["parts, row groups", f"{len(manifest.parts):,}, {len(groups):,}"],
+        ["bytes per visit on disk", f"{size / visits:.1f}"],
+        [
+            "the pass over all visits and one update, s of the processor, start included",
+            f"{passed.seconds:.0f}",
+        ],
+        ["visits per second of it", f"{visits / passed.seconds:,.0f}"],
+        ["its peak memory, MB", f"{passed.peak:,.0f}"],
+        [f"`train {AGENTS[0]} --stream` of {after.count:,} updates after it, s", f"{after.seconds:.0f}"],
+        ["its peak memory, MB", f"{after.peak:,.0f}"],
+        ["peak memory of the process that measured the rates, MB", f"{own_peak():,.0f}"],
+    ]
+    return table(["what", "figure"], lines)
+
+
+def own_peak() -> float:
+    """Of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def far(rates: Sequence[Rate], passed: Measured, visits: int) -> str:
+    """What whole passes would take at these rates."""
+    told = []
+    for count in (visits, 10**9):
+        updates = count // BATCH
+        each = ", ".join(f"{updates * (r.update + r.stream) / 3600:.1f} hours of {r.agent}" for r in rates)
+        reading = updates * max(r.stream for r in rates) / 60
+        told.append(
+            f"{count:,} visits: {updates:,} updates, {each}, of that batches and their reading at most "
+            f"{reading:.0f} minutes; to check them once {count / visits * passed.seconds / 60:.0f} minutes."
+        )
+    return " ".join(told)
+
+
+def page(passed: Measured, after: Measured, rates: Sequence[Rate], groups: RowGroups, about: str) -> str:
+    """Everything as markdown."""
+    lines = [
+        [
+            r.agent,
+            *(f"{1000 * seconds:.2f}" for seconds in (r.update, r.memory, r.stream)),
+            f"{r.ratio:.3f}",
+            ", ".join(f"{ratio:.2f}" for ratio in r.plain),
+        ]
+        for r in rates
+    ]
+    head = [
+        "agent",
+        "update",
+        "batch from memory",
+        "batch streamed",
+        "rate streamed / in memory",
+        "plain ratio",
+    ]
+    slowest = max(r.stream - r.memory for r in rates)
+    parts = [
+        "# Streaming",
+        about,
+        figures(passed, after, groups),
+        f"Five seeds, batches of {BATCH}, both ways in turns of {TURN} updates in one process. Milliseconds "
+        "of the processor, reading ahead included, medians over turns; the plain ratio is of whole turns "
+        "that followed each other (lowest, median, highest), and is what a busy machine does to two turns of "
+        "equal work.",
+        table(head, lines),
+        f"A streamed batch costs {1000 * slowest:.2f} ms more at most: 95 % of the rate in memory are kept "
+        f"where an update takes {1000 * slowest * 19:.0f} ms or more.",
+        "Extrapolated from these rates, one pass (every seed draws each visit once on average) on one "
+        f"processor. {far(rates, passed, groups.manifest.metadata.rows)}",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Print one JSON object and, if asked, keep it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=20)
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, help="data set in parts")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each way [%(default)s]")
     parser.add_argument(
-        "--steps", type=int, default=640, help="updates of the process whose memory is measured"
+        "--steps", type=int, default=640, help="updates of the process whose memory is measured [%(default)s]"
     )
-    parser.add_argument(
-        "--study", type=Path, help="where the pass over the data is kept [a temporary folder]"
-    )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the page")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
-        study = chosen.study or Path(temporary)
-        text = json.dumps(measure(chosen.folder, study, chosen.rounds, chosen.steps), indent=1)
+        study = Path(temporary)
+        passed, after = (trained(chosen.folder, study, steps) for steps in (1, chosen.steps))
+        print(passed, after, sep="\n", flush=True)
+        stream = visits_of(chosen.folder, study, stream=True).data({}, torch.device("cpu"))
+        assert isinstance(stream, Stream)
+        rates = [rate(name, stream, chosen.rounds) for name in AGENTS]
+    options = f"--rounds {chosen.rounds} --steps {chosen.steps}"
+    about = (
+        f"`OMP_NUM_THREADS=1 python benchmarks/speed/streaming.py FOLDER {options}` on {describe()}; dosing "
+        f"{__version__}. Load average {before:.1f} before and {os.getloadavg()[0]:.1f} after. FOLDER has "
+        f"visits of {stream.groups.manifest.metadata.env_id}; files came from the page cache or the disk."
+    )
+    text = page(passed, after, rates, stream.groups, about)
+    write_atomic(chosen.out / "streaming.md", text.encode())
     print(text)
-    if chosen.out:
-        chosen.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -63,28 +63,27 @@ def register(command: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Run the command."""
     del rest
-    from dosing.studies import compare
     from dosing.studies.commands import note_command
+    from dosing.studies.comparison import asked_of, compare
     from dosing.studies.naming import TABLE
 
     sources = arguments.data or [None if arguments.scenario else options.DEFAULT_ENV]
-    asked = (
-        arguments.out,
-        options.grid_of(arguments, arguments.policy_families),
-        [options.source_of(source, arguments) for source in sources],
-    )
-    more = {
+    grid = options.grid_options(arguments)
+    resources = grid.pop("resources")
+    asked = {
+        "agents": options.grid_of(arguments, arguments.policy_families),
+        "data": [options.source_of(source, arguments) for source in sources],
         "milestones": arguments.evaluate_at,
         "evaluation_patients": arguments.evaluation_patients,
-        **options.grid_options(arguments),
+        **grid,
     }
     spread = _spread(arguments)
     if arguments.plan:
         from dosing.studies.plan import plan
 
-        print(plan(*asked, **more, spread=spread))
+        print(plan(arguments.out, asked_of(**asked), resources, spread))
     else:
-        comparison = compare(*asked, **more)
+        comparison = compare(arguments.out, **asked, resources=resources)
         note_command(arguments.out / TABLE, arguments.argv)
         print(comparison)
     print(NOT_FOR_PATIENTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dosing.data.sinks import D4RL, NOTHING, Arrays, FileSink, load_json, need, rows_of
 from dosing.errors import UserError
@@ -49,8 +50,8 @@ def own_parquet(path: Path) -> bool:
 def read_parquet(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Return all arrays and the metadata of one file."""
     parquet = need("pyarrow.parquet", "parquet")
-    table = parquet.read_table(path)
-    stored = parquet.read_metadata(path).metadata or {}
+    with parquet.ParquetFile(path) as file:  # this one file; read_table would also take a folder of them
+        table, stored = file.read(), file.metadata.metadata or {}
     if KEY not in stored:
         raise UserError(f"{path} is a parquet file of another program: it has no {KEY.decode()!r} metadata")
     metadata = load_json(stored[KEY], path)
@@ -156,11 +157,18 @@ def arrays_of(table: Any, metadata: dict[str, Any]) -> Arrays:
                 codes = np.array(
                     [LIMITED_BY.index(text) for text in coded.dictionary.to_pylist()], dtype=np.int8
                 )
-                parts.append(codes[coded.indices.to_numpy(zero_copy_only=False)])
+                parts.append(codes[_numbers(coded.indices)])
             else:
-                parts.append(column.to_numpy(zero_copy_only=False))
+                parts.append(_numbers(column))
         arrays[name] = np.stack(parts, axis=1) if width else parts[0]
     return arrays
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    """A pyarrow array without nulls as NumPy's; ``to_numpy`` would import pandas: half a second."""
+    if str(column.type) == "bool":
+        return np.from_dlpack(column.cast("uint8")).astype(np.bool_)
+    return np.from_dlpack(column)
 
 
 def _width(name: str, metadata: dict[str, Any]) -> int:

@@ -1,4 +1,8 @@
-"""Cost estimated by the estimators of the return: recorded visits with costs in place of the rewards."""
+"""Cost estimated by the estimators of the return: recorded visits with costs in place of the rewards.
+
+As :func:`dosing.ope.folds.evaluate_folds`, beside the same constant doses: a difference above 0 is a higher
+cost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from dosing.data.store import Episodes
-from dosing.ope.folds import CrossValidation, Fold, evaluate_folds
+from dosing.ope.folds import Fold
 from dosing.ope.selection import REFITTED, Settings
 
 
@@ -17,27 +21,16 @@ def costs_as_rewards(episodes: Episodes) -> Episodes | None:
     return replace(episodes, reward=episodes.cost) if np.isfinite(episodes.cost).all() else None
 
 
-def costs_of_folds(folds: Sequence[Fold], settings: Settings, candidates: int) -> CrossValidation | None:
-    """Value the cost of every candidate on patients its policies have not seen.
+def charged(folds: Sequence[Fold], settings: Settings) -> tuple[list[Fold], Settings] | None:
+    """Folds whose patients are valued by their costs, and how.
 
-    As :func:`dosing.ope.folds.evaluate_folds`, beside the same constant doses: a difference above 0 is a
-    higher cost. By those of the estimators that fit no models anew, whose models are of the reward.
-
-    Args:
-        folds: as there.
-        settings: as there.
-        candidates: as there.
-
-    Returns:
-        The costs; None where a visit has no cost, or no estimator is left.
-
-    Raises:
-        UserError: see there.
+    By those of the estimators that fit no models anew, whose models are of the reward. None where a visit has
+    no cost, or no estimator is left.
     """
     estimators = tuple(e for e in settings.estimators if e not in REFITTED)
     held_out = [costs_as_rewards(fold.held_out) for fold in folds]
     known = [part for part in held_out if part is not None]
     if not estimators or len(known) < len(folds):
         return None
-    charged = [replace(fold, held_out=part) for fold, part in zip(folds, known, strict=True)]
-    return evaluate_folds(charged, replace(settings, estimators=estimators), candidates)
+    priced = [replace(fold, held_out=part) for fold, part in zip(folds, known, strict=True)]
+    return priced, replace(settings, estimators=estimators)

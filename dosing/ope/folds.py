@@ -26,7 +26,7 @@ from dosing.data.store import Episodes, concatenate
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate, Verdict, verdict
 from dosing.ope.baselines import estimated_constant
-from dosing.ope.selection import BASELINE, REFITTED, Selection, Settings, evaluate_policies
+from dosing.ope.selection import BASELINE, REFITTED, Settings, evaluate_policies
 from dosing.ope.trajectories import Trajectories
 from dosing.ope.values import Estimator, widened
 from dosing.policy import DosePolicy
@@ -70,6 +70,41 @@ class PooledValue:
 
 
 @dataclass(frozen=True)
+class FoldValue:
+    """What the patients of one fold say of one policy by one estimator.
+
+    Attributes:
+        drawn: the estimate in every bootstrap replicate ``[R + 1]``, of the patients themselves first; None
+            where there is no number.
+        unknown: how far below and above the return may lie besides, see ``Valuation``.
+        seeds: number of the policy's.
+        refused: why there is no number.
+    """
+
+    drawn: tuple[float, ...] | None
+    unknown: tuple[float, ...]
+    seeds: int
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class FoldValues:
+    """What the patients of one fold say; plain fields, that a job can leave as JSON.
+
+    Attributes:
+        dose: the constant dose of the fold's training patients.
+        patients: number of those held out.
+        behaviour: where the density of the recorded doses comes from, in words.
+        values: of the constant dose and of every policy, by estimator.
+    """
+
+    dose: float
+    patients: int
+    behaviour: str
+    values: Mapping[str, Mapping[str, FoldValue]]
+
+
+@dataclass(frozen=True)
 class CrossValidation:
     """The result of :func:`evaluate_folds`.
 
@@ -100,10 +135,7 @@ def enough_replicates(candidates: int) -> int:
 
 
 def evaluate_folds(
-    folds: Sequence[Fold],
-    settings: Settings | None = None,
-    candidates: int | None = None,
-    progress: tqdm[Any] | None = None,
+    folds: Sequence[Fold], settings: Settings | None = None, candidates: int | None = None
 ) -> CrossValidation:
     """Value every candidate on patients its policies have not seen, beside the constant dose.
 
@@ -112,7 +144,6 @@ def evaluate_folds(
         settings: what is estimated, and how; one horizon for all folds, None for the longest recording. No
             ``neural_fqe``: it has too few replicates for corrected limits.
         candidates: C, where more were tried than have policies here; None counts those that have.
-        progress: a bar to advance by folds, or None.
 
     Raises:
         UserError: the folds do not fit together, or one of them cannot be evaluated.
@@ -124,34 +155,74 @@ def evaluate_folds(
     if "neural_fqe" in settings.estimators:
         raise UserError("neural_fqe has too few bootstrap replicates for corrected limits; take another.")
     tried = max(1, len(names)) if candidates is None else candidates
-    trained = [Trajectories.from_episodes(fold.training) for fold in folds]
-    horizon = settings.horizon or max(data.visits for data in trained)
-    result: list[Selection] = []
-    for k, (fold, data) in enumerate(zip(folds, trained, strict=True)):
-        own = replace(settings, horizon=horizon, seed=settings.seed * len(folds) + k)  # independent draws
-        try:
-            best = estimated_constant(data)
-            result.append(evaluate_policies(fold.held_out, [*fold.policies.items()], own, best))
-        except (UserError, np.linalg.LinAlgError) as error:
-            raise UserError(f"the patients of fold {k + 1} value no policy: {error}") from error
-        if progress is not None:
-            progress.update()
-    everyone = concatenate([fold.held_out for fold in folds], folds[0].held_out.metadata)
+    longest = max(Trajectories.from_episodes(fold.training).visits for fold in folds)
+    settings = replace(settings, horizon=settings.horizon or longest)
+    values = [evaluate_fold(fold, settings, k, len(folds)) for k, fold in enumerate(folds)]
+    return pooled(values, [fold.held_out for fold in folds], settings, tried)
+
+
+def evaluate_fold(
+    fold: Fold, settings: Settings, number: int, count: int, progress: tqdm[Any] | None = None
+) -> FoldValues:
+    """Value policies on the patients of one fold; what one policy comes to does not depend on the others.
+
+    Args:
+        fold: the fold.
+        settings: of all folds, with their horizon; every fold has replicates of its own.
+        number: the fold's, from 0.
+        count: of folds.
+        progress: a bar to advance by policies, the constant dose included, or None.
+
+    Raises:
+        UserError: the fold cannot be evaluated.
+    """
+    own = replace(settings, seed=settings.seed * count + number)  # independent draws
+    try:
+        best = estimated_constant(Trajectories.from_episodes(fold.training))
+        result = evaluate_policies(fold.held_out, [*fold.policies.items()], own, best, progress)
+    except (UserError, np.linalg.LinAlgError) as error:
+        raise UserError(f"the patients of fold {number + 1} value no policy: {error}") from error
+    values: dict[str, dict[str, FoldValue]] = {
+        policy.name: {
+            estimator: FoldValue(
+                None if v.drawn is None else tuple(v.drawn.tolist()), v.unknown, len(v.seeds), v.refused
+            )
+            for estimator, v in policy.values.items()
+        }
+        for policy in result.policies
+    }
+    return FoldValues(best.dose, result.patients, result.behaviour, values)
+
+
+def pooled(
+    folds: Sequence[FoldValues], held_out: Sequence[Episodes], settings: Settings, candidates: int
+) -> CrossValidation:
+    """What all folds together say.
+
+    Args:
+        folds: what each says, with policies of the same names.
+        held_out: visits of each fold's patients.
+        settings: with the horizon of all folds.
+        candidates: C of the Bonferroni correction.
+    """
+    everyone = concatenate(list(held_out), held_out[0].metadata)
     missing = estimated_constant(Trajectories.from_episodes(everyone)).missing
     values: dict[str, dict[Estimator, PooledValue]] = {
-        name: {e: _pooled(result, place, e, tried, not missing) for e in settings.estimators}
-        for place, name in enumerate([BASELINE, *names])
+        name: {
+            e: _pooled(folds, name, e, settings.confidence, candidates, not missing)
+            for e in settings.estimators
+        }
+        for name in folds[0].values
     }
-    doses = tuple(selection.baseline.dose for selection in result)
-    patients = sum(selection.patients for selection in result)
-    return CrossValidation(values, doses, patients, horizon, result[0].behaviour, tried, missing)
+    doses, patients = tuple(fold.dose for fold in folds), sum(fold.patients for fold in folds)
+    assert settings.horizon is not None
+    return CrossValidation(values, doses, patients, settings.horizon, folds[0].behaviour, candidates, missing)
 
 
 def _pooled(
-    result: Sequence[Selection], place: int, estimator: Estimator, tried: int, judged: bool
+    folds: Sequence[FoldValues], name: str, estimator: Estimator, confidence: float, tried: int, judged: bool
 ) -> PooledValue:
-    """Pool the policy at one place of every fold's results; the first place is the constant dose."""
-    confidence = result[0].settings.confidence
+    """Pool what every fold says of one policy, or of the constant dose."""
     refitted = estimator in REFITTED
     method = (
         "t, spread of patient-bootstrap refits within folds" if refitted else "patient bootstrap within folds"
@@ -160,24 +231,24 @@ def _pooled(
     unknown = np.zeros(2)  # below and above, mean over patients
     unpaired = np.zeros(2)
     differences: list[Array] = []
-    sizes = [selection.patients for selection in result]
-    for k, selection in enumerate(result, 1):
-        base, own = (selection.policies[p].values[estimator] for p in (0, place))
+    sizes = [fold.patients for fold in folds]
+    for k, fold in enumerate(folds, 1):
+        base, own = (fold.values[who][estimator] for who in (BASELINE, name))
         if own.drawn is None or base.drawn is None:
             who, why = ("", own.refused) if own.drawn is None else ("the constant dose, ", base.refused)
             return PooledValue(refused=f"{who}fold {k}: {why}")
-        drawn.append(own.drawn)
-        differences.append(own.drawn - base.drawn)
+        drawn.append(np.asarray(own.drawn))
+        differences.append(drawn[-1] - np.asarray(base.drawn))
         unknown += sizes[k - 1] / sum(sizes) * np.asarray(own.unknown)
         unpaired += sizes[k - 1] / sum(sizes) * (np.asarray(own.unknown) + np.asarray(base.unknown[::-1]))
-    n_seeds = len(result[0].policies[place].values[estimator].seeds)
-    pooled = spread_over_folds if refitted else _percentiles
-    estimate = widened(pooled(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
-    if place == 0 or not judged:
+    n_seeds = folds[0].values[name][estimator].seeds
+    pool = spread_over_folds if refitted else _percentiles
+    estimate = widened(pool(drawn, sizes, n_seeds, confidence, confidence, method), *unknown.tolist())
+    if name == BASELINE or not judged:
         return PooledValue(estimate)
     level, corrected = 1.0 - (1.0 - confidence) / tried, f"{method}, Bonferroni for {tried} candidates"
     how = corrected if tried > 1 else method
-    difference = pooled(differences, sizes, n_seeds, level, confidence, how)
+    difference = pool(differences, sizes, n_seeds, level, confidence, how)
     difference = widened(difference, *unpaired.tolist())
     return PooledValue(estimate, difference, verdict(difference), tuple(float(d[0]) for d in differences))
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from scipy.special import stdtrit
+from tqdm import tqdm
 
 from dosing.data.store import Episodes
 from dosing.errors import UserError
@@ -160,6 +161,7 @@ def evaluate_policies(
     candidates: Sequence[tuple[str, Act | DosePolicy]],
     settings: Settings | None = None,
     baseline: EstimatedConstant | None = None,
+    progress: tqdm[Any] | None = None,
 ) -> Selection:
     """Estimate the return of every candidate from recorded visits, beside the estimated constant dose.
 
@@ -169,6 +171,7 @@ def evaluate_policies(
             S = 1), or a trained stack.
         settings: what is estimated, and how.
         baseline: the constant dose to compare with; None estimates it from these visits.
+        progress: a bar to advance by policies, the constant dose included, or None.
 
     Raises:
         UserError: the data or settings cannot be used, or two candidates share a name or take the baseline's.
@@ -188,6 +191,8 @@ def evaluate_policies(
         if base is None:
             base = valued.values if best.identified else {}
         result.append(valued)
+        if progress is not None:
+            progress.update()
     return Selection(tuple(result), best, data.patients, evaluation.horizon, data.behaviour, settings)
 
 

@@ -147,8 +147,8 @@ def asked_of(
     data: DataSource | Path | str | Sequence[DataSource | Path | str],
     seeds: Sequence[int],
     training: TrainingSettings | None,
-    milestones: Sequence[int],
-    evaluation_patients: int | None,
+    milestones: Sequence[int] = (),
+    evaluation_patients: int | None = None,
 ) -> Asked:
     """What :func:`compare` is asked for by its arguments; see there.
 

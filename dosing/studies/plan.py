@@ -10,7 +10,6 @@ constant dose, on the same patients, by at least 0.5; it knows nothing of the sp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +23,13 @@ from dosing.evaluation.rollout import rollout
 from dosing.evaluation.rules import constant
 from dosing.runs.folder import EPISODES, RunFolder, find_runs
 from dosing.studies.baseline import Baseline
-from dosing.studies.comparison import Asked, Work, asked_of, work_of
+from dosing.studies.comparison import Asked, Work, work_of
 from dosing.studies.evaluation import references_of
 from dosing.studies.naming import TABLE, family_of, run_names
 from dosing.studies.scenarios import evaluable
 from dosing.studies.selected import Candidate
-from dosing.studies.settings import DataSource, Grid, Resources
+from dosing.studies.settings import Resources
 from dosing.studies.visits import visits_of
-from dosing.training.offline import TrainingSettings
 from dosing.types import Array
 
 ALPHA, POWER = 0.05, 0.8
@@ -66,28 +64,14 @@ class Plan:
 
 
 def plan(
-    study: Path | str,
-    agents: Grid | str | Sequence[str | Grid],
-    data: DataSource | Path | str | Sequence[DataSource | Path | str],
-    *,
-    seeds: Sequence[int] = range(5),
-    training: TrainingSettings | None = None,
-    milestones: Sequence[int] = (),
-    evaluation_patients: int | None = None,
-    resources: Resources | None = None,
-    spread: Spread | None = None,
+    study: Path | str, asked: Asked, resources: Resources | None = None, spread: Spread | None = None
 ) -> Plan:
-    """State what ``compare`` with the same arguments would do; obtains the data, trains nothing.
+    """State what ``compare`` would do; obtains the data, trains nothing.
 
     Args:
-        study: see ``compare``, as for all that follows.
-        agents: see there.
-        data: see there; what is simulated or copied is kept in the study.
-        seeds: see there.
-        training: see there.
-        milestones: see there.
-        evaluation_patients: see there.
-        resources: see there.
+        study: study folder, in which data that are simulated or copied are kept.
+        asked: what ``compare`` is asked for, see :func:`dosing.studies.comparison.asked_of`.
+        resources: where it would be computed.
         spread: assumed of every comparison; None measures that of the constant dose's returns.
 
     Raises:
@@ -95,17 +79,16 @@ def plan(
     """
     study, resources = Path(study), resources or Resources()
     resources.launcher(study)
-    asked = asked_of(agents, data, seeds, training, milestones, evaluation_patients)
     work = work_of(study, asked, resources.device)
     lines = [*_runs(study, asked, work), ""]
     for file, patients in work.patients.items():
         own = spread or _of_constant(file, study, asked, patients)
         lines.append(f"data {file.stem}: {patients:,} new patients for each seed, n = ")
-        lines[-1] += f"{patients * len(seeds):,} for each run; least detectable difference in return"
+        lines[-1] += f"{patients * len(asked.seeds):,} for each run; least detectable difference in return"
         if isinstance(own, str):
             lines.append(f"  none stated: {own}")
         else:
-            lines += _detectable(own, len(seeds), patients, len(work.jobs))
+            lines += _detectable(own, len(asked.seeds), patients, len(work.jobs))
     return Plan((*lines, "Nothing was trained or evaluated; the same command without --plan does it."))
 
 

@@ -26,22 +26,19 @@ from dosing.data.dataset import dose_limits
 from dosing.data.store import Episodes, write_episodes
 from dosing.errors import UserError
 from dosing.ope.baselines import EstimatedConstant, estimated_constant
-from dosing.ope.costs import costs_of_folds
-from dosing.ope.folds import CrossValidation, Fold, PooledValue, enough_replicates, evaluate_folds
+from dosing.ope.folds import Fold, PooledValue, enough_replicates, evaluate_folds
 from dosing.ope.selection import FEWEST_MODELS, OF_EPISODES, Settings
 from dosing.ope.trajectories import Trajectories, fold_patients
 from dosing.runs.files import write_json
-from dosing.runs.folder import RunFolder
 from dosing.studies import presets
 from dosing.studies.data import obtain_data
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.jobs import Job, JobResult, run_jobs
-from dosing.studies.launch import progress_bar
-from dosing.studies.loading import policy_of
+from dosing.studies.jobs import Job, SurveyJob, run_jobs, survey_data
 from dosing.studies.naming import family_of, run_names
 from dosing.studies.selected import FOLDS, SELECTION, Candidate, Selected
 from dosing.studies.settings import AgentSetup, DataSource, Folds, Grid, Resources
-from dosing.studies.visits import visits_of
+from dosing.studies.validation import ValueJob, validate
+from dosing.studies.visits import is_streamed, visits_of
 from dosing.training.offline import TrainingSettings
 from dosing.types import Problem
 
@@ -88,6 +85,8 @@ def select(
     criterion = criterion or Settings(estimators=())
     candidates, left_out = _candidates(grid, chosen, training, criterion.estimators[:1])
     file = obtain_data(DataSource.of(data), study)
+    if is_streamed(file, training.stream):
+        survey_data([SurveyJob(file, study)], launcher)
     visits = visits_of(file, study, training.stream)
     episodes = visits.sample
     memory = [candidate.agent for candidate in candidates if _looks_back(candidate)]
@@ -96,7 +95,7 @@ def select(
         estimators=criterion.estimators or (("model_based", "fqe") if memory else ("fqe",)),
         replicates=max(criterion.replicates, enough_replicates(len(candidates))),
     )
-    parts, constant = _cut(episodes, folds, criterion)
+    parts, constant, horizon = _cut(episodes, folds, criterion)
     count = len(parts)
     files = [_kept(study, file.stem, k, count, part) for k, (part, _) in enumerate(parts, 1)]
 
@@ -108,7 +107,9 @@ def select(
     jobs = [job(candidate, source, study / FOLDS) for candidate in candidates for source in files]
     results = list(run_jobs(jobs, launcher))
     runs = {c.name: results[k * count : (k + 1) * count] for k, c in enumerate(candidates)}
-    validation, costs = _validate(parts, runs, criterion)
+    content, how = visits.metadata.content_hash, replace(criterion, horizon=horizon)
+    asked = ValueJob(file, study, content, training.stream, (count, folds.seed), how)
+    validation, costs = validate(asked, parts, runs, launcher)
     candidates.sort(key=lambda c: _order(validation.values[c.name][criterion.estimators[0]]))
     notes, limits = _notes(candidates, left_out, grid.preset, memory), dose_limits(episodes)
     if visits.groups is not None:
@@ -127,8 +128,8 @@ def select(
 
 def _cut(
     episodes: Episodes, folds: Folds, criterion: Settings
-) -> tuple[list[tuple[Episodes, Episodes]], EstimatedConstant]:
-    """Training and held-out visits of every fold, and the constant dose of all patients.
+) -> tuple[list[tuple[Episodes, Episodes]], EstimatedConstant, int]:
+    """Training and held-out visits of every fold, the constant dose of all patients, and the horizon.
 
     Raises:
         UserError: whatever would make the evaluation fail once everything is trained.
@@ -141,8 +142,9 @@ def _cut(
         count = PARTS_OF_MODELS if criterion.estimators[0] in OF_EPISODES else PARTS
     _check_folds(count, recorded.patients)
     parts = fold_patients(episodes, count, folds.seed)
-    evaluate_folds([Fold(*part, {}) for part in parts], replace(criterion, model_replicates=FEWEST_MODELS))
-    return parts, constant
+    few = replace(criterion, model_replicates=FEWEST_MODELS)
+    tried = evaluate_folds([Fold(*part, {}) for part in parts], few)
+    return parts, constant, tried.horizon
 
 
 def _notes(
@@ -225,30 +227,6 @@ def _kept(study: Path, stem: str, number: int, folds: int, visits: Episodes) -> 
             raise UserError(f"cannot write the study folder {study}: {error.strerror or error}.") from error
         write_episodes(visits, path)
     return path
-
-
-def _validate(
-    parts: Sequence[tuple[Episodes, Episodes]],
-    runs: Mapping[str, Sequence[JobResult]],
-    criterion: Settings,
-) -> tuple[CrossValidation, CrossValidation | None]:
-    """Values and costs of all candidates; one without a run in a fold has none and counts as tried."""
-    without = {
-        name: dict.fromkeys(criterion.estimators, PooledValue(refused=str(result)))
-        for name, results in runs.items()
-        for result in results
-        if isinstance(result, UserError)
-    }
-    policies = {
-        name: [policy_of(run) for run in results if isinstance(run, RunFolder)]
-        for name, results in runs.items()
-        if name not in without
-    }
-    folds = [Fold(*part, {name: own[k] for name, own in policies.items()}) for k, part in enumerate(parts)]
-    with progress_bar(len(folds), "value candidates", "fold", 0) as bar:
-        results = evaluate_folds(folds, criterion, len(runs), bar)
-    costs = costs_of_folds(folds, criterion, len(runs))
-    return replace(results, values=results.values | without), costs
 
 
 def _order(value: PooledValue) -> tuple[bool, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dosing.evaluation.rules import constant
-from dosing.ope.costs import costs_as_rewards, costs_of_folds
+from dosing.ope.costs import charged, costs_as_rewards
 from dosing.ope.folds import Fold, evaluate_folds
 from dosing.ope.selection import BASELINE, Settings
 from dosing.ope.trajectories import fold_patients
@@ -21,9 +21,10 @@ def test_the_cost_of_a_policy_is_estimated_as_its_return_is() -> None:
     recorded = linear_system(23, 3)
     twin = replace(recorded, cost=-recorded.reward)
     folds = [Fold(*part, {"low": constant(-0.3)}) for part in fold_patients(twin, 3)]
-    costs = costs_of_folds(folds, SETTINGS, 1)
+    priced = charged(folds, SETTINGS)
+    assert priced is not None
+    costs = evaluate_folds(*priced, 1)
     values = evaluate_folds(folds, replace(SETTINGS, estimators=("fqe",)), 1)
-    assert costs is not None
     assert costs.doses == values.doses  # beside the constant dose of the rewards
     for name in ("low", BASELINE):
         assert list(costs.values[name]) == ["fqe"]
@@ -40,6 +41,6 @@ def test_without_a_cost_at_every_visit_none_is_estimated() -> None:
     lacking = replace(recorded, cost=cost)
     assert costs_as_rewards(lacking) is None
     folds = [Fold(*part, {}) for part in fold_patients(lacking, 3)]
-    assert costs_of_folds(folds, SETTINGS, 1) is None
+    assert charged(folds, SETTINGS) is None
     whole = [Fold(*part, {}) for part in fold_patients(replace(recorded, cost=recorded.reward), 3)]
-    assert costs_of_folds(whole, replace(SETTINGS, estimators=("model_based",)), 1) is None
+    assert charged(whole, replace(SETTINGS, estimators=("model_based",))) is None

@@ -16,6 +16,7 @@ from dosing.evaluation.rules import constant
 from dosing.runs.folder import find_runs
 from dosing.studies import Grid, Resources, compare, references
 from dosing.studies.baseline import Baseline
+from dosing.studies.comparison import asked_of
 from dosing.studies.plan import Spread, plan, spread_of
 from dosing.studies.scenarios import evaluable
 from dosing.training.offline import TrainingSettings
@@ -31,9 +32,10 @@ def visits(tmp_path: Path) -> Path:
     return tmp_path / "visits.parquet"
 
 
-def planned(study: Path, data: Any, **options: Any) -> str:
+def planned(study: Path, data: Any, grid: Grid = GRID, spread: Spread | None = None, **options: Any) -> str:
     usual: dict[str, Any] = {"seeds": (0, 1, 2), "training": TINY, "evaluation_patients": 30}
-    return str(plan(study, GRID, data, resources=Resources("cpu", workers=1), **usual | options))
+    asked = asked_of(grid, data, **usual | options)
+    return str(plan(study, asked, Resources("cpu", workers=1), spread))
 
 
 def test_a_plan_names_the_runs_of_the_comparison_and_trains_none(
@@ -120,7 +122,7 @@ def test_rewards_that_tell_no_dose_state_no_difference(tmp_path: Path) -> None:
 
 def test_who_is_left_out_is_told_and_bad_input_refused(visits: Path, tmp_path: Path) -> None:
     every = Grid(("all",), regularise={"thin": [None, 0.0]})
-    text = str(plan(tmp_path / "study", every, visits, seeds=(0, 1), training=TINY, evaluation_patients=5))
+    text = planned(tmp_path / "study", visits, every, seeds=(0, 1), evaluation_patients=5)
     assert "Decision Transformer has no thin row:" in text
     with pytest.raises(UserError, match="cannot be looked at after 9"):
         planned(tmp_path / "study", visits, milestones=(9,))

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dosing.data.store import write_episodes
+from dosing.data.store import read_episodes, write_episodes
 from dosing.evaluation import rollout as rollouts
+from dosing.ope.costs import charged
+from dosing.ope.folds import Fold, PooledValue, evaluate_folds
+from dosing.ope.selection import Settings
+from dosing.ope.trajectories import fold_patients
 from dosing.runs.files import read_json, write_json
 from dosing.runs.folder import RunFolder
-from dosing.studies import Grid, Resources, TrainingSettings, compare, dose_sets, evaluation, jobs, references
+from dosing.studies import (
+    Folds,
+    Grid,
+    Resources,
+    TrainingSettings,
+    compare,
+    dose_sets,
+    evaluation,
+    jobs,
+    references,
+    select,
+    validation,
+)
 from dosing.studies.cluster import Outcome, Task
 from dosing.studies.data import episodes_of, recorded_states
 from dosing.studies.dose_sets import DOSES, BesideJob, beside_interval, doses_at, doses_of
@@ -24,6 +41,8 @@ from dosing.studies.ledger import JOBS, Ledger
 from dosing.studies.loading import policy_of
 from dosing.studies.naming import TABLE
 from dosing.studies.progress import progress_of
+from dosing.studies.selected import SELECTION
+from dosing.studies.validation import ValueJob
 from tests.support.samples import cohort
 
 
@@ -69,9 +88,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     in_jobs(rollouts, "evaluate")
     in_jobs(evaluation, "policy_of")
     in_jobs(dose_sets, "policy_of")
+    in_jobs(validation, "policy_of")
     in_jobs(jobs, "survey_of")
     monkeypatch.setattr(references, "SEARCH_PATIENTS", 20)
     monkeypatch.setattr(dose_sets, "TOGETHER", 1)
+    monkeypatch.setattr(validation, "TOGETHER", 2)
     monkeypatch.setattr(Resources, "launcher", lambda *_: launcher)
     return launcher
 
@@ -112,6 +133,58 @@ def test_a_stream_is_passed_over_in_a_job(here: Here, tmp_path: Path) -> None:
     simulate_parts(tmp_path / "visits", Request("dosing/Treatment-v0", 8), 2, LocalProcesses("cpu", 1))
     study(tmp_path / "study", tmp_path / "visits", stream=True)
     assert [type(job) for job in here.jobs[:2]] == [SurveyJob, RulesJob]
+
+
+def as_json(values: Mapping[Any, PooledValue]) -> Any:
+    return json.loads(json.dumps({name: dataclasses.asdict(value) for name, value in values.items()}))
+
+
+def selection(folder: Path, source: Path, resources: Resources | None = None, **settings: Any) -> Any:
+    """Candidates of IQL on two folds; what the study keeps of their values."""
+    grid = Grid(("iql",), {"hidden": [[16, 16]]} | settings, preset="clinical-small")
+    select(
+        folder, grid, source, folds=Folds(2), seeds=(0, 1), training=TrainingSettings(steps=3),
+        criterion=Settings(estimators=("fqe", "wis")), resources=resources,
+    )  # fmt: skip
+    return read_json(folder / SELECTION)
+
+
+def test_candidates_are_valued_in_jobs_as_all_at_once(here: Here, visits: Path, tmp_path: Path) -> None:
+    kept = selection(tmp_path, visits, inverse_temperature=[1.0, 2.0, 3.0])
+    values = [job for job in here.jobs if isinstance(job, ValueJob)]
+    assert [(job.fold, len(job.runs)) for job in values] == [(0, 2), (0, 1), (1, 2), (1, 1)]
+
+    parts = fold_patients(read_episodes(visits), 2, 0)
+    folds = [
+        Fold(
+            *part,
+            {
+                name: policy_of(RunFolder(tmp_path / run))
+                for job in values
+                if job.fold == k
+                for name, run in job.runs.items()
+            },
+        )
+        for k, part in enumerate(parts)
+    ]
+    expected = evaluate_folds(folds, values[0].criterion, 3)
+    priced = charged(folds, values[0].criterion)
+    assert priced is not None
+    costs = evaluate_folds(*priced, 3)
+    fields = [(one["name"], one["values"], one["costs"]) for one in kept["candidates"]]
+    assert len(fields) == 3
+    for name, own, cost in fields:
+        assert own == as_json(expected.values[name])
+        assert cost == as_json(costs.values[name])
+
+
+@pytest.mark.long
+def test_a_cluster_selects_as_this_machine_does(visits: Path, tmp_path: Path) -> None:
+    here = selection(tmp_path / "here", visits, Resources("cpu", workers=1))
+    there = selection(tmp_path / "there", visits, Resources("cpu", cluster="local"))
+    assert there == here
+    ledger = Ledger(tmp_path / "there" / JOBS).entries
+    assert sum(entry.over for entry in ledger.values()) == 2  # a fold is a job
 
 
 def test_doses_are_measured_once_and_again_for_other_weights(
