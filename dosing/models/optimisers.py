@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dosing.models.networks import decay_of
-
-
-class FusedAdam(torch.optim.Adam):
-    """torch's fused Adam for the CPU, with its own numbers and state and nothing around its one kernel.
-
-    torch's ``step`` makes a tensor of the 1 that it adds to the count of every parameter, and sorts the
-    parameters by device and type anew every time.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], learning_rate: float, decoupled: bool) -> None:
-        super().__init__(groups, lr=learning_rate, fused=True, decoupled_weight_decay=decoupled)
-        self._one = torch.tensor(1.0)
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; the first one, which makes the state, is torch's own."""
-        stepped = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        if not all(p in self.state for parameters in stepped for p in parameters):
-            super().step(closure)
-            return
-        for group, parameters in zip(self.param_groups, stepped, strict=True):
-            if not parameters:
-                continue
-            states = [self.state[p] for p in parameters]
-            steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, [self._one] * len(steps))
-            kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            kernel(
-                parameters,
-                [cast(Tensor, p.grad) for p in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
 
 
 def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
@@ -69,10 +27,10 @@ def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: fl
         {"params": [p for p in module_or_parameters if decay_of(p) == rate], "weight_decay": rate}
         for rate in rates
     ]
+    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
     device = module_or_parameters[0].device
     if device.type != "cuda":
-        return FusedAdam(groups, learning_rate, decoupled=rates != [0.0])
-    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
+        return kind(groups, lr=learning_rate, fused=True)
     return kind(groups, lr=torch.tensor(learning_rate, device=device), fused=True, capturable=True)
 
 
