@@ -16,7 +16,7 @@ from plotly.io.json import to_json_plotly
 ASSETS = Path(__file__).parents[1] / "assets"
 _mount = st.components.v2.component(
     "chart",
-    html='<div class="chart" role="img"></div>',
+    html='<div class="chart" role="figure"></div>',
     js=(ASSETS / "chart.js").read_text(encoding="utf-8"),
     isolate_styles=False,
 )
