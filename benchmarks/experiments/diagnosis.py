@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -141,7 +141,7 @@ class Watch:
         return weight
 
     def _proposal(self, obs: Observations, visit: int) -> Array:
-        distribution: Any = self.policy.densities(obs)["proposal"].base_dist  # type: ignore[attr-defined]
+        distribution: Any = cast(Any, self.policy.densities(obs)["proposal"]).base_dist
         shape = (*distribution.batch_shape[1:], distribution.n_uniforms)
         noise = np.stack([generator(s, "evaluation", visit).random(shape) for s in self.policy.seeds])
         unit = distribution.rsample_from(torch.as_tensor(noise, dtype=torch.float32)).clamp(-1.0, 1.0)

@@ -30,6 +30,7 @@ import torch
 import agents
 from benchmarks.experiments.live_treatment_page import over
 from benchmarks.experiments.sparse_vs_gaussian import PRESET, RESULTS, WIDTHS, taken
+from benchmarks.experiments.sparse_vs_gaussian_figure import spread
 from benchmarks.machine import describe
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS, __version__
@@ -322,9 +323,7 @@ class Frame:
     def names(self) -> list[str]:
         """Names beside the panel, a thread to each bounded policy."""
         own = sorted((x for x in self.result if x.bounded), key=lambda x: self.at(x)[1])
-        places = [self.at(x)[1] for x in own]
-        for k in range(1, len(places)):
-            places[k] = max(places[k], places[k - 1] + 14.0)
+        places = spread([self.at(x)[1] for x in own], TOP, HEIGHT - FOOT)
         out = []
         for one, y in zip(own, places, strict=True):
             out.append(stroke(self.at(one)[0] + 5, self.at(one)[1], LEFT + PLOT + 6, y, "#b5b5b5", 0.6))

@@ -26,9 +26,9 @@ LOOP = 20
 
 def rebrac(module: Any) -> Learner:
     """As its ``train`` builds it, up to the loop over updates."""
-    import flax  # type: ignore[import-not-found]
-    import jax  # type: ignore[import-not-found]
-    import optax  # type: ignore[import-not-found]
+    import flax
+    import jax
+    import optax
 
     config = module.Config(batch_size=BATCH)
     data = synthetic()

@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, int]] = {
 
 def build(method: str) -> Learner:
     """Build the learner on the synthetic data."""
-    import d3rlpy  # type: ignore[import-not-found]
+    import d3rlpy
 
     data = synthetic()
     dataset = d3rlpy.dataset.MDPDataset(data["obs"], data["act"], data["reward"], data["terminal"])
@@ -54,7 +54,7 @@ def build(method: str) -> Learner:
 
 def _on_device(learner: Any, batch: Any) -> Any:
     """The batch as d3rlpy's own ``update`` hands it to the learner."""
-    from d3rlpy.torch_utility import TorchMiniBatch  # type: ignore[import-not-found]
+    from d3rlpy.torch_utility import TorchMiniBatch
 
     return TorchMiniBatch.from_batch(
         batch, gamma=learner.gamma, compute_returns_to_go=learner.need_returns_to_go, device="cpu"

@@ -37,8 +37,8 @@ def build(method: str, folder: str) -> Learner:
     """Import the method from the checkout and put its learner on the synthetic data."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import flax  # type: ignore[import-not-found]
-    import jax  # type: ignore[import-not-found]
+    import flax
+    import jax
 
     sys.modules["wandb"] = MagicMock()
     here = [name for name in sys.modules if name.split(".")[0] == "agents"]

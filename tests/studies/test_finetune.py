@@ -249,14 +249,7 @@ def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, P
     """A sparse policy and its Gaussian counterpart go on side by side."""
     study = offline["iql"].parents[2]
     runs = [
-        train_run(
-            AgentSetup("fttpo", small("fttpo", hidden=(8, 8), actor=actor)),
-            study / "visits.parquet",
-            study,
-            (0, 1),
-            TrainingSettings(steps=6, batch_size=8, log_every=6),
-            "cpu",
-        ).path
+        short_run(study, AgentSetup("fttpo", small("fttpo", hidden=(8, 8), actor=actor)))
         for actor in ("sparse", "gaussian")
     ]
     result = tiny(["direct"], runs)
@@ -267,14 +260,12 @@ def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, P
 
 
 def thin_run(study: Path, name: str) -> Path:
-    return train_run(
-        AgentSetup(name, small(name, hidden=(8, 8)), Regularisation(thin=0.0)),
-        study / "visits.parquet",
-        study,
-        (0, 1),
-        TrainingSettings(steps=6, batch_size=8, log_every=6),
-        "cpu",
-    ).path
+    return short_run(study, AgentSetup(name, small(name, hidden=(8, 8)), Regularisation(thin=0.0)))
+
+
+def short_run(study: Path, setup: AgentSetup) -> Path:
+    settings = TrainingSettings(steps=6, batch_size=8, log_every=6)
+    return train_run(setup, study / "visits.parquet", study, (0, 1), settings, "cpu").path
 
 
 def test_a_thin_policy_goes_on_as_one_and_gives_no_dose_outside_its_interval(
