@@ -1,9 +1,10 @@
-"""Agents of fql and of FAN (github.com/seohongpark/fql, github.com/brianlsy98/FAN), which JAX computes.
+"""Agents of fql, of FAN and of Value Flows, which JAX computes.
 
     python -m benchmarks.references.flow_jax METHOD FOLDER_OF_THE_CHECKOUT
 
-Their own compiled ``update`` at their own settings, batch 256. One thread only: a compiled program uses every
-core it may, so the process keeps to one core.
+They are github.com/seohongpark/fql, github.com/brianlsy98/FAN and github.com/chongyi-zheng/value-flows. Their
+own compiled ``update`` at their own settings, batch 256, with all that it reports. One thread only: a compiled
+program uses every core it may, so the process keeps to one core.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ METHODS = {
     "faql": "FAQLAgent",
     "nbrac": "NBRACAgent",
     "nfql": "NFQLAgent",
+    "value_flows": "ValueFlowsAgent",
+    "iqn": "IQNAgent",
+    "c51": "C51Agent",
 }
 """Class by method; a method is the file of its name in the folder ``agents`` of its checkout."""
 
@@ -53,6 +57,8 @@ def build(method: str, folder: str) -> Learner:
     columns = _columns()
     create = getattr(module, METHODS[method]).create
     example = {name: values[:BATCH] for name, values in columns.items()}
+    rewards = columns["rewards"]  # returns are held within what the smallest and the largest allow
+    example |= {"min_reward": float(rewards.min()), "max_reward": float(rewards.max())}
     known = {
         "seed": 0,
         "config": config,
