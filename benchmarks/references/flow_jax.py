@@ -3,7 +3,7 @@
     python -m benchmarks.references.flow_jax METHOD FOLDER_OF_THE_CHECKOUT
 
 They are github.com/seohongpark/fql, github.com/brianlsy98/FAN and github.com/chongyi-zheng/value-flows. Their
-own compiled ``update`` at their own settings, batch 256, with all that it reports. One thread only: a compiled
+own compiled ``update`` at their own settings, batch 256, with all it reports. One thread only: a compiled
 program uses every core it may, so the process keeps to one core.
 """
 

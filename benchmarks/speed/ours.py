@@ -57,7 +57,7 @@ def dataset() -> Dataset:
 
 
 def finetuned(method: str, offline: Agent, make: Build) -> tuple[Agent, Replay]:
-    """What learns in a trial, and its replay: the transitions as recorded visits, and again as the trial's."""
+    """What learns in a trial, and its replay: the transitions as recorded visits, and as treated ones."""
     data, episodes = dataset(), ROWS // EPISODE
     start = Start(
         name=finetuning.STARTS_FROM,
