@@ -203,10 +203,8 @@ def decision_transformer(module: Any, config: Any) -> tuple[Callable[[Any], obje
         warm_up.step()
         return float(loss)
 
-    return (
-        update,
-        f"{WINDOWS} windows of {config.seq_len}, {config.num_layers} layers of {config.embedding_dim}",
-    )
+    layers = f"{config.num_layers} layers of {config.embedding_dim}"
+    return update, f"{WINDOWS} windows of {config.seq_len}, {layers}"
 
 
 METHODS = {

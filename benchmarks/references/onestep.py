@@ -4,7 +4,8 @@
 
 Its learners of the recorded policy, of two critics by SARSA, and of the policy by exponentiated advantages,
 with truncated normal policies throughout. Batches are of 256, its own of 512. Its step hands the loss of the
-two critics one argument more than that takes; it is left out.
+two critics one argument more than that takes; it is left out. As released, the policy's step also computes
+the gradient of the critics, and does not use it.
 """
 
 from __future__ import annotations
