@@ -3,9 +3,9 @@
     python -m benchmarks.references.flow_jax METHOD FOLDER_OF_THE_CHECKOUT
 
 They are github.com/seohongpark/fql, github.com/brianlsy98/FAN and github.com/chongyi-zheng/value-flows. Their
-own ``update`` at their own settings, batch 256, compiled without what it only reports: of Value Flows that
-would draw and judge all candidates once more. One thread only: a compiled program uses every core it may, so
-the process keeps to one core.
+own ``update`` at their own settings, batch 256, compiled without what it only reports: Value Flows draws and
+judges all candidates once more for that. It also trains a one-step policy, which ours does not have. One
+thread only: a compiled program uses every core it may, so the process keeps to one core.
 """
 
 from __future__ import annotations

@@ -175,6 +175,24 @@ def test_a_process_answers_in_turns() -> None:
         process.close()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "config", "settings"),
+    [
+        ("pex", {"hidden": [8]}, "1x8"),
+        ("decision_transformer", {"width": 8, "layers": 1}, "64 windows of 20, width 8, layers 1"),
+    ],
+)
+def test_a_trial_and_windows_of_visits_are_timed_too(name: str, config: Any, settings: str) -> None:
+    process = ours(name, "--config", json.dumps(config))
+    try:
+        assert process.about["settings"] == settings
+        for sampling in (False, True):
+            assert process.ask("time", updates=2, threads=1, sampling=sampling)["updates"] == 2
+    finally:
+        process.close()
+
+
 # Report
 
 
