@@ -1,6 +1,6 @@
 """One of our agents as a measured process.
 
-    python -m benchmarks.speed.ours AGENT [--seeds S] [--config JSON] [--precision bfloat16] [--mode compile]
+    python -m benchmarks.speed.ours AGENT [--seeds S] [--config JSON] [--mode compile]
 
 It answers requests as ``benchmarks.speed.protocol`` says.
 """
@@ -48,7 +48,7 @@ def build(options: argparse.Namespace) -> Learner:
     """
     differing: dict[str, Any] = json.loads(options.config)
     problem, seeds = Problem(N_OBS, N_ACT), range(options.seeds)
-    agent = agents.build(options.agent, differing, problem, seeds, precision=options.precision)
+    agent = agents.build(options.agent, differing, problem, seeds)
     take = updater(agent, options.mode)
     sampler = Sampler(dataset(), agent, BATCH)
     ready = cycle([sampler(step) for step in range(READY)])
@@ -86,7 +86,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("agent")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--config", default="{}", help="fields of its configuration that differ, as JSON")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
     return parser.parse_args()
 

@@ -195,12 +195,6 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert "iql: d3rlpy | absent: no folder was named" in text
 
 
-def test_lower_precision_is_compared_with_our_float32() -> None:
-    rows = [measured("", [100.0]), measured("", [150.0], precision="bfloat16")]
-    assert "1.50 (1.50 to 1.50)" in report.precisions(rows)
-    assert "bfloat16" not in report.comparison(rows)
-
-
 KEPT = training.RESULTS / "training.json"
 
 
