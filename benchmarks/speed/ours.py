@@ -25,9 +25,9 @@ from dosing.training.sampler import BLOCK, Sampler
 from dosing.types import Problem
 
 
-def dataset() -> Dataset:
+def dataset(device: torch.device | str = "cpu") -> Dataset:
     """The synthetic transitions as agents see them."""
-    columns = {name: torch.from_numpy(values) for name, values in synthetic().items()}
+    columns = {name: torch.from_numpy(values).to(device) for name, values in synthetic().items()}
     identity = Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,) * N_ACT, (1.0,) * N_ACT)
     return Dataset(
         obs=columns["obs"],
@@ -35,7 +35,7 @@ def dataset() -> Dataset:
         reward=columns["reward"],
         next_obs=columns["next_obs"],
         terminated=columns["terminal"],
-        starts=torch.arange(0, ROWS + 1, EPISODE),
+        starts=torch.arange(0, ROWS + 1, EPISODE, device=device),
         transform=identity,
     )
 
