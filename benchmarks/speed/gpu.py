@@ -135,8 +135,8 @@ def page(result: dict[str, Any]) -> str:
     parts = [
         "# Training on a GPU",
         f"Made by `benchmarks/speed/gpu.sh`, {result['date']}, on: {result['device']}; "
-        f"{result['machine']}. Batch {BATCH}, {N_OBS} observations, {N_ACT} actions, sampling included, {result['seconds']:g} s of "
-        "the clock each, once.",
+        f"{result['machine']}. Batch {BATCH}, {N_OBS} observations, {N_ACT} actions, sampling included, "
+        f"{result['seconds']:g} s of the clock each, once.",
         table(head, lines),
     ]
     if result["long"]:
