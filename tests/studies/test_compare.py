@@ -33,9 +33,10 @@ from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.naming import CURVES, TABLE
+from dosing.studies.naming import CURVES, TABLE, distinct
 from dosing.studies.presets import Preset
 from dosing.training.offline import TrainingSettings
+from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort
 
@@ -136,6 +137,19 @@ def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_pat
     )
     assert [row.name for row in again.rows if row.sampled] == ["FtTPO"]  # nothing to tell it apart from
     assert {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)} == stamps
+
+
+def test_notes_name_the_distribution_where_a_name_stands_for_several(tmp_path: Path) -> None:
+    episodes = simulate("dosing/Warfarin-v0", patients=6, policy="nomogram", seed=0)
+    write_episodes(episodes, tmp_path / "warfarin.parquet")
+    result = small(
+        tmp_path, ["bc", "iql"], [tmp_path / "warfarin.parquet"], families=("clipped_gaussian", "beta")
+    )
+    told = next(note for note in result.notes if "with the event" in note)
+    assert [row.name for row in result.rows if row.sampled] == ["BC", "BC", "IQL", "IQL"]
+    for name in ("BC (clipped Gaussian)", "BC (beta)", "IQL (clipped Gaussian)", "IQL (beta)"):
+        assert f"{name} " in told
+    assert distinct(["IQL", "BC", "IQL"], ["beta", "beta", "truncated Gaussian"])[1] == "BC"
 
 
 def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: Path) -> None:
