@@ -143,6 +143,7 @@ def test_every_agent_of_the_suite_has_a_line_that_it_accepts() -> None:
             agents.find(task.agent).config_class()(**task.config)
 
 
+@pytest.mark.long
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     reference = training.corl("iql")
     with pytest.raises(AbsentError, match="no folder of references was named"):
