@@ -107,7 +107,8 @@ def check_layout(page: Any, picture: Path) -> None:
         assert overlapping_labels(page) == []
 
 
-@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, theme: str) -> None:
     watched = Watched(browser, address, 1280, theme)
     page = watched.page

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--device", "cpu", "--agents", "bc", "iql", "--seeds", "1", "2", "--seconds", "0.01", "--long")
 
 
+@pytest.mark.long
 def test_it_runs_as_a_script_and_its_page_is_made_of_its_numbers(tmp_path: Path) -> None:
     command = ["bash", str(ROOT / "benchmarks/speed/gpu.sh"), *SHORT, "0.01", "--out", str(tmp_path)]
     environment = {"PY": sys.executable, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}

@@ -140,6 +140,7 @@ def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_pat
     assert {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)} == stamps
 
 
+@pytest.mark.long
 def test_notes_name_the_distribution_where_a_name_stands_for_several(tmp_path: Path) -> None:
     episodes = simulate("dosing/Warfarin-v0", patients=6, policy="nomogram", seed=0)
     write_episodes(episodes, tmp_path / "warfarin.parquet")
