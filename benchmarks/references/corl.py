@@ -10,14 +10,25 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from itertools import cycle
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from typing import Any
 from unittest.mock import MagicMock
 
 import torch
 
-from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS, READY, ROWS, Learner, serve, synthetic
+from benchmarks.speed.protocol import (
+    BATCH,
+    EPISODE,
+    N_ACT,
+    N_OBS,
+    READY,
+    ROWS,
+    WINDOWS,
+    Learner,
+    serve,
+    synthetic,
+)
 
 NOT_NEEDED = ("d4rl", "gym", "pyrallis", "wandb")
 
@@ -169,6 +180,33 @@ def cal_ql(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
     return _conservative(module, config, module.CalQL).train, "critics 2x256, actor 3x256"
 
 
+def decision_transformer(module: Any, config: Any) -> tuple[Callable[[Any], object], str]:
+    """What its ``train`` does with a batch; there it is no function of its own."""
+    same = (
+        "embedding_dim num_layers num_heads seq_len episode_len attention_dropout residual_dropout "
+        "embedding_dropout max_action"
+    )
+    model = module.DecisionTransformer(N_OBS, N_ACT, **{name: getattr(config, name) for name in same.split()})
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min((k + 1) / config.warmup_steps, 1.0))
+
+    def update(batch: Any) -> float:
+        obs, act, to_go, steps, mask = batch
+        predicted = model(obs, act, to_go, steps, padding_mask=~mask.bool())
+        loss = ((predicted - act).square() * mask.unsqueeze(-1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+        optimizer.step()
+        warm_up.step()
+        return float(loss)
+
+    layers = f"{config.num_layers} layers of {config.embedding_dim}"
+    return update, f"{WINDOWS} windows of {config.seq_len}, {layers}"
+
+
 METHODS = {
     "cql": ("offline.cql", cql),
     "cal_ql": ("finetune.cal_ql", cal_ql),
@@ -178,18 +216,13 @@ METHODS = {
     "bc": ("offline.any_percent_bc", bc),
     "spot": ("finetune.spot", spot),
     "spot_vae": ("finetune.spot", spot_vae),
+    "decision_transformer": ("offline.dt", decision_transformer),
 }
 """File and builder by method."""
 
 
-def build(method: str, folder: str) -> Learner:
-    """Import the method's file from the checkout and put its learner on the synthetic data."""
-    for name in NOT_NEEDED:
-        sys.modules[name] = MagicMock()
-    sys.path.insert(0, folder)
-    file, builder = METHODS[method]
-    module = importlib.import_module(f"algorithms.{file}")
-    update, settings = builder(module, module.TrainConfig())
+def transitions(module: Any) -> Iterator[Any]:
+    """Batches of its replay buffer."""
     data = synthetic()
     buffer = module.ReplayBuffer(N_OBS, N_ACT, ROWS, "cpu")
     buffer.load_d4rl_dataset(
@@ -202,8 +235,38 @@ def build(method: str, folder: str) -> Learner:
             "mc_returns": data["reward"],  # their values do not matter for speed
         }
     )
-    ready = cycle([buffer.sample(BATCH) for _ in range(READY)])
-    return Learner(lambda: update(next(ready)), lambda: update(buffer.sample(BATCH)), settings)
+    while True:
+        yield buffer.sample(BATCH)
+
+
+def windows(module: Any, config: Any) -> Iterator[Any]:
+    """Batches of its loader, without processes of its own: their time would not be counted."""
+    data = synthetic()
+    module.gym.make.return_value.get_dataset.return_value = {
+        "observations": data["obs"],
+        "actions": data["act"],
+        "rewards": data["reward"],
+        "terminals": data["terminal"],
+        "timeouts": data["terminal"],
+    }
+    dataset = module.SequenceDataset("", seq_len=config.seq_len, reward_scale=config.reward_scale)
+    assert config.batch_size == WINDOWS
+    assert config.episode_len == EPISODE
+    yield from torch.utils.data.DataLoader(dataset, batch_size=WINDOWS)
+
+
+def build(method: str, folder: str) -> Learner:
+    """Import the method's file from the checkout and put its learner on the synthetic data."""
+    for name in NOT_NEEDED:
+        sys.modules[name] = MagicMock()
+    sys.path.insert(0, folder)
+    file, builder = METHODS[method]
+    module = importlib.import_module(f"algorithms.{file}")
+    config = module.TrainConfig()
+    update, settings = builder(module, config)
+    batches = transitions(module) if hasattr(module, "ReplayBuffer") else windows(module, config)
+    ready = cycle(list(islice(batches, READY)))
+    return Learner(lambda: update(next(ready)), lambda: update(next(batches)), settings)
 
 
 if __name__ == "__main__":

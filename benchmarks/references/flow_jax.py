@@ -1,9 +1,11 @@
-"""Agents of fql and of FAN (github.com/seohongpark/fql, github.com/brianlsy98/FAN), which JAX computes.
+"""Agents of fql, of FAN and of Value Flows, which JAX computes.
 
     python -m benchmarks.references.flow_jax METHOD FOLDER_OF_THE_CHECKOUT
 
-Their own compiled ``update`` at their own settings, batch 256. One thread only: a compiled program uses every
-core it may, so the process keeps to one core.
+They are github.com/seohongpark/fql, github.com/brianlsy98/FAN and github.com/chongyi-zheng/value-flows. Their
+own ``update`` at their own settings, batch 256, compiled without what it only reports: of Value Flows that
+would draw and judge all candidates once more. One thread only: a compiled program uses every core it may, so
+the process keeps to one core.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib
 import inspect
 import os
 import sys
+from functools import partial
 from itertools import cycle
 from types import ModuleType
 from typing import Any
@@ -29,6 +32,9 @@ METHODS = {
     "faql": "FAQLAgent",
     "nbrac": "NBRACAgent",
     "nfql": "NFQLAgent",
+    "value_flows": "ValueFlowsAgent",
+    "iqn": "IQNAgent",
+    "c51": "C51Agent",
 }
 """Class by method; a method is the file of its name in the folder ``agents`` of its checkout."""
 
@@ -53,6 +59,8 @@ def build(method: str, folder: str) -> Learner:
     columns = _columns()
     create = getattr(module, METHODS[method]).create
     example = {name: values[:BATCH] for name, values in columns.items()}
+    rewards = columns["rewards"]  # returns are held within what the smallest and the largest allow
+    example |= {"min_reward": float(rewards.min()), "max_reward": float(rewards.max())}
     known = {
         "seed": 0,
         "config": config,
@@ -71,9 +79,13 @@ def build(method: str, folder: str) -> Learner:
     period = int(config.get("actor_freq", 1))
     turns = cycle([True] + [False] * (period - 1))
 
+    @partial(jax.jit, static_argnames="options")
+    def step(agent: Any, batch: dict[str, Any], options: tuple[tuple[str, bool], ...]) -> Any:
+        return agent.update(batch, **dict(options))[0]
+
     def update(batch: dict[str, Any]) -> None:
-        options = {} if period == 1 else {"full_update": next(turns)}
-        held[0] = jax.block_until_ready(held[0].update(batch, **options)[0])
+        options = () if period == 1 else (("full_update", next(turns)),)
+        held[0] = jax.block_until_ready(step(held[0], batch, options))
 
     widths = "x".join((str(len(config.value_hidden_dims)), str(config.value_hidden_dims[0])))
     return Learner(

@@ -36,6 +36,8 @@ from benchmarks.speed import counting
 
 BATCH, N_OBS, N_ACT, ROWS = 256, 17, 6, 100_000
 """The work: batch size, observation and action width, transitions in the data set."""
+WINDOWS = 64
+"""Windows in a batch, where a method learns from windows of visits."""
 EPISODE = 1000
 """Transitions per synthetic episode; none of them terminates but the last."""
 READY = 32

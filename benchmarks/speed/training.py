@@ -2,9 +2,10 @@
 
     python benchmarks/speed/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--out NAME]
 
-The work: batch 256, observation 17, action 6, 100,000 random transitions, one seed. Every learner is a
-process of its own at its own widths and settings; those of one method are asked in turns (A B C A B C ...),
-so that a busy machine slows all of them alike. Rates are updates per second of *processor* time, medians over
+The work: batch 256 (Decision Transformer: 64 windows of 20 visits), observation 17, action 6, 100,000 random
+transitions, one seed. Of PEX it is the updates of a trial, without the visits. Every learner is a process of
+its own at its own widths and settings; those of one method are asked in turns (A B C A B C ...), so that a
+busy machine slows all of them alike. Rates are updates per second of *processor* time, medians over
 rounds; a ratio is taken within its round, and given as median (smallest to largest). The number without
 sampling leaves out choosing and gathering the transitions, never the noise a method draws.
 
@@ -20,9 +21,14 @@ are never imported here. What is missing is named in the table. To install them,
     git clone https://github.com/JasonMa2016/CODAC
     git clone https://github.com/seohongpark/fql
     git clone https://github.com/brianlsy98/FAN
+    git clone https://github.com/chongyi-zheng/value-flows
+    git clone https://github.com/davidbrandfonbrener/onestep-rl
+    git clone https://github.com/Haichao-Zhang/PEX
 
 and name that folder by ``--references`` or the variable DOSING_REFERENCES. A further reference is one line in
-``TASKS`` and one function in ``benchmarks/references``.
+``TASKS`` and one function in ``benchmarks/references``. Quasi-optimal learning has no
+reference: it is released in R and C++ only. CODAC has none in value-flows, where it is another method: its
+policy is a flow, and its critic takes every fraction through all layers.
 """
 
 from __future__ import annotations
@@ -46,6 +52,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import agents
+from agents import finetuning
 from benchmarks import machine, report
 from benchmarks.speed import product
 from benchmarks.speed.counting import useful_flops
@@ -119,6 +126,21 @@ def fan(method: str) -> Reference:
     return Reference("FAN's code (JAX)", "flow_jax", method, "FAN", "venv-jax/bin/python")
 
 
+def value_flows(method: str) -> Reference:
+    """A method of Value Flows' code that JAX computes."""
+    return Reference("Value Flows' code (JAX)", "flow_jax", method, "value-flows", "venv-jax/bin/python")
+
+
+def onestep(phase: str) -> Reference:
+    """A phase of Onestep RL's code."""
+    return Reference("Onestep RL's code", "onestep", phase, "onestep-rl")
+
+
+def pex(method: str) -> Reference:
+    """A method of PEX's code."""
+    return Reference("PEX's code", "pex", method, "PEX")
+
+
 def fat2thin(method: str) -> Reference:
     """A method of the code released with FtTPO."""
     return Reference("FtTPO as released", "fat2thin", method, "fat2thin")
@@ -134,7 +156,7 @@ class Task:
     """One line of comparison: the same work by us and by others.
 
     Attributes:
-        agent: registry key.
+        agent: registry key of an agent, or of a method of fine-tuning that starts from IQL.
         references: what it is compared with.
         config: fields of our configuration that differ from the defaults, to match the references.
         label: its name in the table if the agent has several.
@@ -153,6 +175,7 @@ class Task:
 
 VAE = {"vae_hidden": (750, 750), "n_samples": 1, "dropout": 0.0}
 WIDE = {"hidden": (512, 512, 512, 512)}
+ONESTEP = {"hidden": (1024, 1024), "behaviour_steps": 1}
 TASKS: tuple[Task, ...] = (
     Task("fttpo", (fat2thin("fttpo"),)),
     Task("iql", (corl("iql"), fat2thin("iql"), d3rlpy("iql"))),
@@ -180,6 +203,14 @@ TASKS: tuple[Task, ...] = (
     Task("faql", (fan("faql"),), WIDE),
     Task("nbrac", (fan("nbrac"),), WIDE),
     Task("nfql", (fan("nfql"),), WIDE),
+    Task("value_flows", (value_flows("value_flows"),), WIDE),
+    Task("iqn", (value_flows("iqn"),), WIDE | {"choice_quantiles": 16}),
+    Task("c51", (value_flows("c51"),), WIDE),
+    Task("decision_transformer", (corl("decision_transformer"),), {"width": 128, "layers": 3}),
+    Task("onestep", (onestep("policy"),), ONESTEP | {"critic_steps": 1}),
+    Task("onestep", (onestep("critics"),), ONESTEP | {"critic_steps": 10**9}, "onestep, its critics"),
+    Task("onestep", (onestep("behaviour"),), ONESTEP | {"behaviour_steps": 10**9}, "onestep, its behaviour"),
+    Task("pex", (pex("pex"),)),
 )
 """An agent of the suite that is not here has a line of its own all the same, without references."""
 
@@ -233,7 +264,7 @@ class Row:
         Raises:
             AbsentError: there is no such agent, or it refuses the work.
         """
-        if self.agent not in agents.AGENTS:
+        if self.agent not in {*agents.AGENTS, *finetuning.METHODS}:
             raise AbsentError("no agent of ours yet")
         config = json.dumps(dict(self.config))
         options = ("--seeds", str(seeds), "--config", config)
