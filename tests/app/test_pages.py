@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.text import JOINER
@@ -105,6 +107,13 @@ def test_every_page_carries_the_banner_and_no_error(open_app, full_study: Path, 
 
 
 @pytest.mark.long
+def test_what_the_first_page_loaded_is_searched_for_garbage_once(open_app, full_study: Path) -> None:
+    gc.unfreeze()
+    st.cache_resource.clear()
+    open_app(full_study)
+    assert gc.get_freeze_count() > 100_000
+
+
 def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) -> None:
     at = open_app(full_study)
     run = run_of(full_study, "fttpo")
