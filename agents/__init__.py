@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dosing.entry_points import AGENTS as GROUP
 from dosing.entry_points import leave_out, syntax_of, usable
@@ -187,7 +187,6 @@ def build(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
     regularisation: Regularisation | Mapping[str, Any] | None = None,
     fresh: bool = True,
 ) -> Agent:
@@ -200,7 +199,6 @@ def build(
         seeds: S different integers.
         device: where the parameters live.
         dtype: their type, float32 if None.
-        precision: of matrix products; bfloat16 is faster where the processor has it, and changes results.
         regularisation: what networks and updates have beyond the method, or its fields as stored in a run.
         fresh: draw weights; else they are 0, for a stack whose weights are loaded next: drawing takes most of
             the time.
@@ -225,9 +223,8 @@ def build(
         check_settings(config)
     except TypeError as error:
         raise UserError(f"the configuration does not fit agent {name!r}: {error}.") from error
-    product_dtype = torch.bfloat16 if precision == "bfloat16" else None
     options = Regularisation.of(regularisation)
-    init = Initialiser(seeds, device, dtype or torch.float32, product_dtype, options, fresh)
+    init = Initialiser(seeds, device, dtype or torch.float32, options, fresh)
     build_stack: Any = entry.agent_class()
 
     def stack(sizes: Problem) -> Agent:

@@ -44,7 +44,7 @@ from dosing.distributions.parabola import Parabola, Sides, solve
 from dosing.errors import UserError
 from dosing.models.batch import Batch
 from dosing.models.networks import Initialiser
-from dosing.models.optimisers import set_learning_rate
+from dosing.models.optimisers import Sgd, set_learning_rate
 from dosing.types import About, Problem
 
 EDGE = 1e-4
@@ -155,7 +155,7 @@ class QuasiOptimal(Agent):
         rate: float | Tensor = config.learning_rate
         if init.device.type == "cuda":
             rate = torch.tensor(rate, device=init.device)
-        self.optimizers = {"all": torch.optim.SGD([self.theta, self.w], lr=rate, fused=True)}
+        self.optimizers = {"all": Sgd([self.theta, self.w], lr=rate, fused=True)}
 
     @torch.no_grad()
     def prepare(self, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ The pages live in ``views``: a folder called ``pages`` would be taken by Streaml
 link straight to one of them would bypass this file.
 """
 
+import gc
 from pathlib import Path
 
 import streamlit as st
@@ -47,5 +48,15 @@ page = st.navigation(
     },
     position="top",
 )
+
+
+@st.cache_resource(show_spinner=False)
+def set_aside() -> None:
+    """Let the search for garbage pass over what the first page loaded for good: a third of a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 carry(page.url_path)
 page.run()
+set_aside()

@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 COMMAND = "python benchmarks/speed/training.py --references FOLDER"
-PRECISION = (
-    "What it changes: 500 updates on 50 recorded patients with the same 3 seeds, batches and noise; losses "
-    "are means over the last 100 updates, returns those of 1,000 new patients per seed."
-)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -26,9 +22,9 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def partner(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Our float32 row of the same task, with which a row is compared; None if it was not measured."""
+    """Our row of the same task, with which a row is compared; None if it was not measured."""
     for other in rows:
-        if other["task"] == row["task"] and not other["title"] and other["precision"] == "float32":
+        if other["task"] == row["task"] and not other["title"]:
             return other if other["rates"] else None
     return None
 
@@ -53,8 +49,6 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     lines = []
     for row in rows:
-        if not row["title"] and row["precision"] != "float32":
-            continue
         label = f"{row['task']}: {row['title'] or 'ours'}"
         if row["absent"]:
             lines.append([label, f"absent: {row['absent']}", *[""] * 7])
@@ -79,48 +73,11 @@ def _ratio(ours: Mapping[str, Any] | None, other: Mapping[str, Any], name: str) 
     return spread(ratios(ours, other, name), 2)
 
 
-def precisions(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Other precisions of ours against our float32."""
-    head = (
-        "agent",
-        "widths",
-        "precision",
-        "updates per CPU-second",
-        "with sampling",
-        "this / float32",
-        "with sampling",
-    )
-    lines = []
-    for row in rows:
-        ours = partner(row, rows)
-        if row["title"] or row["precision"] == "float32" or ours is None or row["absent"]:
-            continue
-        cells = [row["task"], row["about"]["settings"], row["precision"]]
-        cells += [_rate(row, "update"), _rate(row, "sampled")]
-        cells += [_ratio(row, ours, "update"), _ratio(row, ours, "sampled")]
-        lines.append(cells)
-    return table(head, lines)
-
-
-def changes(result: Mapping[str, Any]) -> str:
-    """Losses and returns of both precisions, and their differences seed by seed."""
-    head = ("agent", "what", "float32", "bfloat16", "difference within a seed (smallest to largest)")
-    lines = []
-    for change in result["precision"]:
-        single, half = change["float32"], change["bfloat16"]
-        means = [f"{statistics.mean(values):.4g}" for values in (single, half)]
-        apart = sorted(b - a for a, b in zip(single, half, strict=True))
-        cells = f"{statistics.median(apart):.2g} ({apart[0]:.2g} to {apart[-1]:.2g})"
-        lines.append([change["agent"], change["what"], *means, cells])
-    return table(head, lines)
-
-
 def costs(result: Mapping[str, Any]) -> str:
     """What an update of ours costs and what eats it."""
     head = (
         "learner",
         "settings",
-        "precision",
         "seeds",
         "ms per update",
         "useful MFLOP",
@@ -139,13 +96,13 @@ def costs(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         if row["cost"]:
             label = f"{row['task']}: {row['title'] or 'ours'}"
-            cells = [label, row["about"]["settings"], row["precision"], "1"]
+            cells = [label, row["about"]["settings"], "1"]
             lines.append(cells + _cost(row["cost"], result))
         stacked = [s for s in result["stacks"] if s["task"] == row["task"]]
-        if row["title"] or row["precision"] != "float32":
+        if row["title"]:
             continue
         for stack in stacked:
-            cells = [f"{stack['task']}: ours", stack["settings"], "float32", str(stack["seeds"])]
+            cells = [f"{stack['task']}: ours", stack["settings"], str(stack["seeds"])]
             lines.append(cells + _cost(stack["cost"], result))
     return table(head, lines)
 
@@ -210,9 +167,6 @@ def render(result: Mapping[str, Any]) -> str:
         "rounds (smallest to largest); a ratio above 1 means ours is faster.",
         "## Beside the references",
         comparison(result["rows"]),
-        "## Lower precision",
-        precisions(result["rows"]),
-        *([PRECISION, changes(result)] if result["precision"] else []),
         "## What an update costs",
         "Sampling included, one thread. Useful products are those the method's equations need. Calls are "
         "what torch's profiler records in `aten`. The last columns share out the processor time without "

@@ -58,6 +58,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_agents_and_scenarios_of_a_package_stand_beside_ours(tmp_path: Path) -> None:
     install(tmp_path)
     listed = run(tmp_path, "-m", "dosing", "agents")
@@ -133,6 +134,7 @@ LATE = {
 }
 
 
+@pytest.mark.long
 def test_what_breaks_only_when_it_is_asked_for_is_told_then(tmp_path: Path) -> None:
     install(tmp_path, scenarios="\n".join(LATE))
     listed = run(tmp_path, "-m", "simulator", "list")

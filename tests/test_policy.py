@@ -250,6 +250,7 @@ def test_sampled_doses_follow_the_distribution(name: str) -> None:
     assert stats.kstest(np.ravel(levels), stats.uniform().cdf).pvalue > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n for n, entry in agents.AGENTS.items() if entry.about.support == "point"])
 def test_a_policy_of_one_dose_always_gives_it(name: str) -> None:
     policy, obs = DosePolicy(stack(name, (3, 5)), AWKWARD), states(2, 30)

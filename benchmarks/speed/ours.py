@@ -1,6 +1,6 @@
 """One of our agents as a measured process.
 
-    python -m benchmarks.speed.ours AGENT [--seeds S] [--config JSON] [--precision bfloat16] [--mode compile]
+    python -m benchmarks.speed.ours AGENT [--seeds S] [--config JSON] [--mode compile]
 
 AGENT is one of the suite, or else a method of fine-tuning, such as ``pex``; it then goes on from IQL, whose
 configuration is asked for. It answers requests as ``benchmarks.speed.protocol`` says.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from functools import partial
 from itertools import count, cycle
 from typing import Any
 
@@ -35,15 +34,14 @@ from dosing.agent import Agent
 from dosing.data.dataset import Dataset, Transform
 from dosing.finetuning.method import Replay, Start, TrialSettings
 from dosing.models.regularisation import PLAIN
-from dosing.policy import Build
 from dosing.training.compilation import updater
 from dosing.training.sampler import BLOCK, Sampler, noise_block
 from dosing.types import Problem
 
 
-def dataset() -> Dataset:
+def dataset(device: torch.device | str = "cpu") -> Dataset:
     """The synthetic transitions as agents see them."""
-    columns = {name: torch.from_numpy(values) for name, values in synthetic().items()}
+    columns = {name: torch.from_numpy(values).to(device) for name, values in synthetic().items()}
     identity = Transform((0.0,) * N_OBS, (1.0,) * N_OBS, (-1.0,) * N_ACT, (1.0,) * N_ACT)
     return Dataset(
         obs=columns["obs"],
@@ -51,12 +49,12 @@ def dataset() -> Dataset:
         reward=columns["reward"],
         next_obs=columns["next_obs"],
         terminated=columns["terminal"],
-        starts=torch.arange(0, ROWS + 1, EPISODE),
+        starts=torch.arange(0, ROWS + 1, EPISODE, device=device),
         transform=identity,
     )
 
 
-def finetuned(method: str, offline: Agent, make: Build) -> tuple[Agent, Replay]:
+def finetuned(method: str, offline: Agent) -> tuple[Agent, Replay]:
     """What learns in a trial, and its replay: the transitions as recorded visits, and as treated ones."""
     data, episodes = dataset(), ROWS // EPISODE
     start = Start(
@@ -68,7 +66,7 @@ def finetuned(method: str, offline: Agent, make: Build) -> tuple[Agent, Replay]:
         weights=offline.state_dict(),
         updates=0,
         dataset=data,
-        build=make,
+        build=agents.build,
     )
     settings = TrialSettings(visits=ROWS, patients=episodes, batch_size=BATCH)
     learner = finetuning.find(method).method().learner(start, settings)
@@ -88,15 +86,14 @@ def build(options: argparse.Namespace) -> Learner:
     """
     differing: dict[str, Any] = json.loads(options.config)
     problem, seeds = Problem(N_OBS, N_ACT), tuple(range(options.seeds))
-    make = partial(agents.build, precision=options.precision)
     sampler: Sampler | Replay
     if options.agent in finetuning.METHODS and options.agent not in agents.AGENTS:
-        offline = make(finetuning.STARTS_FROM, differing, problem, seeds)
+        offline = agents.build(finetuning.STARTS_FROM, differing, problem, seeds)
         config: Any = offline.config
-        agent, sampler = finetuned(options.agent, offline, make)
+        agent, sampler = finetuned(options.agent, offline)
         size = BATCH
     else:
-        agent = make(options.agent, differing, problem, seeds)
+        agent = agents.build(options.agent, differing, problem, seeds)
         config = agent.config
         size = BATCH if agent.context == 1 else WINDOWS * agent.context
         sampler = Sampler(dataset(), agent, size)
@@ -127,7 +124,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("agent")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--config", default="{}", help="fields of its configuration that differ, as JSON")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
     return parser.parse_args()
 

@@ -56,7 +56,6 @@ from agents import finetuning
 from benchmarks import machine, report
 from benchmarks.speed import product
 from benchmarks.speed.counting import useful_flops
-from benchmarks.speed.precision import change
 from benchmarks.speed.processes import AbsentError, Process, ours
 from benchmarks.speed.protocol import BATCH, N_ACT, N_OBS
 
@@ -65,7 +64,7 @@ VARIABLE = "DOSING_REFERENCES"
 STACKS = (5, 10)
 """Seeds trained together, for time and memory."""
 PAIRED = ("fttpo", "iql")
-"""Agents run as two processes against one, and trained in both precisions."""
+"""Agents run as two processes against one."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,6 @@ class Row:
         agent: registry key of the method.
         title: whose learner it is; empty for ours.
         config: fields of our configuration that differ.
-        precision: of our matrix products.
         process: the running process, None if there is none.
         absent: why there is none.
         about: what the process said of itself.
@@ -245,7 +243,6 @@ class Row:
     agent: str
     title: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
-    precision: str = "float32"
     process: Process | None = None
     absent: str = ""
     about: dict[str, Any] = field(default_factory=dict)
@@ -270,7 +267,7 @@ class Row:
         if self.agent not in {*agents.AGENTS, *finetuning.METHODS}:
             raise AbsentError("no agent of ours yet")
         config = json.dumps(dict(self.config))
-        options = ("--seeds", str(seeds), "--precision", self.precision, "--config", config)
+        options = ("--seeds", str(seeds), "--config", config)
         return ours(self.agent, *options)
 
     def to_json(self) -> dict[str, Any]:
@@ -282,13 +279,11 @@ MEASUREMENTS = {"update": (1, False), "sampled": (1, True), "two threads": (2, F
 """Threads, and whether sampling is part of it; on a busy machine two threads can collapse."""
 
 
-def start(task: Task, precisions: Sequence[str], folder: Path | None) -> list[Row]:
+def start(task: Task, folder: Path | None) -> list[Row]:
     """Start every process of a task: ours, then its references."""
-    rows: list[Row] = []
-    for precision in precisions:
-        row = Row(task.name, task.agent, config=task.config, precision=precision)
-        row.start(row.ours)
-        rows.append(row)
+    row = Row(task.name, task.agent, config=task.config)
+    row.start(row.ours)
+    rows = [row]
     for reference in task.references:
         row = Row(task.name, task.agent, reference.title)
         row.start(partial(reference.start, folder))
@@ -331,10 +326,10 @@ def costs(rows: Sequence[Row]) -> None:
 
 
 def stacks(rows: Sequence[Row], sizes: Sequence[int], seconds: float) -> list[dict[str, Any]]:
-    """Time and memory of our float32 agents with several seeds trained together."""
+    """Time and memory of our agents with several seeds trained together."""
     result = []
     for row in rows:
-        if row.title or row.absent or row.precision != "float32":
+        if row.title or row.absent:
             continue
         for seeds in sizes:
             process = row.ours(seeds)
@@ -385,7 +380,6 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed beside the references.")
     parser.add_argument("--agents", nargs="+", default=[], help="registry keys [all]")
     parser.add_argument("--references", type=Path, default=os.environ.get(VARIABLE), metavar="FOLDER")
-    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], help="of our products")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="1 leaves out two threads")
@@ -406,7 +400,7 @@ def main() -> None:
     progress("matrix products measured")
     rows: list[Row] = []
     for task in chosen(options.agents):
-        lines = start(task, options.precision, folder)
+        lines = start(task, folder)
         measure(lines, options.rounds, options.seconds, options.threads)
         costs(lines)
         rows += lines
@@ -422,7 +416,6 @@ def main() -> None:
         "rows": [row.to_json() for row in rows],
         "stacks": stacks(rows, options.stacks, options.seconds),
         "pairs": [pair(name, 2 * options.seconds) for name in options.pairs],
-        "precision": change(PAIRED) if options.product else None,
         "product": product.measure(progress) if options.product else None,
     }
     text = report.render(result)

@@ -49,9 +49,6 @@ def register(command: Any) -> None:
         default="auto",
         help="execution [%(default)s]",
     )
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products [%(default)s]"
-    )
     options.add_device(parser)
     options.add_cohort(parser)
     options.add_external(parser)
@@ -110,7 +107,6 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> Any:
         log_every=arguments.log_every,
         checkpoint_every=arguments.checkpoint_every,
         mode=arguments.mode,
-        precision=arguments.precision,
         stream=arguments.stream,
     )
     settings.check()

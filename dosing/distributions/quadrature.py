@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import integrate, optimize, special
+from scipy import special
 
 from dosing.distributions.q_gaussian import support_radius
 from dosing.errors import UserError
@@ -59,6 +59,8 @@ def least_divergence_scale(q: float, q_other: float) -> float:
     Raises:
         UserError: an index is out of range.
     """
+    from scipy import integrate, optimize  # a third of a second, for one setting
+
     if not (q <= 1.0 <= q_other < 3.0):
         raise UserError(
             f"the width of least divergence needs q <= 1 and 1 <= q_other < 3, got {q:g} and {q_other:g}."

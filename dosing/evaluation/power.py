@@ -9,7 +9,6 @@ import math
 
 from scipy.optimize import brentq
 from scipy.special import stdtrit
-from scipy.stats import nct
 
 from dosing.errors import UserError
 
@@ -53,6 +52,8 @@ def minimum_detectable_difference(
         UserError: alpha or power no probability, a power below alpha, or no degree of freedom; as
             :func:`standard_error`.
     """
+    from scipy.stats import nct  # takes half a second
+
     if not 0.0 < alpha < power < 1.0:
         raise UserError(f"a test needs 0 < alpha < power < 1, got alpha {alpha} and power {power}")
     error = standard_error(patient_sd, seed_sd, seeds=seeds, patients=patients)

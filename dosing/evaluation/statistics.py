@@ -21,7 +21,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
-from scipy.stats import binomtest
 
 from dosing.errors import UserError
 from dosing.types import Array
@@ -121,6 +120,8 @@ def rate_over_seeds(x: ArrayLike) -> Estimate:
     if np.ptp(rows.mean(1)) > 0:
         result = mean_over_seeds(rows)
         return replace(result, low=max(result.low, 0.0), high=min(result.high, 1.0))
+    from scipy.stats import binomtest  # half a second, for the few who ask for a success rate
+
     interval = binomtest(int(rows.sum()), rows.size).proportion_ci(method="wilson")
     ends = float(interval.low), float(interval.high)
     return Estimate(float(rows.mean()), *ends, 0.95, rows.size, len(rows), "Wilson over patients")

@@ -14,7 +14,6 @@ from typing import cast
 import numpy as np
 import torch
 from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
@@ -122,6 +121,8 @@ def euler(velocity: Callable[..., Tensor], obs: Tensor, noise: Tensor, steps: in
 
 @cache
 def _points(count: int, width: int) -> np.ndarray:
+    from scipy.stats import qmc  # takes half a second, and only some agents need it
+
     sobol = qmc.Sobol(width, scramble=True, rng=np.random.default_rng(0))
     uniform = sobol.random_base2((count - 1).bit_length())[:count]
     normal: np.ndarray = ndtri(np.clip(uniform, 1e-9, 1.0 - 1e-9))

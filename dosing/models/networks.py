@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ class Initialiser:
         seeds: S different integers.
         device: where the parameters live.
         dtype: their type.
-        product_dtype: type in which matrix products are taken, such as bfloat16; the parameters, their
-            gradients and everything outside the networks keep ``dtype``. None takes products in ``dtype``.
         regularisation: what networks have beyond the method.
         fresh: draw weights; else all are 0, for an agent whose weights are loaded or that is only looked at.
     """
@@ -40,7 +38,6 @@ class Initialiser:
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        product_dtype: torch.dtype | None = None,
         regularisation: Regularisation = PLAIN,
         fresh: bool = True,
     ) -> None:
@@ -48,7 +45,6 @@ class Initialiser:
         self.regularisation = regularisation
         self.device = torch.device(device)
         self.dtype = dtype
-        self.product_dtype = None if product_dtype == dtype else product_dtype
         self._streams = [generator(seed, "weights") for seed in self.seeds]
 
     def stack(
@@ -118,7 +114,6 @@ class Linear(nn.Module):
         shape = (*lead, n_in, n_out)
         bias_shape = (*lead, 1, n_out)
         self.members = members
-        self.dtype, self.product_dtype = init.dtype, init.product_dtype
         if scheme == "orthogonal" and bound is None:
             self.weight = init.stack(
                 lambda rng: _orthogonal(rng, shape, 2.0**0.5 if gain is None else gain), shape
@@ -139,14 +134,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map; see the class for shapes."""
-        return self.product(x).to(self.dtype)
-
-    def product(self, x: Tensor) -> Tensor:
-        """As :meth:`forward`, with the result left in ``product_dtype``."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if self.product_dtype is not None:
-            x, weight, bias = (t.to(self.product_dtype) for t in (x, weight, bias))
         if self.members is None:
             return torch.baddbmm(bias, x, weight)
         seeds, members, n_in, n_out = weight.shape
@@ -165,7 +154,7 @@ NORM_EPSILON = 1e-6
 
 
 class StackedLayerNorm(nn.Module):
-    """Layer normalisation per seed (Ba, Kiros, Hinton 2016, arXiv 1607.06450), in the parameters' precision.
+    """Layer normalisation per seed (Ba, Kiros, Hinton 2016, arXiv 1607.06450).
 
     Every row of ``[S, B, n]`` (``[S, E, B, n]`` for an ensemble) is brought to mean 0 and variance 1 over its
     n units, then scaled and shifted by the seed's own ``weight`` and ``bias``, which start at 1 and 0.
@@ -179,9 +168,8 @@ class StackedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis; the variance is the biased one, plus ``NORM_EPSILON``."""
-        weight: Tensor = self.weight
-        standard = functional.layer_norm(x.to(weight.dtype), x.shape[-1:], eps=NORM_EPSILON)
-        return torch.addcmul(self.bias, standard, weight)
+        standard = functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
+        return torch.addcmul(self.bias, standard, self.weight)
 
 
 class Mlp(nn.Module):
@@ -239,7 +227,6 @@ class Mlp(nn.Module):
             ones = torch.ones(*lead, 1, sum(self.hidden), dtype=init.dtype, device=init.device)
             self.register_buffer("masks", ones, persistent=False)
         self.activate_last, self.norm_after, self.gelu = activate_last, norm_after, activation == "gelu"
-        self.dtype = init.dtype
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble).
@@ -249,7 +236,7 @@ class Mlp(nn.Module):
         last = len(self.layers) - 1
         masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
         for i, layer in enumerate(self.layers):
-            x = cast(Linear, layer).product(x)
+            x = layer(x)
             if i < last or self.activate_last:
                 if self.norms and not self.norm_after:
                     x = self.norms[i](x)
@@ -257,10 +244,10 @@ class Mlp(nn.Module):
                 if self.norms and self.norm_after:
                     x = self.norms[i](x)
                 if masks:
-                    x = x * masks[i].to(x.dtype)
+                    x = x * masks[i]
                 if keep:
-                    x = x * keep[i].to(x.dtype)
-        return x.to(self.dtype)
+                    x = x * keep[i]
+        return x
 
     def drop(self, uniform: Tensor) -> None:
         """Leave out the units whose number in ``uniform`` (the shape of ``masks``) is below ``dropout``.

@@ -1,14 +1,46 @@
-"""Adam over stacked seeds, and step sizes that change along training."""
+"""Adam over stacked seeds, and step sizes that change along training.
+
+A method of torch's optimisers first asks its compiler whether it is compiling, and imports it for that: 800
+modules, which take longer than all else that a short command does. Ours are the same without that question.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from dosing.models.networks import decay_of
+
+
+class _Uncompiled:
+    """What torch's optimisers do, without the wrappers that ask its compiler."""
+
+    add_param_group: Any = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad: Any = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict: Any = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict: Any = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Adam(_Uncompiled, torch.optim.Adam):
+    """Adam (Kingma, Ba 2015, arXiv 1412.6980)."""
+
+    step: Any = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class AdamW(_Uncompiled, torch.optim.AdamW):
+    """Adam with weights that shrink apart from the gradient (Loshchilov, Hutter 2019, arXiv 1711.05101)."""
+
+    step: Any = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Sgd(_Uncompiled, torch.optim.SGD):
+    """Stochastic gradient descent."""
+
+    step: Any = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
@@ -27,7 +59,7 @@ def adam(module_or_parameters: nn.Module | list[nn.Parameter], learning_rate: fl
         {"params": [p for p in module_or_parameters if decay_of(p) == rate], "weight_decay": rate}
         for rate in rates
     ]
-    kind = torch.optim.Adam if rates == [0.0] else torch.optim.AdamW
+    kind: type[torch.optim.Adam] = Adam if rates == [0.0] else AdamW
     device = module_or_parameters[0].device
     if device.type != "cuda":
         return kind(groups, lr=learning_rate, fused=True)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dosing.errors import UserError
+from dosing.models.optimisers import Adam
 from dosing.models.response import STRAIGHT, Family, ResponseModel, Sizes, unpack
 
 POOLING: dict[Family, tuple[float, ...]] = {
@@ -190,7 +191,7 @@ def fit(
         if name not in ("low", "high")
     }
     complete = bool(obs.isfinite().all())
-    optimizer = torch.optim.Adam(list(trained.values()), LEARNING_RATE, betas=(0.9, 0.98))
+    optimizer = Adam(list(trained.values()), LEARNING_RATE, betas=(0.9, 0.98))
     rng = torch.Generator().manual_seed(0)
     for step in range(steps):
         rows = torch.randperm(patients, generator=rng)[:batch].to(obs.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from dosing.errors import UserError
 from dosing.types import Array
@@ -37,6 +36,8 @@ def rank_correlation(estimates: ArrayLike, truth: ArrayLike) -> Array:
     Raises:
         UserError: other shapes, fewer than two policies, numbers that are not finite, or all policies tied.
     """
+    from scipy.stats import rankdata  # takes half a second
+
     x, y = (rankdata(v, axis=-1) for v in _pair(estimates, truth, 2))
     x, y = (v - v.mean(-1, keepdims=True) for v in (x, y))
     spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))

@@ -23,7 +23,7 @@ from dosing.studies.dose_sets import beside_interval, doses_of
 from dosing.studies.launch import Launcher, progress_bar
 from dosing.studies.loading import policy_of
 from dosing.studies.many_patients import on_many
-from dosing.studies.naming import family_of, run_names
+from dosing.studies.naming import distinct, family_of, run_names
 from dosing.studies.references import REFERENCES, References, references
 from dosing.studies.scenarios import environment_of, factory_of
 from simulator.bounds.published import measured
@@ -205,16 +205,17 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
         rows: theirs, in the same order.
     """
     factory = factory_of(runs[0])
+    names = distinct([row.name for row in rows], [row.family for row in rows])
     if not isinstance(factory, TaskFactory):
-        return _event_notes([read_outcomes(run.path / EPISODES)["recommended"] for run in runs], rows)
+        return _event_notes([read_outcomes(run.path / EPISODES)["recommended"] for run in runs], names)
     visits = [read_outcomes(run.path / EPISODES)["recommended"].visits.mean() for run in runs]
-    lengths = ", ".join(f"{row.name} {length:.0f}" for row, length in zip(rows, visits, strict=True))
+    lengths = ", ".join(f"{name} {length:.0f}" for name, length in zip(names, visits, strict=True))
     notes = [f"mean length of {factory.env_id} episodes, at most {factory.horizon} visits: {lengths}"]
     if reference := factory.reference:
         score = reference.score
         scores = [
-            f"{row.name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"
-            for row in rows
+            f"{name} {score(e.value):.1f} [{score(e.low):.1f}, {score(e.high):.1f}]"
+            for name, row in zip(names, rows, strict=True)
             for e in (row.recommended,)
         ]
         between = f"random {reference.random:g}, expert {reference.expert:g}, {reference.source}"
@@ -222,17 +223,17 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _event_notes(outcomes: Sequence[Outcomes], rows: Sequence[Row]) -> list[str]:
+def _event_notes(outcomes: Sequence[Outcomes], names: Sequence[str]) -> list[str]:
     """Share of the patients who had each safety event at all; of one event alone the cost says as much."""
-    names = list(outcomes[0].events)
-    if len(names) < 2:
+    events = list(outcomes[0].events)
+    if len(events) < 2:
         return []
     notes = []
-    for name in names:
+    for event in events:
         shares = ", ".join(
-            f"{row.name} {100 * float((one.events[name] > 0).mean()):.1f} %"
-            for row, one in zip(rows, outcomes, strict=True)
-            if name in one.events
+            f"{name} {100 * float((one.events[event] > 0).mean()):.1f} %"
+            for name, one in zip(names, outcomes, strict=True)
+            if event in one.events
         )
-        notes.append(f"patients with the event {name} at any visit, recommended doses: {shares}")
+        notes.append(f"patients with the event {event} at any visit, recommended doses: {shares}")
     return notes

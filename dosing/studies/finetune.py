@@ -44,7 +44,7 @@ from dosing.studies.data import episodes_of
 from dosing.studies.finetune_table import TRIALS, Report, report_on, rows_of_start, write_starts
 from dosing.studies.launch import device_of, none_lost
 from dosing.studies.mujoco_patients import Tasks
-from dosing.studies.naming import run_names
+from dosing.studies.naming import distinct, family_of, run_names
 from dosing.studies.scenarios import factory_of, keep_scenario
 from dosing.studies.settings import Resources
 from dosing.studies.single_patients import SinglePatients
@@ -334,7 +334,8 @@ def finetune(
             notes.append(f"{job.method} from {starts[job.run].name}: {result}")
     if not done:
         raise UserError(notes[-1])
-    named = dict(zip(starts, run_names([RunFolder(path).config() for path in starts]), strict=True))
+    configs = [RunFolder(path).config() for path in starts]
+    named = dict(zip(starts, distinct(run_names(configs), list(map(family_of, configs))), strict=True))
     titles = [
         finetuning.find(job.method).title + (f" from {named[job.run]}" if len(starts) > 1 else "")
         for job, _ in done

@@ -16,6 +16,7 @@ from dosing.policy import DosePolicy
 from dosing.studies.comparison_table import Row
 from dosing.studies.dose_sets import TAIL
 from dosing.studies.launch import progress_bar
+from dosing.studies.naming import distinct
 from dosing.studies.references import References, reference_rules
 from dosing.types import Act, Array
 from simulator.scenarios import EvaluationFactory
@@ -126,12 +127,12 @@ def on_many(
 def _notes(rows: Sequence[Row], measured: Sequence[_Measured], patients: int) -> list[str]:
     """How many patients there were, and the share who had each safety event at all."""
     notes = [f"{patients:,} patients per seed, treated a stretch at a time; none of them is kept one by one."]
-    names = [name for name in measured[0].more if name.startswith("event ")]
-    for name in names if len(names) > 1 else []:
+    names = distinct([row.name for row in rows], [row.family for row in rows])
+    events = [key for key in measured[0].more if key.startswith("event ")]
+    for event in events if len(events) > 1 else []:
         told = ", ".join(
-            f"{row.name} {100 * float(np.mean(one.more[name].mean)):.1f} %"
-            for row, one in zip(rows, measured, strict=True)
+            f"{name} {100 * float(np.mean(one.more[event].mean)):.1f} %"
+            for name, one in zip(names, measured, strict=True)
         )
-        event = name.removeprefix("event ")
-        notes.append(f"patients with the event {event} at any visit, recommended doses: {told}")
+        notes.append(f"patients with the {event} at any visit, recommended doses: {told}")
     return notes

@@ -53,6 +53,14 @@ def run_names(configs: Sequence[Settings]) -> list[str]:
     ]
 
 
+def distinct(names: Sequence[str], families: Sequence[str]) -> list[str]:
+    """Names for where no column says the distribution: in brackets where a name stands more than once."""
+    return [
+        f"{name} ({family})" if names.count(name) > 1 else name
+        for name, family in zip(names, families, strict=True)
+    ]
+
+
 def settings_of(configs: Sequence[Settings]) -> list[list[str]]:
     """For each run the settings, as ``name=value``, in which runs of its agent differ from each other."""
     full = [{**config.agent_config, **asdict(config.regularisation)} for config in configs]

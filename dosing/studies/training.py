@@ -130,8 +130,15 @@ def train_run(
     factory = factory_for(visits.metadata)
     widths = visits.sample.obs.shape[1], visits.sample.act.shape[1]
     problem = Problem(*widths, factory.horizon if factory else None)
-    more: dict[str, Any] = {"precision": settings.precision, "regularisation": setup.regularisation}
-    build = functools.partial(agents.build, setup.agent, setup.config, problem, seeds, device=place, **more)
+    build = functools.partial(
+        agents.build,
+        setup.agent,
+        setup.config,
+        problem,
+        seeds,
+        device=place,
+        regularisation=setup.regularisation,
+    )
     config = _config(setup, visits, build(fresh=False), dataset.transform, settings, place)
     run = RunFolder(study / setup.agent / data.stem / config.key)
     config = replace(config, data_file=os.path.relpath(data.resolve(), run.path.resolve()))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +50,6 @@ class TrainingSettings:
     """Updates between checkpoints on disk; at most this much is lost to a kill."""
     mode: Mode = "auto"
     """How an update is executed; see ``dosing.training.compilation``."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of matrix products; bfloat16 changes results and is faster where the processor has it."""
     n_step: int = 1
     """Most visits whose rewards a target sums before it bootstraps
     (``dosing.training.sampler.Lookahead``)."""

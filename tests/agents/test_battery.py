@@ -34,6 +34,8 @@ SEEDS = (3, 7, 1)
 TWO_DOSES = Problem(n_obs=5, n_act=2)
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
+every_agent_in_long_runs = pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
+"""For what takes long: a few agents in everyday runs."""
 every_agent_with_a_density = pytest.mark.parametrize(
     "name", [name for name in agents.AGENTS if has_density(name)]
 )
@@ -94,7 +96,7 @@ def one_batch(agent: Agent, rows: int = 16, step: int = 0) -> Batch:
 # Updates
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_an_update_moves_every_weight_and_reports_per_seed(name: str) -> None:
     agent = stack(name, SEEDS)
     before = copy.deepcopy(agent.state_dict())
@@ -109,7 +111,7 @@ def test_an_update_moves_every_weight_and_reports_per_seed(name: str) -> None:
         assert bool(moved.all()), f"{key} stood still"
 
 
-@every_agent
+@every_agent_in_long_runs
 @pytest.mark.parametrize("n_act", [3, 6])
 def test_an_agent_learns_several_doses_at_once(name: str, n_act: int) -> None:
     """Every phase; the dimensions differ in what they learn, and all stay within the box."""
@@ -180,7 +182,7 @@ def test_an_update_leaves_its_batch_alone(name: str) -> None:
         )
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_gradients_of_one_seed_do_not_reach_another(name: str) -> None:
     agent = stack(name, SEEDS)
     parameters = [p for p in agent.parameters() if p.requires_grad]
@@ -194,7 +196,7 @@ def test_gradients_of_one_seed_do_not_reach_another(name: str) -> None:
     assert bool(reached.all())
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_the_order_of_a_batch_does_not_matter(name: str) -> None:
     agent = stack(name, dtype=torch.float64)
     train(agent, 3)
@@ -219,7 +221,7 @@ def test_the_order_of_a_batch_does_not_matter(name: str) -> None:
 # Stacks of seeds
 
 
-@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
+@every_agent_in_long_runs
 def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
     """Noise on, batches of its own, across a refill of the blocks of noise."""
     steps, start = 12, BLOCK - 6
@@ -239,7 +241,7 @@ def test_a_stacked_seed_is_the_seed_alone(name: str) -> None:
                     torch.testing.assert_close(state[key][k], own[key][0], rtol=1e-12, atol=1e-12, msg=key)
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_seeds_of_a_stack_differ(name: str) -> None:
     agent = stack(name, SEEDS)
     train(agent, 2)
@@ -247,7 +249,7 @@ def test_seeds_of_a_stack_differ(name: str) -> None:
     assert len(set(mode.flatten().tolist())) == 3
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_a_seed_of_nan_leaves_the_others_untouched(name: str) -> None:
     healthy, poisoned = stack(name, SEEDS), stack(name, SEEDS)
     assert equal(healthy.state_dict(), poisoned.state_dict())
@@ -266,14 +268,14 @@ def test_a_seed_of_nan_leaves_the_others_untouched(name: str) -> None:
 # Reproducing and continuing
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
     first, second = stack(name), stack(name)
     assert all(equal(a, b) for a, b in zip(train(first, 10), train(second, 10), strict=True))
     assert equal(training_state(first), training_state(second))
 
 
-@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
+@every_agent_in_long_runs
 def test_a_loaded_agent_continues_identically(name: str, tmp_path: Path) -> None:
     """k updates, save, load in a new object, k updates: the same bits as 2k updates, moments included."""
     straight = stack(name)
@@ -301,7 +303,7 @@ def test_weights_lie_in_memory_as_they_are_indexed(name: str) -> None:
         assert parameter.is_contiguous(), key
 
 
-@every_agent
+@every_agent_in_long_runs
 def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
     agent = stack(name)
     train(agent, 2)
@@ -371,7 +373,7 @@ def saturated(name: str, factor: float, dtype: torch.dtype = torch.float32) -> A
     return agent
 
 
-@every_agent
+@every_agent_in_long_runs
 @pytest.mark.parametrize("factor", [1.0, 10.0, 100.0])
 def test_the_declared_dose_set_is_that_of_the_distribution(name: str, factor: float) -> None:
     """An ``interval`` agent's support is inside the box for all weights and states: edges, draws, mass.

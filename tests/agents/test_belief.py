@@ -66,6 +66,7 @@ def history() -> tuple[History, torch.Tensor]:
     return told, normal(COMING, N_ACT).tanh()
 
 
+@pytest.mark.long
 def test_a_linear_belief_is_that_of_one_dense_normal_vector() -> None:
     """Condition all levels and observations of the whole course on the observations so far, by matrices."""
     agent = build("linear")

@@ -41,6 +41,7 @@ def released_policy() -> nn.Sequential:
     return net
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cql", "cal_ql"])
 def test_a_small_start_is_that_of_the_released_code(name: str) -> None:
     """Spread over states of the first values, means and scales, of eight networks each."""

@@ -62,6 +62,7 @@ def test_shifted_rewards_are_refused() -> None:
         stack("decision_transformer").prepare(data)
 
 
+@pytest.mark.long
 def test_gradients() -> None:
     cases.assert_gradients(ORACLE, NAME, CONFIG)
 

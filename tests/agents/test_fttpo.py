@@ -698,6 +698,7 @@ def test_published_density_integrates_to_the_square_root_of_two_and_its_draws_ar
     assert stats.kstest(drawn, "norm").pvalue > 0.01
 
 
+@pytest.mark.long
 def test_published_actor_settles_where_its_ratio_averages_one() -> None:
     """h = 2.8539 sigma_phi: the width that only the factor sqrt(2) in the proposal's density makes finite."""
     scales = (0.05, 0.08)

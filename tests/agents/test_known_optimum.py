@@ -131,6 +131,7 @@ def follow(agent: Agent, batch: Batch, steps: int) -> None:
         optimizer.step()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("q_actor", "q_proposal"), [(0.0, 2.0), (0.0, 1.0), (-1.0, 2.0), (0.5, 1.5)])
 def test_actor_width_follows_the_proposal(q_actor: float, q_proposal: float) -> None:
     """By reverse KL the half-width is a fixed multiple of the proposal's scale, until the box stops it."""
@@ -143,6 +144,7 @@ def test_actor_width_follows_the_proposal(q_actor: float, q_proposal: float) -> 
     assert best[3] > ROOM > widths[3] > 0.97 * ROOM
 
 
+@pytest.mark.long
 def test_detached_ratio_loss_widens_the_actor_without_end() -> None:
     """The slope of the ratio loss in ln sigma averages to P_phi(support) - 1 < 0: no width is enough."""
     agent, batch = narrow_toy({"actor_loss": "detached_k3"}, SCALES, LOCATION)
@@ -151,6 +153,7 @@ def test_detached_ratio_loss_widens_the_actor_without_end() -> None:
     assert (half_width(agent, batch) > 0.95 * ROOM).all()
 
 
+@pytest.mark.long
 def test_fttpo_reaches_its_fixed_point() -> None:
     """Four seeds at once: mode, both widths and the value.
 

@@ -100,6 +100,7 @@ def grid(doses: int, times: int, n_act: int = 1) -> tuple[Tensor, Tensor]:
 # The policy, where flow and critics are known
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_act", [1, 2])
 @pytest.mark.parametrize(
     ("name", "values"), [("fql", 1.0), ("nfql", 2.0), ("fan", 2.0), ("faql", 1.0), ("nbrac", 2.0)]
@@ -133,6 +134,7 @@ def test_the_policy_reaches_the_balance_of_imitation_and_value(name: str, values
     assert float(wanted.abs().max()) < 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fql", "nfql"])
 def test_a_large_alpha_reproduces_the_behaviour_and_a_small_one_the_best_dose(name: str) -> None:
     key = "alpha" if name == "fql" else "actor_penalty"
@@ -160,6 +162,7 @@ class Wide(nn.Module):
         return 0.4 * noise
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "charged"), [("fan", 0.0), ("fan", 0.5), ("nbrac", 0.5), ("nfql", 0.0)])
 def test_the_critic_learns_what_the_next_visit_is_worth_given_its_noise(name: str, charged: float) -> None:
     """Q(s, a, eps) is gamma (worth of the dose at eps - alpha_2 b); noise of the reward leaves no trace."""
@@ -224,10 +227,12 @@ def flow_of(recorded: np.ndarray) -> Any:
     return agent.policy(torch.zeros(2, 1, 1).double()).base_dist
 
 
+@pytest.mark.long
 def test_a_flow_ends_where_every_recorded_dose_is() -> None:
     np.testing.assert_allclose(flow_of(np.array([0.4])).values.detach(), 0.4, atol=0.02)
 
 
+@pytest.mark.long
 def test_a_flow_finds_both_modes_and_ifql_chooses_the_better() -> None:
     """Two recorded doses, of which one is the best: half of the draws lie on each side of the middle.
 

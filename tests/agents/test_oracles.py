@@ -252,6 +252,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 CASE_IDS = ["iql", "fttpo-shared-kl", "fttpo-own-kl", "fttpo-shared-k3", "fttpo-own-k3"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "config"), CASES, ids=CASE_IDS)
 def test_gradients_equal_finite_differences_of_the_equations(name: str, config: dict[str, Any]) -> None:
     cases.assert_gradients(ORACLES[name], name, config)

@@ -297,6 +297,7 @@ def stratified(agent: Agent, count: int) -> Batch:
     return replace(batch, noise=noise)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cql", "cal_ql"])
 def test_the_gap_estimates_the_logarithm_of_an_integral(name: str) -> None:
     """ln int exp Q over the box, by quadrature; in Cal-QL two thirds of exp Q are bounded below by exp G."""
@@ -383,6 +384,7 @@ def test_an_update_moves_what_its_phase_moves_and_nothing_else(
             assert torch.equal(value, before[key]) != key.startswith(moved), f"{key} in update {step}"
 
 
+@pytest.mark.long
 def test_the_policy_imitates_first_and_then_follows_the_critic() -> None:
     agent = cases.build("cql", IMITATES)
     for step, imitates in enumerate([True, True, True, False]):

@@ -292,6 +292,7 @@ CASES: list[tuple[str, cases.Config]] = [
 ]
 
 
+@pytest.mark.long
 @cases.each_case(CASES)
 def test_gradients_equal_finite_differences_of_the_equations(key: str, config: cases.Config) -> None:
     cases.assert_gradients(ORACLES[key], key.split()[0], config)

@@ -165,6 +165,7 @@ def test_data_that_cannot_serve_are_refused() -> None:
         build("quasi_optimal", QUASI, 2)
 
 
+@pytest.mark.long
 def test_the_policy_is_the_density_of_the_equations() -> None:
     """In the agents' unit, at every kind of interval, by the oracle's root finding."""
     agent: Any = scaled(build("quasi_optimal", QUASI, 1), act_low=-0.6, act_high=0.9)

@@ -47,6 +47,7 @@ def words(path: Path) -> set[str]:
     return {word for text in texts for word in text.replace("/", " ").replace(",", " ").split()}
 
 
+@pytest.mark.long
 def test_no_file_outside_the_suite_names_an_agent() -> None:
     named = {
         f"{path.relative_to(ROOT)}: {word}"

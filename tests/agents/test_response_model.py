@@ -155,6 +155,7 @@ def test_a_linear_model_stays_linear_and_later_updates_change_nothing() -> None:
     assert not torch.equal(level[1], torch.full_like(level[1], 0.3))
 
 
+@pytest.mark.long
 def test_updates_that_change_nothing_are_taken_only_where_one_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def trained(seeds: tuple[int, ...], data: Dataset, steps: int = 4) -> ResponseMo
     return agent
 
 
+@pytest.mark.long
 def test_a_replicate_in_a_stack_is_the_data_set_alone() -> None:
     data = replicates(2)
     together = training_state(trained(SEEDS, Dataset.join(data)))
@@ -242,6 +244,7 @@ def test_a_replicate_in_a_stack_is_the_data_set_alone() -> None:
                 torch.testing.assert_close(value[k], alone[name][0], rtol=1e-8, atol=1e-8, msg=name)
 
 
+@pytest.mark.long
 def test_a_fitted_model_is_kept_when_other_data_come() -> None:
     agent = trained((0,), dataset(dtype=torch.float64))
     before = {name: value.clone() for name, value in agent.named_buffers()}
@@ -249,6 +252,7 @@ def test_a_fitted_model_is_kept_when_other_data_come() -> None:
     assert all(torch.equal(value, before[name]) for name, value in agent.named_buffers())
 
 
+@pytest.mark.long
 def test_a_run_is_resumed_and_loaded_exactly(tmp_path: Path) -> None:
     """Interrupted and uninterrupted training give the same bits; a loaded policy the same doses."""
     data = dataset()
@@ -291,6 +295,7 @@ def shortened(data: Dataset, lengths: list[int]) -> Dataset:
     return dataclasses.replace(data, **columns, starts=torch.tensor([0, *np.cumsum(lengths)]))
 
 
+@pytest.mark.long
 def test_episodes_of_several_lengths_are_learned_from_by_visits_that_were_recorded() -> None:
     whole = dataset(dtype=torch.float64)
     patients = len(whole.starts) - 1
@@ -315,6 +320,7 @@ def test_episodes_of_several_lengths_are_learned_from_by_visits_that_were_record
 # Deployment
 
 
+@pytest.mark.long
 def test_the_belief_goes_on_from_visit_to_visit_as_over_the_whole_history() -> None:
     agent = trained(SEEDS, dataset(dtype=torch.float64))
     rng = torch.Generator().manual_seed(0)
@@ -377,6 +383,7 @@ def test_no_dose_is_planned_beyond_the_recorded_ones() -> None:
     assert bool(((mode > 0.2) & (mode <= 0.3)).all())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["threshold", "resonant"])
 def test_a_response_that_no_family_holds_is_answered_with_the_constant_dose(kind: str) -> None:
     """Recorded visits of a scenario with a dose threshold, or an oscillation, built into a data set."""

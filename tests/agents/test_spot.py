@@ -41,6 +41,7 @@ def test_dropout_is_in_the_loss_of_the_policy_alone() -> None:
     assert "dropout" not in build("spot", SPOT | {"dropout": 0.0}).noise(4)
 
 
+@pytest.mark.long
 def test_the_expected_dropped_unit_is_the_unit() -> None:
     """A policy that is linear in its last hidden units: dropout changes its output, not its mean."""
     agent: Any = build("spot", SPOT | {"hidden": (400,)}, 1)

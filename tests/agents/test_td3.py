@@ -49,6 +49,7 @@ def test_losses(n_act: int, option: dict[str, Any]) -> None:
     assert_same(ORACLE, agent, make_batch(agent, 1), config)
 
 
+@pytest.mark.long
 def test_gradients_and_whom_they_reach() -> None:
     assert_gradients(ORACLE, "td3", CONFIG)
     assert_routed(ORACLE, "td3", CONFIG)
@@ -94,6 +95,7 @@ def test_the_policy_and_the_targets_move_every_third_time() -> None:
     assert moved == [{"critic"}, {"critic"}, everything] * 2
 
 
+@pytest.mark.long
 def test_the_policy_reaches_the_best_dose() -> None:
     """The critic is quadratic in the dose, as the reward is: a free one leaves its maximum to noise."""
     agent = trained("td3", {"learning_rate": 3e-3}, bandit(), 700, dose_quadratic=True)

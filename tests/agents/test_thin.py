@@ -202,6 +202,7 @@ def settled(
     return end.loc[0, 0], (end.radius * end.scale)[0, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("q", [0.0, 0.5])
 @pytest.mark.parametrize("mean", ["shared", "free"])
 def test_beside_a_gaussian_the_mean_is_its_and_the_width_is_that_of_least_divergence(
@@ -220,6 +221,7 @@ def test_beside_a_gaussian_the_mean_is_its_and_the_width_is_that_of_least_diverg
         assert float(half_width) == pytest.approx(math.sqrt(5.0) * 0.15, rel=0.02)
 
 
+@pytest.mark.long
 def test_beside_a_skewed_law_a_free_mean_goes_where_the_divergence_is_least() -> None:
     loc, half_width = settled(
         lambda obs: ScaledBeta(at_every_state([9.0], obs), at_every_state([5.0], obs), -1.0, 1.0),
@@ -243,6 +245,7 @@ def drawn(doses: np.ndarray) -> Law:
     return lambda obs: Draws(at_every_state(doses[None], obs), validate_args=False)
 
 
+@pytest.mark.long
 def test_beside_draws_of_a_gaussian_the_law_is_within_a_tenth_of_that_beside_its_density() -> None:
     """The kernel widens it: by sqrt(1 + 0.46^2) for 64 draws, were their spread known."""
     loc, half_width = settled(drawn(quantiles([(1.0, 0.1, 0.15)])), thin_mean="free")
@@ -253,6 +256,7 @@ def test_beside_draws_of_a_gaussian_the_law_is_within_a_tenth_of_that_beside_its
 PEAKS = [(0.5, -0.5, 0.1), (0.5, 0.5, 0.1)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parts", [PEAKS, [(0.7, -0.5, 0.1), (0.3, 0.4, 0.1)]], ids=["even", "uneven"])
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_beside_two_peaks_the_law_ends_on_the_one_it_starts_from_and_never_in_the_valley(
@@ -269,6 +273,7 @@ def test_beside_two_peaks_the_law_ends_on_the_one_it_starts_from_and_never_in_th
     assert abs(float(loc)) - float(half_width) > 0.0, "it reaches into the middle of the valley"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_from_near_the_middle_of_the_valley_the_law_goes_to_the_nearer_peak(side: float) -> None:
     doses = quantiles(PEAKS)
@@ -279,6 +284,7 @@ def test_from_near_the_middle_of_the_valley_the_law_goes_to_the_nearer_peak(side
     assert float(half_width) < 0.35
 
 
+@pytest.mark.long
 def test_two_doses_that_belong_together_are_thinned_together() -> None:
     """Peaks at (-0.5, -0.5) and (0.5, 0.5): a product of the doses' own estimates would have four."""
     rng = np.random.default_rng(1)
@@ -295,12 +301,14 @@ def one_dose(dose: float) -> Law:
     return lambda obs: Point(at_every_state([dose], obs), validate_args=False)
 
 
+@pytest.mark.long
 def test_beside_one_dose_the_law_has_the_standard_deviation_of_the_critics_best_doses() -> None:
     loc, half_width = settled(one_dose(0.1), tops=[0.05, 0.25])
     assert float(loc) == 0.1
     assert float(half_width) / math.sqrt(5.0) == pytest.approx(0.1, rel=0.02)
 
 
+@pytest.mark.long
 def test_beside_one_dose_that_the_critics_agree_on_the_law_is_narrow() -> None:
     assert float(settled(one_dose(0.1), tops=[0.2, 0.2])[1]) < 0.03
 

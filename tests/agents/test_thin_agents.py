@@ -83,6 +83,7 @@ def test_the_agent_is_trained_as_without_a_thin_law(name: str, dropout: float) -
         assert bool((value != before[key]).flatten(1).any(1).all()), f"{key} stood still"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["iql", "td3_bc", "fql", *long_for_most(REST)])
 def test_a_seed_of_a_stack_is_the_seed_alone_and_a_resumed_agent_goes_on(name: str) -> None:
     together, alone, resumed = built(name), built(name, (7,)), built(name)
@@ -186,6 +187,7 @@ def test_a_preset_and_a_stored_run_carry_the_option() -> None:
     assert Regularisation(thin_mean="free") == Regularisation()
 
 
+@pytest.mark.long
 def test_a_comparison_sets_fat_and_thin_rows_side_by_side(tmp_path: Path) -> None:
     write_episodes(cohort(), tmp_path / "visits.parquet")
     comparison = compare(
@@ -224,6 +226,7 @@ def test_what_is_typed_wrongly_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_train_takes_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_episodes(cohort(), tmp_path / "visits.parquet")
     told = ["train", "iql", "--data", str(tmp_path / "visits.parquet"), "--out", str(tmp_path / "out")]

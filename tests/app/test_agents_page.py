@@ -51,6 +51,7 @@ def card(full_study: Path) -> dict[str, Any]:
     )
 
 
+@pytest.mark.long
 def test_a_card_holds_what_was_measured_and_what_it_rests_on(full_study: Path, card: dict[str, Any]) -> None:
     one = run(full_study, "fttpo")
     outcomes = read_outcomes(one.folder.path / EPISODES)
@@ -74,6 +75,7 @@ def test_a_card_holds_what_was_measured_and_what_it_rests_on(full_study: Path, c
     assert any("not validated" in sentence for sentence in card["known_limits"])
 
 
+@pytest.mark.long
 def test_the_shares_at_recorded_visits_are_those_of_the_recommender(
     full_study: Path, card: dict[str, Any]
 ) -> None:
@@ -114,6 +116,7 @@ class Seen(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.long
 def test_the_html_stands_alone_and_lets_no_name_become_markup(card: dict[str, Any]) -> None:
     odd = card | {"data": card["data"] | {"name": "<script>alert(1)</script>"}}
     text = as_html(odd)
@@ -130,6 +133,7 @@ def test_the_html_stands_alone_and_lets_no_name_become_markup(card: dict[str, An
     assert "0 (exactly)" in text
 
 
+@pytest.mark.long
 def test_what_was_not_measured_is_said(full_study: Path) -> None:
     one = run(full_study, "iql")
     bare = card_of(one, recommender_of(one.folder), episodes_of(one.folder), None, None)
@@ -141,6 +145,7 @@ def test_what_was_not_measured_is_said(full_study: Path) -> None:
     assert estimate_words(number) == "\N{MINUS SIGN}1.25 [\N{MINUS SIGN}2.00, \N{MINUS SIGN}0.50] (b)"
 
 
+@pytest.mark.long
 def test_the_suite_is_described_by_the_agents_themselves() -> None:
     expected = {
         "fttpo": "learned values of doses",
@@ -164,6 +169,7 @@ def short_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_table, "agents", type("Few", (), {"AGENTS": some, "build": agents.build}))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_suite")
 def test_the_page_shows_one_card_and_the_suite(
     open_app,  # noqa: F811
@@ -182,6 +188,7 @@ def test_the_page_shows_one_card_and_the_suite(
     assert "asks for run 'nobody', which is not there" in words(other)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_suite")
 def test_the_other_states_of_the_page(
     open_app,  # noqa: F811

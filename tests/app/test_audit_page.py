@@ -60,6 +60,7 @@ def send(at: AppTest, action: str | None, dose: float | None = None, reason: str
     return at
 
 
+@pytest.mark.long
 def test_each_answer_is_recorded_once_however_often_the_page_is_drawn(
     opened, full_study: Path, log: AuditLog
 ) -> None:
@@ -80,6 +81,7 @@ def test_each_answer_is_recorded_once_however_often_the_page_is_drawn(
     assert len(records(log)) == 10
 
 
+@pytest.mark.long
 def test_a_refusal_is_recorded_too_and_has_nothing_to_accept(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study, state_from="typed numbers", numbers="1 2 3 nan 5 6 7 8")
     result = records(log, "refusal")
@@ -87,6 +89,7 @@ def test_a_refusal_is_recorded_too_and_has_nothing_to_accept(opened, full_study:
     assert at.radio[0].options == ["Give another dose", "Reject"]
 
 
+@pytest.mark.long
 def test_a_log_that_was_moved_aside_is_begun_anew(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study)
     shutil.move(log.path, log.path.with_suffix(".old"))
@@ -96,6 +99,7 @@ def test_a_log_that_was_moved_aside_is_begun_anew(opened, full_study: Path, log:
     assert [record.number for record in records(log)] == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_where_nothing_can_be_recorded_no_dose_is_shown(opened, full_study: Path, log: AuditLog) -> None:
     log.path.mkdir(parents=True)  # as if the folder could not be written; root may write anywhere
     at = opened(full_study)
@@ -105,6 +109,7 @@ def test_where_nothing_can_be_recorded_no_dose_is_shown(opened, full_study: Path
     assert not at.get("download_button")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("action", "dose", "reason", "says"),
     [
@@ -147,6 +152,7 @@ def test_a_decision_is_in_the_log_and_on_the_page(
     assert not any("In force:" in str(element.value) for element in again.success)
 
 
+@pytest.mark.long
 def test_another_decision_replaces_the_one_in_force_and_needs_a_reason(
     opened, full_study: Path, log: AuditLog
 ) -> None:
@@ -167,6 +173,7 @@ def test_another_decision_replaces_the_one_in_force_and_needs_a_reason(
     assert len(records(log, "decision")) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("action", "dose", "reason", "says"),
     [
@@ -185,6 +192,7 @@ def test_what_is_no_decision_is_not_recorded(
     assert records(log, "decision") == []
 
 
+@pytest.mark.long
 def test_what_was_deferred_needs_a_reason_to_be_accepted(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study, state_from="typed numbers", numbers="6 -6 6 -6 6 -6 6 -6")
     assert at.radio[0].options[0].endswith("(deferred)")
@@ -197,6 +205,7 @@ def test_what_was_deferred_needs_a_reason_to_be_accepted(opened, full_study: Pat
 # The page
 
 
+@pytest.mark.long
 def test_a_log_that_is_not_there_yet(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study)
     for file in (log.path, log.head):
@@ -207,6 +216,7 @@ def test_a_log_that_is_not_there_yet(opened, full_study: Path, log: AuditLog) ->
     assert not at.dataframe
 
 
+@pytest.mark.long
 def test_an_empty_study_names_the_command_that_fills_it(opened, empty_study: Path) -> None:
     at = opened(empty_study, AUDIT)
     assert "no finished run" in words(at)
@@ -216,6 +226,7 @@ def shown_numbers(at: AppTest) -> list[int]:
     return list(at.dataframe[0].value["record"])
 
 
+@pytest.mark.long
 def test_a_whole_log_is_shown_newest_first_with_its_counts(opened, full_study: Path, log: AuditLog) -> None:
     at = send(opened(full_study), "modify", 0.25, "kidneys")
     at.switch_page("views/patient.py").run()
@@ -237,6 +248,7 @@ def test_a_whole_log_is_shown_newest_first_with_its_counts(opened, full_study: P
     assert (at.dataframe[0].value["patient"][0], at.dataframe[0].value["visit"][0]) == ("0", "1")
 
 
+@pytest.mark.long
 def test_a_link_shows_the_kinds_that_it_names(opened, full_study: Path, log: AuditLog) -> None:
     opened(full_study)
     at = opened(full_study, kinds="run loaded")
@@ -257,6 +269,7 @@ def change(line: int) -> Any:
     return edit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
@@ -282,6 +295,7 @@ def test_a_broken_log_names_its_first_bad_line_and_is_left_alone(
     assert log.path.read_bytes() == left
 
 
+@pytest.mark.long
 def test_a_log_that_cannot_be_read_is_named(opened, full_study: Path, log: AuditLog) -> None:
     at = opened(full_study)
     log.head.write_text("not a head")

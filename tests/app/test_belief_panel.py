@@ -93,6 +93,7 @@ def evaluated(run: RunFolder) -> float:
     return float(said[:, 0, 0].mean())
 
 
+@pytest.mark.long
 def test_a_recorded_visit_is_answered_after_the_visits_before_it(opened, study) -> None:
     folder, believing, aiming = study
     at = opened(folder, patient=PATIENT, visit=VISIT)
@@ -111,6 +112,7 @@ def test_a_recorded_visit_is_answered_after_the_visits_before_it(opened, study) 
     assert drawn["data"][-1]["y"][0] == pytest.approx(by_agent["Decision Transformer"], abs=1e-5)
 
 
+@pytest.mark.long
 def test_typed_numbers_are_answered_as_at_a_first_visit(opened, study) -> None:
     state = episodes_of(study[1]).obs[0].tolist()
     at = opened(study[0], state_from="typed numbers", numbers=" ".join(map(str, state)))
@@ -118,6 +120,7 @@ def test_typed_numbers_are_answered_as_at_a_first_visit(opened, study) -> None:
     assert len(at.metric) == 2
 
 
+@pytest.mark.long
 def test_every_page_gives_one_dose_for_one_visit(opened, study) -> None:
     link = {"patient": PATIENT, "visit": VISIT}
     for page in ("", "views/dose_response.py"):
@@ -138,6 +141,7 @@ def answer(run: RunFolder, visit: int = VISIT) -> recommendations.Answer:
     return one
 
 
+@pytest.mark.long
 def test_the_charts_show_levels_and_forecasts_of_the_belief(study) -> None:
     run = study[1]
     one = answer(run)
@@ -181,6 +185,7 @@ def test_the_charts_show_levels_and_forecasts_of_the_belief(study) -> None:
     assert any("mg/L" in str(note.text) for note in figure.layout.annotations)
 
 
+@pytest.mark.long
 def test_chosen_doses_are_forecast_from_the_same_belief(study) -> None:
     one = answer(study[1])
     assert one.result.dose is not None
@@ -201,6 +206,7 @@ def test_chosen_doses_are_forecast_from_the_same_belief(study) -> None:
     assert abs(other[0].middle[-1] - first[-1]) > 1e-4
 
 
+@pytest.mark.long
 def test_what_if_shows_the_forecast_of_a_belief(opened, study) -> None:
     link = {"patient": PATIENT, "visit": VISIT, "from": "forecast by Response model", "shown": "s2"}
     at = opened(study[0], "views/what_if.py", **link, rule2="recommended dose, held")
@@ -216,6 +222,7 @@ def test_what_if_shows_the_forecast_of_a_belief(opened, study) -> None:
     assert recommended()  # what it would give is on record
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("visit", "ahead"), [(1, 8), (20, 4), (23, 1), (24, 1)])
 def test_forecasts_end_with_the_episode(study, visit: int, ahead: int) -> None:
     believed = beliefs(answer(study[1], visit))
@@ -225,6 +232,7 @@ def test_forecasts_end_with_the_episode(study, visit: int, ahead: int) -> None:
     assert markers(believed, [0], ["s1"], ["1"]).data  # a single visit can be drawn
 
 
+@pytest.mark.long
 def test_the_page_says_how_well_patients_were_forecast(opened, study) -> None:
     at = unfolded(opened(study[0], patient=PATIENT, visit=VISIT), "belief1_fold")
     assert "What Response model believes about this patient" in [fold.label for fold in at.expander]
@@ -239,6 +247,7 @@ def test_the_page_says_how_well_patients_were_forecast(opened, study) -> None:
     assert len(believed) == 2  # four markers each
 
 
+@pytest.mark.long
 def test_where_the_model_is_refused_the_page_says_that_and_draws_no_belief(
     opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +286,7 @@ def visits(run: RunFolder) -> pd.DataFrame:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [1, 2])
 def test_a_table_of_visits_is_answered_visit_by_visit(opened, study, place: int) -> None:
     run, name = study[place], ("", "Response model", "Decision Transformer")[place]
@@ -296,6 +306,7 @@ def test_a_table_of_visits_is_answered_visit_by_visit(opened, study, place: int)
     assert "ward" not in log().read_text(encoding="utf-8")  # whose it was is not kept
 
 
+@pytest.mark.long
 def test_a_bad_visit_refuses_those_that_look_back_at_it(opened, study) -> None:
     table = visits(study[1])
     table.loc[3, "s2"] = np.nan
@@ -309,6 +320,7 @@ def test_a_bad_visit_refuses_those_that_look_back_at_it(opened, study) -> None:
     assert np.flatnonzero(shown["status"] == "refused").tolist() == list(range(3, 24))
 
 
+@pytest.mark.long
 def test_states_without_visits_mean_first_visits_and_the_page_says_so(opened, study) -> None:
     table = visits(study[1])[[f"s{k + 1}" for k in range(8)]]
     at = upload(opened(study[0], "views/upload.py", agent="Response model"), table)
@@ -316,6 +328,7 @@ def test_states_without_visits_mean_first_visits_and_the_page_says_so(opened, st
     assert FIRST_VISITS in plain(words(at))
 
 
+@pytest.mark.long
 def test_visits_that_are_out_of_order_are_refused_as_a_whole(opened, study) -> None:
     table = visits(study[1]).sort_values(["visit", "patient"])
     at = upload(opened(study[0], "views/upload.py", agent="Response model"), table)

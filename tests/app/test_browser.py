@@ -50,6 +50,7 @@ def texts_outside(page: Any) -> list[str]:
     }""")
 
 
+@pytest.mark.long
 def test_the_first_screen_needs_no_scrolling(browser: Any, address: str) -> None:
     """Of two policies and three switches; the demonstration has a policy more, a row of switches less."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -106,7 +107,8 @@ def check_layout(page: Any, picture: Path) -> None:
         assert overlapping_labels(page) == []
 
 
-@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, theme: str) -> None:
     watched = Watched(browser, address, 1280, theme)
     page = watched.page
@@ -132,6 +134,7 @@ def test_nothing_is_cut_or_covered(browser: Any, address: str, tmp_path: Path, t
     watched.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_the_other_pages_are_whole_too(browser: Any, address: str, tmp_path: Path, theme: str) -> None:
     watched = Watched(browser, address, 1280, theme)
@@ -147,6 +150,7 @@ def test_the_other_pages_are_whole_too(browser: Any, address: str, tmp_path: Pat
     watched.close()
 
 
+@pytest.mark.long
 def test_the_keyboard_moves_a_dose_and_the_link_holds_it(browser: Any, address: str) -> None:
     watched = Watched(browser, address, 1280, "light")
     page = watched.page
@@ -164,6 +168,7 @@ def test_the_keyboard_moves_a_dose_and_the_link_holds_it(browser: Any, address: 
     watched.close()
 
 
+@pytest.mark.long
 def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
     browser: Any, address: str
 ) -> None:
@@ -213,6 +218,7 @@ def test_the_keyboard_moves_the_visit_and_a_link_shows_the_same_to_another(
         one.close()
 
 
+@pytest.mark.long
 def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) -> None:
     """In this order: who, which dose, which doses it could ever give, what happened so far."""
     watched = Watched(browser, address, 1440, "light")
@@ -244,6 +250,7 @@ def test_the_first_screen_answers_without_scrolling(browser: Any, address: str) 
     watched.close()
 
 
+@pytest.mark.long
 def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: Path) -> None:
     watched = Watched(browser, address, 375, "light")
     page = watched.page
@@ -256,6 +263,7 @@ def test_a_refusal_is_as_large_as_a_dose(browser: Any, address: str, tmp_path: P
     watched.close()
 
 
+@pytest.mark.long
 def test_a_link_straight_to_a_page_opens_the_whole_dashboard(browser: Any, address: str) -> None:
     """Not the page's file alone, without the navigation and the wide layout that ``main.py`` sets."""
     watched = Watched(browser, address, 1280, "light")

@@ -38,6 +38,7 @@ def clinical_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens(open_app, clinical_study: Path, page: str) -> None:  # noqa: F811
     at = open_app(clinical_study, f"views/{page}.py")
@@ -49,6 +50,7 @@ def test_the_page_of_doses_names_the_step_limit_and_the_unit(open_app, clinical_
     assert "mg/day" in words(at)
 
 
+@pytest.mark.long
 def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_study: Path) -> None:  # noqa: F811
     link = {
         "patient": "5",
@@ -81,6 +83,7 @@ def test_where_nobody_is_matched_a_recorded_patient_goes_on(open_app, clinical_s
     assert len(specs(at)) == 4
 
 
+@pytest.mark.long
 def test_typed_numbers_and_doses_beyond_the_limits_do_not_go_on(open_app, clinical_study: Path) -> None:  # noqa: F811
     link = {"state_from": "typed numbers", "numbers": "2.4 2.2 1 5 5 70 0.9 1"}
     at = open_app(clinical_study, "views/what_if.py", **link)
@@ -92,12 +95,14 @@ def test_typed_numbers_and_doses_beyond_the_limits_do_not_go_on(open_app, clinic
     assert "mg/day" in words(at)
 
 
+@pytest.mark.long
 def test_patients_are_grouped_by_age_and_genotype(open_app, clinical_study: Path) -> None:  # noqa: F811
     at = open_app(clinical_study, "views/cohort.py")
     traits = at.selectbox(key="trait").options
     assert {"age (year)", "VKORC1 A alleles", "clearance (L/h)", "EC50 (mg/L)"} <= set(traits)
 
 
+@pytest.mark.long
 def test_a_cohort_is_simulated_under_the_scenarios_own_policies(open_app, clinical_study: Path) -> None:  # noqa: F811
     at = open_app(clinical_study, "views/data.py", visits="simulated now", env="dosing/Warfarin-v0")
     assert not at.error
@@ -131,6 +136,7 @@ def test_the_clinics_rules_stand_beside_the_agents_on_record(open_app, clinical_
             assert ("Dose by this rule", given) in {(metric.label, metric.value) for metric in at.metric}
 
 
+@pytest.mark.long
 def test_a_rule_is_not_decided_on_and_typed_numbers_ask_none(open_app, clinical_study: Path) -> None:  # noqa: F811
     at = open_app(clinical_study, "views/patient.py", patient="5", visit="40")
     for box in at.selectbox:
@@ -148,6 +154,7 @@ def test_a_synthetic_study_has_no_rules_and_no_range(open_app, full_study: Path)
     assert "Time in range" not in said
 
 
+@pytest.mark.long
 def test_the_course_tells_time_in_range_and_events(open_app, clinical_study: Path) -> None:  # noqa: F811
     at = unfolded(open_app(clinical_study, "views/patient.py", patient="5"), "episode_fold")
     episodes = episodes_of(find_runs(clinical_study)[0])
@@ -162,6 +169,7 @@ def test_the_course_tells_time_in_range_and_events(open_app, clinical_study: Pat
         assert (f"{name.replace('_', ' ')} at {flags.sum()} visit" in said) == bool(flags.any())
 
 
+@pytest.mark.long
 def test_options_are_those_that_the_scenario_describes(open_app, clinical_study: Path) -> None:  # noqa: F811
     link = {"visits": "simulated now", "env": "dosing/Warfarin-v0", "behaviour": "nomogram", "patients": "7"}
     at = open_app(

@@ -77,6 +77,7 @@ def test_few_patients_have_no_tail_and_no_quarters_but_the_rest_shows(open_app, 
     assert len(specs(at)) == 2
 
 
+@pytest.mark.long
 def test_a_run_that_was_not_evaluated_names_the_command(
     open_app,  # noqa: F811
     full_study: Path,

@@ -6,6 +6,8 @@ import csv
 import shutil
 from pathlib import Path
 
+import pytest
+
 from app.analysis import compared
 from app.charts.comparison import Measure, forest
 from app.theme import MARKS
@@ -22,6 +24,7 @@ from tests.app.test_what_if import open_app  # noqa: F401
 PAGE = "views/comparison.py"
 
 
+@pytest.mark.long
 def test_the_comparison_shows_the_table_as_it_is_asked_for(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE)
     (table,) = [frame.value for frame in at.dataframe]

@@ -207,6 +207,7 @@ def test_the_page_says_what_the_critics_believe(open_app, full_study: Path) -> N
     assert chart["layout"]["title"]["text"] == SHORT_NOTICE
 
 
+@pytest.mark.long
 def test_two_people_with_one_link_see_the_same_curves(open_app, full_study: Path) -> None:  # noqa: F811
     first, second = (open_app(full_study, PAGE, patient="2", visit="9") for _ in range(2))
     assert words(first) == words(second)
@@ -219,6 +220,7 @@ def test_what_is_no_state_is_refused_and_nothing_is_drawn(open_app, full_study: 
     assert not specs(at)
 
 
+@pytest.mark.long
 def test_the_other_states_of_the_page(
     open_app,  # noqa: F811
     full_study: Path,

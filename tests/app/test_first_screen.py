@@ -23,6 +23,7 @@ from tests.app.test_pages import open_app, plain, run_of, unfolded, words  # noq
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_the_picker_says_who_and_where(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, patient="2", visit="9")
     episodes = episodes_of(find_runs(full_study)[0])
@@ -35,6 +36,7 @@ def test_the_picker_says_who_and_where(open_app, full_study: Path) -> None:  # n
     assert "no dose before" in words(open_app(full_study))
 
 
+@pytest.mark.long
 def test_buttons_step_through_the_visits_and_stop_at_the_ends(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, patient="1", visit="23")
     at.button(key="go_right").click().run()
@@ -72,6 +74,7 @@ def by_hand(full_study: Path) -> tuple[dict[int, float], dict[int, int]]:
     return apart, deferred
 
 
+@pytest.mark.long
 def test_orders_agree_with_asking_one_visit_at_a_time(open_app, full_study: Path) -> None:  # noqa: F811
     runs = find_runs(full_study)
     episodes = episodes_of(runs[0])
@@ -111,6 +114,7 @@ def test_patients_in_any_order_of_their_numbers() -> None:
     assert table.at_visit(2) == {7: "visit 2 of 2, last dose 0.250 mg", 2: "visit 1 of 1, no dose before"}
 
 
+@pytest.mark.long
 def test_near_visits_are_listed_without_the_visit_itself(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, patient="1", visit="5")
     episodes = episodes_of(find_runs(full_study)[0])
@@ -154,6 +158,7 @@ def test_names_are_spelled_out_by_the_registry(open_app, full_study: Path) -> No
     assert len({entry.full_name for entry in own.values()}) == len(own)
 
 
+@pytest.mark.long
 def test_the_tour_has_three_steps_and_can_be_closed(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study)
     what = "which dose each learned policy recommends"

@@ -120,6 +120,7 @@ def test_every_parameter_is_known() -> None:
     assert len(known) > 35
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", pages(), ids=lambda place: place or "patient")
 def test_a_link_and_a_name_in_the_data_show_as_text_alone(page: Any, address: str, place: str) -> None:
     """Every parameter at once, asking for a recorded visit and for typed numbers; so are all names."""
@@ -132,6 +133,7 @@ def test_a_link_and_a_name_in_the_data_show_as_text_alone(page: Any, address: st
         assert seen > 0
 
 
+@pytest.mark.long
 def test_a_decision_shows_its_reason_and_its_patient_as_text(page: Any, study: Path, address: str) -> None:
     state = " ".join(map(repr, episodes_of(find_runs(study)[0]).obs[0].tolist()))
     page.goto(f"{address}/?{urlencode({'state_from': 'typed numbers', 'numbers': state})}")
@@ -139,6 +141,7 @@ def test_a_decision_shows_its_reason_and_its_patient_as_text(page: Any, study: P
     assert f"http://{HOST}/t" in page.inner_text("body").replace("\N{WORD JOINER}", "")
 
 
+@pytest.mark.long
 def test_a_file_of_somebody_shows_as_text_alone(page: Any, address: str) -> None:
     page.goto(f"{address}/upload")
     settled(page)

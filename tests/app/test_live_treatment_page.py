@@ -151,6 +151,7 @@ def test_an_unfinished_trial_is_shown_as_far_as_it_is(open_app, study: Path) -> 
     assert not specs(at)
 
 
+@pytest.mark.long
 def test_seeds_that_the_harm_rule_stopped_are_named(open_app, study: Path) -> None:  # noqa: F811
     treat(study, ["scratch"], harm_budget=0.0)
     at = open_app(study, PAGE)
@@ -165,6 +166,7 @@ def test_seeds_that_the_harm_rule_stopped_are_named(open_app, study: Path) -> No
     assert len(at.table[0].value) == len(METHODS)
 
 
+@pytest.mark.long
 def test_a_damaged_trial_is_named_and_the_others_show(open_app, study: Path) -> None:  # noqa: F811
     (episodes,) = study.glob(f"{TRIALS}/pex/*/*/{TREATED}")
     episodes.write_bytes(episodes.read_bytes()[:-20])

@@ -185,6 +185,7 @@ def test_cross_validated_estimates_stand_beside_the_simulator(
     assert at.table[0].value["estimated return"].tolist() == ["not available: fold 2: too few weights"] * 2
 
 
+@pytest.mark.long
 def test_a_selection_that_chose_no_run_is_shown_and_a_damaged_one_named(
     open_app,  # noqa: F811
     full_study: Path,
@@ -201,6 +202,7 @@ def test_a_selection_that_chose_no_run_is_shown_and_a_damaged_one_named(
 # The study's own runs
 
 
+@pytest.mark.long
 def test_runs_are_valued_on_their_own_patients_with_a_warning(open_app, full_study: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, rule="sampled")
     assert not at.error
@@ -239,6 +241,7 @@ def test_what_takes_long_names_its_command(
     assert not specs(at)
 
 
+@pytest.mark.long
 def test_the_other_states_of_the_page(
     open_app,  # noqa: F811
     full_study: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.text import JOINER
@@ -104,6 +106,14 @@ def test_every_page_carries_the_banner_and_no_error(open_app, full_study: Path, 
     assert not at.error
 
 
+@pytest.mark.long
+def test_what_the_first_page_loaded_is_searched_for_garbage_once(open_app, full_study: Path) -> None:
+    gc.unfreeze()
+    st.cache_resource.clear()
+    open_app(full_study)
+    assert gc.get_freeze_count() > 100_000
+
+
 def test_the_dose_on_screen_is_the_recommendation(open_app, full_study: Path) -> None:
     at = open_app(full_study)
     run = run_of(full_study, "fttpo")
@@ -138,6 +148,7 @@ def test_status_stands_before_the_number(open_app, full_study: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_charts_can_be_switched_to_tails_and_proposals(open_app, full_study: Path) -> None:
     at = open_app(full_study)
     for key in ("log", "proposals"):
@@ -149,6 +160,7 @@ def test_the_charts_can_be_switched_to_tails_and_proposals(open_app, full_study:
     assert "FtTPO proposal" in chart
 
 
+@pytest.mark.long
 def test_two_people_with_one_link_see_the_same_patient(open_app, full_study: Path) -> None:
     first, second = (open_app(full_study, patient="1", visit="5") for _ in range(2))
     assert first.selectbox(key="patient").value == 1
@@ -203,6 +215,7 @@ def test_eight_typed_numbers_get_an_answer(open_app, full_study: Path) -> None:
     assert len(specs(at)) == 1  # no episode: nobody recorded one
 
 
+@pytest.mark.long
 def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_study: Path) -> None:
     at = open_app(damaged_study)
     assert [e.value for e in at.error if "IQL" in e.value and "changed or truncated" in e.value]
@@ -214,6 +227,7 @@ def test_a_damaged_run_is_named_while_the_other_still_shows(open_app, damaged_st
     assert table["files"].str.startswith("damaged").tolist() == [False, True]
 
 
+@pytest.mark.long
 def test_an_unfinished_run_is_not_a_result(open_app, full_study: Path, tmp_path: Path) -> None:
     study = shutil.copytree(full_study, tmp_path / "study")
     (run_of(study, "iql").path / DONE).unlink()
@@ -236,6 +250,7 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
     assert len(at.metric) == 2
 
 
+@pytest.mark.long
 def test_a_study_that_was_not_compared_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:
     study = shutil.copytree(full_study, tmp_path / "study")
     (study / TABLE).unlink()

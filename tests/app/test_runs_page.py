@@ -67,6 +67,7 @@ def test_jobs_of_a_cluster_count_as_waiting_until_their_run_begins(half: Path) -
     assert len(progress_of(half).problems) == 1
 
 
+@pytest.mark.long
 def test_the_page_shows_them_and_names_what_is_damaged(open_app, half: Path) -> None:  # noqa: F811
     progress._progress.clear()
     at = open_app(half, PAGE)

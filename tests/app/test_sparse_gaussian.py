@@ -252,6 +252,7 @@ def test_estimates_stand_in_rows_with_their_intervals_or_the_reason_for_none() -
 # The page
 
 
+@pytest.mark.long
 def test_the_page_shows_masses_and_costs_as_measured(open_app, full_study: Path, both: list[Answer]) -> None:  # noqa: F811
     at = open_app(full_study, PAGE, part="tails")
     assert not at.error
@@ -293,6 +294,7 @@ def test_a_study_without_such_a_pair_names_the_command(
     assert not specs(at)
 
 
+@pytest.mark.long
 def test_without_an_evaluation_or_with_a_damaged_one_the_tails_still_show(
     open_app,  # noqa: F811
     full_study: Path,
@@ -369,6 +371,7 @@ def test_every_agents_policies_are_drawn_beside_each_other(
     assert len(specs(at)) == 1
 
 
+@pytest.mark.long
 def test_choosing_another_sparse_policy_brings_its_own_counterpart(open_app, every_kind: Path) -> None:  # noqa: F811
     first, second, *_ = OTHERS
     at = open_app(every_kind, PAGE, sparse=first, part="what it costs")

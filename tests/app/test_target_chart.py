@@ -80,6 +80,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
     return study, runs[0]
 
 
+@pytest.mark.long
 def test_the_patient_page_draws_it_for_the_agent_that_has_a_target_alone(
     study: tuple[Path, RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_strong_line_is_the_interquartile_mean_of_the_seeds(
     assert "interquartile mean over 8 training seeds" in words(at)
 
 
+@pytest.mark.long
 def test_the_losses_of_any_run_are_shown(open_app, with_curves: Path) -> None:  # noqa: F811
     at = open_app(with_curves, PAGE)
     before = len(specs(at))
@@ -94,6 +95,7 @@ def test_the_losses_of_any_run_are_shown(open_app, with_curves: Path) -> None:  
     assert "interquartile mean over 2 seeds" in words(at)
 
 
+@pytest.mark.long
 def test_only_the_end_or_nothing_names_the_command(open_app, full_study: Path, tmp_path: Path) -> None:  # noqa: F811
     at = open_app(full_study, PAGE)  # a demo is evaluated at its end alone
     assert "Only the end of training was evaluated" in words(at)
@@ -105,6 +107,7 @@ def test_only_the_end_or_nothing_names_the_command(open_app, full_study: Path, t
     assert specs(at)  # the losses are there all the same
 
 
+@pytest.mark.long
 def test_a_damaged_or_orphaned_file_is_named(open_app, with_curves: Path) -> None:  # noqa: F811
     rows = [r | ({"run": "gone/away/x"} if r["agent"] == "iql" else {}) for r in curve_rows(with_curves)]
     write_rows(with_curves / CURVES, rows)

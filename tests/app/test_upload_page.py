@@ -88,6 +88,7 @@ def test_before_a_file_is_there_the_page_says_what_it_must_hold(opened, full_stu
     assert "at most 50,000; CSV" in words(at)
 
 
+@pytest.mark.long
 def test_a_damaged_run_is_named(opened, damaged_study: Path) -> None:
     at = opened(damaged_study)
     at.selectbox(key="agent").select("IQL").run()
@@ -95,6 +96,7 @@ def test_a_damaged_run_is_named(opened, damaged_study: Path) -> None:
     assert not at.file_uploader
 
 
+@pytest.mark.long
 def test_everything_that_is_wrong_is_told_at_once(opened, full_study: Path, log: AuditLog) -> None:
     content = b"s1,s2,name,s4\n1,2,x\n"
     text = told(opened(full_study, content))
@@ -115,6 +117,7 @@ def test_words_in_a_file_are_no_markdown(opened, full_study: Path) -> None:
     assert "'![x](http://e.example/x.png)' is no number" in plain(error.value)
 
 
+@pytest.mark.long
 def test_every_row_is_answered_as_the_recommender_answers_it(opened, full_study: Path, log: AuditLog) -> None:
     content = as_csv(states(full_study))
     at = opened(full_study, content)
@@ -240,6 +243,7 @@ def test_a_template_is_taken_back_as_a_file_without_rows(opened, full_study: Pat
     assert "numbers=0.5" in link.proto.query_string
 
 
+@pytest.mark.long
 def test_where_nothing_can_be_recorded_no_answer_shows(opened, full_study: Path, log: AuditLog) -> None:
     log.path.mkdir(parents=True)
     at = opened(full_study, as_csv(states(full_study)))

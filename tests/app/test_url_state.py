@@ -43,6 +43,7 @@ def test_what_a_link_selected_is_in_the_address_of_every_page(app: AppTest, page
     assert shown(go(app, first)) == (2, 6)
 
 
+@pytest.mark.long
 def test_a_choice_is_in_the_address_and_goes_along(app: AppTest) -> None:
     go(app, STATE[0], patient="2", visit="6")
     app.selectbox(key="patient").set_value(1).run()
@@ -53,6 +54,7 @@ def test_a_choice_is_in_the_address_and_goes_along(app: AppTest) -> None:
     assert shown(go(app, STATE[0])) == (0, 9)
 
 
+@pytest.mark.long
 def test_a_link_replaces_the_whole_selection(app: AppTest) -> None:
     go(app, STATE[0], patient="2", visit="6")
     go(app, STATE[1], visit="3")
@@ -65,12 +67,14 @@ def test_a_link_replaces_the_whole_selection(app: AppTest) -> None:
     assert "patient" not in app.query_params
 
 
+@pytest.mark.long
 def test_another_visitor_starts_with_the_first_patient(app: AppTest, full_study: Path) -> None:
     go(app, STATE[0], patient="2", visit="6")
     other = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
     assert shown(go(other, STATE[0])) == (0, 1)
 
 
+@pytest.mark.long
 def test_a_link_to_what_is_not_there_says_so(app: AppTest) -> None:
     go(app, STATE[0], patient="99", visit="6")
     assert shown(app) == (0, 6)

@@ -81,6 +81,7 @@ def _spec(at: AppTest, index: int) -> dict[str, object]:
     return result
 
 
+@pytest.mark.long
 def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> None:
     at = open_app(full_study, PAGE, **TYPED, dose1="0.4", rule2="follow IQL", matched="100")
     assert not at.error
@@ -103,6 +104,7 @@ def test_the_page_shows_what_the_roll_outs_give(open_app, full_study: Path) -> N
     assert len(specs(at)) == 3
 
 
+@pytest.mark.long
 def test_a_slider_moves_only_its_own_choice(open_app, full_study: Path) -> None:
     at = open_app(full_study, PAGE, **TYPED, dose1="0.4", matched="100")
     before = words(at)
@@ -115,6 +117,7 @@ def test_a_slider_moves_only_its_own_choice(open_app, full_study: Path) -> None:
     assert kept in after
 
 
+@pytest.mark.long
 def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> None:
     link = {"patient": "1", "visit": "5", "choices": "3", "rule3": "dose per visit", "doses3": "0.6 0.3"}
     first, second = (open_app(full_study, PAGE, **link, shown="s4", matched="100") for _ in range(2))
@@ -126,6 +129,7 @@ def test_two_people_with_one_link_see_the_same(open_app, full_study: Path) -> No
     assert len(specs(first)) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("link", "says"),
     [
@@ -150,6 +154,7 @@ def test_what_is_wrong_or_rare_is_said(open_app, full_study: Path, link: dict[st
     assert says in words(at)
 
 
+@pytest.mark.long
 def test_without_the_recorded_visits_typed_numbers_still_work(
     open_app,
     full_study: Path,
@@ -163,12 +168,14 @@ def test_without_the_recorded_visits_typed_numbers_still_work(
     assert len(specs(at)) == 2
 
 
+@pytest.mark.long
 def test_a_damaged_run_is_named_while_the_other_choice_still_shows(open_app, damaged_study: Path) -> None:
     at = open_app(damaged_study, PAGE, **TYPED, rule2="follow IQL", matched="100")
     assert any("changed or truncated" in e.value for e in at.error)
     assert len(specs(at)) == 1
 
 
+@pytest.mark.long
 def test_data_from_elsewhere_has_no_patients_to_match(
     open_app,
     full_study: Path,
@@ -187,6 +194,7 @@ def strip(limits: tuple[float, ...] = (), unit: str = "1", **more: Any) -> Strip
     return Strip("dose given", unit, np.arange(1.0, 7.0), bands(values), limits=limits, steps=True, **more)
 
 
+@pytest.mark.long
 def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     one = strip((-3.0, 3.0), "mg")
     figure = charts_what_if.regimens(
@@ -207,6 +215,7 @@ def test_bands_are_drawn_as_they_are_and_labelled_at_their_end() -> None:
     assert high > 3.0
 
 
+@pytest.mark.long
 def test_overlaid_regimens_share_axes_and_name_their_target_and_ends() -> None:
     one = strip(target=(-0.5, 0.5))
     other = replace(one, bands=one.bands + 0.01)  # nearly the same at the end
@@ -226,6 +235,7 @@ def test_overlaid_regimens_share_axes_and_name_their_target_and_ends() -> None:
     assert ends[1] - ends[0] > 0.05  # numbers do not cover each other
 
 
+@pytest.mark.long
 def test_a_constant_dose_starts_from_the_one_that_agents_are_compared_with(
     open_app, full_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +250,7 @@ def test_a_constant_dose_starts_from_the_one_that_agents_are_compared_with(
     assert "constant dose estimated from the recorded visits, 0.374" in words(at)
 
 
+@pytest.mark.long
 def test_regimens_are_added_and_removed_and_those_after_move_up(open_app, full_study: Path) -> None:
     link = {"choices": "3", "rule2": "follow IQL", "rule3": "dose per visit", "doses3": "0.6 0.3"}
     at = open_app(full_study, PAGE, **TYPED, dose1="0.4", matched="100", **link)
@@ -255,6 +266,7 @@ def test_regimens_are_added_and_removed_and_those_after_move_up(open_app, full_s
     assert at.selectbox(key="rule3").value
 
 
+@pytest.mark.long
 def test_files_hold_what_the_picture_shows() -> None:
     one = Tried("dose <b>", MARKS[0], Outcome((strip((-3.0, 3.0), "mg", target=(0.0, 1.0)),), (LINE,)))
     table = list(csv.DictReader(as_csv([one], "patient\n1").decode().splitlines()[2:]))
@@ -277,6 +289,7 @@ def test_files_hold_what_the_picture_shows() -> None:
 LINE = sentence("**{}** {}", "a*b", "<i>")
 
 
+@pytest.mark.long
 def test_differences_show_their_interval_and_what_it_says() -> None:
     better = Estimate(2.0, 1.0, 3.5, 0.95, 300, 3, "t")
     unclear = Estimate(0.2, -1.0, 1.4, 0.95, 300, 1, "t")
@@ -291,6 +304,7 @@ def test_differences_show_their_interval_and_what_it_says() -> None:
     assert figure.layout.title.text == NOTICE
 
 
+@pytest.mark.long
 def test_typed_doses_are_read_within_the_limits() -> None:
     limits = DoseLimits((0.0,), (5.0,), "mg")
     assert what_if.typed_doses(["0", "2.5", "5"], limits) == [0.0, 2.5, 5.0]
@@ -300,6 +314,7 @@ def test_typed_doses_are_read_within_the_limits() -> None:
         what_if.typed_doses(["5.1"], limits)
 
 
+@pytest.mark.long
 def test_doses_follow_each_other_and_the_last_one_stays(full_study: Path) -> None:
     folder = find_runs(full_study)[0]
     world = what_if.World.of(Run(folder, folder.config(), None, "x"), 0)  # type: ignore[arg-type]

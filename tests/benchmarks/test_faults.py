@@ -11,12 +11,14 @@ from benchmarks import faults
 from dosing.data import metadata
 
 
+@pytest.mark.long
 def test_no_mutated_file_is_read_with_other_content(tmp_path: Path) -> None:
     counts = faults.damaged_files(tmp_path, 240, seed=3)
     assert faults.violations(counts) == 0, counts
     assert sum(one["refused"] for one in counts.values()) > 180
 
 
+@pytest.mark.long
 def test_a_reader_that_trusts_metadata_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     episodes = faults.simulate("dosing/Treatment-v0", patients=2)
     subject = faults.data_subjects(tmp_path, episodes)[1]

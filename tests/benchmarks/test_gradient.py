@@ -52,6 +52,7 @@ def test_the_score_functions_own_bias_is_what_crosses_the_ends(cut: float) -> No
     assert measure(law, 0.5).score_bias == pytest.approx(-density * (loss[1] - loss[0]), rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_score_has_a_variance_above_q_of_nought_alone() -> None:
     for q in (0.25, 0.5, 0.9):
         law, power = q_gaussian(q), 1.0 / (1.0 - q)
@@ -65,6 +66,7 @@ def test_a_score_has_a_variance_above_q_of_nought_alone() -> None:
     assert [math.isinf(measure(q_gaussian(q), 0.5).score) for q in (-1.0, 0.0)] == [True, True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("q", [-1.0, 0.0, 0.5])
 def test_draws_of_the_products_own_law_agree(q: float) -> None:
     """Autograd through the sampler, for the reverse KL divergence as agents compute it."""
@@ -85,6 +87,7 @@ def test_draws_of_the_products_own_law_agree(q: float) -> None:
     assert float(estimates.std()) == pytest.approx(line.pathwise, rel=0.02)
 
 
+@pytest.mark.long
 def test_the_page_tells_the_numbers(tmp_path: Path) -> None:
     lines = gradient.measured()
     kept = json.loads((RESULTS / "gradient.json").read_text())

@@ -23,6 +23,7 @@ def estimate(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half, 0.95, 10, 5, "t over seeds")
 
 
+@pytest.mark.long
 def test_two_agents_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FtTPO under both groups of settings, BC under the one that has it; again without training."""
     monkeypatch.setattr(references, "SEARCH_PATIENTS", 50)

@@ -43,6 +43,7 @@ def test_summary_by_hand() -> None:
     assert ope.summary(none, "same", "x")[1:3] == ["0%", "0"]
 
 
+@pytest.mark.long
 def test_a_small_run_values_every_candidate_by_every_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = [column for column in ope.columns(40) if column.settings.state == "linear"]
     monkeypatch.setattr(ope, "columns", lambda replicates: quick)

@@ -50,6 +50,7 @@ def resources_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
     return ask
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("benchmark_", [clinical, density, learning, locomotion, suite])
 def test_options_reach_the_launcher(
     benchmark_: ModuleType, resources_for: Callable[..., Resources], tmp_path: Path

@@ -102,6 +102,7 @@ def test_one_seed_is_refused(tmp_path: Path) -> None:
         bench.main(["--seeds", "1", "--study", str(tmp_path)])
 
 
+@pytest.mark.long
 def test_the_committed_page_and_figure_are_made_of_the_committed_numbers() -> None:
     kept = json.loads(KEPT.read_text())
     result = [typed(bench.Acting, one, bench.NAME) for one in kept["policies"]]

@@ -143,6 +143,7 @@ def test_every_agent_of_the_suite_has_a_line_that_it_accepts() -> None:
             agents.find(task.agent).config_class()(**task.config)
 
 
+@pytest.mark.long
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     reference = training.corl("iql")
     with pytest.raises(AbsentError, match="no folder of references was named"):
@@ -211,12 +212,6 @@ def test_ratios_are_taken_within_rounds() -> None:
     text = report.comparison([mine, theirs, measured("d3rlpy", [], absent="no folder was named")])
     assert "2.00 (1.00 to 3.00)" in text  # not the ratio of the medians, 1.80
     assert "iql: d3rlpy | absent: no folder was named" in text
-
-
-def test_lower_precision_is_compared_with_our_float32() -> None:
-    rows = [measured("", [100.0]), measured("", [150.0], precision="bfloat16")]
-    assert "1.50 (1.50 to 1.50)" in report.precisions(rows)
-    assert "bfloat16" not in report.comparison(rows)
 
 
 KEPT = training.RESULTS / "training.json"

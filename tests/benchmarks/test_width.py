@@ -24,6 +24,7 @@ def test_the_divergence_is_least_at_the_half_width_of_the_table() -> None:
     assert all(width.divergence(h * best, 0.1) > width.divergence(best, 0.1) for h in (0.9, 1.1))
 
 
+@pytest.mark.long
 def test_wider_draws_lose_more_of_a_episode() -> None:
     mean, value, result = width.episodes(200)
     assert 0.2 < mean < 0.7
@@ -34,6 +35,7 @@ def test_wider_draws_lose_more_of_a_episode() -> None:
     assert lost["parabola", 0.15] < lost["Cauchy proposal", 0.15]
 
 
+@pytest.mark.long
 def test_the_page_is_made_from_end_to_end() -> None:
     words, drawn = width.page(20, 4, draws=3)
     picture = ElementTree.fromstring(drawn)

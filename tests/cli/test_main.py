@@ -296,6 +296,7 @@ def test_the_same_training_is_found_not_repeated(
     assert len(dataset()) == config.data.visits
 
 
+@pytest.mark.long
 def test_a_preset_is_trained_with_unless_a_flag_says_otherwise(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,6 +336,7 @@ def test_a_recommendation_is_printed_with_its_basis(
     assert len(output.err.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_an_evaluation_is_kept_with_its_weights(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +404,7 @@ def test_simulated_visits_are_written_once_and_the_same(
 # The main job
 
 
+@pytest.mark.long
 def test_the_demo_runs_end_to_end_and_repeats_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

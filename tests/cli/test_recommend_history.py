@@ -92,6 +92,7 @@ def evaluated(run: Path, patient: int) -> np.ndarray:
     return np.stack(said, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOOKING_BACK)
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_the_dose_is_the_one_that_evaluation_gives_at_that_visit(
@@ -110,6 +111,7 @@ def test_the_dose_is_the_one_that_evaluation_gives_at_that_visit(
         assert result["state"] == table[COLUMNS].iloc[-1].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOOKING_BACK)
 def test_a_table_is_answered_as_each_patients_history(
     study: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -225,6 +227,7 @@ def test_a_number_missing_in_an_earlier_visit_is_a_refusal_on_record(
     assert last.content["earlier"][1]["state"][0] == "nan"
 
 
+@pytest.mark.long
 def test_what_was_seen_is_on_record_and_a_decision_is_shown_again(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

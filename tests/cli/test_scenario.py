@@ -155,6 +155,7 @@ def test_its_visits_go_through_minari_as_they_are(tmp_path: Path, monkeypatch: p
     assert loaded.action_space.high.tolist() == [1500.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["--scenario", "--env"])
 def test_without_data_the_scenario_is_simulated(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ def test_evaluation_patients_are_not_those_of_the_data(factory: CohortFactory) -
     assert not np.isclose(first[:, None], recorded[None]).all(-1).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_the_same_policy_twice_is_the_same_twice(name: str, factory: CohortFactory) -> None:
     first = evaluate(policy(name, (0, 3)), factory, 20)
@@ -195,6 +196,7 @@ def test_the_best_constant_of_a_parabola_is_exact(
     assert value == pytest.approx(3 * (level - (expected - best) ** 2), abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_best_constant_of_the_treatment_is_the_analytic_one(factory: CohortFactory) -> None:
     """a* = 1/(2 kappa) with kappa = E exp((1 + rho)/8), rho being Beta(4, 4) on [-1, 1] under LKJ(1).
 
@@ -214,6 +216,7 @@ def test_the_best_constant_of_the_treatment_is_the_analytic_one(factory: CohortF
     )  # s.d. of an episode: 9 at most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "patients"), [("dosing/Warfarin-v0", 270), ("dosing/Insulin-v0", 5)])
 def test_all_constants_at_once_are_one_after_the_other(
     env_id: str, patients: int, monkeypatch: pytest.MonkeyPatch

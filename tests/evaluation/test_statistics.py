@@ -190,6 +190,7 @@ def crossed_draw(rng):
     return 0.3 * rng.normal(size=(5, 1)) + 3 * rng.normal(size=(1, 100)) + 2 * rng.normal(size=(5, 100))
 
 
+@pytest.mark.long
 def test_coverage_of_the_t_intervals():
     own, _ = coverage(
         lambda r: st.mean_over_seeds(r.normal(size=(5, 1)) + r.exponential(2, (5, 50)) - 2), 0, 2000
@@ -363,6 +364,7 @@ def test_same_seed_same_interval_and_blocks_cover_all_replicates(monkeypatch):
     assert sizes == [(9, 100)] * 11 + [(1, 100), (100,)]
 
 
+@pytest.mark.long
 def test_core_statistics_need_neither_torch_nor_pandas():
     heavy = "{'torch', 'pandas', 'streamlit'}"
     code = f"import sys, dosing.evaluation.statistics; sys.exit(bool({heavy} & set(sys.modules)))"

@@ -116,6 +116,7 @@ def test_doses_do_not_depend_on_how_many_states_are_asked_about(
     assert asked == 2 * [38, 38, 37, 37]
 
 
+@pytest.mark.long
 def test_the_table_of_many_patients_is_that_of_all_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

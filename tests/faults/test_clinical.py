@@ -77,6 +77,7 @@ def test_fault_13_a_stale_or_future_inr_is_refused(
         assert answer.dose is None
 
 
+@pytest.mark.long
 def test_a_recommended_dose_keeps_the_step_limit_of_the_environment(recommender: Recommender) -> None:
     """What the recommender lets through, the environment delivers as it is."""
     env = CohortEnv(ENV, 30, first_patient=900)
@@ -88,6 +89,7 @@ def test_a_recommended_dose_keeps_the_step_limit_of_the_environment(recommender:
         np.testing.assert_allclose(info["dose_delivered"], doses, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_behaviour_15_outcomes_are_told_by_event_subgroup_and_worst_patients(run) -> None:
     result = evaluate(run, 30)
     notes = "\n".join(result.notes)

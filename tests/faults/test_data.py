@@ -235,6 +235,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.hdf5"])
 def test_fault_24_a_full_disk_is_one_sentence_and_the_old_file_stays(name: str, tmp_path: Path) -> None:
     saved(tmp_path / name, b"what was there")

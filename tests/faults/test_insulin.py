@@ -82,6 +82,7 @@ def test_behaviour_04_no_current_dose_that_is_told_loosens_the_limit(recommender
     assert "it may be no more than 4 times the scheduled basal" in told.reasons[-1]
 
 
+@pytest.mark.long
 def test_behaviour_04_what_the_recommender_lets_through_the_environment_delivers(
     recommender: Recommender,
 ) -> None:

@@ -121,6 +121,7 @@ def test_fault_40_a_log_that_is_damaged_meanwhile_takes_doses_off_the_page(
 MARKUP = "![x](http://e.invalid/x) :green-badge[OK] <script>x</script> http://e.invalid $x$ a@e.invalid"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("view", VIEWS)
 def test_fault_29_markup_in_a_link_stays_text(opened: Any, full_study: Path, view: str) -> None:
     """What a browser makes of it, and of names in data, is looked at beside the dashboard's own tests."""

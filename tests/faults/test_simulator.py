@@ -61,6 +61,7 @@ def test_fault_31_neither_workers_nor_company_change_a_patient() -> None:
     np.testing.assert_array_equal(among.obs[: len(alone)], alone.obs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_fault_42_an_interruption_leaves_nothing_half_written(
     sent: signal.Signals, status: int, tmp_path: Path
@@ -85,6 +86,7 @@ def test_fault_42_an_interruption_leaves_nothing_half_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [

@@ -34,6 +34,7 @@ def test_fault_17_a_loss_that_is_no_number_stops_training_and_says_where(tmp_pat
     assert read_json(run.path / "diverged.json")["not_finite"]
 
 
+@pytest.mark.long
 def test_fault_20_nothing_in_the_product_unpacks_a_pickle() -> None:
     found = []
     for path in (path for name in PRODUCT for path in (ROOT / name).rglob("*.py")):

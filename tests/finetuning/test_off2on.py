@@ -309,11 +309,13 @@ def test_a_checkpoint_brings_everything_back() -> None:
 # In a trial
 
 
+@pytest.mark.long
 def test_a_killed_trial_resumes_bit_by_bit(tmp_path: Path) -> None:
     start = begun("cql", further=4)
     killed_and_resumed(lambda: trial(SPEC, start, {"checkpoint_every": 62, "visits": 120}), tmp_path)
 
 
+@pytest.mark.long
 def test_a_stacked_seed_is_the_seed_alone() -> None:
     same_alone("off2on,members=2,ratio_width=16", "cql", further=1)
 

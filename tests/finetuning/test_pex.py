@@ -310,6 +310,7 @@ def test_values_are_mixed_by_their_mean_advantage() -> None:
 # The temperature
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", [0.3, 0.9])
 def test_the_temperature_reaches_its_target_entropy(target: float) -> None:
     start = begun(dtype=torch.float64)

@@ -384,6 +384,7 @@ def test_a_dose_that_is_no_number_is_given_to_nobody(value: float) -> None:
     assert not treated.doses
 
 
+@pytest.mark.long
 def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_path: Path) -> None:
     """Episodes of 4 visits cost seed 0 nothing and seed 3, from the third wave on, 2 each; the budget is
     1."""
@@ -424,6 +425,7 @@ def test_a_trial_stops_at_the_visit_at_which_its_costs_refuse_the_budget(tmp_pat
     assert episodes[episodes.seed == 3].ended_at.max() == wave * 8
 
 
+@pytest.mark.long
 def test_a_stopped_seed_cannot_spoil_the_others() -> None:
     """Whatever its further updates would do to it."""
     changes = {"harm_budget": 1.0, "updates_per_visit": 1.0}
@@ -493,6 +495,7 @@ def test_a_killed_trial_resumes_in_the_middle_of_a_episode_bit_by_bit(
     killed_and_resumed(lambda: trial(method, name, changes={"checkpoint_every": 62, "visits": 120}), tmp_path)
 
 
+@pytest.mark.long
 def test_a_killed_trial_resumes_with_its_stopped_seeds(tmp_path: Path) -> None:
     def cost(visit: int) -> Any:
         return np.array([[0.0, 0.0], [9.0, 5.0]])

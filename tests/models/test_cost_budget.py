@@ -65,6 +65,7 @@ class Climber:
         return Independent(QGaussian(loc, torch.full_like(loc, 0.1), 0.0), 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("budget", "dose", "price"), [(2.0, 0.4, 0.8), (6.0, 0.8, 0.0)])
 def test_dual_ascent_finds_the_multiplier_of_a_constrained_bandit(
     budget: float, dose: float, price: float, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +118,7 @@ def bandit(act: torch.Tensor, cost: torch.Tensor) -> Dataset:
     )
 
 
+@pytest.mark.long
 def test_the_cost_critic_is_the_exact_evaluation_of_a_policy_on_a_chain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -191,6 +193,7 @@ def laws(count: int = 400) -> list[tuple[Any, tuple[torch.Tensor, ...]]]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("law", "quadratic"), laws())
 def test_a_trimmed_support_is_the_admissible_part_of_highest_density(
     law: Any, quadratic: tuple[torch.Tensor, ...]
@@ -226,6 +229,7 @@ def test_a_trimmed_support_is_the_admissible_part_of_highest_density(
         assert bool((c[k] + ends * (b[k] + a[k] * ends) <= 1e-12).all())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("q", [-1.0, 0.0, 0.5])
 def test_a_truncated_law_has_no_density_outside_and_the_mass_of_one_inside(q: float) -> None:
     rng = np.random.default_rng(2)
@@ -277,6 +281,7 @@ def test_a_truncated_law_of_no_width_is_refused() -> None:
         Truncated(QGaussian(zero, zero + 0.1, 0.0), zero, zero)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fttpo", "quasi_optimal"])
 @pytest.mark.parametrize("budget", [0.0, 0.3, 1.0])
 def test_doses_predicted_beyond_the_budget_have_no_density_in_the_policy(name: str, budget: float) -> None:

@@ -83,6 +83,7 @@ def test_states_without_gaps_have_no_flags(env_id: str) -> None:
     assert not bool(flags(torch.as_tensor(visits.obs)[None, None]).are.any())
 
 
+@pytest.mark.long
 def test_a_missing_visit_leaves_the_belief_to_the_forecast() -> None:
     """The last visit was not measured: what its zeros would say has no say."""
     data = Dataset.from_episodes(

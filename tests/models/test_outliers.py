@@ -24,6 +24,7 @@ def disturbed(obs: Tensor, share: float, away: float = 8.0) -> tuple[Tensor, Ten
     return torch.where(where, obs + away * sign * obs.std(), obs), where
 
 
+@pytest.mark.long
 def test_those_that_were_put_in_are_found_and_hardly_any_other() -> None:
     obs, act = toy("saturating", 40)
     dirty, where = disturbed(obs, 0.05)
@@ -32,6 +33,7 @@ def test_those_that_were_put_in_are_found_and_hardly_any_other() -> None:
     assert float(found[~where].float().mean()) < 0.002
 
 
+@pytest.mark.long
 def test_recorded_patients_without_them_are_fitted_as_they_are() -> None:
     obs, act = toy("saturating", 40)
     fitted, seen = fit_without_outliers(obs, act, HOW)
@@ -39,6 +41,7 @@ def test_recorded_patients_without_them_are_fitted_as_they_are() -> None:
     torch.testing.assert_close(fitted.packed, fit_response(obs, act, HOW).packed, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.long
 def test_few_are_chance_and_left_alone() -> None:
     obs, act = toy("saturating", 40)
     dirty, where = disturbed(obs, 0.5 * CHANCE)
@@ -46,6 +49,7 @@ def test_few_are_chance_and_left_alone() -> None:
     assert not outliers(fit_response(dirty, act, HOW), dirty, act).any()
 
 
+@pytest.mark.long
 def test_each_data_set_of_a_stack_is_looked_at_alone() -> None:
     obs, act = toy("saturating", 20, sets=2)
     dirty = torch.cat((obs[:1], disturbed(obs[1:], 0.05)[0]))
@@ -54,6 +58,7 @@ def test_each_data_set_of_a_stack_is_looked_at_alone() -> None:
     assert found[1].any()
 
 
+@pytest.mark.long
 def test_the_first_visit_may_differ_more_than_later_ones() -> None:
     """Levels that differ much between patients before anything is known of them: no outlier among them."""
     rng = torch.Generator().manual_seed(10)
@@ -68,6 +73,7 @@ def test_the_first_visit_may_differ_more_than_later_ones() -> None:
     assert not outliers(fitted, obs, act).any()
 
 
+@pytest.mark.long
 def test_a_code_has_none() -> None:
     """A marker of two values, one of them rare, is far off whenever it is the rare one."""
     obs, act = toy("saturating", 40)
@@ -76,6 +82,7 @@ def test_a_code_has_none() -> None:
     assert not outliers(fit_response(obs, act, HOW), obs, act).any()
 
 
+@pytest.mark.long
 def test_what_was_not_recorded_is_no_outlier() -> None:
     obs, act = toy("saturating", 40)
     holes = torch.where(
@@ -84,6 +91,7 @@ def test_what_was_not_recorded_is_no_outlier() -> None:
     assert not outliers(fit_response(holes, act, HOW), holes, act).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clean", [True, False])
 def test_rewards_are_learned_as_if_outliers_were_not_there(clean: bool) -> None:
     """A reward of the numbers as they were; with the outliers left in, its curvature is lost."""

@@ -57,6 +57,7 @@ def test_what_a_plan_promises_is_the_expected_reward(n_act: int) -> None:
             np.testing.assert_allclose(told[k, b], want, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_the_expected_reward_is_the_mean_of_simulated_ones() -> None:
     """Where the response is straight, the forecast is exactly normal: draws of it average to the promise."""
     world, reward, belief = models(1)
@@ -129,6 +130,7 @@ def test_a_plan_is_no_longer_than_the_visits_that_are_left() -> None:
     assert len(plan(world, reward, belief, start, dose_range(1), 3, PlanSettings(6))) == 3
 
 
+@pytest.mark.long
 def test_one_visit_ahead_is_the_top_of_the_parabola() -> None:
     """With one visit left and one dose, the expected reward of every patient can be tried dose by dose."""
     world, reward, belief = models(1)

@@ -198,6 +198,7 @@ def test_the_spread_over_markers_does_not_know_the_sign_of_a_response() -> None:
 # Fitting
 
 
+@pytest.mark.long
 def test_a_stacked_data_set_is_fitted_as_it_is_alone() -> None:
     obs, act = toy("saturating", 12, sets=2)
     obs, act = obs.double(), act.double()
@@ -208,6 +209,7 @@ def test_a_stacked_data_set_is_fitted_as_it_is_alone() -> None:
         assert (together.family[k], together.pooling[k]) == (alone.family[0], alone.pooling[0])
 
 
+@pytest.mark.long
 def test_the_family_is_chosen_by_held_out_patients() -> None:
     settings = FitSettings(families=("saturating", "linear"))
     obs, act = toy("saturating", 60)
@@ -216,6 +218,7 @@ def test_the_family_is_chosen_by_held_out_patients() -> None:
     assert fit_response(far, act, settings).family == ("linear",)
 
 
+@pytest.mark.long
 def test_the_response_to_the_dose_is_learnt_and_linear_levels_are_held() -> None:
     obs, act = toy("linear", 60)
     fitted = fit_response(obs, act, FitSettings(steps=150, families=("linear",)))
@@ -226,6 +229,7 @@ def test_the_response_to_the_dose_is_learnt_and_linear_levels_are_held() -> None
     assert bool((model.move(far, torch.ones(1, 1, 1)) == model.parameters["high"]).all())
 
 
+@pytest.mark.long
 def test_a_weighing_is_fitted_as_the_patients_it_stands_for() -> None:
     obs, act = (x.double() for x in toy("saturating", 12, sets=2))
     fitted = fit_response(obs, act, FitSettings(steps=10, families=("saturating",)))
@@ -246,6 +250,7 @@ def test_a_weighing_is_fitted_as_the_patients_it_stands_for() -> None:
     assert not torch.equal(together.pack()[0], together.pack()[1])
 
 
+@pytest.mark.long
 def test_missing_entries_are_passed_over() -> None:
     obs, act = toy("saturating", 40)
     holes = obs.clone()
@@ -363,6 +368,7 @@ def fitted_toy(kind: str, patients: int) -> tuple[Fitted, Tensor, Tensor]:
     return fit_response(obs, act, FitSettings(steps=80, families=("saturating", "linear"))), obs, act
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["saturating", "linear"])
 def test_a_response_that_a_family_holds_is_trusted(kind: str) -> None:
     calibration = calibrate(*fitted_toy(kind, 50))
@@ -372,6 +378,7 @@ def test_a_response_that_a_family_holds_is_trusted(kind: str) -> None:
     assert bool((calibration.skill > 0.1).all())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["threshold", "resonant"])
 def test_a_response_that_no_family_holds_is_refused(kind: str) -> None:
     calibration = calibrate(*fitted_toy(kind, 50))
@@ -379,6 +386,7 @@ def test_a_response_that_no_family_holds_is_refused(kind: str) -> None:
     assert reason > 0
 
 
+@pytest.mark.long
 def test_few_long_episodes_decide_nothing_about_far_forecasts() -> None:
     """A horizon that less than half of the patients have is left out; errors count who has it."""
     fitted, obs, act = fitted_toy("saturating", 50)
@@ -403,6 +411,7 @@ def test_a_gain_over_either_naive_forecast_must_be_of_some_size(weak: int) -> No
     assert calibration.reason(torch.full((2,), 0.5)).tolist() == [0, 1]
 
 
+@pytest.mark.long
 def test_a_model_of_nothing_is_refused_for_not_beating_naive_forecasts() -> None:
     calibration = calibrate(*fitted_toy("none", 50))
     assert calibration.reason(torch.ones(1)).tolist() == [1]

@@ -51,6 +51,7 @@ def test_decoding_is_what_the_forward_pass_does() -> None:
     torch.testing.assert_close(torch.tanh(model.decode(obs, z[:, :, 3])), decoded[:, :, 3])
 
 
+@pytest.mark.long
 def test_of_a_constant_dose_it_learns_that_dose_and_no_latent() -> None:
     """The least of D is 0: every latent gives the dose, and the posterior is the prior."""
     model = vae()

@@ -126,6 +126,7 @@ def test_with_many_patients_the_value_is_the_exact_one(many: Episodes, discount:
         assert looked[0, seed] == pytest.approx(exact(gain, discount), rel=0.1)
 
 
+@pytest.mark.long
 def test_better_and_worse_are_found_and_the_exact_difference_lies_within() -> None:
     """Cross-fitted: two policies that look back and one dose of the state, by one estimator."""
     policies = {"back": smoothing(GAINS[0]), "wrong": smoothing(GAINS[1]), "dose": constant(0.0)}
@@ -143,6 +144,7 @@ def test_better_and_worse_are_found_and_the_exact_difference_lies_within() -> No
     assert result.values["dose"]["fqe"].difference is not None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 def test_a_stack_is_valued_as_its_parts_are() -> None:
     """Data sets, replicates and policies: together and one by one."""
@@ -166,6 +168,7 @@ def test_a_stack_is_valued_as_its_parts_are() -> None:
         np.testing.assert_allclose(first.values(smoothing(*GAINS)), both[[0, 2]], atol=1e-4)
 
 
+@pytest.mark.long
 def test_doses_are_those_after_the_recorded_episodes(many: Episodes) -> None:
     few = fold_patients(many, 320)[0][1]
     data = Trajectories.from_episodes(few)
@@ -201,6 +204,7 @@ def refusal(recorded: Episodes) -> str:
     return result[0]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 def test_models_that_are_refused_value_nothing() -> None:
     """States that nothing moves: whoever is asked for, the sentence of the calibration is the answer."""
@@ -215,6 +219,7 @@ def test_models_that_are_refused_value_nothing() -> None:
     assert value.refused == f"fold 1: {REASONS[1]}"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 def test_of_a_stack_only_what_can_be_modelled_is() -> None:
     good = Trajectories.from_episodes(levels(12, 4))

@@ -296,6 +296,7 @@ def write_some(path: str, name: str, count: int) -> None:
         log.append("run loaded", {"agent": name, "weights": str(number)})
 
 
+@pytest.mark.long
 def test_processes_and_threads_write_one_chain(tmp_path: Path) -> None:
     path = tmp_path / FILE
     spawn = multiprocessing.get_context("spawn")

@@ -89,6 +89,7 @@ def before(earlier: EarlierVisits, row: int) -> tuple[EarlierVisit, ...]:
 # What evaluation does
 
 
+@pytest.mark.long
 @every_one
 def test_the_dose_after_a_history_is_what_evaluation_gives_at_that_visit(name: str) -> None:
     """``HistoryPolicy`` is told visit by visit, as in a roll-out; the recommender is told all at once."""
@@ -115,6 +116,7 @@ def test_the_dose_after_a_history_is_what_evaluation_gives_at_that_visit(name: s
     np.testing.assert_allclose(first.seed_dose[:, ~later], many.seed_dose[:, ~later], rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 @every_one
 def test_simulated_patients_get_what_evaluation_gives(name: str) -> None:
     rule, plain = FollowRecommender(recommender(name)), HistoryPolicy(policy(name))
@@ -132,6 +134,7 @@ def test_simulated_patients_get_what_evaluation_gives(name: str) -> None:
 # Tables
 
 
+@pytest.mark.long
 @every_one
 def test_a_table_is_answered_as_its_rows_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dosing.recommendation.batch.ROWS", 2)  # groups are cut, too
@@ -149,6 +152,7 @@ def test_a_table_is_answered_as_its_rows_one_by_one(name: str, monkeypatch: pyte
             assert one.support[0][0] - 1e-6 <= end <= one.support[1][0] + 1e-6
 
 
+@pytest.mark.long
 @every_one
 def test_a_row_sees_nothing_of_what_came_later(name: str) -> None:
     states, earlier = table(1)
@@ -162,6 +166,7 @@ def test_a_row_sees_nothing_of_what_came_later(name: str) -> None:
     assert np.abs(said.dose[11:] - again.dose[11:]).max() > 1e-3
 
 
+@pytest.mark.long
 @every_one
 def test_a_seed_of_a_stack_says_what_it_says_alone(name: str) -> None:
     states, earlier = table()
@@ -187,6 +192,7 @@ def test_a_policy_of_the_state_alone_says_the_same_bit_for_bit() -> None:
     assert "one visit alone" in one.notes[0]
 
 
+@pytest.mark.long
 def test_more_rows_than_are_asked_about_at_once() -> None:
     states, earlier = table(1)
     copies = np.tile(np.arange(VISITS), ROWS // 10)
@@ -198,6 +204,7 @@ def test_more_rows_than_are_asked_about_at_once() -> None:
 # What is refused
 
 
+@pytest.mark.long
 @every_one
 @pytest.mark.parametrize(
     ("column", "value"),
@@ -225,6 +232,7 @@ def test_a_bad_number_refuses_later_visits_of_that_patient_alone(
     json.dumps(said.to_json(), allow_nan=False)
 
 
+@pytest.mark.long
 def test_rewards_are_needed_by_a_policy_that_aims_at_a_return_and_by_no_other() -> None:
     states, earlier = table(1)
     missing = earlier.reward.copy()
@@ -295,6 +303,7 @@ def test_earlier_visits_of_another_table_are_refused() -> None:
 # The dose given now
 
 
+@pytest.mark.long
 def test_the_current_dose_is_the_last_one_before() -> None:
     states, earlier = table()
     stepping = recommender("response_model", rules=replace(RULES, step=StepLimit((0.05,))))
@@ -343,6 +352,7 @@ def test_the_record_carries_what_was_seen_or_its_hash() -> None:
     assert "earlier_visits" not in shown(unknown.to_json())[1]
 
 
+@pytest.mark.long
 def test_a_decision_holds_after_the_same_visits_and_after_no_others(tmp_path: Path) -> None:
     log, (states, earlier) = AuditLog(tmp_path / FILE), table(1)
 

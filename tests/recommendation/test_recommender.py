@@ -31,7 +31,7 @@ from dosing.recommendation.reasons import DISAGREEMENT, LIMITS, STATUSES, Reason
 from dosing.recommendation.recommender import recommend
 from dosing.recommendation.records import Recommendation, Recommender, Rules, StateEntry
 from dosing.safety import DoseLimits, StepLimit
-from tests.support.samples import cohort, stack
+from tests.support.samples import cohort, long_for_most, stack
 
 every_agent = pytest.mark.parametrize("name", list(agents.AGENTS))
 FIRST = next(iter(agents.AGENTS))
@@ -175,7 +175,7 @@ anything = st.one_of(
 
 @settings(max_examples=30)
 @given(state=anything, spoilt=weights())
-@every_agent
+@pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_every_answer_is_within_limits_or_refused(
     name: str, state: Any, spoilt: tuple[str, int, float]
 ) -> None:
@@ -608,6 +608,7 @@ def test_a_deferred_dose_is_held_at_the_limits_too() -> None:
     assert result.codes == ("seeds_apart", "between_seeds", "hard_limit")
 
 
+@pytest.mark.long
 def test_the_gravest_reason_decides_the_status() -> None:
     for codes in itertools.product((0, 1), repeat=len(Reason)):
         code = sum(int(reason) * on for reason, on in zip(Reason, codes, strict=True))

@@ -313,6 +313,7 @@ def test_of_many_seeds_the_lowest_and_the_highest_dose_are_told() -> None:
     assert "Doses of 4 training seeds: 3.5 to 4.75" in words(replace(FOUND, seeds=seeds))
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_four_agents_fit_one_sheet_of_paper(chromium: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright

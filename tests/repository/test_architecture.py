@@ -105,6 +105,30 @@ def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...], forbidd
     assert not imported & forbidden
 
 
+WHOLE = """
+import sys
+from dosing.recommendation.recommender import recommend
+from dosing.studies import AgentSetup, Cohort, DataSource, TrainingSettings, evaluate, train
+from dosing.studies.loading import recommender_of
+
+source, short = DataSource("dosing/Treatment-v0", Cohort(6)), TrainingSettings(steps=2)
+for agent in ("iql", "fttpo"):
+    run = train(sys.argv[1], AgentSetup(agent), source, seeds=(0, 1), training=short, device="cpu")
+    assert evaluate(run, 4).rows
+    assert recommend(recommender_of(run), [0.0] * 8).status
+"""
+
+
+@pytest.mark.long
+def test_from_visits_to_a_dose_no_compiler_and_no_statistics_are_imported(tmp_path: Path) -> None:
+    """Each takes longer to import than all that a short command does."""
+    result = run("-X", "importtime", "-c", WHOLE, str(tmp_path))
+    assert result.returncode == 0, result.stderr[-2000:]
+    imported = set(re.findall(r"\|\s+([\w.]+)$", result.stderr, flags=re.MULTILINE))
+    assert "torch" in imported
+    assert not imported & {"torch._dynamo", "torch._inductor", "sympy", "scipy.stats"}
+
+
 # Code
 
 

@@ -83,6 +83,7 @@ def check_command(line: str, module: str, words: list[str]) -> None:
         assert re.search(rf"{flag}\b", shown), f"{flag} in '{line}' is unknown"
 
 
+@pytest.mark.long
 @pages
 def test_commands_and_options_exist(name: str) -> None:
     for line in commands(PAGES[name]):
@@ -129,6 +130,7 @@ def rows() -> Iterator[tuple[str, str]]:
     yield from re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", PAGES["docs/safety.md"])
 
 
+@pytest.mark.long
 def test_every_promise_is_held_by_a_test() -> None:
     promises = [
         line for line in PAGES["docs/safety.md"].split("## Promises")[1].splitlines() if line.startswith("| ")

@@ -185,6 +185,7 @@ def test_a_file_cut_anywhere_is_noticed(name: str, finished: RunFolder) -> None:
             read(path)
 
 
+@pytest.mark.long
 def test_any_flipped_bit_of_a_checkpoint_is_refused_and_says_what_to_delete(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     write_checkpoint(path, TENSORS, {"step": "7", "seconds": "1.5"})
@@ -200,6 +201,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_refused_and_says_what_to_delete(tmp_
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_any_flipped_bit_of_a_table_is_refused_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     write_table(path, {"n": list(range(40)), "x": np.linspace(0, 1, 40), "word": ["a", "b"] * 20})
@@ -362,6 +364,7 @@ with RunFolder(Path(sys.argv[1])).lock():
 """
 
 
+@pytest.mark.long
 def test_a_second_process_is_locked_out_until_the_first_is_gone(tmp_path: Path) -> None:
     """Also after kill -9: the lock is the system's, so nothing stale can stay."""
     run = RunFolder(tmp_path / "run")

@@ -153,6 +153,7 @@ sys.exit(main({words!r}))
 HEAVY = ["torch", "streamlit", "pandas", "plotly", "pyarrow", "h5py", "minari", "tqdm", "safetensors", "tyro"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [

@@ -67,6 +67,7 @@ def test_the_first_visit_is_six_in_the_morning_at_steady_state() -> None:
     np.testing.assert_allclose(obs[:, [1, 2, 3, 6, 7]], np.tile([0.0, 0, 0, 1, 0], (10, 1)), atol=1e-7)
 
 
+@pytest.mark.long
 def test_a_fixed_day_is_that_of_the_physiology_with_the_boluses_of_the_meals() -> None:
     env = cohort(meals="fixed", sensor="perfect")
     model, meals = GlucoseModel(ADULTS), {60: 45.0, 360: 70.0, 720: 80.0}
@@ -152,6 +153,7 @@ def test_too_low_glucose_ends_the_episode_and_is_charged_for_what_is_lost(
     assert ended.sum() > 5
 
 
+@pytest.mark.long
 def test_every_event_of_the_card_is_reported_by_true_glucose() -> None:
     env = cohort(40, variant="adults", meals="unannounced")
     card = scenario_card(ENV)
@@ -174,6 +176,7 @@ def test_every_event_of_the_card_is_reported_by_true_glucose() -> None:
     assert all(seen.values())
 
 
+@pytest.mark.long
 def test_a_patient_alone_and_in_a_cohort_and_a_longer_day_begin_alike() -> None:
     among = simulate(ENV, patients=270, steps=12, policy="protocol", seed=4)
     alone = simulate(ENV, patients=2, steps=12, policy="protocol", seed=4, first_patient=258)

@@ -109,6 +109,7 @@ def test_no_two_and_four_times_the_basal_rate(times_basal: float, after: tuple[f
         assert np.argmax(site[:, 0] < 54) == 369
 
 
+@pytest.mark.long
 def test_a_fixed_day_with_and_without_boluses() -> None:
     boluses = {minute: grams / ADULTS.CR for minute, grams in FIXED_DAY.items()}
     _, site = run(ADULTS, 1440, FIXED_DAY, boluses)
@@ -124,6 +125,7 @@ def test_a_fixed_day_with_and_without_boluses() -> None:
     assert alone.argmax() == 1338
 
 
+@pytest.mark.long
 def test_varied_patients_answer_to_insulin_and_meals_as_the_reference_cohort_does() -> None:
     many = varied(2000)
     _, bolus = run(many, 720, boluses={0: 2.0})
@@ -156,6 +158,7 @@ def test_patients_that_cannot_live_are_drawn_again() -> None:
     assert many.Vg[1] == ADULTS.Vg[0]  # no candidate left: the published adult
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("patient", "plasma_error", "site_error"), [(0, 0.005, 0.002), (5, 0.3, 0.1)])
 def test_hours_equal_those_of_an_adaptive_solver_written_from_the_equations(
     patient: int, plasma_error: float, site_error: float

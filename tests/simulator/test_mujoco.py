@@ -31,6 +31,7 @@ def follow(env: TaskCohort, visits: int = 30) -> dict[str, np.ndarray[Any, Any]]
     return {name: np.array(values) for name, values in kept.items()}
 
 
+@pytest.mark.long
 def test_an_episode_is_the_same_in_every_company_and_on_every_process() -> None:
     factory = TaskFactory("Hopper-v5", CUT, workers=1)
     together = follow(factory(6, 2))
@@ -145,6 +146,7 @@ def test_an_unstable_simulation_is_said_and_writes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_killed_process_is_one_sentence() -> None:
     env = TaskCohort("Hopper-v5", 2, workers=2)
     env.reset(seed=0)

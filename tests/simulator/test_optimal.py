@@ -65,6 +65,7 @@ def test_discounting_weights_each_visit() -> None:
     )
 
 
+@pytest.mark.long
 def test_clairvoyant_finds_the_best_of_a_fine_grid_of_two_visits() -> None:
     known = known_patients(ENV_ID, 12, 0, steps=2, variant="simenv3")
     best = clairvoyant(known)
@@ -76,6 +77,7 @@ def test_clairvoyant_finds_the_best_of_a_fine_grid_of_two_visits() -> None:
     assert np.all(best.value <= top + 2e-3)  # the grid is 0.01 wide and the return has bounded curvature
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "options"), CASES)
 def test_no_policy_exceeds_the_clairvoyant_return_on_the_same_patients(env_id: str, options: dict) -> None:
     n = 8
@@ -94,6 +96,7 @@ def test_no_policy_exceeds_the_clairvoyant_return_on_the_same_patients(env_id: s
         assert np.all(expected_return(known, doses) <= best.value + 1e-6)
 
 
+@pytest.mark.long
 def test_long_run_best_constant_dose_is_the_closed_form() -> None:
     # Stationary mean reward a - kappa a^2, kappa = exp((1 + rho_15)/8): best at 1/(2 kappa).
     known = known_patients(ENV_ID, 1, 0, steps=1500)
@@ -112,6 +115,7 @@ def test_myopic_dose_is_the_best_of_a_fine_grid() -> None:
         assert np.all(expected_return(one, np.full((1, 20), dose)) <= chosen + 1e-9)
 
 
+@pytest.mark.long
 def test_ceilings_come_in_order_and_share_their_patients() -> None:
     table = ceilings(ENV_ID, patients=20, variant="simenv3", cohort="evaluation")
     assert table[0].policy == "clairvoyant"

@@ -121,6 +121,7 @@ def test_a_gaussian_start_has_the_closed_form() -> None:
         assert np.allclose(np.cov(result.mean), covariance, atol=4.5 * 0.25 / np.sqrt(result.n))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"variant": "simenv3"}, {"noise": 0.3, "variation": 0.25}])
 def test_the_truth_of_known_patients_ranks_evenly_among_their_matches(options: dict[str, Any]) -> None:
     """Talts et al. 2018 (arXiv 1804.06788): what is drawn from the right distribution ranks uniformly."""

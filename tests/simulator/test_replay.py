@@ -21,6 +21,7 @@ def rows_of(episodes: Episodes, patient: int) -> np.ndarray:
     return np.flatnonzero(episodes.episode == patient)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("env_id", "policy", "truth", "options"),
     [
@@ -47,6 +48,7 @@ def test_events_and_truth_are_those_of_the_patient_treated_alone(
     assert happened
 
 
+@pytest.mark.long
 def test_events_that_last_are_those_of_the_course_within_visits() -> None:
     """A quarter of an hour in a row below 70 or 54 mg/dL, counted in the curve itself."""
     episodes = simulate(INSULIN, patients=12, policy="uniform-allowed", seed=4)

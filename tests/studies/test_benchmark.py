@@ -90,6 +90,7 @@ def by_hand(folder: Path, agent: str, env: str) -> tuple[np.ndarray, np.ndarray]
     return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
 
+@pytest.mark.long
 def test_the_table_is_what_the_folders_say(tmp_path: Path) -> None:
     table = tiny(tmp_path, ["bc", "iql"])
     assert {entry.agent for entry in table.entries} == {"bc", "iql"}
@@ -130,6 +131,7 @@ def test_the_table_is_what_the_folders_say(tmp_path: Path) -> None:
     assert "not a medical device" in text.lower()
 
 
+@pytest.mark.long
 def test_new_patients_are_those_of_the_evaluation_seed(tmp_path: Path) -> None:
     """The constant dose of every data set, followed once more on the patients that the seed names."""
     table = tiny(tmp_path, "bc", ONE)
@@ -165,6 +167,7 @@ def test_a_data_set_is_lost_beyond_a_share_of_the_spread() -> None:
     assert score.value == pytest.approx((np.mean([-0.099, -0.101, -0.15]) + 2.0) / 2)
 
 
+@pytest.mark.long
 def test_a_training_that_diverges_leaves_no_number_and_the_last_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_training_that_diverges_leaves_no_number_and_the_last_place(
 # One set per folder
 
 
+@pytest.mark.long
 def test_entries_join_the_table_and_finished_ones_stay_to_the_bit(tmp_path: Path) -> None:
     first = tiny(tmp_path, "bc", ONE)
     both = tiny(tmp_path, ["td3_bc", "bc"], ONE)
@@ -203,6 +207,7 @@ def test_entries_join_the_table_and_finished_ones_stay_to_the_bit(tmp_path: Path
     assert None in [entry.preset for entry in own.entries]
 
 
+@pytest.mark.long
 def test_another_definition_is_refused_before_anything_runs(tmp_path: Path) -> None:
     tiny(tmp_path, "bc", ONE)
     before = sorted(tmp_path.rglob("*"))
@@ -302,6 +307,7 @@ def test_no_patients_are_used_twice(size: str) -> None:
 # Interrupted, elsewhere, and from outside
 
 
+@pytest.mark.long
 def test_an_interrupted_entry_ends_with_the_same_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = replace(ONE, updates=300, checkpoint_every=100)
     whole = tiny(tmp_path / "whole", "iql", chosen)

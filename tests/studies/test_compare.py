@@ -33,9 +33,10 @@ from dosing.studies import comparison as module
 from dosing.studies.baseline import Baseline
 from dosing.studies.evaluation import evaluate_runs
 from dosing.studies.grid import configurations, regularisations
-from dosing.studies.naming import CURVES, TABLE
+from dosing.studies.naming import CURVES, TABLE, distinct
 from dosing.studies.presets import Preset
 from dosing.training.offline import TrainingSettings
+from simulator.cohorts.generate import simulate
 from simulator.scenarios import CohortFactory
 from tests.support.samples import ENV, cohort
 
@@ -114,6 +115,7 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_runs(
         configurations(Grid((name,), settings))
 
 
+@pytest.mark.long
 def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_path: Path) -> None:
     result = small(
         tmp_path,
@@ -138,6 +140,21 @@ def test_rows_tell_settings_apart_and_no_run_is_made_twice(visits: Path, tmp_pat
     assert {run.path: (run.path / DONE).stat().st_mtime_ns for run in find_runs(tmp_path)} == stamps
 
 
+@pytest.mark.long
+def test_notes_name_the_distribution_where_a_name_stands_for_several(tmp_path: Path) -> None:
+    episodes = simulate("dosing/Warfarin-v0", patients=6, policy="nomogram", seed=0)
+    write_episodes(episodes, tmp_path / "warfarin.parquet")
+    result = small(
+        tmp_path, ["bc", "iql"], [tmp_path / "warfarin.parquet"], families=("clipped_gaussian", "beta")
+    )
+    told = next(note for note in result.notes if "with the event" in note)
+    assert [row.name for row in result.rows if row.sampled] == ["BC", "BC", "IQL", "IQL"]
+    for name in ("BC (clipped Gaussian)", "BC (beta)", "IQL (clipped Gaussian)", "IQL (beta)"):
+        assert f"{name} " in told
+    assert distinct(["IQL", "BC", "IQL"], ["beta", "beta", "truncated Gaussian"])[1] == "BC"
+
+
+@pytest.mark.long
 def test_regularisation_makes_rows_and_is_part_of_a_run(visits: Path, tmp_path: Path) -> None:
     """Networks of other shapes are trained, kept, loaded and evaluated; none is what it was before."""
     plain = small(tmp_path, ["iql"], [visits])
@@ -171,6 +188,7 @@ def test_regularisation_that_cannot_be_is_refused(options: dict[str, list[Any]],
 # Data sets
 
 
+@pytest.mark.long
 def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path) -> None:
     write_episodes(cohort(5, seed=3), tmp_path / "other.parquet")
     result = small(tmp_path / "study", ["bc", "iql"], [visits, tmp_path / "other.parquet"])
@@ -188,6 +206,7 @@ def test_every_data_set_has_its_rows_and_its_rules(visits: Path, tmp_path: Path)
     assert [row for row in result.rows if row.data == "other"] == list(alone.rows)
 
 
+@pytest.mark.long
 def test_every_data_set_has_the_constant_dose_it_estimates(tmp_path: Path) -> None:
     """Its rows are paired with the returns of that dose, seed by seed and patient by patient."""
     sources = {"visits": cohort(20), "other": cohort(20, seed=3)}
@@ -233,6 +252,7 @@ def test_data_of_two_doses_have_no_constant_to_stand_beside(tmp_path: Path) -> N
     assert note.startswith("no constant dose is estimated from two: a parabola needs at least three")
 
 
+@pytest.mark.long
 def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Path, tmp_path: Path) -> None:
     scaled = small(tmp_path, ["iql"], [visits])
     raw = small(tmp_path, ["iql"], [visits], data_options={"scale_reward": False})
@@ -245,6 +265,7 @@ def test_the_scale_of_the_data_changes_the_run_and_not_the_evaluation(visits: Pa
     assert rules[0] == rules[1]
 
 
+@pytest.mark.long
 def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> None:
     result = small(tmp_path, ["iql", "bc"], [visits], preset="published")
     (note,) = result.notes
@@ -254,6 +275,7 @@ def test_a_preset_without_an_entry_is_noted(visits: Path, tmp_path: Path) -> Non
     assert {run.config().transform.reward_scale for run in find_runs(tmp_path)} == {1.0}
 
 
+@pytest.mark.long
 def test_several_grids_are_one_table_each_with_its_preset(visits: Path, tmp_path: Path) -> None:
     grids = [Grid(("fttpo",), SMALL, preset="belief"), Grid(("iql",), preset="clinical-small")]
     result = compare(tmp_path, grids, visits, training=TINY, resources=Resources("cpu", workers=1))
@@ -291,6 +313,7 @@ def test_the_demonstration_learns_a_response_model_where_episodes_are_of_one_len
     assert trained == dict(agents.DEMO_PATIENTS if alike else dict.fromkeys(agents.DEMO, "clinical-small"))
 
 
+@pytest.mark.long
 def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Path) -> None:
     values = {"fttpo.actor_loss": ["reverse_kl", "quadrature_kl"]}
     result = small(
@@ -330,6 +353,7 @@ def test_sparse_against_gaussian_is_paired_by_patient(visits: Path, tmp_path: Pa
 # Milestones
 
 
+@pytest.mark.long
 def test_returns_along_training_are_those_of_shorter_trainings(visits: Path, tmp_path: Path) -> None:
     result = small(tmp_path, ["iql"], [visits], milestones=(4, 12, 8))
     curves = read_table(tmp_path / CURVES).to_pandas()
@@ -349,6 +373,7 @@ def test_returns_along_training_are_those_of_shorter_trainings(visits: Path, tmp
     assert row.recommended.value == pytest.approx(curves[curves["update"] == 12]["recommended"].mean())
 
 
+@pytest.mark.long
 def test_a_finished_run_gets_a_milestone_later_and_keeps_its_bits(visits: Path, tmp_path: Path) -> None:
     before = small(tmp_path, ["iql"], [visits])
     (run,) = find_runs(tmp_path)
@@ -378,6 +403,7 @@ def test_data_without_a_simulator_are_refused_before_training(tmp_path: Path) ->
     assert not list(tmp_path.rglob("config.json"))
 
 
+@pytest.mark.long
 def test_a_training_that_diverges_is_noted_and_the_others_stand(visits: Path, tmp_path: Path) -> None:
     result = small(tmp_path, ["iql", "bc"], [visits], settings={"iql.learning_rate": [1e30]})
     assert [row.name for row in result.rows if row.sampled] == ["BC"]

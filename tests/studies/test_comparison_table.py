@@ -185,6 +185,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
+@pytest.mark.long
 def test_references_are_kept_for_the_same_question_only(
     tmp_path: Path, factory: CohortFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +207,7 @@ def test_references_are_kept_for_the_same_question_only(
     assert (last.outcomes["estimated"].dose > other.outcomes["estimated"].dose).all()
 
 
+@pytest.mark.long
 def test_kept_references_that_do_not_belong_together_are_made_again(
     tmp_path: Path, factory: CohortFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

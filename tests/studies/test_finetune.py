@@ -122,6 +122,7 @@ def test_the_command_runs_trials_and_prints_a_table(
     ]  # trials are no offline runs
 
 
+@pytest.mark.long
 def test_first_visits_may_be_those_of_the_released_code(offline: dict[str, Path]) -> None:
     """SPOT's learns at once, PEX's after 5,000 visits; Bt's is not public."""
     tiny(["spot", "direct", "bt"], list(offline.values()), published_start=True)
@@ -185,6 +186,7 @@ def test_a_stopped_seed_stands_where_it_stopped(tmp_path: Path) -> None:
     assert progress.over_seeds(progress.treated[:, -1]) is None
 
 
+@pytest.mark.long
 def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path]) -> None:
     tiny(["direct", "scratch"], [offline["iql"]], seeds=1)
     result = folders(offline["iql"].parents[2])
@@ -202,6 +204,7 @@ def test_the_policy_of_a_trial_is_read_from_its_folder(offline: dict[str, Path])
         policy_of_trial(RunFolder(offline["iql"]))
 
 
+@pytest.mark.long
 def test_settings_follow_the_name_of_a_method(offline: dict[str, Path]) -> None:
     study, specs = offline["iql"].parents[2], ["pex,members=3,draws=2", "pex,adaptive=true,logits=scaled"]
     specs += ["pex,members=3,others=online", "jsrl,stages=2", "bt"]
@@ -245,6 +248,7 @@ def test_all_takes_what_can_start_from_the_runs_and_says_what_cannot(offline: di
     assert "spot cannot start" not in notes
 
 
+@pytest.mark.long
 def test_runs_of_one_agent_are_told_apart_by_their_settings(offline: dict[str, Path]) -> None:
     """A sparse policy and its Gaussian counterpart go on side by side."""
     study = offline["iql"].parents[2]
@@ -268,6 +272,7 @@ def short_run(study: Path, setup: AgentSetup) -> Path:
     return train_run(setup, study / "visits.parquet", study, (0, 1), settings, "cpu").path
 
 
+@pytest.mark.long
 def test_a_thin_policy_goes_on_as_one_and_gives_no_dose_outside_its_interval(
     offline: dict[str, Path],
 ) -> None:
@@ -320,6 +325,7 @@ def test_a_method_that_adds_a_new_policy_refuses_a_thin_one(offline: dict[str, P
         tiny([method], [thin])
 
 
+@pytest.mark.long
 def test_trials_are_reported_with_what_their_folders_keep(offline: dict[str, Path], tmp_path: Path) -> None:
     study = offline["iql"].parents[2]
     result = tiny(["direct", "scratch", "buffer"], [offline["iql"]])
@@ -356,6 +362,7 @@ def ends(study: Path, run: str) -> npt.NDArray[np.float64]:
     return outcomes[outcomes.rule == "recommended"].groupby("seed").returns.mean().to_numpy()
 
 
+@pytest.mark.long
 def test_the_first_seeds_of_a_run_are_those_seeds(offline: dict[str, Path]) -> None:
     tiny(["direct"], [offline["iql"]])
     whole = folders(offline["iql"].parents[2])["direct"]
@@ -405,6 +412,7 @@ def test_what_cannot_be_is_refused(
         tiny(methods, [offline["iql"]], **options)
 
 
+@pytest.mark.long
 def test_a_trial_starts_from_finished_offline_runs_of_one_data_set(
     offline: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_copied_or_moved_study_is_read_once(finished: Path, tmp_path: Path, re
     assert first == again
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

@@ -23,6 +23,7 @@ def measured(job: tuple[float, float], position: int) -> tuple[float, int, int]:
     return value, torch.get_num_threads(), os.getpid()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
     jobs = [(0.2, 1.0), (0.0, 2.0), (0.0, 3.0)]
@@ -32,6 +33,7 @@ def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
     assert (os.getpid() in {process for _, _, process in results}) == (workers == 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_done_is_there_before_another_job_fails(workers: int) -> None:
     results = LocalProcesses("cpu", workers).map(measured, [(0.0, 1.0), (0.1, -1.0)])
@@ -51,6 +53,7 @@ def dies(job: tuple[Path, int], position: int) -> int:
     return file.stat().st_size
 
 
+@pytest.mark.long
 def test_a_killed_worker_loses_its_own_job_only_and_that_is_tried_again(tmp_path: Path) -> None:
     jobs = [(tmp_path / f"{times}-{k}", times) for k, times in enumerate((TRIES + 1, 0, 1))]
     lost, *rest = LocalProcesses("cpu", 2).map(dies, jobs)

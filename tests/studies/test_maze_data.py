@@ -53,6 +53,7 @@ def test_the_command_walks_in_mazes(tmp_path: Path, capsys: pytest.CaptureFixtur
         MazePlan(POINT, 1, noise=-1.0)
 
 
+@pytest.mark.long
 def test_tables_tell_the_success_rate(tmp_path: Path) -> None:
     plan = MazePlan(POINT, 300, env_options={"max_episode_steps": 60})
     write_episodes(collect_maze(plan), tmp_path / "walk.hdf5")

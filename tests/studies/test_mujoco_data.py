@@ -73,6 +73,7 @@ def test_a_replay_is_what_the_task_gives_again() -> None:
     assert part["mean_return"] == pytest.approx(np.mean(returns), rel=1e-6)
 
 
+@pytest.mark.long
 def test_the_same_plan_is_the_same_data_and_another_seed_is_not() -> None:
     first, second, other = (collect(plan("replay", 80, seed=seed)) for seed in (0, 0, 1))
     assert first.content_hash() == second.content_hash() != other.content_hash()
@@ -98,6 +99,7 @@ def test_mixed_is_half_medium_half_expert(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.truncated[34]
 
 
+@pytest.mark.long
 def test_a_quality_out_of_reach_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +125,7 @@ def test_the_command_writes_data_that_can_be_evaluated(
     assert isinstance(evaluable(tmp_path / name), TaskFactory)
 
 
+@pytest.mark.long
 def test_the_demonstration_records_once_and_compares_two_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

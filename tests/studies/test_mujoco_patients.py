@@ -103,6 +103,7 @@ def test_a_score_is_0_at_random_and_100_at_the_expert() -> None:
         assert reference.score(reference.expert) == pytest.approx(100.0)
 
 
+@pytest.mark.long
 @pytest.mark.mujoco
 def test_a_d4rl_file_goes_from_training_to_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

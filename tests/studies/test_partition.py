@@ -62,12 +62,14 @@ def test_a_patient_is_the_same_in_any_partition(
     assert result.metadata.first_patient == 7
 
 
+@pytest.mark.long
 def test_several_processes_write_the_same_bytes(tmp_path: Path, folder: Path) -> None:
     simulate_parts(tmp_path / "two", Request(ENV, 30, seed=4), 3, LocalProcesses("cpu", 2))
     for file in sorted(folder.iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.long
 def test_a_killed_command_goes_on_with_the_parts_that_are_missing(tmp_path: Path) -> None:
     out = tmp_path / "cohort"
     words = ["simulate", "--out", str(out), "--parts", "6", "--patients", "24000", "--workers", "1"]
@@ -147,6 +149,7 @@ def test_a_damaged_part_is_written_again(folder: Path) -> None:
     assert part.read_bytes() == kept
 
 
+@pytest.mark.long
 def test_the_command_writes_parts_and_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, study = tmp_path / "cohort", tmp_path / "study"
     words = f"simulate --out {out} --parts 2 --patients 12 --workers 1"

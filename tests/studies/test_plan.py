@@ -38,6 +38,7 @@ def planned(study: Path, data: Any, grid: Grid = GRID, spread: Spread | None = N
     return str(plan(study, asked, Resources("cpu", workers=1), spread))
 
 
+@pytest.mark.long
 def test_a_plan_names_the_runs_of_the_comparison_and_trains_none(
     visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

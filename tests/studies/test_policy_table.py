@@ -222,6 +222,7 @@ def test_the_table_is_kept_and_told(study: tuple[Path, Comparison]) -> None:
     assert mass_cell(replace(some, value=0.0), False) == "0 (as computed)"
 
 
+@pytest.mark.long
 def test_without_distributions_side_by_side_there_is_no_such_table(tmp_path: Path) -> None:
     write_episodes(cohort(), tmp_path / "visits.parquet")
     result = compare(
@@ -236,6 +237,7 @@ def test_without_distributions_side_by_side_there_is_no_such_table(tmp_path: Pat
     assert result.policies == result.differences == ()
 
 
+@pytest.mark.long
 def test_a_single_seed_has_no_interval_of_its_doses(tmp_path: Path) -> None:
     write_episodes(cohort(), tmp_path / "visits.parquet")
     result = compare(

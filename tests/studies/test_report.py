@@ -359,6 +359,7 @@ def test_notes_unfinished_and_further_runs_are_told(study: Path, tmp_path: Path)
     assert "No policy stands beside" not in page
 
 
+@pytest.mark.long
 def test_one_seed_has_nothing_to_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "SEARCH_PATIENTS", 50)
     write_episodes(cohort(), tmp_path / "few.parquet")
@@ -446,6 +447,7 @@ def test_a_command_is_noted_for_the_file_as_it_wrote_it(study: Path, tmp_path: P
 # Selections
 
 
+@pytest.mark.long
 def test_a_selection_is_reported_with_its_verdict_and_every_value(tmp_path: Path) -> None:
     write_episodes(cohort(12), tmp_path / "visits.parquet")
     study = tmp_path / "study"

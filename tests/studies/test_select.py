@@ -101,6 +101,7 @@ def learnt(study: Path, data: Path, names: Sequence[str] = ("td3_bc",), **option
 # Verdicts
 
 
+@pytest.mark.long
 def test_a_rule_of_the_state_is_chosen_and_trained_on_all_patients(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.8))
     result = learnt(tmp_path / "study", data, settings={"td3_bc.alpha": [2.5, 0.0]})
@@ -130,6 +131,7 @@ def test_a_rule_of_the_state_is_chosen_and_trained_on_all_patients(tmp_path: Pat
     assert "alpha=2.5" in next(line for line in str(result).splitlines() if line.startswith("chosen: td3_bc"))
 
 
+@pytest.mark.long
 def test_where_nothing_is_better_the_constant_dose_is_the_answer(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.0))
     result = small(tmp_path / "study", ["fttpo", "iql"], data, settings={"fttpo.temperature": [0.1, 0.3]})
@@ -153,6 +155,7 @@ def test_where_nothing_is_better_the_constant_dose_is_the_answer(tmp_path: Path)
     assert "Bonferroni" not in alone.verdict
 
 
+@pytest.mark.long
 def test_a_training_that_diverges_has_no_value_and_counts_as_tried(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.0))
     diverging = {"iql.learning_rate": [1e30, 0.01]}
@@ -182,6 +185,7 @@ def test_what_is_better_stands_before_what_only_has_a_higher_estimate() -> None:
 # Folds
 
 
+@pytest.mark.long
 def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +214,7 @@ def test_every_candidate_is_trained_on_the_other_folds_and_never_simulated(
     assert result.validation.horizon == 24
 
 
+@pytest.mark.long
 def test_the_same_command_continues_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.8))
     study = tmp_path / "study"
@@ -229,6 +234,7 @@ def test_the_same_command_continues_and_ends_with_the_same_bits(tmp_path: Path) 
     assert [now[run.path] == stamps[run.path] for run in runs] == [True, False, False]
 
 
+@pytest.mark.long
 def test_further_estimators_are_shown_and_do_not_decide(tmp_path: Path) -> None:
     data = kept(tmp_path, recorded(0.8))
     alone = learnt(tmp_path, data)
@@ -242,6 +248,7 @@ def test_further_estimators_are_shown_and_do_not_decide(tmp_path: Path) -> None:
 # The command
 
 
+@pytest.mark.long
 def test_the_command_prints_table_verdict_and_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -377,6 +384,7 @@ def test_of_all_agents_those_that_can_be_valued_are_taken() -> None:
         assert [c.agent for c in result] == list(agents.AGENTS)
 
 
+@pytest.mark.long
 def test_a_model_that_is_refused_values_nobody(tmp_path: Path) -> None:
     result = small(
         tmp_path, ["bc"], kept(tmp_path, recorded(0.8)), criterion=Settings(estimators=("model_based",))
@@ -390,6 +398,7 @@ def test_a_model_that_is_refused_values_nobody(tmp_path: Path) -> None:
 # The preset for few patients
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(agents.AGENTS))
 def test_every_agent_learns_under_the_preset_for_few_patients(name: str) -> None:
     preset = presets.find("clinical-small")

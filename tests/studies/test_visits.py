@@ -77,6 +77,7 @@ def test_the_pass_over_the_data_is_made_once_and_its_sample_checked(folder: Path
         part.write_bytes(kept_bytes)
 
 
+@pytest.mark.long
 def test_a_run_states_what_it_learned_from(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_sample_that_was_exchanged_is_refused(folder: Path, tmp_path: Path) ->
         episodes_of(run)
 
 
+@pytest.mark.long
 def test_studies_stream_and_say_so(folder: Path, tmp_path: Path) -> None:
     resources = Resources("cpu", 1)
     result = compare(

@@ -107,6 +107,7 @@ def study(folder: Path, source: Path | str, **training: Any) -> list[RunFolder]:
     return [RunFolder(folder / run) for run in read_json(folder / TABLE)["runs"]]
 
 
+@pytest.mark.long
 def test_the_command_that_submits_only_reads(here: Here, visits: Path, tmp_path: Path) -> None:
     runs = study(tmp_path, visits)
     assert [type(job) for job in here.jobs] == [RulesJob, Job, Job, Job, BesideJob, BesideJob, BesideJob]
@@ -127,6 +128,7 @@ def test_the_command_that_submits_only_reads(here: Here, visits: Path, tmp_path:
     assert read_json(tmp_path / TABLE) == first
 
 
+@pytest.mark.long
 def test_a_stream_is_passed_over_in_a_job(here: Here, tmp_path: Path) -> None:
     from dosing.studies.partition import Request, simulate_parts
 
@@ -149,6 +151,7 @@ def selection(folder: Path, source: Path, resources: Resources | None = None, **
     return read_json(folder / SELECTION)
 
 
+@pytest.mark.long
 def test_candidates_are_valued_in_jobs_as_all_at_once(here: Here, visits: Path, tmp_path: Path) -> None:
     kept = selection(tmp_path, visits, inverse_temperature=[1.0, 2.0, 3.0])
     values = [job for job in here.jobs if isinstance(job, ValueJob)]
@@ -187,6 +190,7 @@ def test_a_cluster_selects_as_this_machine_does(visits: Path, tmp_path: Path) ->
     assert sum(entry.over for entry in ledger.values()) == 2  # a fold is a job
 
 
+@pytest.mark.long
 def test_doses_are_measured_once_and_again_for_other_weights(
     visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

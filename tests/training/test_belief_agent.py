@@ -45,6 +45,7 @@ def fitted(agent: OnBelief, data: Dataset) -> OnBelief:
     return agent
 
 
+@pytest.mark.long
 def test_a_visit_is_shown_as_its_belief_and_valued_by_a_model_without_the_patient() -> None:
     """State, dose and reward of some rows, from the equations in plain loops."""
     data = dataset(PATIENTS, dtype=torch.float64)
@@ -113,6 +114,7 @@ def test_the_policy_is_the_agents_at_the_belief_after_the_history() -> None:
     assert isinstance(agent, HoldsBelief)
 
 
+@pytest.mark.long
 def test_a_seed_of_a_stack_is_the_seed_alone_and_replicates_are_the_data_sets_alone() -> None:
     sets = [Dataset.from_episodes(cohort(PATIENTS, seed), dtype=torch.float64) for seed in range(2)]
     for data, parts in ((sets[0], [sets[0]] * 2), (Dataset.join(sets), sets)):
@@ -131,6 +133,7 @@ def test_a_seed_of_a_stack_is_the_seed_alone_and_replicates_are_the_data_sets_al
                     torch.testing.assert_close(whole[name][k], value[0], rtol=1e-7, atol=1e-7, msg=name)
 
 
+@pytest.mark.long
 def test_a_loaded_agent_learns_and_doses_on_as_the_saved_one() -> None:
     data = dataset(PATIENTS, dtype=torch.float64)
     first, second = build(), build()
@@ -146,6 +149,7 @@ def test_a_loaded_agent_learns_and_doses_on_as_the_saved_one() -> None:
     assert torch.equal(first.policy(obs).mode, second.policy(obs).mode)
 
 
+@pytest.mark.long
 def test_every_row_is_an_episode_of_its_own() -> None:
     """So that neither returns to go nor targets over several visits sum advantages over a horizon again."""
     data = dataset(PATIENTS, dtype=torch.float64)

@@ -140,6 +140,7 @@ def interrupt_at(agent: Agent, number: int) -> Agent:
     return agent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_a_resumed_run_ends_bit_identical(name: str, tmp_path: Path) -> None:
     """Interrupted before the first checkpoint, right after one, between two, and at the last update."""
@@ -155,6 +156,7 @@ def test_a_resumed_run_ends_bit_identical(name: str, tmp_path: Path) -> None:
     assert not (broken.path / CHECKPOINT).exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", [METRICS, CHECKPOINT, WEIGHTS, DONE])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interruption_between_two_files_does_no_harm(
@@ -190,6 +192,7 @@ def test_an_interruption_between_two_files_does_no_harm(
 AVERAGED = dataclasses.replace(SETTINGS, averaging=4.0, n_step=3, trace=0.5)
 
 
+@pytest.mark.long
 def test_a_resumed_average_is_the_same(tmp_path: Path) -> None:
     straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
     train(stack(FIRST, SEEDS), dataset(), straight, AVERAGED)
@@ -200,6 +203,7 @@ def test_a_resumed_average_is_the_same(tmp_path: Path) -> None:
     assert result(broken) == result(straight)
 
 
+@pytest.mark.long
 def test_the_weights_kept_are_the_polynomial_decay_average(tmp_path: Path) -> None:
     run, agent, data = folder(tmp_path), stack(FIRST, SEEDS), dataset()
     train(agent, data, run, AVERAGED, milestones=[20])
@@ -241,6 +245,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 # Milestones
 
 
+@pytest.mark.long
 def test_a_milestone_is_the_end_of_a_shorter_training(tmp_path: Path) -> None:
     """Beside the same final weights as without it; the last update needs no copy."""
     run, plain, short = folder(tmp_path / "run"), folder(tmp_path / "plain"), folder(tmp_path / "short")
@@ -259,6 +264,7 @@ def test_a_milestone_is_the_end_of_a_shorter_training(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", long_for_most(agents.AGENTS))
 def test_milestones_of_a_resumed_run_are_the_same(name: str, tmp_path: Path) -> None:
     """Interrupted before one, right after one, and between two; one stands on a checkpoint."""
@@ -274,6 +280,7 @@ def test_milestones_of_a_resumed_run_are_the_same(name: str, tmp_path: Path) -> 
         assert (broken.at(update) / WEIGHTS).read_bytes() == (straight.at(update) / WEIGHTS).read_bytes()
 
 
+@pytest.mark.long
 def test_a_checkpoint_behind_a_milestone_that_was_not_kept_is_not_used(tmp_path: Path) -> None:
     straight, broken = folder(tmp_path / "straight"), folder(tmp_path / "broken")
     train(stack(FIRST, SEEDS), dataset(), straight, SETTINGS, milestones=(15, 25))
@@ -568,6 +575,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     assert again.path.relative_to(broken) == straight.path.relative_to(tmp_path / "straight")
 
 
+@pytest.mark.long
 def test_a_run_being_written_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "visits.parquet"
     write_episodes(cohort(), data)

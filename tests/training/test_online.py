@@ -55,6 +55,7 @@ def kept(made: OnlineTraining) -> tuple[torch.Tensor, ...]:
     return made.buffer.rows[:, : made.buffer.made].split(made.buffer.widths, -1)
 
 
+@pytest.mark.long
 def test_it_finds_the_best_dose() -> None:
     result = training((0, 1), exploration=0.3)
     for _ in result.steps(600):

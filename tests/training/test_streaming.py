@@ -157,6 +157,7 @@ def test_batches_hold_recorded_visits(folder: Path) -> None:
 STEPS = (0, 1, BLOCK - 1, BLOCK, 9 * BLOCK + 5, 40 * BLOCK)
 
 
+@pytest.mark.long
 def test_a_batch_is_addressed_by_its_step(folder: Path) -> None:
     forward, fresh = sampler(folder, 3, 7), sampler(folder, 3, 7)
     seen = {step: copied(forward(step)) for step in range(max(STEPS) + 1)}
@@ -194,6 +195,7 @@ def test_every_pass_has_every_group_in_a_new_order(folder: Path) -> None:
     assert [one.held(b) for b in (0, 1, 5)] == [range(k, k + HELD) for k in (0, 2, 10)]
 
 
+@pytest.mark.long
 def test_draws_cover_a_pass_as_uniform_draws_do(folder: Path) -> None:
     """While a group is held, 3 blocks of 192 draws fall on 6 groups: its rows are drawn once on average, and
     one is missed with probability (1 - 1/576)^576, that of uniform draws with replacement."""
@@ -219,6 +221,7 @@ def test_draws_cover_a_pass_as_uniform_draws_do(folder: Path) -> None:
     assert low < spread < high + 1 / 3 / passes * 8  # the window cuts off part of a stay at each of its ends
 
 
+@pytest.mark.long
 def test_neighbours_in_a_batch_are_as_alike_as_the_buffer_makes_them(folder: Path) -> None:
     """Of the place in the data, the worst case: the correlation of two draws is that of the buffer's mean.
 
@@ -240,6 +243,7 @@ def test_neighbours_in_a_batch_are_as_alike_as_the_buffer_makes_them(folder: Pat
     assert abs(together - 1 / HELD) < 5 * np.sqrt(1 / HELD / len(pairs))
 
 
+@pytest.mark.long
 def test_a_buffer_that_holds_everything_stays_as_it_is(folder: Path) -> None:
     one = StreamSampler(stream(folder, GROUPS), Probe(PROBLEM, (0,)), 64)
     assert one.held(0) == one.held(1000) == range(GROUPS)
@@ -272,6 +276,7 @@ def trained(folder: Path, path: Path, stop: int | None = None, name: str = "fttp
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fttpo", "iql"])
 def test_a_resumed_run_ends_bit_identical(name: str, folder: Path, tmp_path: Path) -> None:
     wanted, _ = read_tensors(trained(folder, tmp_path / "whole", name=name) / WEIGHTS)
