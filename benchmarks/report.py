@@ -153,6 +153,12 @@ def product(result: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def _rounds(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How often rows were measured: the number, or the least and the most."""
+    counts = {len(row["rates"]["update"]) for row in rows if row["rates"]}
+    return " to ".join(str(n) for n in sorted({min(counts), max(counts)})) if counts else "no"
+
+
 def render(result: Mapping[str, Any]) -> str:
     """The whole page."""
     first, last = result["load"]
@@ -160,11 +166,11 @@ def render(result: Mapping[str, Any]) -> str:
         "# Training speed",
         f"Made by `{COMMAND}`, {result['date']}, on: {result['machine']}. Load average {first:.1f} before "
         "and "
-        f"{last:.1f} after. {result['rounds']} rounds, {result['seconds']:g} s each measurement. Best "
+        f"{last:.1f} after. {_rounds(result['rows'])} rounds, {result['seconds']:g} s each measurement. Best "
         "float32 "
         f"matrix product of one core: {result['best_float32']:.0f} GFLOP/s.",
-        "Work: batch 256, observation 17, action 6, 100,000 random transitions, one seed. Medians over "
-        "rounds (smallest to largest); a ratio above 1 means ours is faster.",
+        "Work: batch 256 (Decision Transformer: 64 windows of 20 visits), observation 17, action 6, 100,000 "
+        "random transitions, one seed. Medians over rounds (smallest to largest); a ratio above 1 means ours is faster.",
         "## Beside the references",
         comparison(result["rows"]),
         "## What an update costs",

@@ -16,6 +16,8 @@ COUNTED = 4
 """Updates FLOPs are averaged over; a multiple of the period of every delayed update."""
 PROFILED = 64
 """Updates calls and times are averaged over; our noise is drawn for 64 updates at once."""
+LONGEST = 10.0
+"""Seconds these may take, as far as four are enough."""
 
 PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "mkldnn_linear"})
 OPTIMISER = ("_fused_adam", "_foreach_", "lerp_", "addcmul_", "addcdiv_")
@@ -48,7 +50,7 @@ def flops(update: Callable[[], object]) -> float:
     return counted / COUNTED
 
 
-def split(update: Callable[[], object], updates: int = PROFILED) -> dict[str, float]:
+def split(update: Callable[[], object]) -> dict[str, float]:
     """Tensor calls of one update, and its seconds of processor time by purpose.
 
     A call is whatever the profiler records in ``aten``, calls made by calls and views included. The rest is
@@ -59,6 +61,10 @@ def split(update: Callable[[], object], updates: int = PROFILED) -> dict[str, fl
         ``calls``; seconds ``total`` = ``matmul`` + ``optimiser`` (target networks included) + ``elementwise``
         (every other kernel) + ``rest``.
     """
+    start = time.process_time()
+    update()
+    took = time.process_time() - start
+    updates = min(PROFILED, max(COUNTED, int(LONGEST / max(took, 1e-9))))
     start = time.process_time()
     for _ in range(updates):
         update()

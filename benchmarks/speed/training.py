@@ -1,6 +1,8 @@
 """Training speed: every agent of the suite beside what a user would take instead, on the same work.
 
-    python benchmarks/speed/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--out NAME]
+    python benchmarks/speed/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--go-on] [--out NAME]
+
+It is written after every row; ``--go-on`` keeps the rows that are there and measures the others.
 
 The work: batch 256 (Decision Transformer: 64 windows of 20 visits), observation 17, action 6, 100,000 random
 transitions, one seed. Of PEX it is the updates of a trial, without the visits. Every learner is a process of
@@ -300,11 +302,11 @@ def measure(rows: Sequence[Row], rounds: int, seconds: float, most_threads: int)
             for k, (row, process) in enumerate(running):
                 if threads > min(most_threads, row.about["threads"]):
                     continue
-                count = updates.get((k, name), 4)
+                count = updates.get((k, name), 2)
                 took = process.ask("time", updates=count, threads=threads, sampling=sampling)
                 if turn < 0:
                     longest = max(took["cpu"], took["wall"])
-                    updates[k, name] = max(4, 2 * round(0.5 * took["updates"] * seconds / longest))
+                    updates[k, name] = max(2, 2 * round(0.5 * took["updates"] * seconds / longest))
                     continue
                 row.rates.setdefault(name, []).append(took["updates"] / took["cpu"])
                 row.wall_rates.setdefault(name, []).append(took["updates"] / took["wall"])
@@ -327,14 +329,14 @@ def costs(rows: Sequence[Row]) -> None:
 
 def stacks(rows: Sequence[Row], sizes: Sequence[int], seconds: float) -> list[dict[str, Any]]:
     """Time and memory of our agents with several seeds trained together."""
-    result = []
+    result: list[dict[str, Any]] = []
     for row in rows:
-        if row.title or row.absent:
+        if row.title or row.absent or not sizes:
             continue
         for seeds in sizes:
             process = row.ours(seeds)
-            first = process.ask("time", updates=4, threads=1, sampling=True)
-            count = 2 * max(1, round(2 * seconds / first["cpu"]))
+            first = process.ask("time", updates=2, threads=1, sampling=True)
+            count = 2 * max(1, round(seconds / first["cpu"]))
             times = [process.ask("time", updates=count, threads=1, sampling=True) for _ in range(3)]
             cost = process.ask("memory") | {"seconds": statistics.median(t["cpu"] / count for t in times)}
             if "useful" in row.cost:
@@ -385,6 +387,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="1 leaves out two threads")
     parser.add_argument("--stacks", type=int, nargs="*", default=STACKS, help="seeds trained together")
     parser.add_argument("--pairs", nargs="*", default=PAIRED, help="agents run as two processes")
+    parser.add_argument("--go-on", action="store_true", help="keep the rows that are there")
     parser.add_argument("--no-product", dest="product", action="store_false", help="training only")
     parser.add_argument("--out", default="training", help="name of the two files in benchmarks/results")
     return parser.parse_args()
@@ -395,34 +398,43 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     folder = None if options.references is None else Path(options.references).resolve()
+    file = RESULTS / f"{options.out}.json"
     load = os.getloadavg()[0]
+    result: dict[str, Any] = {"rows": [], "stacks": [], "pairs": [], "product": None}
+    if options.go_on and file.is_file():
+        result = json.loads(file.read_text(encoding="utf-8"))
     products = machine.products()
     progress("matrix products measured")
-    rows: list[Row] = []
-    for task in chosen(options.agents):
-        lines = start(task, folder)
-        measure(lines, options.rounds, options.seconds, options.threads)
-        costs(lines)
-        rows += lines
-        progress(f"{task.name} measured")
-    result = {
+    result |= {
         "machine": machine.describe(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "load": [load, os.getloadavg()[0]],
-        "rounds": options.rounds,
         "seconds": options.seconds,
         "products": [asdict(p) for p in products],
         "best_float32": machine.best_float32(products),
-        "rows": [row.to_json() for row in rows],
-        "stacks": stacks(rows, options.stacks, options.seconds),
-        "pairs": [pair(name, 2 * options.seconds) for name in options.pairs],
-        "product": product.measure(progress) if options.product else None,
     }
-    text = report.render(result)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{options.out}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{options.out}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+    def keep() -> None:
+        result["load"] = [load, os.getloadavg()[0]]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        file.with_suffix(".md").write_text(report.render(result), encoding="utf-8")
+
+    for task in chosen(options.agents):
+        if any(row["task"] == task.name for row in result["rows"]):
+            continue
+        lines = start(task, folder)
+        measure(lines, options.rounds, options.seconds, options.threads)
+        costs(lines)
+        result["rows"] += [row.to_json() for row in lines]
+        result["stacks"] += stacks(lines, options.stacks, options.seconds)
+        keep()
+        progress(f"{task.name} measured")
+    paired = {pair["agent"] for pair in result["pairs"]}
+    result["pairs"] += [pair(name, 2 * options.seconds) for name in options.pairs if name not in paired]
+    if options.product:
+        result["product"] = product.measure(progress)
+    keep()
+    print(report.render(result))
 
 
 if __name__ == "__main__":
