@@ -170,7 +170,8 @@ def render(result: Mapping[str, Any]) -> str:
         "float32 "
         f"matrix product of one core: {result['best_float32']:.0f} GFLOP/s.",
         "Work: batch 256 (Decision Transformer: 64 windows of 20 visits), observation 17, action 6, 100,000 "
-        "random transitions, one seed. Medians over rounds (smallest to largest); a ratio above 1 means ours is faster.",
+        "random transitions, one seed. Medians over rounds (smallest to largest); a ratio above 1 means "
+        "ours is faster.",
         "## Beside the references",
         comparison(result["rows"]),
         "## What an update costs",

@@ -1,6 +1,6 @@
 """Training speed: every agent of the suite beside what a user would take instead, on the same work.
 
-    python benchmarks/speed/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--go-on] [--out NAME]
+    python benchmarks/speed/training.py [--references FOLDER] [--rounds 9] [--seconds 0.4] [--go-on]
 
 It is written after every row; ``--go-on`` keeps the rows that are there and measures the others.
 
