@@ -296,9 +296,17 @@ def main() -> None:
         print(name, verdicts(Measured(told)), flush=True)
 
 
+def place_of(one: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a data set stands: by scenario in the order of :data:`SETS`, then by size; files last."""
+    scenario, _, size = one["set"].rpartition(":")
+    known = list(dict.fromkeys(name.rpartition(":")[0] for name in SETS))
+    return (known.index(scenario), int(size)) if scenario in known else (len(known), 0)
+
+
 def write(folder: Path, sets: Sequence[Mapping[str, Any]]) -> None:
     """Numbers, page and figure."""
     folder.mkdir(parents=True, exist_ok=True)
+    sets = sorted(sets, key=place_of)
     read = [Measured(one) for one in sets]
     kept = {"machine": describe(), "version": __version__, "sets": sets}
     write_json(folder / f"{NAME}.json", kept)

@@ -73,7 +73,9 @@ class Frame:
         return TOP + (ROW - TOP - 44) * share
 
     def panel(self, words: str, own: Sequence[Line]) -> list[str]:
-        """Grid, lines from fat to thin, and their names."""
+        """Grid, lines from fat to thin, and their names; nothing where no agent has such a policy."""
+        if not own:
+            return []
         bottom = self.y(self.low)
         out = [text(LEFT, TOP - 6, words, fill=GREY)]
         for value in ticks(self.low, self.high):
