@@ -65,7 +65,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _rate(row: Mapping[str, Any], name: str, clock: str = "rates") -> str:
     values = row[clock].get(name)
-    return spread(values, 1 if min(values) >= 10.0 else 3) if values else ""
+    return spread(values, 1 if statistics.median(values) >= 10.0 else 3) if values else ""
 
 
 def _ratio(ours: Mapping[str, Any] | None, other: Mapping[str, Any], name: str) -> str:
