@@ -403,6 +403,8 @@ def main() -> None:
     result: dict[str, Any] = {"rows": [], "stacks": [], "pairs": [], "product": None}
     if options.go_on and file.is_file():
         result = json.loads(file.read_text(encoding="utf-8"))
+        if result["machine"] != machine.describe():
+            sys.exit(f"{file} was measured on another machine, {result['machine']}: give --out another name.")
     products = machine.products()
     progress("matrix products measured")
     result |= {

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 def in_double(distribution: Distribution) -> Any:
     """The per-dimension distribution ``[S, B, A]`` on the CPU in double precision."""
-    base: Any = distribution.base_dist  # type: ignore[attr-defined]
+    base: Any = distribution.base_dist  # type: ignore[attr-defined]  # every policy is Independent over doses
     double = copy.copy(base)
     for name in base.arg_constraints:
         setattr(double, name, getattr(base, name).detach().cpu().double())

@@ -123,7 +123,7 @@ class Draws(Univariate):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """Return this distribution expanded to ``batch_shape``, without copying its doses."""
         shape = torch.Size(batch_shape)
-        new = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
+        new = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]  # torch's
         new.__dict__.update(self.__dict__)
         new.values = self.values.expand(*shape, -1)
         new.weights = self.weights.expand(*shape, -1)
