@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -82,6 +82,47 @@ def decay_of(parameter: nn.Parameter) -> float:
     return float(getattr(parameter, "decay", 0.0))
 
 
+NARROW = 8
+"""So few outputs, and fewer: a product with so few columns is slow in MKL, one with so few rows is not."""
+
+
+class _Narrow(torch.autograd.Function):
+    """``x W + b`` for ``x [N, B, in]``, ``W [N, in, out]``, ``b [N, 1, out]`` with few outputs.
+
+    The product and the weight's gradient are taken transposed, so that the few outputs are rows; with one
+    output the input's gradient is no product at all.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT.contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        of_input = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_input = grad * weight.mT if weight.shape[-1] == 1 else torch.bmm(grad, weight.mT)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.bmm(grad.mT, x).mT
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum(1, keepdim=True)
+        return of_input, of_weight, of_bias
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x W + b`` by whichever products are faster; see :class:`_Narrow` for shapes."""
+    outputs = weight.shape[-1]
+    if outputs <= NARROW and (outputs > 1 or len(weight) > 1):
+        return cast(Tensor, _Narrow.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+    return torch.baddbmm(bias, x, weight)
+
+
 class Linear(nn.Module):
     """Affine map per seed (and member): ``[S, B, in] -> [S, B, out]`` or ``[S, E, B, in] -> [S, E, B, out]``.
 
@@ -137,17 +178,22 @@ class Linear(nn.Module):
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if self.members is None:
-            return torch.baddbmm(bias, x, weight)
+            return _affine(x, weight, bias)
         seeds, members, n_in, n_out = weight.shape
         if x.dim() == 3:
             x = x.unsqueeze(1).expand(-1, members, -1, -1)
-        flat = torch.baddbmm(
-            bias.view(seeds * members, 1, n_out),
+        flat = _affine(
             x.reshape(seeds * members, -1, n_in),
             weight.view(seeds * members, n_in, n_out),
+            bias.view(seeds * members, 1, n_out),
         )
         return flat.view(seeds, members, -1, n_out)
 
+
+PART = 2**18
+"""Numbers of a hidden layer that a processor computes at once: 1 MiB, about what a core's own cache holds."""
+LEAST_ROWS = 256
+"""Products of fewer rows are not worth their calls."""
 
 NORM_EPSILON = 1e-6
 """Added to the variance by layer normalisation: that of flax, in which the methods with it were published."""
@@ -227,12 +273,20 @@ class Mlp(nn.Module):
             ones = torch.ones(*lead, 1, sum(self.hidden), dtype=init.dtype, device=init.device)
             self.register_buffer("masks", ones, persistent=False)
         self.activate_last, self.norm_after, self.gelu = activate_last, norm_after, activation == "gelu"
+        self.rows = max(LEAST_ROWS, PART // (len(init.seeds) * (members or 1) * max(widths)))
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
         """Map ``[S, B, n_in]`` to ``[S, B, n_out]`` (``[S, E, B, n_out]`` for an ensemble).
 
-        ``keep``, if given, multiplies the units of every hidden layer: a method's own dropout.
+        ``keep``, if given, multiplies the units of every hidden layer: a method's own dropout. On a processor
+        many rows go through all layers a part at a time, so that what one layer leaves is in the cache for
+        the next; forward and backward.
         """
+        if keep or x.device.type != "cpu" or x.shape[-2] < 2 * self.rows:
+            return self._mapped(x, keep)
+        return torch.cat([self._mapped(part) for part in x.split(self.rows, -2)], -2)
+
+    def _mapped(self, x: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
         last = len(self.layers) - 1
         masks = self.masks.split(self.hidden, -1) if self.dropout > 0.0 else ()
         for i, layer in enumerate(self.layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from dosing.errors import UserError
 from dosing.models.critics import Critic, Value, frozen
-from dosing.models.networks import Init, Initialiser, Linear, Mlp
+from dosing.models.networks import NARROW, Init, Initialiser, Linear, Mlp
 
 SEEDS = (3, 7, 1)
 SCHEMES: tuple[Init, ...] = ("default", "xavier", "orthogonal", "edac")
@@ -155,6 +156,46 @@ def test_a_stacked_network_equals_vmap_over_plain_modules(activate_last: bool) -
         torch.testing.assert_close(layer.weight.grad, parameters[f"{2 * i}.weight"].grad.transpose(1, 2))
         torch.testing.assert_close(layer.bias.grad[:, 0], parameters[f"{2 * i}.bias"].grad)  # type: ignore[index]
         assert layer.weight.grad.abs().sum() > 0  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("n_out", [1, 3, NARROW, NARROW + 1])
+def test_few_outputs_have_the_derivatives_of_the_map(n_out: int, members: int | None) -> None:
+    """First and second derivatives by finite differences, for the products of few outputs and the usual."""
+    layer = Linear(build(), 3, n_out, members=members)
+    x = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def mapped(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional_call(layer, {"weight": weight, "bias": bias}, (x,)).square()
+
+    inputs = (x, layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_())
+    assert torch.autograd.gradcheck(mapped, inputs)
+    assert torch.autograd.gradgradcheck(mapped, inputs)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("more", [{}, {"layer_norm": True}, {"activation": "gelu", "activate_last": True}])
+def test_rows_a_part_at_a_time_are_the_rows_at_once(members: int | None, more: dict[str, Any]) -> None:
+    """Values and every gradient, with a last part that is shorter."""
+    net = Mlp(build(), [4, 8, 6, 2], members=members, **more)
+    x = torch.randn(3, 11, 4, dtype=torch.float64, requires_grad=True)
+    found = []
+    for rows in (100, 4):
+        net.rows = rows
+        result = net(x)
+        result.sin().sum().backward()
+        found.append([result, *(tensor.grad for tensor in (x, *net.parameters()))])
+        x.grad = None
+        net.zero_grad()
+    for at_once, in_parts in zip(*found, strict=True):
+        torch.testing.assert_close(in_parts, at_once, rtol=1e-12, atol=1e-12)
+
+
+def test_how_many_rows_go_at_once_follows_from_the_widths() -> None:
+    """A wide stack takes fewer at a time, a narrow one more, and none less than is worth its calls."""
+    assert Mlp(build(), [4, 256, 1]).rows == 2**18 // (3 * 256)
+    assert Mlp(build((0,)), [4, 64, 256, 1], members=2).rows == 512
+    assert Mlp(build(), [4, 1024, 1], members=2).rows == 256
 
 
 def test_critic_and_value_keep_their_axes() -> None:
