@@ -1,12 +1,13 @@
 r"""SPOT, IQL, FAN, BC offline and PEX online in small mazes: success rates, from data that are recorded here.
 
-    python benchmarks/experiments/mazes.py [--updates N] [--visits N] [--seeds S] [--mazes ...] [--full]
+    python benchmarks/experiments/mazes.py [--updates N] [--visits N] [--seeds S] [--mazes ...] [--agents ...]
+        [--full]
 
 A point walks through each maze for ``--transitions`` visits, with noise and whatever the goal is
 (``python -m dosing collect``); agents learn from that with the settings of the preset ``d4rl-antmaze``, and
-PEX goes on from IQL for ``--visits`` visits. Without ``--full`` widths are
-2x256 for every agent and SPOT's first phase is a fifth of the updates; with it they are the published ones,
-for 1,000,000 updates, visits and transitions and 5 seeds.
+PEX goes on from IQL for ``--visits`` visits. Without ``--full`` widths are ``--hidden`` for every agent and
+SPOT's first phase is a fifth of the updates; with it they are the published ones, for 1,000,000 updates,
+visits and transitions and 5 seeds.
 
 An ant needs a policy that walks, so its data come from a file of D4RL, Minari or OGBench; as for any maze::
 
@@ -30,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.machine import describe
+from benchmarks.mujoco import shortened
 from benchmarks.report import table
 from dosing import __version__
 from dosing.data.store import read_metadata, write_episodes
@@ -45,7 +47,6 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 MAZES = {"PointMaze_UMaze-v3": -1.0, "pointmaze-medium-singletask-v0": 0.0}
 """Mazes to what is added to their rewards: OGBench's are -1 already."""
 AGENTS = ("iql", "spot", "fan", "bc")
-SHORT = {"hidden": [(256, 256)], "spot.vae_hidden": [(256, 256)]}
 PEX = "pex,evaluation_epsilon=0.1"
 
 
@@ -61,11 +62,13 @@ def recorded(maze: str, options: argparse.Namespace) -> Path:
 def one(maze: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate every agent in one maze, and let PEX go on from IQL."""
     path, study = recorded(maze, options), Path(options.out) / maze
-    settings: dict[str, Any] = {}
-    if not options.full:
-        settings = SHORT | {"spot.vae_steps": [max(1, options.updates // 5)]}
+    settings: dict[str, Any] = {} if options.full else {"hidden": [tuple(options.hidden)]}
+    if "spot" in options.agents and not options.full:
+        settings["spot.vae_hidden"] = settings["hidden"]
+        settings["spot.vae_steps"] = [max(1, options.updates // 5)]
     resources = Resources("cpu", options.workers)
-    grid = Grid(AGENTS, settings, "d4rl-antmaze/umaze", data_options={"shift_reward": MAZES[maze]})
+    shift = {"shift_reward": MAZES[maze]}
+    grid = Grid(tuple(options.agents), settings, "d4rl-antmaze/umaze", data_options=shift)
     offline = compare(
         study,
         grid,
@@ -75,8 +78,16 @@ def one(maze: str, options: argparse.Namespace) -> dict[str, Any]:
         evaluation_patients=options.episodes,
         resources=resources,
     )
+    metadata = read_metadata(path)
+    found = {
+        "maze": maze,
+        "rows": [row.to_json() for row in offline.rows if row.success is not None],
+        "recorded": {"episodes": metadata.patients, "reached": metadata.collected["reached"]},
+    }
     runs = [study / run for run in read_json(study / "table.json")["runs"]]
-    start = next(run for run in runs if read_json(run / "config.json")["agent"] == "iql")
+    start = next((run for run in runs if read_json(run / "config.json")["agent"] == "iql"), None)
+    if start is None:
+        return found
     trial = finetune(
         [PEX],
         [start],
@@ -89,13 +100,7 @@ def one(maze: str, options: argparse.Namespace) -> dict[str, Any]:
         evaluation_patients=options.episodes,
         resources=resources,
     )
-    metadata = read_metadata(path)
-    return {
-        "maze": maze,
-        "rows": [row.to_json() for row in offline.rows if row.success is not None],
-        "pex": success_words(trial.lines[0].success),
-        "recorded": {"episodes": metadata.patients, "reached": metadata.collected["reached"]},
-    }
+    return found | {"pex": success_words(trial.lines[0].success)}
 
 
 def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
@@ -107,12 +112,18 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     for name in names:
         found = [next((row for row in own if row.name == name), None) for own in rows]
         lines.append([name, *(success_words(row.success) if row else "-" for row in found)])
-    pex = f"PEX, {options.visits:,} visits after IQL"
-    at = 1 + next((k for k, name in enumerate(names) if name.startswith("IQL")), -1)
-    lines.insert(at + 1, [pex, *(x["pex"] for x in result)])
+    if "iql" in options.agents:
+        at = 1 + next((k for k, name in enumerate(names) if name.startswith("IQL")), -1)
+        pex = f"PEX, {options.visits:,} visits after IQL"
+        lines.insert(at + 1, [pex, *(x["pex"] for x in result)])
     chosen = "" if options.mazes == list(MAZES) else f" --mazes {' '.join(options.mazes)}"
+    chosen += "" if options.agents == list(AGENTS) else f" --agents {' '.join(options.agents)}"
+    chosen += "" if options.hidden == [256, 256] else f" --hidden {' '.join(map(str, options.hidden))}"
+    chosen += "" if options.name == "mazes" else f" --name {options.name}"
     how = "t over seeds" if options.seeds > 1 else "Wilson's, over episodes of the one seed"
-    widths = "" if options.full else " Networks are 2x256 for all, SPOT's first phase a fifth of the updates."
+    widths = "" if options.full else f" {shortened(options)}"
+    if "spot" in options.agents and not options.full:
+        widths += " SPOT's first phase is a fifth of the updates."
     return (
         "\n\n".join(
             [
@@ -144,6 +155,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes per seed")
     parser.add_argument("--mazes", nargs="*", choices=MAZES, default=list(MAZES))
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), help="PEX is added where iql is")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256], help="widths, short of --full")
+    parser.add_argument("--name", default="mazes", help="of the page [%(default)s]")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="published widths and lengths, 5 seeds")
     options = parser.parse_args()
@@ -154,8 +168,9 @@ def main() -> None:
     for maze in options.mazes:
         result.append(one(maze, options))
         print(page(result, options), flush=True)
-    write_json(RESULTS / "mazes.json", {"updates": options.updates, "seeds": options.seeds, "found": result})
-    write_atomic(RESULTS / "mazes.md", page(result, options).encode())
+    about = {"updates": options.updates, "seeds": options.seeds}
+    write_json(RESULTS / f"{options.name}.json", about | {"found": result})
+    write_atomic(RESULTS / f"{options.name}.md", page(result, options).encode())
 
 
 if __name__ == "__main__":

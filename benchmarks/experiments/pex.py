@@ -1,6 +1,7 @@
 """PEX beside other ways from recorded visits to live treatment, on MuJoCo tasks, from one offline IQL.
 
-    python benchmarks/experiments/pex.py --data FOLDER [--updates N] [--visits N] [--methods ...] [--full]
+    python benchmarks/experiments/pex.py --data FOLDER [--updates N] [--visits N] [--methods ...]
+        [--name PAGE] [--full]
 
 On every set (data as for ``locomotion.py``) IQL is trained offline once; every method goes on from that run,
 or from one of the agent that it needs, in new episodes of the task, ``--patients`` side by side with one
@@ -96,7 +97,7 @@ def parts(found: Sequence[Part], options: argparse.Namespace) -> list[str]:
     """The page."""
     starts = [x for part in found for x in part.starts.values()]
     command = mujoco.command(
-        "pex", options, "methods", "settings", "weak", "visits", "patients", "evaluations", "full"
+        "pex", options, "methods", "settings", "weak", "visits", "patients", "evaluations", "full", "name"
     )
     result = [
         "# PEX and other ways to live treatment, on MuJoCo",
@@ -106,7 +107,7 @@ def parts(found: Sequence[Part], options: argparse.Namespace) -> list[str]:
         "*along*: mean over the evaluations; *treated*: of the episodes that ended, from which it learned. "
         "BT, JSRL and PEX are evaluated as they treat, the offline policy among them: JSRL with its guide "
         "until the curriculum lets go. With one seed a trial has no interval, and its order is one draw.",
-        "![Scores along live treatment](pex.svg)",
+        f"![Scores along live treatment]({options.name}.svg)",
     ]
     for part in found:
         head = ["method", *(f"{v:,} visits" for v, _ in part.trials[0].points), "along", "treated"]
@@ -163,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--settings", nargs="*", default=list(SETTINGS), help="further methods, on the first set"
     )
     parser.add_argument("--weak", type=int, default=200, help="offline updates of the weak start; 0: none")
+    parser.add_argument("--name", default="pex", help="of the page [%(default)s]")
     mujoco.add_trial_options(parser, visits=5_000)
     options = mujoco.checked(parser.parse_args(argv))
     if options.full:
@@ -183,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, methods, updates, title in plans:
         found.append(conducted(name, methods, updates, options, title))
         content = {"visits": options.visits, "found": [numbers(part) for part in found]}
-        mujoco.keep(options, "pex", parts(found, options), content, {"pex": picture(found)})
+        mujoco.keep(options, options.name, parts(found, options), content, {options.name: picture(found)})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ def row(name: str, rate: float) -> dict[str, Any]:
     ).to_json()
 
 
+def asked(**more: Any) -> argparse.Namespace:
+    lengths = {"updates": 10, "visits": 20, "transitions": 300, "seeds": 1, "episodes": 20, "full": False}
+    named = {"mazes": ["a-v0"], "agents": list(mazes.AGENTS), "hidden": [256, 256], "name": "mazes"}
+    return argparse.Namespace(**lengths | named | more)
+
+
 def test_every_rate_is_in_its_place() -> None:
     found = [
         {
@@ -37,10 +43,7 @@ def test_every_rate_is_in_its_place() -> None:
         }
         for maze, reached in (("a-v0", 7), ("b-v0", 0))
     ]
-    options = argparse.Namespace(
-        updates=10, visits=20, transitions=300, seeds=1, episodes=20, full=False, mazes=["a-v0"]
-    )
-    page = mazes.page(found, options)
+    page = mazes.page(found, asked())
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert lines[0] == "| success rate | a-v0 | b-v0 |"
     assert lines[2] == "| the recorded walk itself | 7 of 300 episodes | 0 of 300 episodes |"
@@ -49,3 +52,13 @@ def test_every_rate_is_in_its_place() -> None:
     assert lines[5].startswith("| BC | 25.0")
     assert "10 updates, 1 seed(s)" in page
     assert "--mazes a-v0`" in page
+
+
+def test_without_iql_there_is_no_pex_and_the_command_says_what_was_asked_for() -> None:
+    recorded = {"episodes": 300, "reached": 7}
+    found = [{"maze": "a-v0", "rows": [row("FAN", 0.5), row("BC", 0.25)], "recorded": recorded}]
+    page = mazes.page(found, asked(agents=["fan", "bc"], hidden=[64, 64], name="mazes_flows"))
+    assert "PEX" not in page.partition("| success rate")[2]
+    assert "--mazes a-v0 --agents fan bc --hidden 64 64 --name mazes_flows`" in page
+    assert "2 hidden layers of 64" in page
+    assert "SPOT's first phase" not in page
