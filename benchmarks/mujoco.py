@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,8 @@ ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Wal
 QUALITIES = {"medium": "medium", "medium-expert": "medium-expert", "mixed": "medium-replay"}
 """Quality of the data to the quality whose published settings are taken."""
 OF_Y = "normalised score"
+Rule = Literal["recommended", "sampled"]
+"""What is given at a visit: the recommended action, or one drawn from the policy."""
 SCORES = (
     "Normalised scores in v5 (0: random policy, 100: expert; measured, not D4RL's). They do not compare with "
     "D4RL's published scores, whose rewards, data and lengths of training differ."
@@ -73,16 +75,24 @@ class Trained:
         """Task and quality."""
         return f"{self.task} {self.quality}"
 
-    def scored(self, name: str) -> Estimate:
-        """Normalised score of a run's recommended action at the end of its training."""
-        return scored(self.task, self.rows[name].recommended)
+    def scored(self, name: str, rule: Rule = "recommended") -> Estimate:
+        """Normalised score of a run at the end of its training."""
+        row = self.rows[name]
+        if rule == "sampled":
+            assert row.sampled is not None  # what is no agent has no row here
+            return scored(self.task, row.sampled)
+        return scored(self.task, row.recommended)
 
-    def points(self, name: str, updates: Sequence[int]) -> list[tuple[int, Estimate]]:
+    def points(
+        self, name: str, updates: Sequence[int], rule: Rule = "recommended"
+    ) -> list[tuple[int, Estimate]]:
         """Normalised scores of a run after each of these updates that it has reached, and at its end."""
         run = RunFolder(self.runs[name])
         last = run.config().updates
         marks = sorted({u for u in updates if u < last and (run.at(u) / EPISODES).is_file()} | {last})
-        return [(u, estimated(self.task, (run.path if u == last else run.at(u)) / EPISODES)) for u in marks]
+        return [
+            (u, estimated(self.task, (run.path if u == last else run.at(u)) / EPISODES, rule)) for u in marks
+        ]
 
 
 @dataclass(frozen=True)
@@ -197,9 +207,9 @@ def scored(task: str, returns: Estimate) -> Estimate:
     return replace(returns, low=low, value=value, high=high)
 
 
-def estimated(task: str, episodes: Path) -> Estimate:
-    """Normalised score of the recommended action in an evaluation's file of episodes."""
-    returns: Array = read_outcomes(episodes)["recommended"].returns
+def estimated(task: str, episodes: Path, rule: Rule = "recommended") -> Estimate:
+    """Normalised score of the recommended or of a drawn action in an evaluation's file of episodes."""
+    returns: Array = read_outcomes(episodes)[rule].returns
     return scored(task, mean_over_seeds(returns))
 
 
@@ -255,7 +265,7 @@ def trial_points(task: str, run: Path) -> list[tuple[int, Estimate]]:
     return result
 
 
-def panels(found: Sequence[Trained], updates: Sequence[int]) -> list[Panel]:
+def panels(found: Sequence[Trained], updates: Sequence[int], rule: Rule = "recommended") -> list[Panel]:
     """Learning curves: a panel per agent, a line per data set."""
     names = list(dict.fromkeys(name for x in found for name in x.runs))
     result = []
@@ -263,7 +273,7 @@ def panels(found: Sequence[Trained], updates: Sequence[int]) -> list[Panel]:
         lines = []
         for x in found:
             if name in x.runs:
-                at, estimates = zip(*x.points(name, updates), strict=True)
+                at, estimates = zip(*x.points(name, updates, rule), strict=True)
                 lines.append(Line(x.title, at, estimates))
         result.append(Panel(name, tuple(lines)))
     return result
@@ -377,13 +387,18 @@ def command(script: str, options: argparse.Namespace, *more: str) -> str:
 
 def numbers(found: Trained, updates: Sequence[int]) -> dict[str, Any]:
     """A study's scores as JSON fields."""
-    points = {name: found.points(name, updates) for name in found.runs}
+
+    def along(rule: Rule) -> dict[str, Any]:
+        return {
+            name: [{"update": u, **vars(estimate)} for u, estimate in found.points(name, updates, rule)]
+            for name in found.runs
+        }
+
     return {
         "set": found.title,
         "visits": found.visits,
         "behaviour": found.behaviour,
-        "scores": {
-            name: [{"update": u, **vars(estimate)} for u, estimate in own] for name, own in points.items()
-        },
+        "scores": along("recommended"),
+        "drawn": along("sampled"),
         "notes": list(found.notes),
     }

@@ -11,8 +11,9 @@ are ``--hidden`` for every agent and SPOT's first phase is a fifth of the update
 two cores; what that costs is not known here.
 
 Every data set is a study of its own in ``--out`` and resumes where it was killed. Policies are evaluated by
-their recommended action in 10 episodes per seed, in environments that no agent was trained on. Scores: 0 is a
-random policy, 100 the expert in the same version of the task.
+their recommended action, and by actions drawn from them, as FtTPO's paper and its code do, in 10 episodes per
+seed and environments that no agent was trained on. Scores: 0 is a random policy, 100 the expert in the same
+version of the task.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -32,7 +33,7 @@ import torch
 
 from benchmarks import mujoco
 from benchmarks.curves import draw
-from benchmarks.mujoco import Trained
+from benchmarks.mujoco import Rule, Trained
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import read_episodes
@@ -62,23 +63,32 @@ def one(name: str, options: argparse.Namespace) -> Trained:
 
 
 def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
-    """The page: one table with a row per agent, a column per data set."""
-    names = list(dict.fromkeys(name for x in found for name in x.rows))
+    """The page: two tables, of recommended and of drawn actions."""
+    command = mujoco.command("locomotion", options, "agents", "name", "moves")
+    result = ["# MuJoCo locomotion", mujoco.opening(command, options, found)]
+    rules: Sequence[tuple[Rule, str, str]] = (
+        ("recommended", "The recommended action", options.name),
+        ("sampled", "An action drawn from the policy", f"{options.name}_drawn"),
+    )
+    for rule, title, picture in rules:
+        result += [f"## {title}", _scores(found, rule)]
+        result += [f"![Scores along training, {title.lower()}]({picture}.svg)"] if options.at else []
+    return [
+        *result,
+        *([f"![How FtTPO's densities move]({options.name}_evolution.svg)"] if options.moves else []),
+    ]
+
+
+def _scores(found: Sequence[Trained], rule: Rule) -> str:
+    """One table: a row per agent, a column per data set."""
     head = ["agent", *(x.title for x in found), "mean"]
     lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), ""]]
-    for name in names:
-        known = [x.scored(name) if name in x.rows else None for x in found]
+    for name in dict.fromkeys(name for x in found for name in x.rows):
+        known = [x.scored(name, rule) if name in x.rows else None for x in found]
         values = [e.value for e in known if e is not None]
         mean = f"{np.mean(values):.1f}" if len(values) == len(found) else "-"
         lines.append([name, *(mujoco.shown(e) if e else "diverged" for e in known), mean])
-    command = mujoco.command("locomotion", options, "agents", "name", "moves")
-    return [
-        "# MuJoCo locomotion",
-        mujoco.opening(command, options, found),
-        table(head, lines),
-        *([f"![Scores along training]({options.name}.svg)"] if options.at else []),
-        *([f"![How FtTPO's densities move]({options.name}_evolution.svg)"] if options.moves else []),
-    ]
+    return table(head, lines)
 
 
 def evolution(found: Trained) -> str:
@@ -146,10 +156,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         found.append(one(name, options))
         pictures = {}
         if options.at:
-            curves = mujoco.panels(found, options.at)
-            pictures[options.name] = draw(
-                curves, [], "Normalised score along training", of_y=mujoco.OF_Y, of_groups=""
-            )
+            for end, rule, what in (("", "recommended", "recommended"), ("_drawn", "sampled", "drawn")):
+                title = f"Normalised score of {what} actions along training"
+                curves = mujoco.panels(found, options.at, cast(Rule, rule))
+                pictures[options.name + end] = draw(curves, [], title, of_y=mujoco.OF_Y, of_groups="")
         if options.moves:
             pictures[f"{options.name}_evolution"] = evolution(found[-1])
         content = {"found": [mujoco.numbers(x, options.at) for x in found]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from benchmarks import mujoco
-from benchmarks.experiments import fan, pex, spot
+from benchmarks.experiments import fan, locomotion, pex, spot
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
@@ -83,6 +84,22 @@ def test_a_score_of_one_seed_alone_is_shown_without_an_interval() -> None:
     assert mujoco.shown(estimate(-0.01)) == "0.0 [-2.0, 2.0]"
 
 
+def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
+    found = [study("medium", ["FtTPO", "IQL"]), study("medium-expert", ["FtTPO"])]
+    drawn = {"FtTPO": estimate(2000.0), "IQL": estimate(3000.0)}
+    found[0] = replace(found[0], rows={k: replace(v, sampled=drawn[k]) for k, v in found[0].rows.items()})
+    page = "\n\n".join(locomotion.parts(found, options(agents=["fttpo"], name="here", moves=False, at=[7])))
+    first, _, second = page.partition("## An action drawn from the policy")
+    for part, returns in ((first, (1000.0, 1100.0)), (second, (2000.0, 3000.0))):
+        fttpo, iql = (mujoco.shown(mujoco.scored("hopper", estimate(value))) for value in returns)
+        alone = mujoco.shown(mujoco.scored("hopper", estimate(1000.0)))
+        assert f"| FtTPO | {fttpo} | {alone} |" in part
+        assert f"| IQL | {iql} | diverged | - |" in part
+        assert "| recorded episodes, mean | 42.0 | 42.0 |" in part
+    assert "(here.svg)" in first
+    assert "(here_drawn.svg)" in second
+
+
 class Linear:
     """A linear auto-encoder of one dose: a = w z_1 + N(0, beta/4), with its exact posterior."""
 
@@ -139,7 +156,7 @@ def test_the_page_of_pex_has_a_line_per_trial_and_says_how_weak_the_start_is() -
     ]
     start = {"iql": study("medium", ["IQL"])}
     found = [pex.Part("hopper medium", 70, start, trials), pex.Part("weak", 7, start, trials[:1])]
-    asked = options(methods=["pex"], settings=[], weak=7, visits=50, patients=4, evaluations=1)
+    asked = options(methods=["pex"], settings=[], weak=7, visits=50, patients=4, evaluations=1, name="pex")
     page = "\n\n".join(pex.parts(found, asked))
     assert page.count("| PEX | 1.0 [-1.0, 3.0] | 5.0 [3.0, 7.0] | 3.0 | 2.5 |") == 2
     assert "| Scratch | 1.0 [-1.0, 3.0] | 3.0 [1.0, 5.0] | 2.0 | - |" in page
