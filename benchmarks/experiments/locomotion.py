@@ -73,6 +73,12 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     for rule, title, picture in rules:
         result += [f"## {title}", _scores(found, rule)]
         result += [f"![Scores along training, {title.lower()}]({picture}.svg)"] if options.at else []
+    if options.at:
+        half = (
+            "One evaluation of one seed can be far from the next; this is the mean of those from half of the "
+            "training on, the last among them."
+        )
+        result += ["## Later evaluations", half, _later(found, options.at)]
     return [
         *result,
         *([f"![How FtTPO's densities move]({options.name}_evolution.svg)"] if options.moves else []),
@@ -88,6 +94,27 @@ def _scores(found: Sequence[Trained], rule: Rule) -> str:
         values = [e.value for e in known if e is not None]
         mean = f"{np.mean(values):.1f}" if len(values) == len(found) else "-"
         lines.append([name, *(mujoco.shown(e) if e else "diverged" for e in known), mean])
+    return table(head, lines)
+
+
+def _later(found: Sequence[Trained], at: Sequence[int]) -> str:
+    """A row per agent: mean score of the second half's evaluations, recommended and drawn, by data set."""
+    head = [
+        "agent",
+        *(f"{x.title}, {words}" for x in found for words in ("recommended", "drawn", "evaluations")),
+    ]
+    lines = []
+    for name in dict.fromkeys(name for x in found for name in x.runs):
+        cells: list[str] = []
+        for x in found:
+            if name not in x.runs:
+                cells += ["diverged", "diverged", "-"]
+                continue
+            rules: Sequence[Rule] = ("recommended", "sampled")
+            along = [x.points(name, at, rule) for rule in rules]
+            late = [[e.value for u, e in own if 2 * u >= own[-1][0]] for own in along]
+            cells += [*(f"{np.mean(values):z.1f}" for values in late), str(len(late[0]))]
+        lines.append([name, *cells])
     return table(head, lines)
 
 

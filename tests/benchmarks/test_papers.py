@@ -88,7 +88,7 @@ def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
     found = [study("medium", ["FtTPO", "IQL"]), study("medium-expert", ["FtTPO"])]
     drawn = {"FtTPO": estimate(2000.0), "IQL": estimate(3000.0)}
     found[0] = replace(found[0], rows={k: replace(v, sampled=drawn[k]) for k, v in found[0].rows.items()})
-    page = "\n\n".join(locomotion.parts(found, options(agents=["fttpo"], name="here", moves=False, at=[7])))
+    page = "\n\n".join(locomotion.parts(found, options(agents=["fttpo"], name="here", moves=False)))
     first, _, second = page.partition("## An action drawn from the policy")
     for part, returns in ((first, (1000.0, 1100.0)), (second, (2000.0, 3000.0))):
         fttpo, iql = (mujoco.shown(mujoco.scored("hopper", estimate(value))) for value in returns)
@@ -96,8 +96,17 @@ def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
         assert f"| FtTPO | {fttpo} | {alone} |" in part
         assert f"| IQL | {iql} | diverged | - |" in part
         assert "| recorded episodes, mean | 42.0 | 42.0 |" in part
-    assert "(here.svg)" in first
-    assert "(here_drawn.svg)" in second
+
+
+def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    along = {"recommended": (1.0, 20.0, 50.0), "sampled": (2.0, 30.0, 80.0)}
+
+    def points(self: object, name: str, at: object, rule: str = "recommended") -> list[tuple[int, Estimate]]:
+        return [(u, estimate(v)) for u, v in zip((10, 50, 100), along[rule], strict=True)]
+
+    monkeypatch.setattr(mujoco.Trained, "points", points)
+    page = locomotion._later([study("medium", ["IQL"])], [10, 50])
+    assert "| IQL | 35.0 | 55.0 | 2 |" in page
 
 
 class Linear:
