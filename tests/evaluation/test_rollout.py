@@ -106,8 +106,8 @@ def test_the_same_policy_twice_is_the_same_twice(name: str, factory: CohortFacto
         assert same(first[rule], second[rule])
     assert same(first["recommended"], first["sampled"]) == (agents.AGENTS[name].about.support == "point")
     alone = evaluate(policy(name, (3,)), factory, 20)
-    for rule in first:  # matrix products of another size may round differently
-        np.testing.assert_allclose(first[rule].returns[1], alone[rule].returns[0], atol=1e-3)
+    for rule in first:  # matrix products of another size may round differently, and an episode spreads that
+        np.testing.assert_allclose(first[rule].returns[1], alone[rule].returns[0], atol=5e-3)
 
 
 def test_common_patients_make_differences_precise(factory: CohortFactory) -> None:
