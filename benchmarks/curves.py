@@ -61,9 +61,13 @@ class Axes:
         for value in ticks(self.low, self.high):
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), "#e4e4e4"))
             out.append(text(LEFT - 5, self.y(value) + 4, minus(f"{value:g}"), anchor="end", fill=GREY))
-        for update in self.updates:
+        free = math.inf  # from the last update back, as far as there is room
+        for update in reversed(self.updates):
             label = f"{update // 1000}k" if update and update % 1000 == 0 else str(update)
-            out.append(text(self.x(update), HEIGHT - BOTTOM + 14, label, anchor="middle", fill=GREY))
+            half = 3.5 * len(label)
+            if self.x(update) + half < free:
+                free = self.x(update) - half - 2
+                out.append(text(self.x(update), HEIGHT - BOTTOM + 14, label, anchor="middle", fill=GREY))
         for k, (_, value) in enumerate(rules):
             out.append(stroke(LEFT, self.y(value), WIDTH - RIGHT, self.y(value), GREY, 1, "3 3"))
             out.append(

@@ -73,7 +73,7 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     for rule, title, picture in rules:
         result += [f"## {title}", _scores(found, rule)]
         result += [f"![Scores along training, {title.lower()}]({picture}.svg)"] if options.at else []
-    if options.at:
+    if any(2 * update >= options.updates for update in options.at):
         half = (
             "One evaluation of one seed can be far from the next; this is the mean of those from half of the "
             "training on, the last among them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from torch import Tensor
 
-from benchmarks import mujoco
+from benchmarks import curves, mujoco
 from benchmarks.experiments import fan, locomotion, pex, spot
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
@@ -107,6 +108,21 @@ def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.Monk
     monkeypatch.setattr(mujoco.Trained, "points", points)
     page = locomotion._later([study("medium", ["IQL"])], [10, 50])
     assert "| IQL | 35.0 | 55.0 | 2 |" in page
+
+
+def test_updates_below_a_curve_do_not_overlap() -> None:
+    """The last is always there; of the others those that leave room."""
+    updates = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000)
+    line = curves.Line("hopper medium", updates, [estimate(float(k)) for k in range(len(updates))])
+    drawn = ElementTree.fromstring(curves.draw([curves.Panel("IQL", (line,))], [], "here"))
+    ends = sorted(
+        (float(t.attrib["x"]), 3.5 * len(str(t.text)), str(t.text))
+        for t in drawn.iter(f"{SVG}text")
+        if str(t.text).endswith("k")
+    )
+    assert ends[0][2] == "5k"
+    assert ends[-1][2] == "100k"
+    assert all(a[0] + a[1] < b[0] - b[1] for a, b in itertools.pairwise(ends))
 
 
 class Linear:
