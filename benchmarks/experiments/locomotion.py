@@ -23,7 +23,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -49,6 +49,11 @@ AGENTS = ("fttpo", "iql", "sql", "td3_bc", "awac", "spot", "rebrac", "fan", "fql
 MOVES = (0.02, 0.1, 0.3, 1.0)
 """Shares of the training after which FtTPO's densities are drawn."""
 GRID, PANEL, TALL = 201, 230, 150
+RULES: tuple[tuple[Rule, str, str], ...] = (
+    ("recommended", "The recommended action", ""),
+    ("sampled", "An action drawn from the policy", "_drawn"),
+)
+"""What is given, its heading, and the end of its picture's name."""
 
 
 def one(name: str, options: argparse.Namespace) -> Trained:
@@ -66,13 +71,11 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     """The page: two tables, of recommended and of drawn actions."""
     command = mujoco.command("locomotion", options, "agents", "name", "moves")
     result = ["# MuJoCo locomotion", mujoco.opening(command, options, found)]
-    rules: Sequence[tuple[Rule, str, str]] = (
-        ("recommended", "The recommended action", options.name),
-        ("sampled", "An action drawn from the policy", f"{options.name}_drawn"),
-    )
-    for rule, title, picture in rules:
+    for rule, title, end in RULES:
         result += [f"## {title}", _scores(found, rule)]
-        result += [f"![Scores along training, {title.lower()}]({picture}.svg)"] if options.at else []
+        result += (
+            [f"![Scores along training, {title.lower()}]({options.name}{end}.svg)"] if options.at else []
+        )
     if any(2 * update >= options.updates for update in options.at):
         half = (
             "One evaluation of one seed can be far from the next; this is the mean of those from half of the "
@@ -110,8 +113,7 @@ def _later(found: Sequence[Trained], at: Sequence[int]) -> str:
             if name not in x.runs:
                 cells += ["diverged", "diverged", "-"]
                 continue
-            rules: Sequence[Rule] = ("recommended", "sampled")
-            along = [x.points(name, at, rule) for rule in rules]
+            along = [x.points(name, at, rule) for rule, *_ in RULES]
             late = [[e.value for u, e in own if 2 * u >= own[-1][0]] for own in along]
             cells += [*(f"{np.mean(values):z.1f}" for values in late), str(len(late[0]))]
         lines.append([name, *cells])
@@ -183,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         found.append(one(name, options))
         pictures = {}
         if options.at:
-            for end, rule, what in (("", "recommended", "recommended"), ("_drawn", "sampled", "drawn")):
-                title = f"Normalised score of {what} actions along training"
-                curves = mujoco.panels(found, options.at, cast(Rule, rule))
-                pictures[options.name + end] = draw(curves, [], title, of_y=mujoco.OF_Y, of_groups="")
+            for rule, title, end in RULES:
+                curves = mujoco.panels(found, options.at, rule)
+                along = f"Normalised score along training: {title.lower()}"
+                pictures[options.name + end] = draw(curves, [], along, of_y=mujoco.OF_Y, of_groups="")
         if options.moves:
             pictures[f"{options.name}_evolution"] = evolution(found[-1])
         content = {"found": [mujoco.numbers(x, options.at) for x in found]}

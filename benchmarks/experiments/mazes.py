@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.machine import describe
-from benchmarks.mujoco import shortened
+from benchmarks.mujoco import short, shortened
 from benchmarks.report import table
 from dosing import __version__
 from dosing.data.store import read_metadata, write_episodes
@@ -62,10 +62,7 @@ def recorded(maze: str, options: argparse.Namespace) -> Path:
 def one(maze: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate every agent in one maze, and let PEX go on from IQL."""
     path, study = recorded(maze, options), Path(options.out) / maze
-    settings: dict[str, Any] = {} if options.full else {"hidden": [tuple(options.hidden)]}
-    if "spot" in options.agents and not options.full:
-        settings["spot.vae_hidden"] = settings["hidden"]
-        settings["spot.vae_steps"] = [max(1, options.updates // 5)]
+    settings = short(options, options.agents)
     resources = Resources("cpu", options.workers)
     shift = {"shift_reward": MAZES[maze]}
     grid = Grid(tuple(options.agents), settings, "d4rl-antmaze/umaze", data_options=shift)

@@ -119,7 +119,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x W + b`` by whichever products are faster; see :class:`_Narrow` for shapes."""
     outputs = weight.shape[-1]
     if outputs <= NARROW and (outputs > 1 or len(weight) > 1):
-        return cast(Tensor, _Narrow.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Narrow.apply(x, weight, bias))  # type: ignore[no-untyped-call]  # torch's
     return torch.baddbmm(bias, x, weight)
 
 
