@@ -1,7 +1,7 @@
 """The suite on MuJoCo locomotion data: scores along training, and how FtTPO's policy moves in training.
 
     python benchmarks/experiments/locomotion.py --data FOLDER [--updates N] [--at N ...] [--seeds S]
-        [--sets hopper-medium ...] [--agents ...] [--name PAGE]
+        [--sets hopper-medium ...] [--agents ...] [--proposals ...] [--name PAGE]
     python benchmarks/experiments/locomotion.py --data FOLDER --full     # 1,000,000 updates, 5 seeds
 
 ``FOLDER`` (or the variable DOSING_MUJOCO_DATA) holds files in the D4RL layout whose names begin with task and
@@ -46,6 +46,8 @@ from dosing.studies.loading import policy_of
 from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 
 AGENTS = ("fttpo", "iql", "sql", "td3_bc", "awac", "spot", "rebrac", "fan", "fql", "bc")
+PROPOSALS = ("q_gaussian", "squashed_gaussian")
+"""Of FtTPO: what the paper calls FtTPO, and its FtTPO-SG."""
 MOVES = (0.02, 0.1, 0.3, 1.0)
 """Shares of the training after which FtTPO's densities are drawn."""
 GRID, PANEL, TALL = 201, 230, 150
@@ -59,9 +61,9 @@ RULES: tuple[tuple[Rule, str, str], ...] = (
 def one(name: str, options: argparse.Namespace) -> Trained:
     """Train and evaluate every agent on one data set; the study is found again where it was left."""
     task, quality, path = mujoco.named_file(options.data, name)
-    settings: dict[str, list[Any]] = {"fttpo.proposal": ["q_gaussian", "squashed_gaussian"]}
-    if "fttpo" not in options.agents:
-        settings = {}
+    settings: dict[str, list[Any]] = {}
+    if "fttpo" in options.agents:
+        settings["fttpo.proposal"] = options.proposals
     settings |= mujoco.short(options, options.agents)
     grid = Grid(tuple(options.agents), settings, mujoco.preset(task, quality))
     return mujoco.trained(options.out / name, task, quality, path, [grid], options)
@@ -69,7 +71,8 @@ def one(name: str, options: argparse.Namespace) -> Trained:
 
 def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     """The page: two tables, of recommended and of drawn actions."""
-    command = mujoco.command("locomotion", options, "agents", "name", "moves")
+    more = () if options.proposals == list(PROPOSALS) else ("proposals",)
+    command = mujoco.command("locomotion", options, "agents", "name", "moves", *more)
     result = ["# MuJoCo locomotion", mujoco.opening(command, options, found)]
     for rule, title, end in RULES:
         result += [f"## {title}", _scores(found, rule)]
@@ -173,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The suite on MuJoCo locomotion data.")
     mujoco.add_options(parser, "locomotion", updates=10_000)
     parser.add_argument("--agents", nargs="*", default=list(AGENTS))
+    parser.add_argument("--proposals", nargs="+", choices=PROPOSALS, default=list(PROPOSALS), help="of FtTPO")
     parser.add_argument("--name", default="locomotion", help="of the page [%(default)s]")
     parser.add_argument("--moves", action="store_true", help="keep milestones and draw FtTPO's densities")
     options = mujoco.checked(parser.parse_args(argv))
