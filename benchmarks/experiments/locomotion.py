@@ -2,13 +2,15 @@
 
     python benchmarks/experiments/locomotion.py --data FOLDER [--updates N] [--at N ...] [--seeds S]
         [--sets hopper-medium ...] [--agents ...] [--proposals ...] [--name PAGE]
+    python benchmarks/experiments/locomotion.py --data FOLDER --ablations --name ablations_locomotion
     python benchmarks/experiments/locomotion.py --data FOLDER --full     # 1,000,000 updates, 5 seeds
 
 ``FOLDER`` (or the variable DOSING_MUJOCO_DATA) holds files in the D4RL layout whose names begin with task and
 quality, such as ``hopper-medium-expert*.hdf5``; ``python -m dosing collect`` records some. Settings are those
 of the preset ``d4rl-mujoco/TASK-QUALITY`` (mixed data take those of medium-replay). Without ``--full`` widths
 are ``--hidden`` for every agent and SPOT's first phase is a fifth of the updates, so that all of it ends on
-two cores; what that costs is not known here.
+two cores; what that costs is not known here. ``--ablations``: FtTPO with one part changed at a time, those of
+``ablations.py``, in place of the agents.
 
 Every data set is a study of its own in ``--out`` and resumes where it was killed. Policies are evaluated by
 their recommended action, and by actions drawn from them, as FtTPO's paper and its code do, in 10 episodes per
@@ -22,6 +24,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
+import agents
 from benchmarks import mujoco
 from benchmarks.curves import draw
+from benchmarks.experiments.ablations import CHANGES
 from benchmarks.mujoco import Rule, Trained
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
@@ -49,7 +54,9 @@ AGENTS = ("fttpo", "iql", "sql", "td3_bc", "awac", "spot", "rebrac", "fan", "fql
 PROPOSALS = ("q_gaussian", "squashed_gaussian")
 """Of FtTPO: what the paper calls FtTPO, and its FtTPO-SG."""
 MOVES = (0.02, 0.1, 0.3, 1.0)
-"""Shares of the training after which FtTPO's densities are drawn."""
+"""Shares of the training near which FtTPO's densities are drawn, and where it is evaluated without --at."""
+CHANGEABLE = {key for change in CHANGES.values() for key in change}
+"""Settings of FtTPO that ``--ablations`` changes."""
 GRID, PANEL, TALL = 201, 230, 150
 RULES: tuple[tuple[Rule, str, str], ...] = (
     ("recommended", "The recommended action", ""),
@@ -61,21 +68,43 @@ RULES: tuple[tuple[Rule, str, str], ...] = (
 def one(name: str, options: argparse.Namespace) -> Trained:
     """Train and evaluate every agent on one data set; the study is found again where it was left."""
     task, quality, path = mujoco.named_file(options.data, name)
-    settings: dict[str, list[Any]] = {}
-    if "fttpo" in options.agents:
-        settings["fttpo.proposal"] = options.proposals
-    settings |= mujoco.short(options, options.agents)
-    grid = Grid(tuple(options.agents), settings, mujoco.preset(task, quality))
-    return mujoco.trained(options.out / name, task, quality, path, [grid], options)
+    changes: list[dict[str, list[Any]]] = [{}]
+    if options.ablations:
+        changes = [{key: [value] for key, value in one.items()} for one in CHANGES.values()]
+    elif "fttpo" in options.agents:
+        changes = [{"fttpo.proposal": options.proposals}]
+    short, preset = mujoco.short(options, options.agents), mujoco.preset(task, quality)
+    grids = [Grid(tuple(options.agents), settings | short, preset) for settings in changes]
+    found = mujoco.trained(options.out / name, task, quality, path, grids, options)
+    return by_change(found) if options.ablations else found
+
+
+def by_change(found: Trained) -> Trained:
+    """Runs of ``--ablations`` go by what was changed, which their settings say; those that diverged lack."""
+    usual = agents.find("fttpo").config_class()()
+    settings = {name: read_json(path / "config.json")["agent_config"] for name, path in found.runs.items()}
+    names = {
+        change: name
+        for change, changed in CHANGES.items()
+        for name, own in settings.items()
+        if all(own[key] == changed.get(key, getattr(usual, key)) for key in CHANGEABLE)
+    }
+    return replace(
+        found,
+        runs={change: found.runs[name] for change, name in names.items()},
+        rows={change: found.rows[name] for change, name in names.items()},
+    )
 
 
 def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     """The page: two tables, of recommended and of drawn actions."""
     more = () if options.proposals == list(PROPOSALS) else ("proposals",)
-    command = mujoco.command("locomotion", options, "agents", "name", "moves", *more)
-    result = ["# MuJoCo locomotion", mujoco.opening(command, options, found)]
+    chosen = "ablations" if options.ablations else "agents"
+    command = mujoco.command("locomotion", options, chosen, "name", "moves", *more)
+    title = "What FtTPO's parts are worth on MuJoCo data" if options.ablations else "MuJoCo locomotion"
+    result = [f"# {title}", mujoco.opening(command, options, found)]
     for rule, title, end in RULES:
-        result += [f"## {title}", _scores(found, rule)]
+        result += [f"## {title}", _scores(found, rule, options.ablations)]
         result += (
             [f"![Scores along training, {title.lower()}]({options.name}{end}.svg)"] if options.at else []
         )
@@ -84,29 +113,29 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
             "One evaluation of one seed can be far from the next; this is the mean of those from half of the "
             "training on, the last among them."
         )
-        result += ["## Later evaluations", half, _later(found, options.at)]
+        result += ["## Later evaluations", half, _later(found, options.at, options.ablations)]
     return [
         *result,
         *([f"![How FtTPO's densities move]({options.name}_evolution.svg)"] if options.moves else []),
     ]
 
 
-def _scores(found: Sequence[Trained], rule: Rule) -> str:
+def _scores(found: Sequence[Trained], rule: Rule, changed: bool = False) -> str:
     """One table: a row per agent, a column per data set."""
-    head = ["agent", *(x.title for x in found), "mean"]
+    head = ["changed" if changed else "agent", *(x.title for x in found), "mean"]
     lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), ""]]
     for name in dict.fromkeys(name for x in found for name in x.rows):
         known = [x.scored(name, rule) if name in x.rows else None for x in found]
         values = [e.value for e in known if e is not None]
-        mean = f"{np.mean(values):.1f}" if len(values) == len(found) else "-"
+        mean = f"{np.mean(values):z.1f}" if len(values) == len(found) else "-"
         lines.append([name, *(mujoco.shown(e) if e else "diverged" for e in known), mean])
     return table(head, lines)
 
 
-def _later(found: Sequence[Trained], at: Sequence[int]) -> str:
+def _later(found: Sequence[Trained], at: Sequence[int], changed: bool = False) -> str:
     """A row per agent: mean score of the second half's evaluations, recommended and drawn, by data set."""
     head = [
-        "agent",
+        "changed" if changed else "agent",
         *(f"{x.title}, {words}" for x in found for words in ("recommended", "drawn", "evaluations")),
     ]
     lines = []
@@ -123,7 +152,7 @@ def _later(found: Sequence[Trained], at: Sequence[int]) -> str:
     return table(head, lines)
 
 
-def evolution(found: Trained) -> str:
+def evolution(found: Trained, at: Sequence[int]) -> str:
     """Densities of the first action at one recorded state after several updates, proposal and actor."""
     run = RunFolder(next(p for p in found.runs.values() if read_json(p / "config.json")["agent"] == "fttpo"))
     config = run.config()
@@ -131,17 +160,17 @@ def evolution(found: Trained) -> str:
     data = read_episodes(next((found.folder / "data").glob("*.hdf5")))
     obs = data.obs[len(data) // 2].astype(np.float32)
     unit = np.linspace(-1.0, 1.0, GRID)
+    known = [*(u for u in at if u < steps), steps]
     panels = []
-    for share in MOVES:
-        update = max(1, round(share * steps))
+    for update in dict.fromkeys(min(known, key=lambda u: abs(u - share * steps)) for share in MOVES):
         policy = policy_of(run, update=None if update == steps else update)
         one_state = np.broadcast_to(obs, (len(policy.seeds), 1, len(obs)))
         distributions = {"actor": policy.distribution(one_state), **policy.densities(one_state)}
         lines = {}
         for name, distribution in distributions.items():
             base = in_double(distribution)
-            at = torch.as_tensor(unit)[:, None, None, None].expand(GRID, *base.batch_shape)
-            lines[name] = base.log_prob(at).exp()[:, 0, 0, 0].numpy()
+            x = torch.as_tensor(unit)[:, None, None, None].expand(GRID, *base.batch_shape)
+            lines[name] = base.log_prob(x).exp()[:, 0, 0, 0].numpy()
         panels.append((update, lines))
     highest = max(float(line.max()) for _, lines in panels for line in lines.values())
     width, height = PANEL * len(panels), TALL + 76
@@ -178,12 +207,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--agents", nargs="*", default=list(AGENTS))
     parser.add_argument("--proposals", nargs="+", choices=PROPOSALS, default=list(PROPOSALS), help="of FtTPO")
     parser.add_argument("--name", default="locomotion", help="of the page [%(default)s]")
-    parser.add_argument("--moves", action="store_true", help="keep milestones and draw FtTPO's densities")
+    parser.add_argument("--moves", action="store_true", help="draw FtTPO's densities along training")
+    parser.add_argument("--ablations", action="store_true", help="FtTPO with one part changed at a time")
     options = mujoco.checked(parser.parse_args(argv))
+    if options.ablations:
+        options.agents = ["fttpo"]
     if options.full:
         options.updates, options.seeds = 1_000_000, 5
-    if options.moves:
-        options.at += [max(1, round(share * options.updates)) for share in MOVES[:-1]]
+    if options.moves and not options.at:
+        options.at = [max(1, round(share * options.updates)) for share in MOVES[:-1]]
     found: list[Trained] = []
     for name in options.sets:
         found.append(one(name, options))
@@ -194,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 along = f"Normalised score along training: {title.lower()}"
                 pictures[options.name + end] = draw(curves, [], along, of_y=mujoco.OF_Y, of_groups="")
         if options.moves:
-            pictures[f"{options.name}_evolution"] = evolution(found[-1])
+            pictures[f"{options.name}_evolution"] = evolution(found[-1], options.at)
         content = {"found": [mujoco.numbers(x, options.at) for x in found]}
         mujoco.keep(options, options.name, parts(found, options), content, pictures)
 
