@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +18,13 @@ from scipy import stats
 from scipy.optimize import brentq
 from torch import Tensor
 
+import agents
 from benchmarks import curves, mujoco
 from benchmarks.experiments import fan, locomotion, pex, spot
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
+from dosing.runs.files import write_json
 from dosing.studies.comparison_table import Row
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -52,6 +54,7 @@ def study(quality: str, names: list[str]) -> mujoco.Trained:
 
 
 def options(**more: Any) -> argparse.Namespace:
+    more = {"ablations": False, "proposals": list(locomotion.PROPOSALS)} | more
     usual = {"sets": ["hopper-medium"], "updates": 70, "at": [], "seeds": 1, "episodes": 10, "hidden": [8, 8]}
     return argparse.Namespace(**usual | {"full": False} | more)
 
@@ -97,6 +100,30 @@ def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
         assert f"| FtTPO | {fttpo} | {alone} |" in part
         assert f"| IQL | {iql} | diverged | - |" in part
         assert "| recorded episodes, mean | 42.0 | 42.0 |" in part
+
+
+def test_an_ablation_is_named_by_what_its_settings_say_was_changed(tmp_path: Path) -> None:
+    usual = agents.find("fttpo").config_class()()
+    changed: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"q_actor": -1.0},
+        "c": {"proposal": "student_t"},
+        "d": {"q_actor": -1.0, "share_mean": False},
+    }
+    for name, own in changed.items():
+        write_json(tmp_path / name / "config.json", {"agent_config": asdict(replace(usual, **own))})
+    found = study("medium", list(changed))
+    found = locomotion.by_change(replace(found, runs={name: tmp_path / name for name in changed}))
+    assert found.runs == {
+        "nothing": tmp_path / "a",
+        "q of the actor -1": tmp_path / "b",
+        "proposal Student's t": tmp_path / "c",
+    }
+    assert [r.recommended.value for r in found.rows.values()] == [1000.0, 1100.0, 1200.0]
+    page = "\n\n".join(locomotion.parts([found], options(name="here", moves=False, ablations=True)))
+    assert "What FtTPO's parts are worth" in page
+    assert "--ablations --name here`" in page
+    assert "| changed | hopper medium | mean |" in page
 
 
 def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
