@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.curves import Line, Panel
 from benchmarks.machine import describe
+from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.options import add_resources, resources_of
 from dosing.data.store import read_episodes
@@ -373,16 +374,9 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 
 def command(script: str, options: argparse.Namespace, *more: str) -> str:
     """What to type for the same page; ``more`` names further options, said where they have a value."""
-    said = [f"python benchmarks/experiments/{script}.py --data FOLDER --sets {' '.join(options.sets)}"]
-    names = ("updates", "at", "seeds", "episodes", *(() if options.full else ("hidden",)), *more)
-    for name in names:
-        value = getattr(options, name)
-        if isinstance(value, bool):
-            said += [f"--{name}"] if value else []
-        elif value not in (None, [], ""):
-            words = value if isinstance(value, list | tuple) else [value]
-            said.append(f"--{name.replace('_', '-')} {' '.join(map(str, words))}")
-    return " ".join(said)
+    width = () if options.full else ("hidden",)
+    said = spelled(options, "sets", "updates", "at", "seeds", "episodes", *width, *more)
+    return f"python benchmarks/experiments/{script}.py --data FOLDER {said}"
 
 
 def numbers(found: Trained, updates: Sequence[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,20 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """Median (smallest to largest)."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def spelled(options: argparse.Namespace, *names: str) -> str:
+    """Options as one types them; those without a value are left out."""
+    said = []
+    for name in names:
+        value = getattr(options, name)
+        words = value if isinstance(value, list | tuple) else [value]
+        if value is True:
+            words = []
+        elif value is None or value is False or value in ([], ""):
+            continue
+        said.append(" ".join([f"--{name.replace('_', '-')}", *map(str, words)]))
+    return " ".join(said)
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

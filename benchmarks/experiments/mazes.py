@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.machine import describe
 from benchmarks.mujoco import short, shortened
-from benchmarks.report import table
+from benchmarks.report import spelled, table
 from dosing import __version__
 from dosing.data.store import read_metadata, write_episodes
 from dosing.finetuning.method import TrialSettings
@@ -113,10 +113,8 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         at = 1 + next((k for k, name in enumerate(names) if name.startswith("IQL")), -1)
         pex = f"PEX, {options.visits:,} visits after IQL"
         lines.insert(at + 1, [pex, *(x["pex"] for x in result)])
-    chosen = "" if options.mazes == list(MAZES) else f" --mazes {' '.join(options.mazes)}"
-    chosen += "" if options.agents == list(AGENTS) else f" --agents {' '.join(options.agents)}"
-    chosen += "" if options.hidden == [256, 256] else f" --hidden {' '.join(map(str, options.hidden))}"
-    chosen += "" if options.name == "mazes" else f" --name {options.name}"
+    lengths = ("updates", "visits", "transitions", "seeds", "episodes")
+    said = spelled(options, *lengths, "mazes", "agents", *(() if options.full else ("hidden",)), "name")
     how = "t over seeds" if options.seeds > 1 else "Wilson's, over episodes of the one seed"
     widths = "" if options.full else f" {shortened(options)}"
     if "spot" in options.agents and not options.full:
@@ -125,9 +123,7 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         "\n\n".join(
             [
                 "# Mazes",
-                f"`python benchmarks/experiments/mazes.py --updates {options.updates} "
-                f"--visits {options.visits} --transitions {options.transitions} --seeds {options.seeds} "
-                f"--episodes {options.episodes}{chosen}`. Version {__version__}. {describe()}. "
+                f"`python benchmarks/experiments/mazes.py {said}`. Version {__version__}. {describe()}. "
                 f"{options.updates:,} updates, {options.seeds} seed(s), {options.transitions:,} recorded "
                 f"visits per maze, {options.episodes} evaluation episodes per seed. Share of episodes that "
                 f"reach the goal; 95 % intervals, {how}.{widths}",

@@ -51,7 +51,7 @@ def test_every_rate_is_in_its_place() -> None:
     assert lines[4].startswith("| PEX, 20 visits after IQL | 60.0 [40.0, 80.0] % (n = 20) |")
     assert lines[5].startswith("| BC | 25.0")
     assert "10 updates, 1 seed(s)" in page
-    assert "--mazes a-v0`" in page
+    assert "--episodes 20 --mazes a-v0 --agents iql spot fan bc --hidden 256 256 --name mazes`" in page
 
 
 def test_without_iql_there_is_no_pex_and_the_command_says_what_was_asked_for() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 import agents
 from benchmarks import curves, mujoco
 from benchmarks.experiments import fan, locomotion, pex, spot
+from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
@@ -135,6 +136,12 @@ def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.Monk
     monkeypatch.setattr(mujoco.Trained, "points", points)
     page = locomotion._later([study("medium", ["IQL"])], [10, 50])
     assert "| IQL | 35.0 | 55.0 | 2 |" in page
+
+
+def test_a_command_leaves_out_what_has_no_value_but_not_a_zero() -> None:
+    given = options(weak=0, moves=False, full=True, at=[], settings=["a", "b"], name="", harm_budget=1.5)
+    names = ("weak", "moves", "full", "at", "settings", "name", "harm_budget")
+    assert spelled(given, *names) == "--weak 0 --full --settings a b --harm-budget 1.5"
 
 
 def test_updates_below_a_curve_do_not_overlap() -> None:
