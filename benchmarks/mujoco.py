@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
-from dosing.runs.folder import EPISODES, RunFolder
+from dosing.runs.folder import EPISODES, METRICS, RunFolder
 from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
 from dosing.studies.data import external_of
@@ -36,8 +37,11 @@ from simulator.envs.mujoco import REFERENCES
 RESULTS = Path(__file__).resolve().parent / "results"
 VARIABLE = "DOSING_MUJOCO_DATA"
 ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
-QUALITIES = {"medium": "medium", "medium-expert": "medium-expert", "mixed": "medium-replay"}
-"""Quality of the data to the quality whose published settings are taken."""
+QUALITIES = ("medium", "medium-expert", "medium-replay")
+"""Qualities of the data for which settings are published."""
+OTHERS = ("random", "expert", "full-replay", "mixed", "replay", "simple")
+"""What else a file's name may say."""
+MINARI = "minari:"
 OF_Y = "normalised score"
 Rule = Literal["recommended", "sampled"]
 """What is given at a visit: the recommended action, or one drawn from the policy."""
@@ -60,6 +64,7 @@ class Trained:
         visits: recorded transitions.
         behaviour: normalised score of the mean recorded episode.
         notes: what the study says besides, such as who diverged.
+        seconds: that each run was trained for, by the clock of a machine that may have done more.
     """
 
     task: str
@@ -70,6 +75,7 @@ class Trained:
     visits: int
     behaviour: float
     notes: tuple[str, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -112,68 +118,80 @@ class TrialResult:
 
 def found_file(folder: Path, task: str, quality: str) -> Path | None:
     """The data set of this task and quality, None where the folder has none."""
-    names = [p for p in sorted(folder.glob(f"{task}-{quality}*.hdf5")) if _quality(p, task) == quality]
+    names = [p for p in sorted(folder.glob(f"{task}*.hdf5")) if _quality(p, task) == quality]
     return names[0] if names else None
 
 
 def _quality(path: Path, task: str) -> str:
-    """``hopper-medium-expert-100k-s0`` is medium-expert, not medium."""
-    rest = path.stem.removeprefix(f"{task}-")
-    known = [q for q in (*QUALITIES, "expert", "random") if rest == q or rest.startswith(f"{q}-")]
+    """``hopper-medium-expert-100k-s0`` is medium-expert, and ``hopper_medium_expert-v2`` too."""
+    rest = path.stem.replace("_", "-").removeprefix(f"{task}-")
+    known = [q for q in (*QUALITIES, *OTHERS) if rest == q or rest.startswith(f"{q}-")]
     return max(known, key=len, default="")
 
 
-def named_file(folder: Path, name: str) -> tuple[str, str, Path]:
-    """Task, quality and data set of a name such as ``hopper-medium``.
+def named_file(folder: Path, name: str) -> tuple[str, str, str]:
+    """Task, quality and source of a data set such as ``hopper-medium`` or ``minari:mujoco/hopper/medium-v0``.
 
     Raises:
         UserError: there is no such task or quality, or the folder has no file of it.
     """
+    words = name.removeprefix(MINARI).split("/")
     task, _, quality = name.partition("-")
+    if name.startswith(MINARI):
+        task, quality = (words[-2], words[-1].rpartition("-")[0]) if len(words) > 1 else ("", "")
     if task not in ENVS or quality not in QUALITIES:
         raise UserError(
-            f"a data set is TASK-QUALITY with TASK {', '.join(ENVS)} and QUALITY {', '.join(QUALITIES)}; "
-            f"got {name!r}."
+            f"a data set is TASK-QUALITY or {MINARI}mujoco/TASK/QUALITY-VERSION with TASK {', '.join(ENVS)} "
+            f"and QUALITY {', '.join(QUALITIES)}; got {name!r}."
         )
+    if name.startswith(MINARI):
+        return task, quality, name
     path = found_file(folder, task, quality)
     if path is None:
-        raise UserError(f"{folder} has no {name}*.hdf5; python -m dosing collect records some.")
-    return task, quality, path
+        raise UserError(
+            f"{folder} has no {name}*.hdf5: put one of D4RL's there, or record one with python -m dosing "
+            "collect and name it so."
+        )
+    return task, quality, str(path)
 
 
-def preset(task: str, quality: str) -> str:
-    """Name of the published settings."""
-    return f"d4rl-mujoco/{task}-{QUALITIES[quality]}"
+def folder_of(name: str) -> str:
+    """Name of a data set's folder."""
+    return re.sub("[:/]", "-", name)
+
+
+def preset(options: argparse.Namespace, name: str) -> str:
+    """The preset with the published settings for a data set."""
+    task, quality, _ = named_file(options.data, name)
+    return f"d4rl-mujoco/{task}-{quality}"
 
 
 def trained(
-    folder: Path,
-    task: str,
-    quality: str,
-    path: Path,
+    name: str,
     grids: Sequence[Grid],
     options: argparse.Namespace,
     *,
+    folder: Path | None = None,
     updates: int | None = None,
     seeds: int | None = None,
 ) -> Trained:
     """Train and evaluate on one data set; the study is found again where it was left.
 
     Args:
-        folder: of the study.
-        task: such as ``hopper``.
-        quality: such as ``medium``.
-        path: of the data set.
+        name: of the data set, see :func:`named_file`.
         grids: agents and settings.
         options: of :func:`add_options`.
+        folder: of the study; None is one in ``--out`` that goes by the data set.
         updates: None is ``--updates``.
         seeds: None is ``--seeds``.
     """
+    task, quality, source = named_file(options.data, name)
+    folder = folder or options.out / folder_of(name)
     updates = updates or options.updates
     result = compare(
         folder,
         list(grids),
-        DataSource(str(path), external=external_of(ENVS[task], {})),
+        DataSource(source, external=external_of(ENVS[task], {})),
         seeds=range(seeds or options.seeds),
         training=TrainingSettings(steps=updates),
         milestones=[u for u in options.at if u < updates],
@@ -194,7 +212,13 @@ def trained(
         len(data),
         score(task, float(data.reward.sum()) / episodes),
         result.notes,
+        {name: _seconds(run) for name, run in zip(names, runs, strict=True)},
     )
+
+
+def _seconds(run: Path) -> float:
+    """Training time of a run, before and after interruptions; evaluations are not in it."""
+    return float(read_table(run / METRICS).column("seconds").to_numpy()[-1])
 
 
 def score(task: str, value: float) -> float:
@@ -286,7 +310,12 @@ def add_options(
     """Data, lengths and folders, the same for every script; ``sets`` None is what the folder holds."""
     default = os.environ.get(VARIABLE)
     parser.add_argument("--data", type=Path, default=default, help=f"folder of the data [{VARIABLE}]")
-    parser.add_argument("--sets", nargs="*", default=sets, help="TASK-QUALITY [%(default)s]")
+    parser.add_argument(
+        "--sets",
+        nargs="*",
+        default=sets,
+        help="TASK-QUALITY or minari:ID, such as hopper-medium [%(default)s]",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the studies")
     parser.add_argument("--updates", type=int, default=updates, help="offline [%(default)s]")
     parser.add_argument(
@@ -311,10 +340,12 @@ def opening(command: str, options: argparse.Namespace, found: Sequence[Trained])
     """The paragraph of every page that says what was trained, for how long and on what."""
     visits = " and ".join(dict.fromkeys(f"{x.visits:,}" for x in found))
     how = "t over seeds" if options.seeds > 1 else "over episodes of the one seed"
+    hours = sum(sum(x.seconds.values()) for x in found) / 3600.0
     return (
         f"`{command}`. Version {__version__}. {describe()}. {options.updates:,} offline updates, "
         f"{options.seeds} seed(s), {visits} transitions per data set, {options.episodes} evaluation episodes "
-        f"per seed and evaluation; 95 % intervals {how}. {shortened(options)} {SCORES}"
+        f"per seed and evaluation; 95 % intervals {how}. {hours:.1f} hours of offline training in all. "
+        f"{shortened(options)} {SCORES}"
     )
 
 
@@ -352,8 +383,13 @@ def short(options: argparse.Namespace, names: Sequence[str]) -> dict[str, list[A
 
 def shortened(options: argparse.Namespace) -> str:
     """What :func:`short` changes, in words."""
+    if options.full:
+        return "Published widths."
     width = f"{len(options.hidden)} hidden layers of {options.hidden[0]}"
-    return "Published widths." if options.full else f"{width} in every network, whatever was published."
+    first = (
+        " SPOT's first phase is a fifth of the updates." if "spot" in getattr(options, "agents", ()) else ""
+    )
+    return f"{width} in every network, whatever was published.{first}"
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -395,4 +431,5 @@ def numbers(found: Trained, updates: Sequence[int]) -> dict[str, Any]:
         "scores": along("recommended"),
         "drawn": along("sampled"),
         "notes": list(found.notes),
+        "seconds": dict(found.seconds),
     }

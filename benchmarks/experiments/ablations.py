@@ -36,6 +36,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 RECORDED = 50
 PRESETS = ("belief", "clinical-small")
 PLAIN = "nothing"
+LOSSES = (
+    "quadrature_kl", "closed_form_width", "max_likelihood", "copy_mu", "spot", "gac", "tawac", "detached_k3",
+)  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     PLAIN: {},
     **{f"q of the actor {q:g}": {"q_actor": q} for q in (-1.0, 0.5, 0.9)},
@@ -43,10 +46,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     **{f"q of the proposal {q:g}": {"q_proposal": q} for q in (1.0, 1.5, 2.5)},
     "proposal squashed Gaussian": {"proposal": "squashed_gaussian"},
     "proposal Student's t": {"proposal": "student_t"},
-    **{
-        f"actor's loss {name}": {"actor_loss": name}
-        for name in ("quadrature_kl", "closed_form_width", "max_likelihood", "spot", "gac", "tawac")
-    },
+    **{f"actor's loss {name}": {"actor_loss": name} for name in LOSSES},
     "actor with a mean of its own": {"share_mean": False},
 }
 """What differs from the preset."""

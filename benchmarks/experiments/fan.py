@@ -144,13 +144,12 @@ def branches(options: argparse.Namespace) -> list[Valued]:
 
 def suite(name: str, options: argparse.Namespace) -> Trained:
     """Train and evaluate the agents on one set."""
-    task, quality, path = mujoco.named_file(options.data, name)
     settings = mujoco.short(options, options.agents)
     for agent, key in (("fan", "actor_penalty"), ("fql", "alpha")):
         if agent in options.agents:
             settings |= {f"{agent}.{key}": list(options.alphas), f"{agent}.normalise_q": [True]}
-    grid = Grid(tuple(options.agents), settings, mujoco.preset(task, quality))
-    return mujoco.trained(options.out / name, task, quality, path, [grid], options)
+    grid = Grid(tuple(options.agents), settings, mujoco.preset(options, name))
+    return mujoco.trained(name, [grid], options)
 
 
 def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
@@ -176,8 +175,9 @@ def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.
         "# FAN: the +30 branch" + (", and five agents" if found else ""),
         "## The +30 branch",
         f"`{command}`. Version {__version__}. {describe()}. {options.tree:,} updates, "
-        f"{len(TREE_SEEDS)} seeds (mean, smallest to largest in brackets), two hidden layers of 32, "
-        f"alpha_1 {ANCHOR:g}, discount 0.999. Values of the first visit's doses 0.5 and -0.5.",
+        f"{EPISODES:,} recorded episodes, {len(TREE_SEEDS)} seeds (mean, smallest to largest in brackets), "
+        f"two hidden layers of 32, alpha_1 {ANCHOR:g}, discount 0.999. Values of the first visit's doses 0.5 "
+        "and -0.5.",
         "![Values of the two branches](fan.svg)",
         table(head, rows),
         "An ordinary critic averages over the policy's own draws; one that is told the draw prices it by "

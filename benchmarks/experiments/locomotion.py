@@ -23,8 +23,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,57 @@ from dosing.distributions.double import in_double
 from dosing.errors import UserError
 from dosing.runs.files import read_json
 from dosing.runs.folder import RunFolder
-from dosing.studies import Grid
+from dosing.studies import Grid, presets
 from dosing.studies.loading import policy_of
 from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 
-AGENTS = ("fttpo", "iql", "sql", "td3_bc", "awac", "spot", "rebrac", "fan", "fql", "bc")
+AGENTS = ("fttpo", "iql", "sql", "xql", "inac", "awac", "tawac", "td3_bc", "spot", "bc")
+"""Those of FtTPO's main table."""
 PROPOSALS = ("q_gaussian", "squashed_gaussian")
 """Of FtTPO: what the paper calls FtTPO, and its FtTPO-SG."""
 MOVES = (0.02, 0.1, 0.3, 1.0)
 """Shares of the training near which FtTPO's densities are drawn, and where it is evaluated without --at."""
-CHANGEABLE = {key for change in CHANGES.values() for key in change}
-"""Settings of FtTPO that ``--ablations`` changes."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of ``--ablations``: an agent, and what differs from its preset in settings and data."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, bool] = field(default_factory=dict)
+    agent: str = "fttpo"
+
+    def grid(self, short: Mapping[str, list[Any]], preset: str) -> Grid:
+        """What is trained."""
+        settings = {key: [value] for key, value in self.settings.items()}
+        return Grid((self.agent,), settings | dict(short), preset, data_options=self.data)
+
+    def key(self, preset: str) -> tuple[Any, ...]:
+        """What tells its run from those of the other changes."""
+        config = agents.find(self.agent).config_class()
+        own = asdict(config()) | presets.find(preset).settings(self.agent, config) | dict(self.settings)
+        data = (self.data.get(option, False) for option in ("standardise_obs", "scale_reward"))
+        return (self.agent, *(own.get(key) for key in CHANGED), *data)
+
+    @staticmethod
+    def key_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The same of a run."""
+        own, transform = config["agent_config"], config["transform"]
+        data = (any(scale != 1.0 for scale in transform["obs_scale"]), transform["reward_scale"] != 1.0)
+        return (config["agent"], *(own.get(key) for key in CHANGED), *data)
+
+
+ABLATIONS = (
+    *(Change(name, settings) for name, settings in CHANGES.items()),
+    Change("temperature 0.1", {"temperature": 0.1}),
+    Change("temperature 10", {"temperature": 10.0}),
+    Change("states standardised", data={"standardise_obs": True}),
+    Change("rewards over their standard deviation", data={"scale_reward": True}),
+    Change("the released code", agent="fttpo_released"),
+)
+CHANGED = sorted({key for change in ABLATIONS for key in change.settings})
+"""Settings that differ between runs of ``--ablations``."""
 GRID, PANEL, TALL = 201, 230, 150
 RULES: tuple[tuple[Rule, str, str], ...] = (
     ("recommended", "The recommended action", ""),
@@ -67,28 +107,19 @@ RULES: tuple[tuple[Rule, str, str], ...] = (
 
 def one(name: str, options: argparse.Namespace) -> Trained:
     """Train and evaluate every agent on one data set; the study is found again where it was left."""
-    task, quality, path = mujoco.named_file(options.data, name)
-    changes: list[dict[str, list[Any]]] = [{}]
+    short, preset = mujoco.short(options, options.agents), mujoco.preset(options, name)
     if options.ablations:
-        changes = [{key: [value] for key, value in one.items()} for one in CHANGES.values()]
-    elif "fttpo" in options.agents:
-        changes = [{"fttpo.proposal": options.proposals}]
-    short, preset = mujoco.short(options, options.agents), mujoco.preset(task, quality)
-    grids = [Grid(tuple(options.agents), settings | short, preset) for settings in changes]
-    found = mujoco.trained(options.out / name, task, quality, path, grids, options)
-    return by_change(found) if options.ablations else found
+        grids = [change.grid(short, preset) for change in ABLATIONS]
+        return by_change(mujoco.trained(name, grids, options), preset)
+    if "fttpo" in options.agents:
+        short |= {"fttpo.proposal": options.proposals}
+    return mujoco.trained(name, [Grid(tuple(options.agents), short, preset)], options)
 
 
-def by_change(found: Trained) -> Trained:
-    """Runs of ``--ablations`` go by what was changed, which their settings say; those that diverged lack."""
-    usual = agents.find("fttpo").config_class()()
-    settings = {name: read_json(path / "config.json")["agent_config"] for name, path in found.runs.items()}
-    names = {
-        change: name
-        for change, changed in CHANGES.items()
-        for name, own in settings.items()
-        if all(own[key] == changed.get(key, getattr(usual, key)) for key in CHANGEABLE)
-    }
+def by_change(found: Trained, preset: str) -> Trained:
+    """Runs of ``--ablations`` go by what was changed, which they say themselves; those that diverged lack."""
+    known = {Change.key_of(read_json(path / "config.json")): name for name, path in found.runs.items()}
+    names = {c.name: known[key] for c in ABLATIONS if (key := c.key(preset)) in known}
     return replace(
         found,
         runs={change: found.runs[name] for change, name in names.items()},
@@ -122,13 +153,15 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
 
 def _scores(found: Sequence[Trained], rule: Rule, changed: bool = False) -> str:
     """One table: a row per agent, a column per data set."""
-    head = ["changed" if changed else "agent", *(x.title for x in found), "mean"]
-    lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), ""]]
+    head = ["changed" if changed else "agent", *(x.title for x in found), "mean", "hours of training"]
+    lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), "", ""]]
     for name in dict.fromkeys(name for x in found for name in x.rows):
         known = [x.scored(name, rule) if name in x.rows else None for x in found]
         values = [e.value for e in known if e is not None]
         mean = f"{np.mean(values):z.1f}" if len(values) == len(found) else "-"
-        lines.append([name, *(mujoco.shown(e) if e else "diverged" for e in known), mean])
+        hours = sum(x.seconds.get(name, 0.0) for x in found) / 3600.0
+        scores = (mujoco.shown(e) if e else "diverged" for e in known)
+        lines.append([name, *scores, mean, f"{hours:.2f}"])
     return table(head, lines)
 
 
@@ -214,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.agents = ["fttpo"]
     if options.full:
         options.updates, options.seeds = 1_000_000, 5
+        options.at = options.at or list(range(20_000, options.updates, 20_000))
     if options.moves and not options.at:
         options.at = [max(1, round(share * options.updates)) for share in MOVES[:-1]]
     found: list[Trained] = []

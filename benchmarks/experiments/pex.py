@@ -60,19 +60,16 @@ def conducted(
     name: str, methods: Sequence[str], updates: int, options: argparse.Namespace, title: str
 ) -> Part:
     """Train what the methods start from, and let each go on."""
-    task, quality, path = mujoco.named_file(options.data, name)
     starts: dict[str, Trained] = {}
     trials: list[TrialResult] = []
     for agent in dict.fromkeys(start_for(m) for m in methods):
         own = [m for m in methods if start_for(m) == agent]
         settings = mujoco.short(options, [agent])
         starts[agent] = mujoco.trained(
-            options.out / f"{name}-{updates}" / agent,
-            task,
-            quality,
-            path,
-            [Grid((agent,), settings, mujoco.preset(task, quality))],
+            name,
+            [Grid((agent,), settings, mujoco.preset(options, name))],
             options,
+            folder=options.out / f"{mujoco.folder_of(name)}-{updates}" / agent,
             updates=updates,
             seeds=seeds_for(agent, own, options.seeds),
         )

@@ -55,24 +55,24 @@ STATES, DRAWS = 1000, 64
 WIDTH, HEIGHT, LEFT, TOP, FOOT = 420, 300, 52, 64, 62
 
 
-def published(task: str, quality: str) -> float:
-    """The paper's lambda on this set."""
+def published(preset: str) -> float:
+    """The paper's lambda on a set, by its preset."""
     from agents.spot import SPOTConfig
 
-    settings = find(mujoco.preset(task, quality)).settings("spot", SPOTConfig)
+    settings = find(preset).settings("spot", SPOTConfig)
     return float(settings["penalty"])
 
 
-def grids(task: str, quality: str, options: argparse.Namespace) -> list[Grid]:
+def grids(preset: str, options: argparse.Namespace) -> list[Grid]:
     """Every lambda by the lower bound; every other density at the published lambda."""
-    name, own = mujoco.preset(task, quality), published(task, quality)
+    own = published(preset)
     short = mujoco.short(options, ["spot"])
     penalties = sorted({*options.penalties, own})
-    result = [Grid(("spot",), short | {"penalty": penalties, "density": ["elbo"]}, name)]
+    result = [Grid(("spot",), short | {"penalty": penalties, "density": ["elbo"]}, preset)]
     for density, draws in DENSITIES.items():
         if density != "elbo":
             changed: dict[str, list[Any]] = {"penalty": [own], "density": [density], "n_samples": [draws]}
-            result.append(Grid(("spot",), short | changed, name))
+            result.append(Grid(("spot",), short | changed, preset))
     return result
 
 
@@ -108,10 +108,9 @@ def constraint(run: Path) -> dict[str, float]:
 
 def measured(name: str, options: argparse.Namespace) -> tuple[Trained, dict[str, Any]]:
     """Everything on one set: the study, the constraint of every run on the lower bound, and the trial."""
-    task, quality, path = mujoco.named_file(options.data, name)
-    folder = options.out / name
-    found = mujoco.trained(folder, task, quality, path, grids(task, quality, options), options)
-    own, lines = published(task, quality), []
+    preset = mujoco.preset(options, name)
+    found = mujoco.trained(name, grids(preset, options), options)
+    own, lines = published(preset), []
     for run_name, run in found.runs.items():
         config = read_json(run / "config.json")["agent_config"]
         line = {key: config[key] for key in ("penalty", "density", "n_samples")}
@@ -252,6 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mujoco.add_options(parser, "spot", updates=10_000, sets=("hopper-medium", "hopper-medium-expert"))
     parser.add_argument("--penalties", type=float, nargs="+", default=list(PENALTIES), help="lambda")
     mujoco.add_trial_options(parser, visits=5_000)
+    parser.set_defaults(agents=["spot"])
     options = mujoco.checked(parser.parse_args(argv))
     if options.full:
         options.updates, options.visits, options.seeds, options.patients = 1_000_000, 1_000_000, 5, 1

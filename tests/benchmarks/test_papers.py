@@ -26,6 +26,7 @@ from dosing import NOT_FOR_PATIENTS
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.runs.files import write_json
+from dosing.studies import presets
 from dosing.studies.comparison_table import Row
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -61,12 +62,18 @@ def options(**more: Any) -> argparse.Namespace:
 
 
 def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
-    for name in ("hopper-medium-expert-1k", "hopper-medium-2k", "hopper-mixed"):
+    for name in ("hopper-medium-expert-1k", "hopper-medium-replay-v2", "hopper-medium-v2", "hopper-mixed"):
         (tmp_path / f"{name}.hdf5").touch()
-    assert mujoco.named_file(tmp_path, "hopper-medium")[2].name == "hopper-medium-2k.hdf5"
+    assert mujoco.named_file(tmp_path, "hopper-medium")[2] == str(tmp_path / "hopper-medium-v2.hdf5")
     assert mujoco.named_file(tmp_path, "hopper-medium-expert")[:2] == ("hopper", "medium-expert")
     every = mujoco.checked(argparse.Namespace(data=tmp_path, sets=None)).sets
-    assert every == ["hopper-medium", "hopper-medium-expert", "hopper-mixed"]
+    assert every == ["hopper-medium", "hopper-medium-expert", "hopper-medium-replay"]
+    (tmp_path / "walker2d_medium_replay-v2.hdf5").touch()
+    assert mujoco.named_file(tmp_path, "walker2d-medium-replay")[2].endswith("medium_replay-v2.hdf5")
+    minari = "minari:mujoco/hopper/medium-v0"
+    assert mujoco.named_file(tmp_path, minari) == ("hopper", "medium", minari)
+    with pytest.raises(UserError, match="minari:mujoco/TASK/QUALITY"):
+        mujoco.named_file(tmp_path, "minari:mujoco/hopper/simple-v0")
     with pytest.raises(UserError, match=r"no walker2d-medium\*"):
         mujoco.named_file(tmp_path, "walker2d-medium")
     with pytest.raises(UserError, match="TASK-QUALITY"):
@@ -92,39 +99,53 @@ def test_a_score_of_one_seed_alone_is_shown_without_an_interval() -> None:
 def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
     found = [study("medium", ["FtTPO", "IQL"]), study("medium-expert", ["FtTPO"])]
     drawn = {"FtTPO": estimate(2000.0), "IQL": estimate(3000.0)}
-    found[0] = replace(found[0], rows={k: replace(v, sampled=drawn[k]) for k, v in found[0].rows.items()})
+    found[0] = replace(
+        found[0],
+        seconds={"IQL": 7200.0},
+        rows={k: replace(v, sampled=drawn[k]) for k, v in found[0].rows.items()},
+    )
     page = "\n\n".join(locomotion.parts(found, options(agents=["fttpo"], name="here", moves=False)))
     first, _, second = page.partition("## An action drawn from the policy")
     for part, returns in ((first, (1000.0, 1100.0)), (second, (2000.0, 3000.0))):
         fttpo, iql = (mujoco.shown(mujoco.scored("hopper", estimate(value))) for value in returns)
         alone = mujoco.shown(mujoco.scored("hopper", estimate(1000.0)))
         assert f"| FtTPO | {fttpo} | {alone} |" in part
-        assert f"| IQL | {iql} | diverged | - |" in part
+        assert f"| IQL | {iql} | diverged | - | 2.00 |" in part
         assert "| recorded episodes, mean | 42.0 | 42.0 |" in part
+    assert "2.0 hours of offline training in all" in first
 
 
-def test_an_ablation_is_named_by_what_its_settings_say_was_changed(tmp_path: Path) -> None:
-    usual = agents.find("fttpo").config_class()()
+def test_an_ablation_is_named_by_what_its_run_says_was_changed(tmp_path: Path) -> None:
+    preset = "d4rl-mujoco/hopper-medium-expert"
     changed: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {"q_actor": -1.0},
         "c": {"proposal": "student_t"},
         "d": {"q_actor": -1.0, "share_mean": False},
+        "e": {"obs_scale": [2.0, 1.0]},
+        "f": {"agent": "fttpo_released"},
     }
     for name, own in changed.items():
-        write_json(tmp_path / name / "config.json", {"agent_config": asdict(replace(usual, **own))})
+        agent, scale = own.pop("agent", "fttpo"), own.pop("obs_scale", [1.0, 1.0])
+        config = agents.find(agent).config_class()
+        settings = presets.find(preset).settings(agent, config) | own
+        transform = {"obs_scale": scale, "reward_scale": 1.0}
+        content = {"agent": agent, "agent_config": asdict(config(**settings)), "transform": transform}
+        write_json(tmp_path / name / "config.json", content)
     found = study("medium", list(changed))
-    found = locomotion.by_change(replace(found, runs={name: tmp_path / name for name in changed}))
+    found = locomotion.by_change(replace(found, runs={n: tmp_path / n for n in changed}), preset)
     assert found.runs == {
         "nothing": tmp_path / "a",
         "q of the actor -1": tmp_path / "b",
         "proposal Student's t": tmp_path / "c",
+        "states standardised": tmp_path / "e",
+        "the released code": tmp_path / "f",
     }
-    assert [r.recommended.value for r in found.rows.values()] == [1000.0, 1100.0, 1200.0]
+    assert [r.recommended.value for r in found.rows.values()] == [1000.0, 1100.0, 1200.0, 1400.0, 1500.0]
     page = "\n\n".join(locomotion.parts([found], options(name="here", moves=False, ablations=True)))
     assert "What FtTPO's parts are worth" in page
     assert "--ablations --name here`" in page
-    assert "| changed | hopper medium | mean |" in page
+    assert "| changed | hopper medium | mean | hours of training |" in page
 
 
 def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
