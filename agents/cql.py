@@ -27,7 +27,8 @@ bounded.
 
 Not taken over from released code: a policy's log-density that ignores the dose it is asked for (CORL, in the
 imitation); a multiplier without slope once it is cut off at its limit; a temperature of the logarithm, which
-is always 1 and would have to leave the densities alone.
+is always 1 and would have to leave the densities alone; a learned factor and offset of the log-scale (CORL),
+of which ``small_start`` has the offset's first value, -1, as a bias.
 """
 
 from __future__ import annotations

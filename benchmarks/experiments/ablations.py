@@ -61,8 +61,8 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         f"{MAIN}, {RECORDED} recorded patients per data set (data seeds from {FIRST} on), 24 visits, "
         f"{rows[0]['evaluated']:,} evaluation patients, {rows[0]['updates']:,} updates. Return of "
         "recommended doses; intervals 95 %: of the difference to the constant dose over data sets and "
-        "patients, of that to FtTPO with nothing changed t over data sets. Lines are many and data sets few: "
-        "one interval in twenty leaves out the truth by chance.",
+        "patients, of that to FtTPO with nothing changed t over data sets; one seed per data set. Lines are "
+        "many and data sets few: one interval in twenty leaves out the truth by chance.",
     ]
     for preset in PRESETS:
         own = [row for row in rows if row["preset"] == preset]
