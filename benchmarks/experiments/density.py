@@ -140,8 +140,8 @@ def page(densities: dict[str, np.ndarray], rows: list[dict[str, Any]], arguments
             f"states and {arguments.seeds} seeds, {arguments.fit:,} updates, two hidden layers of 64 units:",
             table(["estimator", "-0.5", "0", "+0.5", "prefers the empty middle"], lines),
             f"Returns of 1,000 new patients per seed, {arguments.seeds} seeds, after {arguments.steps:,} "
-            "updates, of which 1,000 fit the density, SimEnv3, 50 recorded patients; lambda as with beta 0.5, "
-            "a nat costs the same:",
+            "updates, of which 1,000 fit the density, SimEnv3, 50 recorded patients; lambda as with beta "
+            "0.5, a nat costs the same:",
             table(["SPOT", "return"], by_run),
             NOT_FOR_PATIENTS,
             "",
