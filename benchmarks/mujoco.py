@@ -17,7 +17,7 @@ from benchmarks.machine import describe
 from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.options import add_resources, resources_of
-from dosing.data.store import read_episodes
+from dosing.data.formats import is_own
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
@@ -27,7 +27,7 @@ from dosing.runs.files import read_json, read_table, write_atomic, write_json
 from dosing.runs.folder import EPISODES, METRICS, RunFolder
 from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
-from dosing.studies.data import external_of
+from dosing.studies.data import episodes_of, external_of
 from dosing.studies.finetune import finetune
 from dosing.studies.naming import TABLE
 from dosing.training.offline import TrainingSettings
@@ -188,10 +188,11 @@ def trained(
     task, quality, source = named_file(options.data, name)
     folder = folder or options.out / folder_of(name)
     updates = updates or options.updates
+    external = None if is_own(source) else external_of(ENVS[task], {})
     result = compare(
         folder,
         list(grids),
-        DataSource(source, external=external_of(ENVS[task], {})),
+        DataSource(source, external=external),
         seeds=range(seeds or options.seeds),
         training=TrainingSettings(steps=updates),
         milestones=[u for u in options.at if u < updates],
@@ -200,7 +201,7 @@ def trained(
     )
     runs = [folder / run for run in read_json(folder / TABLE)["runs"]]
     rows = [row for row in result.rows if row.sampled]
-    data = read_episodes(next((folder / "data").glob("*.hdf5")))
+    data = episodes_of(RunFolder(runs[0]))
     episodes = 1 + int((data.episode[1:] != data.episode[:-1]).sum())
     names = [row.name for row in rows]
     return Trained(
@@ -396,9 +397,10 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     """The options of :func:`add_options` with a folder of data, and all its sets where none were named.
 
     Raises:
-        UserError: no folder was named, or it holds none.
+        UserError: no folder was named though one is needed, or it holds none.
     """
-    if options.data is None:
+    elsewhere = bool(options.sets) and all(name.startswith(MINARI) for name in options.sets)
+    if options.data is None and not elsewhere:
         raise UserError(f"name the folder of the data with --data or {VARIABLE}.")
     if options.sets is None:
         every = [(task, quality) for task in ENVS for quality in QUALITIES]

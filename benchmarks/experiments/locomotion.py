@@ -41,12 +41,12 @@ from benchmarks.experiments.ablations import CHANGES
 from benchmarks.mujoco import Rule, Trained
 from benchmarks.report import table
 from dosing import NOT_FOR_PATIENTS
-from dosing.data.store import read_episodes
 from dosing.distributions.double import in_double
 from dosing.errors import UserError
 from dosing.runs.files import read_json
 from dosing.runs.folder import RunFolder
 from dosing.studies import Grid, presets
+from dosing.studies.data import episodes_of
 from dosing.studies.loading import policy_of
 from dosing.studies.report.svg import COLOURS, GREY, sheet, stroke, text
 
@@ -113,7 +113,9 @@ def one(name: str, options: argparse.Namespace) -> Trained:
         return by_change(mujoco.trained(name, grids, options), preset)
     if "fttpo" in options.agents:
         short |= {"fttpo.proposal": options.proposals}
-    return mujoco.trained(name, [Grid(tuple(options.agents), short, preset)], options)
+    data = {"standardise_obs": True} if options.standardise_obs else {}
+    grid = Grid(tuple(options.agents), short, preset, data_options=data)
+    return mujoco.trained(name, [grid], options)
 
 
 def by_change(found: Trained, preset: str) -> Trained:
@@ -131,7 +133,7 @@ def parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     """The page: two tables, of recommended and of drawn actions."""
     more = () if options.proposals == list(PROPOSALS) else ("proposals",)
     chosen = "ablations" if options.ablations else "agents"
-    command = mujoco.command("locomotion", options, chosen, "name", "moves", *more)
+    command = mujoco.command("locomotion", options, chosen, "standardise_obs", "name", "moves", *more)
     title = "What FtTPO's parts are worth on MuJoCo data" if options.ablations else "MuJoCo locomotion"
     result = [f"# {title}", mujoco.opening(command, options, found)]
     for rule, title, end in RULES:
@@ -190,7 +192,7 @@ def evolution(found: Trained, at: Sequence[int]) -> str:
     run = RunFolder(next(p for p in found.runs.values() if read_json(p / "config.json")["agent"] == "fttpo"))
     config = run.config()
     steps = config.updates
-    data = read_episodes(next((found.folder / "data").glob("*.hdf5")))
+    data = episodes_of(run)
     obs = data.obs[len(data) // 2].astype(np.float32)
     unit = np.linspace(-1.0, 1.0, GRID)
     known = [*(u for u in at if u < steps), steps]
@@ -241,6 +243,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--proposals", nargs="+", choices=PROPOSALS, default=list(PROPOSALS), help="of FtTPO")
     parser.add_argument("--name", default="locomotion", help="of the page [%(default)s]")
     parser.add_argument("--moves", action="store_true", help="draw FtTPO's densities along training")
+    parser.add_argument(
+        "--standardise-obs", action="store_true", help="states over their deviation for all, published or not"
+    )
     parser.add_argument("--ablations", action="store_true", help="FtTPO with one part changed at a time")
     options = mujoco.checked(parser.parse_args(argv))
     if options.ablations:

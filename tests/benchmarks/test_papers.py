@@ -23,11 +23,13 @@ from benchmarks import curves, mujoco
 from benchmarks.experiments import fan, locomotion, pex, spot
 from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS
+from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
 from dosing.runs.files import write_json
 from dosing.studies import presets
 from dosing.studies.comparison_table import Row
+from dosing.studies.mujoco_data import CollectionPlan, collect
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -56,7 +58,7 @@ def study(quality: str, names: list[str]) -> mujoco.Trained:
 
 
 def options(**more: Any) -> argparse.Namespace:
-    more = {"ablations": False, "proposals": list(locomotion.PROPOSALS)} | more
+    more = {"ablations": False, "standardise_obs": False, "proposals": list(locomotion.PROPOSALS)} | more
     usual = {"sets": ["hopper-medium"], "updates": 70, "at": [], "seeds": 1, "episodes": 10, "hidden": [8, 8]}
     return argparse.Namespace(**usual | {"full": False} | more)
 
@@ -80,6 +82,28 @@ def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
         mujoco.named_file(tmp_path, "hopper-best")
     with pytest.raises(UserError, match="holds no"):
         mujoco.checked(argparse.Namespace(data=tmp_path / "empty", sets=None))
+
+
+@pytest.mark.mujoco
+@pytest.mark.minari
+@pytest.mark.long
+def test_what_collect_records_is_taken_from_a_file_and_from_minari(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.delenv(mujoco.VARIABLE, raising=False)
+    visits = collect(CollectionPlan("Hopper-v5", "replay", 300, start=300, hidden=(8,)))
+    names = ("hopper-medium-replay", "minari:mujoco/hopper/medium-v0")
+    write_episodes(visits, tmp_path / f"{names[0]}-300.hdf5")
+    write_episodes(visits, names[1])
+    short = ["--updates", "4", "--hidden", "4", "--episodes", "2", "--agents", "bc"]
+    for name, folder in zip(names, (["--data", str(tmp_path)], []), strict=True):
+        out = ["--out", str(tmp_path / "out"), "--results", str(tmp_path), "--name", "page"]
+        locomotion.main([*folder, "--sets", name, *short, *out])
+        page = (tmp_path / "page.md").read_text()
+        assert f"--sets {name} --updates 4" in page
+        assert "300 transitions per data set" in page
+        assert "| BC | " in page
 
 
 def test_a_score_is_linear_in_the_return_and_keeps_its_interval() -> None:
