@@ -154,9 +154,10 @@ def test_no_other_agent_has_settings_in_mazes() -> None:
     assert list(preset.variants) == MAZES
 
 
-def test_sparse_rewards_are_shifted_and_scaled_as_published() -> None:
-    preset = presets.find("d4rl-antmaze/umaze")
-    for (agent, field), value in rows("antmaze_data", "umaze").items():
+@pytest.mark.parametrize("maze", MAZES)
+def test_sparse_rewards_are_shifted_and_scaled_as_published(maze: str) -> None:
+    preset = presets.find(f"d4rl-antmaze/{maze}")
+    for (agent, field), value in rows("antmaze_data", maze).items():
         assert preset.data_of(agent)[field] == value, agent
     usual = {"standardise_obs": False, "scale_reward": False, "shift_reward": -1.0}
     assert preset.data_of("iql") == preset.data_of("sql") == usual
