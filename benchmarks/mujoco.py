@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +24,10 @@ from dosing.evaluation.statistics import Estimate, mean_over_seeds
 from dosing.finetuning.method import TrialSettings
 from dosing.finetuning.trial import CURVE
 from dosing.runs.files import read_json, read_table, write_atomic, write_json
-from dosing.runs.folder import EPISODES, METRICS, RunFolder
+from dosing.runs.folder import CONFIG, EPISODES, METRICS, RunFolder
 from dosing.studies import DataSource, Grid, compare
 from dosing.studies.comparison_table import Row
-from dosing.studies.data import episodes_of, external_of
+from dosing.studies.data import comes_from, episodes_of, external_of
 from dosing.studies.finetune import finetune
 from dosing.studies.naming import TABLE
 from dosing.training.offline import TrainingSettings
@@ -39,8 +39,6 @@ VARIABLE = "DOSING_MUJOCO_DATA"
 ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
 QUALITIES = ("medium", "medium-expert", "medium-replay")
 """Qualities of the data for which settings are published."""
-OTHERS = ("random", "expert", "full-replay", "mixed", "replay", "simple")
-"""What else a file's name may say."""
 MINARI = "minari:"
 OF_Y = "normalised score"
 Rule = Literal["recommended", "sampled"]
@@ -64,7 +62,7 @@ class Trained:
         visits: recorded transitions.
         behaviour: normalised score of the mean recorded episode.
         notes: what the study says besides, such as who diverged.
-        seconds: that each run was trained for, by the clock of a machine that may have done more.
+        seconds: by the clock that each run was trained for.
     """
 
     task: str
@@ -116,16 +114,15 @@ class TrialResult:
         return float(np.mean([estimate.value for _, estimate in self.points]))
 
 
-def found_file(folder: Path, task: str, quality: str) -> Path | None:
-    """The data set of this task and quality, None where the folder has none."""
-    names = [p for p in sorted(folder.glob(f"{task}*.hdf5")) if _quality(p, task) == quality]
-    return names[0] if names else None
+def found_files(folder: Path, task: str, quality: str) -> list[Path]:
+    """The files of this task and quality."""
+    return [p for p in sorted(folder.glob(f"{task}*.hdf5")) if _quality(p, task) == quality]
 
 
 def _quality(path: Path, task: str) -> str:
     """``hopper-medium-expert-100k-s0`` is medium-expert, and ``hopper_medium_expert-v2`` too."""
     rest = path.stem.replace("_", "-").removeprefix(f"{task}-")
-    known = [q for q in (*QUALITIES, *OTHERS) if rest == q or rest.startswith(f"{q}-")]
+    known = [q for q in QUALITIES if rest == q or rest.startswith(f"{q}-")]
     return max(known, key=len, default="")
 
 
@@ -133,7 +130,7 @@ def named_file(folder: Path, name: str) -> tuple[str, str, str]:
     """Task, quality and source of a data set such as ``hopper-medium`` or ``minari:mujoco/hopper/medium-v0``.
 
     Raises:
-        UserError: there is no such task or quality, or the folder has no file of it.
+        UserError: there is no such task or quality, or the folder does not have one file of it.
     """
     words = name.removeprefix(MINARI).split("/")
     task, _, quality = name.partition("-")
@@ -146,13 +143,18 @@ def named_file(folder: Path, name: str) -> tuple[str, str, str]:
         )
     if name.startswith(MINARI):
         return task, quality, name
-    path = found_file(folder, task, quality)
-    if path is None:
+    paths = found_files(folder, task, quality)
+    if len(paths) > 1:
+        raise UserError(
+            f"{folder} has several of {name}: {', '.join(p.name for p in paths)}; leave one there, or name "
+            "another folder."
+        )
+    if not paths:
         raise UserError(
             f"{folder} has no {name}*.hdf5: put one of D4RL's there, or record one with python -m dosing "
             "collect and name it so."
         )
-    return task, quality, str(path)
+    return task, quality, str(paths[0])
 
 
 def folder_of(name: str) -> str:
@@ -174,6 +176,7 @@ def trained(
     folder: Path | None = None,
     updates: int | None = None,
     seeds: int | None = None,
+    named: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Trained:
     """Train and evaluate on one data set; the study is found again where it was left.
 
@@ -184,11 +187,18 @@ def trained(
         folder: of the study; None is one in ``--out`` that goes by the data set.
         updates: None is ``--updates``.
         seeds: None is ``--seeds``.
+        named: a run's name, from the content of its ``config.json``; None is that of the study's table.
+
+    Raises:
+        UserError: see :func:`named_file`; or the data are of another task.
+        RuntimeError: two runs have one name.
     """
     task, quality, source = named_file(options.data, name)
     folder = folder or options.out / folder_of(name)
     updates = updates or options.updates
     external = None if is_own(source) else external_of(ENVS[task], {})
+    if external is None and not comes_from(source, ENVS[task]):
+        raise UserError(f"{source} says that it is not of {ENVS[task]}, though its name does.")
     result = compare(
         folder,
         list(grids),
@@ -203,7 +213,9 @@ def trained(
     rows = [row for row in result.rows if row.sampled]
     data = episodes_of(RunFolder(runs[0]))
     episodes = 1 + int((data.episode[1:] != data.episode[:-1]).sum())
-    names = [row.name for row in rows]
+    names = [named(read_json(run / CONFIG)) for run in runs] if named else [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise RuntimeError(f"runs of {folder} have one name: {sorted(names)}")
     return Trained(
         task,
         quality,
@@ -337,16 +349,25 @@ def add_trial_options(parser: argparse.ArgumentParser, *, visits: int) -> None:
     parser.add_argument("--evaluations", type=int, default=5, help="along a trial [%(default)s]")
 
 
-def opening(command: str, options: argparse.Namespace, found: Sequence[Trained]) -> str:
-    """The paragraph of every page that says what was trained, for how long and on what."""
+def opening(
+    command: str, options: argparse.Namespace, found: Sequence[Trained], names: Sequence[str] = ()
+) -> str:
+    """The paragraph of every page that says what was trained, for how long and on what.
+
+    Args:
+        command: makes the page.
+        options: of that command.
+        found: the studies.
+        names: agents, for what a short training changes in some of them.
+    """
     visits = " and ".join(dict.fromkeys(f"{x.visits:,}" for x in found))
     how = "t over seeds" if options.seeds > 1 else "over episodes of the one seed"
     hours = sum(sum(x.seconds.values()) for x in found) / 3600.0
     return (
         f"`{command}`. Version {__version__}. {describe()}. {options.updates:,} offline updates, "
         f"{options.seeds} seed(s), {visits} transitions per data set, {options.episodes} evaluation episodes "
-        f"per seed and evaluation; 95 % intervals {how}. {hours:.1f} hours of offline training in all. "
-        f"{shortened(options)} {SCORES}"
+        f"per seed and evaluation; 95 % intervals {how}. {hours:.2f} hours of offline training. "
+        f"{shortened(options, names)} {SCORES}"
     )
 
 
@@ -382,15 +403,13 @@ def short(options: argparse.Namespace, names: Sequence[str]) -> dict[str, list[A
     return {"hidden": [width]} | (own if "spot" in names else {})
 
 
-def shortened(options: argparse.Namespace) -> str:
+def shortened(options: argparse.Namespace, names: Sequence[str]) -> str:
     """What :func:`short` changes, in words."""
     if options.full:
         return "Published widths."
-    width = f"{len(options.hidden)} hidden layers of {options.hidden[0]}"
-    first = (
-        " SPOT's first phase is a fifth of the updates." if "spot" in getattr(options, "agents", ()) else ""
-    )
-    return f"{width} in every network, whatever was published.{first}"
+    widths = " and ".join(map(str, options.hidden))
+    first = " SPOT's first phase is a fifth of the updates." if "spot" in names else ""
+    return f"Hidden layers of {widths} in every network, whatever was published.{first}"
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -404,7 +423,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"name the folder of the data with --data or {VARIABLE}.")
     if options.sets is None:
         every = [(task, quality) for task in ENVS for quality in QUALITIES]
-        options.sets = [f"{t}-{q}" for t, q in every if found_file(options.data, t, q)]
+        options.sets = [f"{t}-{q}" for t, q in every if found_files(options.data, t, q)]
     if not options.sets:
         raise UserError(f"{options.data} holds no TASK-QUALITY*.hdf5 of {', '.join(ENVS)}.")
     return options
@@ -412,7 +431,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 
 def command(script: str, options: argparse.Namespace, *more: str) -> str:
     """What to type for the same page; ``more`` names further options, said where they have a value."""
-    width = () if options.full else ("hidden",)
+    width = ("full",) if options.full else ("hidden",)
     said = spelled(options, "sets", "updates", "at", "seeds", "episodes", *width, *more)
     return f"python benchmarks/experiments/{script}.py --data FOLDER {said}"
 

@@ -136,8 +136,8 @@ def page(densities: dict[str, np.ndarray], rows: list[dict[str, Any]], arguments
         [
             "# How dense recorded doses are, by SPOT's estimators",
             f"`python benchmarks/experiments/density.py`. Version {__version__}. {describe()}.",
-            f"Log-density of {VISITS:,} doses with two modes, at the modes and between them, mean over "
-            f"states and {arguments.seeds} seeds, {arguments.fit:,} updates, two hidden layers of 64 units:",
+            f"Log-density fitted to {VISITS:,} doses with two modes, at the modes and between them, mean "
+            f"over states and {arguments.seeds} seeds, {arguments.fit:,} updates, two hidden layers of 64:",
             table(["estimator", "-0.5", "0", "+0.5", "prefers the empty middle"], lines),
             f"Returns of 1,000 new patients per seed, {arguments.seeds} seeds, after {arguments.steps:,} "
             "updates, of which 1,000 fit the density, SimEnv3, 50 recorded patients; lambda as with beta "

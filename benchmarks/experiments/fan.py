@@ -189,13 +189,13 @@ def parts(branch: Sequence[Valued], found: Sequence[Trained], options: argparse.
 
 def agents_parts(found: Sequence[Trained], options: argparse.Namespace) -> list[str]:
     """The part of the page on the agents."""
-    command = mujoco.command("fan", options, "tree", "agents", "alphas", "full")
+    command = mujoco.command("fan", options, "tree", "agents", "alphas")
     lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found)]]
     for name in dict.fromkeys(name for x in found for name in x.rows):
         lines.append([name, *(mujoco.shown(x.scored(name)) if name in x.rows else "-" for x in found)])
     return [
         "## Five agents",
-        mujoco.opening(command, options, found),
+        mujoco.opening(command, options, found, options.agents),
         "alpha of FAN and FQL: no values for locomotion are published; those tried are in the table, with "
         "values divided by their mean size.",
         table(["agent", *(x.title for x in found)], lines),

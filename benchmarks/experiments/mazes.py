@@ -116,9 +116,9 @@ def page(result: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         pex = f"PEX, {options.visits:,} visits after IQL"
         lines.insert(at + 1, [pex, *(x["pex"] for x in result)])
     lengths = ("updates", "visits", "transitions", "seeds", "episodes")
-    said = spelled(options, *lengths, "mazes", "agents", *(() if options.full else ("hidden",)), "name")
+    said = spelled(options, *lengths, "mazes", "agents", "full" if options.full else "hidden", "name")
     how = "t over seeds" if options.seeds > 1 else "Wilson's, over episodes of the one seed"
-    widths = "" if options.full else f" {shortened(options)}"
+    widths = "" if options.full else f" {shortened(options, options.agents)}"
     return (
         "\n\n".join(
             [

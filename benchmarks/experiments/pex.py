@@ -94,11 +94,12 @@ def parts(found: Sequence[Part], options: argparse.Namespace) -> list[str]:
     """The page."""
     starts = [x for part in found for x in part.starts.values()]
     command = mujoco.command(
-        "pex", options, "methods", "settings", "weak", "visits", "patients", "evaluations", "full", "name"
+        "pex", options, "methods", "settings", "weak", "visits", "patients", "evaluations", "name"
     )
+    command += "" if options.settings else " --settings"
     result = [
         "# PEX and other ways to live treatment, on MuJoCo",
-        mujoco.opening(command, options, starts),
+        mujoco.opening(command, options, starts, [agent for part in found for agent in part.starts]),
         f"Then {options.visits:,} visits of {options.patients} episodes side by side, one update of 256 rows "
         "per visit; papers have 1,000,000 visits of one episode. Scores are of the recommended action; "
         "*along*: mean over the evaluations; *treated*: of the episodes that ended, from which it learned. "
@@ -171,13 +172,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             name,
             [*options.methods, *(options.settings if k == 0 else [])],
             options.updates,
-            name.replace("-", " ", 1),
+            " ".join(mujoco.named_file(options.data, name)[:2]),
         )
         for k, name in enumerate(options.sets)
     ]
     if options.weak:
         first = options.sets[0]
-        plans.append((first, list(WEAK), options.weak, f"{first.replace('-', ' ', 1)}, weak start"))
+        plans.append((first, list(WEAK), options.weak, f"{plans[0][3]}, weak start"))
     found: list[Part] = []
     for name, methods, updates, title in plans:
         found.append(conducted(name, methods, updates, options, title))

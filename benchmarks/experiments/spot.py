@@ -131,15 +131,15 @@ def measured(name: str, options: argparse.Namespace) -> tuple[Trained, dict[str,
 
 def parts(found: Sequence[tuple[Trained, dict[str, Any]]], options: argparse.Namespace) -> list[str]:
     """The page."""
-    phase = "" if options.full else " The density is fitted in the first fifth of the updates."
     result = [
         "# SPOT: the penalty, the density, live treatment",
         mujoco.opening(
-            mujoco.command("spot", options, "penalties", "visits", "patients", "evaluations", "full"),
+            mujoco.command("spot", options, "penalties", "visits", "patients", "evaluations"),
             options,
             [x for x, _ in found],
+            ["spot"],
         )
-        + f"{phase} The paper trains for 1,000,000 updates.",
+        + " The paper trains for 1,000,000 updates.",
         "## lambda",
         f"Log-density: mean over {STATES:,} recorded visits of ln p(a | s), in nats, of the policy's action "
         f"under the auto-encoder that the penalty looks at ({DRAWS} latents per visit). That of the recorded "
@@ -251,7 +251,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     mujoco.add_options(parser, "spot", updates=10_000, sets=("hopper-medium", "hopper-medium-expert"))
     parser.add_argument("--penalties", type=float, nargs="+", default=list(PENALTIES), help="lambda")
     mujoco.add_trial_options(parser, visits=5_000)
-    parser.set_defaults(agents=["spot"])
     options = mujoco.checked(parser.parse_args(argv))
     if options.full:
         options.updates, options.visits, options.seeds, options.patients = 1_000_000, 1_000_000, 5, 1

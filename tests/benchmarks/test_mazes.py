@@ -60,5 +60,5 @@ def test_without_iql_there_is_no_pex_and_the_command_says_what_was_asked_for() -
     page = mazes.page(found, asked(agents=["fan", "bc"], hidden=[64, 64], name="mazes_flows"))
     assert "PEX" not in page.partition("| success rate")[2]
     assert "--mazes a-v0 --agents fan bc --hidden 64 64 --name mazes_flows`" in page
-    assert "2 hidden layers of 64" in page
+    assert "Hidden layers of 64 and 64" in page
     assert "SPOT's first phase" not in page

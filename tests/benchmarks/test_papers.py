@@ -20,13 +20,12 @@ from torch import Tensor
 
 import agents
 from benchmarks import curves, mujoco
-from benchmarks.experiments import fan, locomotion, pex, spot
+from benchmarks.experiments import ablations_locomotion, fan, locomotion, pex, spot
 from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS
 from dosing.data.store import write_episodes
 from dosing.errors import UserError
 from dosing.evaluation.statistics import Estimate
-from dosing.runs.files import write_json
 from dosing.studies import presets
 from dosing.studies.comparison_table import Row
 from dosing.studies.mujoco_data import CollectionPlan, collect
@@ -58,9 +57,9 @@ def study(quality: str, names: list[str]) -> mujoco.Trained:
 
 
 def options(**more: Any) -> argparse.Namespace:
-    more = {"ablations": False, "standardise_obs": False, "proposals": list(locomotion.PROPOSALS)} | more
     usual = {"sets": ["hopper-medium"], "updates": 70, "at": [], "seeds": 1, "episodes": 10, "hidden": [8, 8]}
-    return argparse.Namespace(**usual | {"full": False} | more)
+    usual |= {"full": False, "standardise_obs": False, "proposals": list(locomotion.PROPOSALS)}
+    return argparse.Namespace(**usual | more)
 
 
 def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
@@ -70,6 +69,11 @@ def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
     assert mujoco.named_file(tmp_path, "hopper-medium-expert")[:2] == ("hopper", "medium-expert")
     every = mujoco.checked(argparse.Namespace(data=tmp_path, sets=None)).sets
     assert every == ["hopper-medium", "hopper-medium-expert", "hopper-medium-replay"]
+    (tmp_path / "hopper_medium-v2.hdf5").touch()
+    with pytest.raises(
+        UserError, match="several of hopper-medium: hopper-medium-v2.hdf5, hopper_medium-v2.hdf5"
+    ):
+        mujoco.named_file(tmp_path, "hopper-medium")
     (tmp_path / "walker2d_medium_replay-v2.hdf5").touch()
     assert mujoco.named_file(tmp_path, "walker2d-medium-replay")[2].endswith("medium_replay-v2.hdf5")
     minari = "minari:mujoco/hopper/medium-v0"
@@ -104,6 +108,9 @@ def test_what_collect_records_is_taken_from_a_file_and_from_minari(
         assert f"--sets {name} --updates 4" in page
         assert "300 transitions per data set" in page
         assert "| BC | " in page
+    (tmp_path / f"{names[0]}-300.hdf5").rename(tmp_path / "walker2d-medium.hdf5")
+    with pytest.raises(UserError, match="not of Walker2d-v5"):
+        locomotion.main(["--data", str(tmp_path), "--sets", "walker2d-medium", *short, *out])
 
 
 def test_a_score_is_linear_in_the_return_and_keeps_its_interval() -> None:
@@ -136,40 +143,71 @@ def test_the_page_of_locomotion_has_recommended_and_drawn_actions() -> None:
         assert f"| FtTPO | {fttpo} | {alone} |" in part
         assert f"| IQL | {iql} | diverged | - | 2.00 |" in part
         assert "| recorded episodes, mean | 42.0 | 42.0 |" in part
-    assert "2.0 hours of offline training in all" in first
+    assert "2.00 hours of offline training" in first
 
 
-def test_an_ablation_is_named_by_what_its_run_says_was_changed(tmp_path: Path) -> None:
-    preset = "d4rl-mujoco/hopper-medium-expert"
-    changed: dict[str, dict[str, Any]] = {
-        "a": {},
-        "b": {"q_actor": -1.0},
-        "c": {"proposal": "student_t"},
-        "d": {"q_actor": -1.0, "share_mean": False},
-        "e": {"obs_scale": [2.0, 1.0]},
-        "f": {"agent": "fttpo_released"},
-    }
-    for name, own in changed.items():
-        agent, scale = own.pop("agent", "fttpo"), own.pop("obs_scale", [1.0, 1.0])
+def test_an_ablation_is_named_by_what_its_run_says_was_changed() -> None:
+    preset, short = "d4rl-mujoco/hopper-medium-expert", {"hidden": [(8, 8)]}
+    grids = {change.name: change.grid(short, preset) for change in ablations_locomotion.CHANGED}
+    named = ablations_locomotion.namer(grids, 70)
+    usual = presets.find(preset)
+
+    def run(scale: float = 1.0, agent: str = "fttpo", **own: Any) -> dict[str, Any]:
         config = agents.find(agent).config_class()
-        settings = presets.find(preset).settings(agent, config) | own
-        transform = {"obs_scale": scale, "reward_scale": 1.0}
-        content = {"agent": agent, "agent_config": asdict(config(**settings)), "transform": transform}
-        write_json(tmp_path / name / "config.json", content)
-    found = study("medium", list(changed))
-    found = locomotion.by_change(replace(found, runs={n: tmp_path / n for n in changed}), preset)
-    assert found.runs == {
-        "nothing": tmp_path / "a",
-        "q of the actor -1": tmp_path / "b",
-        "proposal Student's t": tmp_path / "c",
-        "states standardised": tmp_path / "e",
-        "the released code": tmp_path / "f",
-    }
-    assert [r.recommended.value for r in found.rows.values()] == [1000.0, 1100.0, 1200.0, 1400.0, 1500.0]
-    page = "\n\n".join(locomotion.parts([found], options(name="here", moves=False, ablations=True)))
-    assert "What FtTPO's parts are worth" in page
-    assert "--ablations --name here`" in page
+        settings = usual.settings(agent, config) | {"hidden": [8, 8]} | own
+        transform = {"obs_scale": [1.0, scale], "reward_scale": 1.0}
+        return {"agent": agent, "agent_config": asdict(config(**settings)), "transform": transform}
+
+    assert named(run()) == "nothing"
+    assert named(run(q_actor=-1.0)) == "q of the actor -1"
+    assert named(run(proposal="student_t")) == "proposal Student's t"
+    assert named(run(temperature=0.1)) == "a tenth of the temperature"
+    assert named(run(scale=2.0)) == "states standardised"
+    assert named(run(agent="fttpo_released")) == "the released code"
+    with pytest.raises(KeyError):
+        named(run(q_actor=-1.0, share_mean=False))
+
+
+def test_every_ablation_has_its_line_with_scores_and_hours() -> None:
+    found = [replace(study("medium", ["nothing", "q of the actor -1"]), seconds={"nothing": 3600.0})]
+    page = "\n\n".join(ablations_locomotion.parts(found, options(name="here")))
+    assert "--hidden 8 8 --name here`" in page
     assert "| changed | hopper medium | mean | hours of training |" in page
+    first, second = (mujoco.shown(mujoco.scored("hopper", estimate(value))) for value in (1000.0, 1100.0))
+    assert f"| nothing | {first} |" in page
+    assert "| 1.00 |" in page
+    assert f"| q of the actor -1 | {second} |" in page
+    assert page.count("| the released code | diverged | - | 0.00 |") == 2
+
+
+def test_runs_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would hide each other on the page."""
+    (tmp_path / "hopper-medium.hdf5").touch()
+    runs = [tmp_path / "a", tmp_path / "b"]
+    rows = [replace(row("FtTPO", 1.0), sampled=estimate(1.0)) for _ in runs]
+    monkeypatch.setattr(mujoco, "compare", lambda *_, **__: SimpleNamespace(rows=rows, notes=()))
+    monkeypatch.setattr(mujoco, "read_json", lambda _: {"runs": runs})
+    monkeypatch.setattr(mujoco, "is_own", lambda _: False)
+    empty = SimpleNamespace(episode=np.zeros(2), reward=np.zeros(2))
+    monkeypatch.setattr(mujoco, "episodes_of", lambda _: empty)
+    asked = options(data=tmp_path, out=tmp_path, workers=1, device="cpu", cluster=None)
+    monkeypatch.setattr(mujoco, "resources_of", lambda _: None)
+    with pytest.raises(RuntimeError, match="have one name"):
+        mujoco.trained("hopper-medium", [], asked)
+
+
+def test_the_published_length_is_in_the_command() -> None:
+    asked = options(full=True, name="here")
+    assert "--full" in mujoco.command("locomotion", asked, "name")
+    assert "--hidden" not in mujoco.command("locomotion", asked, "name")
+    assert "--full" not in mujoco.command("locomotion", options(name="here"), "name")
+
+
+def test_what_is_of_fttpo_alone_is_refused_without_it(tmp_path: Path) -> None:
+    (tmp_path / "hopper-medium.hdf5").touch()
+    for more in (["--moves"], ["--proposals", "q_gaussian"]):
+        with pytest.raises(UserError, match="name fttpo among --agents"):
+            locomotion.main(["--data", str(tmp_path), "--agents", "bc", *more])
 
 
 def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +217,7 @@ def test_later_evaluations_are_those_of_the_second_half(monkeypatch: pytest.Monk
         return [(u, estimate(v)) for u, v in zip((10, 50, 100), along[rule], strict=True)]
 
     monkeypatch.setattr(mujoco.Trained, "points", points)
-    page = locomotion._later([study("medium", ["IQL"])], [10, 50])
+    page = locomotion._later([study("medium", ["IQL"])], [10, 50], "agent", ["IQL"])
     assert "| IQL | 35.0 | 55.0 | 2 |" in page
 
 
