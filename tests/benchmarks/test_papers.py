@@ -70,9 +70,7 @@ def test_data_sets_are_found_by_their_whole_quality(tmp_path: Path) -> None:
     every = mujoco.checked(argparse.Namespace(data=tmp_path, sets=None)).sets
     assert every == ["hopper-medium", "hopper-medium-expert", "hopper-medium-replay"]
     (tmp_path / "hopper_medium-v2.hdf5").touch()
-    with pytest.raises(
-        UserError, match="several of hopper-medium: hopper-medium-v2.hdf5, hopper_medium-v2.hdf5"
-    ):
+    with pytest.raises(UserError, match=r"several of hopper-medium: .*-v2\.hdf5, hopper_medium-v2"):
         mujoco.named_file(tmp_path, "hopper-medium")
     (tmp_path / "walker2d_medium_replay-v2.hdf5").touch()
     assert mujoco.named_file(tmp_path, "walker2d-medium-replay")[2].endswith("medium_replay-v2.hdf5")
