@@ -110,15 +110,16 @@ def tables(
 
 def _scores(found: Sequence[Trained], rule: Rule, first: str, names: Sequence[str]) -> str:
     """One table: a row per name, a column per data set."""
-    head = [first, *(x.title for x in found), "mean", "hours of training"]
-    lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), "", ""]]
+    several = len(found) > 1
+    head = [first, *(x.title for x in found), *(["mean"] if several else []), "hours of training"]
+    lines = [["recorded episodes, mean", *(f"{x.behaviour:.1f}" for x in found), *[""] * (1 + several)]]
     for name in names:
         known = [x.scored(name, rule) if name in x.rows else None for x in found]
         values = [e.value for e in known if e is not None]
         mean = f"{np.mean(values):z.1f}" if len(values) == len(found) else "-"
         hours = sum(x.seconds.get(name, 0.0) for x in found) / 3600.0
         scores = (mujoco.shown(e) if e else "diverged" for e in known)
-        lines.append([name, *scores, mean, f"{hours:.2f}"])
+        lines.append([name, *scores, *([mean] if several else []), f"{hours:.2f}"])
     return table(head, lines)
 
 
