@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
 import pytest
 
 from benchmarks.experiments import clinical, density, learning, locomotion, suite
@@ -35,7 +36,7 @@ def resources_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
             asked.append(resources or Resources())
             raise AskedError
 
-        (tmp_path / "hopper-medium-1k.hdf5").touch()
+        h5py.File(tmp_path / "hopper-medium-1k.hdf5", "w").close()
         monkeypatch.setattr(getattr(benchmark, "mujoco", benchmark), "compare", record)
         own = {
             clinical: ["--study", str(tmp_path), "--out", str(tmp_path)],
