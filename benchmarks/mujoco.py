@@ -17,7 +17,7 @@ from benchmarks.machine import describe
 from benchmarks.report import spelled
 from dosing import NOT_FOR_PATIENTS, __version__
 from dosing.cli.options import add_resources, resources_of
-from dosing.data.formats import is_own
+from dosing.data.formats import MINARI, is_own
 from dosing.errors import UserError
 from dosing.evaluation.outcomes import read_outcomes
 from dosing.evaluation.statistics import Estimate, mean_over_seeds
@@ -39,7 +39,6 @@ VARIABLE = "DOSING_MUJOCO_DATA"
 ENVS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
 QUALITIES = ("medium", "medium-expert", "medium-replay")
 """Qualities of the data for which settings are published."""
-MINARI = "minari:"
 OF_Y = "normalised score"
 Rule = Literal["recommended", "sampled"]
 """What is given at a visit: the recommended action, or one drawn from the policy."""
